@@ -1,0 +1,69 @@
+package batch
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// The errors of a store. Compare with errors.Is.
+var (
+	// ErrNotFound: there is no such batch for this owner.
+	ErrNotFound = errors.New("no such batch")
+	// ErrKeyReused: the idempotency key was used with other content.
+	ErrKeyReused = errors.New("the idempotency key was used before with other content")
+	// ErrKeyBusy: a submission with the same idempotency key is still being accepted.
+	ErrKeyBusy = errors.New("a submission with this idempotency key is still being accepted")
+	// ErrTerminal: the batch has ended, so there is nothing to stop.
+	ErrTerminal = errors.New("the batch has ended already")
+	// ErrNotTerminal: the batch has not ended, so there is nothing to tell of.
+	ErrNotTerminal = errors.New("the batch has not ended yet")
+	// ErrNoWebhook: the batch was submitted without a webhook.
+	ErrNoWebhook = errors.New("the batch has no webhook")
+	// ErrUploadLost: the staged actions of an upload are gone, because it was
+	// idle for too long or because another submission took over its key.
+	ErrUploadLost = errors.New("the upload was idle for too long and is gone")
+	// ErrStale: another worker has taken the action over, or it has ended.
+	ErrStale = errors.New("the action is no longer this worker's")
+)
+
+// UnavailableError says that the store cannot be reached or cannot write just
+// now. Nothing was changed, or it cannot be known whether it was; asking again is right.
+type UnavailableError struct {
+	// RetryAfter is when asking again makes sense.
+	RetryAfter time.Duration
+	Err        error
+}
+
+// Error implements error.
+func (e *UnavailableError) Error() string { return fmt.Sprintf("store unavailable: %v", e.Err) }
+
+// Unwrap returns the cause.
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
+// Fault is one thing that is wrong with a submission, and where.
+type Fault struct {
+	// Index is the action's, or -1 for the batch itself.
+	Index int
+	// Pointer is a JSON pointer (RFC 6901) into the document, or into the line
+	// of an NDJSON submission.
+	Pointer string
+	// Detail says what is wrong and what is expected.
+	Detail string
+}
+
+// InvalidError says that a submission was refused, with every fault found.
+type InvalidError struct {
+	Faults []Fault
+	// More counts the faults beyond those listed.
+	More int
+}
+
+// Error implements error.
+func (e *InvalidError) Error() string {
+	n := len(e.Faults) + e.More
+	if n == 0 {
+		return "invalid batch"
+	}
+	return fmt.Sprintf("invalid batch: %d fault(s), the first at %q: %s", n, e.Faults[0].Pointer, e.Faults[0].Detail)
+}

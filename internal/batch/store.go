@@ -1,0 +1,227 @@
+package batch
+
+import (
+	"context"
+	"time"
+)
+
+// Store is what the API asks of the ledger. Every method that takes an owner
+// answers [ErrNotFound] for another owner's batch, exactly as for one that never
+// was. Every method may answer an [UnavailableError].
+type Store interface {
+	// Open begins a submission. Nothing of it is visible before Commit.
+	//
+	// With a key, the first submission to open it decides: while that one is
+	// being accepted, Open answers [ErrKeyBusy]; afterwards it answers an upload
+	// that stores nothing and whose Commit returns the first one's batch.
+	Open(ctx context.Context, owner, idempotencyKey string) (Upload, error)
+	// Get returns one batch.
+	Get(ctx context.Context, owner, id string) (*Batch, error)
+	// List returns up to limit batches of the owner, newest first, that come
+	// after the batch id cursor. Empty means from the newest. The second value
+	// is the next cursor, empty at the end.
+	List(ctx context.Context, owner, cursor string, limit int) ([]*Batch, string, error)
+	// Results returns a page of results in the order of the actions.
+	Results(ctx context.Context, owner, id string, q ResultQuery) (*ResultPage, error)
+	// Cancel ends every action that is not begun, and returns the batch as it
+	// then is. It answers [ErrTerminal] if the batch has ended. Cancelling
+	// twice is cancelling once.
+	Cancel(ctx context.Context, owner, id string) (*Batch, error)
+	// Delete erases the batch and all that belongs to it. What is in flight is
+	// not stopped; its result is dropped.
+	Delete(ctx context.Context, owner, id string) error
+	// Deliveries returns the log of the batch's webhook, oldest first.
+	Deliveries(ctx context.Context, owner, id string) (*DeliveryLog, error)
+	// Redeliver has the webhook of a terminal batch delivered anew. It answers
+	// [ErrNoWebhook] or [ErrNotTerminal].
+	Redeliver(ctx context.Context, owner, id string) error
+	// Watch returns a channel that receives a value soon after the batch turned
+	// terminal. A wake-up can be lost with a connection, so the caller looks by
+	// itself now and then. Stop releases the watch.
+	Watch(id string) (wake <-chan struct{}, stop func())
+	// Ping reports whether the store can be reached and written to.
+	Ping(ctx context.Context) error
+}
+
+// Upload is a submission being made. It is used by one goroutine. It ends with
+// Commit, or with Abort, which leaves nothing behind. An upload that a crash
+// cuts off leaves staged actions that expire by themselves.
+type Upload interface {
+	// Add stages the next action. The upload keeps no reference to it.
+	Add(ctx context.Context, a *Action) error
+	// Commit makes the batch exist, in one step. After an answer without error
+	// it survives what the store survives. It answers [ErrKeyReused] if the
+	// idempotency key was used with another fingerprint, and [ErrUploadLost].
+	// Replayed says that the batch is that of an earlier submission.
+	Commit(ctx context.Context, spec *Spec) (b *Batch, replayed bool, err error)
+	// Abort drops what was staged. After Commit it does nothing, so it can be deferred.
+	Abort(ctx context.Context)
+}
+
+// ResultQuery selects results.
+type ResultQuery struct {
+	// From is the first index to look at.
+	From int
+	// Limit bounds the number of results, at least 1.
+	Limit int
+	// Outcomes keeps only those; empty keeps all.
+	Outcomes []Outcome
+}
+
+// ResultPage is a page of results, each encoded as [Result.MarshalJSON] does.
+// Actions that have not ended stand in it with the outcome "pending".
+type ResultPage struct {
+	Results [][]byte
+	// Next is the index to go on from, or -1 at the end of the batch.
+	Next int
+}
+
+// DeliveryState is the state of a webhook.
+type DeliveryState string
+
+// The states of a webhook.
+const (
+	DeliveryWaiting   DeliveryState = "waiting"   // the batch has not ended
+	DeliveryPending   DeliveryState = "pending"   // an attempt is due or under way
+	DeliveryDelivered DeliveryState = "delivered" // the receiver answered 2xx
+	DeliveryGone      DeliveryState = "gone"      // the receiver answered 410: never again
+	DeliveryFailed    DeliveryState = "failed"    // the schedule is exhausted
+)
+
+// DeliveryLog is what happened to a batch's webhook. The URL is not in it,
+// because it may hold a secret.
+type DeliveryLog struct {
+	// MessageID is the stable webhook-id.
+	MessageID string        `json:"message_id"`
+	State     DeliveryState `json:"state"`
+	// NextAt is when the next attempt is due, nil where there is none.
+	NextAt   *time.Time `json:"next_at,omitempty"`
+	Attempts []Delivery `json:"attempts"`
+}
+
+// Delivery is one attempt at delivering a webhook.
+type Delivery struct {
+	At         time.Time `json:"at"`
+	Status     int       `json:"status,omitempty"`
+	Error      string    `json:"error,omitempty"`
+	DurationMS int64     `json:"duration_ms"`
+}
+
+// Ledger is what a worker asks of the store. It decides what may still happen
+// to an action. Every method may answer an [UnavailableError], and bears repetition.
+type Ledger interface {
+	// Begin marks the action as started before any byte of it is sent, and
+	// returns it with the token that Finish and Release ask for; or it says why
+	// there is nothing to send.
+	Begin(ctx context.Context, id string, index int, worker string) (*Begun, error)
+	// Finish records the result. The first write wins: a token that is no longer
+	// the action's gets [ErrStale] and changes nothing. A repetition of the write
+	// that won is no error. The last action turns its batch terminal in the same step.
+	Finish(ctx context.Context, id string, index int, token Token, r *Result) error
+	// Release puts the action back, to wait for its next attempt. If its batch
+	// was cancelled or has expired in the meantime, the action ends as that, and
+	// released is false.
+	Release(ctx context.Context, id string, index int, token Token) (released bool, err error)
+	// Webhook returns what is needed to tell of the batch's end.
+	Webhook(ctx context.Context, id string) (*Notice, error)
+	// Delivered records an attempt at delivery and the state that follows.
+	Delivered(ctx context.Context, id string, d Delivery, state DeliveryState, nextAt time.Time) error
+}
+
+// Sweeper mends what a crash left half-way.
+type Sweeper interface {
+	// Sweep makes one round over the batches that are not done. Only one worker
+	// sweeps at a time: ok is false where it is another. Sweeping is idempotent.
+	Sweep(ctx context.Context, worker string) (swept Swept, ok bool, err error)
+	// Resign lets another worker sweep at once.
+	Resign(ctx context.Context, worker string) error
+}
+
+// Swept says what a round of the sweeper found.
+type Swept struct {
+	Open     int // batches looked at
+	Resumed  int // fan-outs that had broken off
+	Expired  int // batches whose deadline had passed
+	Notified int // webhooks that were due and not enqueued
+	Closed   int // entries of batches that are done or gone
+}
+
+// Token fences an attempt: it is unique among all attempts of an action.
+type Token string
+
+// Verdict says what Begin found.
+type Verdict uint8
+
+// The verdicts.
+const (
+	// Run: the action is this worker's, to be sent now.
+	Run Verdict = iota
+	// Ended: the action has an outcome already. There is nothing to do.
+	Ended
+	// Gone: the batch does not exist any more. There is nothing to do.
+	Gone
+	// Interrupted: an earlier holder began the action and never ended it.
+	// Whether its request was sent is not known. With the token that Begin
+	// returns the caller may Release the action, if it is safe to repeat, or
+	// Finish it; from then on the earlier holder is stale.
+	Interrupted
+)
+
+// Begun is what Begin found.
+type Begun struct {
+	Verdict Verdict
+	// Action, Target and ExpiresAt are set for Run and Interrupted.
+	Action    Action
+	Target    string
+	ExpiresAt time.Time
+	// Token is this attempt's, or for Interrupted the earlier holder's.
+	Token Token
+	// Attempt counts from 1; for Interrupted it is the earlier holder's.
+	Attempt int
+	// FirstAt is when the first attempt began, StartedAt this one.
+	FirstAt   time.Time
+	StartedAt time.Time
+	// Worker is the holder's name.
+	Worker string
+}
+
+// Notice is what a webhook tells of.
+type Notice struct {
+	Batch *Batch
+	Log   *DeliveryLog
+	// Results are all results if the batch is small, else nil.
+	Results [][]byte
+}
+
+// Request is one attempt that a dispatcher is asked to make.
+type Request struct {
+	Target string
+	// BatchID and Index name the action. A target's idempotency key is derived
+	// from them, so that every attempt carries the same.
+	BatchID string
+	Index   int
+	Action  *Action
+}
+
+// Response is what a dispatcher made of one attempt.
+type Response struct {
+	// Result has everything but ID, Index and Attempts.
+	Result Result
+	// Repeat says that policy allows another attempt: the request provably never
+	// left, or the target asked for it, or repeating is safe.
+	Repeat bool
+	// Unsent says that no byte of the request reached the target.
+	Unsent bool
+	// After is how long the target asked to wait, 0 where it did not.
+	After time.Duration
+}
+
+// Dispatcher makes HTTP exchanges with targets. It is safe for concurrent use.
+type Dispatcher interface {
+	// Do makes one attempt. It returns within the action's timeout plus a
+	// second, whatever the target does, and never panics on what it sends.
+	Do(ctx context.Context, r *Request) *Response
+	// Repeatable reports whether the action may be sent again although an
+	// earlier request may have reached the target.
+	Repeatable(target string, a *Action) bool
+}

@@ -1,0 +1,160 @@
+package batch
+
+import (
+	"fmt"
+	"net/url"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// Target is a configured HTTP API.
+type Target struct {
+	// Name identifies the target: letters, digits, "-" and "_", at most 64.
+	Name string `yaml:"name"`
+	// BaseURL is what an action's path is appended to: http or https, no
+	// userinfo, query or fragment.
+	BaseURL string `yaml:"base_url"`
+	// Concurrency is the number of requests in flight, per worker process.
+	// Defaults to 64.
+	Concurrency int `yaml:"concurrency"`
+	// Timeout bounds one attempt from dialling to the last byte of the answer,
+	// where the action has no timeout of its own. Defaults to 30s.
+	Timeout time.Duration `yaml:"timeout"`
+	// IdempotencyKeyHeader names a header by which the target recognises a
+	// repeated request. Setting it makes every action safe to repeat, so set it
+	// only if the target honours it. Defaults to none.
+	IdempotencyKeyHeader string `yaml:"idempotency_key_header"`
+	// MaxResponseBody is the number of bytes kept of an answer's body; the rest
+	// is cut and the result marked as truncated. Defaults to 1 MiB.
+	MaxResponseBody int64 `yaml:"max_response_body"`
+	// Proxy is the URL of a forward proxy. The environment's is never used.
+	// Defaults to none.
+	Proxy string `yaml:"proxy"`
+	// Retry says how attempts are repeated.
+	Retry Retry `yaml:"retry"`
+}
+
+// Retry is a target's policy for attempts that may be repeated.
+type Retry struct {
+	// Attempts is the most attempts that an action gets. Defaults to 5.
+	Attempts int `yaml:"attempts"`
+	// Base is the delay before the second attempt; it doubles for each further
+	// one and is jittered. Defaults to 500ms.
+	Base time.Duration `yaml:"base"`
+	// Max bounds one delay, also one that the target asked for. Defaults to 1m.
+	Max time.Duration `yaml:"max"`
+	// Budget bounds the time from the first attempt to the start of the last.
+	// Defaults to 10m.
+	Budget time.Duration `yaml:"budget"`
+	// Statuses are the answers after which an action that is safe to repeat is
+	// repeated. 429 and 503 repeat any action, because by them the target says
+	// that it did nothing. Defaults to 408, 425, 429, 502, 503 and 504.
+	Statuses []int `yaml:"statuses"`
+}
+
+// WithDefaults returns the target with its zero values replaced.
+func (t Target) WithDefaults() Target {
+	setDefault(&t.Concurrency, 64)
+	setDefault(&t.Timeout, 30*time.Second)
+	setDefault(&t.MaxResponseBody, 1<<20)
+	setDefault(&t.Retry.Attempts, 5)
+	setDefault(&t.Retry.Base, 500*time.Millisecond)
+	setDefault(&t.Retry.Max, time.Minute)
+	setDefault(&t.Retry.Budget, 10*time.Minute)
+	if t.Retry.Statuses == nil {
+		t.Retry.Statuses = []int{408, 425, 429, 502, 503, 504}
+	}
+	return t
+}
+
+func setDefault[T comparable](value *T, def T) {
+	var zero T
+	if *value == zero {
+		*value = def
+	}
+}
+
+var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
+
+// Validate returns every fault of a target with its defaults filled in, with
+// pointers relative to it ("/base_url").
+func (t *Target) Validate() []Fault {
+	var faults []Fault
+	add := func(pointer, format string, args ...any) {
+		faults = append(faults, Fault{Index: -1, Pointer: pointer, Detail: fmt.Sprintf(format, args...)})
+	}
+	if !targetName.MatchString(t.Name) {
+		add("/name", "the name %q is not usable: expected 1 to 64 letters, digits, - or _, starting with a letter or digit", clip(t.Name))
+	}
+	if _, err := ParseBaseURL(t.BaseURL); err != nil {
+		add("/base_url", "%v", err)
+	}
+	if t.Concurrency < 1 || t.Concurrency > 10_000 {
+		add("/concurrency", "the concurrency is %d: expected 1 to 10000", t.Concurrency)
+	}
+	if t.Timeout <= 0 || t.Timeout > MaxTimeout {
+		add("/timeout", "the timeout is %s: expected more than 0 and at most %s", t.Timeout, MaxTimeout)
+	}
+	if t.IdempotencyKeyHeader != "" {
+		if err := validateHeader(Field{Name: t.IdempotencyKeyHeader}); err != nil {
+			add("/idempotency_key_header", "%v", err)
+		}
+	}
+	if t.MaxResponseBody < 1 || t.MaxResponseBody > 256<<20 {
+		add("/max_response_body", "the size is %d bytes: expected 1 byte to 256 MiB", t.MaxResponseBody)
+	}
+	if t.Proxy != "" {
+		if u, err := url.Parse(t.Proxy); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" {
+			add("/proxy", "expected a URL such as http://proxy:3128")
+		}
+	}
+	r := &t.Retry
+	if r.Attempts < 1 || r.Attempts > 100 {
+		add("/retry/attempts", "there are %d attempts: expected 1 to 100", r.Attempts)
+	}
+	if r.Base < time.Millisecond || r.Base > r.Max {
+		add("/retry/base", "the delay is %s: expected 1ms to retry.max (%s)", r.Base, r.Max)
+	}
+	if r.Max > 24*time.Hour {
+		add("/retry/max", "the delay is %s: expected at most 24h", r.Max)
+	}
+	if r.Budget < 0 || r.Budget > 7*24*time.Hour {
+		add("/retry/budget", "the budget is %s: expected at most 168h", r.Budget)
+	}
+	for i, s := range r.Statuses {
+		if s < 400 || s > 599 {
+			add(fmt.Sprintf("/retry/statuses/%d", i), "the status is %d: expected 400 to 599", s)
+		}
+	}
+	return faults
+}
+
+// ParseBaseURL parses a target's base URL. A trailing slash is dropped. Errors
+// do not repeat the URL, since it may hold a password.
+func ParseBaseURL(raw string) (*url.URL, error) {
+	const expected = "expected a URL such as https://api.example.com/v1"
+	if raw == "" {
+		return nil, fmt.Errorf("the base URL is missing: %s", expected)
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the base URL cannot be parsed: %s", expected)
+	case u.Scheme != "http" && u.Scheme != "https":
+		return nil, fmt.Errorf("the base URL's scheme is %q: expected http or https", clip(u.Scheme))
+	case u.Host == "" || u.Hostname() == "":
+		return nil, fmt.Errorf("the base URL has no host: %s", expected)
+	case u.User != nil:
+		return nil, fmt.Errorf("the base URL holds a user name or password: send credentials in a header")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
+		return nil, fmt.Errorf("the base URL holds a query or a fragment: %s", expected)
+	}
+	if path := strings.TrimSuffix(u.EscapedPath(), "/"); path != "" {
+		if err := ValidatePath(path); err != nil {
+			return nil, fmt.Errorf("the base URL is not usable: %w", err)
+		}
+	}
+	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
+	return u, nil
+}

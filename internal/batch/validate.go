@@ -1,0 +1,208 @@
+package batch
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Bounds of what one action may say. They are not settings: nothing that is
+// meant seriously comes near them.
+const (
+	MaxIDLength     = 256
+	MaxPathLength   = 8 << 10
+	MaxHeaderCount  = 100
+	MaxHeaderLength = 16 << 10
+	MaxTimeout      = time.Hour
+)
+
+// Methods lists the methods that an action may use. TRACE and CONNECT are left
+// out: the one echoes credentials, the other makes a tunnel.
+var Methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
+
+// Validate returns every fault of the action, with pointers relative to it
+// ("/method"). It does not change the action.
+func (a *Action) Validate() []Fault {
+	var faults []Fault
+	add := func(pointer, format string, args ...any) {
+		faults = append(faults, Fault{Pointer: pointer, Detail: fmt.Sprintf(format, args...)})
+	}
+	if len(a.ID) > MaxIDLength {
+		add("/id", "the id has %d bytes: at most %d are allowed", len(a.ID), MaxIDLength)
+	}
+	if a.Method == "" {
+		add("/method", "the method is missing: expected one of %s", strings.Join(Methods, ", "))
+	} else if !knownMethod(a.Method) {
+		add("/method", "unknown method %q: expected one of %s", clip(a.Method), strings.Join(Methods, ", "))
+	}
+	if err := ValidatePath(a.Path); err != nil {
+		add("/path", "%v", err)
+	}
+	if err := validateQuery(a.Query); err != nil {
+		add("/query", "%v", err)
+	}
+	if len(a.Headers) > MaxHeaderCount {
+		add("/headers", "there are %d headers: at most %d are allowed", len(a.Headers), MaxHeaderCount)
+	} else {
+		for _, h := range a.Headers {
+			if err := validateHeader(h); err != nil {
+				add("/headers/"+EscapePointer(h.Name), "%v", err)
+			}
+		}
+	}
+	if a.Timeout < 0 || a.Timeout > MaxTimeout {
+		add("/timeout", "the timeout is %s: expected more than 0 and at most %s", a.Timeout, MaxTimeout)
+	}
+	switch a.Retry {
+	case RetryAuto, RetrySafe, RetryNever:
+	default:
+		add("/retry", "unknown retry mode %q: expected %q or %q", clip(string(a.Retry)), RetrySafe, RetryNever)
+	}
+	return faults
+}
+
+func knownMethod(m string) bool {
+	for _, known := range Methods {
+		if m == known {
+			return true
+		}
+	}
+	return false
+}
+
+// ValidatePath reports what is wrong with a path that is to be appended to a
+// target's base URL: anything by which it could leave the base, reach another
+// host, or be read differently by the next server. The path is decoded twice
+// for that, because servers and proxies on the way may decode it again.
+func ValidatePath(path string) error {
+	switch {
+	case path == "":
+		return fmt.Errorf("the path is missing: expected one that starts with /")
+	case len(path) > MaxPathLength:
+		return fmt.Errorf("the path has %d bytes: at most %d are allowed", len(path), MaxPathLength)
+	case path[0] != '/':
+		return fmt.Errorf("the path %q does not start with /", clip(path))
+	case strings.Contains(path, "?"):
+		return fmt.Errorf("the path holds a query: put it into the query")
+	}
+	for level := range 3 {
+		if err := validateDecodedPath(path); err != nil {
+			if level > 0 {
+				return fmt.Errorf("%w (after decoding its percent-escapes)", err)
+			}
+			return err
+		}
+		if level == 2 {
+			break
+		}
+		decoded, err := url.PathUnescape(path)
+		if err != nil {
+			if level > 0 {
+				break // %25 followed by anything: a literal percent sign, which is fine
+			}
+			return fmt.Errorf("the path has a broken percent-escape: %w", err)
+		}
+		if decoded == path {
+			break
+		}
+		path = decoded
+	}
+	return nil
+}
+
+func validateDecodedPath(path string) error {
+	if !utf8.ValidString(path) {
+		return fmt.Errorf("the path is not valid UTF-8")
+	}
+	for _, r := range path {
+		switch {
+		case r < 0x20 || r == 0x7f:
+			return fmt.Errorf("the path holds the control character U+%04X", r)
+		case r == '\\':
+			return fmt.Errorf(`the path holds a backslash`)
+		case r == '#':
+			return fmt.Errorf("the path holds a #")
+		}
+	}
+	if strings.Contains(path, "//") {
+		return fmt.Errorf("the path holds an empty segment (//)")
+	}
+	for segment := range strings.SplitSeq(path, "/") {
+		// A matrix parameter after the dots does not disarm them on every server.
+		name, _, _ := strings.Cut(segment, ";")
+		if name == "." || name == ".." {
+			return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", segment)
+		}
+	}
+	return nil
+}
+
+func validateQuery(query string) error {
+	if len(query) > MaxPathLength {
+		return fmt.Errorf("the query has %d bytes: at most %d are allowed", len(query), MaxPathLength)
+	}
+	for i := range len(query) {
+		if c := query[i]; c <= 0x20 || c >= 0x7f || c == '#' {
+			return fmt.Errorf("the query holds the byte 0x%02x: it must be percent-encoded", c)
+		}
+	}
+	return nil
+}
+
+// validateHeader checks a name against RFC 9110 §5.1 and a value against §5.5.
+func validateHeader(h Field) error {
+	if h.Name == "" {
+		return fmt.Errorf("a header has no name")
+	}
+	for i := range len(h.Name) {
+		if !isTokenByte(h.Name[i]) {
+			return fmt.Errorf("the header name %q holds the byte 0x%02x, which no header name may hold", clip(h.Name), h.Name[i])
+		}
+	}
+	if len(h.Name)+len(h.Value) > MaxHeaderLength {
+		return fmt.Errorf("the header has %d bytes: at most %d are allowed", len(h.Name)+len(h.Value), MaxHeaderLength)
+	}
+	for i := range len(h.Value) {
+		if c := h.Value[i]; c < 0x20 && c != '\t' || c == 0x7f {
+			return fmt.Errorf("the value of header %q holds the control character 0x%02x", clip(h.Name), c)
+		}
+	}
+	return nil
+}
+
+func isTokenByte(c byte) bool {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		return true
+	}
+	return strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0
+}
+
+// EscapePointer escapes one reference token of a JSON pointer (RFC 6901 §3).
+func EscapePointer(token string) string {
+	return strings.NewReplacer("~", "~0", "/", "~1").Replace(token)
+}
+
+// IsCredential reports whether a header of that name usually carries a secret.
+func IsCredential(name string) bool {
+	switch strings.ToLower(name) {
+	case "authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "apikey",
+		"x-auth-token", "x-user-key", "x-access-token", "x-csrf-token", "x-amz-security-token":
+		return true
+	}
+	return false
+}
+
+// clip keeps foreign text in an error message short.
+func clip(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}
+
+// equalFold compares ASCII header names without regard to case.
+func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }

@@ -1,0 +1,185 @@
+// Package redistest starts real Redis servers for tests, on loopback. A test
+// that needs one fails where redis-server is missing; it is never skipped.
+package redistest
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// Server is a redis-server process with a data directory of its own.
+type Server struct {
+	// Addr is host and port. It stays the same over a restart.
+	Addr string
+
+	tb   testing.TB
+	args []string
+	mu   sync.Mutex
+	cmd  *exec.Cmd
+	done chan struct{}
+	out  bytes.Buffer
+}
+
+// Start starts a server that is stopped at the end of the test. The arguments
+// are added to its command line.
+func Start(tb testing.TB, args ...string) *Server {
+	tb.Helper()
+	port := freePort(tb)
+	s := &Server{tb: tb, Addr: net.JoinHostPort("127.0.0.1", port)}
+	s.args = append([]string{
+		"--port", port, "--bind", "127.0.0.1", "--dir", tb.TempDir(), "--save", "", "--databases", "16",
+		"--daemonize", "no", "--maxmemory-policy", "noeviction",
+	}, args...)
+	tb.Cleanup(s.Kill)
+	s.Restart()
+	return s
+}
+
+// URL returns the server's URL.
+func (s *Server) URL() string { return "redis://" + s.Addr + "/0" }
+
+// Restart starts the server again after Kill.
+func (s *Server) Restart() {
+	s.tb.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cmd = exec.Command("redis-server", s.args...) //nolint:gosec // arguments of the test's own
+	s.cmd.Stdout, s.cmd.Stderr = &s.out, &s.out
+	if err := s.cmd.Start(); err != nil {
+		s.tb.Fatalf("start redis-server (on Debian: apt-get install redis-server): %v", err)
+	}
+	s.done = make(chan struct{})
+	go func(cmd *exec.Cmd, done chan struct{}) {
+		_ = cmd.Wait() // it is killed in the end; its output says the rest
+		close(done)
+	}(s.cmd, s.done)
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		answer, err := s.Command("PING")
+		if err == nil && answer == "+PONG" {
+			return
+		}
+		select {
+		case <-s.done:
+			s.tb.Fatalf("redis-server ended:\n%s", s.out.String())
+		case <-time.After(10 * time.Millisecond):
+		}
+		if time.Now().After(deadline) {
+			s.tb.Fatalf("redis-server does not answer: %v %v", answer, err)
+		}
+	}
+}
+
+// Kill ends the server as kill -9 does. Killing twice is killing once.
+func (s *Server) Kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.cmd == nil || s.cmd.Process == nil {
+		return
+	}
+	_ = s.cmd.Process.Kill() // it may have ended already
+	<-s.done
+	s.cmd = nil
+}
+
+// Command sends one command and returns the first line of the answer.
+func (s *Server) Command(words ...string) (string, error) {
+	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
+	if err != nil {
+		return "", fmt.Errorf("dial redis-server: %w", err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second)) // a connection just made takes a deadline
+	var request strings.Builder
+	fmt.Fprintf(&request, "*%d\r\n", len(words))
+	for _, w := range words {
+		fmt.Fprintf(&request, "$%d\r\n%s\r\n", len(w), w)
+	}
+	if _, err := conn.Write([]byte(request.String())); err != nil {
+		return "", fmt.Errorf("write to redis-server: %w", err)
+	}
+	line, err := bufio.NewReader(conn).ReadString('\n')
+	if err != nil {
+		return "", fmt.Errorf("read from redis-server: %w", err)
+	}
+	line = strings.TrimRight(line, "\r\n")
+	if strings.HasPrefix(line, "-") {
+		return "", errors.New(line[1:])
+	}
+	return line, nil
+}
+
+// StartCluster starts a cluster of three masters and returns its URL.
+func StartCluster(tb testing.TB) string {
+	tb.Helper()
+	const slots = 16384
+	servers := make([]*Server, 3)
+	for i := range servers {
+		servers[i] = Start(tb, "--cluster-enabled", "yes", "--cluster-port", freePort(tb), "--cluster-node-timeout", "5000")
+		servers[i].must("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
+		servers[i].must("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/3), strconv.Itoa((i+1)*slots/3-1))
+	}
+	addrs := make([]string, len(servers))
+	for i, s := range servers {
+		addrs[i] = s.Addr
+		_, port, _ := net.SplitHostPort(s.Addr) // made by Start
+		bus := s.args[len(s.args)-3]
+		for _, other := range servers {
+			other.must("CLUSTER", "MEET", "127.0.0.1", port, bus)
+		}
+	}
+	deadline := time.Now().Add(30 * time.Second)
+	for _, s := range servers {
+		for !s.inCluster(len(servers)) {
+			if time.Now().After(deadline) {
+				tb.Fatal("the cluster does not come up")
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	return "redis+cluster://" + strings.Join(addrs, ",")
+}
+
+func (s *Server) must(words ...string) {
+	s.tb.Helper()
+	if _, err := s.Command(words...); err != nil {
+		s.tb.Fatalf("%v: %v", words, err)
+	}
+}
+
+// inCluster reports whether the server sees a whole cluster of that many masters.
+func (s *Server) inCluster(masters int) bool {
+	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
+	if err != nil {
+		return false
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Second)) // a connection just made takes a deadline
+	if _, err := conn.Write([]byte("CLUSTER INFO\r\n")); err != nil {
+		return false
+	}
+	buf := make([]byte, 4096)
+	n, err := conn.Read(buf)
+	text := string(buf[:n])
+	return err == nil && strings.Contains(text, "cluster_state:ok") && strings.Contains(text, fmt.Sprintf("cluster_size:%d", masters))
+}
+
+func freePort(tb testing.TB) string {
+	tb.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatalf("find a free port: %v", err)
+	}
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String()) // an address that listens has a port
+	return port
+}

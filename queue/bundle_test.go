@@ -1,0 +1,172 @@
+package queue
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// bundle is what a test of the store works with.
+type bundle struct {
+	*Store
+	t   *testing.T
+	ctx context.Context //nolint:containedctx // a test's
+}
+
+// onEveryStore runs a test against each kind of Redis that the store supports.
+func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
+	t.Helper()
+	t.Parallel()
+	kinds := map[string]func(t *testing.T) string{
+		"embedded": func(*testing.T) string { return Embedded },
+		"server":   func(t *testing.T) string { t.Helper(); return redistest.Start(t).URL() },
+		"cluster":  func(t *testing.T) string { t.Helper(); return redistest.StartCluster(t) },
+	}
+	for name, url := range kinds {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test(t, open(t, url(t)))
+		})
+	}
+}
+
+func open(t *testing.T, url string) *bundle {
+	t.Helper()
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret)
+	s, err := Open(Config{URL: url, SealKeys: []SealKey{{ID: "test", Secret: secret}}})
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	return &bundle{Store: s, t: t, ctx: t.Context()}
+}
+
+// spec is a submission that says nothing special.
+func spec() *batch.Spec {
+	return &batch.Spec{Target: "crm", ExpiresIn: time.Hour, Retention: time.Hour}
+}
+
+func action(i int) *batch.Action {
+	return &batch.Action{
+		ID: fmt.Sprintf("a-%d", i), Method: "POST", Path: fmt.Sprintf("/items/%d", i), Query: "x=1",
+		Headers: []batch.Field{{Name: "content-type", Value: "text/plain"}}, Body: fmt.Appendf(nil, "body %d", i), Timeout: time.Second,
+	}
+}
+
+// submit commits a batch of n actions for the owner "me".
+func (b *bundle) submit(n int, s *batch.Spec) *batch.Batch {
+	b.t.Helper()
+	u, err := b.Open(b.ctx, "me", "")
+	require.NoError(b.t, err)
+	for i := range n {
+		require.NoError(b.t, u.Add(b.ctx, action(i)))
+	}
+	got, replayed, err := u.Commit(b.ctx, s)
+	require.NoError(b.t, err)
+	require.False(b.t, replayed)
+	return got
+}
+
+func (b *bundle) get(id string) *batch.Batch {
+	b.t.Helper()
+	got, err := b.Get(b.ctx, "me", id)
+	require.NoError(b.t, err)
+	require.Equal(b.t, got.Counts.Total, got.Counts.Sum(), "the counts add up")
+	return got
+}
+
+// begin begins an action that must be there to be run.
+func (b *bundle) begin(id string, index int) *batch.Begun {
+	b.t.Helper()
+	begun, err := b.Begin(b.ctx, id, index, "w1")
+	require.NoError(b.t, err)
+	require.Equal(b.t, batch.Run, begun.Verdict)
+	return begun
+}
+
+// end begins and finishes an action.
+func (b *bundle) end(id string, index int, o batch.Outcome) {
+	b.t.Helper()
+	begun := b.begin(id, index)
+	require.NoError(b.t, b.Finish(b.ctx, id, index, begun.Token, result(index, o)))
+}
+
+func result(index int, o batch.Outcome) *batch.Result {
+	r := &batch.Result{
+		ID: fmt.Sprintf("a-%d", index), Index: index, Outcome: o, Attempts: 1, StartedAt: time.Now(), Duration: time.Millisecond,
+	}
+	if o == batch.Succeeded || o == batch.Failed {
+		r.Status, r.Body = 200, fmt.Appendf(nil, "answer %d", index)
+	} else {
+		r.Error = &batch.Failure{Code: batch.CodeTimeout, Message: "no answer"}
+	}
+	return r
+}
+
+// results reads all results, in pages of the given size.
+func (b *bundle) results(id string, limit int, outcomes ...batch.Outcome) []batch.Result {
+	b.t.Helper()
+	var all []batch.Result
+	for from := 0; from >= 0; {
+		page, err := b.Results(b.ctx, "me", id, batch.ResultQuery{From: from, Limit: limit, Outcomes: outcomes})
+		require.NoError(b.t, err)
+		require.LessOrEqual(b.t, len(page.Results), limit)
+		for _, encoded := range page.Results {
+			var r batch.Result
+			require.NoError(b.t, r.UnmarshalJSON(encoded))
+			all = append(all, r)
+		}
+		require.NotEqual(b.t, from, page.Next, "a page makes progress")
+		from = page.Next
+	}
+	return all
+}
+
+// keys lists all keys with their time to live in every shard.
+func (b *bundle) allKeys() map[string]time.Duration {
+	b.t.Helper()
+	found := make(map[string]time.Duration)
+	scan := func(ctx context.Context, c *redis.Client) error {
+		keys, err := c.Keys(ctx, "*").Result()
+		for _, k := range keys {
+			ttl, ttlErr := c.PTTL(ctx, k).Result()
+			if ttlErr != nil {
+				return ttlErr
+			}
+			found[k] = ttl
+		}
+		return err
+	}
+	switch c := b.rdb.(type) {
+	case *redis.ClusterClient:
+		var shards []*redis.Client
+		require.NoError(b.t, c.ForEachMaster(b.ctx, func(_ context.Context, s *redis.Client) error {
+			b.notices.mu.Lock() // shards are visited side by side
+			defer b.notices.mu.Unlock()
+			shards = append(shards, s)
+			return nil
+		}))
+		for _, s := range shards {
+			require.NoError(b.t, scan(b.ctx, s))
+		}
+	case *redis.Client:
+		require.NoError(b.t, scan(b.ctx, c))
+	}
+	return found
+}
+
+func (b *bundle) inspector() *asynq.Inspector { return asynq.NewInspectorFromRedisClient(b.rdb) }
+
+// eventually waits for something that happens in the background.
+func (b *bundle) eventually(what string, check func() bool) {
+	b.t.Helper()
+	require.Eventually(b.t, check, 20*time.Second, 5*time.Millisecond, what)
+}

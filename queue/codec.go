@@ -1,0 +1,162 @@
+package queue
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// actionVersion is the first byte of an encoded action.
+const actionVersion = 1
+
+// errAction says that stored bytes are no action.
+var errAction = errors.New("malformed stored action")
+
+// appendAction encodes an action: a version, then strings with their length in
+// front, in the order of the struct.
+func appendAction(out []byte, a *batch.Action) []byte {
+	str := func(s string) {
+		out = binary.AppendUvarint(out, uint64(len(s)))
+		out = append(out, s...)
+	}
+	out = append(out, actionVersion)
+	str(a.ID)
+	str(a.Method)
+	str(a.Path)
+	str(a.Query)
+	out = binary.AppendUvarint(out, uint64(len(a.Headers)))
+	for _, h := range a.Headers {
+		str(h.Name)
+		str(h.Value)
+	}
+	out = binary.AppendVarint(out, int64(a.Timeout))
+	str(string(a.Retry))
+	if a.Body != nil {
+		out = append(out, a.Body...)
+		out = append(out, 1)
+	} else {
+		out = append(out, 0)
+	}
+	return out
+}
+
+// decodeAction is the inverse of appendAction. The body aliases data.
+func decodeAction(data []byte) (batch.Action, error) {
+	var a batch.Action
+	if len(data) < 2 || data[0] != actionVersion {
+		return a, errAction
+	}
+	data, hasBody := data[1:len(data)-1], data[len(data)-1] == 1
+	bad := false
+	num := func() uint64 {
+		v, n := binary.Uvarint(data)
+		if n <= 0 {
+			bad, data = true, nil
+			return 0
+		}
+		data = data[n:]
+		return v
+	}
+	str := func() string {
+		n := num()
+		if n > uint64(len(data)) {
+			bad, data = true, nil
+			return ""
+		}
+		s := string(data[:n])
+		data = data[n:]
+		return s
+	}
+	a.ID, a.Method, a.Path, a.Query = str(), str(), str(), str()
+	if n := num(); n > 0 && n <= uint64(len(data)) {
+		a.Headers = make([]batch.Field, n)
+		for i := range a.Headers {
+			a.Headers[i] = batch.Field{Name: str(), Value: str()}
+		}
+	} else if n > 0 {
+		bad = true
+	}
+	timeout, n := binary.Varint(data)
+	if n <= 0 || bad {
+		return a, errAction
+	}
+	data = data[n:]
+	a.Timeout = time.Duration(timeout)
+	a.Retry = batch.RetryMode(str())
+	if bad {
+		return a, errAction
+	}
+	if hasBody {
+		a.Body = data
+		if a.Body == nil {
+			a.Body = []byte{}
+		}
+	}
+	return a, nil
+}
+
+// states maps the byte that the ledger keeps of an action to its outcome.
+var states = map[byte]batch.Outcome{
+	'p': batch.Pending, 'r': batch.Pending,
+	'S': batch.Succeeded, 'F': batch.Failed, 'E': batch.Errored, 'U': batch.Unknown,
+	'C': batch.Cancelled, 'X': batch.Expired, 'K': batch.Skipped,
+}
+
+func stateOf(o batch.Outcome) (string, error) {
+	for state, outcome := range states {
+		if outcome == o && o.Final() {
+			return string(state), nil
+		}
+	}
+	return "", fmt.Errorf("a result cannot have the outcome %s", o)
+}
+
+// batchFrom decodes the meta hash.
+func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) {
+	b := &batch.Batch{
+		ID: id, Owner: m["owner"], Target: m["target"], Lane: batch.Lane(m["lane"]),
+		Status: batch.Status(m["status"]), Retention: time.Duration(atoi(m["retention"])) * time.Millisecond,
+		CreatedAt: fromMillis(m["created"]), StartedAt: fromMillis(m["started"]),
+		EndedAt: fromMillis(m["ended"]), ExpiresAt: fromMillis(m["expires"]),
+	}
+	b.Counts.Total = int(atoi(m["total"]))
+	for _, o := range batch.Outcomes() {
+		*b.Counts.Of(o) = int(atoi(m[o.String()]))
+	}
+	if sealed := m["private"]; sealed != "" {
+		clear, err := s.seals.open(place(id, "m", 0), []byte(sealed))
+		if err != nil {
+			return nil, fmt.Errorf("read batch %s: %w", id, err)
+		}
+		if err := decodePrivate(clear, b); err != nil {
+			return nil, fmt.Errorf("read batch %s: %w", id, err)
+		}
+	}
+	return b, nil
+}
+
+// place names where a sealed value stands, for its authentication.
+func place(id, kind string, index int) []byte {
+	out := make([]byte, 0, len(id)+len(kind)+8)
+	out = append(out, id...)
+	out = append(out, kind...)
+	return strconv.AppendInt(out, int64(index), 10)
+}
+
+func atoi(s string) int64 {
+	n, _ := strconv.ParseInt(s, 10, 64) // written by our own steps; absent is 0
+	return n
+}
+
+func millis(d time.Duration) int64 { return d.Milliseconds() }
+
+func fromMillis(s string) time.Time {
+	if s == "" {
+		return time.Time{}
+	}
+	return time.UnixMilli(atoi(s)).UTC()
+}

@@ -1,0 +1,466 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func TestOnlyACommittedBatchExists(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		u, err := b.Open(b.ctx, "me", "")
+		require.NoError(t, err)
+		for i := range 1200 { // more than one chunk
+			require.NoError(t, u.Add(b.ctx, action(i)))
+		}
+		list, _, err := b.List(b.ctx, "me", "", 10)
+		require.NoError(t, err)
+		require.Empty(t, list)
+
+		got, replayed, err := u.Commit(b.ctx, spec())
+		require.NoError(t, err)
+		require.False(t, replayed)
+		require.Equal(t, batch.Counts{Total: 1200, Pending: 1200}, got.Counts)
+		require.Equal(t, batch.StatusQueued, got.Status)
+		require.Equal(t, batch.Bulk, got.Lane)
+		u.Abort(b.ctx) // does nothing any more
+
+		read := b.get(got.ID)
+		require.Equal(t, got, read)
+		begun := b.begin(got.ID, 1199)
+		require.Equal(t, *action(1199), begun.Action)
+		require.Equal(t, "crm", begun.Target)
+		require.Equal(t, 1, begun.Attempt)
+	})
+}
+
+func TestAnAbortedUploadLeavesNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		u, err := b.Open(b.ctx, "me", "key")
+		require.NoError(t, err)
+		for i := range 1200 {
+			require.NoError(t, u.Add(b.ctx, action(i)))
+		}
+		for key, ttl := range b.allKeys() {
+			require.Positive(t, ttl, "staged keys expire by themselves: %s", key)
+		}
+		cancelled, cancel := context.WithCancel(b.ctx)
+		cancel() // the client is gone, as with a connection that was cut
+		u.Abort(cancelled)
+		for key := range b.allKeys() {
+			require.True(t, strings.HasPrefix(key, "batchd:key:"), "left behind: %s", key)
+		}
+		again, err := b.Open(b.ctx, "me", "key")
+		require.NoError(t, err, "the key is free again")
+		again.Abort(b.ctx)
+	})
+}
+
+func TestTheFirstResultWins(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(2, spec()).ID
+		begun := b.begin(id, 0)
+		require.Equal(t, batch.StatusRunning, b.get(id).Status)
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, "other", result(0, batch.Failed)), batch.ErrStale)
+		require.ErrorIs(t, b.Finish(b.ctx, id, 1, begun.Token, result(1, batch.Failed)), batch.ErrStale, "never begun")
+		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
+		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)), "a repetition is no error")
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Failed)), batch.ErrStale)
+		require.Equal(t, batch.Counts{Total: 2, Pending: 1, Succeeded: 1}, b.get(id).Counts)
+		again, err := b.Begin(b.ctx, id, 0, "w2")
+		require.NoError(t, err)
+		require.Equal(t, batch.Ended, again.Verdict)
+	})
+}
+
+func TestAnInterruptedActionIsReportedAndFenced(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		first := b.begin(id, 0)
+		second, err := b.Begin(b.ctx, id, 0, "w2")
+		require.NoError(t, err)
+		require.Equal(t, batch.Interrupted, second.Verdict)
+		require.Equal(t, first.Token, second.Token)
+		require.Equal(t, "w1", second.Worker)
+		require.Equal(t, *action(0), second.Action)
+
+		released, err := b.Release(b.ctx, id, 0, second.Token)
+		require.NoError(t, err)
+		require.True(t, released)
+		third := b.begin(id, 0)
+		require.Equal(t, 2, third.Attempt)
+		require.Equal(t, first.StartedAt, third.FirstAt)
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, first.Token, result(0, batch.Succeeded)), batch.ErrStale, "the earlier holder wakes up")
+		_, err = b.Release(b.ctx, id, 0, first.Token)
+		require.ErrorIs(t, err, batch.ErrStale)
+		require.NoError(t, b.Finish(b.ctx, id, 0, third.Token, result(0, batch.Failed)))
+		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
+	})
+}
+
+func TestAReleaseBearsRepetition(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		begun := b.begin(id, 0)
+		for range 2 {
+			released, err := b.Release(b.ctx, id, 0, begun.Token)
+			require.NoError(t, err)
+			require.True(t, released)
+		}
+		require.Equal(t, batch.Counts{Total: 1, Pending: 1}, b.get(id).Counts)
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)), batch.ErrStale)
+	})
+}
+
+func TestTheLastFinishEndsTheBatchAndWakesWaiters(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(3, spec()).ID
+		wake, stop := b.Watch(id)
+		defer stop()
+		b.end(id, 2, batch.Errored)
+		b.end(id, 0, batch.Unknown)
+		require.Zero(t, b.get(id).EndedAt)
+		// The subscription may still be under way: publish until it hears.
+		b.end(id, 1, batch.Skipped)
+		done := b.get(id)
+		require.Equal(t, batch.StatusCompleted, done.Status)
+		require.NotZero(t, done.EndedAt)
+		require.Equal(t, batch.Counts{Total: 3, Errored: 1, Unknown: 1, Skipped: 1}, done.Counts)
+		b.eventually("a wake-up", func() bool {
+			select {
+			case <-wake:
+				return true
+			default:
+				require.NoError(t, b.rdb.Publish(b.ctx, doneChannel, id).Err())
+				return false
+			}
+		})
+	})
+}
+
+func TestCancelEndsWhatWaitsAndNothingElse(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(5, spec()).ID
+		b.end(id, 0, batch.Succeeded)
+		flying, returned := b.begin(id, 1), b.begin(id, 2)
+
+		got, err := b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, batch.StatusCancelling, got.Status)
+		require.Equal(t, batch.Counts{Total: 5, Succeeded: 1, Pending: 2, Cancelled: 2}, got.Counts)
+		begun, err := b.Begin(b.ctx, id, 3, "w1")
+		require.NoError(t, err)
+		require.Equal(t, batch.Ended, begun.Verdict, "nothing new is sent")
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err, "cancelling twice is cancelling once")
+
+		released, err := b.Release(b.ctx, id, 2, returned.Token)
+		require.NoError(t, err)
+		require.False(t, released, "no further attempt follows")
+		require.NoError(t, b.Finish(b.ctx, id, 1, flying.Token, result(1, batch.Failed)), "what was in flight is told truthfully")
+		done := b.get(id)
+		require.Equal(t, batch.StatusCancelled, done.Status)
+		require.Equal(t, batch.Counts{Total: 5, Succeeded: 1, Failed: 1, Cancelled: 3}, done.Counts)
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.ErrorIs(t, err, batch.ErrTerminal)
+
+		all := b.results(id, 2)
+		require.Equal(t, "a-4", all[4].ID)
+		require.Equal(t, batch.CodeCancelled, all[4].Error.Code)
+		require.Equal(t, 1, all[2].Attempts)
+	})
+}
+
+func TestTheDeadlineEndsWhatWaits(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		s := spec()
+		s.ExpiresIn = 300 * time.Millisecond
+		id := b.submit(3, s).ID
+		flying := b.begin(id, 0)
+		b.eventually("the deadline", func() bool {
+			begun, err := b.Begin(b.ctx, id, 1, "w1")
+			require.NoError(t, err)
+			if begun.Verdict == batch.Run {
+				_, err = b.Release(b.ctx, id, 1, begun.Token)
+				require.NoError(t, err)
+			}
+			return begun.Verdict == batch.Ended
+		})
+		require.Equal(t, batch.Counts{Total: 3, Pending: 1, Expired: 2}, b.get(id).Counts)
+		require.NoError(t, b.Finish(b.ctx, id, 0, flying.Token, result(0, batch.Succeeded)))
+		require.Equal(t, batch.StatusExpired, b.get(id).Status)
+		require.Equal(t, batch.CodeExpired, b.results(id, 10)[2].Error.Code)
+	})
+}
+
+func TestABatchIsItsOwnersAlone(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		for _, owner := range []string{"you", ""} {
+			_, err := b.Get(b.ctx, owner, id)
+			require.ErrorIs(t, err, batch.ErrNotFound)
+			_, err = b.Results(b.ctx, owner, id, batch.ResultQuery{Limit: 1})
+			require.ErrorIs(t, err, batch.ErrNotFound)
+			_, err = b.Cancel(b.ctx, owner, id)
+			require.ErrorIs(t, err, batch.ErrNotFound)
+			_, err = b.Deliveries(b.ctx, owner, id)
+			require.ErrorIs(t, err, batch.ErrNotFound)
+			require.ErrorIs(t, b.Redeliver(b.ctx, owner, id), batch.ErrNotFound)
+			require.ErrorIs(t, b.Delete(b.ctx, owner, id), batch.ErrNotFound)
+			list, _, err := b.List(b.ctx, owner, "", 10)
+			require.NoError(t, err)
+			require.Empty(t, list)
+		}
+		require.Equal(t, 1, b.get(id).Counts.Pending)
+		for _, strange := range []string{"", "x", "{" + id + "}", strings.ToUpper(id), id + "}:m"} {
+			_, err := b.Get(b.ctx, "me", strange)
+			require.ErrorIs(t, err, batch.ErrNotFound)
+		}
+	})
+}
+
+func TestResultsStandInTheOrderOfTheActionsWhileTheBatchRuns(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(40, spec()).ID
+		for _, i := range []int{39, 0, 17, 3} {
+			b.end(id, i, batch.Succeeded)
+		}
+		b.end(id, 20, batch.Failed)
+		all := b.results(id, 7)
+		require.Len(t, all, 40)
+		for i, r := range all {
+			require.Equal(t, i, r.Index)
+			require.Equal(t, fmt.Sprintf("a-%d", i), r.ID)
+		}
+		require.Equal(t, "answer 17", string(all[17].Body))
+		require.Equal(t, batch.Pending, all[18].Outcome)
+
+		some := b.results(id, 2, batch.Succeeded, batch.Failed)
+		indexes := make([]int, 0, len(some))
+		for _, r := range some {
+			indexes = append(indexes, r.Index)
+		}
+		require.Equal(t, []int{0, 3, 17, 20, 39}, indexes)
+		require.Len(t, b.results(id, 9, batch.Pending), 35)
+		require.Empty(t, b.results(id, 9, batch.Unknown))
+	})
+}
+
+func TestAPageOfLargeResultsIsCutByItsSize(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(24, spec()).ID
+		for i := range 24 {
+			begun := b.begin(id, i)
+			r := result(i, batch.Succeeded)
+			r.Body = []byte(strings.Repeat("x", 512<<10))
+			require.NoError(t, b.Finish(b.ctx, id, i, begun.Token, r))
+		}
+		page, err := b.Results(b.ctx, "me", id, batch.ResultQuery{Limit: 1000})
+		require.NoError(t, err)
+		require.Less(t, len(page.Results), 24)
+		require.Equal(t, len(page.Results), page.Next)
+		require.Len(t, b.results(id, 1000), 24)
+	})
+}
+
+func TestBatchesAreListedNewestFirst(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var want []string
+		for range 7 {
+			want = append([]string{b.submit(1, spec()).ID}, want...)
+		}
+		require.NoError(t, b.Delete(b.ctx, "me", want[3]))
+		want = append(want[:3], want[4:]...)
+		var got []string
+		cursor := ""
+		for {
+			page, next, err := b.List(b.ctx, "me", cursor, 2)
+			require.NoError(t, err)
+			for _, one := range page {
+				got = append(got, one.ID)
+			}
+			if next == "" {
+				break
+			}
+			cursor = next
+		}
+		require.Equal(t, want, got)
+	})
+}
+
+func TestAnIdempotencyKeyMakesOneBatch(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		submit := func(key, content string) (*batch.Batch, bool, error) {
+			u, err := b.Open(b.ctx, "me", key)
+			if err != nil {
+				return nil, false, err
+			}
+			defer u.Abort(b.ctx)
+			if err := u.Add(b.ctx, action(0)); err != nil {
+				return nil, false, err
+			}
+			s := spec()
+			s.Fingerprint = []byte(content)
+			return u.Commit(b.ctx, s)
+		}
+		first, replayed, err := submit("k", "body")
+		require.NoError(t, err)
+		require.False(t, replayed)
+		again, replayed, err := submit("k", "body")
+		require.NoError(t, err)
+		require.True(t, replayed)
+		require.Equal(t, first, again)
+		_, _, err = submit("k", "other body")
+		require.ErrorIs(t, err, batch.ErrKeyReused)
+
+		require.NoError(t, b.Delete(b.ctx, "me", first.ID))
+		fresh, replayed, err := submit("k", "other body")
+		require.NoError(t, err, "the key of a deleted batch is free")
+		require.False(t, replayed)
+		require.NotEqual(t, first.ID, fresh.ID)
+
+		open, err := b.Open(b.ctx, "me", "busy")
+		require.NoError(t, err)
+		_, err = b.Open(b.ctx, "me", "busy")
+		require.ErrorIs(t, err, batch.ErrKeyBusy)
+		_, err = b.Open(b.ctx, "you", "busy")
+		require.NoError(t, err, "another owner's key is another key")
+		// The process that accepts it dies: its marker runs out, and the key is
+		// taken over. Should it wake up after all, it can't commit any more.
+		require.NoError(t, open.Add(b.ctx, action(0)))
+		require.NoError(t, b.rdb.Del(b.ctx, open.(*upload).keys.upload).Err())
+		_, _, err = submit("busy", "body")
+		require.NoError(t, err)
+		_, _, err = open.Commit(b.ctx, spec())
+		require.ErrorIs(t, err, batch.ErrUploadLost)
+	})
+}
+
+func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		ids := make(chan string, 100)
+		var wg sync.WaitGroup
+		for range 100 {
+			wg.Go(func() {
+				for {
+					u, err := b.Open(b.ctx, "me", "k")
+					if err != nil {
+						if !strings.Contains(err.Error(), batch.ErrKeyBusy.Error()) {
+							ids <- err.Error()
+							return
+						}
+						continue
+					}
+					_ = u.Add(b.ctx, action(0))
+					got, _, err := u.Commit(b.ctx, spec())
+					if err != nil {
+						ids <- err.Error()
+						return
+					}
+					ids <- got.ID
+					return
+				}
+			})
+		}
+		wg.Wait()
+		close(ids)
+		distinct := map[string]int{}
+		for id := range ids {
+			distinct[id]++
+		}
+		require.Len(t, distinct, 1)
+		list, _, err := b.List(b.ctx, "me", "", 10)
+		require.NoError(t, err)
+		require.Len(t, list, 1)
+	})
+}
+
+func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		s := spec()
+		s.WebhookURL = "https://example.com/hook"
+		id := b.submit(3, s).ID
+		for i := range 3 {
+			b.end(id, i, batch.Succeeded)
+		}
+		require.NoError(t, b.Delivered(b.ctx, id, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
+		count := 0
+		for key, ttl := range b.allKeys() {
+			if strings.HasPrefix(key, "batchd:{") {
+				count++
+				require.Positive(t, ttl, key)
+				require.LessOrEqual(t, ttl, s.Retention, key)
+			}
+		}
+		require.Equal(t, 6, count)
+		require.NoError(t, b.Delete(b.ctx, "me", id))
+		for key := range b.allKeys() {
+			require.NotContains(t, key, "batchd:{"+id)
+			require.NotContains(t, key, "batchd:owner")
+		}
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, "t", result(0, batch.Succeeded)), batch.ErrNotFound)
+		begun, err := b.Begin(b.ctx, id, 0, "w1")
+		require.NoError(t, err)
+		require.Equal(t, batch.Gone, begun.Verdict)
+		_, err = b.Release(b.ctx, id, 0, "t")
+		require.ErrorIs(t, err, batch.ErrNotFound)
+		require.ErrorIs(t, b.Delivered(b.ctx, id, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
+		for key := range b.allKeys() {
+			require.NotContains(t, key, "batchd:{"+id, "late steps bring nothing back")
+		}
+	})
+}
+
+func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		s := spec()
+		s.WebhookURL, s.Metadata = "https://example.com/secret-path", map[string]string{"k": "v"}
+		id := b.submit(2, s).ID
+		require.ErrorIs(t, b.Redeliver(b.ctx, "me", id), batch.ErrNotTerminal)
+		l, err := b.Deliveries(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, batch.DeliveryWaiting, l.State)
+		b.end(id, 0, batch.Succeeded)
+		b.end(id, 1, batch.Failed)
+
+		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+		require.NoError(t, err)
+		require.Len(t, tasks, 1)
+		got, _, err := DecodeTask(tasks[0].Payload)
+		require.NoError(t, err)
+		require.Equal(t, id, got)
+
+		n, err := b.Webhook(b.ctx, id)
+		require.NoError(t, err)
+		require.Equal(t, s.WebhookURL, n.Batch.WebhookURL)
+		require.Equal(t, s.Metadata, n.Batch.Metadata)
+		require.Len(t, n.Results, 2)
+		require.Equal(t, "msg_"+id, n.Log.MessageID)
+		require.Equal(t, batch.DeliveryPending, n.Log.State)
+
+		next := time.Now().Add(10 * time.Hour).Truncate(time.Millisecond).UTC()
+		require.NoError(t, b.Delivered(b.ctx, id, batch.Delivery{At: time.Now(), Status: 500, Error: "x"}, batch.DeliveryPending, next))
+		l, err = b.Deliveries(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, &next, l.NextAt)
+		require.Len(t, l.Attempts, 1)
+		for key, ttl := range b.allKeys() {
+			if strings.HasPrefix(key, "batchd:{"+id) {
+				require.Greater(t, ttl, 10*time.Hour, "kept until it is delivered: %s", key)
+			}
+		}
+		require.NoError(t, b.Redeliver(b.ctx, "me", id), "while it is on its way")
+		plain := b.submit(1, spec()).ID
+		b.end(plain, 0, batch.Succeeded)
+		require.ErrorIs(t, b.Redeliver(b.ctx, "me", plain), batch.ErrNoWebhook)
+		_, err = b.Deliveries(b.ctx, "me", plain)
+		require.ErrorIs(t, err, batch.ErrNoWebhook)
+	})
+}

@@ -1,0 +1,101 @@
+package queue
+
+import (
+	"crypto/tls"
+	"fmt"
+	"net"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// Bounds of a connection to Redis. They are well below what a client of the API
+// is willing to wait.
+const (
+	dialTimeout = time.Second
+	ioTimeout   = 2 * time.Second
+	poolSize    = 64
+)
+
+// connect makes a client for a URL of [Open]. Errors do not repeat the URL,
+// since it may hold a password.
+func connect(raw string) (redis.UniversalClient, error) {
+	const expected = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
+	// url.Parse refuses a list of hosts with ports, so the list is cut out first.
+	scheme, rest, ok := strings.Cut(raw, "://")
+	if !ok {
+		return nil, fmt.Errorf("the Redis URL has no scheme: %s", expected)
+	}
+	base, kind, _ := strings.Cut(scheme, "+")
+	if (base != "redis" && base != "rediss") || (kind != "" && kind != "sentinel" && kind != "cluster") {
+		return nil, fmt.Errorf("unknown scheme %q of the Redis URL: %s", scheme, expected)
+	}
+	if kind == "" {
+		opts, err := redis.ParseURL(raw)
+		if err != nil {
+			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
+		}
+		return redis.NewClient(tune(opts)), nil
+	}
+	userinfo, hosts := "", rest
+	if i := strings.IndexAny(hosts, "/?"); i >= 0 {
+		hosts = hosts[:i]
+	}
+	tail := rest[len(hosts):]
+	if i := strings.LastIndex(hosts, "@"); i >= 0 {
+		userinfo, hosts = hosts[:i+1], hosts[i+1:]
+	}
+	u, err := url.Parse(base + "://" + userinfo + "host" + tail)
+	if err != nil || hosts == "" {
+		return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
+	}
+	defaultPort := "6379"
+	if kind == "sentinel" {
+		defaultPort = "26379"
+	}
+	opts := &redis.UniversalOptions{
+		DialTimeout: dialTimeout, ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, PoolTimeout: ioTimeout,
+		PoolSize: poolSize, ContextTimeoutEnabled: true,
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
+		if _, _, err := net.SplitHostPort(host); err != nil {
+			host = net.JoinHostPort(strings.Trim(host, "[]"), defaultPort)
+		}
+		opts.Addrs = append(opts.Addrs, host)
+	}
+	opts.Username = u.User.Username()
+	opts.Password, _ = u.User.Password()
+	if base == "rediss" {
+		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
+	if kind == "cluster" {
+		if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
+			return nil, fmt.Errorf("a Redis cluster has no numbered databases or options: %s", expected)
+		}
+		return redis.NewClusterClient(opts.Cluster()), nil
+	}
+	query := u.Query()
+	opts.MasterName = query.Get("master")
+	if opts.MasterName == "" {
+		return nil, fmt.Errorf("the Redis URL names no master: %s", expected)
+	}
+	opts.SentinelUsername, opts.SentinelPassword = query.Get("sentinel_username"), query.Get("sentinel_password")
+	if db := strings.Trim(u.Path, "/"); db != "" {
+		if opts.DB, err = strconv.Atoi(db); err != nil {
+			return nil, fmt.Errorf("the Redis URL's database is not a number: %s", expected)
+		}
+	}
+	return redis.NewFailoverClient(opts.Failover()), nil
+}
+
+func tune(o *redis.Options) *redis.Options {
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTimeout, ioTimeout, ioTimeout, ioTimeout
+	o.ContextTimeoutEnabled = true
+	if o.PoolSize == 0 {
+		o.PoolSize = poolSize
+	}
+	return o
+}

@@ -1,0 +1,65 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// Cancel implements [batch.Store].
+func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, error) {
+	if !known(id) || owner == "" {
+		return nil, batch.ErrNotFound
+	}
+	answer, err := s.run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, owner, "cancelled")
+	if err != nil {
+		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
+	}
+	if err := verdictError(answer[0]); err != nil {
+		return nil, err
+	}
+	s.tellIf(ctx, id, answer[1])
+	return s.Get(ctx, owner, id)
+}
+
+// expire ends what is not begun of a batch whose deadline has passed.
+func (s *Store) expire(ctx context.Context, id string) error {
+	answer, err := s.run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, "", "expired")
+	if err != nil {
+		return fmt.Errorf("expire batch %s: %w", id, err)
+	}
+	s.tellIf(ctx, id, answer[1])
+	return nil
+}
+
+// Delete implements [batch.Store].
+func (s *Store) Delete(ctx context.Context, owner, id string) error {
+	if !known(id) {
+		return batch.ErrNotFound
+	}
+	k := keysOf(id)
+	answer, err := s.run(ctx, s.steps.erase, append(k.step(), k.deliveries), owner)
+	if err != nil {
+		return fmt.Errorf("delete batch %s: %w", id, err)
+	}
+	if answer[0] != "1" {
+		return batch.ErrNotFound
+	}
+	ctx, cancel := s.within(context.WithoutCancel(ctx))
+	defer cancel()
+	// What is left if this fails is dropped by whoever meets it.
+	if err := s.rdb.ZRem(ctx, ownerKey(owner), id).Err(); err != nil {
+		s.log.WarnContext(ctx, "index entry of a deleted batch left behind", "batch", id, "error", err)
+	}
+	return nil
+}
+
+// ageOf returns how long ago a version 7 UUID was made.
+func ageOf(id uuid.UUID) time.Duration {
+	seconds, nanos := id.Time().UnixTime()
+	return time.Since(time.Unix(seconds, nanos))
+}

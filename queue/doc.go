@@ -1,0 +1,25 @@
+// Package queue keeps batches in Redis and hands their actions to asynq.
+//
+// It has two parts. The ledger ([Store]) is the truth: what a batch is, what
+// state each of its actions is in, and what came of it. Every change of state is
+// one atomic Lua step (lua/), decided by the Redis server's clock, and bears
+// repetition, so that a step whose answer was lost can be sent again. asynq is
+// the way to the workers: one task an action, whose payload is only the batch id
+// and the index. A task that is lost, doubled or late changes nothing that the
+// ledger does not allow.
+//
+// A batch's keys share a hash tag, so each step runs on one shard of a cluster:
+//
+//	batchd:{<id>}:m   hash     the batch: owner, status, counts, deadline
+//	batchd:{<id>}:s   string   one byte an action: its state
+//	batchd:{<id>}:a   hash     index → sealed action
+//	batchd:{<id>}:l   hash     index → who began it, when, how often
+//	batchd:{<id>}:r   hash     index → sealed result, as it will be served
+//	batchd:{<id>}:w   list     the attempts at delivering the webhook
+//	batchd:{<id>}:u   string   stands while an upload with an idempotency key is open
+//	batchd:owner:{<owner>}     zset   the owner's batches; ids sort by time
+//	batchd:key:{<hash>}        string idempotency key → batch id
+//	batchd:open                zset   batches that are not done, for the sweeper
+//
+// All but the last and the owner's index carry a time to live from the start.
+package queue

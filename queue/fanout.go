@@ -1,0 +1,147 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// inlineActions is the largest batch whose tasks are enqueued before the
+	// submission is answered.
+	inlineActions = 1000
+	// fanOutChunk is the number of tasks enqueued in one exchange.
+	fanOutChunk = 500
+	// taskTimeout is how long asynq lets a handler run. The handler's own
+	// bounds are shorter.
+	taskTimeout = batch.MaxTimeout + time.Hour
+	// forever keeps asynq from ever archiving a task: the ledger decides when
+	// an action ends.
+	forever = 1 << 30
+)
+
+// fanOut is the enqueueing of a batch's tasks, from an index on.
+type fanOut struct {
+	id, queue   string
+	from, total int
+}
+
+// fanouts keeps the fan-outs that run in the background.
+type fanouts struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+func newFanouts() *fanouts {
+	f := &fanouts{}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	return f
+}
+
+func (f *fanouts) stop() {
+	f.cancel()
+	f.wg.Wait()
+}
+
+// startFanOut enqueues the tasks of a batch that was just committed: at once if they are few,
+// else in the background. It answers no error, since the batch is accepted and
+// the sweeper finishes what breaks off.
+func (s *Store) startFanOut(ctx context.Context, f fanOut) {
+	run := func(ctx context.Context) {
+		if err := s.fanOut(ctx, f); err != nil {
+			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.id, "error", err)
+		}
+	}
+	if f.total <= inlineActions {
+		run(context.WithoutCancel(ctx))
+		return
+	}
+	s.fanouts.wg.Go(func() { run(s.fanouts.ctx) })
+}
+
+// fanOut enqueues one task an action. Doing it twice is harmless: asynq refuses
+// a task whose id is taken, and the ledger an action that has ended.
+func (s *Store) fanOut(ctx context.Context, f fanOut) error {
+	for f.from < f.total {
+		next := min(f.from+fanOutChunk, f.total)
+		if err := s.enqueue(ctx, f.id, f.queue, f.from, next); err != nil {
+			return err
+		}
+		answer, err := s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
+		if err != nil {
+			return fmt.Errorf("note the progress: %w", err)
+		}
+		if answer[0] != "1" {
+			return nil
+		}
+		f.from = next
+	}
+	return nil
+}
+
+// enqueue enqueues the actions from one index up to another in one exchange.
+func (s *Store) enqueue(ctx context.Context, id, queue string, from, to int) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	r := &recorder{UniversalClient: s.rdb, pipe: s.rdb.Pipeline()}
+	client := asynq.NewClientFromRedisClient(r)
+	for i := from; i < to; i++ {
+		_, err := client.EnqueueContext(ctx, asynq.NewTask(TaskAction, EncodeTask(id, i)),
+			asynq.Queue(queue), asynq.TaskID(taskID(id, i)), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
+		if err != nil {
+			return fmt.Errorf("encode task %d: %w", i, err)
+		}
+	}
+	if _, err := r.pipe.Exec(ctx); err != nil {
+		return fmt.Errorf("enqueue tasks: %w", mapError(ctx, err))
+	}
+	return nil
+}
+
+// recorder collects in a pipeline the commands that asynq's client would send
+// one by one. asynq keeps the form of its tasks to itself; this way each stays
+// exactly what asynq's own client makes.
+type recorder struct {
+	redis.UniversalClient
+	pipe   redis.Pipeliner
+	loaded bool
+}
+
+// SAdd records the announcement of a queue.
+func (r *recorder) SAdd(ctx context.Context, key string, members ...any) *redis.IntCmd {
+	r.pipe.SAdd(ctx, key, members...)
+	return redis.NewIntResult(1, nil)
+}
+
+// EvalSha records a script by its digest. The first one is refused, so that
+// asynq falls back to Eval and the pipeline carries the script's text once.
+func (r *recorder) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
+	if !r.loaded {
+		return redis.NewCmdResult(nil, noScriptError{})
+	}
+	r.pipe.EvalSha(ctx, sha, keys, args...)
+	return redis.NewCmdResult(int64(1), nil)
+}
+
+// Eval records a script by its text.
+func (r *recorder) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
+	r.loaded = true
+	r.pipe.Eval(ctx, script, keys, args...)
+	return redis.NewCmdResult(int64(1), nil)
+}
+
+// noScriptError is Redis's answer to an unknown digest.
+type noScriptError struct{}
+
+// Error implements error.
+func (noScriptError) Error() string { return "NOSCRIPT recorded by text" }
+
+// RedisError marks the error as a server's.
+func (noScriptError) RedisError() {}

@@ -1,0 +1,55 @@
+package queue
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/hibiken/asynq"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		small, large := b.submit(3, spec()), b.submit(2600, spec())
+		i := b.inspector()
+		b.eventually("all tasks", func() bool {
+			q, err := i.GetQueueInfo(QueueName("crm", batch.Bulk))
+			return err == nil && q.Pending == 2600
+		})
+		tasks, err := i.ListPendingTasks(QueueName("crm", batch.Interactive))
+		require.NoError(t, err)
+		require.Len(t, tasks, 3)
+		for n, task := range tasks {
+			id, index, err := DecodeTask(task.Payload)
+			require.NoError(t, err)
+			require.Equal(t, TaskAction, task.Type)
+			require.Equal(t, small.ID, id)
+			require.Equal(t, n, index)
+			require.Equal(t, fmt.Sprintf("1:%s:%d", small.ID, n), string(task.Payload), "nothing else stands in a payload")
+		}
+		seen := map[string]bool{}
+		for page := 1; len(seen) < 2600; page++ {
+			tasks, err := i.ListPendingTasks(QueueName("crm", batch.Bulk), asynq.PageSize(1000), asynq.Page(page))
+			require.NoError(t, err)
+			require.NotEmpty(t, tasks)
+			for _, task := range tasks {
+				seen[task.ID] = true
+			}
+		}
+		require.Len(t, seen, 2600)
+		require.NoError(t, b.fanOut(b.ctx, fanOut{id: large.ID, queue: QueueName("crm", batch.Bulk), total: 2600}), "enqueueing twice")
+		q, err := i.GetQueueInfo(QueueName("crm", batch.Bulk))
+		require.NoError(t, err)
+		require.Equal(t, 2600, q.Pending)
+	})
+}
+
+func TestAPayloadOfAnotherMakeIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, payload := range []string{"", "1", "1:id", "1::3", "2:id:3", "1:id:-1", "1:id:x", "1:id:"} {
+		_, _, err := DecodeTask([]byte(payload))
+		require.ErrorIs(t, err, errTask, payload)
+	}
+}

@@ -1,0 +1,40 @@
+-- begin marks an action as started before any byte of it is sent.
+-- KEYS: meta, state, ledger, actions, results
+-- ARGV: batch id, channel, index, token, worker
+-- returns: {verdict, token, attempt, first ms, started ms, worker, expires ms, target, sealed action}
+--          verdict: 'run' | 'interrupted' | 'ended' | 'gone', the last two alone; for
+--          'interrupted' the rest tells of the earlier holder
+-- Repeating a begin with the same token answers as the first did.
+local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone')
+local index, token = ARGV[3], ARGV[4]
+local state = redis.call('GETRANGE', KEYS[2], index, index)
+if not m[1] or state == '' then
+  return {'gone'}
+end
+if state ~= 'p' and state ~= 'r' then
+  return {'ended'}
+end
+local now = now_ms()
+local e = read_entry(KEYS[3], index) or {attempts = 0, first = ms(now)}
+local verdict = 'run'
+if state == 'r' and e.token == token then
+  -- the same begin once more
+elseif state == 'r' then
+  verdict = 'interrupted'
+elseif now >= tonumber(m[2]) then
+  end_waiting(KEYS, 'X', 'expired')
+  settle(KEYS, ARGV[1], ARGV[2], now)
+  return {'ended'}
+else
+  e.token, e.attempts, e.started, e.worker = token, e.attempts + 1, ms(now), ARGV[5]
+  if e.attempts == 1 then
+    e.first = e.started
+  end
+  redis.call('SETRANGE', KEYS[2], index, 'r')
+  write_entry(KEYS[3], index, e)
+  if m[1] == 'queued' then
+    redis.call('HSET', KEYS[1], 'status', 'running', 'started', ms(now))
+    redis.call('PEXPIREAT', KEYS[3], m[4])
+  end
+end
+return {verdict, e.token, e.attempts, e.first, e.started, e.worker, m[2], m[3], redis.call('HGET', KEYS[4], index)}

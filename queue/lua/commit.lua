@@ -1,0 +1,32 @@
+-- commit makes a batch exist. Before it nothing of the batch can be seen; after
+-- it the batch is whole.
+-- KEYS: meta, state, ledger, actions, results, upload
+-- ARGV: number of actions, '1' if the upload marker must still stand,
+--       expires_in ms, retention ms, then field and value of the meta hash in turn
+-- returns: {'ok', created ms} | {'lost'}
+-- Repeating a commit that succeeded answers as it did.
+local created = redis.call('HGET', KEYS[1], 'created')
+if created then
+  return {'ok', created}
+end
+local n = tonumber(ARGV[1])
+if (ARGV[2] == '1' and redis.call('EXISTS', KEYS[6]) == 0) or redis.call('HLEN', KEYS[4]) ~= n then
+  return {'lost'}
+end
+local now = now_ms()
+local expires = now + tonumber(ARGV[3])
+local gone = expires + tonumber(ARGV[4]) + 60000
+local fields = {}
+for i = 5, #ARGV do
+  fields[i - 4] = ARGV[i]
+end
+redis.call('HSET', KEYS[1], unpack(fields))
+redis.call('HSET', KEYS[1], 'status', 'queued', 'total', n, 'pending', n, 'succeeded', 0, 'failed', 0, 'errored', 0,
+  'unknown', 0, 'cancelled', 0, 'expired', 0, 'skipped', 0, 'created', ms(now), 'expires', ms(expires),
+  'retention', ARGV[4], 'gone', ms(gone), 'enqueued', 0)
+redis.call('SET', KEYS[2], string.rep('p', n))
+redis.call('PEXPIREAT', KEYS[1], ms(gone))
+redis.call('PEXPIREAT', KEYS[2], ms(gone))
+redis.call('PEXPIREAT', KEYS[4], ms(gone))
+redis.call('DEL', KEYS[6])
+return {'ok', ms(now)}

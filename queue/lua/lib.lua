@@ -1,0 +1,77 @@
+-- Shared by the steps below. Each step is this text followed by its own.
+--
+-- The state of action i is the byte at offset i of the state string:
+--   p pending, waiting      r running, begun
+--   S succeeded  F failed  E errored  U unknown  C cancelled  X expired  K skipped
+-- The ledger entry of action i is "token|attempts|first|started|worker", times
+-- in milliseconds by this server's clock, which is the only one that decides.
+
+local FIELD = {p = 'pending', r = 'pending', S = 'succeeded', F = 'failed', E = 'errored',
+               U = 'unknown', C = 'cancelled', X = 'expired', K = 'skipped'}
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- ms writes a time without an exponent.
+local function ms(n)
+  return string.format('%.0f', n)
+end
+
+local function read_entry(key, index)
+  local packed = redis.call('HGET', key, index)
+  if not packed then
+    return nil
+  end
+  local token, attempts, first, started, worker = string.match(packed, '^([^|]*)|(%d+)|(%d+)|(%d+)|(.*)$')
+  return {token = token, attempts = tonumber(attempts), first = first, started = started, worker = worker}
+end
+
+local function write_entry(key, index, e)
+  redis.call('HSET', key, index, e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.worker)
+end
+
+-- move changes the counts as n actions go from one state to another.
+local function move(meta, from, to, n)
+  if FIELD[from] ~= FIELD[to] then
+    redis.call('HINCRBY', meta, FIELD[from], -n)
+    redis.call('HINCRBY', meta, FIELD[to], n)
+  end
+end
+
+-- settle turns the batch terminal once nothing of it is pending: it says how it
+-- ended, writes the outbox mark of its webhook, starts its retention, and wakes
+-- those who wait. It returns '1' if a webhook is to be sent, else '0'.
+-- keys: meta, state, ledger, actions, results
+local function settle(keys, id, channel, now)
+  local m = redis.call('HMGET', keys[1], 'pending', 'ending', 'retention', 'webhook', 'gone')
+  if tonumber(m[1]) > 0 then
+    return '0'
+  end
+  local status = m[2] or 'completed'
+  local gone = math.min(now + tonumber(m[3]), tonumber(m[5]))
+  redis.call('HSET', keys[1], 'status', status, 'ended', ms(now), 'gone', ms(gone))
+  if m[4] then
+    redis.call('HSET', keys[1], 'outbox', '1', 'delivery', 'pending')
+  else
+    for _, key in ipairs(keys) do
+      redis.call('PEXPIREAT', key, ms(gone))
+    end
+  end
+  redis.call('PUBLISH', channel, id)
+  return m[4] and '1' or '0'
+end
+
+-- end_waiting ends every action that is not begun, in one step.
+local function end_waiting(keys, state, ending)
+  local states = redis.call('GET', keys[2])
+  local changed, n = string.gsub(states, 'p', state)
+  if n > 0 then
+    redis.call('SETRANGE', keys[2], 0, changed)
+    move(keys[1], 'p', state, n)
+  end
+  if redis.call('HEXISTS', keys[1], 'ending') == 0 then
+    redis.call('HSET', keys[1], 'ending', ending)
+  end
+end

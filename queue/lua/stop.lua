@@ -1,0 +1,25 @@
+-- stop ends every action of a batch that is not begun, because somebody
+-- cancelled it or because its deadline passed.
+-- KEYS: meta, state, ledger, actions, results
+-- ARGV: batch id, channel, owner or '' for any, 'cancelled' or 'expired'
+-- returns: {'ok' | 'terminal' | 'early' | 'gone', '1' if this ended the batch and a webhook is to be sent}
+local m = redis.call('HMGET', KEYS[1], 'owner', 'status', 'expires')
+if not m[1] or (ARGV[3] ~= '' and m[1] ~= ARGV[3]) then
+  return {'gone', '0'}
+end
+if m[2] == 'completed' or m[2] == 'cancelled' or m[2] == 'expired' then
+  return {'terminal', '0'}
+end
+local now = now_ms()
+if ARGV[4] == 'cancelled' then
+  if m[2] ~= 'cancelling' then
+    redis.call('HSET', KEYS[1], 'status', 'cancelling')
+  end
+  end_waiting(KEYS, 'C', 'cancelled')
+else
+  if now < tonumber(m[3]) then
+    return {'early', '0'}
+  end
+  end_waiting(KEYS, 'X', 'expired')
+end
+return {'ok', settle(KEYS, ARGV[1], ARGV[2], now)}

@@ -1,0 +1,269 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// pageBytes is about where a page of results ends, whatever its limit.
+	pageBytes = 4 << 20
+	// stateWindow is the number of states looked at in one exchange.
+	stateWindow = 16 << 10
+)
+
+// meta reads the hash of a batch; it is empty if there is none.
+func (s *Store) meta(ctx context.Context, id string) (map[string]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	m, err := s.rdb.HGetAll(ctx, keysOf(id).meta).Result()
+	return m, mapError(ctx, err)
+}
+
+// known reports whether an id can be one of ours. Anything else must not get
+// into a key: braces would move it to another slot.
+func known(id string) bool {
+	u, err := uuid.Parse(id)
+	return err == nil && u.String() == id
+}
+
+// Get implements [batch.Store].
+func (s *Store) Get(ctx context.Context, owner, id string) (*batch.Batch, error) {
+	if !known(id) {
+		return nil, batch.ErrNotFound
+	}
+	m, err := s.meta(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(m) == 0 || m["owner"] != owner {
+		return nil, batch.ErrNotFound
+	}
+	return s.batchFrom(id, m)
+}
+
+// List implements [batch.Store].
+func (s *Store) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
+	var found []*batch.Batch
+	for {
+		page, next, err := s.listPage(ctx, owner, cursor, limit-len(found))
+		if err != nil {
+			return nil, "", err
+		}
+		found = append(found, page...)
+		if next == "" || len(found) == limit {
+			return found, next, nil
+		}
+		cursor = next
+	}
+}
+
+// listPage reads up to limit entries of the owner's index, and drops those whose batch is gone.
+func (s *Store) listPage(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	from := "+"
+	if cursor != "" {
+		from = "(" + cursor
+	}
+	ids, err := s.rdb.ZRevRangeByLex(ctx, ownerKey(owner), &redis.ZRangeBy{Max: from, Min: "-", Count: int64(limit) + 1}).Result()
+	if err != nil {
+		return nil, "", mapError(ctx, err)
+	}
+	next := ""
+	if len(ids) > limit {
+		ids = ids[:limit]
+		next = ids[limit-1]
+	}
+	metas := make([]*redis.MapStringStringCmd, len(ids))
+	if _, err = s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, id := range ids {
+			metas[i] = p.HGetAll(ctx, keysOf(id).meta)
+		}
+		return nil
+	}); err != nil {
+		return nil, "", mapError(ctx, err)
+	}
+	var batches []*batch.Batch
+	for i, id := range ids {
+		m := metas[i].Val()
+		if len(m) == 0 {
+			if err := s.dropEntry(ctx, owner, id); err != nil {
+				return nil, "", err
+			}
+			continue
+		}
+		b, err := s.batchFrom(id, m)
+		if err != nil {
+			return nil, "", err
+		}
+		batches = append(batches, b)
+	}
+	return batches, next, nil
+}
+
+// dropEntry removes an index entry without a batch, unless its upload may still
+// be about to commit.
+func (s *Store) dropEntry(ctx context.Context, owner, id string) error {
+	u, err := uuid.Parse(id)
+	if err == nil && ageOf(u) < stagedTTL {
+		return nil
+	}
+	return mapError(ctx, s.rdb.ZRem(ctx, ownerKey(owner), id).Err())
+}
+
+// Results implements [batch.Store].
+func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
+	b, err := s.Get(ctx, owner, id)
+	if err != nil {
+		return nil, err
+	}
+	page := &batch.ResultPage{Results: [][]byte{}, Next: -1}
+	size, per := 0, 16
+	from := max(q.From, 0)
+	for from < b.Counts.Total {
+		indexes, reached, states, err := s.selectStates(ctx, id, from, min(q.Limit-len(page.Results), per), q.Outcomes)
+		if err != nil {
+			return nil, err
+		}
+		results, err := s.read(ctx, id, indexes, states)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range results {
+			size += len(r)
+		}
+		page.Results = append(page.Results, results...)
+		from = reached
+		if len(page.Results) >= q.Limit || size >= pageBytes {
+			break
+		}
+		if len(page.Results) > 0 { // as many as the rest of the page is likely to hold
+			per = min(max((pageBytes-size)/max(size/len(page.Results), 1), 1), 1000)
+		}
+	}
+	if from < b.Counts.Total {
+		page.Next = from
+	}
+	return page, nil
+}
+
+// selectStates finds up to limit actions with one of the outcomes, and says how far it looked.
+func (s *Store) selectStates(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome) (indexes []int, reached int, found []byte, err error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	window := limit
+	if len(outcomes) > 0 {
+		window = stateWindow
+	}
+	all, err := s.rdb.GetRange(ctx, keysOf(id).state, int64(from), int64(from+window-1)).Result()
+	if err != nil {
+		return nil, 0, nil, mapError(ctx, err)
+	}
+	if all == "" { // it went away while we read
+		return nil, 0, nil, batch.ErrNotFound
+	}
+	reached = from
+	for i := range len(all) {
+		if len(indexes) == limit {
+			break
+		}
+		reached++
+		if len(outcomes) == 0 || slices.Contains(outcomes, states[all[i]]) {
+			indexes, found = append(indexes, from+i), append(found, all[i])
+		}
+	}
+	return indexes, reached, found, nil
+}
+
+// read returns the encoded results of actions in the given states.
+func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte) ([][]byte, error) {
+	if len(indexes) == 0 {
+		return nil, nil
+	}
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	k := keysOf(id)
+	fields := make([]string, len(indexes))
+	var bare []string // those that have no result of their own
+	for i, index := range indexes {
+		fields[i] = strconv.Itoa(index)
+		if !stored(found[i]) {
+			bare = append(bare, fields[i])
+		}
+	}
+	var results, actions, entries *redis.SliceCmd
+	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		results = p.HMGet(ctx, k.results, fields...)
+		if len(bare) > 0 {
+			actions, entries = p.HMGet(ctx, k.actions, bare...), p.HMGet(ctx, k.ledger, bare...)
+		}
+		return nil
+	}); err != nil {
+		return nil, mapError(ctx, err)
+	}
+	out := make([][]byte, len(indexes))
+	at := 0
+	for i, index := range indexes {
+		var err error
+		if stored(found[i]) {
+			sealed, ok := results.Val()[i].(string)
+			if !ok {
+				return nil, batch.ErrNotFound
+			}
+			out[i], err = s.seals.open(place(id, "r", index), []byte(sealed))
+		} else {
+			sealed, ok := actions.Val()[at].(string)
+			if !ok {
+				return nil, batch.ErrNotFound
+			}
+			entry, _ := entries.Val()[at].(string)
+			at++
+			out[i], err = s.resultOf(id, index, states[found[i]], []byte(sealed), entry)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read result %d of batch %s: %w", index, id, err)
+		}
+	}
+	return out, nil
+}
+
+// stored reports whether an action in that state has a result of its own, made
+// by a worker. The others ended, or wait, without one.
+func stored(state byte) bool {
+	switch states[state] {
+	case batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Skipped:
+		return true
+	case batch.Pending, batch.Cancelled, batch.Expired:
+		return false
+	}
+	return false
+}
+
+// resultOf encodes the result of an action that has none of its own.
+func (s *Store) resultOf(id string, index int, o batch.Outcome, sealed []byte, entry string) ([]byte, error) {
+	clear, err := s.seals.open(place(id, "a", index), sealed)
+	if err != nil {
+		return nil, err
+	}
+	a, err := decodeAction(clear)
+	if err != nil {
+		return nil, err
+	}
+	r := &batch.Result{ID: batch.ActionID(a.ID, index), Index: index, Outcome: o, Attempts: attemptsIn(entry)}
+	switch o {
+	case batch.Cancelled:
+		r.Error = &batch.Failure{Code: batch.CodeCancelled, Message: "the batch was cancelled before this action got an answer"}
+	case batch.Expired:
+		r.Error = &batch.Failure{Code: batch.CodeExpired, Message: "the batch's deadline passed before this action got an answer"}
+	case batch.Pending, batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Skipped:
+	}
+	return r.MarshalJSON()
+}

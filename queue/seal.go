@@ -1,0 +1,107 @@
+package queue
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"errors"
+	"fmt"
+)
+
+// SealKey is one key of the ring that seals what is stored.
+type SealKey struct {
+	// ID names the key in what it sealed: 1 to 255 bytes.
+	ID string
+	// Secret is 32 random bytes, for AES-256.
+	Secret []byte
+}
+
+// Formats of a stored value, its first byte.
+const (
+	formatClear  = 0x00 // the value follows
+	formatSealed = 0x01 // length and id of the key, nonce, AES-256-GCM ciphertext
+)
+
+// errSealed says that a value cannot be opened.
+var errSealed = errors.New("cannot open a sealed value")
+
+// sealer seals values at the store's edge. The zero value stores them clear.
+type sealer struct {
+	first string // id of the key that seals
+	ring  map[string]cipher.AEAD
+}
+
+func newSealer(keys []SealKey) (*sealer, error) {
+	s := &sealer{ring: make(map[string]cipher.AEAD, len(keys))}
+	for i, k := range keys {
+		if len(k.ID) == 0 || len(k.ID) > 255 {
+			return nil, fmt.Errorf("seal key %d: the id has %d bytes: expected 1 to 255", i, len(k.ID))
+		}
+		if _, double := s.ring[k.ID]; double {
+			return nil, fmt.Errorf("seal key %q stands twice", k.ID)
+		}
+		if len(k.Secret) != 32 {
+			return nil, fmt.Errorf("seal key %q has %d bytes: expected 32", k.ID, len(k.Secret))
+		}
+		block, err := aes.NewCipher(k.Secret)
+		if err != nil {
+			return nil, fmt.Errorf("seal key %q: %w", k.ID, err)
+		}
+		aead, err := cipher.NewGCMWithRandomNonce(block)
+		if err != nil {
+			return nil, fmt.Errorf("seal key %q: %w", k.ID, err)
+		}
+		s.ring[k.ID] = aead
+		if i == 0 {
+			s.first = k.ID
+		}
+	}
+	return s, nil
+}
+
+// randomSealKey makes a key that lives as long as the process.
+func randomSealKey() SealKey {
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails: crypto/rand ends the program instead
+	return SealKey{ID: "process", Secret: secret}
+}
+
+// seal binds the value to its place, so that it opens nowhere else.
+func (s *sealer) seal(place, value []byte) []byte {
+	if s.first == "" {
+		return append([]byte{formatClear}, value...)
+	}
+	aead := s.ring[s.first]
+	out := make([]byte, 0, 2+len(s.first)+len(value)+aead.Overhead())
+	out = append(out, formatSealed, byte(len(s.first)))
+	out = append(out, s.first...)
+	return aead.Seal(out, nil, value, place)
+}
+
+// open is the inverse of seal.
+func (s *sealer) open(place, stored []byte) ([]byte, error) {
+	if len(stored) == 0 {
+		return nil, fmt.Errorf("%w: it is empty", errSealed)
+	}
+	switch stored[0] {
+	case formatClear:
+		return stored[1:], nil
+	case formatSealed:
+		if len(stored) < 2 || len(stored) < 2+int(stored[1]) {
+			return nil, fmt.Errorf("%w: it is cut off", errSealed)
+		}
+		n := 2 + int(stored[1])
+		id := string(stored[2:n])
+		aead, known := s.ring[id]
+		if !known {
+			return nil, fmt.Errorf("%w: key %q is not in seal.keys", errSealed, id)
+		}
+		value, err := aead.Open(nil, nil, stored[n:], place)
+		if err != nil {
+			return nil, fmt.Errorf("%w with key %q: %w", errSealed, id, err)
+		}
+		return value, nil
+	default:
+		return nil, fmt.Errorf("%w: unknown format %#x", errSealed, stored[0])
+	}
+}

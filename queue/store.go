@@ -1,0 +1,191 @@
+package queue
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// Config configures a [Store].
+type Config struct {
+	// URL says where Redis is; see [Open]. Defaults to "embedded".
+	URL string
+	// SealKeys seal what is stored: the first seals, all open. Defaults to none,
+	// which stores in clear, except on the embedded store, where a key of the
+	// process's own seals.
+	SealKeys []SealKey
+	// Logger defaults to one that discards.
+	Logger *slog.Logger
+}
+
+// Store keeps batches in Redis. It implements [batch.Store] and [batch.Ledger],
+// and is safe for concurrent use.
+type Store struct {
+	rdb     redis.UniversalClient
+	steps   *scripts
+	seals   *sealer
+	log     *slog.Logger
+	tasks   *asynq.Client
+	notices *notices
+	embed   *embedded
+	fanouts *fanouts
+	owners  atomic.Pointer[[]byte] // the salt of the owners' names, once read
+}
+
+var (
+	_ batch.Store   = (*Store)(nil)
+	_ batch.Ledger  = (*Store)(nil)
+	_ batch.Sweeper = (*Store)(nil)
+)
+
+// Open connects to the Redis that the URL names. The schemes are
+//
+//	embedded                                      a store in this process, for trying and for tests
+//	redis://[user:password@]host[:port][/db]      one server; rediss:// with TLS
+//	redis+sentinel://host,host:port/db?master=n   the master that the sentinels know as n
+//	redis+cluster://host:port,host:port           a cluster; rediss+… with TLS for both
+//
+// It does not wait for Redis: a store whose Redis is away answers
+// [batch.UnavailableError] and works as soon as it is back.
+func Open(cfg Config) (*Store, error) {
+	s := &Store{log: cfg.Logger}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if s.steps, err = loadScripts(); err != nil {
+		return nil, err
+	}
+	keys := cfg.SealKeys
+	if cfg.URL == "" || cfg.URL == Embedded {
+		if s.embed, err = startEmbedded(); err != nil {
+			return nil, err
+		}
+		s.rdb = s.embed.client()
+		if len(keys) == 0 {
+			keys = []SealKey{randomSealKey()}
+		}
+	} else if s.rdb, err = connect(cfg.URL); err != nil {
+		return nil, err
+	}
+	if s.seals, err = newSealer(keys); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	s.tasks = asynq.NewClientFromRedisClient(s.rdb)
+	s.notices = newNotices(s.rdb, s.log)
+	s.fanouts = newFanouts()
+	return s, nil
+}
+
+// Close ends what runs in the background and closes the connections. Fan-outs
+// that are cut off by it are finished by the sweeper.
+func (s *Store) Close() error {
+	if s.fanouts != nil {
+		s.fanouts.stop()
+	}
+	if s.notices != nil {
+		s.notices.close()
+	}
+	err := s.rdb.Close()
+	if s.embed != nil {
+		s.embed.close()
+	}
+	return err
+}
+
+// Sealed reports whether what is stored is sealed.
+func (s *Store) Sealed() bool { return s.seals.first != "" }
+
+// NewServer returns an asynq server on the store's connections. It stays usable
+// until the store is closed.
+func (s *Store) NewServer(cfg asynq.Config) *asynq.Server {
+	return asynq.NewServerFromRedisClient(s.rdb, cfg)
+}
+
+// Ping implements [batch.Store].
+func (s *Store) Ping(ctx context.Context) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.Ping(ctx).Err())
+}
+
+// errSlow is the cause of a context that ended because Redis took too long.
+var errSlow = errors.New("redis did not answer in time")
+
+// patience bounds one exchange with Redis.
+const patience = 2 * time.Second
+
+func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(ctx, patience, errSlow)
+}
+
+// run runs one step of the ledger and returns its answer as strings.
+func (s *Store) run(ctx context.Context, step *redis.Script, keys []string, args ...any) ([]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	answer, err := step.Run(ctx, s.rdb, keys, args...).Result()
+	if err != nil {
+		return nil, mapError(ctx, err)
+	}
+	switch v := answer.(type) {
+	case string:
+		return []string{v}, nil
+	case []any:
+		out := make([]string, len(v))
+		for i, x := range v {
+			out[i] = fmt.Sprint(x)
+		}
+		return out, nil
+	default:
+		return []string{fmt.Sprint(v)}, nil
+	}
+}
+
+// Owner returns the owner's name for a credential that is passed through: a hash
+// keyed with a salt that all processes on this Redis share, so that neither the
+// credential nor a hash that could be looked up elsewhere is ever stored.
+func (s *Store) Owner(ctx context.Context, credential string) (string, error) {
+	salt, err := s.salt(ctx)
+	if err != nil {
+		return "", fmt.Errorf("read the owners' salt: %w", err)
+	}
+	mac := hmac.New(sha256.New, salt)
+	mac.Write([]byte(credential))
+	return hex.EncodeToString(mac.Sum(nil)[:16]), nil
+}
+
+func (s *Store) salt(ctx context.Context) ([]byte, error) {
+	if salt := s.owners.Load(); salt != nil {
+		return *salt, nil
+	}
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	fresh := make([]byte, 32)
+	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
+	where := place("salt", "o", 0)
+	if err := s.rdb.SetNX(ctx, saltKey, s.seals.seal(where, fresh), 0).Err(); err != nil {
+		return nil, mapError(ctx, err)
+	}
+	stored, err := s.rdb.Get(ctx, saltKey).Bytes()
+	if err != nil {
+		return nil, mapError(ctx, err)
+	}
+	salt, err := s.seals.open(where, stored)
+	if err != nil {
+		return nil, err
+	}
+	s.owners.Store(&salt)
+	return salt, nil
+}

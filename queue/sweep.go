@@ -1,0 +1,162 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// sweepPage is the number of open batches looked at in one exchange.
+	sweepPage = 200
+	// fanOutPatience is how long a fan-out may stand still before the sweeper
+	// takes it over.
+	fanOutPatience = 10 * time.Second
+	// sweepLease is how long one process is the sweeper without saying so again.
+	sweepLease = 15 * time.Second
+)
+
+// Sweep implements [batch.Sweeper].
+func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok bool, err error) {
+	if ok, err = s.electSweeper(ctx, worker); !ok {
+		return swept, false, err
+	}
+	now, err := s.now(ctx)
+	if err != nil {
+		return swept, true, err
+	}
+	cursor := "-"
+	for {
+		ids, err := s.sweepPage(ctx, cursor)
+		if err != nil {
+			return swept, true, err
+		}
+		for _, id := range ids.order {
+			if err := s.sweepBatch(ctx, id, ids.fields[id], now, &swept); err != nil {
+				return swept, true, fmt.Errorf("sweep batch %s: %w", id, err)
+			}
+		}
+		if len(ids.order) < sweepPage {
+			return swept, true, nil
+		}
+		cursor = "(" + ids.order[len(ids.order)-1]
+		if ok, err = s.electSweeper(ctx, worker); !ok {
+			return swept, true, err
+		}
+	}
+}
+
+// electSweeper makes the worker the sweeper, or says that it still is.
+func (s *Store) electSweeper(ctx context.Context, worker string) (bool, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	answer, err := s.steps.claim.Run(ctx, s.rdb, []string{sweeperKey}, "", worker, millis(sweepLease)).Text()
+	if err != nil {
+		return false, mapError(ctx, err)
+	}
+	return answer == worker, nil
+}
+
+// now is the server's time: deadlines are by its clock alone.
+func (s *Store) now(ctx context.Context) (time.Time, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	now, err := s.rdb.Time(ctx).Result()
+	return now, mapError(ctx, err)
+}
+
+// sweepFields are those of the meta hash that a round looks at.
+var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending"}
+
+type openPage struct {
+	order  []string
+	fields map[string]map[string]string
+}
+
+func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	ids, err := s.rdb.ZRangeByLex(ctx, openKey, &redis.ZRangeBy{Min: cursor, Max: "+", Count: sweepPage}).Result()
+	if err != nil {
+		return nil, mapError(ctx, err)
+	}
+	cmds := make([]*redis.SliceCmd, len(ids))
+	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, id := range ids {
+			cmds[i] = p.HMGet(ctx, keysOf(id).meta, sweepFields...)
+		}
+		return nil
+	}); err != nil {
+		return nil, mapError(ctx, err)
+	}
+	page := &openPage{order: ids, fields: make(map[string]map[string]string, len(ids))}
+	for i, id := range ids {
+		m := make(map[string]string, len(sweepFields))
+		for j, v := range cmds[i].Val() {
+			if text, ok := v.(string); ok {
+				m[sweepFields[j]] = text
+			}
+		}
+		page.fields[id] = m
+	}
+	return page, nil
+}
+
+func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
+	swept.Open++
+	switch status := batch.Status(m["status"]); {
+	case status == "":
+		// Deleted, expired, or an upload that is about to commit.
+		if u, err := uuid.Parse(id); err == nil && ageOf(u) < stagedTTL {
+			return nil
+		}
+		return s.closeEntry(ctx, id, swept)
+	case status.Terminal() && m["outbox"] == "":
+		return s.closeEntry(ctx, id, swept)
+	case status.Terminal():
+		swept.Notified++
+		return s.tell(ctx, id)
+	case m["ending"] == "" && now.After(fromMillis(m["expires"])):
+		swept.Expired++
+		return s.expire(ctx, id)
+	}
+	stalled := max(atoi(m["fanned"]), atoi(m["created"]))
+	f := fanOut{id: id, queue: QueueName(m["target"], batch.Lane(m["lane"])), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
+	if m["ending"] != "" || f.from >= f.total || now.Sub(time.UnixMilli(stalled)) < fanOutPatience {
+		return nil
+	}
+	swept.Resumed++
+	return s.fanOut(ctx, f)
+}
+
+func (s *Store) closeEntry(ctx context.Context, id string, swept *batch.Swept) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	swept.Closed++
+	return mapError(ctx, s.rdb.ZRem(ctx, openKey, id).Err())
+}
+
+// reopen has the sweeper look at a batch again.
+func (s *Store) reopen(ctx context.Context, id string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.ZAdd(ctx, openKey, redis.Z{Member: id}).Err())
+}
+
+// Resign implements [batch.Sweeper]. A process that cannot say so is succeeded
+// when its lease ends.
+func (s *Store) Resign(ctx context.Context, worker string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	holder, err := s.rdb.Get(ctx, sweeperKey).Result()
+	if errors.Is(err, redis.Nil) || holder != worker {
+		return nil
+	}
+	return mapError(ctx, s.rdb.Del(ctx, sweeperKey).Err())
+}

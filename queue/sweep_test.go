@@ -1,0 +1,114 @@
+package queue
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func (b *bundle) sweep() batch.Swept {
+	b.t.Helper()
+	swept, ok, err := b.Sweep(b.ctx, "w1")
+	require.NoError(b.t, err)
+	require.True(b.t, ok)
+	return swept
+}
+
+func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.fanouts.stop() // fan-outs in the background break off at once
+		large := b.submit(2600, spec())
+		b.eventually("the broken fan-out", func() bool { return b.get(large.ID) != nil })
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "a fan-out is given its time")
+		long := time.Now().Add(-time.Minute).UnixMilli()
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(large.ID).meta, "created", long, "fanned", long).Err())
+		require.Equal(t, batch.Swept{Open: 1, Resumed: 1}, b.sweep())
+		q, err := b.inspector().GetQueueInfo(QueueName("crm", batch.Bulk))
+		require.NoError(t, err)
+		require.Equal(t, 2600, q.Pending)
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
+
+		// A webhook whose outbox mark still stands.
+		s := spec()
+		s.WebhookURL = "https://example.com/hook"
+		told := b.submit(1, s).ID
+		b.end(told, 0, batch.Succeeded)
+		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(told)))
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(told).meta, "outbox", "1").Err())
+		require.Equal(t, batch.Swept{Open: 2, Notified: 1}, b.sweep())
+		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+		require.NoError(t, err)
+		require.Len(t, tasks, 1)
+		require.Equal(t, batch.Swept{Open: 2, Closed: 1}, b.sweep())
+
+		// A batch whose deadline passed without anybody touching it.
+		s = spec()
+		s.ExpiresIn = time.Millisecond
+		late := b.submit(2, s).ID
+		b.eventually("the deadline", func() bool { return b.sweep().Expired == 1 })
+		require.Equal(t, batch.StatusExpired, b.get(late).Status)
+		require.Equal(t, batch.Swept{Open: 2, Closed: 1}, b.sweep())
+
+		_, ok, err := b.Sweep(b.ctx, "w2")
+		require.NoError(t, err)
+		require.False(t, ok, "one sweeps at a time")
+		require.NoError(t, b.Resign(b.ctx, "w2"))
+		require.NoError(t, b.Resign(b.ctx, "w1"))
+		_, ok, err = b.Sweep(b.ctx, "w2")
+		require.NoError(t, err)
+		require.True(t, ok)
+	})
+}
+
+func TestNothingOfASecretStandsInRedis(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const secret = "hush-hush-4711"
+		u, err := b.Open(b.ctx, "me", secret+"-key")
+		require.NoError(t, err)
+		a := action(0)
+		a.Headers = append(a.Headers, batch.Field{Name: "Authorization", Value: "Bearer " + secret})
+		a.Body, a.Query, a.Path = []byte(secret), "token="+secret, "/"+secret
+		require.NoError(t, u.Add(b.ctx, a))
+		s := spec()
+		s.WebhookURL, s.Metadata = "https://example.com/"+secret, map[string]string{secret: secret}
+		got, _, err := u.Commit(b.ctx, s)
+		require.NoError(t, err)
+		begun := b.begin(got.ID, 0)
+		r := result(0, batch.Succeeded)
+		r.Body = []byte(secret)
+		require.NoError(t, b.Finish(b.ctx, got.ID, 0, begun.Token, r))
+		require.NoError(t, b.Delivered(b.ctx, got.ID, batch.Delivery{Error: secret}, batch.DeliveryFailed, time.Time{}))
+		owner, err := b.Owner(b.ctx, secret)
+		require.NoError(t, err)
+		require.Len(t, owner, 32)
+
+		require.Contains(t, string(b.results(got.ID, 1)[0].Body), secret, "and yet it can be read")
+		seen := 0
+		for key := range b.allKeys() {
+			text := key
+			switch kind := b.rdb.Type(b.ctx, key).Val(); kind {
+			case "string":
+				text += b.rdb.Get(b.ctx, key).Val()
+			case "hash":
+				for f, v := range b.rdb.HGetAll(b.ctx, key).Val() {
+					text += f + v
+				}
+			case "list":
+				text += strings.Join(b.rdb.LRange(b.ctx, key, 0, -1).Val(), "")
+			case "zset":
+				text += strings.Join(b.rdb.ZRange(b.ctx, key, 0, -1).Val(), "")
+			case "set":
+				text += strings.Join(b.rdb.SMembers(b.ctx, key).Val(), "")
+			default:
+				t.Fatalf("unknown kind %s of %s", kind, key)
+			}
+			require.NotContains(t, text, secret, key)
+			seen++
+		}
+		require.Greater(t, seen, 8)
+	})
+}

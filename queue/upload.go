@@ -1,0 +1,305 @@
+package queue
+
+import (
+	"context"
+	"crypto/hmac"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// stagedTTL is how long an upload may be idle before its actions are gone.
+	stagedTTL = 10 * time.Minute
+	// markerTTL is how long an idle upload keeps its idempotency key busy.
+	markerTTL = time.Minute
+	// claimTTL is how long an idempotency key points at an upload; committing
+	// extends it to the life of the batch.
+	claimTTL = time.Hour
+	// A staged chunk is bounded by both, so that no command is large.
+	chunkActions = 500
+	chunkBytes   = 512 << 10
+	// ownerIndexTTL is longer than any batch lives.
+	ownerIndexTTL = 90 * 24 * time.Hour
+)
+
+// upload implements [batch.Upload].
+type upload struct {
+	s         *Store
+	id        string
+	keys      batchKeys
+	owner     string
+	claim     string // Redis key of the idempotency key, or empty
+	replay    bool   // the key belongs to an earlier submission, id
+	pending   []any  // index, sealed action, ... not staged yet
+	bytes     int
+	n, staged int
+	scratch   []byte
+	markedAt  time.Time
+	committed bool // a commit was tried; from then on only time removes anything
+}
+
+// Open implements [batch.Store].
+func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, error) {
+	id, err := uuid.NewV7()
+	if err != nil {
+		return nil, fmt.Errorf("make a batch id: %w", err)
+	}
+	u := &upload{s: s, id: id.String(), owner: owner}
+	u.keys = keysOf(u.id)
+	if key == "" {
+		return u, nil
+	}
+	u.claim = idempotencyKey(owner, key)
+	return u, u.claimKey(ctx)
+}
+
+// claimKey decides whose the idempotency key is. An upload may commit only
+// while its marker stands, and a key is taken from another upload only once that
+// one has neither a marker nor a batch, so at most one of two can commit.
+func (u *upload) claimKey(ctx context.Context) error {
+	if err := u.mark(ctx); err != nil {
+		return err
+	}
+	seen := ""
+	for {
+		answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, seen, u.id, millis(claimTTL))
+		if err != nil {
+			return err
+		}
+		holder := answer[0]
+		if holder == u.id {
+			return nil
+		}
+		exists, busy, err := u.s.lookUp(ctx, holder)
+		switch {
+		case err != nil:
+			return err
+		case exists:
+			u.unmark(ctx)
+			u.id, u.keys, u.replay = holder, keysOf(holder), true
+			return nil
+		case busy:
+			u.unmark(ctx)
+			return batch.ErrKeyBusy
+		}
+		seen = holder
+	}
+}
+
+// lookUp reports, of one moment, whether a batch exists and whether its upload is open.
+func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	k := keysOf(id)
+	var meta, marker *redis.IntCmd
+	_, err = s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		meta, marker = p.Exists(ctx, k.meta), p.Exists(ctx, k.upload)
+		return nil
+	})
+	if err != nil {
+		return false, false, mapError(ctx, err)
+	}
+	return meta.Val() == 1, marker.Val() == 1, nil
+}
+
+func (u *upload) mark(ctx context.Context) error {
+	ctx, cancel := u.s.within(ctx)
+	defer cancel()
+	var err error
+	if u.markedAt.IsZero() {
+		err = u.s.rdb.Set(ctx, u.keys.upload, 1, markerTTL).Err()
+	} else { // a marker that is gone stays gone: the key may be another's
+		err = u.s.rdb.PExpire(ctx, u.keys.upload, markerTTL).Err()
+	}
+	u.markedAt = time.Now()
+	return mapError(ctx, err)
+}
+
+func (u *upload) unmark(ctx context.Context) {
+	ctx, cancel := u.s.within(ctx)
+	defer cancel()
+	if err := u.s.rdb.Unlink(ctx, u.keys.upload).Err(); err != nil {
+		u.s.log.WarnContext(ctx, "upload marker left to expire", "batch", u.id, "error", err)
+	}
+}
+
+// Add implements [batch.Upload].
+func (u *upload) Add(ctx context.Context, a *batch.Action) error {
+	if u.replay {
+		u.n++
+		return nil
+	}
+	u.scratch = appendAction(u.scratch[:0], a)
+	sealed := u.s.seals.seal(place(u.id, "a", u.n), u.scratch)
+	u.pending = append(u.pending, u.n, sealed)
+	u.bytes += len(sealed)
+	u.n++
+	if len(u.pending) < 2*chunkActions && u.bytes < chunkBytes {
+		return nil
+	}
+	return u.flush(ctx)
+}
+
+func (u *upload) flush(ctx context.Context) error {
+	if u.claim != "" && time.Since(u.markedAt) > markerTTL/4 {
+		if err := u.mark(ctx); err != nil {
+			return err
+		}
+	}
+	if len(u.pending) == 0 {
+		return nil
+	}
+	args := append([]any{millis(stagedTTL)}, u.pending...)
+	answer, err := u.s.run(ctx, u.s.steps.stage, []string{u.keys.actions}, args...)
+	if err != nil {
+		return fmt.Errorf("stage actions: %w", err)
+	}
+	u.staged += len(u.pending) / 2
+	if answer[0] != strconv.Itoa(u.staged) {
+		return batch.ErrUploadLost
+	}
+	u.pending, u.bytes = u.pending[:0], 0
+	return nil
+}
+
+// Commit implements [batch.Upload].
+func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
+	if u.replay {
+		b, err := u.replayed(ctx, spec)
+		return b, true, err
+	}
+	if err := u.flush(ctx); err != nil {
+		return nil, false, err
+	}
+	// Both indexes come first: an entry without a batch is dropped by whoever
+	// meets it, a batch without an entry would be found by nobody.
+	if err := u.index(ctx, spec); err != nil {
+		return nil, false, err
+	}
+	u.committed = true
+	lane := batch.LaneFor(u.n, spec.Waited)
+	needMarker := "0"
+	if u.claim != "" {
+		needMarker = "1"
+	}
+	args := []any{
+		u.n, needMarker, millis(spec.ExpiresIn), millis(spec.Retention),
+		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
+	}
+	if spec.WebhookURL != "" {
+		args = append(args, "webhook", "1", "delivery", string(batch.DeliveryWaiting))
+	}
+	if private := encodePrivate(spec); private != nil {
+		args = append(args, "private", u.s.seals.seal(place(u.id, "m", 0), private))
+	}
+	answer, err := u.s.run(ctx, u.s.steps.commit, append(u.keys.step(), u.keys.upload), args...)
+	if err != nil {
+		return nil, false, fmt.Errorf("commit the batch: %w", err)
+	}
+	if answer[0] != "ok" {
+		return nil, false, batch.ErrUploadLost
+	}
+	created := fromMillis(answer[1])
+	b := &batch.Batch{
+		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
+		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
+		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
+	}
+	u.s.startFanOut(ctx, fanOut{id: u.id, queue: QueueName(b.Target, lane), total: u.n})
+	return b, false, nil
+}
+
+func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
+	m, err := u.s.meta(ctx, u.id)
+	if err != nil {
+		return nil, err
+	}
+	if m["owner"] != u.owner {
+		return nil, batch.ErrUploadLost // deleted in the meantime
+	}
+	if !hmac.Equal([]byte(m["fingerprint"]), []byte(hex.EncodeToString(spec.Fingerprint))) {
+		return nil, batch.ErrKeyReused
+	}
+	return u.s.batchFrom(u.id, m)
+}
+
+func (u *upload) index(ctx context.Context, spec *batch.Spec) error {
+	if u.claim != "" {
+		life := spec.ExpiresIn + spec.Retention
+		answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, millis(max(life, claimTTL)))
+		if err != nil {
+			return err
+		}
+		if answer[0] != u.id {
+			return batch.ErrUploadLost
+		}
+	}
+	ctx, cancel := u.s.within(ctx)
+	defer cancel()
+	owner := ownerKey(u.owner)
+	_, err := u.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.ZAdd(ctx, owner, redis.Z{Member: u.id})
+		p.ZRemRangeByLex(ctx, owner, "-", "("+idAt(time.Now().Add(-ownerIndexTTL)))
+		p.PExpire(ctx, owner, ownerIndexTTL)
+		p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
+		return nil
+	})
+	return mapError(ctx, err)
+}
+
+// idAt returns the beginning of the ids made at that time: version 7 UUIDs sort
+// by time (RFC 9562 §5.7).
+func idAt(t time.Time) string {
+	ms := fmt.Sprintf("%012x", t.UnixMilli())
+	return ms[:8] + "-" + ms[8:]
+}
+
+// Abort implements [batch.Upload].
+func (u *upload) Abort(ctx context.Context) {
+	if u.committed || u.replay {
+		return
+	}
+	u.committed = true
+	ctx, cancel := u.s.within(context.WithoutCancel(ctx))
+	defer cancel()
+	keys := []string{u.keys.actions}
+	if u.claim != "" {
+		keys = append(keys, u.keys.upload)
+	} else if u.staged == 0 && len(u.pending) == 0 {
+		return
+	}
+	if err := u.s.rdb.Unlink(ctx, keys...).Err(); err != nil {
+		u.s.log.WarnContext(ctx, "broken upload left to expire", "batch", u.id, "error", err)
+	}
+}
+
+// private is what of a batch may hold secrets.
+type private struct {
+	WebhookURL string            `json:"webhook_url,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+}
+
+func encodePrivate(spec *batch.Spec) []byte {
+	if spec.WebhookURL == "" && len(spec.Metadata) == 0 {
+		return nil
+	}
+	out, _ := json.Marshal(private{WebhookURL: spec.WebhookURL, Metadata: spec.Metadata}) // strings always encode
+	return out
+}
+
+func decodePrivate(data []byte, b *batch.Batch) error {
+	var p private
+	if err := json.Unmarshal(data, &p); err != nil {
+		return fmt.Errorf("decode the private part: %w", err)
+	}
+	b.WebhookURL, b.Metadata = p.WebhookURL, p.Metadata
+	return nil
+}

@@ -1,0 +1,159 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue"
+)
+
+const (
+	// storePatience is how long a result is offered to a store that is away,
+	// before the action is left to be found as interrupted.
+	storePatience = 10 * time.Minute
+	// storePause is the pause between two offers.
+	storePause = 250 * time.Millisecond
+	// storeAway is when a task is tried again that could not be begun.
+	storeAway = time.Second
+)
+
+// runAction handles the task of one action.
+func (w *Worker) runAction(_ context.Context, t *asynq.Task) error { //nolint:contextcheck // see Worker.held
+	id, index, err := queue.DecodeTask(t.Payload())
+	if err != nil {
+		w.log.Error("dropped a task that is none of ours", "error", err) //nolint:sloglint // there is no context
+		return nil
+	}
+	for {
+		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
+		if err != nil {
+			w.log.WarnContext(w.held, "action not begun", "batch", id, "index", index, "error", err)
+			return &laterError{after: storeAway, reason: "the action could not be begun"}
+		}
+		switch begun.Verdict {
+		case batch.Ended, batch.Gone:
+			return nil
+		case batch.Run:
+			return w.attempt(w.held, id, index, begun)
+		case batch.Interrupted:
+			again, err := w.resolve(w.held, id, index, begun)
+			if err != nil || !again {
+				return err
+			}
+		}
+	}
+}
+
+// attempt sends an action that is this worker's.
+func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun) error {
+	target, known := w.targets[begun.Target]
+	var resp *batch.Response
+	if known {
+		w.metrics.inFlight.WithLabelValues(target.Name).Inc()
+		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: &begun.Action})
+		w.metrics.inFlight.WithLabelValues(target.Name).Dec()
+	} else {
+		resp = &batch.Response{Result: batch.Result{Outcome: batch.Errored, StartedAt: begun.StartedAt, Error: &batch.Failure{
+			Code: batch.CodeInternal, Message: fmt.Sprintf("the target %q is no longer configured", begun.Target),
+		}}}
+	}
+	w.metrics.attempt(begun.Target, resp)
+	w.log.DebugContext(ctx, "attempt", "batch", id, "index", index, "target", begun.Target, "attempt", begun.Attempt,
+		"outcome", resp.Result.Outcome.String(), "status", resp.Result.Status, "duration", resp.Result.Duration, "repeat", resp.Repeat)
+
+	if resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeInterrupted && resp.Repeat {
+		return w.release(ctx, id, index, begun, 0) // a shutdown broke it off, which is no fault of its own
+	}
+	if delay, again := nextAttempt(&target.Retry, begun, resp); again {
+		return w.release(ctx, id, index, begun, delay)
+	}
+	return w.finish(ctx, id, index, begun, &resp.Result)
+}
+
+// resolve decides about an action that an earlier holder began and never ended.
+// It reports whether the action is to be begun again.
+func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch.Begun) (again bool, err error) {
+	target := w.targets[begun.Target]
+	w.log.InfoContext(ctx, "action was interrupted", "batch", id, "index", index, "worker", begun.Worker, "attempt", begun.Attempt)
+	if w.cfg.Dispatcher.Repeatable(begun.Target, &begun.Action) && begun.Attempt < target.Retry.Attempts {
+		_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token)
+		switch {
+		case errors.Is(err, batch.ErrStale), errors.Is(err, batch.ErrNotFound), err == nil:
+			return true, nil // Begin says what became of it
+		default:
+			return false, &laterError{after: storeAway, reason: "the action could not be put back"}
+		}
+	}
+	r := &batch.Result{Outcome: batch.Unknown, StartedAt: begun.StartedAt, Error: &batch.Failure{
+		Code:    batch.CodeInterrupted,
+		Message: "the worker stopped while this action was in flight; it may have reached the target, and it is not safe to send again",
+	}}
+	if w.cfg.Dispatcher.Repeatable(begun.Target, &begun.Action) {
+		r.Outcome = batch.Errored
+		r.Error.Message = fmt.Sprintf("the worker stopped while this action was in flight, in each of %d attempts", begun.Attempt)
+	}
+	return false, w.finish(ctx, id, index, begun, r)
+}
+
+// release puts an action back, and has asynq bring it again after the delay.
+func (w *Worker) release(ctx context.Context, id string, index int, begun *batch.Begun, delay time.Duration) error {
+	released := false
+	err := w.insist(ctx, func(ctx context.Context) (err error) {
+		released, err = w.cfg.Ledger.Release(ctx, id, index, begun.Token)
+		return err
+	})
+	if !released || err != nil {
+		return w.settled(ctx, id, index, err)
+	}
+	return &laterError{after: delay, reason: "waits for its next attempt"}
+}
+
+// finish records what became of an action.
+func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.Begun, r *batch.Result) error {
+	r.ID, r.Index, r.Attempts = batch.ActionID(begun.Action.ID, index), index, begun.Attempt
+	err := w.insist(ctx, func(ctx context.Context) error {
+		return w.cfg.Ledger.Finish(ctx, id, index, begun.Token, r)
+	})
+	if err == nil {
+		w.metrics.actions.WithLabelValues(begun.Target, r.Outcome.String()).Inc()
+	}
+	return w.settled(ctx, id, index, err)
+}
+
+// settled turns the ledger's last word on a task into asynq's.
+func (w *Worker) settled(ctx context.Context, id string, index int, err error) error {
+	switch {
+	case err == nil, errors.Is(err, batch.ErrNotFound):
+		return nil
+	case errors.Is(err, batch.ErrStale):
+		w.log.InfoContext(ctx, "result refused: the action is no longer this worker's", "batch", id, "index", index)
+		return nil
+	default:
+		w.log.ErrorContext(ctx, "result not recorded", "batch", id, "index", index, "error", err)
+		return &laterError{after: storeAway, reason: "the result could not be recorded"}
+	}
+}
+
+// insist repeats a step of the ledger while the store is away. By then the
+// target has done its work, so the result is worth waiting with. It goes on
+// through a shutdown, as long as asynq lets it.
+func (w *Worker) insist(ctx context.Context, step func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storePatience)
+	defer cancel()
+	for {
+		err := step(ctx)
+		if away := (*batch.UnavailableError)(nil); !errors.As(err, &away) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(storePause):
+		}
+	}
+}

@@ -1,0 +1,36 @@
+package worker
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// nextAttempt decides whether an attempt is followed by another, and when. All
+// times are the ledger's, so that clocks that differ between machines do not matter.
+func nextAttempt(policy *batch.Retry, begun *batch.Begun, resp *batch.Response) (time.Duration, bool) {
+	if !resp.Repeat || begun.Attempt >= policy.Attempts {
+		return 0, false
+	}
+	delay := backoff(policy, begun.Attempt)
+	if asked := min(resp.After, policy.Max); asked > delay {
+		// A little later than asked, so that not all who were told the same come at once.
+		delay = asked + rand.N(asked/10+1) //nolint:gosec // jitter is no secret
+	}
+	next := begun.StartedAt.Add(resp.Result.Duration + delay)
+	if next.Sub(begun.FirstAt) > policy.Budget || next.After(begun.ExpiresAt) {
+		return 0, false
+	}
+	return delay, true
+}
+
+// backoff returns the delay after an attempt, counted from 1: exponential, with
+// half of it random ("equal jitter"), so that it never vanishes.
+func backoff(policy *batch.Retry, attempt int) time.Duration {
+	ceiling := policy.Max
+	if shift := attempt - 1; shift < 32 && policy.Base<<shift > 0 {
+		ceiling = min(policy.Base<<shift, policy.Max)
+	}
+	return ceiling/2 + rand.N(ceiling/2+1) //nolint:gosec // jitter is no secret
+}

@@ -1,0 +1,253 @@
+package worker
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"time"
+
+	"code.dny.dev/ssrf"
+	"github.com/hibiken/asynq"
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue"
+)
+
+// schedule is the delays after each failed delivery, as Standard Webhooks
+// recommends it. After the last attempt the webhook has failed.
+var schedule = [...]time.Duration{
+	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 10 * time.Hour,
+}
+
+// webhookTimeout bounds one delivery.
+const webhookTimeout = 15 * time.Second
+
+// WebhookConfig says how webhooks are delivered.
+type WebhookConfig struct {
+	// Secret signs webhooks: "whsec_" and base64. Without it none are delivered.
+	Secret string
+	// AllowPrivate lets webhooks go to addresses that are not public.
+	AllowPrivate bool
+	// UserAgent defaults to "batchd".
+	UserAgent string
+}
+
+// deliverer posts signed webhooks.
+type deliverer struct {
+	signer    *standardwebhooks.Webhook
+	client    *http.Client
+	transport *http.Transport
+	agent     string
+}
+
+// errBlocked says that a webhook's address is not one that may be called.
+var errBlocked = errors.New("the receiver's address is not public, and webhooks.allow_private is off")
+
+func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
+	d := &deliverer{agent: cfg.UserAgent}
+	if d.agent == "" {
+		d.agent = "batchd"
+	}
+	if cfg.Secret != "" {
+		var err error
+		if d.signer, err = standardwebhooks.NewWebhook(cfg.Secret); err != nil {
+			return nil, errors.New("webhooks.secret cannot be read: expected whsec_ and base64")
+		}
+	}
+	dialer := &net.Dialer{Timeout: webhookTimeout / 3}
+	if !cfg.AllowPrivate {
+		// The check is made on the address that is dialled, not on the name, which
+		// may resolve to another a moment later.
+		guard := ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(netip.MustParsePrefix("168.63.129.16/32")))
+		dialer.Control = guard.Safe
+	}
+	d.transport = &http.Transport{
+		DialContext: dialer.DialContext, Proxy: nil, ForceAttemptHTTP2: true, DisableCompression: true,
+		TLSHandshakeTimeout: webhookTimeout / 3, MaxResponseHeaderBytes: 64 << 10,
+		MaxIdleConns: 64, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
+	}
+	d.client = &http.Client{
+		Transport: d.transport, Timeout: webhookTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return d, nil
+}
+
+func (d *deliverer) close() { d.transport.CloseIdleConnections() }
+
+// runWebhook handles the task of one batch's webhook.
+func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error { //nolint:contextcheck // see Worker.held
+	id, _, err := queue.DecodeTask(t.Payload())
+	if err != nil {
+		w.log.Error("dropped a task that is none of ours", "error", err) //nolint:sloglint // there is no context
+		return nil
+	}
+	failures, _ := asynq.GetRetryCount(ctx)
+	notice, err := w.cfg.Ledger.Webhook(w.held, id)
+	switch {
+	case errors.Is(err, batch.ErrNotFound):
+		return nil
+	case err != nil:
+		w.log.WarnContext(w.held, "webhook not read", "batch", id, "error", err)
+		return &laterError{after: storeAway, reason: "the batch could not be read"}
+	}
+	delivery := w.hooks.deliver(w.held, notice)
+	state, wait := after(&delivery, failures)
+	next := time.Time{}
+	if state == batch.DeliveryPending {
+		next = time.Now().Add(wait)
+	}
+	w.metrics.webhooks.WithLabelValues(string(state)).Inc()
+	w.log.InfoContext(w.held, "webhook attempt", "batch", id, "attempt", failures+1, "status", delivery.Status,
+		"error", delivery.Error, "state", string(state), "duration_ms", delivery.DurationMS)
+	err = w.insist(w.held, func(ctx context.Context) error {
+		return w.cfg.Ledger.Delivered(ctx, id, delivery, state, next)
+	})
+	switch {
+	case errors.Is(err, batch.ErrNotFound):
+		return nil
+	case err != nil:
+		w.log.ErrorContext(w.held, "webhook attempt not recorded", "batch", id, "error", err)
+		return &laterError{after: storeAway, reason: "the attempt could not be recorded"}
+	case state == batch.DeliveryPending:
+		return &laterError{after: wait, reason: "the receiver did not accept the webhook", failed: true}
+	}
+	return nil
+}
+
+// isFailedDelivery tells asynq which runs count as failed ones.
+func isFailedDelivery(err error) bool {
+	later := (*laterError)(nil)
+	return errors.As(err, &later) && later.failed
+}
+
+// after decides what follows an attempt, of which there were failures before it.
+func after(d *batch.Delivery, failures int) (batch.DeliveryState, time.Duration) {
+	switch {
+	case d.Error == "" && d.Status >= 200 && d.Status <= 299:
+		return batch.DeliveryDelivered, 0
+	case d.Status == http.StatusGone:
+		return batch.DeliveryGone, 0
+	case failures >= len(schedule):
+		return batch.DeliveryFailed, 0
+	}
+	wait := schedule[failures]
+	return batch.DeliveryPending, wait + rand.N(wait/10) //nolint:gosec // jitter is no secret
+}
+
+// deliver makes one attempt. What it says of a failure holds nothing of the
+// URL, which may be a secret.
+func (d *deliverer) deliver(ctx context.Context, n *batch.Notice) batch.Delivery {
+	start := time.Now()
+	out := batch.Delivery{At: start.UTC().Truncate(time.Millisecond)}
+	status, err := d.post(ctx, n, start)
+	out.DurationMS = time.Since(start).Milliseconds()
+	out.Status = status
+	switch {
+	case err != nil:
+		out.Error = reason(err)
+	case status >= 300 && status <= 399:
+		out.Error = "the receiver answered with a redirect, which is not followed"
+	case status < 200 || status > 299:
+		out.Error = fmt.Sprintf("the receiver answered %d %s", status, http.StatusText(status))
+	}
+	return out
+}
+
+func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (int, error) {
+	if d.signer == nil {
+		return 0, errors.New("this worker has no webhooks.secret to sign with")
+	}
+	payload, err := encodeNotice(n)
+	if err != nil {
+		return 0, err
+	}
+	signature, err := d.signer.Sign(n.Log.MessageID, now, payload)
+	if err != nil {
+		return 0, errors.New("the webhook could not be signed")
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.Batch.WebhookURL, bytes.NewReader(payload))
+	if err != nil {
+		return 0, errors.New("the webhook's URL cannot be parsed")
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("User-Agent", d.agent)
+	req.Header.Set("Webhook-Id", n.Log.MessageID)
+	req.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
+	req.Header.Set("Webhook-Signature", signature)
+	resp, err := d.client.Do(req)
+	if err != nil {
+		return 0, err //nolint:wrapcheck // reason() turns it into words
+	}
+	defer resp.Body.Close()
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can serve again; its content says nothing
+	return resp.StatusCode, nil
+}
+
+// reason names what kept a webhook from being delivered.
+func reason(err error) string {
+	var dns *net.DNSError
+	var op *net.OpError
+	var timeout net.Error
+	switch {
+	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork), errors.Is(err, ssrf.ErrProhibitedPort):
+		return errBlocked.Error()
+	case errors.As(err, &dns):
+		return "the receiver's name does not resolve"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("the receiver did not answer within %s", webhookTimeout)
+	case errors.As(err, &op) && op.Op == "dial":
+		return "the receiver refused the connection"
+	case errors.Is(err, context.Canceled):
+		return errDraining.Error()
+	}
+	var wrapped interface{ Unwrap() error }
+	if errors.As(err, &wrapped) && wrapped.Unwrap() != nil {
+		return wrapped.Unwrap().Error() // without the URL that net/http puts in front
+	}
+	return err.Error()
+}
+
+// noticeDocument is the body of a webhook.
+type noticeDocument struct {
+	Type      string     `json:"type"`
+	Timestamp time.Time  `json:"timestamp"`
+	Data      noticeData `json:"data"`
+}
+
+type noticeData struct {
+	ID       string            `json:"id"`
+	Status   batch.Status      `json:"status"`
+	Counts   batch.Counts      `json:"counts"`
+	Metadata map[string]string `json:"metadata,omitempty"`
+	Links    map[string]string `json:"links"`
+	Results  []json.RawMessage `json:"results,omitempty"`
+}
+
+func encodeNotice(n *batch.Notice) ([]byte, error) {
+	b := n.Batch
+	doc := noticeDocument{
+		Type: "batch." + string(b.Status), Timestamp: b.EndedAt,
+		Data: noticeData{
+			ID: b.ID, Status: b.Status, Counts: b.Counts, Metadata: b.Metadata,
+			Links: map[string]string{"self": "/batch/" + b.ID, "results": "/batch/" + b.ID + "/results"},
+		},
+	}
+	for _, r := range n.Results {
+		doc.Data.Results = append(doc.Data.Results, r)
+	}
+	payload, err := json.Marshal(doc)
+	if err != nil {
+		return nil, fmt.Errorf("encode the webhook of batch %s: %w", b.ID, err)
+	}
+	return payload, nil
+}

@@ -1,0 +1,212 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue"
+)
+
+// Weights of a target's lanes: of ten tasks taken while both wait, nine are
+// interactive, so that neither starves.
+const (
+	interactiveWeight = 9
+	bulkWeight        = 1
+)
+
+const (
+	// idlePoll is how often an idle server looks for tasks.
+	idlePoll = 40 * time.Millisecond
+	// delayedPoll is how often waiting attempts are looked through for due ones.
+	delayedPoll = 500 * time.Millisecond
+	// abortGrace is what handlers get, after the drain time, to give back what they hold.
+	abortGrace = 5 * time.Second
+	// webhookConcurrency is the number of webhooks delivered at a time.
+	webhookConcurrency = 16
+)
+
+// Config configures a [Worker].
+type Config struct {
+	// Name tells this worker from others. Defaults to host, process and a random part.
+	Name string
+	// Ledger, Dispatcher and Sweeper are required.
+	Ledger     batch.Ledger
+	Dispatcher batch.Dispatcher
+	Sweeper    batch.Sweeper
+	// NewServer makes the asynq servers: one a target and one for webhooks.
+	NewServer func(asynq.Config) *asynq.Server
+	// Targets are those whose actions this worker runs. They need no defaults.
+	Targets []batch.Target
+	// Webhooks says how webhooks are delivered.
+	Webhooks WebhookConfig
+	// Drain is how long actions in flight may go on after Run is told to end;
+	// what is not done by then is given back. Defaults to 25s.
+	Drain time.Duration
+	// Registerer takes the metrics. Defaults to none.
+	Registerer prometheus.Registerer
+	// Logger defaults to one that discards.
+	Logger *slog.Logger
+}
+
+// Worker runs actions and delivers webhooks.
+type Worker struct {
+	cfg     Config
+	targets map[string]batch.Target
+	hooks   *deliverer
+	metrics *metrics
+	log     *slog.Logger
+	// held is the context of what handlers do. asynq's own ends when asynq gives
+	// a task up, at a moment when its handler must still be able to say what
+	// came of it.
+	held  context.Context //nolint:containedctx // handlers get no other from asynq that would serve; see above
+	abort context.CancelCauseFunc
+}
+
+// errDraining is the cause given to exchanges that are broken off by a shutdown.
+var errDraining = errors.New("the worker is shutting down")
+
+// New returns a worker that does nothing yet.
+func New(cfg Config) (*Worker, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Drain == 0 {
+		cfg.Drain = 25 * time.Second
+	}
+	if cfg.Name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			host = "worker"
+		}
+		cfg.Name = fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:6])
+	}
+	w := &Worker{cfg: cfg, targets: make(map[string]batch.Target, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
+	for _, t := range cfg.Targets {
+		w.targets[t.Name] = t.WithDefaults()
+	}
+	var err error
+	if w.hooks, err = newDeliverer(cfg.Webhooks); err != nil {
+		return nil, err
+	}
+	if cfg.Registerer != nil {
+		if err := w.metrics.register(cfg.Registerer); err != nil {
+			return nil, err
+		}
+	}
+	w.held, w.abort = context.WithCancelCause(context.Background())
+	return w, nil
+}
+
+// Run works until the context ends, then drains: it takes nothing new, lets
+// what is in flight finish within the drain time, and gives back the rest. It
+// returns an error only if it could not start. A worker runs once.
+func (w *Worker) Run(ctx context.Context) error {
+	defer w.abort(errDraining)
+	defer w.hooks.close()
+	var servers []*asynq.Server
+	stop := func() {
+		// Told to stop first, all of them, so that none takes what another gave back.
+		for _, s := range servers {
+			s.Stop()
+		}
+		deadline := time.AfterFunc(w.cfg.Drain, func() { w.abort(errDraining) })
+		defer deadline.Stop()
+		done := make(chan struct{}, len(servers))
+		for _, s := range servers {
+			go func() {
+				s.Shutdown()
+				done <- struct{}{}
+			}()
+		}
+		for range servers {
+			<-done
+		}
+	}
+	for _, t := range w.targets {
+		s := w.cfg.NewServer(w.serverConfig(t.Concurrency, map[string]int{
+			queue.QueueName(t.Name, batch.Interactive): interactiveWeight,
+			queue.QueueName(t.Name, batch.Bulk):        bulkWeight,
+		}, func(error) bool { return false }))
+		if err := s.Start(asynq.HandlerFunc(w.runAction)); err != nil {
+			stop()
+			return fmt.Errorf("start the server of target %s: %w", t.Name, err)
+		}
+		servers = append(servers, s)
+	}
+	s := w.cfg.NewServer(w.serverConfig(webhookConcurrency, map[string]int{queue.WebhookQueue: 1}, isFailedDelivery))
+	if err := s.Start(asynq.HandlerFunc(w.runWebhook)); err != nil {
+		stop()
+		return fmt.Errorf("start the server of webhooks: %w", err)
+	}
+	servers = append(servers, s)
+	w.log.InfoContext(ctx, "worker started", "worker", w.cfg.Name, "targets", len(w.targets))
+	w.sweepUntil(ctx)
+	w.log.InfoContext(ctx, "worker draining", "worker", w.cfg.Name, "drain", w.cfg.Drain)
+	stop()
+	w.log.InfoContext(ctx, "worker stopped", "worker", w.cfg.Name)
+	return nil
+}
+
+func (w *Worker) serverConfig(concurrency int, queues map[string]int, isFailure func(error) bool) asynq.Config {
+	return asynq.Config{
+		Concurrency:              concurrency,
+		Queues:                   queues,
+		TaskCheckInterval:        idlePoll,
+		DelayedTaskCheckInterval: delayedPoll,
+		ShutdownTimeout:          w.cfg.Drain + abortGrace,
+		RetryDelayFunc:           retryDelay,
+		IsFailure:                isFailure,
+		Logger:                   asynqLogger{w.log},
+		LogLevel:                 asynq.WarnLevel,
+	}
+}
+
+// laterError has asynq run a task again after a delay.
+type laterError struct {
+	after  time.Duration
+	reason string
+	// failed counts the run among the task's failed ones.
+	failed bool
+}
+
+// Error implements error.
+func (e *laterError) Error() string { return e.reason }
+
+func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
+	if later := (*laterError)(nil); errors.As(err, &later) {
+		return later.after
+	}
+	return 5 * time.Second // a panic, or a lease that ran out
+}
+
+// asynqLogger writes asynq's messages to slog.
+type asynqLogger struct{ log *slog.Logger }
+
+func (l asynqLogger) at(level slog.Level, args []any) {
+	l.log.Log(context.Background(), level, "asynq", "message", fmt.Sprint(args...))
+}
+
+// Debug implements [asynq.Logger].
+func (l asynqLogger) Debug(args ...any) { l.at(slog.LevelDebug, args) }
+
+// Info implements [asynq.Logger].
+func (l asynqLogger) Info(args ...any) { l.at(slog.LevelInfo, args) }
+
+// Warn implements [asynq.Logger].
+func (l asynqLogger) Warn(args ...any) { l.at(slog.LevelWarn, args) }
+
+// Error implements [asynq.Logger].
+func (l asynqLogger) Error(args ...any) { l.at(slog.LevelError, args) }
+
+// Fatal implements [asynq.Logger]. It does not end the process: that is not a
+// library's to decide.
+func (l asynqLogger) Fatal(args ...any) { l.at(slog.LevelError, args) }
