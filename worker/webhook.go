@@ -3,6 +3,7 @@ package worker
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -165,7 +166,7 @@ func (d *deliverer) deliver(ctx context.Context, n *batch.Notice) batch.Delivery
 
 func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (int, error) {
 	if d.signer == nil {
-		return 0, errors.New("this worker has no webhooks.secret to sign with")
+		return 0, deliveryError("this worker has no webhooks.secret to sign with")
 	}
 	payload, err := encodeNotice(n)
 	if err != nil {
@@ -173,11 +174,11 @@ func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (i
 	}
 	signature, err := d.signer.Sign(n.Log.MessageID, now, payload)
 	if err != nil {
-		return 0, errors.New("the webhook could not be signed")
+		return 0, deliveryError("the webhook could not be signed")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.Batch.WebhookURL, bytes.NewReader(payload))
 	if err != nil {
-		return 0, errors.New("the webhook's URL cannot be parsed")
+		return 0, deliveryError("the webhook's URL cannot be parsed")
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", d.agent)
@@ -193,12 +194,21 @@ func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (i
 	return resp.StatusCode, nil
 }
 
+// deliveryError is a failure whose words are ours.
+type deliveryError string
+
+// Error implements error.
+func (e deliveryError) Error() string { return string(e) }
+
 // reason names what kept a webhook from being delivered.
 func reason(err error) string {
 	var dns *net.DNSError
 	var op *net.OpError
 	var timeout net.Error
+	var ours deliveryError
 	switch {
+	case errors.As(err, &ours):
+		return ours.Error()
 	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork), errors.Is(err, ssrf.ErrProhibitedPort):
 		return errBlocked.Error()
 	case errors.As(err, &dns):
@@ -210,11 +220,13 @@ func reason(err error) string {
 	case errors.Is(err, context.Canceled):
 		return errDraining.Error()
 	}
-	var wrapped interface{ Unwrap() error }
-	if errors.As(err, &wrapped) && wrapped.Unwrap() != nil {
-		return wrapped.Unwrap().Error() // without the URL that net/http puts in front
+	if certificate := (*tls.CertificateVerificationError)(nil); errors.As(err, &certificate) {
+		return "the receiver's certificate cannot be trusted"
 	}
-	return err.Error()
+	if handshake := (tls.RecordHeaderError{}); errors.As(err, &handshake) {
+		return "the receiver does not speak TLS"
+	}
+	return "the exchange with the receiver broke off" // net/http's own words hold the URL
 }
 
 // noticeDocument is the body of a webhook.

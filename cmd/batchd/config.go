@@ -1,0 +1,31 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"github.com/batchd/batchd/internal/config"
+)
+
+func newConfigCmd() *cobra.Command {
+	cmd := &cobra.Command{Use: "config", Short: "Look at configuration files", Args: cobra.NoArgs}
+	cmd.AddCommand(&cobra.Command{
+		Use:   "check FILE",
+		Short: "Check a configuration file, and print what it comes to",
+		Long: `Check a configuration file together with the BATCHD_* variables, and print what it
+comes to, defaults included and secrets left out. Every fault is named with its
+file, line and key, all of them at once.`,
+		Example: `  batchd config check batchd.yaml`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			cfg, err := config.Load(config.Options{File: args[0], Environ: config.Environ()})
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprint(cmd.OutOrStdout(), cfg.Summary())
+			return err
+		},
+	})
+	return cmd
+}

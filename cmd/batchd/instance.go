@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/batchd/batchd/api"
+	"github.com/batchd/batchd/dispatch"
+	"github.com/batchd/batchd/internal/config"
+	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/worker"
+)
+
+// roles says what an instance does.
+type roles struct{ api, worker bool }
+
+// instance is a running batchd: the API, a worker, or both in one process.
+type instance struct {
+	// URL is that of the API, or of a lone worker's health and metrics.
+	URL string
+
+	store      *queue.Store
+	dispatcher *dispatch.Dispatcher
+	cancel     context.CancelFunc
+	running    sync.WaitGroup
+	mu         sync.Mutex
+	err        error
+	ended      chan struct{}
+}
+
+// startInstance starts an instance. It runs until ctx ends or Close is called,
+// and then drains: the API ends its waits, the worker what is in flight.
+func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r roles) (_ *instance, err error) {
+	if cfg.Redis.URL == config.Embedded && r != (roles{api: true, worker: true}) {
+		return nil, errors.New("the embedded store lives in one process, so an API and a worker apart cannot share it: " +
+			"set redis.url (--redis-url), or run both as one with: batchd serve")
+	}
+	i := &instance{ended: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, i.release())
+		}
+	}()
+	if i.store, err = queue.Open(queue.Config{URL: cfg.Redis.URL.Reveal(), SealKeys: sealKeys(cfg), Logger: log}); err != nil {
+		return nil, fmt.Errorf("open the store: %w", err)
+	}
+	i.greetStore(ctx, log, cfg)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	var serve func(context.Context, net.Listener) error
+	listen := cfg.Listen
+	if r.api {
+		server, err := api.New(apiConfig(cfg, i.store, registry, log))
+		if err != nil {
+			return nil, err
+		}
+		serve = server.Run
+	} else {
+		listen = cfg.Worker.Listen
+		serve = monitor{store: i.store, metrics: registry, log: log}.run
+	}
+	var work func(context.Context) error
+	if r.worker {
+		if i.dispatcher, err = dispatch.New(dispatch.Config{Targets: cfg.Targets, Logger: log}); err != nil {
+			return nil, fmt.Errorf("open the targets: %w", err)
+		}
+		w, err := worker.New(worker.Config{
+			Ledger: i.store, Dispatcher: i.dispatcher, Sweeper: i.store, NewServer: i.store.NewServer,
+			Targets: cfg.Targets, Drain: cfg.Worker.Drain, Registerer: registry, Logger: log,
+			Webhooks: worker.WebhookConfig{
+				Secret: cfg.Webhooks.Secret.Reveal(), AllowPrivate: cfg.Webhooks.AllowPrivate, UserAgent: "batchd/" + buildVersion(),
+			},
+		})
+		if err != nil {
+			return nil, fmt.Errorf("make the worker: %w", err)
+		}
+		work = w.Run
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", listen, err)
+	}
+	i.URL = "http://" + listener.Addr().String()
+
+	ctx, i.cancel = context.WithCancel(ctx)
+	i.run(ctx, func(ctx context.Context) error { return serve(ctx, listener) })
+	if work != nil {
+		i.run(ctx, work)
+	}
+	go func() {
+		i.running.Wait()
+		if err := i.release(); err != nil {
+			i.fail(err)
+		}
+		close(i.ended)
+	}()
+	log.InfoContext(ctx, "batchd is up", "url", i.URL, "api", r.api, "worker", r.worker, "version", buildVersion())
+	return i, nil
+}
+
+// run runs one part. If it fails, all of them end.
+func (i *instance) run(ctx context.Context, part func(context.Context) error) {
+	i.running.Go(func() {
+		if err := part(ctx); err != nil {
+			i.fail(err)
+			i.cancel()
+		}
+	})
+}
+
+func (i *instance) fail(err error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.err = errors.Join(i.err, err)
+}
+
+// Wait waits until the instance has drained, and returns why it ended, nil if
+// it was told to.
+func (i *instance) Wait() error {
+	<-i.ended
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.err
+}
+
+// Close ends the instance, and waits until it has drained.
+func (i *instance) Close() error {
+	i.cancel()
+	return i.Wait()
+}
+
+func (i *instance) release() error {
+	if i.dispatcher != nil {
+		i.dispatcher.Close()
+	}
+	if i.store == nil {
+		return nil
+	}
+	if err := i.store.Close(); err != nil {
+		return fmt.Errorf("close the store: %w", err)
+	}
+	return nil
+}
+
+// greetStore says at the start what an operator should know of the store.
+func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config.Config) {
+	if err := i.store.Ping(ctx); err != nil {
+		log.WarnContext(ctx, "redis does not answer, batches are refused until it does", "url", cfg.Redis.URL, "error", err)
+	}
+	if cfg.Redis.URL == config.Embedded {
+		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")
+	} else if !i.store.Sealed() {
+		log.WarnContext(ctx, "batches lie in clear in redis, so actions with credentials are refused; set seal.keys to seal them")
+	}
+}
+
+func sealKeys(cfg *config.Config) []queue.SealKey {
+	keys := make([]queue.SealKey, 0, len(cfg.Seal.Keys))
+	for _, k := range cfg.Seal.Keys {
+		keys = append(keys, queue.SealKey{ID: k.ID, Secret: k.Bytes()})
+	}
+	return keys
+}
+
+func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
+	l := cfg.Limits
+	out := api.Config{
+		Store: store, Auth: api.Auth(cfg.Auth.Mode), Owner: store.Owner, Sealed: store.Sealed(),
+		Limits: api.Limits{
+			MaxActions: l.MaxActions, MaxBody: int64(l.MaxBody), MaxActionBody: int64(l.MaxActionBody),
+			ExpiresIn: l.ExpiresIn, MaxExpiresIn: l.MaxExpiresIn, Retention: l.Retention, MaxRetention: l.MaxRetention,
+			MaxWait: l.MaxWait,
+		},
+		Webhooks: cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
+		Logger: log, Version: buildVersion(), Metrics: registry,
+	}
+	for _, t := range cfg.Targets {
+		out.Targets = append(out.Targets, t.Name)
+	}
+	for _, e := range cfg.Endpoints {
+		out.Endpoints = append(out.Endpoints, api.Endpoint{Path: e.Path, Target: e.Target, MaxActions: e.MaxActions, Wait: e.Wait})
+	}
+	return out
+}

@@ -1,0 +1,278 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func TestEveryActionRunsOnceAndResultsKeepTheirPlace(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(_ context.Context, r *batch.Request, _ int) *batch.Response {
+		resp := answer(200)
+		resp.Result.Body = []byte(r.Action.Path)
+		return resp
+	})
+	b.run()
+	id := b.submit(300, "POST", nil)
+	got, results := b.wait(id)
+	require.Equal(t, batch.Counts{Total: 300, Succeeded: 300}, got.Counts)
+	for i, r := range results {
+		require.Equal(t, "/"+r.ID, string(r.Body))
+		require.Equal(t, 1, b.attempts(id, i))
+		require.Equal(t, 1, r.Attempts)
+	}
+}
+
+func TestAttemptsAreRepeatedAsThePolicySays(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(_ context.Context, r *batch.Request, attempt int) *batch.Response {
+		switch {
+		case r.Index == 0 && attempt < 3:
+			resp := answer(503)
+			resp.Repeat = true
+			return resp
+		case r.Index == 1:
+			resp := answer(429)
+			resp.Repeat = true
+			return resp
+		case r.Index == 2:
+			return answer(500)
+		}
+		return answer(200)
+	})
+	b.run()
+	id := b.submit(3, "POST", nil)
+	got, results := b.wait(id)
+	require.Equal(t, batch.Counts{Total: 3, Succeeded: 1, Failed: 2}, got.Counts)
+	for i, want := range []struct{ status, attempts int }{{200, 3}, {429, 3}, {500, 1}} {
+		require.Equal(t, want.status, results[i].Status)
+		require.Equal(t, want.attempts, results[i].Attempts)
+		require.Equal(t, want.attempts, b.attempts(id, i))
+	}
+}
+
+func TestTheNextAttemptFollowsThePolicy(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	policy := &batch.Retry{Attempts: 5, Base: time.Second, Max: 20 * time.Second, Budget: time.Minute}
+	for name, c := range map[string]struct {
+		attempt  int
+		noRepeat bool
+		asked    time.Duration
+		took     time.Duration
+		elapsed  time.Duration // from the first attempt to this one
+		expires  time.Duration // from the first attempt
+		low, hi  time.Duration
+		again    bool
+	}{
+		"the first delay is the base, half of it random": {attempt: 1, low: 500 * time.Millisecond, hi: time.Second, again: true},
+		"it doubles":                               {attempt: 3, low: 2 * time.Second, hi: 4 * time.Second, again: true},
+		"the attempts are counted":                 {attempt: 5},
+		"policy may forbid it":                     {attempt: 1, noRepeat: true},
+		"the target's wish is followed":            {attempt: 1, asked: 10 * time.Second, low: 10 * time.Second, hi: 11 * time.Second, again: true},
+		"up to the cap":                            {attempt: 1, asked: time.Hour, low: 20 * time.Second, hi: 22 * time.Second, again: true},
+		"a wish shorter than ours changes nothing": {attempt: 3, asked: time.Millisecond, low: 2 * time.Second, hi: 4 * time.Second, again: true},
+		"the budget is over":                       {attempt: 2, elapsed: 59500 * time.Millisecond},
+		"the attempt itself used it up":            {attempt: 2, took: time.Minute},
+		"the batch expires first":                  {attempt: 1, expires: 400 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			begun := &batch.Begun{Attempt: c.attempt, FirstAt: start, StartedAt: start.Add(c.elapsed), ExpiresAt: start.Add(time.Hour)}
+			if c.expires > 0 {
+				begun.ExpiresAt = start.Add(c.expires)
+			}
+			resp := &batch.Response{Repeat: !c.noRepeat, After: c.asked, Result: batch.Result{Duration: c.took}}
+			for range 100 {
+				delay, again := nextAttempt(policy, begun, resp)
+				require.Equal(t, c.again, again)
+				require.GreaterOrEqual(t, delay, c.low)
+				require.LessOrEqual(t, delay, c.hi)
+			}
+		})
+	}
+	require.LessOrEqual(t, backoff(policy, 1000), policy.Max, "no overflow")
+}
+
+func TestAnInterruptedActionIsNotSentAgainUnlessThatIsSafe(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
+	post, get := b.submit(1, "POST", nil), b.submit(1, "GET", nil)
+	for _, id := range []string{post, get} { // a worker that is gone began both
+		begun, err := b.store.Begin(t.Context(), id, 0, "dead")
+		require.NoError(t, err)
+		require.Equal(t, batch.Run, begun.Verdict)
+	}
+	b.run()
+	_, results := b.wait(post)
+	require.Equal(t, batch.Unknown, results[0].Outcome)
+	require.Equal(t, batch.CodeInterrupted, results[0].Error.Code)
+	require.NotZero(t, results[0].StartedAt)
+	require.Equal(t, 1, results[0].Attempts)
+	require.Zero(t, b.attempts(post, 0))
+	_, results = b.wait(get)
+	require.Equal(t, batch.Succeeded, results[0].Outcome)
+	require.Equal(t, 2, results[0].Attempts)
+	require.Equal(t, 1, b.attempts(get, 0))
+}
+
+func TestAnActionThatIsInterruptedAgainAndAgainEnds(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
+	id := b.submit(1, "GET", nil)
+	for range 3 {
+		begun, err := b.store.Begin(t.Context(), id, 0, "dead")
+		require.NoError(t, err)
+		if begun.Attempt < 3 {
+			_, err = b.store.Release(t.Context(), id, 0, begun.Token)
+			require.NoError(t, err)
+		}
+	}
+	b.run()
+	_, results := b.wait(id)
+	require.Equal(t, batch.Errored, results[0].Outcome)
+	require.Equal(t, batch.CodeInterrupted, results[0].Error.Code)
+	require.Zero(t, b.attempts(id, 0))
+}
+
+func TestWhatIsInFlightFinishesBeforeAWorkerEnds(t *testing.T) {
+	t.Parallel()
+	started := make(chan struct{}, 64)
+	release := make(chan struct{})
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		started <- struct{}{}
+		<-release
+		return answer(200)
+	})
+	stop := b.run()
+	id := b.submit(20, "POST", nil)
+	for range 8 {
+		<-started
+	}
+	time.AfterFunc(100*time.Millisecond, func() { close(release) })
+	stop()
+	got, err := b.store.Get(t.Context(), "me", id)
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, got.Counts.Succeeded, 8)
+	require.Equal(t, 20, got.Counts.Succeeded+got.Counts.Pending)
+	b.cfg.Name = "w2"
+	b.run()
+	got, _ = b.wait(id)
+	require.Equal(t, 20, got.Counts.Succeeded)
+	for i := range 20 {
+		require.Equal(t, 1, b.attempts(id, i))
+	}
+}
+
+func TestWhatDoesNotFinishInTheDrainTimeIsGivenBackOrUnknown(t *testing.T) {
+	t.Parallel()
+	started := make(chan struct{}, 2)
+	b := setup(t, func(ctx context.Context, r *batch.Request, attempt int) *batch.Response {
+		if attempt > 1 {
+			return answer(200)
+		}
+		started <- struct{}{}
+		<-ctx.Done()
+		resp := &batch.Response{Result: batch.Result{Outcome: batch.Unknown, StartedAt: time.Now(), Error: &batch.Failure{Code: batch.CodeInterrupted, Message: "x"}}}
+		if r.Action.Method == http.MethodGet {
+			resp.Repeat, resp.Result.Outcome = true, batch.Errored
+		}
+		return resp
+	})
+	b.cfg.Drain = 50 * time.Millisecond
+	stop := b.run()
+	post, get := b.submit(1, "POST", nil), b.submit(1, "GET", nil)
+	<-started
+	<-started
+	stop()
+	_, results := b.wait(post)
+	require.Equal(t, batch.Unknown, results[0].Outcome)
+	b.run()
+	_, results = b.wait(get)
+	require.Equal(t, batch.Succeeded, results[0].Outcome)
+	require.Equal(t, 1, b.attempts(post, 0))
+	require.Equal(t, 2, b.attempts(get, 0))
+}
+
+// awayLedger is a store that is away for a number of calls just when results come in.
+type awayLedger struct {
+	batch.Ledger
+	calls atomic.Int32
+}
+
+func (l *awayLedger) Finish(ctx context.Context, id string, index int, token batch.Token, r *batch.Result) error {
+	if l.calls.Add(-1) >= 0 {
+		return &batch.UnavailableError{RetryAfter: time.Second, Err: errors.New("away")}
+	}
+	return l.Ledger.Finish(ctx, id, index, token, r)
+}
+
+func TestAResultIsKeptWhileTheStoreIsAway(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(201) })
+	ledger := &awayLedger{Ledger: b.store}
+	ledger.calls.Store(5)
+	b.cfg.Ledger = ledger
+	b.run()
+	id := b.submit(2, "POST", nil)
+	got, _ := b.wait(id)
+	require.Equal(t, 2, got.Counts.Succeeded)
+	require.Equal(t, 1, b.attempts(id, 0))
+	require.Equal(t, 1, b.attempts(id, 1))
+}
+
+func TestASmallBatchDoesNotWaitBehindALargeOne(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		time.Sleep(2 * time.Millisecond)
+		return answer(200)
+	})
+	large := b.submit(900, "POST", nil)
+	small := b.submit(10, "POST", nil)
+	b.run()
+	b.wait(small)
+	behind, err := b.store.Get(t.Context(), "me", large)
+	require.NoError(t, err)
+	require.Greater(t, behind.Counts.Pending, 600)
+	b.wait(large)
+}
+
+func TestTheDeadlineEndsABatchThatNobodyTouches(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(_ context.Context, _ *batch.Request, attempt int) *batch.Response {
+		resp := answer(503)
+		resp.Repeat, resp.After = true, 800*time.Millisecond
+		return resp
+	})
+	b.cfg.Targets[0].Retry.Attempts = 100
+	b.run()
+	id := b.submit(1, "POST", func(s *batch.Spec) { s.ExpiresIn = 1500 * time.Millisecond })
+	got, results := b.wait(id)
+	// Its last answer is what it ends with, unless the deadline finds it waiting.
+	require.Contains(t, []batch.Status{batch.StatusExpired, batch.StatusCompleted}, got.Status)
+	require.Contains(t, []batch.Outcome{batch.Failed, batch.Expired}, results[0].Outcome)
+}
+
+func TestATargetThatIsNoLongerConfiguredEndsItsActions(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
+	begun := &batch.Begun{Target: "gone", Attempt: 1}
+	id := b.submit(1, "GET", func(s *batch.Spec) { s.Target = "gone" })
+	got, err := b.store.Begin(t.Context(), id, 0, "w1")
+	require.NoError(t, err)
+	begun.Token, begun.Action = got.Token, got.Action
+	w, err := New(b.cfg)
+	require.NoError(t, err)
+	require.NoError(t, w.attempt(t.Context(), id, 0, begun))
+	_, results := b.wait(id)
+	require.Equal(t, batch.CodeInternal, results[0].Error.Code)
+	require.Contains(t, results[0].Error.Message, `"gone"`)
+}
