@@ -2,6 +2,7 @@ package main
 
 import (
 	"io"
+	"log"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -45,6 +46,9 @@ func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 		if err != nil {
 			return err
 		}
+		// net/http logs bytes that a target sends unasked to the standard logger.
+		// What a target sends is not ours to show.
+		log.SetOutput(io.Discard)
 		i, err := startInstance(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), r)
 		if err != nil {
 			return err

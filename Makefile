@@ -1,0 +1,30 @@
+TOOL    := go tool -modfile=internal/tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: ## Run a batch against a demo API, all in one process
+	go run ./cmd/batchd demo
+
+.PHONY: build
+build: ## Build a static bin/batchd
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/batchd ./cmd/batchd
+
+.PHONY: test
+test: ## Lint, then run all tests with the race detector; needs redis-server
+	./.ci/test
+
+.PHONY: lint
+lint: ## Run the linters
+	$(TOOL) golangci-lint run
+
+.PHONY: fmt
+fmt: ## Format the code and sort its imports
+	$(TOOL) golangci-lint fmt
+
+.PHONY: vuln
+vuln: ## Look for known vulnerabilities; needs the network
+	$(TOOL) govulncheck ./...

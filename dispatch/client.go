@@ -1,0 +1,228 @@
+// Package dispatch makes one HTTP exchange with a target, and says what became
+// of it.
+//
+// It promises three things, whatever the target does. One attempt puts one
+// request on the wire, so that what is not safe to repeat is not repeated
+// behind the back of the ledger. It ends within the action's timeout and keeps
+// at most as much of an answer as the target's configuration allows. And where
+// no answer was seen, it says whether the request can have reached the target:
+// what provably never left may be sent again, and what may have arrived and is
+// not safe to repeat ends as unknown.
+//
+// Redirects are answers, not orders: following one would forward credentials to
+// another host and could repeat a POST. There is no cookie jar, and the
+// environment's proxy is not used.
+//
+// Nothing here quotes an answer, a query or a header in a log or an error. But
+// net/http prints what a target sends on an idle connection to the standard
+// logger of package log, and has no setting for that: a program that uses this
+// package should discard that logger's output.
+package dispatch
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// connectTimeout bounds the dial and the TLS handshake, each, so that a
+	// target that does not listen is noticed well before a long timeout ends.
+	connectTimeout = 10 * time.Second
+	// idleTimeout is short, because an idle connection that the target closes
+	// at the wrong moment costs an action its answer.
+	idleTimeout = 30 * time.Second
+	// maxResponseHeaders is the most bytes of headers that an answer may have,
+	// those of its informational (1xx) answers included.
+	maxResponseHeaders = 128 << 10
+)
+
+// Config says which targets there are.
+type Config struct {
+	// Targets are all targets that actions may name. Zero values in them are
+	// replaced as [batch.Target.WithDefaults] says.
+	Targets []batch.Target
+	// Logger gets one line for each attempt, at the debug level. Defaults to none.
+	Logger *slog.Logger
+}
+
+// Dispatcher makes HTTP exchanges with the configured targets. It is safe for
+// concurrent use.
+type Dispatcher struct {
+	targets   map[string]*target
+	userAgent string
+	log       *slog.Logger
+	drainTime time.Duration
+	inflaters sync.Pool // of *gzip.Reader
+}
+
+var _ batch.Dispatcher = (*Dispatcher)(nil)
+
+// target is a configured target with what is derived from it.
+type target struct {
+	batch.Target
+	base      *url.URL
+	basePath  string // escaped, without a slash at its end
+	transport *http.Transport
+}
+
+// New returns a dispatcher for the configured targets. Its error names every
+// fault of every target.
+func New(cfg Config) (*Dispatcher, error) {
+	d := &Dispatcher{
+		targets:   make(map[string]*target, len(cfg.Targets)),
+		userAgent: "batchd/" + version(),
+		log:       cfg.Logger,
+		drainTime: drainTime,
+	}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	var faults []error
+	for _, configured := range cfg.Targets {
+		t, err := newTarget(configured.WithDefaults())
+		if err != nil {
+			faults = append(faults, err)
+			continue
+		}
+		if d.targets[t.Name] != nil {
+			faults = append(faults, fmt.Errorf("target %q: there are two of that name", t.Name))
+		}
+		d.targets[t.Name] = t
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	return d, nil
+}
+
+func newTarget(configured batch.Target) (*target, error) {
+	var faults []error
+	for _, f := range configured.Validate() {
+		faults = append(faults, fmt.Errorf("target %q: %s: %s", configured.Name, f.Pointer, f.Detail))
+	}
+	if name := configured.IdempotencyKeyHeader; disposition(http.CanonicalHeaderKey(name)) != passed {
+		faults = append(faults, fmt.Errorf("target %q: /idempotency_key_header: the header %s belongs to the connection: name another", configured.Name, name))
+	}
+	if len(faults) > 0 {
+		return nil, errors.Join(faults...)
+	}
+	base, err := batch.ParseBaseURL(configured.BaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
+	}
+	transport, err := newTransport(&configured)
+	if err != nil {
+		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
+	}
+	return &target{Target: configured, base: base, basePath: base.EscapedPath(), transport: transport}, nil
+}
+
+// newTransport returns a transport that keeps as many connections as the target
+// takes requests at once. The answer's headers have no timeout of their own:
+// the attempt's deadline covers them.
+func newTransport(t *batch.Target) (*http.Transport, error) {
+	dialer := &net.Dialer{Timeout: connectTimeout}
+	transport := &http.Transport{
+		DialContext:            dialer.DialContext,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
+		TLSHandshakeTimeout:    connectTimeout,
+		DisableCompression:     true, // decoding is done under the body's cap
+		MaxIdleConnsPerHost:    t.Concurrency,
+		MaxConnsPerHost:        t.Concurrency,
+		IdleConnTimeout:        idleTimeout,
+		MaxResponseHeaderBytes: maxResponseHeaders,
+		ForceAttemptHTTP2:      true,
+		// A dead HTTP/2 connection would otherwise swallow requests until the
+		// kernel gives it up, which takes minutes.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
+	}
+	if t.Proxy != "" {
+		proxy, err := url.Parse(t.Proxy)
+		if err != nil {
+			return nil, errors.New("the proxy's URL cannot be parsed") // the cause repeats the URL, which may hold a password
+		}
+		transport.Proxy = http.ProxyURL(proxy)
+	}
+	return transport, nil
+}
+
+// Close closes the connections that are idle. Attempts in flight go on.
+func (d *Dispatcher) Close() {
+	for _, t := range d.targets {
+		t.transport.CloseIdleConnections()
+	}
+}
+
+// Do makes one attempt. It implements [batch.Dispatcher].
+func (d *Dispatcher) Do(ctx context.Context, r *batch.Request) *batch.Response {
+	started := time.Now()
+	resp := d.attempt(ctx, r)
+	result := &resp.Result
+	result.StartedAt, result.Duration = started, time.Since(started)
+	if d.log.Enabled(ctx, slog.LevelDebug) {
+		code := batch.ErrorCode("")
+		if result.Error != nil {
+			code = result.Error.Code
+		}
+		d.log.LogAttrs(ctx, slog.LevelDebug, "attempt ended",
+			slog.String("target", r.Target), slog.String("batch_id", r.BatchID), slog.Int("index", r.Index),
+			slog.String("outcome", result.Outcome.String()), slog.Int("status", result.Status),
+			slog.String("code", string(code)), slog.Bool("repeat", resp.Repeat),
+			slog.Int64("duration_ms", result.Duration.Milliseconds()))
+	}
+	return resp
+}
+
+func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Response {
+	t := d.targets[r.Target]
+	if t == nil {
+		return blocked(r.Target, "it is not configured here: give every worker the same configuration")
+	}
+	if faults := r.Action.Validate(); len(faults) > 0 {
+		return blocked(t.Name, faults[0].Detail)
+	}
+	timeout := t.Timeout
+	if r.Action.Timeout > 0 {
+		timeout = r.Action.Timeout
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errDeadline)
+	defer cancel()
+
+	x := &exchange{target: t, action: r.Action, timeout: timeout}
+	req := d.newRequest(t, r)
+	res, err := t.transport.RoundTrip(req.WithContext(x.traced(ctx)))
+	if err != nil {
+		return x.unanswered(ctx, err)
+	}
+	defer func() { _ = res.Body.Close() }() // what goes wrong in closing is nothing to the result
+	x.status = res.StatusCode
+	x.protoMajor = res.ProtoMajor
+	x.advance(reading)
+	body, err := d.readBody(res, t.MaxResponseBody, decodes(r.Action, req), cancel)
+	if err != nil {
+		return x.unanswered(ctx, err)
+	}
+	return x.answered(res.Header, body)
+}
+
+// version returns the version of batchd that was built, as a product version
+// of RFC 9110 §10.1.5.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || !strings.HasPrefix(info.Main.Version, "v") {
+		return "devel"
+	}
+	return info.Main.Version[1:]
+}

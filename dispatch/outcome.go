@@ -1,0 +1,283 @@
+package dispatch
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// errDeadline is the cause with which an attempt's own deadline ends it. Any
+// other cause is the caller's.
+var errDeadline = errors.New("the attempt's timeout passed")
+
+// phase is how far an exchange got.
+type phase int32
+
+const (
+	waiting    phase = iota // for one of the target's connections to be free
+	resolving               // the host's name
+	connecting              // TCP
+	securing                // the TLS handshake
+	sending                 // from here on, bytes of the request may have reached the target
+	awaiting                // the whole request is written
+	answering               // a first byte of the answer came
+	reading                 // status and headers are in
+)
+
+// exchange is one attempt while it runs.
+type exchange struct {
+	target  *target
+	action  *batch.Action
+	timeout time.Duration
+	phase   atomic.Int32 // hooks run in the transport's goroutines
+
+	status     int // once reading
+	protoMajor int // once reading
+}
+
+func (x *exchange) at() phase { return phase(x.phase.Load()) }
+
+// advance notes that the exchange got as far as p. A dial that goes on after
+// another connection came free does not take it back.
+func (x *exchange) advance(p phase) {
+	for {
+		old := x.phase.Load()
+		if old >= int32(p) || x.phase.CompareAndSwap(old, int32(p)) {
+			return
+		}
+	}
+}
+
+// traced returns a context by which the transport tells of its progress.
+func (x *exchange) traced(ctx context.Context) context.Context {
+	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		GetConn: func(string) {
+			// The transport asks for a second connection only if nothing was
+			// written to the first, or if its peer declared the request
+			// unprocessed (RFC 9113 §8.7). It replays reads more freely.
+			if !isRead(x.action.Method) {
+				x.phase.Store(int32(waiting))
+			}
+		},
+		DNSStart:          func(httptrace.DNSStartInfo) { x.advance(resolving) },
+		ConnectStart:      func(string, string) { x.advance(connecting) },
+		TLSHandshakeStart: func() { x.advance(securing) },
+		GotConn:           func(httptrace.GotConnInfo) { x.advance(sending) },
+		WroteRequest: func(info httptrace.WroteRequestInfo) {
+			if info.Err == nil {
+				x.advance(awaiting)
+			}
+		},
+		GotFirstResponseByte: func() { x.advance(answering) },
+	})
+}
+
+// Repeatable reports whether the action may be sent again although an earlier
+// request may have reached the target. It implements [batch.Dispatcher].
+func (d *Dispatcher) Repeatable(name string, a *batch.Action) bool {
+	t := d.targets[name]
+	return repeatable(a, t != nil && t.IdempotencyKeyHeader != "")
+}
+
+func repeatable(a *batch.Action, keyed bool) bool {
+	switch a.Retry {
+	case batch.RetryNever:
+		return false
+	case batch.RetrySafe:
+		return true
+	case batch.RetryAuto:
+	}
+	switch a.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return keyed
+}
+
+func (x *exchange) repeatable() bool {
+	return repeatable(x.action, x.target.IdempotencyKeyHeader != "")
+}
+
+// answered returns the response for a whole answer.
+func (x *exchange) answered(header http.Header, b body) *batch.Response {
+	resp := &batch.Response{
+		Result: batch.Result{
+			Outcome:   batch.Succeeded,
+			Status:    x.status,
+			Headers:   resultHeaders(header, b.decoded),
+			Body:      b.bytes,
+			Truncated: b.truncated,
+		},
+		Repeat: x.askedAgain(),
+	}
+	if x.status >= http.StatusBadRequest {
+		resp.Result.Outcome = batch.Failed
+	}
+	if resp.Repeat {
+		resp.After = retryAfter(header, time.Now())
+	}
+	return resp
+}
+
+// askedAgain reports whether policy allows another attempt after an answer with
+// that status. By 429 and 503 a target says that it did nothing.
+func (x *exchange) askedAgain() bool {
+	switch {
+	case x.action.Retry == batch.RetryNever:
+		return false
+	case x.status == http.StatusTooManyRequests, x.status == http.StatusServiceUnavailable:
+		return true
+	}
+	return slices.Contains(x.target.Retry.Statuses, x.status) && x.repeatable()
+}
+
+// unanswered returns the response where no whole answer was seen.
+func (x *exchange) unanswered(ctx context.Context, err error) *batch.Response {
+	p := x.at()
+	code, message := x.explain(ctx, p, err)
+	resp := &batch.Response{Unsent: p < sending}
+	switch {
+	case resp.Unsent:
+		resp.Result.Outcome = batch.Errored
+		resp.Repeat = x.action.Retry != batch.RetryNever && !isCertificate(err)
+	case x.repeatable():
+		resp.Result.Outcome = batch.Errored
+		resp.Repeat = code != batch.CodeBodyTooLarge // it would be again
+	default:
+		resp.Result.Outcome = batch.Unknown
+		message += "; the request was sent and its answer not seen, so whether it took effect is not known"
+	}
+	resp.Result.Error = &batch.Failure{Code: code, Message: fmt.Sprintf("target %q: %s", x.target.Name, message)}
+	return resp
+}
+
+// blocked returns the response to an action that is never sent.
+func blocked(target, detail string) *batch.Response {
+	return &batch.Response{
+		Result: batch.Result{
+			Outcome: batch.Errored,
+			Error:   &batch.Failure{Code: batch.CodeBlocked, Message: fmt.Sprintf("target %q: not sent: %s", target, detail)},
+		},
+		Unsent: true,
+	}
+}
+
+// explain returns the code of an error, and what a person should read. Errors
+// of a dial or a handshake tell of addresses and certificates, and are quoted;
+// later ones may hold what the target sent, and are not.
+func (x *exchange) explain(ctx context.Context, p phase, err error) (batch.ErrorCode, string) {
+	if cause := context.Cause(ctx); errors.Is(cause, errDeadline) {
+		return batch.CodeTimeout, x.late(p, x.timeout)
+	} else if cause != nil {
+		return batch.CodeInterrupted, interrupted(p, cause)
+	}
+	if failed, ok := errors.AsType[*answerError](err); ok {
+		return failed.code, failed.message
+	}
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		return batch.CodeDNS, fmt.Sprintf("the name %q did not resolve: %s", dns.Name, quote(dns.Err))
+	}
+	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() && p < sending {
+		return batch.CodeTimeout, x.late(p, min(x.timeout, connectTimeout))
+	}
+	switch {
+	case isCertificate(err):
+		return batch.CodeTLS, "its certificate is not trusted: " + quote(err.Error())
+	case p == securing || isAlert(err):
+		return batch.CodeTLS, "the TLS handshake failed: " + quote(err.Error())
+	case p < sending:
+		return batch.CodeRefused, "no connection could be made: " + quote(err.Error())
+	case p == reading && (isBroken(err) || x.protoMajor > 1):
+		return batch.CodeReset, fmt.Sprintf("the connection broke before the answer (status %d) was whole", x.status)
+	case p == reading:
+		return batch.CodeProtocol, fmt.Sprintf("the body of its answer (status %d) breaks the rules of HTTP", x.status)
+	case p == answering && !isBroken(err):
+		return batch.CodeProtocol, fmt.Sprintf("its answer is not HTTP, or its headers are over %d KiB", maxResponseHeaders>>10)
+	}
+	return batch.CodeReset, "the connection broke before an answer came"
+}
+
+// late says what was not done in time.
+func (x *exchange) late(p phase, within time.Duration) string {
+	switch p {
+	case waiting:
+		return fmt.Sprintf("none of its %d connections came free within %s", x.target.Concurrency, within)
+	case resolving:
+		return fmt.Sprintf("the name %q did not resolve within %s", x.target.base.Hostname(), within)
+	case connecting:
+		return fmt.Sprintf("no connection could be made within %s: check that it runs and can be reached from here", within)
+	case securing:
+		return fmt.Sprintf("the TLS handshake did not end within %s", within)
+	case sending:
+		return fmt.Sprintf("it did not take the whole request within %s", within)
+	case reading:
+		return fmt.Sprintf("the answer (status %d) was not whole within %s", x.status, within)
+	case awaiting, answering:
+	}
+	return fmt.Sprintf("no answer within %s", within)
+}
+
+// interrupted says that the caller ended the attempt, and why if it told.
+func interrupted(p phase, cause error) string {
+	message := "the worker stopped before an answer came"
+	if p < sending {
+		message = "the worker stopped before the request was sent"
+	}
+	if !errors.Is(cause, context.Canceled) {
+		message += ": " + quote(cause.Error())
+	}
+	return message
+}
+
+// isCertificate reports whether the target's certificate was found wanting,
+// which another attempt does not mend.
+func isCertificate(err error) bool {
+	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
+	return ok
+}
+
+// isAlert reports whether a TLS alert ended the connection. With TLS 1.3 some
+// refusals of a handshake arrive only after the client has begun to send.
+func isAlert(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && op.Op == "remote error" // crypto/tls has no type for it outside of QUIC
+}
+
+// isBroken reports whether a connection ended early, as opposed to having
+// carried something that is wrong.
+func isBroken(err error) bool {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
+		return true
+	}
+	if _, ok := errors.AsType[syscall.Errno](err); ok {
+		return true
+	}
+	_, ok := errors.AsType[*net.OpError](err)
+	return ok
+}
+
+// quote makes the text of an error fit for a message: short, and on one line.
+func quote(text string) string {
+	const most = 300
+	if len(text) > most {
+		text = text[:most] + "…"
+	}
+	return strings.Map(func(r rune) rune {
+		if r < 0x20 || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, strings.ToValidUTF8(text, ""))
+}

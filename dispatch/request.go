@@ -1,0 +1,193 @@
+package dispatch
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// newRequest builds the request of a valid action.
+func (d *Dispatcher) newRequest(t *target, r *batch.Request) *http.Request {
+	a := r.Action
+	req := &http.Request{
+		Method: a.Method,
+		URL:    t.url(a),
+		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
+		Host:   t.base.Host,
+		Header: d.requestHeader(t, r),
+	}
+	setBody(req, a)
+	return req
+}
+
+// url appends the action's path to the base URL. It is assembled from fields:
+// resolving the path as a reference would let it name another host.
+func (t *target) url(a *batch.Action) *url.URL {
+	raw := t.basePath + escapePath(a.Path)
+	path, err := url.PathUnescape(raw)
+	if err != nil {
+		path = raw // not reached: escapes were checked with the action
+	}
+	return &url.URL{Scheme: t.base.Scheme, Host: t.base.Host, Path: path, RawPath: raw, RawQuery: a.Query}
+}
+
+// escapePath escapes what cannot stand in a request line (a space, UTF-8, and
+// the few characters that RFC 3986 §3.3 leaves out) and leaves the rest, the
+// escapes that are there included, as it is.
+func escapePath(path string) string {
+	const upperHex = "0123456789ABCDEF"
+	i := 0
+	for i < len(path) && isPathByte(path[i]) {
+		i++
+	}
+	if i == len(path) {
+		return path
+	}
+	var out strings.Builder
+	out.Grow(len(path) + 16)
+	out.WriteString(path[:i])
+	for ; i < len(path); i++ {
+		if c := path[i]; isPathByte(c) {
+			out.WriteByte(c)
+		} else {
+			out.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
+		}
+	}
+	return out.String()
+}
+
+func isPathByte(c byte) bool {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		return true
+	}
+	return strings.IndexByte("/-._~!$&'()*+,;=:@[]%", c) >= 0
+}
+
+// setBody sets the body such that the transport cannot send the request twice.
+//
+// On a kept-alive connection that breaks, net/http sends a request again by
+// itself if it finds it idempotent: by its method (GET, HEAD, OPTIONS), or by a
+// header Idempotency-Key, whether or not the target knows that header. The
+// header is dealt with by headerKey. The method matters only to an action that
+// must never be repeated: its body is one that can't be rewound, even if it is
+// empty. (An empty body that is not nil costs a goroutine, and an empty DATA
+// frame over HTTP/2, so other reads go without and may be replayed.)
+//
+// GetBody is still right for the rest: with it, and only then, a POST whose
+// connection turns out dead before a byte of it was written goes out over
+// another one.
+func setBody(req *http.Request, a *batch.Action) {
+	once := a.Retry == batch.RetryNever && isRead(a.Method)
+	if len(a.Body) == 0 && !once {
+		return
+	}
+	req.ContentLength = int64(len(a.Body))
+	req.Body = io.NopCloser(bytes.NewReader(a.Body))
+	if !once {
+		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(a.Body)), nil }
+	}
+}
+
+// isRead reports whether net/http takes a method to be replayable by itself.
+func isRead(method string) bool {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions:
+		return true
+	}
+	return false
+}
+
+func (d *Dispatcher) requestHeader(t *target, r *batch.Request) http.Header {
+	a := r.Action
+	header := make(http.Header, len(a.Headers)+3)
+	named := connectionOptions(a.Headers)
+	for _, h := range a.Headers {
+		key := http.CanonicalHeaderKey(h.Name)
+		if disposition(key) != passed || named[key] {
+			continue
+		}
+		key = headerKey(key)
+		header[key] = append(header[key], h.Value)
+	}
+	if header["User-Agent"] == nil {
+		header["User-Agent"] = []string{d.userAgent}
+	}
+	// As net/http does it: not for a range, since a part of a compressed body
+	// can't be decoded, and not for HEAD, which has none.
+	if header["Accept-Encoding"] == nil && header["Range"] == nil && a.Method != http.MethodHead {
+		header["Accept-Encoding"] = []string{gzipRequested}
+	}
+	if t.IdempotencyKeyHeader != "" {
+		if key := headerKey(http.CanonicalHeaderKey(t.IdempotencyKeyHeader)); header[key] == nil {
+			header[key] = []string{idempotencyKey(r.BatchID, r.Index)}
+		}
+	}
+	return header
+}
+
+// headerKey returns the map key under which a canonical header name is sent.
+// net/http looks for these two under their canonical names, and replays a POST
+// that has one; in lower case it sends them without looking.
+func headerKey(canonical string) string {
+	switch canonical {
+	case "Idempotency-Key":
+		return "idempotency-key"
+	case "X-Idempotency-Key":
+		return "x-idempotency-key"
+	}
+	return canonical
+}
+
+// idempotencyKey returns the key of every attempt at one action: 128 bits in
+// hexadecimal, short enough for the APIs that bound the length.
+func idempotencyKey(batchID string, index int) string {
+	sum := sha256.Sum256([]byte(batchID + "/" + strconv.Itoa(index)))
+	return hex.EncodeToString(sum[:16])
+}
+
+// scope says for whom a header field is meant.
+type scope uint8
+
+const (
+	passed   scope = iota // end to end
+	hopByHop              // for the connection (RFC 9110 §7.6.1)
+	framing               // set by the client that sends the message
+)
+
+// disposition returns the scope of a header with that canonical name.
+func disposition(canonical string) scope {
+	switch canonical {
+	case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization",
+		"Te", "Trailer", "Transfer-Encoding", "Upgrade":
+		return hopByHop
+	case "Host", "Content-Length", "Expect":
+		return framing
+	}
+	return passed
+}
+
+// connectionOptions returns the canonical names that Connection headers list,
+// which makes them hop-by-hop too.
+func connectionOptions(headers []batch.Field) map[string]bool {
+	var named map[string]bool
+	for _, h := range headers {
+		if !strings.EqualFold(h.Name, "Connection") {
+			continue
+		}
+		for option := range strings.SplitSeq(h.Value, ",") {
+			if named == nil {
+				named = make(map[string]bool)
+			}
+			named[http.CanonicalHeaderKey(strings.TrimSpace(option))] = true
+		}
+	}
+	return named
+}

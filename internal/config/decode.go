@@ -1,0 +1,227 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"regexp"
+	"slices"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// parse returns the mapping that is the only document, or nil where the source
+// holds nothing. With an error it returns its line.
+func parse(source []byte) (ast.Node, place, error) {
+	// Duplicate keys are this package's to fault, beside everything else.
+	file, err := parser.ParseBytes(source, 0, parser.AllowDuplicateMapKey())
+	if err != nil {
+		var syntax yaml.Error
+		if !errors.As(err, &syntax) {
+			return nil, place{}, errors.New("the file is not valid YAML")
+		}
+		return nil, placeOf(syntax.GetToken()), fmt.Errorf("the file is not valid YAML: %s", longQuote.ReplaceAllString(syntax.GetMessage(), `"…"`))
+	}
+	var root ast.Node
+	for _, doc := range file.Docs {
+		if doc.Body == nil || doc.Body.Type() == ast.NullType {
+			continue
+		}
+		at := placeOf(firstToken(doc.Body))
+		if what := unsupported(doc.Body); what != "" {
+			return nil, at, fmt.Errorf("%s are not supported here", what)
+		}
+		if _, ok := doc.Body.(ast.MapNode); !ok {
+			return nil, at, fmt.Errorf("expected keys and values, not %s", kindOf(doc.Body))
+		}
+		if root != nil {
+			return nil, at, errors.New("a second document starts here: expected only one")
+		}
+		root = doc.Body
+	}
+	return root, place{}, nil
+}
+
+// longQuote matches what a syntax error repeats of the file beyond a character
+// or two: it might be a part of a secret.
+var longQuote = regexp.MustCompile(`"[^"]{9,}"`)
+
+// plainKey matches what may be repeated of an unknown key. A secret that a
+// slip of the keyboard turned into a key is longer.
+var plainKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,31}$`)
+
+// decode reads a node into a setting, and notes where it and all in it are from.
+func (l *loader) decode(path string, v reflect.Value, n ast.Node) {
+	if n.Type() == ast.NullType {
+		return // a key whose value is left out or commented out keeps its default
+	}
+	if path != "" {
+		l.places[path] = l.placeOfNode(n)
+	}
+	if what := unsupported(n); what != "" {
+		l.fault(path, "%s are not supported: write the value out", what)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		l.decodeMapping(path, v, n)
+	case reflect.Slice:
+		l.decodeSequence(path, v, n)
+	default:
+		text, ok := scalarText(n)
+		if !ok {
+			l.fault(path, "expected %s, not %s", describe(v.Addr().Interface()), kindOf(n))
+		} else if err := setText(v.Addr().Interface(), text); err != nil {
+			l.fault(path, "%v", err)
+		}
+	}
+}
+
+func (l *loader) decodeMapping(path string, v reflect.Value, n ast.Node) {
+	mapping, ok := n.(ast.MapNode)
+	if !ok {
+		l.fault(path, "expected keys and values, not %s", kindOf(n))
+		return
+	}
+	fields := fieldsOf(v)
+	seen := map[string]place{}
+	for entries := mapping.MapRange(); entries.Next(); {
+		at := l.placeOfNode(entries.Key())
+		key, ok := scalarText(entries.Key())
+		if !ok {
+			what := unsupported(entries.Key())
+			if what == "" {
+				what = "keys that are not text"
+			}
+			l.faultAt(at, path, "%s are not supported: write every key out", what)
+			continue
+		}
+		i := slices.IndexFunc(fields, func(f field) bool { return f.key == key })
+		if i < 0 {
+			l.unknownKey(at, path, key, fields)
+			continue
+		}
+		full := join(path, key)
+		if first, ok := seen[key]; ok {
+			l.faultAt(at, full, "the key is there already, in line %d", first.line)
+			continue
+		}
+		seen[key] = at
+		l.decode(full, fields[i].value, entries.Value())
+	}
+}
+
+func (l *loader) unknownKey(at place, path, key string, fields []field) {
+	if !plainKey.MatchString(key) {
+		l.faultAt(at, path, "unknown key: expected %s", oneOf(fieldKeys(fields)))
+		return
+	}
+	l.faultAt(at, join(path, key), "unknown key%s", suggest(key, fieldKeys(fields)))
+}
+
+func fieldKeys(fields []field) []string {
+	keys := make([]string, len(fields))
+	for i, f := range fields {
+		keys[i] = f.key
+	}
+	return keys
+}
+
+func (l *loader) decodeSequence(path string, v reflect.Value, n ast.Node) {
+	sequence, ok := n.(*ast.SequenceNode)
+	if !ok {
+		l.fault(path, "expected a list, not %s", kindOf(n))
+		return
+	}
+	// An empty list is not the default one: "statuses: []" repeats after none.
+	v.Set(reflect.MakeSlice(v.Type(), len(sequence.Values), len(sequence.Values)))
+	for i, n := range sequence.Values {
+		item, key := v.Index(i), index(path, i)
+		prefill(item.Addr().Interface())
+		l.decode(key, item, n)
+		if n.Type() == ast.NullType {
+			l.places[key] = l.placeOfNode(n)
+			l.fault(key, "the item is empty: fill it in or take its dash away")
+		}
+	}
+}
+
+// prefill puts the defaults into an item of a list before it is read, so that a
+// zero in the file stays one, to be faulted, instead of turning into the default.
+func prefill(item any) {
+	switch item := item.(type) {
+	case *batch.Target:
+		*item = item.WithDefaults()
+	case *Endpoint:
+		item.Dialect = DialectNative
+	}
+}
+
+// scalarText returns a scalar as it is written, without its quotes. Reading the
+// text instead of what YAML takes it for keeps 2026-11 and 0644 as they are.
+func scalarText(n ast.Node) (string, bool) {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		return n.Value, true
+	case *ast.LiteralNode:
+		return n.Value.Value, true
+	case *ast.IntegerNode, *ast.FloatNode, *ast.BoolNode, *ast.InfinityNode, *ast.NanNode, *ast.NullNode:
+		return n.GetToken().Value, true
+	}
+	return "", false
+}
+
+// unsupported names the feature of YAML that a node needs and that is not read
+// here, or returns nothing.
+func unsupported(n ast.Node) string {
+	switch n.(type) {
+	case *ast.AnchorNode, *ast.AliasNode:
+		return "anchors and aliases"
+	case *ast.MergeKeyNode:
+		return "merge keys"
+	case *ast.TagNode:
+		return "tags"
+	case *ast.DirectiveNode:
+		return "directives"
+	}
+	return ""
+}
+
+// kindOf names what stands where something else was expected. It does not
+// repeat it: it may be a secret in the wrong place.
+func kindOf(n ast.Node) string {
+	switch n.(type) {
+	case ast.MapNode:
+		return "keys and values"
+	case *ast.SequenceNode:
+		return "a list"
+	}
+	return "a single value"
+}
+
+func (l *loader) placeOfNode(n ast.Node) place {
+	p := placeOf(firstToken(n))
+	p.file = l.places[""].file
+	return p
+}
+
+// firstToken returns the token that a reader sees first. A block mapping's own
+// is a colon.
+func firstToken(n ast.Node) *token.Token {
+	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
+		n = m.Values[0].Key
+	}
+	return n.GetToken()
+}
+
+func placeOf(t *token.Token) place {
+	if t == nil || t.Position == nil {
+		return place{}
+	}
+	return place{line: t.Position.Line, column: t.Position.Column}
+}

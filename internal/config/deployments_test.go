@@ -1,0 +1,65 @@
+package config_test
+
+import (
+	"os"
+	"testing"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/config"
+)
+
+const deployments = "../../deployments/batchd.yaml"
+
+func TestConfigurationOfTheContainersIsValid(t *testing.T) {
+	t.Parallel()
+	c := load(t, config.Options{File: deployments, Environ: []string{
+		"BATCHD_CONFIG=" + deployments, "BATCHD_SEAL_KEYS=2026-11:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+	}})
+	require.Equal(t, "redis", c.Redis.URL.Scheme())
+	// compose hands on an empty variable where the shell has none.
+	load(t, config.Options{Environ: []string{"BATCHD_CONFIG=" + deployments, "BATCHD_SEAL_KEYS="}})
+}
+
+func TestContainersMayDrainAndScale(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("../../docker-compose.yml")
+	require.NoError(t, err)
+	var compose struct {
+		Services map[string]struct {
+			Command       any
+			ContainerName string `yaml:"container_name"`
+			Ports         []string
+			Environment   map[string]string
+			StopGrace     string `yaml:"stop_grace_period"`
+			Healthcheck   struct{ Test []string }
+			DependsOn     map[string]struct{ Condition string } `yaml:"depends_on"`
+		}
+	}
+	require.NoError(t, yaml.Unmarshal(source, &compose))
+	require.Len(t, compose.Services, 3)
+	c := load(t, config.Options{File: deployments})
+	for name, service := range compose.Services {
+		require.NotEmpty(t, service.Healthcheck.Test, name)
+		require.Empty(t, service.ContainerName, name)
+		if name == "redis" {
+			continue
+		}
+		require.Equal(t, []any{name}, service.Command)
+		require.Equal(t, "service_healthy", service.DependsOn["redis"].Condition, name)
+		grace, err := time.ParseDuration(service.StopGrace)
+		require.NoError(t, err)
+		require.Greater(t, grace, c.Worker.Drain+5*time.Second, "%s has to have the time to drain", name)
+		require.Equal(t, map[string]string{
+			"BATCHD_CONFIG": "/etc/batchd/batchd.yaml", "BATCHD_SEAL_KEYS": "${BATCHD_SEAL_KEYS:-}",
+		}, service.Environment, name)
+	}
+	require.Empty(t, compose.Services["worker"].Ports, "a port of the host can be had once only")
+	require.Subset(t, compose.Services["worker"].Healthcheck.Test, []string{"/batchd", "health", "http://127.0.0.1:8081/healthz"})
+	require.Subset(t, compose.Services["api"].Healthcheck.Test, []string{"/batchd", "health", "http://127.0.0.1:8080/readyz"})
+	for _, option := range []string{"--appendonly yes", "--appendfsync always", "--maxmemory-policy noeviction"} {
+		require.Contains(t, compose.Services["redis"].Command, option)
+	}
+}

@@ -1,0 +1,215 @@
+package config
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// Fault is one thing that is wrong with the configuration, and where.
+type Fault struct {
+	// File is where to mend it: a file, or the name of a variable or flag.
+	// Empty means that nothing says it anywhere.
+	File string
+	// Line and Column count from 1. They are 0 where the fault has no line, as
+	// in a variable or a flag.
+	Line, Column int
+	// Key is the path of the setting, such as "targets[1].timeout". Empty means
+	// the whole of the file, or a variable or flag that is no setting.
+	Key string
+	// Detail says what is wrong and what is expected. It never holds a secret.
+	Detail string
+}
+
+// String returns the fault on one line.
+func (f Fault) String() string {
+	var b strings.Builder
+	if f.File != "" {
+		b.WriteString(f.File)
+		if f.Line > 0 {
+			fmt.Fprintf(&b, ":%d", f.Line)
+		}
+		b.WriteString(": ")
+	}
+	// A variable or a flag names its setting already.
+	if f.Key != "" && !isOverride(f.File) {
+		b.WriteString(f.Key + ": ")
+	}
+	b.WriteString(f.Detail)
+	return b.String()
+}
+
+// Error is every fault of a configuration, in the order of the file.
+type Error struct {
+	Faults []Fault
+}
+
+// Error returns the faults, one a line.
+func (e *Error) Error() string {
+	lines := make([]string, len(e.Faults))
+	for i, f := range e.Faults {
+		lines[i] = f.String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// place is where a value comes from. The zero place is that of a default.
+type place struct {
+	file         string
+	line, column int
+}
+
+// String names the place as a fault does.
+func (p place) String() string {
+	if p.line == 0 {
+		return p.file
+	}
+	return fmt.Sprintf("%s:%d", p.file, p.line)
+}
+
+// ledger records where each setting comes from, and what is wrong with it.
+type ledger struct {
+	places map[string]place
+	faults []Fault
+}
+
+// place returns where a setting comes from. What no line sets is mended where
+// its parent is.
+func (l *ledger) place(key string) place {
+	for {
+		if p, ok := l.places[key]; ok {
+			return p
+		}
+		if key == "" {
+			return place{}
+		}
+		key = parent(key)
+	}
+}
+
+// isSet reports whether the file, a variable or a flag sets exactly this.
+func (l *ledger) isSet(key string) bool {
+	_, ok := l.places[key]
+	return ok
+}
+
+// parent returns the path that a path is in: "a[1].b" is in "a[1]", that in "a".
+func parent(key string) string {
+	return key[:max(0, strings.LastIndexAny(key, ".["))]
+}
+
+// forget drops what is known of a setting and all that is in it.
+func (l *ledger) forget(key string) {
+	for k := range l.places {
+		if within(k, key) {
+			delete(l.places, k)
+		}
+	}
+}
+
+func within(key, outer string) bool {
+	rest, ok := strings.CutPrefix(key, outer)
+	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
+}
+
+// fault records a fault of a setting at the place that it comes from.
+func (l *ledger) fault(key, format string, args ...any) {
+	l.faultAt(l.place(key), key, format, args...)
+}
+
+func (l *ledger) faultAt(p place, key, format string, args ...any) {
+	l.faults = append(l.faults, Fault{
+		File: p.file, Line: p.line, Column: p.column,
+		Key: key, Detail: fmt.Sprintf(format, args...),
+	})
+}
+
+// broken reports whether the present value of a setting, or of what it is in,
+// could not be read. What follows from that is not worth a second fault.
+func (l *ledger) broken(key string) bool {
+	p := l.place(key)
+	return slices.ContainsFunc(l.faults, func(f Fault) bool {
+		return within(key, f.Key) && f.Key != "" && f.File == p.file && f.Line == p.line
+	})
+}
+
+// err returns the faults as an [*Error], or nil.
+func (l *ledger) err() error {
+	if len(l.faults) == 0 {
+		return nil
+	}
+	slices.SortStableFunc(l.faults, func(a, b Fault) int {
+		return cmp.Or(
+			compareBool(isOverride(a.File), isOverride(b.File)),
+			strings.Compare(a.File, b.File),
+			a.Line-b.Line,
+			a.Column-b.Column,
+		)
+	})
+	return &Error{Faults: l.faults}
+}
+
+func compareBool(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
+}
+
+// suggest returns what to add to a message about an unknown word: the known one
+// that it was probably meant to be, or else all of them.
+func suggest(word string, known []string) string {
+	if hint := nearest(word, known); hint != "" || len(known) == 0 {
+		return hint
+	}
+	return ": expected " + oneOf(known)
+}
+
+// nearest returns ": did you mean …?" for the known word that differs from a
+// mistyped one in a few letters, or nothing.
+func nearest(word string, known []string) string {
+	best, least := "", len(word)/3+1
+	for _, k := range known {
+		if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < least || d == least && best == "" {
+			best, least = k, d
+		}
+	}
+	if best == "" {
+		return ""
+	}
+	return fmt.Sprintf(": did you mean %s?", best)
+}
+
+// oneOf lists words as a person does: "a, b or c".
+func oneOf(words []string) string {
+	if len(words) == 1 {
+		return words[0]
+	}
+	last := len(words) - 1
+	return strings.Join(words[:last], ", ") + " or " + words[last]
+}
+
+// editDistance is the Levenshtein distance in bytes.
+func editDistance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			substitute := diagonal
+			if a[i] != b[j] {
+				substitute++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+		}
+	}
+	return row[len(b)]
+}

@@ -1,0 +1,105 @@
+package config
+
+import (
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+)
+
+// Options says what a configuration is read from.
+type Options struct {
+	// File is the path of the YAML file. Empty means that of BATCHD_CONFIG in
+	// Environ, or none.
+	File string
+	// Environ is the environment, as [Environ] returns it. Variables that do
+	// not start with BATCHD_ are ignored, as is an empty one.
+	Environ []string
+	// Set holds the flags that were given, by the path of the setting: one of
+	// [Settings].
+	Set map[string]string
+}
+
+// Environ returns the environment of the process.
+func Environ() []string { return os.Environ() }
+
+// Load reads a configuration and checks all of it. What is wrong with it comes
+// back at once, as an [*Error].
+func Load(o Options) (*Config, error) {
+	l := newLoader()
+	variables := l.environment(o.Environ)
+	file := o.File
+	if file == "" {
+		file = variables[configVariable]
+	}
+	readable := file == "" || l.readFile(file)
+	settings := Settings()
+	for _, s := range settings {
+		if value, ok := variables[s.Env]; ok {
+			l.override(s.Path, value, s.Env)
+		}
+	}
+	for _, path := range slices.Sorted(maps.Keys(o.Set)) {
+		if !slices.ContainsFunc(settings, func(s Setting) bool { return s.Path == path }) {
+			l.faultAt(place{file: FlagName(path)}, "", "unknown setting%s", nearest(path, settingPaths(settings)))
+			continue
+		}
+		l.override(path, o.Set[path], FlagName(path))
+	}
+	// Of a file that cannot be read, nothing more is known: that its targets are
+	// missing, say, would only mislead.
+	if readable {
+		l.readSealFile(file)
+		l.validate()
+	}
+	if err := l.err(); err != nil {
+		return nil, err
+	}
+	l.cfg.places = l.places
+	return l.cfg, nil
+}
+
+// loader fills a configuration and keeps account of it.
+type loader struct {
+	ledger
+	cfg *Config
+}
+
+func newLoader() *loader {
+	return &loader{cfg: Default(), ledger: ledger{places: map[string]place{}}}
+}
+
+// readFile reads the configuration file, and reports whether it is one.
+func (l *loader) readFile(file string) bool {
+	l.places[""] = place{file: file}
+	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file to be read
+	if err != nil {
+		l.fault("", "cannot read the file: %v", withoutPath(err))
+		return false
+	}
+	return l.readSource(source)
+}
+
+// readSource reads what is in the file, and reports whether it is YAML.
+func (l *loader) readSource(source []byte) bool {
+	root, at, err := parse(source)
+	if err != nil {
+		at.file = l.places[""].file
+		l.faultAt(at, "", "%v", err)
+		return false
+	}
+	if root != nil {
+		l.decode("", reflect.ValueOf(l.cfg).Elem(), root)
+	}
+	return true
+}
+
+// withoutPath returns the cause of a file error, whose path the fault names already.
+func withoutPath(err error) error {
+	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
+		return pathErr.Err
+	}
+	return err
+}

@@ -1,0 +1,416 @@
+package config_test
+
+import (
+	"flag"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/config"
+)
+
+var update = flag.Bool("update", false, "write what comes out into the golden files")
+
+// secrets are the parts of secrets in testdata that must not show anywhere.
+var secrets = []string{"hunter2", "aHVudGVy", "MDEyMzQ1", "ZmVkY2Jh"}
+
+func requireNoSecret(t *testing.T, text string) {
+	t.Helper()
+	for _, secret := range secrets {
+		require.NotContains(t, text, secret)
+	}
+}
+
+func golden(t *testing.T, file, got string) {
+	t.Helper()
+	if *update {
+		require.NoError(t, os.WriteFile(file, []byte(got), 0o600))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
+}
+
+func files(t *testing.T, pattern string) []string {
+	t.Helper()
+	found, err := filepath.Glob(pattern)
+	require.NoError(t, err)
+	require.NotEmpty(t, found)
+	return found
+}
+
+func TestBadFilesAreFaultedWithLineKeyAndExpectation(t *testing.T) {
+	t.Parallel()
+	for _, file := range files(t, "testdata/bad/*.yaml") {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			_, err := config.Load(config.Options{File: file})
+			var faults *config.Error
+			require.ErrorAs(t, err, &faults)
+			require.NotEmpty(t, faults.Faults)
+			requireNoSecret(t, err.Error())
+			golden(t, strings.TrimSuffix(file, ".yaml")+".txt", err.Error()+"\n")
+		})
+	}
+}
+
+func TestGoodFilesTakeEffect(t *testing.T) {
+	t.Parallel()
+	for _, file := range files(t, "testdata/good/*.yaml") {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			t.Parallel()
+			c, err := config.Load(config.Options{File: file})
+			require.NoError(t, err)
+			requireNoSecret(t, c.Summary())
+			golden(t, strings.TrimSuffix(file, ".yaml")+".txt", c.Summary())
+		})
+	}
+}
+
+func write(t *testing.T, source string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "batchd.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(source), 0o600))
+	return file
+}
+
+func load(t *testing.T, o config.Options) *config.Config {
+	t.Helper()
+	c, err := config.Load(o)
+	require.NoError(t, err)
+	return c
+}
+
+const oneTarget = "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\n"
+
+func TestSummaryIsAFileThatMeansTheSame(t *testing.T) {
+	t.Parallel()
+	for _, file := range files(t, "testdata/good/*.yaml") {
+		c := load(t, config.Options{File: file})
+		if strings.Contains(c.Summary(), "(redacted)") {
+			continue
+		}
+		again := load(t, config.Options{File: write(t, c.Summary())})
+		require.Equal(t, withoutComments(c.Summary()), withoutComments(again.Summary()), file)
+	}
+}
+
+func withoutComments(text string) string {
+	lines := strings.Split(text, "\n")
+	for i := range lines {
+		lines[i], _, _ = strings.Cut(lines[i], "  #")
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestTargetAloneIsEnough(t *testing.T) {
+	t.Parallel()
+	for name, o := range map[string]config.Options{
+		"flag":     {Set: map[string]string{"target": "http://127.0.0.1:9000"}},
+		"variable": {Environ: []string{"BATCHD_TARGET=http://127.0.0.1:9000"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			c := load(t, o)
+			require.Len(t, c.Targets, 1)
+			require.Equal(t, "http://127.0.0.1:9000", c.Target(config.DefaultTarget).BaseURL)
+			require.Equal(t, 64, c.Targets[0].Concurrency)
+			require.Nil(t, c.Target("crm"))
+		})
+	}
+}
+
+func TestTargetTakesThePlaceOfTheFiles(t *testing.T) {
+	t.Parallel()
+	// The faults of what is replaced stay: somebody will take the flag away.
+	file := write(t, "targets: [{name: crm, base_url: 'http://127.0.0.1:9000', timeout: 5}, {name: crm}]\nendpoints: [{path: /crm/batch}]\n")
+	_, err := config.Load(config.Options{File: file, Set: map[string]string{"target": "http://127.0.0.1:9001"}})
+	require.EqualError(t, err, file+`:1: targets[0].timeout: cannot read "5" as a duration: its unit is missing: expected for example 30s`)
+
+	c := load(t, config.Options{
+		File: write(t, oneTarget+"endpoints: [{path: /crm/batch}]\n"),
+		Set:  map[string]string{"target": "http://127.0.0.1:9001"},
+	})
+	require.Len(t, c.Targets, 1)
+	require.Equal(t, "http://127.0.0.1:9001", c.Targets[0].BaseURL)
+	require.Equal(t, config.DefaultTarget, c.Endpoints[0].Target)
+}
+
+func TestFlagGoesBeforeEnvironmentBeforeFileBeforeDefault(t *testing.T) {
+	t.Parallel()
+	file := write(t, oneTarget+"limits: {max_actions: 2}\n")
+	environ := []string{"BATCHD_LIMITS_MAX_ACTIONS=3"}
+	set := map[string]string{"limits.max_actions": "4"}
+
+	require.Equal(t, 100_000, load(t, config.Options{File: write(t, oneTarget)}).Limits.MaxActions)
+	require.Equal(t, 2, load(t, config.Options{File: file}).Limits.MaxActions)
+	require.Equal(t, 3, load(t, config.Options{File: file, Environ: environ}).Limits.MaxActions)
+	c := load(t, config.Options{File: file, Environ: environ, Set: set})
+	require.Equal(t, 4, c.Limits.MaxActions)
+	require.Contains(t, c.Summary(), "max_actions: 4  # --limits-max-actions\n")
+}
+
+func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
+	t.Parallel()
+	values := map[string]string{
+		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1",
+		"auth.mode": "none", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
+		"webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
+		"limits.max_actions": "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
+		"limits.max_expires_in": "77h", "limits.retention": "7h", "limits.max_retention": "77h", "limits.max_wait": "7s",
+		"worker.listen": "127.0.0.1:1", "worker.drain": "7s", "target": "http://127.0.0.1:7",
+	}
+	settings := config.Settings()
+	require.Len(t, settings, len(values))
+	for _, s := range settings {
+		t.Run(s.Path, func(t *testing.T) {
+			t.Parallel()
+			value, ok := values[s.Path]
+			require.True(t, ok)
+			require.Equal(t, "BATCHD_"+strings.ToUpper(strings.ReplaceAll(s.Path, ".", "_")), s.Env)
+			file := write(t, oneTarget)
+			fromVariable := load(t, config.Options{File: file, Environ: []string{s.Env + "=" + value}})
+			require.Contains(t, fromVariable.Summary(), "# "+s.Env+"\n")
+			fromFlag := load(t, config.Options{File: file, Set: map[string]string{s.Path: value}})
+			require.Contains(t, fromFlag.Summary(), "# --"+s.Flag+"\n")
+			require.Equal(t, withoutComments(fromVariable.Summary()), withoutComments(fromFlag.Summary()))
+		})
+	}
+}
+
+func TestSettingsTellTheirDefaults(t *testing.T) {
+	t.Parallel()
+	defaults := map[string]string{}
+	for _, s := range config.Settings() {
+		defaults[s.Flag] = s.Default
+		require.Equal(t, s.Path == "seal.keys" || s.Path == "webhooks.secret", s.Secret, s.Path)
+	}
+	require.Equal(t, "embedded", defaults["redis-url"])
+	require.Equal(t, "256MiB", defaults["limits-max-body"])
+	require.Equal(t, "1m", defaults["limits-max-wait"])
+	require.Equal(t, "false", defaults["webhooks-allow-private"])
+	require.Empty(t, defaults["seal-keys"])
+	require.Empty(t, defaults["target"])
+}
+
+func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
+	t.Parallel()
+	const key = "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
+	tests := map[string]struct {
+		environ []string
+		set     map[string]string
+		want    string
+	}{
+		"value in a variable": {
+			environ: []string{"BATCHD_WORKER_DRAIN=25"},
+			want:    `BATCHD_WORKER_DRAIN: cannot read "25" as a duration: its unit is missing: expected for example 30s`,
+		},
+		"value in a flag": {
+			set:  map[string]string{"limits.max_body": "much"},
+			want: `--limits-max-body: cannot read "much" as a size: expected for example 1MiB, 10MB or a number of bytes`,
+		},
+		"meaning in a variable": {
+			environ: []string{"BATCHD_LISTEN=8080"},
+			want:    `BATCHD_LISTEN: cannot read "8080" as an address: expected host:port, for example 127.0.0.1:8080`,
+		},
+		"mistyped variable": {
+			environ: []string{"BATCHD_LISTN=127.0.0.1:1"},
+			want:    `BATCHD_LISTN: unknown variable: did you mean BATCHD_LISTEN?`,
+		},
+		"variable of nothing": {
+			environ: []string{"BATCHD_MAKE_COFFEE=now", "BATCHD_TARGETS_0_NAME="},
+			want:    `BATCHD_MAKE_COFFEE: unknown variable`,
+		},
+		"mistyped flag": {
+			set:  map[string]string{"redis.ulr": "embedded"},
+			want: `--redis-ulr: unknown setting: did you mean redis.url?`,
+		},
+		"flag of a list": {
+			set:  map[string]string{"endpoints": "/crm/batch"},
+			want: `--endpoints: unknown setting`,
+		},
+		"target": {
+			set:  map[string]string{"target": "ftp://user:hunter2@127.0.0.1"},
+			want: `--target: the base URL's scheme is "ftp": expected http or https`,
+		},
+		"seal keys": {
+			environ: []string{"BATCHD_SEAL_KEYS=a:" + key + ",b:aHVudGVyMg==, a:" + key},
+			want: "BATCHD_SEAL_KEYS: key \"b\": the key has 7 bytes: expected 32: make one with: openssl rand -base64 32\n" +
+				"BATCHD_SEAL_KEYS: key \"a\" is there twice: the other is seal.keys[0]",
+		},
+		"seal keys without ids": {
+			environ: []string{"BATCHD_SEAL_KEYS=a:" + key + "," + key},
+			want:    "BATCHD_SEAL_KEYS: cannot read key 2: expected id:base64, several with commas between",
+		},
+		"seal key and id swapped": {
+			environ: []string{"BATCHD_SEAL_KEYS=" + strings.TrimRight(key, "=") + ":2026"},
+			want: "BATCHD_SEAL_KEYS: key 1 has no usable id: expected 1 to 32 letters, digits, ., - or _\n" +
+				"BATCHD_SEAL_KEYS: key 1: the key has 3 bytes: expected 32: make one with: openssl rand -base64 32",
+		},
+		"redis with a password": {
+			environ: []string{"BATCHD_REDIS_URL=redis://:hunter2@localhost:notaport/hunter2"},
+			want:    "BATCHD_REDIS_URL: the URL has no usable host and port: expected embedded, or a URL such as redis://localhost:6379/0",
+		},
+		"both, and the flag's stands": {
+			environ: []string{"BATCHD_LIMITS_MAX_WAIT=5h"},
+			set:     map[string]string{"limits.max_wait": "6h"},
+			want:    "--limits-max-wait: the duration is 6h: expected 0s to 1h",
+		},
+		"passthrough from a flag": {
+			environ: []string{"BATCHD_REDIS_URL=redis://localhost"},
+			set:     map[string]string{"auth.mode": "passthrough"},
+			want:    "--auth-mode: passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them",
+		},
+		"two ways to name keys": {
+			environ: []string{"BATCHD_SEAL_KEYS=a:" + key},
+			set:     map[string]string{"seal.file": "keys.txt"},
+			want:    "--seal-file: the keys are set already, in BATCHD_SEAL_KEYS: set seal.keys or seal.file",
+		},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: tt.environ, Set: tt.set})
+			require.EqualError(t, err, tt.want)
+			requireNoSecret(t, err.Error())
+		})
+	}
+}
+
+func TestFaultOfAnOverrideIsNotBlamedOnTheFile(t *testing.T) {
+	t.Parallel()
+	file := write(t, oneTarget+"seal:\n  keys: [{id: a, base64: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]\n")
+	_, err := config.Load(config.Options{File: file, Environ: []string{"BATCHD_SEAL_KEYS=a:aHVudGVyMg=="}})
+	require.EqualError(t, err, `BATCHD_SEAL_KEYS: key "a": the key has 7 bytes: expected 32: make one with: openssl rand -base64 32`)
+}
+
+func TestFaultsOfFileVariablesAndFlagsComeTogether(t *testing.T) {
+	t.Parallel()
+	file := write(t, "listen: 1\n"+oneTarget+"listn: 2\n")
+	_, err := config.Load(config.Options{
+		File: file, Environ: []string{"BATCHD_LOG_LEVEL=loud"}, Set: map[string]string{"log.format": "xml"},
+	})
+	var faults *config.Error
+	require.ErrorAs(t, err, &faults)
+	require.Equal(t, []config.Fault{
+		{File: file, Line: 1, Column: 9, Key: "listen", Detail: `cannot read "1" as an address: expected host:port, for example 127.0.0.1:8080`},
+		{File: file, Line: 3, Column: 1, Key: "listn", Detail: "unknown key: did you mean listen?"},
+		{File: "--log-format", Key: "log.format", Detail: `unknown value "xml": expected text or json`},
+		{File: "BATCHD_LOG_LEVEL", Key: "log.level", Detail: `unknown value "loud": expected debug, info, warn or error`},
+	}, faults.Faults)
+}
+
+func TestFileThatCannotBeReadIsTheOnlyFault(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	_, err := config.Load(config.Options{File: dir + "/nowhere.yaml"})
+	require.EqualError(t, err, dir+"/nowhere.yaml: cannot read the file: no such file or directory")
+	_, err = config.Load(config.Options{File: dir})
+	require.EqualError(t, err, dir+": cannot read the file: is a directory")
+}
+
+func TestNoFileAndNoTarget(t *testing.T) {
+	t.Parallel()
+	_, err := config.Load(config.Options{})
+	require.EqualError(t, err, "targets: there is no target: name one in the file, or give its URL as --target or BATCHD_TARGET")
+}
+
+func TestVariableNamesTheFile(t *testing.T) {
+	t.Parallel()
+	named, flagged := write(t, oneTarget+"listen: 127.0.0.1:1\n"), write(t, oneTarget+"listen: 127.0.0.1:2\n")
+	environ := []string{"BATCHD_CONFIG=" + named}
+	require.Equal(t, "127.0.0.1:1", load(t, config.Options{Environ: environ}).Listen)
+	require.Equal(t, "127.0.0.1:2", load(t, config.Options{Environ: environ, File: flagged}).Listen)
+}
+
+func TestForeignAndInjectedVariablesAreIgnored(t *testing.T) {
+	t.Parallel()
+	c := load(t, config.Options{File: write(t, oneTarget), Environ: []string{
+		"HOME=/root", "BATCHD_SERVER=http://127.0.0.1:8080", "BATCHD_TOKEN=hunter2", "batchd_listen=x", "BATCHD_LISTEN=", "BROKEN",
+		"BATCHD_SERVICE_HOST=10.0.0.1", "BATCHD_SERVICE_PORT=8080", "BATCHD_SERVICE_PORT_HTTP=8080",
+		"BATCHD_PORT=tcp://10.0.0.1:8080", "BATCHD_PORT_8080_TCP=tcp://10.0.0.1:8080", "BATCHD_PORT_8080_TCP_PROTO=tcp",
+		"BATCHD_API_SERVICE_HOST=10.0.0.1", "BATCHD_REDIS_PORT_6379_TCP_ADDR=10.0.0.1",
+	}})
+	require.Equal(t, config.Default().Listen, c.Listen)
+}
+
+func TestSealFileIsFoundBesideTheConfiguration(t *testing.T) {
+	t.Parallel()
+	c := load(t, config.Options{File: "testdata/good/seal-file.yaml"})
+	require.Len(t, c.Seal.Keys, 2)
+	require.Equal(t, "2026-11", c.Seal.Keys[0].ID)
+	require.Equal(t, "0123456789abcdef0123456789abcdef", string(c.Seal.Keys[0].Bytes()))
+	require.Equal(t, "fedcba9876543210fedcba9876543210", string(c.Seal.Keys[1].Bytes()))
+
+	// A variable's file starts from the working directory, as in a shell.
+	c = load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_SEAL_FILE=testdata/good/seal.keys"}})
+	require.Len(t, c.Seal.Keys, 2)
+}
+
+func TestPassthroughIsFineWhereNothingIsStoredInClear(t *testing.T) {
+	t.Parallel()
+	load(t, config.Options{File: write(t, oneTarget+"auth: {mode: passthrough}\n")})
+	load(t, config.Options{
+		File:    write(t, oneTarget+"auth: {mode: passthrough}\nredis: {url: redis://localhost}\n"),
+		Environ: []string{"BATCHD_SEAL_KEYS=a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"},
+	})
+}
+
+func TestListenAddresses(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"127.0.0.1:0", ":8080", "[::1]:8080", "batchd.internal:65535", "0.0.0.0:80"} {
+		load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": address}})
+	}
+	for _, address := range []string{"", "8080", "localhost", "localhost:", "localhost:http", "localhost:65536", "localhost:-1", "localhost:080", "::1:80", "http://localhost:80", "a b:80"} {
+		_, err := config.Load(config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": address}})
+		require.ErrorContains(t, err, "--listen: ", "%q", address)
+	}
+}
+
+func TestRedisURLs(t *testing.T) {
+	t.Parallel()
+	for _, u := range []string{
+		"embedded", "redis://localhost", "redis://localhost:6379/0", "rediss://user:p%40ss@redis.internal:6380/1?dial_timeout=3",
+		"redis+sentinel://one:26379,two:26379/0?master_name=m", "rediss+sentinel://one", "redis+cluster://one:1?addr=two:2",
+		"rediss+cluster://[::1]:1,[::2]:2", "redis://:p@ss@localhost",
+	} {
+		c := load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"redis.url": u}})
+		require.Equal(t, u, c.Redis.URL.Reveal())
+	}
+	for _, u := range []string{
+		"", "localhost:6379", "Embedded", "http://localhost", "redis:localhost", "redis://", "redis:///0", "redis://user:hunter2@",
+		"redis://localhost:x", "redis://localhost:65536", "redis+sentinel://one,,two", "redis://::1", "unix:///redis.sock", "redis-sentinel://one",
+	} {
+		_, err := config.Load(config.Options{File: write(t, oneTarget), Set: map[string]string{"redis.url": u}})
+		require.ErrorContains(t, err, "--redis-url: ", "%q", u)
+		requireNoSecret(t, err.Error())
+	}
+}
+
+func TestByteSizes(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]config.ByteSize{
+		"0": 0, "1": 1, "17B": 17, "1KB": 1000, "1KiB": 1024, "10MB": 10_000_000, "256MiB": 256 << 20, "2GiB": 2 << 30, "3GB": 3e9,
+	} {
+		got, err := config.ParseByteSize(text)
+		require.NoError(t, err, text)
+		require.Equal(t, want, got, text)
+		again, err := config.ParseByteSize(got.String())
+		require.NoError(t, err, text)
+		require.Equal(t, want, again, text)
+	}
+	for _, text := range []string{"", "B", "MiB", "-1", "-1MiB", "+1", "1.5MiB", "1 MiB", "1mib", "1M", "1TiB", "0x10", "9223372036854775808", "9223372036854775807KB", "10 parsecs"} {
+		_, err := config.ParseByteSize(text)
+		require.ErrorContains(t, err, "as a size", "%q", text)
+	}
+}
+
+func TestLogLevels(t *testing.T) {
+	t.Parallel()
+	for _, level := range []string{"debug", "info", "warn", "error"} {
+		require.Equal(t, strings.ToUpper(level), config.LogLevel(level).Level().String())
+	}
+}

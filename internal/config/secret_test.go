@@ -1,0 +1,73 @@
+package config_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/config"
+)
+
+func TestSecretsDoNotShowHoweverTheyArePrinted(t *testing.T) {
+	t.Parallel()
+	c := load(t, config.Options{File: "testdata/good/full.yaml"})
+	values := map[string]any{
+		"config": c, "secret": c.Webhooks.Secret, "redis url": c.Redis.URL,
+		"webhooks": c.Webhooks, "redis": c.Redis, "seal": c.Seal, "seal key": c.Seal.Keys[0], "pointer": &c.Seal,
+	}
+	for name, value := range values {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t"} {
+				requireNoSecret(t, fmt.Sprintf(verb, value))
+				requireNoHex(t, fmt.Sprintf(verb, value))
+			}
+			var log bytes.Buffer
+			slog.New(slog.NewTextHandler(&log, nil)).Info("loaded", "value", value)
+			slog.New(slog.NewJSONHandler(&log, nil)).Info("loaded", "value", value)
+			require.NotEmpty(t, log.String())
+			requireNoSecret(t, log.String())
+			if name != "config" {
+				encoded, err := json.Marshal(value)
+				require.NoError(t, err)
+				requireNoSecret(t, string(encoded))
+			}
+		})
+	}
+}
+
+func requireNoHex(t *testing.T, text string) {
+	t.Helper()
+	for _, secret := range secrets {
+		require.NotContains(t, text, fmt.Sprintf("%x", secret))
+		require.NotContains(t, text, fmt.Sprintf("%X", secret))
+	}
+}
+
+func TestSecretsAreThereForWhoAsks(t *testing.T) {
+	t.Parallel()
+	c := load(t, config.Options{File: "testdata/good/full.yaml"})
+	require.Equal(t, "redis://user:hunter2@localhost:6379/2?password=hunter2", c.Redis.URL.Reveal())
+	require.Equal(t, "redis", c.Redis.URL.Scheme())
+	require.Empty(t, config.Embedded.Scheme())
+	require.Equal(t, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", c.Webhooks.Secret.Reveal())
+}
+
+func TestRedactedURLsKeepWhatHelps(t *testing.T) {
+	t.Parallel()
+	for raw, want := range map[string]string{
+		"embedded":                               "embedded",
+		"redis://localhost:6379/0":               "redis://localhost:6379/0",
+		"redis://user:hunter2@localhost:6379/0":  "redis://(redacted)@localhost:6379/0",
+		"redis://:hunt@er2@localhost":            "redis://(redacted)@localhost",
+		"redis+cluster://a:1,b:2?secret=hunter2": "redis+cluster://a:1,b:2?(redacted)",
+		"hunter2":                                "(redacted)",
+		"":                                       "",
+	} {
+		require.Equal(t, want, config.RedisURL(raw).String())
+	}
+}

@@ -1,0 +1,174 @@
+package config
+
+import (
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	envPrefix      = "BATCHD_"
+	configVariable = envPrefix + "CONFIG"
+	// targetPath is the setting that no key of the file has: the URL of a
+	// single target, named "default". It takes the place of the file's targets.
+	targetPath = "target"
+	// ServerVariable is read by the commands that talk to a server. It sets
+	// nothing here, but is no mistake either.
+	ServerVariable = envPrefix + "SERVER"
+	// TokenVariable is likewise for those commands.
+	TokenVariable = envPrefix + "TOKEN"
+	// DefaultTarget is the name of the target that --target and BATCHD_TARGET make.
+	DefaultTarget = "default"
+)
+
+// Setting is a value that a variable and a flag can set.
+type Setting struct {
+	// Path is its dotted path in the file, such as "redis.url".
+	Path string
+	// Env is the name of its variable.
+	Env string
+	// Flag is the name of its flag, without dashes in front.
+	Flag string
+	// Default is its default as one would write it. Empty means none.
+	Default string
+	// Secret says that its value should not stand on a command line, where
+	// every user of the machine can read it.
+	Secret bool
+}
+
+// Settings returns every setting that a variable and a flag can set, in the
+// order of the file. Lists can be set in the file only, except for the keys of
+// the seal. "target" is no key of the file: it is the URL of a single target.
+func Settings() []Setting {
+	var settings []Setting
+	var walk func(path string, v reflect.Value)
+	walk = func(path string, v reflect.Value) {
+		if v.Kind() == reflect.Struct {
+			for _, f := range fieldsOf(v) {
+				walk(join(path, f.key), f.value)
+			}
+			return
+		}
+		_, keys := reflect.TypeAssert[[]SealKey](v)
+		_, secret := reflect.TypeAssert[Secret](v)
+		if v.Kind() == reflect.Slice && !keys {
+			return
+		}
+		settings = append(settings, Setting{
+			Path: path, Env: EnvName(path), Flag: strings.TrimPrefix(FlagName(path), "--"),
+			Default: scalar(v.Interface()),
+			Secret:  keys || secret,
+		})
+	}
+	walk("", reflect.ValueOf(Default()).Elem())
+	return append(settings, Setting{Path: targetPath, Env: EnvName(targetPath), Flag: targetPath})
+}
+
+// EnvName returns the name of the variable of a setting: BATCHD_REDIS_URL for
+// "redis.url".
+func EnvName(path string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(path, ".", "_"))
+}
+
+// FlagName returns the flag of a setting: --redis-url for "redis.url".
+func FlagName(path string) string {
+	return "--" + strings.NewReplacer(".", "-", "_", "-").Replace(path)
+}
+
+// isOverride reports whether a fault's file is in truth a variable or a flag.
+func isOverride(file string) bool {
+	return strings.HasPrefix(file, "--") || strings.HasPrefix(file, envPrefix)
+}
+
+func settingPaths(settings []Setting) []string {
+	paths := make([]string, len(settings))
+	for i, s := range settings {
+		paths[i] = s.Path
+	}
+	return paths
+}
+
+// injected matches what Kubernetes and Docker add to the environment of every
+// container for a service that is named batchd or batchd-…: nobody set it.
+var injected = regexp.MustCompile(`^BATCHD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
+
+// environment returns batchd's variables that are not empty, and faults those
+// that are unknown.
+func (l *loader) environment(environ []string) map[string]string {
+	known := []string{configVariable, ServerVariable, TokenVariable}
+	for _, s := range Settings() {
+		known = append(known, s.Env)
+	}
+	variables := map[string]string{}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(name, envPrefix) || value == "" {
+			continue
+		}
+		if slices.Contains(known, name) {
+			variables[name] = value
+		} else if !injected.MatchString(name) {
+			l.faultAt(place{file: name}, "", "unknown variable%s", nearest(name, known))
+		}
+	}
+	return variables
+}
+
+// override sets one setting from a variable or a flag.
+func (l *loader) override(path, value, source string) {
+	p := place{file: source}
+	if path == targetPath {
+		l.forget("targets")
+		l.places["targets"] = p
+		l.cfg.Targets = []batch.Target{batch.Target{Name: DefaultTarget, BaseURL: value}.WithDefaults()}
+		return
+	}
+	l.forget(path)
+	l.places[path] = p
+	if err := setText(lookup(reflect.ValueOf(l.cfg).Elem(), path).Addr().Interface(), value); err != nil {
+		l.fault(path, "%v", err)
+	}
+}
+
+// field is one key of a mapping and the value that it fills.
+type field struct {
+	key   string
+	value reflect.Value
+}
+
+// fieldsOf returns the settings in a struct, in their order.
+func fieldsOf(v reflect.Value) []field {
+	var fields []field
+	for i := range v.NumField() {
+		if key := v.Type().Field(i).Tag.Get("yaml"); key != "" {
+			fields = append(fields, field{key, v.Field(i)})
+		}
+	}
+	return fields
+}
+
+// lookup returns the value at a dotted path without indices.
+func lookup(v reflect.Value, path string) reflect.Value {
+	for key := range strings.SplitSeq(path, ".") {
+		for _, f := range fieldsOf(v) {
+			if f.key == key {
+				v = f.value
+				break
+			}
+		}
+	}
+	return v
+}
+
+func join(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
