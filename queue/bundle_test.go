@@ -29,6 +29,7 @@ func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
 	kinds := map[string]func(t *testing.T) string{
 		"embedded": func(*testing.T) string { return Embedded },
 		"server":   func(t *testing.T) string { t.Helper(); return redistest.Start(t).URL() },
+		"sentinel": func(t *testing.T) string { t.Helper(); return redistest.StartSentinel(t) },
 		"cluster":  func(t *testing.T) string { t.Helper(); return redistest.StartCluster(t) },
 	}
 	for name, url := range kinds {

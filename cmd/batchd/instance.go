@@ -48,6 +48,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 			err = errors.Join(err, i.release())
 		}
 	}()
+	queue.LogRedis(log)
 	if i.store, err = queue.Open(queue.Config{URL: cfg.Redis.URL.Reveal(), SealKeys: sealKeys(cfg), Logger: log}); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}

@@ -8,7 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -116,6 +118,25 @@ func (s *Server) Command(words ...string) (string, error) {
 		return "", errors.New(line[1:])
 	}
 	return line, nil
+}
+
+// StartSentinel starts a master with a sentinel that knows it as "main", and
+// returns the URL.
+func StartSentinel(tb testing.TB) string {
+	tb.Helper()
+	master := Start(tb)
+	_, port, _ := net.SplitHostPort(master.Addr) // made by Start
+	conf := filepath.Join(tb.TempDir(), "sentinel.conf")
+	text := fmt.Sprintf("sentinel monitor main 127.0.0.1 %s 1\nsentinel down-after-milliseconds main 2000\n", port)
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		tb.Fatalf("write the sentinel's configuration: %v", err)
+	}
+	port = freePort(tb)
+	s := &Server{tb: tb, Addr: net.JoinHostPort("127.0.0.1", port)}
+	s.args = []string{conf, "--sentinel", "--port", port, "--bind", "127.0.0.1", "--dir", tb.TempDir()}
+	tb.Cleanup(s.Kill)
+	s.Restart()
+	return "redis+sentinel://" + s.Addr + "/0?master=main"
 }
 
 // StartCluster starts a cluster of three masters and returns its URL.

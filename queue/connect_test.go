@@ -1,0 +1,40 @@
+package queue
+
+import (
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+)
+
+func TestURLsOfRedis(t *testing.T) {
+	t.Parallel()
+	open := func(url string) redis.UniversalClient {
+		c, err := connect(url)
+		require.NoError(t, err, url)
+		t.Cleanup(func() { require.NoError(t, c.Close()) })
+		return c
+	}
+	one := open("rediss://ann:hush@example.com:7000/3").(*redis.Client).Options()
+	require.Equal(t, "example.com:7000", one.Addr)
+	require.Equal(t, 3, one.DB)
+	require.Equal(t, "hush", one.Password)
+	require.NotNil(t, one.TLSConfig)
+	require.Equal(t, poolSize, one.PoolSize)
+	require.Equal(t, 200, open("redis://h?pool_size=200").(*redis.Client).Options().PoolSize)
+
+	many := open("redis+cluster://:hush@a:7000,b,[::1]:7001").(*redis.ClusterClient).Options()
+	require.Equal(t, []string{"a:7000", "b:6379", "[::1]:7001"}, many.Addrs)
+	require.Equal(t, "hush", many.Password)
+	require.True(t, many.ContextTimeoutEnabled)
+	require.NotNil(t, open("rediss+cluster://a").(*redis.ClusterClient).Options().TLSConfig)
+
+	for _, bad := range []string{
+		"", "localhost:6379", "http://x", "redis+magic://x", "redis+cluster://", "redis+cluster://a/3", "redis+cluster://a?x=1",
+		"redis+sentinel://a", "redis+sentinel://a/x?master=m", "redis://:hush@host:port", "redis+sentinel://:hush%zz@a?master=m",
+	} {
+		_, err := connect(bad)
+		require.Error(t, err, bad)
+		require.NotContains(t, err.Error(), "hush")
+	}
+}
