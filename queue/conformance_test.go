@@ -127,21 +127,20 @@ func TestTheLastFinishEndsTheBatchAndWakesWaiters(t *testing.T) {
 		b.end(id, 2, batch.Errored)
 		b.end(id, 0, batch.Unknown)
 		require.Zero(t, b.get(id).EndedAt)
-		// The subscription may still be under way: publish until it hears.
+		// The subscription may still be under way: try it with another batch.
+		probe, stopProbe := b.Watch("probe")
+		defer stopProbe()
+		b.eventually("the subscription", func() bool {
+			require.NoError(t, b.rdb.Publish(b.ctx, doneChannel, "probe").Err())
+			return len(probe) > 0
+		})
+		require.Empty(t, wake)
 		b.end(id, 1, batch.Skipped)
 		done := b.get(id)
 		require.Equal(t, batch.StatusCompleted, done.Status)
 		require.NotZero(t, done.EndedAt)
 		require.Equal(t, batch.Counts{Total: 3, Errored: 1, Unknown: 1, Skipped: 1}, done.Counts)
-		b.eventually("a wake-up", func() bool {
-			select {
-			case <-wake:
-				return true
-			default:
-				require.NoError(t, b.rdb.Publish(b.ctx, doneChannel, id).Err())
-				return false
-			}
-		})
+		b.eventually("a wake-up", func() bool { return len(wake) > 0 })
 	})
 }
 
@@ -197,6 +196,20 @@ func TestTheDeadlineEndsWhatWaits(t *testing.T) {
 		require.NoError(t, b.Finish(b.ctx, id, 0, flying.Token, result(0, batch.Succeeded)))
 		require.Equal(t, batch.StatusExpired, b.get(id).Status)
 		require.Equal(t, batch.CodeExpired, b.results(id, 10)[2].Error.Code)
+	})
+}
+
+func TestAReleaseAfterTheDeadlineEndsTheBatch(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(3, spec()).ID
+		begun := b.begin(id, 0)
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
+		released, err := b.Release(b.ctx, id, 0, begun.Token)
+		require.NoError(t, err)
+		require.False(t, released)
+		got := b.get(id)
+		require.Equal(t, batch.Counts{Total: 3, Expired: 3}, got.Counts)
+		require.Equal(t, batch.StatusExpired, got.Status)
 	})
 }
 
@@ -343,6 +356,29 @@ func TestAnIdempotencyKeyMakesOneBatch(t *testing.T) {
 	})
 }
 
+func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		u, err := b.Open(b.ctx, "me", "k")
+		require.NoError(t, err)
+		require.NoError(t, u.Add(b.ctx, action(0)))
+		require.NoError(t, b.rdb.Del(b.ctx, u.(*upload).keys.upload).Err()) // it was idle for too long
+		_, _, err = u.Commit(b.ctx, spec())
+		require.ErrorIs(t, err, batch.ErrUploadLost)
+
+		u, err = b.Open(b.ctx, "me", "")
+		require.NoError(t, err)
+		for i := range chunkActions {
+			require.NoError(t, u.Add(b.ctx, action(i)))
+		}
+		require.NoError(t, b.rdb.Del(b.ctx, u.(*upload).keys.actions).Err())
+		_, _, err = u.Commit(b.ctx, spec())
+		require.ErrorIs(t, err, batch.ErrUploadLost)
+		list, _, err := b.List(b.ctx, "me", "", 10)
+		require.NoError(t, err)
+		require.Empty(t, list)
+	})
+}
+
 func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		ids := make(chan string, 100)
@@ -384,6 +420,13 @@ func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
 
 func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
+		bare := b.submit(2, spec()).ID
+		b.end(bare, 0, batch.Succeeded)
+		requireTTLs(b, bare, 5, 2*time.Hour+time.Minute)
+		b.end(bare, 1, batch.Succeeded)
+		requireTTLs(b, bare, 5, time.Hour)
+		require.NoError(t, b.Delete(b.ctx, "me", bare))
+
 		s := spec()
 		s.WebhookURL = "https://example.com/hook"
 		id := b.submit(3, s).ID
@@ -391,15 +434,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 			b.end(id, i, batch.Succeeded)
 		}
 		require.NoError(t, b.Delivered(b.ctx, id, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
-		count := 0
-		for key, ttl := range b.allKeys() {
-			if strings.HasPrefix(key, "batchd:{") {
-				count++
-				require.Positive(t, ttl, key)
-				require.LessOrEqual(t, ttl, s.Retention, key)
-			}
-		}
-		require.Equal(t, 6, count)
+		requireTTLs(b, id, 6, s.Retention)
 		require.NoError(t, b.Delete(b.ctx, "me", id))
 		for key := range b.allKeys() {
 			require.NotContains(t, key, "batchd:{"+id)
@@ -412,6 +447,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		_, err = b.Release(b.ctx, id, 0, "t")
 		require.ErrorIs(t, err, batch.ErrNotFound)
 		require.ErrorIs(t, b.Delivered(b.ctx, id, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
+		require.NoError(t, b.fanOut(b.ctx, fanOut{id: id, queue: QueueName("crm", batch.Bulk), total: 3}))
 		for key := range b.allKeys() {
 			require.NotContains(t, key, "batchd:{"+id, "late steps bring nothing back")
 		}
@@ -463,4 +499,19 @@ func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 		_, err = b.Deliveries(b.ctx, "me", plain)
 		require.ErrorIs(t, err, batch.ErrNoWebhook)
 	})
+}
+
+// requireTTLs checks that a batch has so many keys, and that none lives too long.
+func requireTTLs(b *bundle, id string, want int, most time.Duration) {
+	b.t.Helper()
+	count := 0
+	for key, ttl := range b.allKeys() {
+		if strings.HasPrefix(key, "batchd:{"+id) {
+			count++
+			require.Positive(b.t, ttl, key)
+			require.LessOrEqual(b.t, ttl, most, key)
+			require.Greater(b.t, ttl, most-5*time.Minute, key)
+		}
+	}
+	require.Equal(b.t, want, count)
 }

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"fmt"
 	"testing"
 
@@ -43,6 +44,10 @@ func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 		q, err := i.GetQueueInfo(QueueName("crm", batch.Bulk))
 		require.NoError(t, err)
 		require.Equal(t, 2600, q.Pending)
+
+		cancelled, cancel := context.WithCancel(b.ctx)
+		cancel()
+		require.ErrorIs(t, b.enqueue(cancelled, large.ID, "other", 0, 3), context.Canceled)
 	})
 }
 

@@ -23,7 +23,7 @@ end
 local now = now_ms()
 if not m[1] and now >= tonumber(m[2]) then
   m[1] = 'expired'
-  redis.call('HSET', KEYS[1], 'ending', m[1])
+  end_waiting(KEYS, 'X', m[1])
 end
 if m[1] then
   local to = m[1] == 'cancelled' and 'C' or 'X'
