@@ -1,0 +1,81 @@
+package api
+
+import (
+	"crypto/rand"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+const (
+	headerRequestID = "X-Request-ID"
+	keyRequestID    = "request_id"
+)
+
+// observe names the request, and logs and counts it when it is answered. The
+// query is not logged: a webhook's URL may be in it.
+func (s *Server) observe(c *gin.Context) {
+	id := c.GetHeader(headerRequestID)
+	if !isPlainName(id, 128) {
+		id = rand.Text()
+	}
+	c.Set(keyRequestID, id)
+	h := c.Writer.Header()
+	h.Set(headerRequestID, id)
+	h.Set("X-Content-Type-Options", "nosniff")
+
+	start := time.Now()
+	defer func() {
+		took := time.Since(start)
+		s.metrics.observe(c.Request.Method, c.FullPath(), c.Writer.Status(), took)
+		s.cfg.Logger.LogAttrs(c.Request.Context(), slog.LevelInfo, "request",
+			slog.String("request_id", id),
+			slog.String("method", c.Request.Method),
+			slog.String("path", c.Request.URL.Path),
+			slog.String("route", c.FullPath()),
+			slog.Int("status", c.Writer.Status()),
+			slog.Int("bytes", max(0, c.Writer.Size())),
+			slog.Duration("duration", took),
+			slog.String("remote", c.Request.RemoteAddr),
+		)
+	}()
+	c.Next()
+}
+
+// recoverPanic answers a panic as any internal fault.
+func (s *Server) recoverPanic(c *gin.Context) {
+	defer func() {
+		p := recover()
+		if p == nil {
+			return
+		}
+		if err, ok := p.(error); ok && err == http.ErrAbortHandler { //nolint:errorlint // net/http compares the value of the panic, too
+			panic(p)
+		}
+		s.cfg.Logger.ErrorContext(c.Request.Context(), "panic", "request_id", requestID(c), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		s.fail(c, fmt.Errorf("panic: %v", p))
+	}()
+	c.Next()
+}
+
+func requestID(c *gin.Context) string { return c.GetString(keyRequestID) }
+
+// isPlainName reports whether s is made of letters, digits and the marks that
+// occur in ids, so that it can stand in a log, a header and a key as it is.
+func isPlainName(s string, most int) bool {
+	if s == "" || len(s) > most {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
+		default:
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,185 @@
+package api
+
+import (
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	defaultListLimit = 50
+	maxListLimit     = 200
+)
+
+// get answers with a batch; with "Prefer: wait", when it has ended.
+func (s *Server) get(c *gin.Context) error {
+	id, err := s.addressed(c)
+	if err != nil {
+		return err
+	}
+	wait, applied := parsePrefer(c.Request.Header).waitFor(0, s.cfg.Limits.MaxWait)
+	b, err := s.await(c.Request.Context(), owner(c), id, wait)
+	if err != nil {
+		return err
+	}
+	if applied != "" {
+		c.Header("Preference-Applied", applied)
+	}
+	tag, err := etag(b)
+	if err != nil {
+		return err
+	}
+	c.Header("ETag", tag)
+	if matches(c.Request.Header, tag) {
+		c.Status(http.StatusNotModified)
+		return nil
+	}
+	return s.writeBatch(c, http.StatusOK, b)
+}
+
+// addressed checks what all requests about one batch that answer in JSON have
+// in common, and returns the batch's id.
+func (s *Server) addressed(c *gin.Context) (string, error) {
+	if _, err := negotiate(c, mediaJSON); err != nil {
+		return "", err
+	}
+	if _, err := parameters(c); err != nil {
+		return "", err
+	}
+	return batchID(c)
+}
+
+// cancel stops what has not started.
+func (s *Server) cancel(c *gin.Context) error {
+	id, err := s.addressed(c)
+	if err != nil {
+		return err
+	}
+	b, err := s.cfg.Store.Cancel(c.Request.Context(), owner(c), id)
+	if err != nil {
+		return err
+	}
+	status := http.StatusAccepted
+	if b.Status.Terminal() {
+		status = http.StatusOK
+	}
+	doc := newDocument(b)
+	c.Header("Location", doc.Links.Self)
+	return writeJSON(c, status, mediaJSON, doc)
+}
+
+// erase deletes a batch and all that belongs to it.
+func (s *Server) erase(c *gin.Context) error {
+	if _, err := parameters(c); err != nil {
+		return err
+	}
+	id, err := batchID(c)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.Delete(c.Request.Context(), owner(c), id); err != nil {
+		return err
+	}
+	c.Status(http.StatusNoContent)
+	return nil
+}
+
+// batchList is a page of batches.
+type batchList struct {
+	Batches    []*document `json:"batches"`
+	NextCursor string      `json:"next_cursor,omitempty"`
+}
+
+// list answers with the owner's batches, newest first.
+func (s *Server) list(c *gin.Context) error {
+	if _, err := negotiate(c, mediaJSON); err != nil {
+		return err
+	}
+	given, err := parameters(c, "limit", "cursor")
+	if err != nil {
+		return err
+	}
+	limit, err := integer(given, "limit", defaultListLimit, 1, maxListLimit)
+	if err != nil {
+		return err
+	}
+	cursor, err := decodeCursor(given)
+	if err != nil {
+		return err
+	}
+	found, next, err := s.cfg.Store.List(c.Request.Context(), owner(c), cursor, limit)
+	if err != nil {
+		return err
+	}
+	page := &batchList{Batches: []*document{}}
+	for _, b := range found {
+		page.Batches = append(page.Batches, newDocument(b))
+	}
+	if next != "" {
+		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(next))
+		link := url.Values{"cursor": {page.NextCursor}, "limit": {strconv.Itoa(limit)}}
+		c.Header("Link", `</batch?`+link.Encode()+`>; rel="next"`)
+	}
+	return writeJSON(c, http.StatusOK, mediaJSON, page)
+}
+
+func decodeCursor(given url.Values) (string, error) {
+	if !given.Has("cursor") {
+		return "", nil
+	}
+	decoded, err := base64.RawURLEncoding.DecodeString(given.Get("cursor"))
+	if err == nil && !isPlainName(string(decoded), 64) {
+		err = errors.New("no id")
+	}
+	if err != nil {
+		return "", refuse(kindBadParameter, `the query parameter "cursor" is not one that was handed out: take next_cursor of the page before`)
+	}
+	return string(decoded), nil
+}
+
+// deliveries answers with the log of a batch's webhook.
+func (s *Server) deliveries(c *gin.Context) error {
+	id, err := s.addressed(c)
+	if err != nil {
+		return err
+	}
+	log, err := s.deliveryLog(c, id)
+	if err != nil {
+		return err
+	}
+	return writeJSON(c, http.StatusOK, mediaJSON, log)
+}
+
+// redeliver has the webhook of a terminal batch delivered anew.
+func (s *Server) redeliver(c *gin.Context) error {
+	id, err := s.addressed(c)
+	if err != nil {
+		return err
+	}
+	if err := s.cfg.Store.Redeliver(c.Request.Context(), owner(c), id); err != nil {
+		return err
+	}
+	log, err := s.deliveryLog(c, id)
+	if err != nil {
+		return err
+	}
+	c.Header("Location", location(id)+"/webhook")
+	return writeJSON(c, http.StatusAccepted, mediaJSON, log)
+}
+
+func (s *Server) deliveryLog(c *gin.Context, id string) (*batch.DeliveryLog, error) {
+	log, err := s.cfg.Store.Deliveries(c.Request.Context(), owner(c), id)
+	if err != nil {
+		return nil, err
+	}
+	if log.Attempts == nil {
+		log.Attempts = []batch.Delivery{} // a list, also where it is empty
+	}
+	return log, nil
+}

@@ -1,0 +1,118 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// eventInterval is how often a stream looks for a change.
+	eventInterval = 250 * time.Millisecond
+	// heartbeatInterval keeps proxies from closing a stream that is quiet.
+	heartbeatInterval = 15 * time.Second
+	mediaEvents       = "text/event-stream"
+)
+
+// events streams the progress of a batch as server-sent events, and closes the
+// stream with its end. The id of an event is the entity tag of the document in
+// it, so that a client that comes back is not told what it knows.
+func (s *Server) events(c *gin.Context) error {
+	if _, err := negotiate(c, mediaEvents); err != nil {
+		return err
+	}
+	if _, err := parameters(c); err != nil {
+		return err
+	}
+	id, err := batchID(c)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request.Context()
+	wake, stop := s.cfg.Store.Watch(id)
+	defer stop()
+	b, err := s.cfg.Store.Get(ctx, owner(c), id)
+	if err != nil {
+		return err
+	}
+	c.Header("Content-Type", mediaEvents)
+	c.Header("Cache-Control", "no-store")
+	c.Header("X-Accel-Buffering", "no") // nginx would collect the stream
+	c.Status(http.StatusOK)
+	stream := &eventStream{c: c, last: c.GetHeader("Last-Event-ID")}
+	if err := stream.send("retry: 2000\n\n"); err != nil {
+		return err
+	}
+
+	look := time.NewTicker(eventInterval)
+	defer look.Stop()
+	heartbeat := time.NewTicker(heartbeatInterval)
+	defer heartbeat.Stop()
+	for {
+		if b != nil {
+			if ended, err := stream.show(b); err != nil || ended {
+				return err
+			}
+		}
+		select {
+		case <-wake:
+		case <-look.C:
+		case <-heartbeat.C:
+			if err := stream.send(": still here\n\n"); err != nil {
+				return err
+			}
+			continue
+		case <-s.draining:
+			return stream.send(": the server is stopping, come back\n\n")
+		case <-ctx.Done():
+			return nil
+		}
+		b, err = s.cfg.Store.Get(ctx, owner(c), id)
+		if unavailable := (*batch.UnavailableError)(nil); errors.As(err, &unavailable) {
+			b = nil // it may be back at the next look; heartbeats go on
+		} else if err != nil {
+			// Erased. The stream ends, and coming back is answered with 404.
+			return stream.send(": the batch is gone\n\n")
+		}
+	}
+}
+
+type eventStream struct {
+	c    *gin.Context
+	last string
+}
+
+// show sends the batch if it has changed, and reports whether it has ended.
+func (e *eventStream) show(b *batch.Batch) (ended bool, err error) {
+	tag, err := etag(b)
+	if err != nil {
+		return false, err
+	}
+	tag = strings.Trim(tag, `"`)
+	name := "progress"
+	if b.Status.Terminal() {
+		name = "end"
+	} else if tag == e.last {
+		return false, nil
+	}
+	e.last = tag
+	doc, err := encodeJSON(newDocument(b))
+	if err != nil {
+		return false, err
+	}
+	return name == "end", e.send(fmt.Sprintf("id: %s\nevent: %s\ndata: %s\n\n", tag, name, doc))
+}
+
+func (e *eventStream) send(text string) error {
+	if _, err := e.c.Writer.WriteString(text); err != nil {
+		return err
+	}
+	e.c.Writer.Flush()
+	return nil
+}

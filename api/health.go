@@ -1,0 +1,41 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+// readyTimeout bounds the store's answer to a readiness probe.
+const readyTimeout = 2 * time.Second
+
+// health says that the process lives. It asks nobody else, so that a store
+// that is away does not have the process killed.
+func (s *Server) health(c *gin.Context) error {
+	c.Header("Cache-Control", "no-store")
+	return writeJSON(c, http.StatusOK, mediaJSON, struct {
+		Status  string `json:"status"`
+		Version string `json:"version,omitempty"`
+	}{"ok", s.cfg.Version})
+}
+
+// ready says whether a request would be served.
+func (s *Server) ready(c *gin.Context) error {
+	c.Header("Cache-Control", "no-store")
+	select {
+	case <-s.draining:
+		return refuse(kindUnavailable, "the server is stopping").with("Retry-After", "1")
+	default:
+	}
+	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
+	defer cancel()
+	if err := s.cfg.Store.Ping(ctx); err != nil {
+		s.cfg.Logger.WarnContext(ctx, "not ready", "request_id", requestID(c), "error", err)
+		return refuse(kindUnavailable, "the store does not answer").with("Retry-After", "1")
+	}
+	return writeJSON(c, http.StatusOK, mediaJSON, struct {
+		Status string `json:"status"`
+	}{"ready"})
+}

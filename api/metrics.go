@@ -1,0 +1,66 @@
+package api
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics are the API's own. Labels are bounded: routes are templates, methods
+// those that the API knows.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	batches  *prometheus.CounterVec
+	actions  *prometheus.CounterVec
+}
+
+func newMetrics(registry *prometheus.Registry) (*metrics, error) {
+	m := &metrics{
+		registry: registry,
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "batchd_http_requests_total", Help: "Requests answered, by route, method and class of status.",
+		}, []string{"route", "method", "class"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "batchd_http_request_duration_seconds", Help: "Time from a request's header to the end of its answer, waits and streams included.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60},
+		}, []string{"route", "method"}),
+		batches: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "batchd_batches_accepted_total", Help: "Batches accepted, by target. Replayed submissions are not counted.",
+		}, []string{"target"}),
+		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "batchd_actions_accepted_total", Help: "Actions accepted, by target. Replayed submissions are not counted.",
+		}, []string{"target"}),
+	}
+	var errs []error
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.batches, m.actions} {
+		errs = append(errs, registry.Register(c))
+	}
+	return m, errors.Join(errs...)
+}
+
+func (m *metrics) observe(method, route string, status int, took time.Duration) {
+	if route == "" {
+		route = "unmatched"
+	}
+	if !slices.Contains([]string{http.MethodGet, http.MethodHead, http.MethodPost, http.MethodDelete}, method) {
+		method = "other"
+	}
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status/100)+"xx").Inc()
+	m.duration.WithLabelValues(route, method).Observe(took.Seconds())
+}
+
+func (m *metrics) accepted(target string, actions int) {
+	m.batches.WithLabelValues(target).Inc()
+	m.actions.WithLabelValues(target).Add(float64(actions))
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError})
+}

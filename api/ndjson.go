@@ -1,0 +1,95 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// readNDJSON reads a submission of one action a line, with its options in the
+// query. Blank lines are ignored and not counted. A line that is no JSON does
+// not keep the others from being checked.
+func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
+	d.readOptions(query)
+	lines := bufio.NewScanner(b)
+	lines.Buffer(make([]byte, 0, 16<<10), int(d.maxItem()))
+	for lines.Scan() && b.err == nil {
+		line := bytes.Trim(lines.Bytes(), " \t\r")
+		if len(line) == 0 {
+			continue
+		}
+		if d.full("") {
+			return d.finish("", false)
+		}
+		d.index = d.count
+		if err := d.readLine(line); err != nil {
+			return nil, err
+		}
+		d.count++
+		d.index = -1
+	}
+	if b.err != nil {
+		return nil, b.err
+	}
+	tooLong := errors.Is(lines.Err(), bufio.ErrTooLong)
+	if tooLong {
+		d.index = d.count
+		d.fault("", "the line has more than %d bytes: reading stopped here", d.maxItem())
+	}
+	return d.finish("", !tooLong)
+}
+
+func (d *decoder) readLine(line []byte) error {
+	dec := newJSONDecoder(bytes.NewBuffer(line))
+	err := d.readAction(dec, "")
+	if err == nil {
+		if _, end := dec.ReadToken(); !errors.Is(end, io.EOF) {
+			d.fault("", "there is more on the line after the action: expected one action a line")
+		}
+		return nil
+	}
+	if isSyntax(err) {
+		d.syntaxFault(" of the line", err)
+		return nil
+	}
+	return err
+}
+
+// readOptions reads the options of a submission from its query.
+func (d *decoder) readOptions(raw string) {
+	query, err := url.ParseQuery(raw)
+	if err != nil {
+		d.fault("", "the query cannot be parsed: it must be percent-encoded")
+		return
+	}
+	for _, name := range slices.Sorted(maps.Keys(query)) {
+		values := query[name]
+		var err error
+		switch {
+		case len(values) > 1:
+			err = errors.New("it is there more than once")
+		case name == "target":
+			err = d.setTarget(values[0])
+		case name == "webhook":
+			err = d.setWebhook(values[0])
+		case name == "expires_in":
+			err = d.setExpiresIn(values[0])
+		case name == "retention":
+			err = d.setRetention(values[0])
+		case strings.HasPrefix(name, "metadata."):
+			err = d.setMetadata(strings.TrimPrefix(name, "metadata."), values[0])
+		default:
+			err = errors.New("it is not known: expected target, webhook, expires_in, retention or metadata.<key>")
+		}
+		if err != nil {
+			d.fault("", "query parameter %q: %v", clip(name), err)
+		}
+	}
+}

@@ -1,0 +1,135 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Bounds of a submission's options.
+const (
+	maxWebhookURL    = 2048
+	maxMetadata      = 64
+	maxMetadataKey   = 128
+	maxMetadataValue = 2048
+)
+
+func (d *decoder) setTarget(name string) error {
+	d.spec.Target = name
+	switch {
+	case d.fixed != "" && name != d.fixed:
+		return fmt.Errorf("this endpoint is for the target %q: leave the target out", d.fixed)
+	case !slices.Contains(d.targets, name):
+		return fmt.Errorf("unknown target %q: expected %s", clip(name), oneOf(d.targets))
+	}
+	return nil
+}
+
+// chooseTarget fills in a target that was left out.
+func (d *decoder) chooseTarget() {
+	switch {
+	case d.fixed != "":
+		d.spec.Target = d.fixed
+	case len(d.targets) == 1:
+		d.spec.Target = d.targets[0]
+	default:
+		d.fault("/target", "the target is missing: expected %s", oneOf(d.targets))
+	}
+}
+
+func oneOf(names []string) string {
+	const most = 20
+	if len(names) > most {
+		return "one of " + strings.Join(names[:most], ", ") + ", …"
+	}
+	return "one of " + strings.Join(names, ", ")
+}
+
+func (d *decoder) setExpiresIn(s string) error {
+	return setDuration(&d.spec.ExpiresIn, s, d.limits.MaxExpiresIn)
+}
+
+func (d *decoder) setRetention(s string) error {
+	return setDuration(&d.spec.Retention, s, d.limits.MaxRetention)
+}
+
+// setDuration parses a duration such as "90s" or "1h30m".
+func setDuration(to *time.Duration, s string, most time.Duration) error {
+	parsed, err := time.ParseDuration(s)
+	switch {
+	case err != nil:
+		return fmt.Errorf(`%q is not a duration: expected one such as "90s" or "1h30m", more than 0 and at most %s`, clip(s), shortDuration(most))
+	case parsed <= 0 || parsed > most:
+		return fmt.Errorf("%s is out of range: expected more than 0 and at most %s", clip(s), shortDuration(most))
+	}
+	*to = parsed
+	return nil
+}
+
+// shortDuration writes 168h for what Duration.String calls 168h0m0s.
+func shortDuration(d time.Duration) string {
+	s := d.String()
+	if short, ok := strings.CutSuffix(s, "m0s"); ok {
+		s = short + "m"
+	}
+	if short, ok := strings.CutSuffix(s, "h0m"); ok {
+		s = short + "h"
+	}
+	return s
+}
+
+func (d *decoder) setWebhook(raw string) error {
+	d.spec.WebhookURL = raw
+	if !d.webhooks {
+		return errors.New("this server delivers no webhooks, because it has no secret to sign them with: set webhooks.secret")
+	}
+	return validateWebhookURL(raw, d.allowPrivateWebhooks)
+}
+
+// validateWebhookURL refuses what could never be delivered. Its errors do not
+// repeat the URL, which may hold a secret. Names, and addresses in forms that
+// only a resolver understands, are checked when they are dialled.
+func validateWebhookURL(raw string, allowPrivate bool) error {
+	if len(raw) > maxWebhookURL {
+		return fmt.Errorf("the URL has %d bytes: at most %d are allowed", len(raw), maxWebhookURL)
+	}
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return errors.New("expected an absolute http or https URL")
+	case u.User != nil:
+		return errors.New("the URL holds a user name or password: webhooks are signed, so that none is needed")
+	case allowPrivate:
+		return nil
+	}
+	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
+	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
+		return errors.New("the URL names this machine: webhooks go to public addresses only")
+	}
+	if ip, err := netip.ParseAddr(host); err == nil {
+		if ip = ip.Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
+			return errors.New("the URL names a private address: webhooks go to public addresses only")
+		}
+	}
+	return nil
+}
+
+func (d *decoder) setMetadata(key, value string) error {
+	switch {
+	case key == "" || len(key) > maxMetadataKey:
+		return fmt.Errorf("the key has %d bytes: expected 1 to %d", len(key), maxMetadataKey)
+	case len(value) > maxMetadataValue:
+		return fmt.Errorf("the value has %d bytes: at most %d are allowed", len(value), maxMetadataValue)
+	case len(d.spec.Metadata) == maxMetadata:
+		return fmt.Errorf("too many entries: at most %d are allowed", maxMetadata)
+	}
+	if d.spec.Metadata == nil {
+		d.spec.Metadata = make(map[string]string)
+	}
+	d.spec.Metadata[key] = value
+	return nil
+}

@@ -1,0 +1,86 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// parameters returns the query of a request. It refuses parameters that are
+// not allowed, and any that is there twice: a misspelt parameter must not pass
+// for one that was obeyed.
+func parameters(c *gin.Context, allowed ...string) (url.Values, error) {
+	values, err := url.ParseQuery(c.Request.URL.RawQuery)
+	if err != nil {
+		return nil, refuse(kindBadParameter, "the query cannot be parsed: it must be percent-encoded")
+	}
+	for name, list := range values {
+		switch {
+		case !slices.Contains(allowed, name) && len(allowed) == 0:
+			return nil, refuse(kindBadParameter, "unknown query parameter %q: there are none here", clip(name))
+		case !slices.Contains(allowed, name):
+			return nil, refuse(kindBadParameter, "unknown query parameter %q: expected one of %s", clip(name), strings.Join(allowed, ", "))
+		case len(list) > 1:
+			return nil, refuse(kindBadParameter, "the query parameter %q is there more than once", name)
+		}
+	}
+	return values, nil
+}
+
+// integer returns a parameter as a number, or def where it is missing.
+func integer(values url.Values, name string, def, least, most int) (int, error) {
+	if !values.Has(name) {
+		return def, nil
+	}
+	n, err := strconv.Atoi(values.Get(name))
+	if err != nil || n < least || n > most {
+		return 0, refuse(kindBadParameter, "the query parameter %q is %q: expected a whole number from %d to %d", name, clip(values.Get(name)), least, most)
+	}
+	return n, nil
+}
+
+// batchID returns the id in the path. What cannot be an id belongs to no batch.
+func batchID(c *gin.Context) (string, error) {
+	if id := c.Param("id"); isPlainName(id, 64) {
+		return id, nil
+	}
+	return "", batch.ErrNotFound
+}
+
+// idempotencyKey returns the key of a submission, empty where there is none. It
+// may be quoted, as the draft standard has it (draft-ietf-httpapi-idempotency-key-header),
+// or bare, as many clients send it.
+func idempotencyKey(h http.Header) (string, error) {
+	const expected = "expected 1 to 255 visible ASCII characters, bare or in double quotes"
+	values := h.Values("Idempotency-Key")
+	if len(values) == 0 {
+		return "", nil
+	}
+	if len(values) > 1 {
+		return "", refuse(kindBadParameter, "the Idempotency-Key header is there more than once")
+	}
+	key := values[0]
+	if strings.HasPrefix(key, `"`) {
+		inner, ok := strings.CutSuffix(key[1:], `"`)
+		unescaped := strings.NewReplacer(`\\`, `\`, `\"`, `"`).Replace(inner)
+		if !ok || strings.Count(inner, `"`) != strings.Count(inner, `\"`) {
+			return "", refuse(kindBadParameter, "the Idempotency-Key header has an open quote: %s", expected)
+		}
+		key = unescaped
+	}
+	if key == "" || len(key) > 255 {
+		return "", refuse(kindBadParameter, "the Idempotency-Key has %d characters: %s", len(key), expected)
+	}
+	for i := range len(key) {
+		if key[i] <= ' ' || key[i] > '~' {
+			return "", refuse(kindBadParameter, "the Idempotency-Key holds the byte 0x%02x: %s", key[i], expected)
+		}
+	}
+	return key, nil
+}

@@ -1,0 +1,71 @@
+package api
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// preferences are what a Prefer header (RFC 7240) asks for. What is not known
+// or not well-formed is ignored, as RFC 7240 §2 has it.
+type preferences struct {
+	// wait is how long the client would wait; waits says that it said so.
+	wait  time.Duration
+	waits bool
+	// async asks for an answer before the batch has ended.
+	async bool
+}
+
+func parsePrefer(h http.Header) preferences {
+	var p preferences
+	for _, line := range h.Values("Prefer") {
+		for _, item := range splitQuoted(line, ',') {
+			// Parameters follow after a semicolon; none is defined for these.
+			name, value, _ := strings.Cut(splitQuoted(item, ';')[0], "=")
+			value = strings.Trim(strings.TrimSpace(value), `"`)
+			switch strings.ToLower(strings.TrimSpace(name)) {
+			case "respond-async":
+				p.async = true
+			case "wait":
+				seconds, err := strconv.ParseUint(value, 10, 31)
+				if err == nil && !p.waits { // the first one counts
+					p.wait, p.waits = time.Duration(seconds)*time.Second, true
+				}
+			}
+		}
+	}
+	return p
+}
+
+// waitFor returns how long to wait for the end of a batch, and what to say of
+// it in Preference-Applied.
+func (p preferences) waitFor(def, most time.Duration) (time.Duration, string) {
+	switch {
+	case p.waits:
+		wait := min(p.wait, most)
+		return wait, "wait=" + strconv.Itoa(int(wait/time.Second))
+	case p.async:
+		return 0, "respond-async"
+	}
+	return def, ""
+}
+
+// splitQuoted splits at separators that are not inside a quoted string. It
+// returns at least one element.
+func splitQuoted(s string, sep byte) []string {
+	var parts []string
+	start, quoted := 0, false
+	for i := 0; i < len(s); i++ {
+		switch {
+		case s[i] == '\\' && quoted:
+			i++
+		case s[i] == '"':
+			quoted = !quoted
+		case s[i] == sep && !quoted:
+			parts = append(parts, s[start:i])
+			start = i + 1
+		}
+	}
+	return append(parts, s[start:])
+}

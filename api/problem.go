@@ -1,0 +1,200 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// problem is a problem document (RFC 9457).
+type problem struct {
+	Type   string         `json:"type"`
+	Title  string         `json:"title"`
+	Status int            `json:"status"`
+	Detail string         `json:"detail,omitempty"`
+	Errors []problemError `json:"errors,omitempty"`
+	More   int            `json:"more,omitempty"`
+}
+
+// problemError is one fault of a submission. Index is left out where the fault
+// is the batch's own, and Pointer where it is in no document.
+type problemError struct {
+	Index   *int   `json:"index,omitempty"`
+	Pointer string `json:"pointer,omitempty"`
+	Detail  string `json:"detail"`
+}
+
+// kind is a type of problem. The set is closed.
+type kind struct {
+	slug   string
+	title  string
+	status int
+}
+
+func (k kind) problem(detail string) *problem {
+	return &problem{Type: "urn:problem-type:batchd:" + k.slug, Title: k.title, Status: k.status, Detail: detail}
+}
+
+// The types of problems.
+var (
+	kindInvalidBatch     = kind{"invalid-batch", "The batch is not valid", http.StatusBadRequest}
+	kindBadBody          = kind{"bad-body", "The body cannot be read", http.StatusBadRequest}
+	kindBadParameter     = kind{"bad-parameter", "A parameter is not valid", http.StatusBadRequest}
+	kindUnauthorized     = kind{"unauthorized", "A credential is required", http.StatusUnauthorized}
+	kindNotFound         = kind{"not-found", "There is no such thing", http.StatusNotFound}
+	kindNoWebhook        = kind{"no-webhook", "The batch has no webhook", http.StatusNotFound}
+	kindMethod           = kind{"method-not-allowed", "The method is not allowed here", http.StatusMethodNotAllowed}
+	kindNotAcceptable    = kind{"not-acceptable", "No acceptable format", http.StatusNotAcceptable}
+	kindStalled          = kind{"stalled", "The upload stalled", http.StatusRequestTimeout}
+	kindEnded            = kind{"batch-ended", "The batch has ended", http.StatusConflict}
+	kindNotEnded         = kind{"batch-not-ended", "The batch has not ended", http.StatusConflict}
+	kindKeyBusy          = kind{"idempotency-key-busy", "The idempotency key is in use", http.StatusConflict}
+	kindUploadLost       = kind{"upload-lost", "The upload was lost", http.StatusConflict}
+	kindTooLarge         = kind{"too-large", "The body is too large", http.StatusRequestEntityTooLarge}
+	kindUnsupportedMedia = kind{"unsupported-media-type", "The format is not supported", http.StatusUnsupportedMediaType}
+	kindKeyReused        = kind{"idempotency-key-reused", "The idempotency key was used before", http.StatusUnprocessableEntity}
+	kindInternal         = kind{"internal", "Internal fault", http.StatusInternalServerError}
+	kindUnavailable      = kind{"unavailable", "The service is not available just now", http.StatusServiceUnavailable}
+)
+
+// requestError refuses a request for a reason that the API itself found.
+type requestError struct {
+	kind   kind
+	detail string
+	// header is sent with the answer; a name and its value, or empty.
+	header [2]string
+}
+
+// Error implements error.
+func (e *requestError) Error() string { return e.detail }
+
+func refuse(k kind, format string, args ...any) *requestError {
+	return &requestError{kind: k, detail: fmt.Sprintf(format, args...)}
+}
+
+func (e *requestError) with(name, value string) *requestError {
+	e.header = [2]string{name, value}
+	return e
+}
+
+// problemOf is the only map from errors to HTTP. What it does not know is an
+// internal fault, of which the client learns nothing but the request's id.
+func problemOf(err error, header http.Header, requestID string) *problem {
+	var (
+		refused     *requestError
+		invalid     *batch.InvalidError
+		unavailable *batch.UnavailableError
+	)
+	switch {
+	case errors.As(err, &refused):
+		if refused.header[0] != "" {
+			header.Set(refused.header[0], refused.header[1])
+		}
+		return refused.kind.problem(refused.detail)
+	case errors.As(err, &invalid):
+		return invalidProblem(invalid)
+	case errors.As(err, &unavailable):
+		setRetryAfter(header, unavailable.RetryAfter)
+		return kindUnavailable.problem("the store cannot be reached or cannot write just now: try again later")
+	case errors.Is(err, batch.ErrNotFound):
+		return kindNotFound.problem("there is no such batch, or it is not yours, or its retention is over")
+	case errors.Is(err, batch.ErrNoWebhook):
+		return kindNoWebhook.problem("the batch was submitted without a webhook")
+	case errors.Is(err, batch.ErrTerminal):
+		return kindEnded.problem("the batch has ended already: there is nothing to cancel")
+	case errors.Is(err, batch.ErrNotTerminal):
+		return kindNotEnded.problem("the batch has not ended yet: its webhook is delivered when it does")
+	case errors.Is(err, batch.ErrKeyReused):
+		return kindKeyReused.problem("the Idempotency-Key was used before with other content: use a new key for a new batch")
+	case errors.Is(err, batch.ErrKeyBusy):
+		setRetryAfter(header, time.Second)
+		return kindKeyBusy.problem("a submission with this Idempotency-Key is still being accepted: ask again in a moment")
+	case errors.Is(err, batch.ErrUploadLost):
+		setRetryAfter(header, time.Second)
+		return kindUploadLost.problem("the upload was idle for too long, or another one with the same Idempotency-Key took over; nothing of it was stored: send it again")
+	}
+	return kindInternal.problem("something went wrong here; the log says more under the request id " + requestID)
+}
+
+func invalidProblem(invalid *batch.InvalidError) *problem {
+	total := len(invalid.Faults) + invalid.More
+	p := kindInvalidBatch.problem(fmt.Sprintf("%d faults were found; nothing was stored", total))
+	if total == 1 {
+		p.Detail = "1 fault was found; nothing was stored"
+	}
+	for _, f := range invalid.Faults {
+		e := problemError{Pointer: f.Pointer, Detail: f.Detail}
+		if f.Index >= 0 {
+			e.Index = &f.Index
+		}
+		p.Errors = append(p.Errors, e)
+	}
+	p.More = invalid.More
+	return p
+}
+
+// setRetryAfter writes whole seconds, rounded up, at least one.
+func setRetryAfter(header http.Header, after time.Duration) {
+	seconds := max(1, int(math.Ceil(after.Seconds())))
+	header.Set("Retry-After", strconv.Itoa(seconds))
+}
+
+// handler answers a request, or returns why not.
+type handler func(c *gin.Context) error
+
+// handle turns a handler into gin's.
+func (s *Server) handle(h handler) gin.HandlerFunc {
+	return func(c *gin.Context) {
+		if err := h(c); err != nil {
+			s.fail(c, err)
+		}
+	}
+}
+
+// fail answers with the problem that an error stands for.
+func (s *Server) fail(c *gin.Context, err error) {
+	c.Abort()
+	ctx := c.Request.Context()
+	id := requestID(c)
+	if c.Writer.Written() {
+		// Half of an answer is out. Only a broken connection still tells the
+		// client that the other half is missing.
+		if ctx.Err() == nil {
+			s.cfg.Logger.ErrorContext(ctx, "answer broken off", "request_id", id, "route", c.FullPath(), "error", err)
+		}
+		panic(http.ErrAbortHandler)
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		// The client hung up; nobody reads this.
+		err = refuse(kindBadBody, "the client closed the connection")
+	}
+	p := problemOf(err, c.Writer.Header(), id)
+	switch p.Status {
+	case http.StatusInternalServerError:
+		s.cfg.Logger.ErrorContext(ctx, "request failed", "request_id", id, "route", c.FullPath(), "error", err)
+	case http.StatusServiceUnavailable:
+		s.cfg.Logger.WarnContext(ctx, "request refused", "request_id", id, "route", c.FullPath(), "error", err)
+	}
+	h := c.Writer.Header()
+	h.Del("ETag")
+	h.Set("Cache-Control", "no-store")
+	if err := writeJSON(c, p.Status, "application/problem+json", p); err != nil {
+		s.cfg.Logger.DebugContext(ctx, "problem not delivered", "request_id", id, "error", err)
+	}
+}
+
+func noRoute(c *gin.Context) error {
+	return refuse(kindNotFound, "there is nothing at this path: see /openapi.yaml for what there is")
+}
+
+func noMethod(c *gin.Context) error {
+	return refuse(kindMethod, "this path does not know the method: the Allow header lists those that it knows")
+}

@@ -1,0 +1,228 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	defaultResultLimit = 1000
+	maxResultLimit     = 10_000
+	// pageBytes ends a JSON page early, so that it stays readable in one piece.
+	pageBytes = 8 << 20
+
+	// chunkBytes is what one read from the store should bring. The number of
+	// results to ask for follows from the size of those before.
+	chunkBytes = 2 << 20
+	firstChunk = 100
+	leastChunk = 8
+	mostChunk  = 500
+)
+
+// results answers with results in the order of the actions, at any time: as
+// one JSON page, or all of them as NDJSON.
+func (s *Server) results(c *gin.Context) error {
+	media, err := negotiate(c, mediaJSON, mediaNDJSON, "application/ndjson", "application/jsonl")
+	if err != nil {
+		return err
+	}
+	c.Header("Vary", "Accept")
+	id, err := batchID(c)
+	if err != nil {
+		return err
+	}
+	query, given, err := resultQuery(c)
+	if err != nil {
+		return err
+	}
+	ctx := c.Request.Context()
+	if c.Request.Method == http.MethodHead {
+		if _, err := s.cfg.Store.Get(ctx, owner(c), id); err != nil {
+			return err
+		}
+		return writeBytes(c, http.StatusOK, media, nil)
+	}
+	if media != mediaJSON {
+		query.Limit = 0
+		if given.Has("limit") {
+			return refuse(kindBadParameter, `the query parameter "limit" has no meaning for NDJSON, which streams all results: leave it out`)
+		}
+		out := newResultWriter(c, http.StatusOK, media, nil, "\n")
+		if _, err := s.eachPage(ctx, owner(c), id, query, out.write); err != nil {
+			return err
+		}
+		return out.end("")
+	}
+	out := newResultWriter(c, http.StatusOK, media, []byte(`{"results":[`), ",")
+	out.most = pageBytes
+	next, err := s.eachPage(ctx, owner(c), id, query, out.write)
+	if err != nil {
+		return err
+	}
+	tail, err := encodeJSON(pageTail(id, query, next, given))
+	if err != nil {
+		return err
+	}
+	return out.end("]," + string(tail[1:]))
+}
+
+// resultPage is what follows the results of a page.
+type resultPage struct {
+	From  int       `json:"from"`
+	Next  *int      `json:"next"`
+	Links pageLinks `json:"links"`
+}
+
+type pageLinks struct {
+	Next string `json:"next,omitempty"`
+}
+
+func pageTail(id string, query batch.ResultQuery, next int, given url.Values) *resultPage {
+	page := &resultPage{From: query.From}
+	if next < 0 {
+		return page
+	}
+	page.Next = &next
+	onwards := url.Values{"from": {strconv.Itoa(next)}}
+	for _, name := range []string{"limit", "outcome"} {
+		if given.Has(name) {
+			onwards.Set(name, given.Get(name))
+		}
+	}
+	page.Links.Next = location(id) + "/results?" + onwards.Encode()
+	return page
+}
+
+func resultQuery(c *gin.Context) (batch.ResultQuery, url.Values, error) {
+	var q batch.ResultQuery
+	given, err := parameters(c, "from", "limit", "outcome")
+	if err != nil {
+		return q, nil, err
+	}
+	if q.From, err = integer(given, "from", 0, 0, 1<<31-1); err != nil {
+		return q, nil, err
+	}
+	if q.Limit, err = integer(given, "limit", defaultResultLimit, 1, maxResultLimit); err != nil {
+		return q, nil, err
+	}
+	if !given.Has("outcome") {
+		return q, given, nil
+	}
+	for name := range strings.SplitSeq(given.Get("outcome"), ",") {
+		o, err := batch.ParseOutcome(name)
+		if err != nil {
+			return q, nil, refuse(kindBadParameter, `the query parameter "outcome" names %q: expected one or more of %s, with commas`, clip(name), outcomeNames())
+		}
+		q.Outcomes = append(q.Outcomes, o)
+	}
+	return q, given, nil
+}
+
+func outcomeNames() string {
+	var names []string
+	for _, o := range batch.Outcomes() {
+		names = append(names, o.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+// eachPage reads results in chunks of about chunkBytes, at most q.Limit of
+// them (0 means all), until write says that it has enough. It returns the
+// index to go on from, or -1 at the end of the batch.
+func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQuery, write func([][]byte) (more bool, err error)) (int, error) {
+	left, chunk := q.Limit, firstChunk
+	for {
+		part := q
+		part.Limit = chunk
+		if q.Limit > 0 {
+			part.Limit = min(chunk, left)
+		}
+		page, err := s.cfg.Store.Results(ctx, owner, id, part)
+		if err != nil {
+			return 0, err
+		}
+		more, err := write(page.Results)
+		if err != nil {
+			return 0, err
+		}
+		left -= len(page.Results)
+		if page.Next < 0 || !more || q.Limit > 0 && left == 0 {
+			return page.Next, nil
+		}
+		q.From = page.Next
+		if n := len(page.Results); n > 0 {
+			chunk = min(max(chunkBytes/max(1, size(page.Results)/n), leastChunk), mostChunk)
+		}
+	}
+}
+
+func size(results [][]byte) int {
+	total := 0
+	for _, r := range results {
+		total += len(r)
+	}
+	return total
+}
+
+// resultWriter streams encoded results as the body of an answer. The header is
+// written with the first chunk, so that what fails before is still a problem document.
+type resultWriter struct {
+	c       *gin.Context
+	status  int
+	media   string
+	head    []byte
+	between string
+	// most ends the stream after so many bytes, 0 means never.
+	most    int
+	written int
+	count   int
+}
+
+func newResultWriter(c *gin.Context, status int, media string, head []byte, between string) *resultWriter {
+	return &resultWriter{c: c, status: status, media: media, head: head, between: between}
+}
+
+// write takes a chunk, and reports whether there is room for another.
+func (w *resultWriter) write(results [][]byte) (bool, error) {
+	out := w.begin()
+	for _, r := range results {
+		if w.between == "," && w.count > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, r...)
+		if w.between == "\n" {
+			out = append(out, '\n')
+		}
+		w.count++
+	}
+	w.written += len(out)
+	if _, err := w.c.Writer.Write(out); err != nil {
+		return false, err
+	}
+	if w.between == "\n" {
+		w.c.Writer.Flush() // lines are of use before the last one is there
+	}
+	return w.most == 0 || w.written < w.most, nil
+}
+
+// begin writes the header once, and returns what the body starts with.
+func (w *resultWriter) begin() []byte {
+	if w.c.Writer.Written() {
+		return nil
+	}
+	w.c.Header("Content-Type", w.media)
+	w.c.Status(w.status)
+	return w.head
+}
+
+func (w *resultWriter) end(tail string) error {
+	_, err := w.c.Writer.WriteString(tail)
+	return err
+}

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// completed stores a batch of n actions whose results have bodies of that size.
+func (f *fixture) completed(t *testing.T, n, size int) string {
+	t.Helper()
+	body := `"` + strings.Repeat("x", size) + `"`
+	f.store.run = func(int, *batch.Action) *batch.Result { return succeeded(body) }
+	return f.created(t, call{body: actions(n)})
+}
+
+func TestResultsStreamInOrderFromPagesOfModerateSize(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{0, 100, 100_000} {
+		n := min(1500, 15_000_000/(size+1))
+		f := setup(t)
+		id := f.completed(t, n, size)
+		srv := httptest.NewServer(f.Handler())
+		defer srv.Close()
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+"/batch/"+id+"/results?from=10", nil)
+		require.NoError(t, err)
+		r.Header.Set("Accept", mediaNDJSON)
+		res, err := srv.Client().Do(r)
+		require.NoError(t, err)
+		lines := bufio.NewScanner(res.Body)
+		lines.Buffer(nil, 1<<20)
+		next := 10
+		for lines.Scan() {
+			var got batch.Result
+			require.NoError(t, json.Unmarshal(lines.Bytes(), &got))
+			require.Equal(t, next, got.Index)
+			require.Len(t, got.Body, size+2)
+			next++
+		}
+		require.NoError(t, lines.Err())
+		require.NoError(t, res.Body.Close())
+		require.Equal(t, n, next)
+		require.LessOrEqual(t, f.store.largest, mostChunk)
+		if size == 100_000 {
+			require.LessOrEqual(t, f.store.largest*size, 10<<20, "what is held at once")
+		}
+	}
+}
+
+func TestAPageEndsEarlyWhereResultsAreLarge(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	id := f.completed(t, 200, 100_000)
+	from, seen := 0, 0
+	for pages := 1; ; pages++ {
+		w := serve(f, call{method: "GET", path: fmt.Sprintf("/batch/%s/results?from=%d", id, from)}.request(t))
+		require.Equal(t, http.StatusOK, w.Code)
+		require.LessOrEqual(t, w.Body.Len(), pageBytes+firstChunk*110_000)
+		var page struct {
+			Results []*batch.Result `json:"results"`
+			From    int             `json:"from"`
+			Next    *int            `json:"next"`
+		}
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &page))
+		require.Equal(t, from, page.From)
+		for _, r := range page.Results {
+			require.Equal(t, seen, r.Index)
+			seen++
+		}
+		if page.Next == nil {
+			require.Greater(t, pages, 1)
+			break
+		}
+		require.Equal(t, seen, *page.Next)
+		from = *page.Next
+	}
+	require.Equal(t, 200, seen)
+}
+
+func TestResultsAreInlineUpToAThousandActions(t *testing.T) {
+	t.Parallel()
+	for n, inline := range map[int]bool{1000: true, 1001: false} {
+		f := setup(t)
+		id := f.completed(t, n, 1)
+		w := f.do(t, call{method: "GET", path: "/batch/" + id})
+		var doc struct {
+			Results []*batch.Result `json:"results"`
+		}
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+		if inline {
+			require.Len(t, doc.Results, n)
+		} else {
+			require.Nil(t, doc.Results)
+		}
+	}
+}
+
+func TestAnAnswerThatBreaksOffBreaksTheConnection(t *testing.T) {
+	t.Parallel()
+	for _, accept := range []string{mediaJSON, mediaNDJSON} {
+		f := setup(t)
+		id := f.completed(t, 1000, 100)
+		f.store.mu.Lock()
+		f.store.down, f.store.downAfter = &batch.UnavailableError{Err: fmt.Errorf("away")}, 1
+		f.store.mu.Unlock()
+		srv := httptest.NewServer(f.Handler())
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+"/batch/"+id+"/results", nil)
+		require.NoError(t, err)
+		r.Header.Set("Accept", accept)
+		res, err := srv.Client().Do(r)
+		if err == nil {
+			require.Equal(t, http.StatusOK, res.StatusCode)
+			_, err = io.Copy(io.Discard, res.Body)
+			require.NoError(t, res.Body.Close())
+		}
+		require.Error(t, err, "half of the results must not pass for all of them")
+		srv.Close()
+		require.Contains(t, f.log.String(), "answer broken off")
+	}
+}
+
+func TestDocumentsAreSentInOnePiece(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	id := f.completed(t, 2, 1)
+	srv := httptest.NewServer(f.Handler())
+	defer srv.Close()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+"/batch/"+id, nil)
+	require.NoError(t, err)
+	res, err := srv.Client().Do(r)
+	require.NoError(t, err)
+	body, err := io.ReadAll(res.Body)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, int64(len(body)), res.ContentLength)
+	require.True(t, bytes.HasSuffix(body, []byte("]}")))
+}

@@ -1,0 +1,147 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
+)
+
+// The bounds of a connection. A request that moves bytes is never cut by them.
+const (
+	readHeaderTimeout = 10 * time.Second
+	idleTimeout       = 2 * time.Minute
+	maxHeaderBytes    = 64 << 10
+	// stallTimeout is how long a peer may neither send the next byte of a body
+	// nor take the next bytes of an answer.
+	stallTimeout = 30 * time.Second
+)
+
+// Server serves the API. Make one with New.
+type Server struct {
+	cfg     Config
+	metrics *metrics
+	handler http.Handler
+
+	draining  chan struct{}
+	drainOnce sync.Once
+}
+
+// New returns a server of the API, or an error that lists everything that is
+// wrong with the configuration.
+func New(cfg Config) (*Server, error) {
+	cfg = cfg.withDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, fmt.Errorf("configure the API: %w", err)
+	}
+	s := &Server{cfg: cfg, draining: make(chan struct{})}
+	var err error
+	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("register the API's metrics: %w", err)
+	}
+	engine, err := s.routes()
+	if err != nil {
+		return nil, fmt.Errorf("configure the API: %w", err)
+	}
+	s.handler = withStallTimeout(engine, stallTimeout)
+	return s, nil
+}
+
+// routes is the whole API on one screen.
+func (s *Server) routes() (*gin.Engine, error) {
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.HandleMethodNotAllowed = true
+	e.RedirectTrailingSlash = false // a redirected POST loses its body in many clients
+	e.UseEscapedPath = true         // an id that holds %2F must not become two segments
+	e.ForwardedByClientIP = false
+	if err := e.SetTrustedProxies(nil); err != nil {
+		return nil, err
+	}
+	e.Use(s.observe, s.recoverPanic)
+	e.NoRoute(s.handle(noRoute))
+	e.NoMethod(s.handle(noMethod))
+
+	get := func(g gin.IRoutes, path string, h ...gin.HandlerFunc) {
+		g.GET(path, h...)
+		g.HEAD(path, h...)
+	}
+	get(e, "/healthz", s.handle(s.health))
+	get(e, "/readyz", s.handle(s.ready))
+	get(e, "/metrics", gin.WrapH(s.metrics.handler()))
+	get(e, "/openapi.yaml", s.handle(openAPI))
+
+	b := e.Group("", s.authenticate)
+	b.POST("/batch", s.handle(s.submit(nil)))
+	get(b, "/batch", s.handle(s.list))
+	get(b, "/batch/:id", s.handle(s.get))
+	b.DELETE("/batch/:id", s.handle(s.erase))
+	get(b, "/batch/:id/results", s.handle(s.results))
+	b.GET("/batch/:id/events", s.handle(s.events))
+	b.POST("/batch/:id/cancel", s.handle(s.cancel))
+	get(b, "/batch/:id/webhook", s.handle(s.deliveries))
+	b.POST("/batch/:id/webhook/redeliver", s.handle(s.redeliver))
+	for i := range s.cfg.Endpoints {
+		if err := mount(b, &s.cfg.Endpoints[i], s.handle(s.submit(&s.cfg.Endpoints[i]))); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// mount adds an endpoint's route. Its path comes from the configuration, and
+// gin panics on one that it cannot use.
+func mount(g gin.IRoutes, ep *Endpoint, h gin.HandlerFunc) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("endpoint %q cannot be mounted: %v", ep.Path, p)
+		}
+	}()
+	g.POST(ep.Path, h)
+	return nil
+}
+
+// Handler returns the API without a server around it.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Run serves the API on the listener until the context ends. It then takes no
+// new connections, ends waits and event streams, and lets other requests finish
+// for as long as Config.DrainTimeout. It closes the listener, and can be
+// called once.
+func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler:           s.handler,
+		ReadHeaderTimeout: readHeaderTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeaderBytes,
+		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(ln) }()
+	select {
+	case err := <-served:
+		s.drain()
+		return fmt.Errorf("serve the API: %w", err)
+	case <-ctx.Done():
+	}
+	s.drain()
+	drainCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.cfg.DrainTimeout)
+	defer cancel()
+	err := srv.Shutdown(drainCtx)
+	if err != nil {
+		err = errors.Join(fmt.Errorf("drain the API: requests still ran after %s: %w", s.cfg.DrainTimeout, err), srv.Close())
+	}
+	if served := <-served; !errors.Is(served, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve the API: %w", served))
+	}
+	return err
+}
+
+// drain ends waits and event streams.
+func (s *Server) drain() { s.drainOnce.Do(func() { close(s.draining) }) }
