@@ -1,0 +1,116 @@
+package client
+
+import "time"
+
+// Status is the state of a batch.
+type Status string
+
+// The states of a batch.
+const (
+	StatusQueued     Status = "queued"     // accepted, nothing begun
+	StatusRunning    Status = "running"    // at least one action was begun
+	StatusCompleted  Status = "completed"  // every action ended
+	StatusCancelling Status = "cancelling" // cancelled, with actions still in flight
+	StatusCancelled  Status = "cancelled"  // cancelled, and every action ended
+	StatusExpired    Status = "expired"    // its deadline passed, and every action ended
+)
+
+// Terminal reports whether the batch has ended.
+func (s Status) Terminal() bool {
+	return s == StatusCompleted || s == StatusCancelled || s == StatusExpired
+}
+
+// Outcome says what became of one action.
+type Outcome string
+
+// The outcomes.
+const (
+	Pending   Outcome = "pending"   // not ended yet
+	Succeeded Outcome = "succeeded" // the target answered below 400
+	Failed    Outcome = "failed"    // the target answered 400 or above, after the retry policy
+	Errored   Outcome = "errored"   // there is no answer; the result's error says why
+	Unknown   Outcome = "unknown"   // sent, the answer was never seen, and not safe to send again
+	Cancelled Outcome = "cancelled" // the batch was cancelled before the action was sent
+	Expired   Outcome = "expired"   // the deadline passed before the action was sent
+	Skipped   Outcome = "skipped"   // something that the action depended on did not succeed
+)
+
+// Outcomes lists every outcome, Pending first.
+func Outcomes() []Outcome {
+	return []Outcome{Pending, Succeeded, Failed, Errored, Unknown, Cancelled, Expired, Skipped}
+}
+
+// Counts says how many actions of a batch are in which state. Total is the sum
+// of the others; Pending includes the actions in flight.
+type Counts struct {
+	Total     int `json:"total"`
+	Pending   int `json:"pending"`
+	Succeeded int `json:"succeeded"`
+	Failed    int `json:"failed"`
+	Errored   int `json:"errored"`
+	Unknown   int `json:"unknown"`
+	Cancelled int `json:"cancelled"`
+	Expired   int `json:"expired"`
+	Skipped   int `json:"skipped"`
+}
+
+// Of returns the count of one outcome, 0 for one that is not known.
+func (c *Counts) Of(o Outcome) int {
+	switch o {
+	case Pending:
+		return c.Pending
+	case Succeeded:
+		return c.Succeeded
+	case Failed:
+		return c.Failed
+	case Errored:
+		return c.Errored
+	case Unknown:
+		return c.Unknown
+	case Cancelled:
+		return c.Cancelled
+	case Expired:
+		return c.Expired
+	case Skipped:
+		return c.Skipped
+	}
+	return 0
+}
+
+// Done is the number of actions that have ended, however they did.
+func (c *Counts) Done() int { return c.Total - c.Pending }
+
+// Links are the paths of what belongs to a batch, relative to the server.
+type Links struct {
+	Self    string `json:"self,omitempty"`
+	Results string `json:"results,omitempty"`
+	Events  string `json:"events,omitempty"`
+	Cancel  string `json:"cancel,omitempty"`
+	Webhook string `json:"webhook,omitempty"`
+}
+
+// Batch is what the server says of a batch.
+type Batch struct {
+	ID     string `json:"id"`
+	Status Status `json:"status"`
+	Target string `json:"target,omitempty"`
+	Counts Counts `json:"counts"`
+	// Metadata is what the submission gave, unchanged.
+	Metadata  map[string]string `json:"metadata,omitempty"`
+	CreatedAt time.Time         `json:"created_at"`
+	// StartedAt is when the first action was begun, EndedAt when the last one
+	// ended; both are nil before that.
+	StartedAt *time.Time `json:"started_at,omitempty"`
+	EndedAt   *time.Time `json:"ended_at,omitempty"`
+	// ExpiresAt is the deadline: what is not begun by then ends as expired.
+	ExpiresAt *time.Time `json:"expires_at,omitempty"`
+	Links     Links      `json:"links"`
+	// Results are inline in a batch that has ended and is small. For all others
+	// read [Client.Results].
+	Results []Result `json:"results,omitempty"`
+}
+
+// AllSucceeded reports whether the batch has ended and every action of it succeeded.
+func (b *Batch) AllSucceeded() bool {
+	return b.Status.Terminal() && b.Counts.Succeeded == b.Counts.Total
+}

@@ -1,0 +1,220 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// answerTimeout is the time between the end of a request and the beginning of
+// its answer. It is longer than a server lets a call wait.
+const answerTimeout = 2 * time.Minute
+
+// defaultPatience is how long a call bears with a server that is away.
+const defaultPatience = time.Minute
+
+// Client calls one batchd server. It is safe for concurrent use.
+type Client struct {
+	base     *url.URL
+	http     *http.Client
+	header   http.Header
+	patience time.Duration
+}
+
+// Option configures a [Client].
+type Option func(*Client) error
+
+// WithHTTPClient has requests made by hc, for instance to trust a private
+// certificate authority. A timeout of hc bounds every call, waiting and
+// streaming included. Defaults to a client of its own without one, which goes
+// through the proxy that the environment names, and takes a server for away that
+// does not begin to answer within two minutes.
+func WithHTTPClient(hc *http.Client) Option {
+	return func(c *Client) error {
+		if hc == nil {
+			return errors.New("the HTTP client is nil")
+		}
+		c.http = hc
+		return nil
+	}
+}
+
+// WithHeader sends a header with every request. Given several times for one
+// name, it sends several values.
+func WithHeader(name, value string) Option {
+	return func(c *Client) error {
+		if !validHeader(name, value) {
+			// The value may be a secret, so it is not repeated.
+			return fmt.Errorf("the header %q is not usable: a name holds letters, digits and -, a value no control characters", name)
+		}
+		c.header.Add(name, value)
+		return nil
+	}
+}
+
+// WithBearer sends "Authorization: Bearer token" with every request.
+func WithBearer(token string) Option {
+	return func(c *Client) error {
+		if token == "" || !validHeader("Authorization", token) {
+			return errors.New("the bearer token is empty or holds control characters")
+		}
+		c.header.Set("Authorization", "Bearer "+token)
+		return nil
+	}
+}
+
+// WithPatience sets for how long a call that may be repeated bears with a
+// server that cannot be reached or asks to come back later. Zero repeats
+// nothing. Defaults to a minute.
+func WithPatience(d time.Duration) Option {
+	return func(c *Client) error {
+		if d < 0 {
+			return fmt.Errorf("the patience is %s: expected 0 or more", d)
+		}
+		c.patience = d
+		return nil
+	}
+}
+
+// New returns a client of the server at baseURL, such as http://127.0.0.1:8080.
+// A path in it is kept, for a server behind a proxy. It makes no request.
+func New(baseURL string, opts ...Option) (*Client, error) {
+	base, err := parseBaseURL(baseURL)
+	if err != nil {
+		return nil, err
+	}
+	c := &Client{base: base, http: &http.Client{Transport: newTransport()}, header: make(http.Header), patience: defaultPatience}
+	for _, opt := range opts {
+		if err := opt(c); err != nil {
+			return nil, err
+		}
+	}
+	// A redirect could carry credentials to another host and turn a POST into a GET.
+	hc := *c.http
+	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c.http = &hc
+	return c, nil
+}
+
+func newTransport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ResponseHeaderTimeout: answerTimeout,
+		IdleConnTimeout:       90 * time.Second,
+		MaxIdleConnsPerHost:   16,
+		ForceAttemptHTTP2:     true,
+	}
+}
+
+// parseBaseURL does not repeat the URL in errors, since it may hold a password.
+func parseBaseURL(raw string) (*url.URL, error) {
+	const expected = "expected a URL such as http://127.0.0.1:8080"
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("the server's URL cannot be parsed: %s", expected)
+	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
+		return nil, fmt.Errorf("the server's URL is not usable: %s", expected)
+	case u.User != nil:
+		return nil, errors.New("the server's URL holds a user name or password: send credentials in a header")
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("the server's URL holds a query or a fragment: %s", expected)
+	}
+	return u, nil
+}
+
+func validHeader(name, value string) bool {
+	if name == "" {
+		return false
+	}
+	for _, r := range name {
+		if r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?={}`, r) {
+			return false
+		}
+	}
+	return !strings.ContainsFunc(value, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// call is one request to the server.
+type call struct {
+	method string
+	// path is that below the base URL, in segments that are escaped here.
+	path   []string
+	query  url.Values
+	header http.Header
+	body   io.Reader
+}
+
+// do makes the call. The answer's status is below 300, and its body is the caller's to close.
+func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
+	u := c.base.JoinPath(append([]string{"batch"}, escapeAll(call.path)...)...)
+	u.RawQuery = call.query.Encode()
+	req, err := http.NewRequestWithContext(ctx, call.method, u.String(), call.body)
+	if err != nil {
+		return nil, fmt.Errorf("make request: %w", err)
+	}
+	maps.Copy(req.Header, c.header)
+	maps.Copy(req.Header, call.header)
+	if req.Header.Get("Accept") == "" {
+		req.Header.Set("Accept", "application/json, application/problem+json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, err // *url.Error says what was asked of whom, without a password
+	}
+	if resp.StatusCode >= http.StatusMultipleChoices {
+		defer resp.Body.Close()
+		return nil, readProblem(resp)
+	}
+	return resp, nil
+}
+
+func escapeAll(segments []string) []string {
+	escaped := make([]string, len(segments))
+	for i, s := range segments {
+		escaped[i] = url.PathEscape(s)
+	}
+	return escaped
+}
+
+// checkID refuses ids that would make another path than that of a batch.
+func checkID(id string) error {
+	if id == "" || id == "." || id == ".." {
+		return fmt.Errorf("%q is not the id of a batch", id)
+	}
+	return nil
+}
+
+// decode makes the call and reads the JSON document that it answers.
+func decode[T any](ctx context.Context, c *Client, call call) (*T, error) {
+	resp, err := c.do(ctx, call)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	doc := new(T)
+	if err := json.NewDecoder(resp.Body).Decode(doc); err != nil {
+		return nil, fmt.Errorf("read the answer to %s %s: %w", call.method, resp.Request.URL.Redacted(), err)
+	}
+	return doc, nil
+}
+
+// preferWait is the header by which a call waits for the end of a batch (RFC 7240 §4.3).
+func preferWait(wait time.Duration) http.Header {
+	seconds := int64((wait + time.Second - 1) / time.Second)
+	if seconds <= 0 {
+		return nil
+	}
+	return http.Header{"Prefer": {"wait=" + strconv.FormatInt(seconds, 10)}}
+}

@@ -1,0 +1,97 @@
+package client
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+)
+
+// Update is one server-sent event about a batch.
+type Update struct {
+	// ID is the event's, empty where it has none.
+	ID string
+	// Type is the event's, such as "progress"; "message" where it has none.
+	Type string
+	// Batch is the batch as it was then.
+	Batch *Batch
+}
+
+// maxEventLine is the longest line of an event stream that is read.
+const maxEventLine = 16 << 20
+
+// Events streams the progress of a batch as server-sent events until the batch
+// has ended. It yields one error at most, as the last: a connection that breaks
+// is not made anew. [Client.Watch] bears with more.
+func (c *Client) Events(ctx context.Context, id string) iter.Seq2[*Update, error] {
+	return func(yield func(*Update, error) bool) {
+		resp, err := c.open(ctx, id, "events", "text/event-stream", nil)
+		if err != nil {
+			yield(nil, err)
+			return
+		}
+		defer resp.Body.Close()
+		ended := false
+		for update, err := range readEvents(resp.Body) {
+			if err != nil {
+				yield(nil, fmt.Errorf("read the events of batch %s: %w", id, err))
+				return
+			}
+			ended = update.Batch.Status.Terminal()
+			if !yield(update, nil) || ended {
+				return
+			}
+		}
+		if !ended {
+			yield(nil, fmt.Errorf("read the events of batch %s: %w", id, io.ErrUnexpectedEOF))
+		}
+	}
+}
+
+// readEvents parses an event stream (WHATWG HTML, 9.2.6). An event that the
+// stream's end cuts off is dropped, as that asks for.
+func readEvents(stream io.Reader) iter.Seq2[*Update, error] {
+	return func(yield func(*Update, error) bool) {
+		lines := bufio.NewScanner(stream)
+		lines.Buffer(nil, maxEventLine)
+		var data []byte
+		update := Update{Type: "message"}
+		for lines.Scan() {
+			line := lines.Bytes()
+			if len(line) == 0 {
+				if data != nil {
+					done := update
+					done.Batch = new(Batch)
+					if err := json.Unmarshal(data, done.Batch); err != nil {
+						yield(nil, fmt.Errorf("decode event %q: %w", update.Type, err))
+						return
+					}
+					if !yield(&done, nil) {
+						return
+					}
+				}
+				data, update.Type = nil, "message"
+				continue
+			}
+			name, value, _ := bytes.Cut(line, []byte{':'}) // a comment has an empty name
+			value = bytes.TrimPrefix(value, []byte{' '})
+			switch string(name) {
+			case "event":
+				update.Type = string(value)
+			case "id":
+				update.ID = string(value)
+			case "data":
+				if data != nil {
+					data = append(data, '\n')
+				}
+				data = append(data, value...)
+			}
+		}
+		if err := lines.Err(); err != nil {
+			yield(nil, err)
+		}
+	}
+}

@@ -1,0 +1,147 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Problem is what the server answers instead of what was asked for
+// (RFC 9457, "problem details").
+type Problem struct { //nolint:errname // the name that RFC 9457 gives it
+	// Type identifies the kind of problem, often "about:blank".
+	Type string `json:"type,omitempty"`
+	// Title names the kind of problem, Detail this occurrence.
+	Title  string `json:"title,omitempty"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	// Instance identifies the occurrence, where the server says so.
+	Instance string `json:"instance,omitempty"`
+	// Errors lists what is wrong with a submission.
+	Errors []Fault `json:"errors,omitempty"`
+	// More counts what is wrong beyond what Errors lists.
+	More int `json:"more,omitempty"`
+	// RetryAfter is when the server asks to come back, 0 where it does not say.
+	RetryAfter time.Duration `json:"-"`
+}
+
+// Fault is one thing that is wrong with a submission, and where.
+type Fault struct {
+	// Index is the action's, or -1 for the batch itself.
+	Index int `json:"index"`
+	// Pointer is a JSON pointer (RFC 6901) to the member at fault.
+	Pointer string `json:"pointer,omitempty"`
+	// Detail says what is wrong and what is expected.
+	Detail string `json:"detail"`
+}
+
+// UnmarshalJSON implements [json.Unmarshaler]. A fault without an index is the batch's.
+func (f *Fault) UnmarshalJSON(data []byte) error {
+	type plain Fault
+	doc := plain{Index: -1}
+	if err := json.Unmarshal(data, &doc); err != nil {
+		return fmt.Errorf("decode fault: %w", err)
+	}
+	*f = Fault(doc)
+	return nil
+}
+
+// String names the place and says what is wrong.
+func (f Fault) String() string {
+	switch {
+	case f.Index >= 0 && f.Pointer != "":
+		return fmt.Sprintf("action %d, %s: %s", f.Index, f.Pointer, f.Detail)
+	case f.Index >= 0:
+		return fmt.Sprintf("action %d: %s", f.Index, f.Detail)
+	case f.Pointer != "":
+		return fmt.Sprintf("%s: %s", f.Pointer, f.Detail)
+	}
+	return f.Detail
+}
+
+// faultsInMessage bounds the faults that an error message lists.
+const faultsInMessage = 5
+
+// Error says what the server said, with the first faults on lines of their own.
+func (p *Problem) Error() string {
+	var msg strings.Builder
+	msg.WriteString(p.Summary())
+	listed := min(len(p.Errors), faultsInMessage)
+	for _, f := range p.Errors[:listed] {
+		msg.WriteString("\n  " + f.String())
+	}
+	if more := len(p.Errors) - listed + p.More; more > 0 {
+		fmt.Fprintf(&msg, "\n  and %d more", more)
+	}
+	return msg.String()
+}
+
+// Summary is the message without the faults.
+func (p *Problem) Summary() string {
+	what := p.Detail
+	if what == "" {
+		what = p.Title
+	}
+	if what == "" {
+		what = strings.ToLower(http.StatusText(p.Status))
+	}
+	if p.RetryAfter > 0 {
+		return fmt.Sprintf("the server answered %d: %s (come back in %s)", p.Status, what, p.RetryAfter)
+	}
+	return fmt.Sprintf("the server answered %d: %s", p.Status, what)
+}
+
+// maxProblemBody is the most that is read of an answer that is a problem.
+const maxProblemBody = 4 << 20
+
+func readProblem(resp *http.Response) *Problem {
+	p := &Problem{}
+	mediaType, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	isJSON := mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProblemBody))
+	if err != nil || !isJSON || json.Unmarshal(body, p) != nil {
+		// Not batchd's own words: a proxy's, or those of something else at this address.
+		*p = Problem{}
+		if mediaType == "text/plain" {
+			p.Detail = clip(strings.TrimSpace(string(body)))
+		}
+	}
+	p.Status = resp.StatusCode
+	p.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	if location := resp.Header.Get("Location"); p.Detail == "" && resp.StatusCode < http.StatusBadRequest && location != "" {
+		p.Detail = "it redirects to " + clip(location) + ", which is not followed: use the URL of the server itself"
+	}
+	return p
+}
+
+// parseRetryAfter reads seconds or a date (RFC 9110 §10.2.3).
+func parseRetryAfter(value string, now time.Time) time.Duration {
+	const most = 24 * time.Hour
+	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+		return min(time.Duration(seconds)*time.Second, most)
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return min(max(at.Sub(now), 0), most)
+	}
+	return 0
+}
+
+// clip keeps foreign text in a message short and on one line.
+func clip(s string) string {
+	const most = 200
+	s = strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f {
+			return ' '
+		}
+		return r
+	}, s)
+	if len(s) > most {
+		s = strings.ToValidUTF8(s[:most], "") + "…"
+	}
+	return s
+}

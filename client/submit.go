@@ -1,0 +1,209 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"time"
+)
+
+// Options says what a submission says beside its actions. The zero value is usable.
+type Options struct {
+	// Target names the configured API to call. It may be left out where the
+	// server has only one.
+	Target string
+	// WebhookURL is told of the end of the batch. See [VerifyWebhook].
+	WebhookURL string
+	// ExpiresIn is the time from acceptance to the deadline, after which nothing
+	// is begun any more. Defaults to the server's.
+	ExpiresIn time.Duration
+	// Retention is how long results are kept after the end. Defaults to the server's.
+	Retention time.Duration
+	// Metadata comes back with the batch, unchanged.
+	Metadata map[string]string
+
+	// IdempotencyKey makes a repeated submission return the first one's batch.
+	// Make it unique for what is to be done, or let [NewIdempotencyKey]. Submit
+	// defaults to a new key for each call, the others to none.
+	IdempotencyKey string
+	// Compression is that of the upload. Defaults to none.
+	Compression Compression
+	// Wait has the server wait for that long, in whole seconds, for the end of
+	// the batch before it answers, so that a small one comes back with its results.
+	Wait time.Duration
+}
+
+// NewIdempotencyKey returns a new random key.
+func NewIdempotencyKey() string { return rand.Text() }
+
+// Submit submits actions that lie in memory.
+func (c *Client) Submit(ctx context.Context, actions []Action, opts Options) (*Batch, error) {
+	if opts.IdempotencyKey == "" {
+		opts.IdempotencyKey = NewIdempotencyKey()
+	}
+	doc := submission{
+		Target: opts.Target, Actions: actions, Metadata: opts.Metadata,
+		ExpiresIn: seconds(opts.ExpiresIn), Retention: seconds(opts.Retention),
+	}
+	if doc.Actions == nil {
+		doc.Actions = []Action{} // the server's to refuse, in its words
+	}
+	if opts.WebhookURL != "" {
+		doc.Webhook = &webhookDocument{URL: opts.WebhookURL}
+	}
+	body, err := encodeJSON(&doc)
+	if err != nil {
+		return nil, fmt.Errorf("encode the batch: %w", err)
+	}
+	return c.upload(ctx, "application/json", nil, bytes.NewReader(body), opts)
+}
+
+// SubmitStream submits actions as the iterator yields them, one at a time in
+// memory. An error that it yields ends the upload, leaves nothing on the server,
+// and is returned. The iterator is not run after SubmitStream has returned, and
+// runs once, so a failed upload is not repeated.
+func (c *Client) SubmitStream(ctx context.Context, actions iter.Seq2[Action, error], opts Options) (*Batch, error) {
+	lines := newActionReader(actions)
+	defer lines.Close()
+	return c.upload(ctx, "application/x-ndjson", opts.query(), lines, opts)
+}
+
+// SubmitNDJSON submits actions from a reader, one JSON object a line. It does
+// not read after it has returned. If r is an [io.Seeker] and there is an
+// idempotency key, a failed upload is repeated from the start of r.
+func (c *Client) SubmitNDJSON(ctx context.Context, r io.Reader, opts Options) (*Batch, error) {
+	return c.upload(ctx, "application/x-ndjson", opts.query(), r, opts)
+}
+
+// SubmitJSON submits a whole document from a reader, as it stands: an object
+// with "actions" and what else belongs to a batch. Of opts, only what is not
+// part of the document may be set. It reads r as [Client.SubmitNDJSON] does.
+func (c *Client) SubmitJSON(ctx context.Context, r io.Reader, opts Options) (*Batch, error) {
+	if len(opts.query()) > 0 {
+		return nil, errors.New("the options say what belongs into the document: set target, webhook, expires_in, retention and metadata there")
+	}
+	return c.upload(ctx, "application/json", nil, r, opts)
+}
+
+type submission struct {
+	Target    string            `json:"target,omitempty"`
+	Actions   []Action          `json:"actions"`
+	Webhook   *webhookDocument  `json:"webhook,omitempty"`
+	ExpiresIn string            `json:"expires_in,omitempty"`
+	Retention string            `json:"retention,omitempty"`
+	Metadata  map[string]string `json:"metadata,omitempty"`
+}
+
+type webhookDocument struct {
+	URL string `json:"url"`
+}
+
+func seconds(d time.Duration) string {
+	if d == 0 {
+		return ""
+	}
+	return d.String()
+}
+
+// query holds the options of an NDJSON submission, whose body has no place for them.
+func (o *Options) query() url.Values {
+	q := url.Values{}
+	set := func(name, value string) {
+		if value != "" {
+			q.Set(name, value)
+		}
+	}
+	set("target", o.Target)
+	set("webhook", o.WebhookURL)
+	set("expires_in", seconds(o.ExpiresIn))
+	set("retention", seconds(o.Retention))
+	for name, value := range o.Metadata {
+		q.Set("metadata."+name, value)
+	}
+	return q
+}
+
+// upload sends body, again and again if it may, and reads the answer.
+func (c *Client) upload(ctx context.Context, contentType string, query url.Values, body io.Reader, opts Options) (*Batch, error) {
+	header := http.Header{"Content-Type": {contentType}}
+	if opts.IdempotencyKey != "" {
+		header.Set("Idempotency-Key", opts.IdempotencyKey)
+	}
+	if opts.Wait > 0 {
+		header["Prefer"] = preferWait(opts.Wait)["Prefer"]
+	}
+	if err := opts.Compression.announce(header); err != nil {
+		return nil, err
+	}
+	send := func() (*Batch, error) {
+		upload, err := newUpload(body, opts.Compression)
+		if err != nil {
+			return nil, err
+		}
+		batch, err := decode[Batch](ctx, c, call{method: http.MethodPost, query: query, header: header, body: upload})
+		// A transport may still hold the body when it has answered. After this it reads no more.
+		_ = upload.Close()
+		if cause := upload.cause(); cause != nil && ctx.Err() == nil {
+			return nil, cause
+		}
+		return batch, err
+	}
+	seeker, rewindable := body.(io.Seeker)
+	if opts.IdempotencyKey == "" || !rewindable {
+		return send()
+	}
+	first := true
+	return patiently(ctx, c.patience, func() (*Batch, error) {
+		if !first {
+			if _, err := seeker.Seek(0, io.SeekStart); err != nil {
+				return nil, fmt.Errorf("go back to the start of the upload: %w", err)
+			}
+		}
+		first = false
+		return send()
+	})
+}
+
+// actionReader turns an iterator of actions into NDJSON, as it is read.
+type actionReader struct {
+	next func() (Action, error, bool)
+	stop func()
+	line bytes.Buffer
+	n    int
+}
+
+func newActionReader(actions iter.Seq2[Action, error]) *actionReader {
+	next, stop := iter.Pull2(actions)
+	return &actionReader{next: next, stop: stop}
+}
+
+// Read implements [io.Reader].
+func (r *actionReader) Read(p []byte) (int, error) {
+	if r.line.Len() == 0 {
+		action, err, ok := r.next()
+		switch {
+		case !ok:
+			return 0, io.EOF
+		case err != nil:
+			return 0, err
+		}
+		r.line.Reset()
+		enc := json.NewEncoder(&r.line)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(action); err != nil {
+			return 0, fmt.Errorf("encode action %d: %w", r.n, err)
+		}
+		r.n++
+	}
+	return r.line.Read(p)
+}
+
+// Close releases the iterator.
+func (r *actionReader) Close() { r.stop() }

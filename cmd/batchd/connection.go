@@ -1,0 +1,96 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/batchd/batchd/client"
+	"github.com/batchd/batchd/internal/config"
+)
+
+const defaultServer = "http://127.0.0.1:8080"
+
+// connection says which server a command talks to, and how.
+type connection struct {
+	server  string
+	headers []string
+}
+
+// flags adds the flags that all commands share which talk to a server.
+func (c *connection) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.server, "server", "", "`URL` of the server (default $BATCHD_SERVER, or else "+defaultServer+")")
+	cmd.Flags().StringArrayVar(&c.headers, "header", nil, "send this `'Name: value'` to the server; may be repeated.\n$BATCHD_TOKEN is sent as 'Authorization: Bearer …'")
+}
+
+func (c *connection) url() string {
+	return cmp.Or(c.server, os.Getenv(config.ServerVariable), defaultServer)
+}
+
+// client connects. Patience is how long a call bears with a server that is away.
+func (c *connection) client(patience time.Duration) (*client.Client, error) {
+	opts := []client.Option{client.WithPatience(patience)}
+	token := os.Getenv(config.TokenVariable)
+	for _, h := range c.headers {
+		name, value, ok := strings.Cut(h, ":")
+		if !ok {
+			// What stands there may be a secret, so it is not repeated.
+			return nil, errors.New("--header: expected 'Name: value'")
+		}
+		name = strings.TrimSpace(name)
+		if strings.EqualFold(name, "Authorization") {
+			token = "" // what is said here goes before the environment
+		}
+		opts = append(opts, client.WithHeader(name, strings.TrimSpace(value)))
+	}
+	if token != "" {
+		opts = append(opts, client.WithBearer(token))
+	}
+	return client.New(c.url(), opts...)
+}
+
+// run wraps a command's work: an error by Ctrl-C becomes an interruption, and a
+// server that is not there gets an error that says what to do.
+func (c *connection) run(work func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
+	return func(cmd *cobra.Command, args []string) error {
+		err := work(cmd, args)
+		switch {
+		case err == nil:
+			return nil
+		case cmd.Context().Err() != nil:
+			return errInterrupted
+		case isRefused(err):
+			return fmt.Errorf("no server listens at %s: start one with `batchd serve`, or name another with --server or BATCHD_SERVER", c.shown())
+		}
+		if transport, ok := errors.AsType[*url.Error](err); ok {
+			return fmt.Errorf("cannot talk to the server at %s: %w", c.shown(), transport.Err)
+		}
+		return err
+	}
+}
+
+// command returns a command line that talks to the same server.
+func (c *connection) command(line string) string {
+	if c.server != "" {
+		line += " --server " + c.shown()
+	}
+	return line
+}
+
+// shown is the URL without what may be secret in it.
+func (c *connection) shown() string {
+	u, err := url.Parse(c.url())
+	if err != nil {
+		return "the given URL"
+	}
+	return u.Redacted()
+}
+
+func isRefused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

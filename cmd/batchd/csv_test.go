@@ -1,0 +1,94 @@
+package main
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestRowsBecomeActions(t *testing.T) {
+	t.Parallel()
+	const people = "id,name,age\n7,\"Ada, \"\"Countess\"\"\",36\n8,Bob,\n"
+	for name, tc := range map[string]struct {
+		file, content string
+		flags         []string
+		want          []string
+	}{
+		"the row as the body": {
+			"a.csv", people,
+			[]string{"--path", "/people"},
+			[]string{
+				`{"method":"POST","path":"/people","body":{"id":"7","name":"Ada, \"Countess\"","age":"36"}}`,
+				`{"method":"POST","path":"/people","body":{"id":"8","name":"Bob","age":""}}`,
+			},
+		},
+		"templates of all": {
+			"a.csv", people,
+			[]string{"--id", "p-{id}", "--method", "put", "--path", "/people/{id}?by={name}&dry=1", "--body", `{"n": {name}, "age": {age:number?}}`, "--header-template", "X-Who: {name:url}", "--header-template", "x-static: 1"},
+			[]string{
+				`{"id":"p-7","method":"PUT","path":"/people/7","query":{"by":"Ada, \"Countess\"","dry":"1"},"headers":{"X-Static":"1","X-Who":"Ada%2C%20%22Countess%22"},"body":{"n":"Ada, \"Countess\"","age":36}}`,
+				`{"id":"p-8","method":"PUT","path":"/people/8","query":{"by":"Bob","dry":"1"},"headers":{"X-Static":"1","X-Who":"Bob"},"body":{"n":"Bob","age":null}}`,
+			},
+		},
+		"a GET has no body": {
+			"a.csv", people,
+			[]string{"--method", "GET", "--path", "/people/{id}{age:number?}"},
+			[]string{`{"method":"GET","path":"/people/736"}`, `{"method":"GET","path":"/people/8"}`},
+		},
+		"text": {
+			"a.csv", people,
+			[]string{"--path", "/p", "--body-text", "name={name:url}&x={{y}"},
+			[]string{`{"method":"POST","path":"/p","body_text":"name=Ada%2C%20%22Countess%22&x={y}"}`, `{"method":"POST","path":"/p","body_text":"name=Bob&x={y}"}`},
+		},
+		"tabs by the extension": {
+			"a.tsv", "id\tname\n7\ta,b\n",
+			[]string{"--path", "/{id}"},
+			[]string{`{"method":"POST","path":"/7","body":{"id":"7","name":"a,b"}}`},
+		},
+		"semicolons, sniffed, byte order mark": {
+			"export", "\xef\xbb\xbfid;name\n7;x\n",
+			[]string{"--path", "/{id}", "--delimiter", ";"},
+			[]string{`{"method":"POST","path":"/7","body":{"id":"7","name":"x"}}`},
+		},
+		"only a header": {"a.csv", "id\n", []string{"--path", "/{id}"}, nil},
+	} {
+		server := newFakeServer(t)
+		got := batchd(t, "", append([]string{"submit", file(t, tc.file, tc.content), "--server", server.URL}, tc.flags...)...)
+		require.Equal(t, exitOK, got.code, "%s: %s", name, got.stderr)
+		require.Equal(t, tc.want, server.submissions[0].actions(t), name)
+	}
+}
+
+func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
+	t.Parallel()
+	for name, tc := range map[string]struct {
+		content string
+		flags   []string
+		want    string
+	}{
+		"no such column":    {"id,name\n1,a\n", []string{"--path", "/{nick}"}, `a.csv:1: there is no column "nick": the columns are id, name`},
+		"too short":         {"id,name,age\n1,a,3\n2,b\n", []string{"--path", "/{id}"}, `a.csv:3: column "age" is missing: the row has 2 of 3 columns`},
+		"too long":          {"id\n1\n2,b\n", []string{"--path", "/{id}"}, "a.csv:3: the row has 2 columns, but the header only 1: quote values that hold a delimiter"},
+		"not a number":      {"id,age\n1,\"a\nb\"\n2,x\n", []string{"--path", "/{id}", "--body", `{"a":{age:number}}`}, `a.csv:2: column "age": "a\nb" is not a number as JSON writes it`},
+		"line after quotes": {"id,age\n\"1\n\",1\n2,x\n", []string{"--path", "/{id}", "--body", `{"a":{age:number}}`}, `a.csv:4: column "age": "x" is not a number as JSON writes it`},
+		"empty in a path":   {"id,x\n,1\n", []string{"--path", "/{id}"}, `a.csv:2: column "id": the value is empty, which would make another path: write {id?} where that is meant`},
+		"body not JSON":     {"id\nx\n", []string{"--path", "/", "--body", `{"a":{id:raw}}`}, `a.csv:2: the body is not JSON once its placeholders are filled in: {"a":x} (for other bodies there is --body-text)`},
+		"column twice":      {"id,id\n1,2\n", []string{"--path", "/{id}"}, `a.csv:1: the column "id" comes twice`},
+		"bare quote":        {"id\na\"b\n", []string{"--path", "/{id}"}, `a.csv:2:2: bare " in non-quoted-field`},
+		"empty file":        {"", []string{"--path", "/{id}"}, "a.csv: the file is empty: expected a row with the names of the columns"},
+		"no path":           {"id\n1\n", []string{"--body", "{id}"}, "--path is missing: a row of CSV becomes an action by a template such as --path '/items/{id}'"},
+		"two bodies":        {"id\n1\n", []string{"--path", "/", "--body", "{id}", "--body-text", "x"}, "--body and --body-text exclude each other"},
+		"broken template":   {"id\n1\n", []string{"--path", "/{id", "--header-template", "x"}, "--path: the placeholder {id has no end: write {column}, or {{ for a { that stands for itself\n--header-template: expected 'Name: value'"},
+		"long delimiter":    {"id\n1\n", []string{"--path", "/", "--delimiter", ",,"}, `--delimiter: ",," is not one character`},
+		"bad delimiter":     {"id\n1\n", []string{"--path", "/", "--delimiter", "\""}, "read a.csv: csv: invalid field or comment delimiter"},
+	} {
+		server := newFakeServer(t)
+		path := file(t, "a.csv", tc.content)
+		got := batchd(t, "", append([]string{"submit", path, "--server", server.URL}, tc.flags...)...)
+		require.Equal(t, exitFailure, got.code, name)
+		require.Equal(t, "batchd: "+tc.want+"\n", strings.ReplaceAll(got.stderr, filepath.Dir(path)+"/", ""), name)
+		require.Empty(t, server.submissions, name)
+	}
+}

@@ -1,0 +1,224 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"slices"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// member is an option that the flags set, and its value in a document.
+type member struct {
+	name  string
+	value any
+}
+
+// readDocument yields the document that is read, action by action, with the
+// flags' options in place of its own. A bare array of actions becomes a document.
+func readDocument(name string, in io.Reader, options []member, at *places) iter.Seq2[[]byte, error] {
+	return func(yield func([]byte, error) bool) {
+		d := &document{name: name, in: &lineCounter{in: in}, options: options, at: at}
+		d.dec = jsontext.NewDecoder(d.in)
+		d.emit = func(chunk []byte) error {
+			if !yield(chunk, nil) {
+				return errStopped
+			}
+			return nil
+		}
+		if err := d.copy(); err != nil && !errors.Is(err, errStopped) {
+			yield(nil, err)
+		}
+	}
+}
+
+// errStopped says that nobody reads any further.
+var errStopped = errors.New("stopped")
+
+type document struct {
+	name    string
+	in      *lineCounter
+	dec     *jsontext.Decoder
+	options []member
+	at      *places
+	emit    func([]byte) error
+	members int
+}
+
+func (d *document) copy() error {
+	switch d.dec.PeekKind() {
+	case '[':
+		if err := d.emit([]byte("{")); err != nil {
+			return err
+		}
+		if err := d.copyActions(); err != nil {
+			return err
+		}
+	case '{':
+		if err := d.copyObject(); err != nil {
+			return err
+		}
+	default:
+		if _, err := d.dec.ReadValue(); err != nil {
+			return d.fault(err)
+		}
+		return fmt.Errorf("%s:%d: expected an object with \"actions\", or an array of actions", d.name, d.line())
+	}
+	for _, option := range d.options {
+		if err := d.emitMember(option.name, option.value); err != nil {
+			return err
+		}
+	}
+	if err := d.emit([]byte("}\n")); err != nil {
+		return err
+	}
+	if _, err := d.dec.ReadToken(); err == nil {
+		return fmt.Errorf("%s:%d: there is something after the document: for one action a line, use --format ndjson", d.name, d.line())
+	} else if !errors.Is(err, io.EOF) {
+		return d.fault(err)
+	}
+	return nil
+}
+
+func (d *document) copyObject() error {
+	if _, err := d.dec.ReadToken(); err != nil {
+		return d.fault(err)
+	}
+	if err := d.emit([]byte("{")); err != nil {
+		return err
+	}
+	for d.dec.PeekKind() != '}' {
+		key, err := d.dec.ReadToken()
+		if err != nil {
+			return d.fault(err)
+		}
+		name := key.String()
+		if name == "actions" && d.dec.PeekKind() == '[' {
+			if err := d.copyActions(); err != nil {
+				return err
+			}
+			continue
+		}
+		value, err := d.dec.ReadValue()
+		if err != nil {
+			return d.fault(err)
+		}
+		if err := d.copyMember(name, value); err != nil {
+			return err
+		}
+	}
+	if _, err := d.dec.ReadToken(); err != nil {
+		return d.fault(err)
+	}
+	return nil
+}
+
+// copyMember copies a member that no flag sets. Metadata is merged.
+func (d *document) copyMember(name string, value jsontext.Value) error {
+	i := slices.IndexFunc(d.options, func(o member) bool { return o.name == name })
+	if i < 0 {
+		return d.emitMember(name, json.RawMessage(value))
+	}
+	given, isMap := d.options[i].value.(map[string]string)
+	if !isMap {
+		return nil // the flag's comes at the end
+	}
+	merged := map[string]json.RawMessage{}
+	if err := json.Unmarshal(value, &merged); err != nil {
+		return fmt.Errorf("%s:%d: metadata is not an object", d.name, d.line())
+	}
+	for key, text := range given {
+		merged[key] = json.RawMessage(quote(text, false))
+	}
+	d.options = slices.Concat(d.options[:i], d.options[i+1:])
+	return d.emitMember(name, merged)
+}
+
+// copyActions copies the member "actions", whose array comes next.
+func (d *document) copyActions() error {
+	if err := d.emitName("actions"); err != nil {
+		return err
+	}
+	if _, err := d.dec.ReadToken(); err != nil {
+		return d.fault(err)
+	}
+	separator := byte('[')
+	for d.dec.PeekKind() != ']' {
+		action, err := d.dec.ReadValue()
+		if err != nil {
+			return d.fault(err)
+		}
+		d.at.add(d.line() - bytes.Count(action, []byte{'\n'}))
+		chunk := append(make([]byte, 0, len(action)+1), separator)
+		if err := d.emit(append(chunk, action...)); err != nil {
+			return err
+		}
+		separator = ','
+	}
+	if _, err := d.dec.ReadToken(); err != nil {
+		return d.fault(err)
+	}
+	if separator == '[' {
+		return d.emit([]byte("[]"))
+	}
+	return d.emit([]byte("]"))
+}
+
+func (d *document) emitName(name string) error {
+	chunk := quote(name, false) + ":"
+	if d.members > 0 {
+		chunk = "," + chunk
+	}
+	d.members++
+	return d.emit([]byte(chunk))
+}
+
+func (d *document) emitMember(name string, value any) error {
+	if err := d.emitName(name); err != nil {
+		return err
+	}
+	text, err := json.Marshal(value)
+	if err != nil {
+		return fmt.Errorf("encode %s: %w", name, err)
+	}
+	return d.emit(text)
+}
+
+// line is the line that the decoder has come to.
+func (d *document) line() int {
+	return d.in.lines + 1 - bytes.Count(d.dec.UnreadBuffer(), []byte{'\n'})
+}
+
+func (d *document) fault(err error) error {
+	if d.in.failed != nil {
+		return fmt.Errorf("read %s: %w", d.name, d.in.failed)
+	}
+	line := d.line()
+	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+		unread := d.dec.UnreadBuffer()
+		ahead := min(max(syntax.ByteOffset-d.dec.InputOffset(), 0), int64(len(unread)))
+		line += bytes.Count(unread[:ahead], []byte{'\n'})
+	}
+	return fmt.Errorf("%s:%d: %w", d.name, line, jsonCause(err))
+}
+
+// lineCounter counts the lines that were read through it.
+type lineCounter struct {
+	in     io.Reader
+	lines  int
+	failed error
+}
+
+// Read implements [io.Reader].
+func (c *lineCounter) Read(p []byte) (int, error) {
+	n, err := c.in.Read(p)
+	c.lines += bytes.Count(p[:n], []byte{'\n'})
+	if err != nil && !errors.Is(err, io.EOF) {
+		c.failed = err
+	}
+	return n, err
+}

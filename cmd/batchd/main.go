@@ -1,0 +1,56 @@
+// Command batchd serves, runs and submits batches of HTTP actions.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() { os.Exit(mainCode()) }
+
+func mainCode() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// The first signal ends things in order; a second one ends the process.
+	context.AfterFunc(ctx, stop)
+	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}
+
+// The exit codes.
+const (
+	exitOK          = 0
+	exitFailure     = 1   // a usage error, or the server could not do what was asked
+	exitNotAll      = 2   // the batch ended, and not every action succeeded
+	exitInterrupted = 130 // by Ctrl-C, as shells report it
+)
+
+// These errors end a command whose output has said all there is to say.
+var (
+	errNotAllSucceeded = errors.New("not every action succeeded")
+	errInterrupted     = errors.New("interrupted")
+)
+
+// run executes one command line and returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRootCmd()                      //nolint:contextcheck // the commands take the context that cobra hands on
+	root.SetArgs(append([]string{}, args...)) // never nil, for which cobra would take the process's own
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errNotAllSucceeded):
+		return exitNotAll
+	case errors.Is(err, errInterrupted):
+		return exitInterrupted
+	}
+	fmt.Fprintf(stderr, "batchd: %v\n", err)
+	return exitFailure
+}

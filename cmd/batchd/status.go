@@ -1,0 +1,135 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/batchd/batchd/client"
+)
+
+func newStatusCmd() *cobra.Command {
+	var (
+		conn         connection
+		wait, asJSON bool
+	)
+	cmd := &cobra.Command{
+		Use:   "status ID",
+		Short: "Show how far a batch is",
+		Long: `Show how far a batch is. With --wait, show its progress until it has ended, and
+exit with 2 if not every action succeeded.`,
+		Args: exactArgs("ID"),
+		RunE: conn.run(func(cmd *cobra.Command, args []string) error {
+			c, err := conn.client(0)
+			if err != nil {
+				return err
+			}
+			var ended error
+			if wait {
+				// The document is still to be shown when not every action succeeded.
+				if ended = conn.follow(cmd, args[0]); ended != nil && ended != errNotAllSucceeded { //nolint:errorlint // the very value
+					return ended
+				}
+				if !asJSON {
+					return ended
+				}
+			}
+			batch, err := c.Get(cmd.Context(), args[0], 0)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				batch.Results = nil // those are `batchd results`
+				err = writeJSON(cmd.OutOrStdout(), batch)
+			} else {
+				err = printBatch(cmd.OutOrStdout(), batch)
+			}
+			if err != nil {
+				return err
+			}
+			return ended
+		}),
+	}
+	conn.flags(cmd)
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait for the end and show the progress")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the server's document, without results")
+	return cmd
+}
+
+func newCancelCmd() *cobra.Command {
+	var conn connection
+	cmd := &cobra.Command{
+		Use:   "cancel ID",
+		Short: "Stop what a batch has not started yet",
+		Long: `Stop what a batch has not started yet. Actions in flight end by themselves, and
+keep their results.`,
+		Args: exactArgs("ID"),
+		RunE: conn.run(func(cmd *cobra.Command, args []string) error {
+			c, err := conn.client(0)
+			if err != nil {
+				return err
+			}
+			batch, err := c.Cancel(cmd.Context(), args[0])
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", batch.Status, outcomes(&batch.Counts))
+			return err
+		}),
+	}
+	conn.flags(cmd)
+	return cmd
+}
+
+// exactArgs asks for one argument, and names what is missing.
+func exactArgs(name string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		switch len(args) {
+		case 0:
+			return fmt.Errorf("the %s is missing: usage: %s", name, cmd.UseLine())
+		case 1:
+			return nil
+		}
+		return fmt.Errorf("expected one %s, got %d: usage: %s", name, len(args), cmd.UseLine())
+	}
+}
+
+func printBatch(w io.Writer, b *client.Batch) error {
+	const at = "2006-01-02 15:04:05 MST"
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...))
+	}
+	row("id", "%s", b.ID)
+	row("status", "%s", b.Status)
+	if b.Target != "" {
+		row("target", "%s", b.Target)
+	}
+	row("actions", "%s of %s done (%d%%): %s", grouped(b.Counts.Done()), grouped(b.Counts.Total), percent(&b.Counts), outcomes(&b.Counts))
+	row("created", "%s", b.CreatedAt.UTC().Format(at))
+	for _, moment := range []struct {
+		name string
+		at   *time.Time
+	}{{"started", b.StartedAt}, {"ended", b.EndedAt}, {"expires", b.ExpiresAt}} {
+		if moment.at != nil {
+			row(moment.name, "%s", moment.at.UTC().Format(at))
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(b.Metadata)) {
+		row("metadata", "%s=%s", printable(key), printable(b.Metadata[key]))
+	}
+	return tw.Flush()
+}
+
+func writeJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}

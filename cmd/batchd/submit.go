@@ -1,0 +1,195 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/batchd/batchd/client"
+)
+
+const submitHelp = `Submit a batch of actions, and print its id. The server accepts all of it or
+nothing. FILE is - for standard input. The file is streamed, however long it is.
+
+FORMATS
+  ndjson  one action a line: {"method":"POST","path":"/items","body":{"name":"x"}}
+  json    an array of actions, or a document: {"target":"crm","actions":[…],…}
+  csv     a row with the names of the columns, then one action a row
+
+The format is told by the extension (.ndjson, .jsonl, .json, .csv, .tsv), or else
+by how the file begins. Members of an action: id, method, path, query, headers,
+body (or body_text, body_base64), timeout, retry. Flags go before what a document
+says; metadata is merged.
+
+TEMPLATES (csv)
+  --path, --body, --body-text, --header-template, --id and --method make an action
+  of a row. {name} stands for the value in the column "name":
+
+  in --path           percent-encoded: /items/{sku}?tag={tag}
+  in --body           a JSON string: {"name": {name}, "note": "from {city}"}
+                      Within quotes, only the inside of the string is inserted.
+  in all others       as it is
+
+  {name:number} {name:bool} {name:json}   as it is, and checked
+  {name:raw}    as it is, unchecked       {name:url}  percent-encoded
+  {name:number?}  the same, but null where the value is empty; {name?} as well
+  {{            a { that stands for itself; in JSON none is needed
+
+  Without --body, the body of a POST, PUT or PATCH is the row as a JSON object of
+  strings. A column that a template names must be there.
+
+SENDING AGAIN
+  If the server is busy or the connection breaks, a file is sent again under an
+  idempotency key, so that nothing is submitted twice. Standard input cannot be
+  read again, so it is sent once.`
+
+const submitExample = `  batchd submit actions.ndjson --wait
+  batchd submit batch.json --target crm --webhook https://example.com/hook
+  batchd submit customers.csv --path '/customers/{id}' --method PUT \
+    --body '{"name": {name}, "age": {age:number?}}' --header-template 'X-Tenant: {tenant}'
+  generate | batchd submit - --format ndjson`
+
+// submitCommand is what the flags of one submission say.
+type submitCommand struct {
+	conn        connection
+	input       input
+	options     client.Options
+	metadata    []string
+	compression string
+	wait        bool
+}
+
+func newSubmitCmd() *cobra.Command {
+	s := &submitCommand{input: input{format: format{name: formatAuto, among: []string{formatAuto, formatJSON, formatNDJSON, formatCSV}}}}
+	cmd := &cobra.Command{
+		Use:     "submit FILE",
+		Short:   "Submit a batch from NDJSON, JSON or CSV",
+		Long:    submitHelp,
+		Example: submitExample,
+		Args:    exactArgs("FILE"),
+		RunE:    s.conn.run(s.run),
+	}
+	s.conn.flags(cmd)
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&s.options.Target, "target", "", "the API to call, by its `name` (default: the server's only one)")
+	f.BoolVar(&s.wait, "wait", false, "wait for the end, show the progress, and exit with 2 if not every action succeeded")
+	f.StringVar(&s.options.WebhookURL, "webhook", "", "`URL` to tell of the end")
+	f.DurationVar(&s.options.ExpiresIn, "expires-in", 0, "begin nothing any more after this time (default: the server's)")
+	f.DurationVar(&s.options.Retention, "retention", 0, "how long to keep the results after the end (default: the server's)")
+	f.StringArrayVar(&s.metadata, "metadata", nil, "`key=value` to keep with the batch; may be repeated")
+	f.StringVar(&s.options.IdempotencyKey, "idempotency-key", "", "a `key` that makes a repeated submission return the first one's batch (default: a new one for a file)")
+	f.StringVar(&s.compression, "compress", "none", "compress the upload: none, gzip or zstd")
+	f.Var(&s.input.format, "format", "ndjson, json or csv (default: by the file)")
+	f.StringVar(&s.input.rows.method, "method", "", "csv: `template` of the method (default POST)")
+	f.StringVar(&s.input.rows.path, "path", "", "csv: `template` of the path, with its query")
+	f.StringVar(&s.input.rows.body, "body", "", "csv: `template` of a JSON body (default: the row)")
+	f.StringVar(&s.input.rows.bodyText, "body-text", "", "csv: `template` of a body that is not JSON")
+	f.StringArrayVar(&s.input.rows.headers, "header-template", nil, "csv: `template` of a header of the action, 'Name: value'; may be repeated")
+	f.StringVar(&s.input.rows.id, "id", "", "csv: `template` of the action's id (default: its index)")
+	f.StringVar(&s.input.rows.delimiter, "delimiter", "", "csv: the `character` between columns (default: a comma; in .tsv files a tab)")
+	return cmd
+}
+
+func (s *submitCommand) run(cmd *cobra.Command, args []string) error {
+	if err := s.finishOptions(); err != nil {
+		return err
+	}
+	s.input.name = args[0]
+	s.input.stdin = cmd.InOrStdin()
+	if !s.input.isStdin() && s.options.IdempotencyKey == "" {
+		s.options.IdempotencyKey = client.NewIdempotencyKey()
+	}
+	c, err := s.conn.client(0) // sending again is this command's own work, since it has to say so
+	if err != nil {
+		return err
+	}
+	batch, err := s.submit(cmd, c)
+	if err != nil {
+		if cmd.Context().Err() != nil {
+			fmt.Fprintln(cmd.ErrOrStderr(), "interrupted before the server answered: batchd list shows whether it accepted the batch")
+		}
+		return err
+	}
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), batch.ID); err != nil {
+		return err
+	}
+	stderr := cmd.ErrOrStderr()
+	switch {
+	case !s.wait:
+		fmt.Fprintf(stderr, "accepted: %s actions\n", grouped(batch.Counts.Total))
+		printHints(stderr,
+			hint{s.conn.command("batchd status " + batch.ID + " --wait"), "follow it"},
+			hint{s.conn.command("batchd results " + batch.ID), "read the results"})
+		return nil
+	case batch.Status.Terminal():
+		return s.conn.finish(stderr, batch)
+	}
+	return s.conn.follow(cmd, batch.ID)
+}
+
+func (s *submitCommand) finishOptions() error {
+	for _, pair := range s.metadata {
+		key, value, ok := strings.Cut(pair, "=")
+		if !ok || key == "" {
+			return fmt.Errorf("--metadata %q: expected key=value", clip(pair))
+		}
+		if s.options.Metadata == nil {
+			s.options.Metadata = map[string]string{}
+		}
+		s.options.Metadata[key] = value
+	}
+	switch {
+	case !slices.Contains([]string{"none", "gzip", "zstd"}, s.compression):
+		return fmt.Errorf("--compress %q: expected none, gzip or zstd", clip(s.compression))
+	case s.options.ExpiresIn < 0:
+		return errors.New("--expires-in is below zero")
+	case s.options.Retention < 0:
+		return errors.New("--retention is below zero")
+	}
+	if s.compression != "none" {
+		s.options.Compression = client.Compression(s.compression)
+	}
+	if s.wait {
+		// Tells the server that somebody waits, and saves a small batch the polling.
+		s.options.Wait = time.Second
+	}
+	return nil
+}
+
+// submitPatience is how long a submission bears with a server that is busy.
+const submitPatience = time.Minute
+
+// submit sends the input, and a file again for as long as that makes sense.
+func (s *submitCommand) submit(cmd *cobra.Command, c *client.Client) (*client.Batch, error) {
+	giveUp := time.Now().Add(submitPatience)
+	for attempt := 1; ; attempt++ {
+		batch, err := s.input.send(cmd.Context(), c, s.options)
+		if err == nil {
+			return batch, nil
+		}
+		after, transient := client.Transient(err)
+		if !transient || cmd.Context().Err() != nil || attempt == 1 && isRefused(err) {
+			return nil, s.input.locate(err)
+		}
+		if s.input.isStdin() {
+			return nil, fmt.Errorf("%w\nstandard input cannot be read again, so it was sent once: run the command anew", err)
+		}
+		if after == 0 {
+			after = min(time.Duration(attempt)*time.Second, 5*time.Second)
+		}
+		if time.Now().Add(after).After(giveUp) {
+			return nil, err
+		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "%v\nsending it again in %s\n", err, after)
+		select {
+		case <-time.After(after):
+		case <-cmd.Context().Done():
+			return nil, cmd.Context().Err()
+		}
+	}
+}
