@@ -322,13 +322,13 @@ func TestCompressedSubmissions(t *testing.T) {
 		})
 	}
 
-	t.Run("zstd that grows more than gzip could", func(t *testing.T) {
+	t.Run("zstd of many lines that are alike", func(t *testing.T) {
 		t.Parallel()
 		f := setup(t)
-		bomb := zstded(t, strings.Repeat(strings.Repeat(" ", 1000)+"\n", 100_000))
-		w := serve(f, call{method: "POST", path: "/batch?target=crm", headers: []string{"Content-Type: application/x-ndjson", "Content-Encoding: zstd"}, body: string(bomb)}.request(t))
-		p := requireProblem(t, w, http.StatusRequestEntityTooLarge)
-		require.Contains(t, p.Detail, "1032-fold")
+		lines := strings.Repeat(`{"method":"GET","path":"/alike"}`+"\n", 50_000)
+		require.Less(t, len(zstded(t, lines)), len(lines)/2000)
+		w := serve(f, call{method: "POST", path: "/batch?target=crm", headers: []string{"Content-Type: application/x-ndjson", "Content-Encoding: zstd"}, body: string(zstded(t, lines))}.request(t))
+		require.Equal(t, http.StatusAccepted, w.Code, "%s", w.Body)
 	})
 
 	t.Run("members without content", func(t *testing.T) {

@@ -21,11 +21,6 @@ const (
 	// zstdWindow is the largest window that a decoder of the content coding
 	// has to support (RFC 9659 §3).
 	zstdWindow = 8 << 20
-	// maxExpansion is how many bytes one compressed byte may become once
-	// expansionFloor bytes are out. It is what DEFLATE can reach at most, so
-	// it bounds zstd, which can do a thousand times that.
-	maxExpansion   = 1032
-	expansionFloor = 1 << 20
 )
 
 // submissionMedia returns the media type of a submission, its aliases resolved.
@@ -119,8 +114,6 @@ func (b *body) Read(p []byte) (int, error) {
 	switch {
 	case b.read > b.limit, b.wire.read > b.limit:
 		b.err = tooLarge(b.limit)
-	case b.coding != "" && b.read > expansionFloor && b.read > maxExpansion*b.wire.read:
-		b.err = refuse(kindTooLarge, "the body grows more than %d-fold when it is decompressed", maxExpansion)
 	case err != nil && !errors.Is(err, io.EOF):
 		b.err = b.classify(err)
 	default:
