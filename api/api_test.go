@@ -10,6 +10,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -359,7 +360,7 @@ func TestEndpointsHaveATargetAndLimitsOfTheirOwn(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, serve(f, post(`{"target":"billing","actions":[{"method":"GET","path":"/"}]}`).request(t)).Code)
 
 	p := requireProblem(t, serve(f, post(two).request(t)), http.StatusBadRequest)
-	require.Equal(t, []problemError{{Pointer: "/target", Detail: `this endpoint is for the target "billing": leave the target out`}}, p.Errors)
+	require.Equal(t, []dialect.ProblemError{{Pointer: "/target", Detail: `this endpoint is for the target "billing": leave the target out`}}, p.Errors)
 	p = requireProblem(t, serve(f, post(strings.Replace(actions(3), `"target":"crm",`, "", 1)).request(t)), http.StatusBadRequest)
 	require.Equal(t, "too many actions: at most 2 are allowed", p.Errors[0].Detail)
 	require.Len(t, f.store.batches, 2)

@@ -2,6 +2,8 @@ package api
 
 import (
 	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/api/dialect"
 )
 
 const (
@@ -14,12 +16,12 @@ const (
 func (s *Server) authenticate(c *gin.Context) {
 	owner := anonymous
 	if s.cfg.Auth == AuthPassthrough {
-		credential, err := credential(c)
+		identity, err := identity(c)
 		if err != nil {
 			s.fail(c, err)
 			return
 		}
-		if owner, err = s.cfg.Owner(c.Request.Context(), credential); err != nil {
+		if owner, err = s.cfg.Owner(c.Request.Context(), identity); err != nil {
 			s.fail(c, err)
 			return
 		}
@@ -29,22 +31,37 @@ func (s *Server) authenticate(c *gin.Context) {
 	c.Next()
 }
 
-// credential returns the one Authorization header of a request.
-func credential(c *gin.Context) (string, error) {
-	values := c.Request.Header.Values("Authorization")
-	if len(values) != 1 || values[0] == "" {
-		return "", refuse(kindUnauthorized, "send the credential of the target API in one Authorization header: it is passed on with every action, and the batch belongs to it").
-			with("WWW-Authenticate", `Bearer realm="batchd"`)
+const askForAuthorization = "send the credential of the target API in one Authorization header: it is passed on with every action, and the batch belongs to it"
+
+// identity returns what a request's credentials come to: whoever sent a batch in
+// a dialect reads it here with the same ones. The token is taken out of the query.
+func identity(c *gin.Context) (string, error) {
+	credentials, err := dialect.ReadCredentials(c.Request.Header)
+	if err != nil {
+		return "", err
 	}
-	return values[0], nil
+	if query := c.Request.URL.Query(); query.Has("token") {
+		if credentials, err = credentials.WithToken(query); err != nil {
+			return "", err
+		}
+		query.Del("token")
+		c.Request.URL.RawQuery = query.Encode()
+	}
+	if identity := credentials.Identity(); identity != "" {
+		return identity, nil
+	}
+	return "", &dialect.UnauthorizedError{Detail: askForAuthorization}
 }
 
 // forwarded is the credential to add to each action, empty where there is none.
-func (s *Server) forwarded(c *gin.Context) string {
+func (s *Server) forwarded(c *gin.Context) (string, error) {
 	if s.cfg.Auth != AuthPassthrough {
-		return ""
+		return "", nil
 	}
-	return c.GetHeader("Authorization")
+	if authorization := c.GetHeader("Authorization"); authorization != "" {
+		return authorization, nil
+	}
+	return "", &dialect.UnauthorizedError{Detail: askForAuthorization}
 }
 
 func owner(c *gin.Context) string { return c.GetString(keyOwner) }

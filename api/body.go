@@ -12,6 +12,8 @@ import (
 
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/batchd/batchd/internal/intake"
 )
 
 const (
@@ -35,7 +37,7 @@ func submissionMedia(h http.Header) (string, error) {
 		return "", refuse(kindUnsupportedMedia, "the Content-Type cannot be parsed: %s", expected)
 	}
 	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
-		return "", refuse(kindUnsupportedMedia, "the charset %q is not supported: %s", clip(charset), expected)
+		return "", refuse(kindUnsupportedMedia, "the charset %q is not supported: %s", intake.Clip(charset), expected)
 	}
 	if media == mediaJSON {
 		return mediaJSON, nil
@@ -43,7 +45,7 @@ func submissionMedia(h http.Header) (string, error) {
 	if isNDJSON(media) {
 		return mediaNDJSON, nil
 	}
-	return "", refuse(kindUnsupportedMedia, "the Content-Type %q is not supported: %s", clip(media), expected)
+	return "", refuse(kindUnsupportedMedia, "the Content-Type %q is not supported: %s", intake.Clip(media), expected)
 }
 
 func isNDJSON(media string) bool {
@@ -94,7 +96,7 @@ func openBody(r *http.Request, limit int64) (*body, error) {
 		}
 		b.src, b.close = z, z.Close
 	default:
-		return nil, refuse(kindUnsupportedMedia, "the Content-Encoding %q is not supported: expected gzip or zstd", clip(b.coding)).
+		return nil, refuse(kindUnsupportedMedia, "the Content-Encoding %q is not supported: expected gzip or zstd", intake.Clip(b.coding)).
 			with("Accept-Encoding", "gzip, zstd")
 	}
 	return b, nil

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -27,6 +28,9 @@ const (
 	AuthPassthrough Auth = "passthrough"
 )
 
+// Native is the dialect of an endpoint that speaks batchd's own format.
+const Native = "native"
+
 // Config is what a Server is made of. Store and Targets are required.
 type Config struct {
 	// Store keeps the batches.
@@ -34,6 +38,9 @@ type Config struct {
 	// Targets are the names of the configured targets. Where there is only one,
 	// a submission need not name it.
 	Targets []string
+	// Transactional are those of the targets that have transactions of their own.
+	// For the others, the members of a group need undos. Defaults to none.
+	Transactional []string
 	// Auth says how the owner of a request is found. Defaults to AuthNone.
 	Auth Auth
 	// Owner turns a credential into an owner: a keyed hash, so that neither an
@@ -42,6 +49,9 @@ type Config struct {
 	Owner func(ctx context.Context, credential string) (string, error)
 	// Limits bound what a submission may ask for.
 	Limits Limits
+	// Admission bounds what one owner may submit, over all endpoints that have no
+	// bound of their own. Defaults to none.
+	Admission Admission
 	// Webhooks says that a webhook secret is configured. Without one, a
 	// submission that names a webhook is refused.
 	Webhooks bool
@@ -87,18 +97,29 @@ type Limits struct {
 	MaxWait time.Duration `yaml:"max_wait"`
 }
 
-// Endpoint is a further path that accepts batches in the native format.
+// Endpoint is a further path that accepts batches.
 type Endpoint struct {
-	// Path is where it is mounted, such as "/api/batch".
+	// Path is where it is mounted, such as "/api/batch". A segment that starts
+	// with a colon is a parameter. A trailing slash makes no difference.
 	Path string `yaml:"path"`
+	// Dialect is the name of its wire format. Defaults to "native".
+	Dialect string `yaml:"dialect"`
 	// Target is the target of every batch sent there.
 	Target string `yaml:"target"`
-	// MaxActions is the most actions of one batch. Defaults to the limit of the API.
+	// MaxActions is the most actions of one batch. Defaults to that of the
+	// dialect, or else to the limit of the API.
 	MaxActions int `yaml:"max_actions"`
 	// Wait makes the endpoint answer with the results if they are there in
 	// time; "Prefer: respond-async" and a shorter "Prefer: wait" override it.
-	// Defaults to 0, which answers at once.
+	// Defaults to 0, which answers at once, and for a dialect, which has no such
+	// answer, to 60s, but at most Limits.MaxWait.
 	Wait time.Duration `yaml:"wait"`
+	// CancelOnDisconnect cancels the batch of a client that hangs up while it
+	// waits. Defaults to letting it go on.
+	CancelOnDisconnect bool `yaml:"cancel_on_disconnect"`
+	// Admission bounds what one owner may submit here. Defaults to that of the
+	// API, counted over all.
+	Admission Admission `yaml:"limits"`
 }
 
 // withDefaults returns the configuration with its zero values replaced.
@@ -122,7 +143,13 @@ func (c Config) withDefaults() Config {
 	}
 	c.Endpoints = slices.Clone(c.Endpoints)
 	for i := range c.Endpoints {
-		setDefault(&c.Endpoints[i].MaxActions, l.MaxActions)
+		ep := &c.Endpoints[i]
+		setDefault(&ep.Dialect, Native)
+		if def, foreign := dialect.Named(ep.Dialect); foreign {
+			setDefault(&ep.MaxActions, min(def.MaxActions, l.MaxActions))
+			setDefault(&ep.Wait, min(time.Minute, l.MaxWait))
+		}
+		setDefault(&ep.MaxActions, l.MaxActions)
 	}
 	return c
 }
@@ -166,6 +193,11 @@ func (c Config) validate() error {
 		check(slices.Contains(c.Targets, ep.Target), "endpoints[%d]: unknown target %q: expected one of %s", i, ep.Target, strings.Join(c.Targets, ", "))
 		check(ep.MaxActions > 0, "endpoints[%d]: max_actions is %d: expected at least 1", i, ep.MaxActions)
 		check(ep.Wait >= 0, "endpoints[%d]: wait is %s: expected 0 or more", i, ep.Wait)
+		def, foreign := dialect.Named(ep.Dialect)
+		check(foreign || ep.Dialect == Native, "endpoints[%d]: unknown dialect %q: expected %s or one of %s", i, ep.Dialect, Native, strings.Join(dialect.Names(), ", "))
+		for _, param := range def.Params {
+			check(slices.Contains(strings.Split(ep.Path, "/"), ":"+param), "endpoints[%d]: the path %q has no :%s, which the dialect %s needs", i, ep.Path, param, def.Name)
+		}
 	}
 	return errors.Join(errs...)
 }

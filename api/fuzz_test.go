@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // fuzzed decodes a submission, and checks what must hold whatever it was.
@@ -45,7 +46,7 @@ func fuzzed(t *testing.T, data []byte, read func(*decoder, *body) (*batch.Spec, 
 	}
 	p := problemOf(err, http.Header{}, "id")
 	require.Contains(t, []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge}, p.Status, "%v", err)
-	require.LessOrEqual(t, len(p.Errors), maxFaults)
+	require.LessOrEqual(t, len(p.Errors), intake.MaxFaults)
 	encoded, err := json.Marshal(p)
 	require.NoError(t, err)
 	require.Less(t, len(encoded), 256<<10)

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // readNDJSON reads a submission of one action a line, with its options in the
@@ -19,7 +20,7 @@ import (
 func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 	d.readOptions(query)
 	lines := bufio.NewScanner(b)
-	lines.Buffer(make([]byte, 0, 16<<10), int(d.maxItem()))
+	lines.Buffer(make([]byte, 0, 16<<10), int(d.limits.maxItem()))
 	for lines.Scan() && b.err == nil {
 		line := bytes.Trim(lines.Bytes(), " \t\r")
 		if len(line) == 0 {
@@ -28,35 +29,35 @@ func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 		if d.full("") {
 			return d.finish("", false)
 		}
-		d.index = d.count
+		d.Index = d.count
 		if err := d.readLine(line); err != nil {
 			return nil, err
 		}
 		d.count++
-		d.index = -1
+		d.Index = -1
 	}
 	if b.err != nil {
 		return nil, b.err
 	}
 	tooLong := errors.Is(lines.Err(), bufio.ErrTooLong)
 	if tooLong {
-		d.index = d.count
-		d.fault("", "the line has more than %d bytes: reading stopped here", d.maxItem())
+		d.Index = d.count
+		d.Fault("", "the line has more than %d bytes: reading stopped here", d.limits.maxItem())
 	}
 	return d.finish("", !tooLong)
 }
 
 func (d *decoder) readLine(line []byte) error {
-	dec := newJSONDecoder(bytes.NewBuffer(line))
+	dec := intake.NewDecoder(bytes.NewBuffer(line))
 	err := d.readAction(dec, "")
 	if err == nil {
 		if _, end := dec.ReadToken(); !errors.Is(end, io.EOF) {
-			d.fault("", "there is more on the line after the action: expected one action a line")
+			d.Fault("", "there is more on the line after the action: expected one action a line")
 		}
 		return nil
 	}
-	if isSyntax(err) {
-		d.syntaxFault(" of the line", err)
+	if intake.IsSyntax(err) {
+		d.SyntaxFault(" of the line", err)
 		return nil
 	}
 	return err
@@ -66,7 +67,7 @@ func (d *decoder) readLine(line []byte) error {
 func (d *decoder) readOptions(raw string) {
 	query, err := url.ParseQuery(raw)
 	if err != nil {
-		d.fault("", "the query cannot be parsed: it must be percent-encoded")
+		d.Fault("", "the query cannot be parsed: it must be percent-encoded")
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
@@ -89,7 +90,7 @@ func (d *decoder) readOptions(raw string) {
 			err = errors.New("it is not known: expected target, webhook, expires_in, retention or metadata.<key>")
 		}
 		if err != nil {
-			d.fault("", "query parameter %q: %v", clip(name), err)
+			d.Fault("", "query parameter %q: %v", intake.Clip(name), err)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // Bounds of a submission's options.
@@ -24,7 +26,7 @@ func (d *decoder) setTarget(name string) error {
 	case d.fixed != "" && name != d.fixed:
 		return fmt.Errorf("this endpoint is for the target %q: leave the target out", d.fixed)
 	case !slices.Contains(d.targets, name):
-		return fmt.Errorf("unknown target %q: expected %s", clip(name), oneOf(d.targets))
+		return fmt.Errorf("unknown target %q: expected %s", intake.Clip(name), oneOf(d.targets))
 	}
 	return nil
 }
@@ -37,7 +39,7 @@ func (d *decoder) chooseTarget() {
 	case len(d.targets) == 1:
 		d.spec.Target = d.targets[0]
 	default:
-		d.fault("/target", "the target is missing: expected %s", oneOf(d.targets))
+		d.Fault("/target", "the target is missing: expected %s", oneOf(d.targets))
 	}
 }
 
@@ -62,9 +64,9 @@ func setDuration(to *time.Duration, s string, most time.Duration) error {
 	parsed, err := time.ParseDuration(s)
 	switch {
 	case err != nil:
-		return fmt.Errorf(`%q is not a duration: expected one such as "90s" or "1h30m", more than 0 and at most %s`, clip(s), shortDuration(most))
+		return fmt.Errorf(`%q is not a duration: expected one such as "90s" or "1h30m", more than 0 and at most %s`, intake.Clip(s), shortDuration(most))
 	case parsed <= 0 || parsed > most:
-		return fmt.Errorf("%s is out of range: expected more than 0 and at most %s", clip(s), shortDuration(most))
+		return fmt.Errorf("%s is out of range: expected more than 0 and at most %s", intake.Clip(s), shortDuration(most))
 	}
 	*to = parsed
 	return nil

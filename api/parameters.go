@@ -10,6 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // parameters returns the query of a request. It refuses parameters that are
@@ -23,9 +24,9 @@ func parameters(c *gin.Context, allowed ...string) (url.Values, error) {
 	for name, list := range values {
 		switch {
 		case !slices.Contains(allowed, name) && len(allowed) == 0:
-			return nil, refuse(kindBadParameter, "unknown query parameter %q: there are none here", clip(name))
+			return nil, refuse(kindBadParameter, "unknown query parameter %q: there are none here", intake.Clip(name))
 		case !slices.Contains(allowed, name):
-			return nil, refuse(kindBadParameter, "unknown query parameter %q: expected one of %s", clip(name), strings.Join(allowed, ", "))
+			return nil, refuse(kindBadParameter, "unknown query parameter %q: expected one of %s", intake.Clip(name), strings.Join(allowed, ", "))
 		case len(list) > 1:
 			return nil, refuse(kindBadParameter, "the query parameter %q is there more than once", name)
 		}
@@ -40,7 +41,7 @@ func integer(values url.Values, name string, def, least, most int) (int, error) 
 	}
 	n, err := strconv.Atoi(values.Get(name))
 	if err != nil || n < least || n > most {
-		return 0, refuse(kindBadParameter, "the query parameter %q is %q: expected a whole number from %d to %d", name, clip(values.Get(name)), least, most)
+		return 0, refuse(kindBadParameter, "the query parameter %q is %q: expected a whole number from %d to %d", name, intake.Clip(values.Get(name)), least, most)
 	}
 	return n, nil
 }

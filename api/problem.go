@@ -11,26 +11,12 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
 
 // problem is a problem document (RFC 9457).
-type problem struct {
-	Type   string         `json:"type"`
-	Title  string         `json:"title"`
-	Status int            `json:"status"`
-	Detail string         `json:"detail,omitempty"`
-	Errors []problemError `json:"errors,omitempty"`
-	More   int            `json:"more,omitempty"`
-}
-
-// problemError is one fault of a submission. Index is left out where the fault
-// is the batch's own, and Pointer where it is in no document.
-type problemError struct {
-	Index   *int   `json:"index,omitempty"`
-	Pointer string `json:"pointer,omitempty"`
-	Detail  string `json:"detail"`
-}
+type problem = dialect.Problem
 
 // kind is a type of problem. The set is closed.
 type kind struct {
@@ -60,6 +46,8 @@ var (
 	kindUploadLost       = kind{"upload-lost", "The upload was lost", http.StatusConflict}
 	kindTooLarge         = kind{"too-large", "The body is too large", http.StatusRequestEntityTooLarge}
 	kindUnsupportedMedia = kind{"unsupported-media-type", "The format is not supported", http.StatusUnsupportedMediaType}
+	kindLimited          = kind{"limit-exceeded", "The limit is exceeded", http.StatusTooManyRequests}
+	kindOverLimit        = kind{"over-limit", "The batch is larger than the limit", http.StatusBadRequest}
 	kindKeyReused        = kind{"idempotency-key-reused", "The idempotency key was used before", http.StatusUnprocessableEntity}
 	kindInternal         = kind{"internal", "Internal fault", http.StatusInternalServerError}
 	kindUnavailable      = kind{"unavailable", "The service is not available just now", http.StatusServiceUnavailable}
@@ -90,8 +78,10 @@ func (e *requestError) with(name, value string) *requestError {
 func problemOf(err error, header http.Header, requestID string) *problem {
 	var (
 		refused     *requestError
+		nobody      *dialect.UnauthorizedError
 		invalid     *batch.InvalidError
 		unavailable *batch.UnavailableError
+		limited     *batch.LimitedError
 	)
 	switch {
 	case errors.As(err, &refused):
@@ -99,11 +89,21 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 			header.Set(refused.header[0], refused.header[1])
 		}
 		return refused.kind.problem(refused.detail)
+	case errors.As(err, &nobody):
+		header.Set("WWW-Authenticate", `Bearer realm="batchd"`)
+		return kindUnauthorized.problem(nobody.Detail)
 	case errors.As(err, &invalid):
 		return invalidProblem(invalid)
 	case errors.As(err, &unavailable):
 		setRetryAfter(header, unavailable.RetryAfter)
 		return kindUnavailable.problem("the store cannot be reached or cannot write just now: try again later")
+	case errors.As(err, &limited):
+		setRateLimit(header, &limited.State)
+		if limited.RetryAfter == 0 {
+			return kindOverLimit.problem(limited.Detail)
+		}
+		setRetryAfter(header, limited.RetryAfter)
+		return kindLimited.problem(limited.Detail + "; nothing of it was stored")
 	case errors.Is(err, batch.ErrNotFound):
 		return kindNotFound.problem("there is no such batch, or it is not yours, or its retention is over")
 	case errors.Is(err, batch.ErrNoWebhook):
@@ -131,7 +131,7 @@ func invalidProblem(invalid *batch.InvalidError) *problem {
 		p.Detail = "1 fault was found; nothing was stored"
 	}
 	for _, f := range invalid.Faults {
-		e := problemError{Pointer: f.Pointer, Detail: f.Detail}
+		e := dialect.ProblemError{Pointer: f.Pointer, Detail: f.Detail}
 		if f.Index >= 0 {
 			e.Index = &f.Index
 		}
@@ -186,7 +186,7 @@ func (s *Server) fail(c *gin.Context, err error) {
 	h := c.Writer.Header()
 	h.Del("ETag")
 	h.Set("Cache-Control", "no-store")
-	if err := writeJSON(c, p.Status, "application/problem+json", p); err != nil {
+	if err := writeProblem(c, p, err); err != nil {
 		s.cfg.Logger.DebugContext(ctx, "problem not delivered", "request_id", id, "error", err)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
 )
 
 const (
@@ -118,7 +119,7 @@ func resultQuery(c *gin.Context) (batch.ResultQuery, url.Values, error) {
 	for name := range strings.SplitSeq(given.Get("outcome"), ",") {
 		o, err := batch.ParseOutcome(name)
 		if err != nil {
-			return q, nil, refuse(kindBadParameter, `the query parameter "outcome" names %q: expected one or more of %s, with commas`, clip(name), outcomeNames())
+			return q, nil, refuse(kindBadParameter, `the query parameter "outcome" names %q: expected one or more of %s, with commas`, intake.Clip(name), outcomeNames())
 		}
 		q.Outcomes = append(q.Outcomes, o)
 	}

@@ -88,23 +88,11 @@ func (s *Server) routes() (*gin.Engine, error) {
 	get(b, "/batch/:id/webhook", s.handle(s.deliveries))
 	b.POST("/batch/:id/webhook/redeliver", s.handle(s.redeliver))
 	for i := range s.cfg.Endpoints {
-		if err := mount(b, &s.cfg.Endpoints[i], s.handle(s.submit(&s.cfg.Endpoints[i]))); err != nil {
+		if err := s.mount(e, b, &s.cfg.Endpoints[i]); err != nil {
 			return nil, err
 		}
 	}
 	return e, nil
-}
-
-// mount adds an endpoint's route. Its path comes from the configuration, and
-// gin panics on one that it cannot use.
-func mount(g gin.IRoutes, ep *Endpoint, h gin.HandlerFunc) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("endpoint %q cannot be mounted: %v", ep.Path, p)
-		}
-	}()
-	g.POST(ep.Path, h)
-	return nil
 }
 
 // Handler returns the API without a server around it.

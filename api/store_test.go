@@ -22,6 +22,7 @@ type fakeStore struct {
 	order    []string
 	keys     map[string]*fakeKey
 	uploads  int // open ones
+	admitted int // actions, by any limit
 	watchers map[string]map[chan struct{}]struct{}
 	// down is answered by everything, once that many calls have passed.
 	down      error
@@ -122,6 +123,29 @@ func (u *fakeUpload) Add(_ context.Context, a *batch.Action) error {
 	c.Body = bytes.Clone(a.Body)
 	u.actions = append(u.actions, c)
 	return nil
+}
+
+func (u *fakeUpload) Admit(_ context.Context, n int, limit batch.Limit, partial bool) (int, batch.LimitState, error) {
+	unlock, err := u.s.lock()
+	if err != nil {
+		return 0, batch.LimitState{}, err
+	}
+	defer unlock()
+	room := n
+	if limit.Rate.N > 0 {
+		room = min(n, limit.Rate.N-u.s.admitted)
+	}
+	state := batch.LimitState{Limit: limit, Remaining: limit.Rate.N - u.s.admitted, Reset: time.Minute}
+	if room < n && !partial {
+		e := &batch.LimitedError{State: state, Detail: "too many just now"}
+		if n <= limit.Rate.N {
+			e.RetryAfter = 1500 * time.Millisecond
+		}
+		return 0, state, e
+	}
+	u.s.admitted += room
+	state.Remaining -= room
+	return room, state, nil
 }
 
 func (u *fakeUpload) Commit(_ context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {

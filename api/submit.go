@@ -44,26 +44,43 @@ func (s *Server) submit(ep *Endpoint) handler {
 		ctx := r.Context()
 		up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
 		defer up.abort(ctx)
-		dec := newDecoder(s.rules(ep, s.forwarded(c)), func(a *batch.Action) error { return up.add(ctx, a) })
+		authorization, err := s.forwarded(c)
+		if err != nil {
+			return err
+		}
+		dec := newDecoder(s.rules(ep, authorization), func(a *batch.Action) error {
+			if ep != nil {
+				ep.refuseNested(a)
+			}
+			return up.add(ctx, a)
+		})
 		spec, err := s.read(dec, media, body, r.URL.RawQuery)
 		if err != nil {
 			return err
 		}
 		spec.Waited = wait > 0
 		spec.Fingerprint = body.fingerprint(media, r)
+		if _, err := s.admit(ctx, c.Writer.Header(), up.upload, ep, dec.count, spec); err != nil {
+			return err
+		}
 		b, replayed, err := up.commit(ctx, spec)
 		if err != nil {
 			return err
 		}
-		if replayed {
-			c.Header("Idempotency-Replayed", "true")
-		} else {
-			s.metrics.accepted(b.Target, b.Counts.Total)
-		}
-		if applied != "" {
-			c.Header("Preference-Applied", applied)
-		}
-		return s.answerSubmission(c, b, wait)
+		s.acknowledge(c, b, replayed, applied)
+		return s.answerSubmission(c, ep, b, wait)
+	}
+}
+
+// acknowledge says of a batch that exists how it came about.
+func (s *Server) acknowledge(c *gin.Context, b *batch.Batch, replayed bool, applied string) {
+	if replayed {
+		c.Header("Idempotency-Replayed", "true")
+	} else {
+		s.metrics.accepted(b.Target, b.Counts.Total)
+	}
+	if applied != "" {
+		c.Header("Preference-Applied", applied)
 	}
 }
 
@@ -75,21 +92,12 @@ func (s *Server) read(dec *decoder, media string, body *body, query string) (*ba
 }
 
 // answerSubmission answers 200 with the results if the batch ends in time, and
-// else 202. The batch exists, whatever happens here: a wait that fails falls
-// back to what is known.
-func (s *Server) answerSubmission(c *gin.Context, b *batch.Batch, wait time.Duration) error {
+// else 202.
+func (s *Server) answerSubmission(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.Duration) error {
 	c.Header("Location", location(b.ID))
-	if wait > 0 && !b.Status.Terminal() {
-		ctx := c.Request.Context()
-		now, err := s.await(ctx, owner(c), b.ID, wait)
-		if err != nil {
-			if ctx.Err() != nil {
-				return err
-			}
-			s.cfg.Logger.WarnContext(ctx, "wait broken off", "request_id", requestID(c), "batch_id", b.ID, "error", err)
-		} else {
-			b = now
-		}
+	b, err := s.follow(c, ep, b, wait)
+	if err != nil {
+		return err
 	}
 	if wait > 0 && b.Status.Terminal() {
 		return s.writeBatch(c, http.StatusOK, b)
@@ -110,7 +118,7 @@ func (s *Server) waitFor(ep *Endpoint, h http.Header) (time.Duration, string) {
 
 func (s *Server) rules(ep *Endpoint, authorization string) rules {
 	r := rules{
-		limits: s.cfg.Limits, targets: s.cfg.Targets, sealed: s.cfg.Sealed, authorization: authorization,
+		limits: s.cfg.Limits, targets: s.cfg.Targets, transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
 		webhooks: s.cfg.Webhooks, allowPrivateWebhooks: s.cfg.AllowPrivateWebhooks,
 	}
 	if ep != nil {
@@ -127,13 +135,16 @@ type staging struct {
 	upload     batch.Upload
 }
 
-func (g *staging) add(ctx context.Context, a *batch.Action) error {
+func (g *staging) open(ctx context.Context) (err error) {
 	if g.upload == nil {
-		upload, err := g.store.Open(ctx, g.owner, g.key)
-		if err != nil {
-			return err
-		}
-		g.upload = upload
+		g.upload, err = g.store.Open(ctx, g.owner, g.key)
+	}
+	return err
+}
+
+func (g *staging) add(ctx context.Context, a *batch.Action) error {
+	if err := g.open(ctx); err != nil {
+		return err
 	}
 	return g.upload.Add(ctx, a)
 }

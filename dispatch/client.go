@@ -67,7 +67,10 @@ type Dispatcher struct {
 	inflaters sync.Pool // of *gzip.Reader
 }
 
-var _ batch.Dispatcher = (*Dispatcher)(nil)
+var (
+	_ batch.Dispatcher = (*Dispatcher)(nil)
+	_ batch.Prober     = (*Dispatcher)(nil)
+)
 
 // target is a configured target with what is derived from it.
 type target struct {
@@ -114,6 +117,10 @@ func newTarget(configured batch.Target) (*target, error) {
 	}
 	if name := configured.IdempotencyKeyHeader; disposition(http.CanonicalHeaderKey(name)) != passed {
 		faults = append(faults, fmt.Errorf("target %q: /idempotency_key_header: the header %s belongs to the connection: name another", configured.Name, name))
+	}
+	if x := configured.Transactions; x != nil && disposition(http.CanonicalHeaderKey(x.SendAs.Header)) != passed {
+		// It would be left out, and what is meant for the transaction take effect at once.
+		faults = append(faults, fmt.Errorf("target %q: /transactions/send_as/header: the header %s belongs to the connection: name another", configured.Name, x.SendAs.Header))
 	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
@@ -192,6 +199,9 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	}
 	if faults := r.Action.Validate(); len(faults) > 0 {
 		return blocked(t.Name, faults[0].Detail)
+	}
+	if !r.Call && !t.Permits(r.Action) {
+		return blocked(t.Name, fmt.Sprintf("its rules do not allow %s on this path", r.Action.Method))
 	}
 	timeout := t.Timeout
 	if r.Action.Timeout > 0 {

@@ -17,7 +17,8 @@ const actionVersion = 1
 var errAction = errors.New("malformed stored action")
 
 // appendAction encodes an action: a version, then strings with their length in
-// front, in the order of the struct.
+// front, in the order of the struct, the body last. An undo is encoded likewise,
+// as one string.
 func appendAction(out []byte, a *batch.Action) []byte {
 	str := func(s string) {
 		out = binary.AppendUvarint(out, uint64(len(s)))
@@ -35,6 +36,19 @@ func appendAction(out []byte, a *batch.Action) []byte {
 	}
 	out = binary.AppendVarint(out, int64(a.Timeout))
 	str(string(a.Retry))
+	str(a.Group)
+	if a.Undo != nil {
+		str(string(appendAction(nil, a.Undo)))
+	} else {
+		str("")
+	}
+	if a.Refusal != nil {
+		out = binary.AppendUvarint(out, 1)
+		str(string(a.Refusal.Code))
+		str(a.Refusal.Message)
+	} else {
+		out = binary.AppendUvarint(out, 0)
+	}
 	if a.Body != nil {
 		out = append(out, a.Body...)
 		out = append(out, 1)
@@ -87,6 +101,17 @@ func decodeAction(data []byte) (batch.Action, error) {
 	data = data[n:]
 	a.Timeout = time.Duration(timeout)
 	a.Retry = batch.RetryMode(str())
+	a.Group = str()
+	if undo := str(); undo != "" {
+		decoded, err := decodeAction([]byte(undo))
+		if err != nil {
+			return a, err
+		}
+		a.Undo = &decoded
+	}
+	if num() == 1 {
+		a.Refusal = &batch.Failure{Code: batch.ErrorCode(str()), Message: str()}
+	}
 	if bad {
 		return a, errAction
 	}
@@ -101,7 +126,7 @@ func decodeAction(data []byte) (batch.Action, error) {
 
 // states maps the byte that the ledger keeps of an action to its outcome.
 var states = map[byte]batch.Outcome{
-	'p': batch.Pending, 'r': batch.Pending,
+	'p': batch.Pending, 'r': batch.Pending, 'w': batch.Pending, 'g': batch.Pending,
 	'S': batch.Succeeded, 'F': batch.Failed, 'E': batch.Errored, 'U': batch.Unknown,
 	'C': batch.Cancelled, 'X': batch.Expired, 'K': batch.Skipped,
 }
@@ -128,11 +153,11 @@ func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) 
 		*b.Counts.Of(o) = int(atoi(m[o.String()]))
 	}
 	if sealed := m["private"]; sealed != "" {
-		clear, err := s.seals.open(place(id, "m", 0), []byte(sealed))
+		opened, err := s.seals.open(place(id, "m", 0), []byte(sealed))
 		if err != nil {
 			return nil, fmt.Errorf("read batch %s: %w", id, err)
 		}
-		if err := decodePrivate(clear, b); err != nil {
+		if err := decodePrivate(opened, b); err != nil {
 			return nil, fmt.Errorf("read batch %s: %w", id, err)
 		}
 	}

@@ -168,6 +168,10 @@ func TestCancelEndsWhatWaitsAndNothingElse(t *testing.T) {
 		require.Equal(t, batch.StatusCancelled, done.Status)
 		require.Equal(t, batch.Counts{Total: 5, Succeeded: 1, Failed: 1, Cancelled: 3}, done.Counts)
 		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		completed := b.submit(1, spec()).ID
+		b.end(completed, 0, batch.Succeeded)
+		_, err = b.Cancel(b.ctx, "me", completed)
 		require.ErrorIs(t, err, batch.ErrTerminal)
 
 		all := b.results(id, 2)
@@ -422,7 +426,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		bare := b.submit(2, spec()).ID
 		b.end(bare, 0, batch.Succeeded)
-		requireTTLs(b, bare, 5, 2*time.Hour+time.Minute)
+		requireTTLs(b, bare, 5, 10*time.Hour)
 		b.end(bare, 1, batch.Succeeded)
 		requireTTLs(b, bare, 5, time.Hour)
 		require.NoError(t, b.Delete(b.ctx, "me", bare))

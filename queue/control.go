@@ -36,6 +36,16 @@ func (s *Store) expire(ctx context.Context, id string) error {
 	return nil
 }
 
+// overdue ends what is in flight of a batch long after its deadline, as unknown.
+func (s *Store) overdue(ctx context.Context, id string) error {
+	answer, err := s.run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, "", "overdue")
+	if err != nil {
+		return fmt.Errorf("end what is overdue of batch %s: %w", id, err)
+	}
+	s.tellIf(ctx, id, answer[1])
+	return nil
+}
+
 // Delete implements [batch.Store].
 func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	if !known(id) {
@@ -58,8 +68,14 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	return nil
 }
 
-// ageOf returns how long ago a version 7 UUID was made.
-func ageOf(id uuid.UUID) time.Duration {
-	seconds, nanos := id.Time().UnixTime()
-	return time.Since(time.Unix(seconds, nanos))
+// olderThan reports whether a batch's id was made longer ago than that: an entry
+// without a batch may be of an upload that is about to commit.
+func olderThan(id string, age time.Duration) bool {
+	u, err := uuid.Parse(id)
+	if err != nil {
+		return true
+	}
+	seconds, nanos := u.Time().UnixTime()
+	was := time.Since(time.Unix(seconds, nanos))
+	return was > age || was < -age // nobody's clock is that far ahead
 }

@@ -15,6 +15,7 @@
 //	batchd:{<id>}:a   hash     index → sealed action
 //	batchd:{<id>}:l   hash     index → who began it, when, how often
 //	batchd:{<id>}:r   hash     index → sealed result, as it will be served
+//	batchd:{<id>}:g   hash     index of a group's first action → its members and sealed record
 //	batchd:{<id>}:w   list     the attempts at delivering the webhook
 //	batchd:{<id>}:u   string   stands while an upload with an idempotency key is open
 //	batchd:owner:{<owner>}     zset   the owner's batches; ids sort by time

@@ -51,6 +51,11 @@ func unavailable(err error) bool {
 			return true
 		}
 	}
+	for _, words := range []string{"dial tcp", "i/o timeout", "connection refused", "connection reset"} {
+		if strings.Contains(message, words) { // asynq keeps the words of an error, not the error
+			return true
+		}
+	}
 	return strings.Contains(message, "all sentinels specified in configuration are unreachable") ||
 		strings.Contains(message, "connection pool: failed to dial")
 }

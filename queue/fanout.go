@@ -30,6 +30,7 @@ const (
 type fanOut struct {
 	id, queue   string
 	from, total int
+	throttled   bool // handed out as the owner's limit allows; see feed
 }
 
 // fanouts keeps the fan-outs that run in the background.
@@ -55,7 +56,11 @@ func (f *fanouts) stop() {
 // the sweeper finishes what breaks off.
 func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 	run := func(ctx context.Context) {
-		if err := s.fanOut(ctx, f); err != nil {
+		hand := s.fanOut
+		if f.throttled {
+			hand = func(ctx context.Context, f fanOut) error { return s.feed(ctx, f.id) }
+		}
+		if err := hand(ctx, f); err != nil {
 			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.id, "error", err)
 		}
 	}
@@ -71,7 +76,7 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	for f.from < f.total {
 		next := min(f.from+fanOutChunk, f.total)
-		if err := s.enqueue(ctx, f.id, f.queue, f.from, next); err != nil {
+		if _, err := s.enqueue(ctx, f.id, f.queue, span(f.from, next)); err != nil {
 			return err
 		}
 		answer, err := s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
@@ -86,23 +91,40 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	return nil
 }
 
-// enqueue enqueues the actions from one index up to another in one exchange.
-func (s *Store) enqueue(ctx context.Context, id, queue string, from, to int) error {
+// span returns the indexes from one up to another.
+func span(from, to int) []int {
+	indexes := make([]int, 0, to-from)
+	for i := from; i < to; i++ {
+		indexes = append(indexes, i)
+	}
+	return indexes
+}
+
+// enqueue enqueues actions in one exchange, and returns how many of them had no
+// task until now.
+func (s *Store) enqueue(ctx context.Context, id, queue string, indexes []int) (int, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	r := &recorder{UniversalClient: s.rdb, pipe: s.rdb.Pipeline()}
 	client := asynq.NewClientFromRedisClient(r)
-	for i := from; i < to; i++ {
+	for _, i := range indexes {
 		_, err := client.EnqueueContext(ctx, asynq.NewTask(TaskAction, EncodeTask(id, i)),
 			asynq.Queue(queue), asynq.TaskID(taskID(id, i)), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
 		if err != nil {
-			return fmt.Errorf("encode task %d: %w", i, err)
+			return 0, fmt.Errorf("encode task %d: %w", i, err)
 		}
 	}
-	if _, err := r.pipe.Exec(ctx); err != nil {
-		return fmt.Errorf("enqueue tasks: %w", mapError(ctx, err))
+	answers, err := r.pipe.Exec(ctx)
+	if err != nil {
+		return 0, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err))
 	}
-	return nil
+	added := 0
+	for _, answer := range answers {
+		if made, ok := answer.(*redis.Cmd); ok && made.Val() == int64(1) {
+			added++
+		}
+	}
+	return added, nil
 }
 
 // recorder collects in a pipeline the commands that asynq's client would send

@@ -47,7 +47,8 @@ func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 
 		cancelled, cancel := context.WithCancel(b.ctx)
 		cancel()
-		require.ErrorIs(t, b.enqueue(cancelled, large.ID, "other", 0, 3), context.Canceled)
+		_, err = b.enqueue(cancelled, large.ID, "other", span(0, 3))
+		require.ErrorIs(t, err, context.Canceled)
 	})
 }
 

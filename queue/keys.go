@@ -15,21 +15,21 @@ const (
 
 // batchKeys are the keys of one batch, all in one cluster slot.
 type batchKeys struct {
-	meta, state, ledger, actions, results, deliveries, upload string
+	meta, state, ledger, actions, results, groups, deliveries, upload string
 }
 
 func keysOf(id string) batchKeys {
 	prefix := "batchd:{" + id + "}:"
 	return batchKeys{
 		meta: prefix + "m", state: prefix + "s", ledger: prefix + "l", actions: prefix + "a",
-		results: prefix + "r", deliveries: prefix + "w", upload: prefix + "u",
+		results: prefix + "r", groups: prefix + "g", deliveries: prefix + "w", upload: prefix + "u",
 	}
 }
 
 // step returns the keys that every step of the ledger takes, in the order that
 // lua/lib.lua expects.
 func (k batchKeys) step() []string {
-	return []string{k.meta, k.state, k.ledger, k.actions, k.results}
+	return []string{k.meta, k.state, k.ledger, k.actions, k.results, k.groups}
 }
 
 func ownerKey(owner string) string { return "batchd:owner:{" + owner + "}" }

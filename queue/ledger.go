@@ -3,10 +3,20 @@ package queue
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// beginPatience is how long a begin is repeated while Redis is away.
+	beginPatience = time.Minute
+	// beginPause is the pause between two of them.
+	beginPause = 200 * time.Millisecond
 )
 
 // Begin implements [batch.Ledger].
@@ -15,7 +25,16 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 		return &batch.Begun{Verdict: batch.Gone}, nil
 	}
 	token := rand.Text()[:16]
-	answer, err := s.run(ctx, s.steps.begin, keysOf(id).step(), id, doneChannel, index, token, worker)
+	begin := func(from string) ([]string, error) {
+		return s.run(ctx, s.steps.begin, keysOf(id).step(), id, doneChannel, index, token, worker, from)
+	}
+	answer, err := s.insist(ctx, func() ([]string, error) { return begin("") })
+	if err == nil && answer[0] == "held" {
+		var alive []string
+		if alive, err = s.alive(ctx); err == nil && (answer[2] == worker || !slices.Contains(alive, answer[2])) {
+			answer, err = begin(answer[1])
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("begin action %d of batch %s: %w", index, id, err)
 	}
@@ -31,20 +50,62 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	case "gone":
 		b.Verdict = batch.Gone
 		return b, nil
+	case "held":
+		b.Verdict = batch.Held
+		return b, nil
+	case "waiting":
+		b.Verdict = batch.Waiting
+		return b, nil
 	default:
 		return nil, fmt.Errorf("begin action %d of batch %s: unknown answer %q", index, id, answer[0])
 	}
 	b.Token, b.Attempt = batch.Token(answer[1]), int(atoi(answer[2]))
 	b.FirstAt, b.StartedAt = fromMillis(answer[3]), fromMillis(answer[4])
 	b.Worker, b.ExpiresAt, b.Target = answer[5], fromMillis(answer[6]), answer[7]
-	clear, err := s.seals.open(place(id, "a", index), []byte(answer[8]))
-	if err != nil {
-		return nil, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
+	if b.Action, err = s.openAction(id, index, answer[8]); err != nil {
+		if b.Verdict == batch.Run && b.Group == nil {
+			// Nothing was sent: it is left to a worker that can read it.
+			_, released := s.Release(ctx, id, index, b.Token)
+			err = errors.Join(err, released)
+		}
+		return nil, err
 	}
-	if b.Action, err = decodeAction(clear); err != nil {
-		return nil, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
+	if answer[9] != "" {
+		if b.Group, err = s.openGroup(id, index, answer[9]); err != nil {
+			return nil, err
+		}
 	}
 	return b, nil
+}
+
+// insist repeats a step whose answer may have been lost. Redis may have done it
+// all the same, and who does not know that his action is begun would take it for
+// another's.
+func (s *Store) insist(ctx context.Context, step func() ([]string, error)) ([]string, error) {
+	deadline := time.Now().Add(beginPatience)
+	for {
+		answer, err := step()
+		if away := (*batch.UnavailableError)(nil); err == nil || !errors.As(err, &away) || time.Now().After(deadline) {
+			return answer, err
+		}
+		select {
+		case <-ctx.Done():
+			return answer, err
+		case <-time.After(beginPause):
+		}
+	}
+}
+
+func (s *Store) openAction(id string, index int, sealed string) (batch.Action, error) {
+	opened, err := s.seals.open(place(id, "a", index), []byte(sealed))
+	if err != nil {
+		return batch.Action{}, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
+	}
+	a, err := decodeAction(opened)
+	if err != nil {
+		return batch.Action{}, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
+	}
+	return a, nil
 }
 
 // Finish implements [batch.Ledger].
@@ -87,6 +148,15 @@ func verdictError(verdict string) error {
 	default:
 		return nil
 	}
+}
+
+// parseEntry reads a ledger entry; see lua/lib.lua.
+func parseEntry(packed string) entry {
+	parts := strings.SplitN(packed, "|", 5)
+	if len(parts) < 5 {
+		return entry{}
+	}
+	return entry{token: parts[0], started: fromMillis(parts[3]), worker: parts[4]}
 }
 
 // attemptsIn reads the attempts from a ledger entry; see lua/lib.lua.

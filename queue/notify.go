@@ -17,11 +17,13 @@ type notices struct {
 	mu      sync.Mutex
 	sub     *redis.PubSub
 	waiting map[string]map[chan struct{}]struct{}
+	held    map[int]func(message string)
+	holders int // so many came in all
 	wg      sync.WaitGroup
 }
 
 func newNotices(rdb redis.UniversalClient, log *slog.Logger) *notices {
-	return &notices{rdb: rdb, log: log, waiting: make(map[string]map[chan struct{}]struct{})}
+	return &notices{rdb: rdb, log: log, waiting: make(map[string]map[chan struct{}]struct{}), held: make(map[int]func(string))}
 }
 
 // Watch implements [batch.Store].
@@ -31,11 +33,7 @@ func (n *notices) watch(id string) (<-chan struct{}, func()) {
 	wake := make(chan struct{}, 1)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	if n.sub == nil {
-		n.sub = n.rdb.Subscribe(context.Background(), doneChannel)
-		messages := n.sub.Channel()
-		n.wg.Go(func() { n.receive(messages) })
-	}
+	n.subscribe()
 	if n.waiting[id] == nil {
 		n.waiting[id] = make(map[chan struct{}]struct{})
 	}
@@ -50,9 +48,39 @@ func (n *notices) watch(id string) (<-chan struct{}, func()) {
 	}
 }
 
+// holds calls f with every message of the channel of held targets.
+func (n *notices) holds(f func(message string)) (stop func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.subscribe()
+	n.holders++
+	key := n.holders
+	n.held[key] = f
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		delete(n.held, key)
+	}
+}
+
+// subscribe makes the one subscription, with the lock held.
+func (n *notices) subscribe() {
+	if n.sub != nil {
+		return
+	}
+	n.sub = n.rdb.Subscribe(context.Background(), doneChannel, holdChannel)
+	messages := n.sub.Channel()
+	n.wg.Go(func() { n.receive(messages) })
+}
+
 func (n *notices) receive(messages <-chan *redis.Message) {
 	for m := range messages {
 		n.mu.Lock()
+		if m.Channel == holdChannel {
+			for _, f := range n.held {
+				f(m.Payload)
+			}
+		}
 		for wake := range n.waiting[m.Payload] {
 			select {
 			case wake <- struct{}{}:

@@ -14,7 +14,7 @@ import (
 
 const (
 	// pageBytes is about where a page of results ends, whatever its limit.
-	pageBytes = 4 << 20
+	pageBytes = 1 << 20
 	// stateWindow is the number of states looked at in one exchange.
 	stateWindow = 16 << 10
 )
@@ -112,8 +112,7 @@ func (s *Store) listPage(ctx context.Context, owner, cursor string, limit int) (
 // dropEntry removes an index entry without a batch, unless its upload may still
 // be about to commit.
 func (s *Store) dropEntry(ctx context.Context, owner, id string) error {
-	u, err := uuid.Parse(id)
-	if err == nil && ageOf(u) < stagedTTL {
+	if !olderThan(id, stagedTTL) {
 		return nil
 	}
 	return mapError(ctx, s.rdb.ZRem(ctx, ownerKey(owner), id).Err())
@@ -126,7 +125,7 @@ func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQue
 		return nil, err
 	}
 	page := &batch.ResultPage{Results: [][]byte{}, Next: -1}
-	size, per := 0, 16
+	size, per := 0, 4
 	from := max(q.From, 0)
 	for from < b.Counts.Total {
 		indexes, reached, states, err := s.selectStates(ctx, id, from, min(q.Limit-len(page.Results), per), q.Outcomes)
@@ -215,10 +214,14 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 		var err error
 		if stored(found[i]) {
 			sealed, ok := results.Val()[i].(string)
-			if !ok {
-				return nil, batch.ErrNotFound
+			switch {
+			case ok:
+				out[i], err = s.seals.open(place(id, "r", index), []byte(sealed))
+			case states[found[i]] == batch.Unknown:
+				out[i], err = overdueResult(index)
+			default:
+				err = batch.ErrNotFound
 			}
-			out[i], err = s.seals.open(place(id, "r", index), []byte(sealed))
 		} else {
 			sealed, ok := actions.Val()[at].(string)
 			if !ok {
@@ -235,6 +238,15 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 	return out, nil
 }
 
+// overdueResult is the result of an action whose holder never said what came of
+// it. Its id is left to the index: this is for a case that has lost more than that.
+func overdueResult(index int) ([]byte, error) {
+	r := &batch.Result{ID: batch.ActionID("", index), Index: index, Outcome: batch.Unknown, Error: &batch.Failure{
+		Code: batch.CodeInterrupted, Message: "the action was in flight at the batch's deadline, and nobody ever said what came of it",
+	}}
+	return r.MarshalJSON()
+}
+
 // stored reports whether an action in that state has a result of its own, made
 // by a worker. The others ended, or wait, without one.
 func stored(state byte) bool {
@@ -249,11 +261,11 @@ func stored(state byte) bool {
 
 // resultOf encodes the result of an action that has none of its own.
 func (s *Store) resultOf(id string, index int, o batch.Outcome, sealed []byte, entry string) ([]byte, error) {
-	clear, err := s.seals.open(place(id, "a", index), sealed)
+	opened, err := s.seals.open(place(id, "a", index), sealed)
 	if err != nil {
 		return nil, err
 	}
-	a, err := decodeAction(clear)
+	a, err := decodeAction(opened)
 	if err != nil {
 		return nil, err
 	}

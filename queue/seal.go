@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/rand"
@@ -73,9 +74,17 @@ func (s *sealer) seal(place, value []byte) []byte {
 	}
 	aead := s.ring[s.first]
 	out := make([]byte, 0, 2+len(s.first)+len(value)+aead.Overhead())
-	out = append(out, formatSealed, byte(len(s.first)))
+	out = append(out, formatSealed, byte(len(s.first))) //nolint:gosec // newSealer bounds the length
 	out = append(out, s.first...)
-	return aead.Seal(out, nil, value, place)
+	return aead.Seal(out, nil, value, place) //nolint:gosec // the nonce is random, made by the AEAD itself
+}
+
+// current reports whether a value is sealed by the key that seals.
+func (s *sealer) current(stored []byte) bool {
+	if s.first == "" {
+		return true
+	}
+	return bytes.HasPrefix(stored, append([]byte{formatSealed, byte(len(s.first))}, s.first...)) //nolint:gosec // newSealer bounds the length
 }
 
 // open is the inverse of seal.

@@ -38,16 +38,21 @@ type Store struct {
 	seals   *sealer
 	log     *slog.Logger
 	tasks   *asynq.Client
+	inspect *asynq.Inspector
 	notices *notices
 	embed   *embedded
 	fanouts *fanouts
+	memory  memory
+	stalls  stalls
 	owners  atomic.Pointer[[]byte] // the salt of the owners' names, once read
 }
 
 var (
-	_ batch.Store   = (*Store)(nil)
-	_ batch.Ledger  = (*Store)(nil)
-	_ batch.Sweeper = (*Store)(nil)
+	_ batch.Store    = (*Store)(nil)
+	_ batch.Ledger   = (*Store)(nil)
+	_ batch.Sweeper  = (*Store)(nil)
+	_ batch.Registry = (*Store)(nil)
+	_ batch.Gate     = (*Store)(nil)
 )
 
 // Open connects to the Redis that the URL names. The schemes are
@@ -84,6 +89,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.tasks = asynq.NewClientFromRedisClient(s.rdb)
+	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)
 	s.notices = newNotices(s.rdb, s.log)
 	s.fanouts = newFanouts()
 	return s, nil
@@ -185,6 +191,11 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	salt, err := s.seals.open(where, stored)
 	if err != nil {
 		return nil, err
+	}
+	if !s.seals.current(stored) { // so that the old key can be dropped
+		if err := s.rdb.Set(ctx, saltKey, s.seals.seal(where, salt), 0).Err(); err != nil {
+			return nil, mapError(ctx, err)
+		}
 	}
 	s.owners.Store(&salt)
 	return salt, nil

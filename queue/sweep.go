@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -15,9 +14,14 @@ import (
 const (
 	// sweepPage is the number of open batches looked at in one exchange.
 	sweepPage = 200
+	// sweepFaults is the most faults after which a round goes on.
+	sweepFaults = 10
 	// fanOutPatience is how long a fan-out may stand still before the sweeper
 	// takes it over.
 	fanOutPatience = 10 * time.Second
+	// overdueAfter is how long after the deadline an action may be in flight. It is
+	// well beyond what the longest attempt takes, and below lua/lib.lua's GRACE.
+	overdueAfter = 6 * time.Hour
 	// sweepLease is how long one process is the sweeper without saying so again.
 	sweepLease = 15 * time.Second
 )
@@ -27,10 +31,12 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	if ok, err = s.electSweeper(ctx, worker); !ok {
 		return swept, false, err
 	}
+	s.stalls.nextRound()
 	now, err := s.now(ctx)
 	if err != nil {
 		return swept, true, err
 	}
+	var faults []error
 	cursor := "-"
 	for {
 		ids, err := s.sweepPage(ctx, cursor)
@@ -38,12 +44,13 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 			return swept, true, err
 		}
 		for _, id := range ids.order {
+			// One batch that cannot be mended keeps no other from it.
 			if err := s.sweepBatch(ctx, id, ids.fields[id], now, &swept); err != nil {
-				return swept, true, fmt.Errorf("sweep batch %s: %w", id, err)
+				faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
 			}
 		}
-		if len(ids.order) < sweepPage {
-			return swept, true, nil
+		if len(ids.order) < sweepPage || len(faults) > sweepFaults {
+			return swept, true, errors.Join(faults...)
 		}
 		cursor = "(" + ids.order[len(ids.order)-1]
 		if ok, err = s.electSweeper(ctx, worker); !ok {
@@ -72,7 +79,7 @@ func (s *Store) now(ctx context.Context) (time.Time, error) {
 }
 
 // sweepFields are those of the meta hash that a round looks at.
-var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending"}
+var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending"}
 
 type openPage struct {
 	order  []string
@@ -113,7 +120,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 	switch status := batch.Status(m["status"]); {
 	case status == "":
 		// Deleted, expired, or an upload that is about to commit.
-		if u, err := uuid.Parse(id); err == nil && ageOf(u) < stagedTTL {
+		if !olderThan(id, stagedTTL) {
 			return nil
 		}
 		return s.closeEntry(ctx, id, swept)
@@ -125,10 +132,16 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 	case m["ending"] == "" && now.After(fromMillis(m["expires"])):
 		swept.Expired++
 		return s.expire(ctx, id)
+	case now.After(fromMillis(m["expires"]).Add(overdueAfter)):
+		swept.Expired++
+		return s.overdue(ctx, id)
 	}
 	stalled := max(atoi(m["fanned"]), atoi(m["created"]))
 	f := fanOut{id: id, queue: QueueName(m["target"], batch.Lane(m["lane"])), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
-	if m["ending"] != "" || f.from >= f.total || now.Sub(time.UnixMilli(stalled)) < fanOutPatience {
+	if f.from >= f.total {
+		return s.mendStall(ctx, id, m, now, swept)
+	}
+	if m["ending"] != "" || m["throttle"] != "" || now.Sub(time.UnixMilli(stalled)) < fanOutPatience {
 		return nil
 	}
 	swept.Resumed++

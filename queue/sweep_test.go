@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -111,4 +112,47 @@ func TestNothingOfASecretStandsInRedis(t *testing.T) {
 		}
 		require.Greater(t, seen, 8)
 	})
+}
+
+func TestWhatABatchLostIsBroughtBack(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(7, spec()).ID
+		_, err := b.Begin(b.ctx, id, 2, "nobody") // a holder that no list knows
+		require.NoError(t, err)
+		_, err = b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		b.begin(id, 3) // by w1, which is alive
+		b.end(id, 6, batch.Succeeded)
+		queue := QueueName("crm", batch.Interactive)
+		for i := range 7 {
+			require.NoError(t, b.inspector().DeleteTask(queue, taskID(id, i)))
+		}
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "it is given its time")
+		long := time.Now().Add(-time.Minute)
+		age := func() {
+			s := b.stalls.now[id]
+			s.since = long
+			b.stalls.now[id] = s
+		}
+		age()
+		entry := readLedger(b, id, 2)
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).ledger, "2", entry).Err())
+		require.Equal(t, batch.Swept{Open: 1, Lost: 4 + 1}, b.sweep())
+		age()
+		require.Equal(t, batch.Swept{Open: 1, Lost: 1}, b.sweep(), "tasks that are there are left alone")
+		tasks, err := b.inspector().ListPendingTasks(queue)
+		require.NoError(t, err)
+		require.Len(t, tasks, 5)
+	})
+}
+
+// readLedger returns an entry of the ledger as if it were a minute old.
+func readLedger(b *bundle, id string, index int) string {
+	b.t.Helper()
+	packed, err := b.rdb.HGet(b.ctx, keysOf(id).ledger, strconv.Itoa(index)).Result()
+	require.NoError(b.t, err)
+	parts := strings.Split(packed, "|")
+	parts[3] = strconv.FormatInt(time.Now().Add(-time.Minute).UnixMilli(), 10)
+	return strings.Join(parts, "|")
 }

@@ -27,7 +27,7 @@ const (
 	chunkActions = 500
 	chunkBytes   = 512 << 10
 	// ownerIndexTTL is longer than any batch lives.
-	ownerIndexTTL = 90 * 24 * time.Hour
+	ownerIndexTTL = 800 * 24 * time.Hour
 )
 
 // upload implements [batch.Upload].
@@ -41,13 +41,18 @@ type upload struct {
 	pending   []any  // index, sealed action, ... not staged yet
 	bytes     int
 	n, staged int
+	groups    stagedGroups
 	scratch   []byte
 	markedAt  time.Time
+	admitted  admission
 	committed bool // a commit was tried; from then on only time removes anything
 }
 
 // Open implements [batch.Store].
 func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, error) {
+	if err := s.spare(ctx); err != nil {
+		return nil, err
+	}
 	id, err := uuid.NewV7()
 	if err != nil {
 		return nil, fmt.Errorf("make a batch id: %w", err)
@@ -58,7 +63,11 @@ func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, erro
 		return u, nil
 	}
 	u.claim = idempotencyKey(owner, key)
-	return u, u.claimKey(ctx)
+	if err := u.claimKey(ctx); err != nil {
+		u.unmark(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return u, nil
 }
 
 // claimKey decides whose the idempotency key is. An upload may commit only
@@ -87,7 +96,6 @@ func (u *upload) claimKey(ctx context.Context) error {
 			u.id, u.keys, u.replay = holder, keysOf(holder), true
 			return nil
 		case busy:
-			u.unmark(ctx)
 			return batch.ErrKeyBusy
 		}
 		seen = holder
@@ -141,19 +149,26 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 	sealed := u.s.seals.seal(place(u.id, "a", u.n), u.scratch)
 	u.pending = append(u.pending, u.n, sealed)
 	u.bytes += len(sealed)
+	u.groups.add(a, u.n)
 	u.n++
+	if err := u.keepMark(ctx); err != nil {
+		return err
+	}
 	if len(u.pending) < 2*chunkActions && u.bytes < chunkBytes {
 		return nil
 	}
 	return u.flush(ctx)
 }
 
-func (u *upload) flush(ctx context.Context) error {
-	if u.claim != "" && time.Since(u.markedAt) > markerTTL/4 {
-		if err := u.mark(ctx); err != nil {
-			return err
-		}
+// keepMark renews the marker of an upload that takes its time.
+func (u *upload) keepMark(ctx context.Context) error {
+	if u.claim == "" || time.Since(u.markedAt) < markerTTL/4 {
+		return nil
 	}
+	return u.mark(ctx)
+}
+
+func (u *upload) flush(ctx context.Context) error {
 	if len(u.pending) == 0 {
 		return nil
 	}
@@ -184,6 +199,9 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if err := u.index(ctx, spec); err != nil {
 		return nil, false, err
 	}
+	if err := u.stageGroups(ctx); err != nil {
+		return nil, false, err
+	}
 	u.committed = true
 	lane := batch.LaneFor(u.n, spec.Waited)
 	needMarker := "0"
@@ -192,10 +210,18 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	}
 	args := []any{
 		u.n, needMarker, millis(spec.ExpiresIn), millis(spec.Retention),
+		len(u.groups.order), u.groups.states(u.n),
 		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
 	}
 	if spec.WebhookURL != "" {
 		args = append(args, "webhook", "1", "delivery", string(batch.DeliveryWaiting))
+	}
+	if spec.Throttle != nil {
+		limit, err := json.Marshal(spec.Throttle)
+		if err != nil {
+			return nil, false, fmt.Errorf("encode the limit: %w", err)
+		}
+		args = append(args, "throttle", limit)
 	}
 	if private := encodePrivate(spec); private != nil {
 		args = append(args, "private", u.s.seals.seal(place(u.id, "m", 0), private))
@@ -207,13 +233,20 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if answer[0] != "ok" {
 		return nil, false, batch.ErrUploadLost
 	}
+	if olderThan(u.id, stagedTTL/2) {
+		// It took so long that somebody may have taken its entries for those of an
+		// upload that came to nothing.
+		if err := u.index(context.WithoutCancel(ctx), spec); err != nil {
+			u.s.log.ErrorContext(ctx, "a batch may be missing from the indexes", "batch", u.id, "error", err)
+		}
+	}
 	created := fromMillis(answer[1])
 	b := &batch.Batch{
 		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
 		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
 		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
 	}
-	u.s.startFanOut(ctx, fanOut{id: u.id, queue: QueueName(b.Target, lane), total: u.n})
+	u.s.startFanOut(ctx, fanOut{id: u.id, queue: QueueName(b.Target, lane), total: u.n, throttled: spec.Throttle != nil})
 	return b, false, nil
 }
 
@@ -250,6 +283,9 @@ func (u *upload) index(ctx context.Context, spec *batch.Spec) error {
 		p.ZRemRangeByLex(ctx, owner, "-", "("+idAt(time.Now().Add(-ownerIndexTTL)))
 		p.PExpire(ctx, owner, ownerIndexTTL)
 		p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
+		if spec.Throttle != nil {
+			p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
+		}
 		return nil
 	})
 	return mapError(ctx, err)
@@ -268,9 +304,10 @@ func (u *upload) Abort(ctx context.Context) {
 		return
 	}
 	u.committed = true
+	u.readmit(context.WithoutCancel(ctx))
 	ctx, cancel := u.s.within(context.WithoutCancel(ctx))
 	defer cancel()
-	keys := []string{u.keys.actions}
+	keys := []string{u.keys.actions, u.keys.groups}
 	if u.claim != "" {
 		keys = append(keys, u.keys.upload)
 	} else if u.staged == 0 && len(u.pending) == 0 {

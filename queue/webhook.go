@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -51,10 +52,9 @@ func (s *Store) tell(ctx context.Context, id string) error {
 		asynq.Queue(WebhookQueue), asynq.TaskID(webhookTaskID(id)), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
 		// It waits for a later attempt: have that one made now. If it is just being
-		// made, that is what was wanted.
-		err = asynq.NewInspectorFromRedisClient(s.rdb).RunTask(WebhookQueue, webhookTaskID(id))
-		if err != nil {
-			s.log.DebugContext(ctx, "webhook is on its way already", "batch", id, "reason", err)
+		// made, the mark stays, and the sweeper asks again when it has ended.
+		err = s.inspect.RunTask(WebhookQueue, webhookTaskID(id))
+		if err != nil && strings.Contains(err.Error(), "already in pending state") {
 			err = nil
 		}
 	}
@@ -66,8 +66,8 @@ func (s *Store) tell(ctx context.Context, id string) error {
 
 // Redeliver implements [batch.Store].
 func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
-	if !known(id) {
-		return batch.ErrNotFound
+	if _, err := s.Get(ctx, owner, id); err != nil {
+		return err
 	}
 	if err := s.reopen(ctx, id); err != nil {
 		return err
@@ -84,7 +84,8 @@ func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
 	case "gone":
 		return batch.ErrNotFound
 	}
-	return s.tell(ctx, id)
+	s.tellIf(ctx, id, "1")
+	return nil
 }
 
 // Deliveries implements [batch.Store].
@@ -117,12 +118,12 @@ func (s *Store) deliveryLog(ctx context.Context, id string, m map[string]string)
 		return nil, mapError(ctx, err)
 	}
 	for _, sealed := range stored {
-		clear, err := s.seals.open(place(id, "w", 0), []byte(sealed))
+		opened, err := s.seals.open(place(id, "w", 0), []byte(sealed))
 		if err != nil {
 			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
 		}
 		var d batch.Delivery
-		if err := json.Unmarshal(clear, &d); err != nil {
+		if err := json.Unmarshal(opened, &d); err != nil {
 			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
 		}
 		l.Attempts = append(l.Attempts, d)

@@ -22,12 +22,29 @@ const (
 	storeAway = time.Second
 )
 
+// handler returns the handler of a target's tasks. What has to wait for the
+// target waits before its action is begun: then a crash leaves no doubt about it.
+func (w *Worker) handler(target string) func(context.Context, *asynq.Task) error {
+	g := w.gates[target]
+	return func(_ context.Context, t *asynq.Task) error {
+		w.inHand.Add(1)
+		defer w.inHand.Done()
+		if err := g.pass(w.held); err != nil {
+			return &laterError{after: storeAway, reason: "the target is held back"}
+		}
+		return w.runAction(t)
+	}
+}
+
 // runAction handles the task of one action.
-func (w *Worker) runAction(_ context.Context, t *asynq.Task) error { //nolint:contextcheck // see Worker.held
+func (w *Worker) runAction(t *asynq.Task) error {
 	id, index, err := queue.DecodeTask(t.Payload())
 	if err != nil {
-		w.log.Error("dropped a task that is none of ours", "error", err) //nolint:sloglint // there is no context
+		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
 		return nil
+	}
+	if w.runs(id, index) {
+		return &laterError{after: heldAgain, reason: "the group is being run"}
 	}
 	for {
 		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
@@ -36,9 +53,14 @@ func (w *Worker) runAction(_ context.Context, t *asynq.Task) error { //nolint:co
 			return &laterError{after: storeAway, reason: "the action could not be begun"}
 		}
 		switch begun.Verdict {
-		case batch.Ended, batch.Gone:
+		case batch.Ended, batch.Gone, batch.Waiting:
 			return nil
+		case batch.Held:
+			return &laterError{after: heldAgain, reason: "the group is being run by another worker"}
 		case batch.Run:
+			if begun.Group != nil {
+				return w.runGroup(w.held, id, begun)
+			}
 			return w.attempt(w.held, id, index, begun)
 		case batch.Interrupted:
 			again, err := w.resolve(w.held, id, index, begun)
@@ -53,14 +75,18 @@ func (w *Worker) runAction(_ context.Context, t *asynq.Task) error { //nolint:co
 func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun) error {
 	target, known := w.targets[begun.Target]
 	var resp *batch.Response
-	if known {
+	switch {
+	case begun.Action.Refusal != nil:
+		resp = notSent(begun, begun.Action.Refusal)
+	case known:
 		w.metrics.inFlight.WithLabelValues(target.Name).Inc()
 		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: &begun.Action})
 		w.metrics.inFlight.WithLabelValues(target.Name).Dec()
-	} else {
-		resp = &batch.Response{Result: batch.Result{Outcome: batch.Errored, StartedAt: begun.StartedAt, Error: &batch.Failure{
+		w.learn(ctx, target.Name, resp)
+	default:
+		resp = notSent(begun, &batch.Failure{
 			Code: batch.CodeInternal, Message: fmt.Sprintf("the target %q is no longer configured", begun.Target),
-		}}}
+		})
 	}
 	w.metrics.attempt(begun.Target, resp)
 	w.log.DebugContext(ctx, "attempt", "batch", id, "index", index, "target", begun.Target, "attempt", begun.Attempt,
@@ -73,6 +99,11 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		return w.release(ctx, id, index, begun, delay)
 	}
 	return w.finish(ctx, id, index, begun, &resp.Result)
+}
+
+// notSent is the response for an action that is not to be sent.
+func notSent(begun *batch.Begun, why *batch.Failure) *batch.Response {
+	return &batch.Response{Unsent: true, Result: batch.Result{Outcome: batch.Errored, StartedAt: begun.StartedAt, Error: why}}
 }
 
 // resolve decides about an action that an earlier holder began and never ended.

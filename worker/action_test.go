@@ -261,6 +261,25 @@ func TestTheDeadlineEndsABatchThatNobodyTouches(t *testing.T) {
 	require.Contains(t, []batch.Outcome{batch.Failed, batch.Expired}, results[0].Outcome)
 }
 
+func TestARefusedActionIsNotSent(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
+	u, err := b.store.Open(t.Context(), "me", "")
+	require.NoError(t, err)
+	why := &batch.Failure{Code: batch.CodeLimited, Message: "no room"}
+	require.NoError(t, u.Add(t.Context(), &batch.Action{Method: "POST", Path: "/", Refusal: why}))
+	require.NoError(t, u.Add(t.Context(), &batch.Action{Method: "POST", Path: "/"}))
+	got, _, err := u.Commit(t.Context(), &batch.Spec{Target: "crm", ExpiresIn: time.Hour, Retention: time.Hour})
+	require.NoError(t, err)
+	b.run()
+	_, results := b.wait(got.ID)
+	require.Equal(t, batch.Errored, results[0].Outcome)
+	require.Equal(t, why, results[0].Error)
+	require.Equal(t, batch.Succeeded, results[1].Outcome)
+	require.Zero(t, b.attempts(got.ID, 0))
+	require.Equal(t, 1, b.attempts(got.ID, 1))
+}
+
 func TestATargetThatIsNoLongerConfiguredEndsItsActions(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })

@@ -2,9 +2,12 @@ package worker
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -24,6 +27,8 @@ type bundle struct {
 	cfg   Config
 	do    func(ctx context.Context, r *batch.Request, attempt int) *batch.Response
 
+	unreachable atomic.Bool
+
 	mu   sync.Mutex
 	seen map[string]int // attempts by batch and index
 }
@@ -35,7 +40,7 @@ func setup(t *testing.T, do func(ctx context.Context, r *batch.Request, attempt 
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	b := &bundle{t: t, store: s, do: do, seen: map[string]int{}}
 	b.cfg = Config{
-		Name: "w1", Ledger: s, Dispatcher: b, Sweeper: s, NewServer: s.NewServer, Drain: time.Second, Logger: slog.New(slog.DiscardHandler),
+		Name: "w1", Ledger: s, Dispatcher: b, Sweeper: s, Registry: s, Gate: s, Prober: b, NewServer: s.NewServer, Drain: time.Second, Logger: slog.New(slog.DiscardHandler),
 		Targets: []batch.Target{{Name: "crm", BaseURL: "http://127.0.0.1", Concurrency: 8, Retry: batch.Retry{Attempts: 3, Base: time.Millisecond}}},
 	}
 	return b
@@ -51,8 +56,16 @@ func (b *bundle) Do(ctx context.Context, r *batch.Request) *batch.Response {
 	return b.do(ctx, r, n)
 }
 
+// Probe implements [batch.Prober].
+func (b *bundle) Probe(context.Context, string) error {
+	if b.unreachable.Load() {
+		return errors.New("refused")
+	}
+	return nil
+}
+
 // Repeatable implements [batch.Dispatcher].
-func (b *bundle) Repeatable(_ string, a *batch.Action) bool { return a.Method != "POST" }
+func (b *bundle) Repeatable(_ string, a *batch.Action) bool { return a.Method != http.MethodPost }
 
 // attempts returns how often an action was sent.
 func (b *bundle) attempts(id string, index int) int {

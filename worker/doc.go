@@ -7,4 +7,7 @@
 // only while the ledger says that the action is still this worker's. So a task
 // that asynq hands out twice, late, or to a worker that was long believed dead
 // does no harm.
+//
+// A group of actions is run by the task of its first one, from a record that the
+// ledger keeps; see saga.
 package worker

@@ -10,13 +10,15 @@ import (
 
 // metrics are what a worker counts. Labels are closed sets and target names.
 type metrics struct {
-	actions  *prometheus.CounterVec   // target, outcome
-	attempts *prometheus.CounterVec   // target, result
-	duration *prometheus.HistogramVec // target
-	inFlight *prometheus.GaugeVec     // target
-	webhooks *prometheus.CounterVec   // state
-	swept    *prometheus.CounterVec   // what
-	open     prometheus.Gauge
+	actions   *prometheus.CounterVec   // target, outcome
+	attempts  *prometheus.CounterVec   // target, result
+	duration  *prometheus.HistogramVec // target
+	inFlight  *prometheus.GaugeVec     // target
+	webhooks  *prometheus.CounterVec   // state
+	swept     *prometheus.CounterVec   // what
+	open      prometheus.Gauge
+	recovered prometheus.Counter
+	tripped   prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -43,11 +45,17 @@ func newMetrics() *metrics {
 		open: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "batchd_open_batches", Help: "Batches that were not done when this worker last swept.",
 		}),
+		tripped: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "batchd_open_circuits", Help: "Targets that were paused when this worker last looked, because no connection to them could be made.",
+		}),
+		recovered: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "batchd_recovered_actions_total", Help: "Actions that were taken over from workers that died.",
+		}),
 	}
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.actions, m.attempts, m.duration, m.inFlight, m.webhooks, m.swept, m.open} {
+	for _, c := range []prometheus.Collector{m.actions, m.attempts, m.duration, m.inFlight, m.webhooks, m.swept, m.open, m.recovered, m.tripped} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("register a metric: %w", err)
 		}
@@ -70,6 +78,7 @@ func (m *metrics) attempt(target string, resp *batch.Response) {
 func (m *metrics) sweep(s batch.Swept) {
 	m.open.Set(float64(s.Open - s.Closed))
 	m.swept.WithLabelValues("fan_out").Add(float64(s.Resumed))
+	m.swept.WithLabelValues("lost").Add(float64(s.Lost))
 	m.swept.WithLabelValues("expired").Add(float64(s.Expired))
 	m.swept.WithLabelValues("webhook").Add(float64(s.Notified))
 	m.swept.WithLabelValues("closed").Add(float64(s.Closed))

@@ -6,11 +6,20 @@ import (
 	"time"
 )
 
-// sweepEvery is how often a worker sweeps, or asks whether it may.
-const sweepEvery = 2 * time.Second
+const (
+	// sweepEvery is how often a worker sweeps, or asks whether it may.
+	sweepEvery = 2 * time.Second
+	// feedEvery is how often the worker that sweeps hands out throttled actions.
+	feedEvery = 200 * time.Millisecond
+)
 
 // sweepUntil sweeps until the context ends.
 func (w *Worker) sweepUntil(ctx context.Context) {
+	feed := time.NewTicker(feedEvery)
+	defer feed.Stop()
+	sweep := time.NewTimer(w.nextSweep())
+	defer sweep.Stop()
+	sweeper := false
 	for {
 		select {
 		case <-ctx.Done():
@@ -18,18 +27,38 @@ func (w *Worker) sweepUntil(ctx context.Context) {
 				w.log.WarnContext(ctx, "could not resign as sweeper", "error", err)
 			}
 			return
-		case <-time.After(sweepEvery - sweepEvery/8 + rand.N(sweepEvery/4)): //nolint:gosec // jitter is no secret
-		}
-		swept, ok, err := w.cfg.Sweeper.Sweep(ctx, w.cfg.Name)
-		if err != nil && ctx.Err() == nil {
-			w.log.WarnContext(ctx, "sweep broke off", "error", err)
-		}
-		if !ok {
-			continue
-		}
-		w.metrics.sweep(swept)
-		if swept.Resumed+swept.Expired+swept.Notified > 0 {
-			w.log.InfoContext(ctx, "swept", "open", swept.Open, "resumed", swept.Resumed, "expired", swept.Expired, "notified", swept.Notified)
+		case <-sweep.C:
+			if sweeper = w.sweep(ctx); sweeper {
+				w.probe(ctx)
+			}
+			sweep.Reset(w.nextSweep())
+		case <-feed.C:
+			if !sweeper {
+				continue
+			}
+			if err := w.cfg.Sweeper.Feed(ctx); err != nil && ctx.Err() == nil {
+				w.log.WarnContext(ctx, "feeding broke off", "error", err)
+			}
 		}
 	}
+}
+
+func (w *Worker) nextSweep() time.Duration {
+	return sweepEvery - sweepEvery/8 + rand.N(sweepEvery/4) //nolint:gosec // jitter is no secret
+}
+
+// sweep makes one round, and reports whether this worker is the sweeper.
+func (w *Worker) sweep(ctx context.Context) bool {
+	swept, ok, err := w.cfg.Sweeper.Sweep(ctx, w.cfg.Name)
+	if err != nil && ctx.Err() == nil {
+		w.log.WarnContext(ctx, "sweep broke off", "error", err)
+	}
+	if !ok {
+		return false
+	}
+	w.metrics.sweep(swept)
+	if swept.Resumed+swept.Lost+swept.Expired+swept.Notified > 0 {
+		w.log.InfoContext(ctx, "swept", "open", swept.Open, "resumed", swept.Resumed, "lost", swept.Lost, "expired", swept.Expired, "notified", swept.Notified)
+	}
+	return true
 }

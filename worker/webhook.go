@@ -86,10 +86,10 @@ func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
 func (d *deliverer) close() { d.transport.CloseIdleConnections() }
 
 // runWebhook handles the task of one batch's webhook.
-func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error { //nolint:contextcheck // see Worker.held
+func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	id, _, err := queue.DecodeTask(t.Payload())
 	if err != nil {
-		w.log.Error("dropped a task that is none of ours", "error", err) //nolint:sloglint // there is no context
+		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
 		return nil
 	}
 	failures, _ := asynq.GetRetryCount(ctx)
@@ -102,6 +102,9 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error { //nolint
 		return &laterError{after: storeAway, reason: "the batch could not be read"}
 	}
 	delivery := w.hooks.deliver(w.held, notice)
+	if w.held.Err() != nil && delivery.Status == 0 {
+		return &laterError{after: storeAway, reason: "a shutdown broke the delivery off"}
+	}
 	state, wait := after(&delivery, failures)
 	next := time.Time{}
 	if state == batch.DeliveryPending {
@@ -217,8 +220,6 @@ func reason(err error) string {
 		return fmt.Sprintf("the receiver did not answer within %s", webhookTimeout)
 	case errors.As(err, &op) && op.Op == "dial":
 		return "the receiver refused the connection"
-	case errors.Is(err, context.Canceled):
-		return errDraining.Error()
 	}
 	if certificate := (*tls.CertificateVerificationError)(nil); errors.As(err, &certificate) {
 		return "the receiver's certificate cannot be trusted"

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -38,10 +39,13 @@ const (
 type Config struct {
 	// Name tells this worker from others. Defaults to host, process and a random part.
 	Name string
-	// Ledger, Dispatcher and Sweeper are required.
+	// Ledger, Dispatcher, Sweeper, Registry, Gate and Prober are required.
 	Ledger     batch.Ledger
 	Dispatcher batch.Dispatcher
 	Sweeper    batch.Sweeper
+	Registry   batch.Registry
+	Gate       batch.Gate
+	Prober     batch.Prober
 	// NewServer makes the asynq servers: one a target and one for webhooks.
 	NewServer func(asynq.Config) *asynq.Server
 	// Targets are those whose actions this worker runs. They need no defaults.
@@ -61,14 +65,17 @@ type Config struct {
 type Worker struct {
 	cfg     Config
 	targets map[string]batch.Target
+	gates   map[string]*gate
+	sagas   sync.Map // the groups being run, by batch and leader
 	hooks   *deliverer
 	metrics *metrics
 	log     *slog.Logger
 	// held is the context of what handlers do. asynq's own ends when asynq gives
 	// a task up, at a moment when its handler must still be able to say what
 	// came of it.
-	held  context.Context //nolint:containedctx // handlers get no other from asynq that would serve; see above
-	abort context.CancelCauseFunc
+	inHand sync.WaitGroup
+	held   context.Context //nolint:containedctx // handlers get no other from asynq that would serve; see above
+	abort  context.CancelCauseFunc
 }
 
 // errDraining is the cause given to exchanges that are broken off by a shutdown.
@@ -89,9 +96,10 @@ func New(cfg Config) (*Worker, error) {
 		}
 		cfg.Name = fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:6])
 	}
-	w := &Worker{cfg: cfg, targets: make(map[string]batch.Target, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
+	w := &Worker{cfg: cfg, targets: make(map[string]batch.Target, len(cfg.Targets)), gates: make(map[string]*gate, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
 	for _, t := range cfg.Targets {
 		w.targets[t.Name] = t.WithDefaults()
+		w.gates[t.Name] = newGate(t.WithDefaults(), cfg.Gate)
 	}
 	var err error
 	if w.hooks, err = newDeliverer(cfg.Webhooks); err != nil {
@@ -112,6 +120,7 @@ func New(cfg Config) (*Worker, error) {
 func (w *Worker) Run(ctx context.Context) error {
 	defer w.abort(errDraining)
 	defer w.hooks.close()
+	defer w.cfg.Gate.Holds(w.hold)()
 	var servers []*asynq.Server
 	stop := func() {
 		// Told to stop first, all of them, so that none takes what another gave back.
@@ -130,13 +139,14 @@ func (w *Worker) Run(ctx context.Context) error {
 		for range servers {
 			<-done
 		}
+		w.awaitHandlers()
 	}
 	for _, t := range w.targets {
 		s := w.cfg.NewServer(w.serverConfig(t.Concurrency, map[string]int{
 			queue.QueueName(t.Name, batch.Interactive): interactiveWeight,
 			queue.QueueName(t.Name, batch.Bulk):        bulkWeight,
 		}, func(error) bool { return false }))
-		if err := s.Start(asynq.HandlerFunc(w.runAction)); err != nil {
+		if err := s.Start(asynq.HandlerFunc(w.handler(t.Name))); err != nil {
 			stop()
 			return fmt.Errorf("start the server of target %s: %w", t.Name, err)
 		}
@@ -149,11 +159,40 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 	servers = append(servers, s)
 	w.log.InfoContext(ctx, "worker started", "worker", w.cfg.Name, "targets", len(w.targets))
+	beating := make(chan struct{})
+	// It beats until it has drained: what it still has in flight is not to be
+	// taken from it.
+	beatCtx, endBeat := context.WithCancel(context.WithoutCancel(ctx))
+	go func() {
+		defer close(beating)
+		w.beatUntil(beatCtx)
+	}()
 	w.sweepUntil(ctx)
 	w.log.InfoContext(ctx, "worker draining", "worker", w.cfg.Name, "drain", w.cfg.Drain)
 	stop()
+	endBeat()
+	<-beating
 	w.log.InfoContext(ctx, "worker stopped", "worker", w.cfg.Name)
 	return nil
+}
+
+// awaitHandlers waits for handlers that asynq has given up, as it does when the
+// store was away for longer than its leases: they may still hold a result.
+func (w *Worker) awaitHandlers() {
+	done := make(chan struct{})
+	go func() {
+		w.inHand.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-w.held.Done():
+		select {
+		case <-done:
+		case <-time.After(abortGrace):
+			w.log.WarnContext(context.WithoutCancel(w.held), "ended with results in hand that could not be recorded")
+		}
+	}
 }
 
 func (w *Worker) serverConfig(concurrency int, queues map[string]int, isFailure func(error) bool) asynq.Config {
@@ -183,9 +222,22 @@ func (e *laterError) Error() string { return e.reason }
 
 func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
 	if later := (*laterError)(nil); errors.As(err, &later) {
-		return later.after
+		return wholeSeconds(time.Now(), later.after)
 	}
 	return 5 * time.Second // a panic, or a lease that ran out
+}
+
+// wholeSeconds lengthens a delay such that it ends with a second: asynq keeps
+// times in whole ones and cuts the rest off, which would make an attempt come too early.
+func wholeSeconds(now time.Time, d time.Duration) time.Duration {
+	if d <= 0 {
+		return d
+	}
+	at := now.Add(d)
+	if whole := at.Truncate(time.Second); !whole.Equal(at) {
+		return whole.Add(time.Second).Sub(now)
+	}
+	return d
 }
 
 // asynqLogger writes asynq's messages to slog.

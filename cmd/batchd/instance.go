@@ -74,7 +74,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 			return nil, fmt.Errorf("open the targets: %w", err)
 		}
 		w, err := worker.New(worker.Config{
-			Ledger: i.store, Dispatcher: i.dispatcher, Sweeper: i.store, NewServer: i.store.NewServer,
+			Ledger: i.store, Dispatcher: i.dispatcher, Sweeper: i.store, Registry: i.store, Gate: i.store, Prober: i.dispatcher, NewServer: i.store.NewServer,
 			Targets: cfg.Targets, Drain: cfg.Worker.Drain, Registerer: registry, Logger: log,
 			Webhooks: worker.WebhookConfig{
 				Secret: cfg.Webhooks.Secret.Reveal(), AllowPrivate: cfg.Webhooks.AllowPrivate, UserAgent: "batchd/" + buildVersion(),
@@ -156,6 +156,9 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	if err := i.store.Ping(ctx); err != nil {
 		log.WarnContext(ctx, "redis does not answer, batches are refused until it does", "url", cfg.Redis.URL, "error", err)
 	}
+	if evicts, err := i.store.Evicts(ctx); err == nil && evicts {
+		log.ErrorContext(ctx, "redis throws keys away when it is full, and with them accepted batches: set its maxmemory-policy to noeviction")
+	}
 	if cfg.Redis.URL == config.Embedded {
 		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")
 	} else if !i.store.Sealed() {
@@ -180,14 +183,21 @@ func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Regi
 			ExpiresIn: l.ExpiresIn, MaxExpiresIn: l.MaxExpiresIn, Retention: l.Retention, MaxRetention: l.MaxRetention,
 			MaxWait: l.MaxWait,
 		},
-		Webhooks: cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
+		Admission: api.Admission{Rate: l.Rate, Concurrent: l.Concurrent, WhenExceeded: api.WhenExceeded(l.WhenExceeded)},
+		Webhooks:  cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
 		Logger: log, Version: buildVersion(), Metrics: registry,
 	}
 	for _, t := range cfg.Targets {
 		out.Targets = append(out.Targets, t.Name)
+		if t.Transactions != nil {
+			out.Transactional = append(out.Transactional, t.Name)
+		}
 	}
 	for _, e := range cfg.Endpoints {
-		out.Endpoints = append(out.Endpoints, api.Endpoint{Path: e.Path, Target: e.Target, MaxActions: e.MaxActions, Wait: e.Wait})
+		out.Endpoints = append(out.Endpoints, api.Endpoint{
+			Path: e.Path, Dialect: string(e.Dialect), Target: e.Target, MaxActions: e.MaxActions, Wait: e.Wait, CancelOnDisconnect: e.CancelOnDisconnect,
+			Admission: api.Admission{Rate: e.Limits.Rate, Concurrent: e.Limits.Concurrent, WhenExceeded: api.WhenExceeded(e.Limits.WhenExceeded)},
+		})
 	}
 	return out
 }

@@ -38,6 +38,17 @@ type Action struct {
 	Timeout time.Duration
 	// Retry overrides what the method says about repeating.
 	Retry RetryMode
+	// Group names the transaction that the action belongs to. Its members run
+	// in the order of the batch, and all of them count or none. Empty means that
+	// the action stands for itself.
+	Group string
+	// Undo is sent to take back what the action did, when a later member of its
+	// group fails and the target has no transactions of its own. It has neither
+	// a group nor an undo, and must bear repetition.
+	Undo *Action
+	// Refusal says that the action is not to be sent, and why: it ends as
+	// errored with this failure. Nil means that it is sent.
+	Refusal *Failure
 }
 
 // Header returns the value of the first header of that name, compared without
@@ -133,6 +144,9 @@ type Spec struct {
 	ExpiresIn time.Duration
 	// Retention is how long results are kept after the end. It must be positive.
 	Retention time.Duration
+	// Throttle has the actions wait until the owner's limit allows each. Nil
+	// means that they run as soon as a worker is free.
+	Throttle *Limit
 	// Fingerprint identifies the submission's content. It matters only with an
 	// idempotency key: the same key with another fingerprint is refused.
 	Fingerprint []byte

@@ -16,4 +16,7 @@
 // (first write wins, a stale token is refused) or released to wait for its next
 // attempt. Cancelling and expiring end every action that is not begun at that
 // moment, in one step; those in flight are allowed to end by themselves.
+//
+// The actions of a [Group] are begun together and end together, so no reader
+// sees a part of it. While it runs, its record says what was sent last.
 package batch

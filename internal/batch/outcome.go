@@ -40,7 +40,7 @@ var outcomeNames = [...]string{
 func Outcomes() []Outcome {
 	all := make([]Outcome, len(outcomeNames))
 	for i := range all {
-		all[i] = Outcome(i) //nolint:gosec // the index of an eight-element array
+		all[i] = Outcome(i)
 	}
 	return all
 }
@@ -60,7 +60,7 @@ func (o Outcome) Final() bool { return o != Pending }
 func ParseOutcome(name string) (Outcome, error) {
 	for i, n := range outcomeNames {
 		if n == name {
-			return Outcome(i), nil //nolint:gosec // the index of an eight-element array
+			return Outcome(i), nil
 		}
 	}
 	return Pending, fmt.Errorf("unknown outcome %q: expected one of %v", name, outcomeNames)
@@ -95,6 +95,7 @@ const (
 	CodeInterrupted      ErrorCode = "interrupted"       // the worker stopped while the action was in flight
 	CodeCircuitOpen      ErrorCode = "circuit_open"      // the target is paused because it does not answer
 	CodeDependencyFailed ErrorCode = "dependency_failed" // something that the action depended on did not succeed
+	CodeLimited          ErrorCode = "rate_limited"      // the owner's limit had no room for the action
 	CodeCancelled        ErrorCode = "cancelled"         // the batch was cancelled
 	CodeExpired          ErrorCode = "expired"           // the batch's deadline passed
 	CodeInternal         ErrorCode = "internal"          // a fault of batchd itself; its log says more

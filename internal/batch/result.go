@@ -105,7 +105,7 @@ func (r *Result) encodeBody(doc *resultDocument) {
 	}
 	isJSON := mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 	switch {
-	case isJSON && !r.Truncated && utf8.Valid(r.Body) && json.Valid(r.Body):
+	case isJSON && !r.Truncated && shallow(r.Body) && utf8.Valid(r.Body) && json.Valid(r.Body):
 		doc.Body = r.Body
 	case utf8.Valid(r.Body):
 		text := string(r.Body)
@@ -114,6 +114,31 @@ func (r *Result) encodeBody(doc *resultDocument) {
 		text := base64.StdEncoding.EncodeToString(r.Body)
 		doc.BodyBase64 = &text
 	}
+}
+
+// maxDepth is how deep a JSON body may be nested to be served as JSON. A document
+// as a whole must stay readable for every reader, some of which give up at 128.
+const maxDepth = 100
+
+// shallow reports whether a JSON text is nested no deeper than maxDepth.
+func shallow(text []byte) bool {
+	depth, quoted := 0, false
+	for i := 0; i < len(text); i++ {
+		switch c := text[i]; {
+		case quoted && c == '\\':
+			i++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '[' || c == '{':
+			if depth++; depth > maxDepth {
+				return false
+			}
+		case c == ']' || c == '}':
+			depth--
+		}
+	}
+	return true
 }
 
 // UnmarshalJSON is the inverse of MarshalJSON.

@@ -34,6 +34,14 @@ func TestResultsAreWrittenAsTheyAreServed(t *testing.T) {
 			Result{ID: "1", Index: 1, Outcome: Succeeded, Status: 200, Headers: contentType("application/json"), Body: []byte(`12`), Truncated: true, Attempts: 1},
 			`{"id":"1","index":1,"outcome":"succeeded","status":200,"headers":{"content-type":"application/json"},"body_text":"12","truncated":true,"attempts":1}`,
 		},
+		"JSON that is nested too deep for many readers is text": {
+			Result{ID: "1", Outcome: Succeeded, Status: 200, Headers: contentType("application/json"), Body: []byte(strings.Repeat("[", 101) + strings.Repeat("]", 101)), Attempts: 1},
+			`{"id":"1","index":0,"outcome":"succeeded","status":200,"headers":{"content-type":"application/json"},"body_text":"` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + `","attempts":1}`,
+		},
+		"brackets in a string are no nesting": {
+			Result{ID: "1", Outcome: Succeeded, Status: 200, Headers: contentType("application/json"), Body: []byte(`"\"` + strings.Repeat("[", 200) + `"`), Attempts: 1},
+			`{"id":"1","index":0,"outcome":"succeeded","status":200,"headers":{"content-type":"application/json"},"body":"\"` + strings.Repeat("[", 200) + `","attempts":1}`,
+		},
 		"bytes are base64": {
 			Result{ID: "1", Index: 1, Outcome: Succeeded, Status: 200, Body: []byte{0xff, 0}, Attempts: 1},
 			`{"id":"1","index":1,"outcome":"succeeded","status":200,"body_base64":"/wA=","attempts":1}`,

@@ -49,6 +49,12 @@ type Store interface {
 type Upload interface {
 	// Add stages the next action. The upload keeps no reference to it.
 	Add(ctx context.Context, a *Action) error
+	// Admit asks the owner's limit for n actions, at most once and before
+	// Commit. All of them are admitted or none, which is a [LimitedError]; with
+	// partial, as many as there is room for, from the first on. What is admitted
+	// counts as in flight until the actions end or the upload is aborted. The
+	// submission of a key that was used before costs nothing.
+	Admit(ctx context.Context, n int, limit Limit, partial bool) (admitted int, state LimitState, err error)
 	// Commit makes the batch exist, in one step. After an answer without error
 	// it survives what the store survives. It answers [ErrKeyReused] if the
 	// idempotency key was used with another fingerprint, and [ErrUploadLost].
@@ -126,6 +132,7 @@ type Ledger interface {
 	Webhook(ctx context.Context, id string) (*Notice, error)
 	// Delivered records an attempt at delivery and the state that follows.
 	Delivered(ctx context.Context, id string, d Delivery, state DeliveryState, nextAt time.Time) error
+	GroupLedger
 }
 
 // Sweeper mends what a crash left half-way.
@@ -133,6 +140,9 @@ type Sweeper interface {
 	// Sweep makes one round over the batches that are not done. Only one worker
 	// sweeps at a time: ok is false where it is another. Sweeping is idempotent.
 	Sweep(ctx context.Context, worker string) (swept Swept, ok bool, err error)
+	// Feed hands out the actions of throttled batches as far as their owners'
+	// limits allow. The worker that sweeps does it; a second one does no harm.
+	Feed(ctx context.Context) error
 	// Resign lets another worker sweep at once.
 	Resign(ctx context.Context, worker string) error
 }
@@ -141,6 +151,7 @@ type Sweeper interface {
 type Swept struct {
 	Open     int // batches looked at
 	Resumed  int // fan-outs that had broken off
+	Lost     int // actions that had neither a result nor a task, or a holder that nobody knows
 	Expired  int // batches whose deadline had passed
 	Notified int // webhooks that were due and not enqueued
 	Closed   int // entries of batches that are done or gone
@@ -165,6 +176,12 @@ const (
 	// returns the caller may Release the action, if it is safe to repeat, or
 	// Finish it; from then on the earlier holder is stale.
 	Interrupted
+	// Waiting: the action belongs to a group that another action leads. There
+	// is nothing to do.
+	Waiting
+	// Held: the action leads a group that another worker runs, which is alive.
+	// Ask again later.
+	Held
 )
 
 // Begun is what Begin found.
@@ -183,6 +200,9 @@ type Begun struct {
 	StartedAt time.Time
 	// Worker is the holder's name.
 	Worker string
+	// Group is set where the action leads a group: then all of the group is the
+	// caller's, to be run from where its record stands.
+	Group *Group
 }
 
 // Notice is what a webhook tells of.
@@ -201,6 +221,9 @@ type Request struct {
 	BatchID string
 	Index   int
 	Action  *Action
+	// Call says that this is one of the calls that the target is configured with:
+	// its rules are for what clients send.
+	Call bool
 }
 
 // Response is what a dispatcher made of one attempt.

@@ -18,6 +18,9 @@ type Target struct {
 	// Concurrency is the number of requests in flight, per worker process.
 	// Defaults to 64.
 	Concurrency int `yaml:"concurrency"`
+	// Rate bounds the requests sent over all workers. A tenth of it may be sent
+	// at once after a pause. Defaults to no bound.
+	Rate Rate `yaml:"rate"`
 	// Timeout bounds one attempt from dialling to the last byte of the answer,
 	// where the action has no timeout of its own. Defaults to 30s.
 	Timeout time.Duration `yaml:"timeout"`
@@ -33,6 +36,50 @@ type Target struct {
 	Proxy string `yaml:"proxy"`
 	// Retry says how attempts are repeated.
 	Retry Retry `yaml:"retry"`
+	// Deny lists requests that are not sent: their actions end as errored, with
+	// the code blocked. Defaults to none.
+	Deny []Rule `yaml:"deny"`
+	// Allow lists the only requests that are sent. Deny comes first. Defaults to
+	// all.
+	Allow []Rule `yaml:"allow"`
+	// Transactions are the calls by which the target groups requests so that all
+	// count or none. Defaults to none: then every member of a group but the last
+	// needs an undo.
+	Transactions *Transactions `yaml:"transactions"`
+}
+
+// Transactions are a target's calls for a transaction of its own.
+type Transactions struct {
+	// Begin opens one.
+	Begin Call `yaml:"begin"`
+	// ID says where the answer to Begin holds the transaction's id.
+	ID Locator `yaml:"id"`
+	// SendAs says how requests name the transaction they belong to.
+	SendAs Sender `yaml:"send_as"`
+	// Commit makes it count, Rollback takes it back. "{id}" in their paths is
+	// replaced by the transaction's id. Rollback must bear repetition.
+	Commit   Call `yaml:"commit"`
+	Rollback Call `yaml:"rollback"`
+}
+
+// Call is a request that a target is configured with.
+type Call struct {
+	Method string `yaml:"method"`
+	Path   string `yaml:"path"`
+}
+
+// Locator says where an answer holds a value. Exactly one field is set.
+type Locator struct {
+	// Pointer is a JSON pointer (RFC 6901) into the body.
+	Pointer string `yaml:"pointer"`
+	// Header is the name of a header.
+	Header string `yaml:"header"`
+}
+
+// Sender says how a request carries a value.
+type Sender struct {
+	// Header is the name of a header.
+	Header string `yaml:"header"`
 }
 
 // Retry is a target's policy for attempts that may be repeated.
@@ -79,7 +126,7 @@ var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
 // Validate returns every fault of a target with its defaults filled in, with
 // pointers relative to it ("/base_url").
-func (t *Target) Validate() []Fault {
+func (t Target) Validate() []Fault {
 	var faults []Fault
 	add := func(pointer, format string, args ...any) {
 		faults = append(faults, Fault{Index: -1, Pointer: pointer, Detail: fmt.Sprintf(format, args...)})
@@ -108,6 +155,15 @@ func (t *Target) Validate() []Fault {
 		if u, err := url.Parse(t.Proxy); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" {
 			add("/proxy", "expected a URL such as http://proxy:3128")
 		}
+	}
+	for i := range t.Deny {
+		t.Deny[i].validate(fmt.Sprintf("/deny/%d", i), add)
+	}
+	for i := range t.Allow {
+		t.Allow[i].validate(fmt.Sprintf("/allow/%d", i), add)
+	}
+	if t.Transactions != nil {
+		t.Transactions.validate(add)
 	}
 	r := &t.Retry
 	if r.Attempts < 1 || r.Attempts > 100 {
@@ -157,4 +213,31 @@ func ParseBaseURL(raw string) (*url.URL, error) {
 	}
 	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
 	return u, nil
+}
+
+func (x *Transactions) validate(add func(pointer, format string, args ...any)) {
+	for _, c := range []struct {
+		name   string
+		call   Call
+		needID bool
+	}{{"begin", x.Begin, false}, {"commit", x.Commit, true}, {"rollback", x.Rollback, true}} {
+		where := "/transactions/" + c.name
+		if !knownMethod(c.call.Method) {
+			add(where+"/method", "unknown method %q: expected one of %s", clip(c.call.Method), strings.Join(Methods, ", "))
+		}
+		if err := ValidatePath(strings.ReplaceAll(c.call.Path, "{id}", "id")); err != nil {
+			add(where+"/path", "%v", err)
+		}
+		if !c.needID && strings.Contains(c.call.Path, "{id}") {
+			add(where+"/path", "there is no transaction id before it began")
+		}
+	}
+	if (x.ID.Pointer == "") == (x.ID.Header == "") {
+		add("/transactions/id", "expected either a pointer into the body, such as /id, or a header")
+	} else if x.ID.Pointer != "" && x.ID.Pointer[0] != '/' {
+		add("/transactions/id/pointer", "the JSON pointer %q does not start with /", clip(x.ID.Pointer))
+	}
+	if err := validateHeader(Field{Name: x.SendAs.Header}); err != nil {
+		add("/transactions/send_as/header", "%v", err)
+	}
 }

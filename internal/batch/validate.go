@@ -3,8 +3,10 @@ package batch
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -31,6 +33,9 @@ func (a *Action) Validate() []Fault {
 	}
 	if len(a.ID) > MaxIDLength {
 		add("/id", "the id has %d bytes: at most %d are allowed", len(a.ID), MaxIDLength)
+	}
+	if strings.ContainsFunc(a.ID, unicode.IsControl) || !utf8.ValidString(a.ID) {
+		add("/id", "the id holds a control character")
 	}
 	if a.Method == "" {
 		add("/method", "the method is missing: expected one of %s", strings.Join(Methods, ", "))
@@ -60,16 +65,25 @@ func (a *Action) Validate() []Fault {
 	default:
 		add("/retry", "unknown retry mode %q: expected %q or %q", clip(string(a.Retry)), RetrySafe, RetryNever)
 	}
+	if len(a.Group) > MaxIDLength {
+		add("/group", "the group's name has %d bytes: at most %d are allowed", len(a.Group), MaxIDLength)
+	}
+	if a.Undo != nil {
+		if a.Group == "" {
+			add("/undo", "an undo belongs to a member of a group")
+		}
+		if a.Undo.Undo != nil || a.Undo.Group != "" {
+			add("/undo", "an undo has neither a group nor an undo of its own")
+		}
+		for _, f := range a.Undo.Validate() {
+			add("/undo"+f.Pointer, "%s", f.Detail)
+		}
+	}
 	return faults
 }
 
 func knownMethod(m string) bool {
-	for _, known := range Methods {
-		if m == known {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(Methods, m)
 }
 
 // ValidatePath reports what is wrong with a path that is to be appended to a
@@ -187,12 +201,17 @@ func EscapePointer(token string) string {
 
 // IsCredential reports whether a header of that name usually carries a secret.
 func IsCredential(name string) bool {
-	switch strings.ToLower(name) {
-	case "authorization", "proxy-authorization", "cookie", "x-api-key", "api-key", "apikey",
-		"x-auth-token", "x-user-key", "x-access-token", "x-csrf-token", "x-amz-security-token":
-		return true
+	name = strings.ToLower(name)
+	for _, word := range credentialWords {
+		if strings.Contains(name, word) {
+			return true
+		}
 	}
 	return false
+}
+
+var credentialWords = []string{
+	"authorization", "cookie", "token", "secret", "password", "credential", "api-key", "apikey", "access-key", "user-key",
 }
 
 // clip keeps foreign text in an error message short.

@@ -105,3 +105,14 @@ func TestTargetsAreChecked(t *testing.T) {
 	}
 	require.Len(t, bad.Validate(), 11)
 }
+
+func TestNamesOfCredentials(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"Authorization", "proxy-authorization", "Cookie", "X-API-KEY", "X-USER-KEY", "Private-Token", "X-Amz-Security-Token", "Apikey"} {
+		require.True(t, IsCredential(name), name)
+	}
+	for _, name := range []string{"Accept", "Content-Type", "Idempotency-Key", "If-Match", "X-Request-Id"} {
+		require.False(t, IsCredential(name), name)
+	}
+	require.Len(t, (&Action{ID: "a\x1b[31m", Method: "GET", Path: "/"}).Validate(), 1)
+}

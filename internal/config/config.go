@@ -92,6 +92,15 @@ type Limits struct {
 	// MaxWait is the longest that a request may wait for a batch to end.
 	// Defaults to 60s.
 	MaxWait time.Duration `yaml:"max_wait"`
+	// Rate is the most actions that one owner may submit in any window, such as
+	// 1500/min. Defaults to no bound.
+	Rate batch.Rate `yaml:"rate"`
+	// Concurrent is the most actions of one owner that may be in flight. 0, the
+	// default, is no bound.
+	Concurrent int `yaml:"concurrent"`
+	// WhenExceeded says what becomes of a submission beyond Rate or Concurrent:
+	// reject, per_item or queue. Defaults to reject.
+	WhenExceeded WhenExceeded `yaml:"when_exceeded"`
 }
 
 // Worker says how actions are run.
@@ -106,18 +115,39 @@ type Worker struct {
 
 // Endpoint is a batch route of its own.
 type Endpoint struct {
-	// Path is where it is mounted.
+	// Path is where it is mounted, with or without a slash at its end. A segment
+	// such as ":instance" is a parameter, which some dialects need.
 	Path string `yaml:"path"`
-	// Dialect is its wire format. Defaults to native.
+	// Dialect is its wire format: native, asana, requests, syncano or primaerp.
+	// Defaults to native.
 	Dialect Dialect `yaml:"dialect"`
 	// Target is the name of the target that its batches go to. Defaults to the
 	// only one, where there is but one.
 	Target string `yaml:"target"`
-	// MaxActions is the most actions of a batch. Defaults to that of the limits.
+	// MaxActions is the most actions of a batch. Defaults to that of the dialect,
+	// which is 10 for asana, 50 for syncano and 100 for primaerp, or else to that
+	// of the limits.
 	MaxActions int `yaml:"max_actions"`
+	// Limits bound what one owner may submit here. Without a rate and a number
+	// those of the whole count, over all endpoints together.
+	Limits EndpointLimits `yaml:"limits"`
 	// Wait is how long a submission waits for its results where the request
-	// does not say. Defaults to 0s, which answers at once.
+	// does not say. Defaults to 0s, which answers at once, and for a dialect,
+	// which always answers with results, to limits.max_wait, but at most 60s.
 	Wait time.Duration `yaml:"wait"`
+	// CancelOnDisconnect cancels the batch of a client that hangs up while it
+	// waits. Defaults to false, which lets the batch go on.
+	CancelOnDisconnect bool `yaml:"cancel_on_disconnect"`
+}
+
+// EndpointLimits are an endpoint's own limits on what one owner may submit.
+type EndpointLimits struct {
+	// Rate is the most actions in any window. Defaults to no bound.
+	Rate batch.Rate `yaml:"rate"`
+	// Concurrent is the most actions in flight. 0, the default, is no bound.
+	Concurrent int `yaml:"concurrent"`
+	// WhenExceeded is reject, per_item or queue. Defaults to reject.
+	WhenExceeded WhenExceeded `yaml:"when_exceeded"`
 }
 
 // Default returns the configuration that an empty file stands for. It has no
@@ -137,6 +167,7 @@ func Default() *Config {
 			Retention:     24 * time.Hour,
 			MaxRetention:  30 * 24 * time.Hour,
 			MaxWait:       time.Minute,
+			WhenExceeded:  ExceededReject,
 		},
 		Worker: Worker{Listen: "127.0.0.1:8081", Drain: 25 * time.Second},
 	}

@@ -67,11 +67,18 @@ func (l *loader) decode(path string, v reflect.Value, n ast.Node) {
 		l.fault(path, "%s are not supported: write the value out", what)
 		return
 	}
-	switch v.Kind() {
+	kind := v.Kind()
+	if _, isRate := reflect.TypeAssert[batch.Rate](v); isRate {
+		kind = reflect.String // it is written as one word
+	}
+	switch kind {
 	case reflect.Struct:
 		l.decodeMapping(path, v, n)
 	case reflect.Slice:
 		l.decodeSequence(path, v, n)
+	case reflect.Pointer: // to what may be left out as a whole
+		v.Set(reflect.New(v.Type().Elem()))
+		l.decode(path, v.Elem(), n)
 	default:
 		text, ok := scalarText(n)
 		if !ok {
@@ -159,6 +166,7 @@ func prefill(item any) {
 		*item = item.WithDefaults()
 	case *Endpoint:
 		item.Dialect = DialectNative
+		item.Limits.WhenExceeded = ExceededReject
 	}
 }
 

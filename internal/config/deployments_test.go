@@ -2,6 +2,8 @@ package config_test
 
 import (
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +23,17 @@ func TestConfigurationOfTheContainersIsValid(t *testing.T) {
 	require.Equal(t, "redis", c.Redis.URL.Scheme())
 	// compose hands on an empty variable where the shell has none.
 	load(t, config.Options{Environ: []string{"BATCHD_CONFIG=" + deployments, "BATCHD_SEAL_KEYS="}})
+}
+
+func TestExamplesAreValid(t *testing.T) {
+	t.Parallel()
+	for _, file := range files(t, "../../deployments/examples/*.yaml") {
+		c := load(t, config.Options{File: file})
+		require.NotEmpty(t, c.Endpoints)
+		for _, e := range c.Endpoints {
+			require.Equal(t, strings.TrimSuffix(filepath.Base(file), ".yaml"), string(e.Dialect), file)
+		}
+	}
 }
 
 func TestContainersMayDrainAndScale(t *testing.T) {

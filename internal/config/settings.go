@@ -47,7 +47,7 @@ func Settings() []Setting {
 	var settings []Setting
 	var walk func(path string, v reflect.Value)
 	walk = func(path string, v reflect.Value) {
-		if v.Kind() == reflect.Struct {
+		if _, isRate := reflect.TypeAssert[batch.Rate](v); v.Kind() == reflect.Struct && !isRate {
 			for _, f := range fieldsOf(v) {
 				walk(join(path, f.key), f.value)
 			}

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // Summary returns what is in effect, as the YAML file that would say all of it,
@@ -45,8 +47,13 @@ func (s *summary) mapping(path, lead string, v reflect.Value, indent string) {
 
 // value writes what comes after the colon of a key.
 func (s *summary) value(path string, v reflect.Value, indent string) {
+	_, isRate := reflect.TypeAssert[batch.Rate](v)
 	switch {
-	case v.Kind() == reflect.Struct:
+	case v.Kind() == reflect.Pointer && v.IsNil():
+		s.text.WriteString("\n")
+	case v.Kind() == reflect.Pointer:
+		s.value(path, v.Elem(), indent)
+	case v.Kind() == reflect.Struct && !isRate:
 		s.text.WriteString("\n")
 		s.mapping(path, indent+"  ", v, indent+"  ")
 	case v.Kind() == reflect.Slice && v.Len() > 0 && v.Type().Elem().Kind() == reflect.Struct:

@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -89,6 +91,8 @@ func (l *loader) validateLimits() {
 	l.check("limits.max_retention", checkDuration(m.MaxRetention, time.Second, longest))
 	l.check("limits.retention", checkDuration(m.Retention, time.Second, longest))
 	l.check("limits.max_wait", checkDuration(m.MaxWait, 0, time.Hour))
+	l.check("limits.concurrent", checkInt(m.Concurrent, 0, 1_000_000))
+	l.check("limits.when_exceeded", checkPerItem(m.WhenExceeded))
 	ordered(l, "limits.max_action_body", m.MaxActionBody, "limits.max_body", m.MaxBody)
 	ordered(l, "limits.expires_in", m.ExpiresIn, "limits.max_expires_in", m.MaxExpiresIn)
 	ordered(l, "limits.retention", m.Retention, "limits.max_retention", m.MaxRetention)
@@ -152,10 +156,10 @@ func (l *loader) validateEndpoints() {
 			continue
 		}
 		l.check(key+".path", checkRoute(e.Path))
-		if other, ok := first[strings.TrimSuffix(e.Path, "/")]; ok && e.Path != "" {
+		if other, ok := first[routeKey(e.Path)]; ok && e.Path != "" {
 			l.check(key+".path", fmt.Errorf("the path %q is taken by %s", clip(e.Path), l.seen(other)))
 		} else {
-			first[strings.TrimSuffix(e.Path, "/")] = key + ".path"
+			first[routeKey(e.Path)] = key + ".path"
 		}
 		l.validateEndpointTarget(key+".target", e)
 		l.validateEndpointLimits(key, e)
@@ -182,14 +186,55 @@ func (l *loader) validateEndpointTarget(key string, e *Endpoint) {
 
 func (l *loader) validateEndpointLimits(key string, e *Endpoint) {
 	limits := &l.cfg.Limits
+	def, foreign := dialect.Named(string(e.Dialect))
 	if !l.isSet(key + ".max_actions") {
-		e.MaxActions = limits.MaxActions
+		if e.MaxActions = limits.MaxActions; def.MaxActions > 0 {
+			e.MaxActions = min(def.MaxActions, limits.MaxActions)
+		}
 	} else if !l.broken("limits.max_actions") {
 		l.check(key+".max_actions", checkInt(e.MaxActions, 1, limits.MaxActions))
 	}
-	if !l.broken("limits.max_wait") {
-		l.check(key+".wait", checkDuration(e.Wait, 0, limits.MaxWait))
+	l.check(key+".limits.concurrent", checkInt(e.Limits.Concurrent, 0, 1_000_000))
+	if e.Limits.WhenExceeded == ExceededPerItem && e.Dialect == DialectNative {
+		l.check(key+".limits.when_exceeded", errors.New("the native format is stored as it is read, so it cannot refuse single items: say reject or queue"))
 	}
+	least := time.Duration(0)
+	if foreign {
+		least = time.Second
+		if !l.isSet(key + ".wait") {
+			e.Wait = min(time.Minute, limits.MaxWait)
+		}
+	}
+	if !l.broken("limits.max_wait") {
+		l.check(key+".wait", checkDuration(e.Wait, least, limits.MaxWait))
+	}
+	for _, param := range def.Params {
+		if !slices.Contains(strings.Split(e.Path, "/"), ":"+param) {
+			l.check(key+".path", fmt.Errorf("the dialect %s needs the parameter :%s in its path", e.Dialect, param))
+		}
+	}
+}
+
+// checkPerItem refuses per_item for the native route, which cannot do it.
+func checkPerItem(w WhenExceeded) error {
+	if w == ExceededPerItem {
+		return errors.New("per_item is for endpoints with a dialect: say reject or queue here, and per_item under an endpoint's limits")
+	}
+	return nil
+}
+
+// routeParam is a segment of a route that stands for any one.
+var routeParam = regexp.MustCompile(`^:[A-Za-z_][A-Za-z0-9_]*$`)
+
+// routeKey returns the same text for routes that take in the same paths.
+func routeKey(path string) string {
+	segments := strings.Split(strings.TrimSuffix(path, "/"), "/")
+	for i, segment := range segments {
+		if strings.HasPrefix(segment, ":") {
+			segments[i] = ":"
+		}
+	}
+	return strings.Join(segments, "/")
 }
 
 // checkRoute checks where an endpoint is to be mounted.
@@ -197,8 +242,16 @@ func checkRoute(path string) error {
 	if err := batch.ValidatePath(path); err != nil {
 		return err
 	}
-	if i := strings.IndexAny(path, ":*%"); i >= 0 {
-		return fmt.Errorf("the path %q holds a %q: expected plain segments", clip(path), path[i])
+	for i, segment := range strings.Split(strings.Trim(path, "/"), "/") {
+		switch {
+		case i > 0 && routeParam.MatchString(segment):
+		case i == 0 && strings.HasPrefix(segment, ":"):
+			return fmt.Errorf("the path %q starts with a parameter, which would take in built-in routes: expected a plain segment in front", clip(path))
+		default:
+			if at := strings.IndexAny(segment, ":*%"); at >= 0 {
+				return fmt.Errorf("the path %q holds a %q: expected plain segments and parameters such as :instance", clip(path), segment[at])
+			}
+		}
 	}
 	if strings.Trim(path, "/") == "" {
 		return errors.New("the path is the root: expected for example /crm/batch")

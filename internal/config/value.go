@@ -8,6 +8,9 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // ByteSize is a number of bytes, written as "512KiB", "10MB" or plainly.
@@ -109,7 +112,24 @@ type Dialect string
 // DialectNative is batchd's own wire format.
 const DialectNative Dialect = "native"
 
-func (Dialect) known() []string { return []string{string(DialectNative)} }
+func (Dialect) known() []string { return append([]string{string(DialectNative)}, dialect.Names()...) }
+
+// WhenExceeded says what becomes of a submission beyond its owner's limit.
+type WhenExceeded string
+
+// What becomes of such a submission.
+const (
+	// ExceededReject refuses all of it.
+	ExceededReject WhenExceeded = "reject"
+	// ExceededPerItem refuses the actions beyond the limit, each by itself.
+	ExceededPerItem WhenExceeded = "per_item"
+	// ExceededQueue runs all of it, as the limit allows.
+	ExceededQueue WhenExceeded = "queue"
+)
+
+func (WhenExceeded) known() []string {
+	return []string{string(ExceededReject), string(ExceededPerItem), string(ExceededQueue)}
+}
 
 // setText reads text into the setting that p points to. Its errors quote what
 // was read, but no secret.
@@ -129,6 +149,10 @@ func setText(p any, text string) error {
 		return setWord(p, text)
 	case *Dialect:
 		return setWord(p, text)
+	case *WhenExceeded:
+		return setWord(p, text)
+	case *batch.Rate:
+		return p.UnmarshalText([]byte(text))
 	case *int:
 		return setInt(p, text)
 	case *bool:
@@ -161,6 +185,8 @@ func describe(p any) string {
 		return "true or false"
 	case *time.Duration:
 		return "a duration, for example 30s"
+	case *batch.Rate:
+		return "a rate, for example 1500/min"
 	case *ByteSize, *int64:
 		return "a size, for example 1MiB"
 	case *[]SealKey, *[]int, *[]Endpoint:

@@ -1,8 +1,9 @@
 -- commit makes a batch exist. Before it nothing of the batch can be seen; after
 -- it the batch is whole.
--- KEYS: meta, state, ledger, actions, results, upload
+-- KEYS: meta, state, ledger, actions, results, groups, upload
 -- ARGV: number of actions, '1' if the upload marker must still stand,
---       expires_in ms, retention ms, then field and value of the meta hash in turn
+--       expires_in ms, retention ms, number of groups, the states or '' if no
+--       action waits for its group, then field and value of the meta hash in turn
 -- returns: {'ok', created ms} | {'lost'}
 -- Repeating a commit that succeeded answers as it did.
 local created = redis.call('HGET', KEYS[1], 'created')
@@ -10,23 +11,30 @@ if created then
   return {'ok', created}
 end
 local n = tonumber(ARGV[1])
-if (ARGV[2] == '1' and redis.call('EXISTS', KEYS[6]) == 0) or redis.call('HLEN', KEYS[4]) ~= n then
+if (ARGV[2] == '1' and redis.call('EXISTS', KEYS[7]) == 0) or redis.call('HLEN', KEYS[4]) ~= n
+  or redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[5]) then
   return {'lost'}
 end
 local now = now_ms()
 local expires = now + tonumber(ARGV[3])
-local gone = expires + tonumber(ARGV[4]) + 60000
+local gone = expires + tonumber(ARGV[4]) + GRACE
 local fields = {}
-for i = 5, #ARGV do
-  fields[i - 4] = ARGV[i]
+for i = 7, #ARGV do
+  fields[i - 6] = ARGV[i]
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('HSET', KEYS[1], 'status', 'queued', 'total', n, 'pending', n, 'succeeded', 0, 'failed', 0, 'errored', 0,
   'unknown', 0, 'cancelled', 0, 'expired', 0, 'skipped', 0, 'created', ms(now), 'expires', ms(expires),
   'retention', ARGV[4], 'gone', ms(gone), 'enqueued', 0)
-redis.call('SET', KEYS[2], string.rep('p', n))
+if ARGV[6] == '' then
+  redis.call('SET', KEYS[2], string.rep('p', n))
+else
+  redis.call('SET', KEYS[2], ARGV[6])
+  redis.call('HSET', KEYS[1], 'groups', ARGV[5])
+  redis.call('PEXPIREAT', KEYS[6], ms(gone))
+end
 redis.call('PEXPIREAT', KEYS[1], ms(gone))
 redis.call('PEXPIREAT', KEYS[2], ms(gone))
 redis.call('PEXPIREAT', KEYS[4], ms(gone))
-redis.call('DEL', KEYS[6])
+redis.call('DEL', KEYS[7])
 return {'ok', ms(now)}

@@ -1,5 +1,5 @@
 -- finish records the result of an action that was begun. The first write wins.
--- KEYS: meta, state, ledger, actions, results
+-- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, index, token, state, sealed result
 -- returns: {'ok' | 'stale' | 'gone', '1' if this ended the batch and a webhook is to be sent}
 -- Repeating the write that won answers 'ok' and changes nothing.

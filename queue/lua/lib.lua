@@ -2,12 +2,17 @@
 --
 -- The state of action i is the byte at offset i of the state string:
 --   p pending, waiting      r running, begun
+--   w waiting with its group, which its first action leads      g begun with it
 --   S succeeded  F failed  E errored  U unknown  C cancelled  X expired  K skipped
 -- The ledger entry of action i is "token|attempts|first|started|worker", times
 -- in milliseconds by this server's clock, which is the only one that decides.
 
-local FIELD = {p = 'pending', r = 'pending', S = 'succeeded', F = 'failed', E = 'errored',
+local FIELD = {p = 'pending', r = 'pending', w = 'pending', g = 'pending', S = 'succeeded', F = 'failed', E = 'errored',
                U = 'unknown', C = 'cancelled', X = 'expired', K = 'skipped'}
+
+-- GRACE is how much longer than deadline and retention the keys of a batch that
+-- has not ended live: what is in flight at the deadline may take its time.
+local GRACE = 8 * 3600 * 1000
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -40,17 +45,30 @@ local function move(meta, from, to, n)
   end
 end
 
+-- read_group returns the indexes of a group's members as text, the number of its
+-- record, and the sealed record.
+local function read_group(key, leader)
+  local packed = redis.call('HGET', key, leader)
+  if not packed then
+    return nil
+  end
+  return string.match(packed, '^([%d,]+)|(%d+)|(.*)$')
+end
+
 -- settle turns the batch terminal once nothing of it is pending: it says how it
 -- ended, writes the outbox mark of its webhook, starts its retention, and wakes
 -- those who wait. It returns '1' if a webhook is to be sent, else '0'.
--- keys: meta, state, ledger, actions, results
+-- keys: meta, state, ledger, actions, results, groups
 local function settle(keys, id, channel, now)
-  local m = redis.call('HMGET', keys[1], 'pending', 'ending', 'retention', 'webhook', 'gone')
+  local m = redis.call('HMGET', keys[1], 'pending', 'ending', 'retention', 'webhook')
   if tonumber(m[1]) > 0 then
     return '0'
   end
   local status = m[2] or 'completed'
-  local gone = math.min(now + tonumber(m[3]), tonumber(m[5]))
+  if status == 'expired' and redis.call('HGET', keys[1], 'expired') == '0' then
+    status = 'completed' -- the deadline passed, and nothing was left for it to end
+  end
+  local gone = now + tonumber(m[3])
   redis.call('HSET', keys[1], 'status', status, 'ended', ms(now), 'gone', ms(gone))
   if m[4] then
     redis.call('HSET', keys[1], 'outbox', '1', 'delivery', 'pending')
@@ -66,7 +84,7 @@ end
 -- end_waiting ends every action that is not begun, in one step.
 local function end_waiting(keys, state, ending)
   local states = redis.call('GET', keys[2])
-  local changed, n = string.gsub(states, 'p', state)
+  local changed, n = string.gsub(states, '[pw]', state)
   if n > 0 then
     redis.call('SETRANGE', keys[2], 0, changed)
     move(keys[1], 'p', state, n)

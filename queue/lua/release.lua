@@ -1,6 +1,6 @@
 -- release puts an action back, to wait for its next attempt. If its batch is
 -- ending, the action ends with it.
--- KEYS: meta, state, ledger, actions, results
+-- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, index, token
 -- returns: {'released' | 'ended' | 'stale' | 'gone', '1' if this ended the batch and a webhook is to be sent}
 -- Repeating a release that nothing followed answers as the first did.

@@ -1,11 +1,15 @@
 -- stop ends every action of a batch that is not begun, because somebody
--- cancelled it or because its deadline passed.
--- KEYS: meta, state, ledger, actions, results
--- ARGV: batch id, channel, owner or '' for any, 'cancelled' or 'expired'
+-- cancelled it or because its deadline passed; or, as overdue, every one that
+-- was begun so long ago that nobody can be holding it any more.
+-- KEYS: meta, state, ledger, actions, results, groups
+-- ARGV: batch id, channel, owner or '' for any, 'cancelled', 'expired' or 'overdue'
 -- returns: {'ok' | 'terminal' | 'early' | 'gone', '1' if this ended the batch and a webhook is to be sent}
 local m = redis.call('HMGET', KEYS[1], 'owner', 'status', 'expires')
 if not m[1] or (ARGV[3] ~= '' and m[1] ~= ARGV[3]) then
   return {'gone', '0'}
+end
+if m[2] == 'cancelled' and ARGV[4] == 'cancelled' then
+  return {'ok', '0'}
 end
 if m[2] == 'completed' or m[2] == 'cancelled' or m[2] == 'expired' then
   return {'terminal', '0'}
@@ -16,6 +20,11 @@ if ARGV[4] == 'cancelled' then
     redis.call('HSET', KEYS[1], 'status', 'cancelling')
   end
   end_waiting(KEYS, 'C', 'cancelled')
+elseif ARGV[4] == 'overdue' then
+  local states = redis.call('GET', KEYS[2])
+  local changed, n = string.gsub(states, '[rg]', 'U')
+  redis.call('SETRANGE', KEYS[2], 0, changed)
+  move(KEYS[1], 'r', 'U', n)
 else
   if now < tonumber(m[3]) then
     return {'early', '0'}

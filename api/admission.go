@@ -1,0 +1,78 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"strconv"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// WhenExceeded says what becomes of a submission that its owner's limit has no
+// room for.
+type WhenExceeded string
+
+// What becomes of such a submission.
+const (
+	// Reject refuses all of it with 429.
+	Reject WhenExceeded = "reject"
+	// PerItem accepts it, and ends each action beyond the limit as refused. It is
+	// for dialects: their whole request is known before anything is stored.
+	PerItem WhenExceeded = "per_item"
+	// Queue accepts it, and runs its actions as the limit allows.
+	Queue WhenExceeded = "queue"
+)
+
+// Admission bounds what one owner may submit. The zero value admits all.
+type Admission struct {
+	// Rate bounds the actions in any window. Defaults to no bound.
+	Rate batch.Rate `yaml:"rate"`
+	// Concurrent bounds the actions that have not ended. Defaults to no bound.
+	Concurrent int `yaml:"concurrent"`
+	// WhenExceeded defaults to reject.
+	WhenExceeded WhenExceeded `yaml:"when_exceeded"`
+}
+
+func (a *Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }
+
+// admissionOf returns the limit that a submission is held to, and whose it is:
+// an endpoint's own, or else the one over all.
+func (s *Server) admissionOf(ep *Endpoint) (*Admission, batch.Limit) {
+	a, scope := &s.cfg.Admission, ""
+	if ep != nil && ep.Admission.bounded() {
+		a, scope = &ep.Admission, ep.Path
+	}
+	return a, batch.Limit{Scope: scope, Rate: a.Rate, Concurrent: a.Concurrent}
+}
+
+// admit asks the owner's limit for n actions. It returns how many of them are
+// admitted, from the first on, which is all of them unless the limit refuses
+// item by item. It may have the batch throttled instead.
+func (s *Server) admit(ctx context.Context, header http.Header, up batch.Upload, ep *Endpoint, n int, spec *batch.Spec) (int, error) {
+	a, limit := s.admissionOf(ep)
+	if !a.bounded() {
+		return n, nil
+	}
+	if a.WhenExceeded == Queue {
+		spec.Throttle = &limit
+		return n, nil
+	}
+	admitted, state, err := up.Admit(ctx, n, limit, a.WhenExceeded == PerItem)
+	if err != nil {
+		return 0, fmt.Errorf("admit: %w", err)
+	}
+	setRateLimit(header, &state)
+	return admitted, nil
+}
+
+// setRateLimit tells of a rate as draft-ietf-httpapi-ratelimit-headers does.
+func setRateLimit(header http.Header, state *batch.LimitState) {
+	rate := state.Limit.Rate
+	if rate.N == 0 {
+		return
+	}
+	header.Set("Ratelimit-Policy", `"actions";q=`+strconv.Itoa(rate.N)+";w="+strconv.Itoa(int(math.Ceil(rate.Per.Seconds()))))
+	header.Set("Ratelimit", `"actions";r=`+strconv.Itoa(state.Remaining)+";t="+strconv.Itoa(int(math.Ceil(state.Reset.Seconds()))))
+}

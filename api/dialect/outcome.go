@@ -1,0 +1,78 @@
+package dialect
+
+import (
+	"net/http"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// answered reports whether a result is the target's own answer.
+func answered(r *batch.Result) bool {
+	return r.Outcome == batch.Succeeded || r.Outcome == batch.Failed
+}
+
+// statusOf returns the HTTP status for a result, in a format that knows nothing
+// else.
+func statusOf(r *batch.Result) int {
+	switch r.Outcome {
+	case batch.Succeeded, batch.Failed:
+		return r.Status
+	case batch.Pending, batch.Cancelled, batch.Expired:
+		return http.StatusGatewayTimeout
+	case batch.Skipped:
+		return http.StatusFailedDependency
+	case batch.Unknown:
+		return http.StatusBadGateway
+	case batch.Errored:
+	}
+	if r.Error == nil {
+		return http.StatusBadGateway
+	}
+	switch r.Error.Code {
+	case batch.CodeTimeout, batch.CodeCancelled, batch.CodeExpired:
+		return http.StatusGatewayTimeout
+	case batch.CodeDNS, batch.CodeRefused, batch.CodeTLS, batch.CodeReset, batch.CodeProtocol, batch.CodeBodyTooLarge, batch.CodeInterrupted:
+		return http.StatusBadGateway
+	case batch.CodeCircuitOpen:
+		return http.StatusServiceUnavailable
+	case batch.CodeBlocked:
+		return http.StatusBadRequest
+	case batch.CodeDependencyFailed:
+		return http.StatusFailedDependency
+	case batch.CodeLimited:
+		return http.StatusTooManyRequests
+	case batch.CodeInternal:
+	}
+	return http.StatusInternalServerError
+}
+
+// reasonOf says why a result is no answer.
+func reasonOf(r *batch.Result) string {
+	if r.Error != nil && r.Error.Message != "" {
+		return r.Error.Message
+	}
+	switch r.Outcome {
+	case batch.Pending:
+		return "not done yet: the batch goes on, and the Location header of this answer names it"
+	case batch.Cancelled:
+		return "not sent: the batch was cancelled"
+	case batch.Expired:
+		return "not sent: the deadline of the batch passed"
+	case batch.Skipped:
+		return "it does not count: something that it depended on did not succeed"
+	case batch.Unknown:
+		return "sent, but its answer was not seen, so whether it took effect is not known"
+	case batch.Errored, batch.Succeeded, batch.Failed:
+	}
+	return "there is no answer"
+}
+
+// problemOf returns what a result without an answer is, as a problem document.
+func problemOf(r *batch.Result) *Problem {
+	p := &Problem{Status: statusOf(r), Detail: reasonOf(r), Code: r.Outcome.String()}
+	p.Title = http.StatusText(p.Status)
+	if r.Error != nil {
+		p.Code = string(r.Error.Code)
+	}
+	return p
+}

@@ -1,0 +1,175 @@
+package dialect
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
+)
+
+// primaerp is the format of primaERP's batch resource: a bare list both ways,
+// headers and bodies as strings, transactions by name.
+type primaerp struct{}
+
+// Decode implements [Dialect].
+func (primaerp) Decode(r *Request) (*Submission, error) {
+	c, err := ReadCredentials(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	if c, err = c.WithToken(r.Query); err != nil {
+		return nil, err
+	}
+	if c.Token == "" {
+		return nil, &UnauthorizedError{"send the token of the API as ?token=… of the batch: it goes with every item"}
+	}
+	inherited := inheritable(r.Header)
+	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
+		d.secret, d.places = true, map[string]string{"/query": "/path", "/headers": "/headers", "/group": "/transaction"}
+		return d.items(dec, "", func(dec *jsontext.Decoder, it *item) (bool, error) {
+			return readPrimaerp(dec, it, inherited)
+		})
+	})
+}
+
+func readPrimaerp(dec *jsontext.Decoder, it *item, inherited []batch.Field) (bool, error) {
+	own := false
+	ok, err := it.Object(dec, []string{"id", "method", "path", "headers", "body", "transaction"}, func(name string) error {
+		switch name {
+		case "id":
+			return it.textID(dec)
+		case "method":
+			return it.method(dec, batch.Methods...)
+		case "path":
+			return it.pathAndQuery(dec)
+		case "headers":
+			own = true
+			return it.Text(dec, it.headerLines)
+		case "transaction":
+			return it.Text(dec, func(s string) error {
+				if it.action.Group = s; s == "" {
+					return errors.New("the transaction has no name: leave it out, then the item is its own")
+				}
+				return nil
+			})
+		default:
+			return it.Text(dec, func(s string) error {
+				if s != "" {
+					it.keep(dec, []byte(s))
+				}
+				return nil
+			})
+		}
+	})
+	if !ok {
+		return false, err
+	}
+	if !own {
+		it.action.Headers = slices.Clone(inherited)
+	}
+	if !hasToken(it.action.Query) {
+		it.action.Query = intake.JoinQuery(it.action.Query, "token="+intake.EscapeQueryPart(it.sub.Credentials.Token))
+	}
+	return true, nil
+}
+
+// headerLines reads headers from lines of "Name: value". Blanks around a name, a
+// colon and a line do not matter, nor do empty lines.
+func (it *item) headerLines(text string) error {
+	for line := range strings.Lines(text) {
+		if line = strings.TrimSpace(line); line == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(line, ":")
+		if !ok {
+			return fmt.Errorf("the line %q has no colon: expected Name: value", intake.Clip(line))
+		}
+		it.action.Headers = append(it.action.Headers, batch.Field{Name: strings.TrimSpace(name), Value: strings.TrimSpace(value)})
+	}
+	return nil
+}
+
+func hasToken(query string) bool {
+	for pair := range strings.SplitSeq(query, "&") {
+		name, _, _ := strings.Cut(pair, "=")
+		if plain, err := url.QueryUnescape(name); err == nil && plain == "token" {
+			return true
+		}
+	}
+	return false
+}
+
+// inheritable returns the headers of a batch request that its items get too, in
+// order: not those of the connection (RFC 9110 §7.6.1), not what tells of the
+// batch's own body or of how it is to be answered, and not what is meant for
+// batchd. Content-Type stays, because it is the items' as well.
+func inheritable(h http.Header) []batch.Field {
+	var named []string
+	for _, line := range h.Values("Connection") {
+		for option := range strings.SplitSeq(line, ",") {
+			named = append(named, http.CanonicalHeaderKey(strings.TrimSpace(option)))
+		}
+	}
+	var fields []batch.Field
+	for name, values := range h {
+		switch name {
+		case "Connection", "Keep-Alive", "Proxy-Connection", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailer", "Transfer-Encoding", "Upgrade",
+			"Host", "Content-Length", "Expect", "Content-Encoding", "Content-Md5", "Digest", "Content-Digest", "Repr-Digest",
+			"Accept-Encoding", "Prefer", "Idempotency-Key", "X-Batchd-Key":
+			continue
+		}
+		if slices.Contains(named, name) {
+			continue
+		}
+		for _, value := range values {
+			fields = append(fields, batch.Field{Name: name, Value: value})
+		}
+	}
+	slices.SortStableFunc(fields, func(a, b batch.Field) int { return strings.Compare(a.Name, b.Name) })
+	return fields
+}
+
+type primaerpResult struct {
+	ID           json.RawMessage `json:"id,omitempty"`
+	Code         int             `json:"code"`
+	Headers      string          `json:"headers"`
+	Body         string          `json:"body"`
+	BodyEncoding string          `json:"body_encoding,omitempty"`
+	Truncated    bool            `json:"truncated,omitempty"`
+}
+
+// Encode implements [Dialect].
+func (primaerp) Encode(_ *Request, s *Submission, results []batch.Result) ([]byte, error) {
+	list := make([]primaerpResult, len(results))
+	for i := range results {
+		r := &results[i]
+		one := primaerpResult{ID: s.IDs[i], Code: statusOf(r), Truncated: r.Truncated}
+		if answered(r) {
+			lines := make([]string, len(r.Headers))
+			for j, h := range r.Headers {
+				lines[j] = http.CanonicalHeaderKey(h.Name) + ": " + h.Value
+			}
+			one.Headers = strings.Join(lines, "\n")
+			one.Body, one.BodyEncoding = textOf(r)
+		} else {
+			body, err := encode(problemOf(r))
+			if err != nil {
+				return nil, err
+			}
+			one.Headers, one.Body = "Content-Type: "+mediaProblem, string(body)
+		}
+		list[i] = one
+	}
+	return encode(list)
+}
+
+// Refuse implements [Dialect].
+func (primaerp) Refuse(p *Problem) (*Answer, error) { return refuse(p.Status, mediaProblem, p) }

@@ -1,0 +1,148 @@
+package dialect
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
+)
+
+const mediaJSON = "application/json"
+
+// errStop ends reading after a fault behind which nothing can be made sense of.
+var errStop = errors.New("the submission is refused")
+
+// reader reads a batch request of any dialect.
+type reader struct {
+	*intake.Reader
+	request *Request
+	sub     Submission
+	// secret says that every action carries a credential of the batch request.
+	secret bool
+	// places says where in an item the parts of an action stand that the dialect
+	// calls otherwise or has in one piece, by JSON pointer.
+	places map[string]string
+}
+
+// decode reads the whole body with read.
+func decode(r *Request, c Credentials, read func(*reader, *jsontext.Decoder) error) (*Submission, error) {
+	d := &reader{Reader: intake.NewReader(), request: r, sub: Submission{Credentials: c}}
+	whole, err := d.Document(r.Body, func(dec *jsontext.Decoder) error { return read(d, dec) })
+	if err != nil && !errors.Is(err, errStop) {
+		return nil, err
+	}
+	d.Index = -1
+	if whole && d.Clean() && len(d.sub.Actions) == 0 {
+		d.Fault("", "there is nothing to do: expected at least one request to make")
+	}
+	if d.secret && !r.Sealed {
+		d.Fault("", "the batch carries a credential, %s", intake.InClear)
+	}
+	if !d.Clean() {
+		return nil, &InvalidError{InvalidError: d.Invalid, Items: len(d.sub.Actions)}
+	}
+	return &d.sub, nil
+}
+
+// items reads the list of requests, which stands at the pointer, with read.
+func (d *reader) items(dec *jsontext.Decoder, pointer string, read func(dec *jsontext.Decoder, it *item) (bool, error)) error {
+	_, err := d.List(dec, func() error {
+		n := len(d.sub.Actions)
+		if n == d.request.MaxActions {
+			d.Index = -1
+			d.Fault(pointer, "there are more than %d requests in the batch: at most %d are allowed", n, n)
+			return errStop
+		}
+		d.Index = n
+		it := &item{reader: d, base: pointer + "/" + strconv.Itoa(n), before: len(d.Invalid.Faults)}
+		ok, err := read(dec, it)
+		if err != nil {
+			return err
+		}
+		if ok {
+			it.check()
+		}
+		d.sub.Actions = append(d.sub.Actions, it.action)
+		d.sub.IDs = append(d.sub.IDs, it.id)
+		d.Index = -1
+		return nil
+	})
+	return err
+}
+
+// item is one request of a batch while it is read.
+type item struct {
+	*reader
+	action batch.Action
+	id     json.RawMessage
+	// base is the item's pointer, before the number of faults when it began.
+	base   string
+	before int
+}
+
+// check adds what shows only in the whole action.
+func (it *item) check() {
+	it.Check(&it.action, it.base, it.before, func(pointer string) string {
+		part, _, _ := strings.Cut(pointer[1:], "/")
+		if place, ok := it.places["/"+part]; ok {
+			return place
+		}
+		return pointer
+	})
+}
+
+// method reads the method, in any case. It is one of those allowed.
+func (it *item) method(dec *jsontext.Decoder, allowed ...string) error {
+	return it.Text(dec, func(s string) error {
+		if it.action.Method = intake.CanonicalMethod(s); !slices.Contains(allowed, it.action.Method) {
+			return fmt.Errorf("unknown method %q: expected one of %s", intake.Clip(s), strings.Join(allowed, ", "))
+		}
+		return nil
+	})
+}
+
+// pathAndQuery reads a path that may hold a query.
+func (it *item) pathAndQuery(dec *jsontext.Decoder) error {
+	return it.Text(dec, func(s string) error {
+		it.action.Path, it.action.Query = intake.SplitPath(s)
+		return nil
+	})
+}
+
+// json reads any JSON value as the body. Null is none.
+func (it *item) json(dec *jsontext.Decoder) error {
+	if dec.PeekKind() == jsontext.KindNull {
+		return dec.SkipValue()
+	}
+	body, ok, err := it.JSON(dec, nil)
+	if ok {
+		it.keep(dec, body)
+	}
+	return err
+}
+
+// keep makes what the decoder has just read the body.
+func (it *item) keep(dec *jsontext.Decoder, body []byte) {
+	it.CheckBody(body, it.Prefix+string(dec.StackPointer()), it.request.MaxActionBody)
+	it.action.Body = body
+}
+
+// send adds a header, unless it is empty or the item has one of that name.
+func (it *item) send(name, value string) {
+	if _, own := it.action.Header(name); value != "" && !own {
+		it.action.Headers = append(it.action.Headers, batch.Field{Name: name, Value: value})
+	}
+}
+
+// sendsBody reports whether a request of that method has content.
+func sendsBody(method string) bool {
+	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
+}

@@ -1,0 +1,288 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
+)
+
+// keyDialect is where a request's dialect is, if it has one: its errors speak it.
+const keyDialect = "dialect"
+
+// mount adds an endpoint's routes. Its path comes from the configuration, and
+// gin panics on one that it cannot use.
+func (s *Server) mount(e, native gin.IRoutes, ep *Endpoint) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("endpoint %q cannot be mounted: %v", ep.Path, p)
+		}
+	}()
+	def, foreign := dialect.Named(ep.Dialect)
+	speak := func(c *gin.Context) { c.Set(keyDialect, def.Dialect) }
+	bare := strings.TrimSuffix(ep.Path, "/")
+	for _, path := range []string{bare, bare + "/"} {
+		if !foreign {
+			native.POST(path, s.handle(s.submit(ep)))
+			continue
+		}
+		e.POST(path, speak, s.handle(s.translate(ep, &def)))
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
+			e.Handle(method, path, speak, s.handle(postOnly))
+		}
+	}
+	return nil
+}
+
+func postOnly(*gin.Context) error {
+	return refuse(kindMethod, "batches are sent with POST").with("Allow", http.MethodPost)
+}
+
+// translate accepts a batch in a dialect, and answers in the dialect when it has
+// ended or the wait is over. No result ever turns the status of the answer.
+func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
+	return func(c *gin.Context) error {
+		c.Header("Cache-Control", "private, no-cache")
+		r := c.Request
+		key, err := idempotencyKey(r.Header)
+		if err != nil {
+			return err
+		}
+		if err := foreignMedia(r.Header, def.Media); err != nil {
+			return err
+		}
+		body, err := openBody(r, s.maxForeignBody(ep))
+		if err != nil {
+			return err
+		}
+		defer body.Close()
+		req, err := s.foreignRequest(c, ep, body)
+		if err != nil {
+			return err
+		}
+		sub, err := def.Decode(req)
+		if err != nil {
+			return err
+		}
+		if err := s.own(c, sub.Credentials); err != nil {
+			return err
+		}
+		if err := s.checkForeignGroups(ep.Target, sub.Actions); err != nil {
+			return err
+		}
+		prefer := parsePrefer(r.Header)
+		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
+		spec := &batch.Spec{
+			Target: ep.Target, Waited: wait > 0, ExpiresIn: s.cfg.Limits.ExpiresIn, Retention: s.cfg.Limits.Retention,
+			// With other credentials it is another submission, whoever owns it.
+			Fingerprint: body.fingerprint(mediaJSON+"\n"+sub.Credentials.Identity(), r),
+		}
+		b, replayed, err := s.store(c, ep, key, sub.Actions, spec)
+		if err != nil {
+			return err
+		}
+		s.acknowledge(c, b, replayed, applied)
+		if b, err = s.follow(c, ep, b, wait); err != nil {
+			return err
+		}
+		if !b.Status.Terminal() || prefer.async && wait == 0 {
+			c.Header("Location", location(b.ID))
+			if prefer.async {
+				setRetryAfter(c.Writer.Header(), time.Second)
+				return writeJSON(c, http.StatusAccepted, mediaJSON, newDocument(b))
+			}
+		}
+		answer, err := def.Encode(req, sub, s.gather(c, b.ID, len(sub.Actions)))
+		if err != nil {
+			return err
+		}
+		return writeBytes(c, http.StatusOK, mediaJSON, answer)
+	}
+}
+
+// maxForeignBody bounds a body that has to be held as a whole.
+func (s *Server) maxForeignBody(ep *Endpoint) int64 {
+	return min(s.cfg.Limits.MaxBody, int64(ep.MaxActions)*s.cfg.Limits.maxItem())
+}
+
+// foreignMedia checks that the content of a request is JSON, in UTF-8. What
+// else a browser sends unasked must not pass for a batch.
+func foreignMedia(h http.Header, also []string) error {
+	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
+	if err != nil || media != mediaJSON && !slices.Contains(also, media) {
+		return refuse(kindUnsupportedMedia, "the Content-Type %q is not supported: send application/json, in UTF-8", intake.Clip(h.Get("Content-Type")))
+	}
+	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return refuse(kindUnsupportedMedia, "the charset %q is not supported: send application/json, in UTF-8", intake.Clip(charset))
+	}
+	return nil
+}
+
+// foreignRequest reads what a dialect sees of a request.
+func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dialect.Request, error) {
+	query, err := url.ParseQuery(c.Request.URL.RawQuery)
+	if err != nil {
+		return nil, refuse(kindBadParameter, "the query cannot be parsed: it must be percent-encoded")
+	}
+	data, err := io.ReadAll(body)
+	if err != nil {
+		return nil, err
+	}
+	req := &dialect.Request{
+		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)), Body: data,
+		MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
+		Sealed: s.cfg.Sealed, Passthrough: s.cfg.Auth == AuthPassthrough,
+	}
+	for _, p := range c.Params {
+		req.Params[p.Key] = p.Value
+	}
+	return req, nil
+}
+
+// store stages all actions and commits them. What the owner's limit has no room
+// for, and what would be a batch in a batch, is stored as refused.
+func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch.Action, spec *batch.Spec) (*batch.Batch, bool, error) {
+	ctx := c.Request.Context()
+	up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
+	defer up.abort(ctx)
+	if err := up.open(ctx); err != nil {
+		return nil, false, err
+	}
+	admitted, err := s.admit(ctx, c.Writer.Header(), up.upload, ep, len(actions), spec)
+	if err != nil {
+		return nil, false, err
+	}
+	for i := range actions {
+		ep.refuseNested(&actions[i])
+		if i >= admitted {
+			actions[i].Refusal = &batch.Failure{Code: batch.CodeLimited, Message: "not sent: the limit has no room for more just now"}
+		}
+		if err := up.add(ctx, &actions[i]); err != nil {
+			return nil, false, err
+		}
+	}
+	return up.commit(ctx, spec)
+}
+
+// refuseNested refuses an action that is sent to a batch endpoint, at the path
+// where this one is mounted or where the target's base URL has the rest of it.
+func (ep *Endpoint) refuseNested(a *batch.Action) {
+	segments := strings.Split(strings.Trim(ep.Path, "/"), "/")
+	for i, segment := range segments {
+		if strings.HasPrefix(segment, ":") {
+			segments[i] = "*"
+		}
+	}
+	last := segments[len(segments)-1]
+	for _, path := range []string{"/" + strings.Join(segments, "/"), "/" + last} {
+		rule := batch.Rule{Path: path}
+		if path != "/*" && rule.Denies(a.Method, a.Path) {
+			a.Refusal = &batch.Failure{Code: batch.CodeBlocked, Message: "not sent: a batch cannot be an action of a batch"}
+			return
+		}
+	}
+}
+
+// follow waits for the end of a batch. The batch exists, whatever happens here: a
+// wait that fails falls back to what is known.
+func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.Duration) (*batch.Batch, error) {
+	if wait <= 0 || b.Status.Terminal() {
+		return b, nil
+	}
+	ctx := c.Request.Context()
+	now, err := s.await(ctx, owner(c), b.ID, wait)
+	switch {
+	case err == nil:
+		return now, nil
+	case ctx.Err() != nil:
+		if ep != nil && ep.CancelOnDisconnect {
+			s.cancelAbandoned(c, b.ID)
+		}
+		return nil, err
+	}
+	s.cfg.Logger.WarnContext(ctx, "wait broken off", "request_id", requestID(c), "batch_id", b.ID, "error", err)
+	return b, nil
+}
+
+// cancelAbandoned cancels the batch of a client that hung up.
+func (s *Server) cancelAbandoned(c *gin.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), settleTimeout)
+	defer cancel()
+	if _, err := s.cfg.Store.Cancel(ctx, owner(c), id); err != nil && !errors.Is(err, batch.ErrTerminal) {
+		s.cfg.Logger.WarnContext(ctx, "batch of a client that hung up not cancelled", "request_id", requestID(c), "batch_id", id, "error", err)
+	}
+}
+
+// gather returns the results of a batch in order. What has not ended is pending,
+// and so is what cannot be read: the batch goes on.
+func (s *Server) gather(c *gin.Context, id string, n int) []batch.Result {
+	results := make([]batch.Result, n)
+	for i := range results {
+		results[i].Index = i
+	}
+	ctx := c.Request.Context()
+	_, err := s.eachPage(ctx, owner(c), id, batch.ResultQuery{}, func(page [][]byte) (bool, error) {
+		for _, encoded := range page {
+			var r batch.Result
+			if err := json.Unmarshal(encoded, &r); err != nil {
+				return false, err
+			}
+			if r.Index >= 0 && r.Index < n {
+				results[r.Index] = r
+			}
+		}
+		return true, nil
+	})
+	if err != nil {
+		c.Header("Location", location(id))
+		s.cfg.Logger.WarnContext(ctx, "results not read", "request_id", requestID(c), "batch_id", id, "error", err)
+	}
+	return results
+}
+
+// own finds the owner of a batch that came in a dialect.
+func (s *Server) own(c *gin.Context, credentials dialect.Credentials) error {
+	if s.cfg.Auth != AuthPassthrough {
+		c.Set(keyOwner, anonymous)
+		return nil
+	}
+	identity := credentials.Identity()
+	if identity == "" {
+		return &dialect.UnauthorizedError{Detail: "send the credential of the target API: it is passed on with every action, and the batch belongs to it"}
+	}
+	owner, err := s.cfg.Owner(c.Request.Context(), identity)
+	if err != nil {
+		return err
+	}
+	c.Set(keyOwner, owner)
+	return nil
+}
+
+// writeProblem answers with a problem, in the dialect of the request.
+func writeProblem(c *gin.Context, p *problem, cause error) error {
+	spoken, ok := c.Value(keyDialect).(dialect.Dialect)
+	if !ok {
+		return writeJSON(c, p.Status, "application/problem+json", p)
+	}
+	if invalid, ok := errors.AsType[*dialect.InvalidError](cause); ok {
+		p.Items = invalid.Items
+	}
+	a, err := spoken.Refuse(p)
+	if err != nil {
+		return err
+	}
+	return writeBytes(c, a.Status, a.Media, a.Body)
+}

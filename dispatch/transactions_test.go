@@ -1,0 +1,39 @@
+package dispatch
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func transactional(url, header string) batch.Target {
+	return batch.Target{Name: "t", BaseURL: url, Deny: []batch.Rule{{Path: "/tx/**"}}, Transactions: &batch.Transactions{
+		Begin: batch.Call{Method: "POST", Path: "/tx"}, ID: batch.Locator{Pointer: "/id"}, SendAs: batch.Sender{Header: header},
+		Commit: batch.Call{Method: "POST", Path: "/tx/{id}/commit"}, Rollback: batch.Call{Method: "POST", Path: "/tx/{id}/rollback"},
+	}}
+}
+
+func TestATransactionIsNotNamedInAHeaderThatIsLeftOut(t *testing.T) {
+	t.Parallel()
+	for _, header := range []string{"connection", "Transfer-Encoding", "TE", "Host"} {
+		_, err := New(Config{Targets: []batch.Target{transactional("http://127.0.0.1", header)}})
+		require.ErrorContains(t, err, `target "t": /transactions/send_as/header: the header `+header+` belongs to the connection`)
+	}
+}
+
+func TestTheRulesDoNotConcernTheTargetsOwnCalls(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	d, err := New(Config{Targets: []batch.Target{transactional(server.URL, "X-Tx")}})
+	require.NoError(t, err)
+	defer d.Close()
+	r := &batch.Request{Target: "t", Action: &batch.Action{Method: "POST", Path: "/tx/1/commit"}}
+	require.Equal(t, batch.CodeBlocked, d.Do(t.Context(), r).Result.Error.Code, "sent by a client")
+	r.Call = true
+	require.Equal(t, batch.Succeeded, d.Do(t.Context(), r).Result.Outcome)
+}

@@ -1,0 +1,147 @@
+package intake
+
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// maxDepth is how deep an action's body may be nested. Deeper documents break
+// parsers, and nothing that is meant seriously comes near it.
+const maxDepth = 100
+
+// Check adds the faults that show only in the whole action, whose own pointer is
+// base. Before is the number of faults listed when the action began: a field
+// that could not be read is not also missing. Place says where a field of an
+// action, such as "/query", stands in the document; nil means there.
+func (r *Reader) Check(a *batch.Action, base string, before int, place func(pointer string) string) {
+	faulted := slices.Clone(r.Invalid.Faults[before:])
+	for _, f := range a.Validate() {
+		if place != nil {
+			f.Pointer = place(f.Pointer)
+		}
+		known := slices.ContainsFunc(faulted, func(g batch.Fault) bool {
+			return g.Pointer == base+f.Pointer || strings.HasPrefix(g.Pointer, base+f.Pointer+"/")
+		})
+		if !known {
+			r.Fault(base+f.Pointer, "%s", f.Detail)
+		}
+	}
+	id := batch.ActionID(a.ID, r.Index)
+	if first, taken := r.ids[id]; taken {
+		r.Fault(base+"/id", "the actions %d and %d have the same id %q (without an id, the index serves)", first, r.Index, Clip(id))
+	} else {
+		r.ids[id] = r.Index
+	}
+}
+
+// CheckBody faults a body of more than most bytes.
+func (r *Reader) CheckBody(body []byte, pointer string, most int64) {
+	if int64(len(body)) > most {
+		r.Fault(pointer, "the body has %d bytes: at most %d are allowed", len(body), most)
+	}
+}
+
+// CheckClear faults headers that carry a credential, for a store that does not
+// encrypt actions.
+func (r *Reader) CheckClear(a *batch.Action, base string) {
+	for _, h := range a.Headers {
+		if batch.IsCredential(h.Name) {
+			r.Fault(base+"/headers/"+batch.EscapePointer(Clip(h.Name)), "the header carries a credential, %s", InClear)
+		}
+	}
+}
+
+// InClear says why a credential is refused where actions are not encrypted.
+const InClear = "which would lie in clear text in Redis: set seal.keys on the server to have actions encrypted"
+
+// Headers reads an object of a string or a list of strings each.
+func (r *Reader) Headers(dec *jsontext.Decoder, add func(batch.Field)) error {
+	folded := make(map[string]struct{})
+	_, err := r.Object(dec, nil, func(name string) error {
+		lower := strings.ToLower(name)
+		if _, twice := folded[lower]; twice {
+			r.FaultHere(dec, "the header %q is there twice, in another case: give a list of values", Clip(name))
+			return dec.SkipValue()
+		}
+		folded[lower] = struct{}{}
+		return r.OneOrMany(dec, func() error {
+			return r.Text(dec, func(value string) error {
+				add(batch.Field{Name: name, Value: value})
+				return nil
+			})
+		})
+	})
+	return err
+}
+
+// Query reads an object of scalars or lists of them, and encodes it in the order
+// in which it came.
+func (r *Reader) Query(dec *jsontext.Decoder) (string, error) {
+	var pairs []string
+	_, err := r.Object(dec, nil, func(name string) error {
+		key := EscapeQueryPart(name) + "="
+		return r.OneOrMany(dec, func() error {
+			return r.Scalar(dec, func(value string) { pairs = append(pairs, key+EscapeQueryPart(value)) })
+		})
+	})
+	return strings.Join(pairs, "&"), err
+}
+
+// JSON reads a body without its white space, its literals untouched, into the
+// memory of buf. Where it has a fault, ok is false.
+func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, err error) {
+	value, err := dec.ReadValue()
+	if err != nil {
+		return nil, false, err
+	}
+	pointer := r.Prefix + string(dec.StackPointer())
+	if depth := nesting(value); depth > maxDepth {
+		r.Fault(pointer, "the body is nested %d levels deep: at most %d are allowed", depth, maxDepth)
+		return nil, false, nil
+	}
+	compact := jsontext.Value(append(buf[:0], value...))
+	if err := compact.Compact(jsontext.AllowDuplicateNames(false)); err != nil {
+		var syntax *jsontext.SyntacticError
+		if !errors.As(err, &syntax) || !errors.Is(err, jsontext.ErrDuplicateName) {
+			return nil, false, err
+		}
+		r.Fault(pointer+string(syntax.JSONPointer), "the name is there twice: receivers differ in which of the two they take")
+		return nil, false, nil
+	}
+	return compact, true, nil
+}
+
+// nesting returns the depth of a valid JSON value.
+func nesting(value []byte) int {
+	depth, most := 0, 0
+	for i := 0; i < len(value); i++ {
+		switch value[i] {
+		case '"':
+			for i++; value[i] != '"'; i++ {
+				if value[i] == '\\' {
+					i++
+				}
+			}
+		case '{', '[':
+			depth++
+			most = max(most, depth)
+		case '}', ']':
+			depth--
+		}
+	}
+	return most
+}
+
+// CanonicalMethod upper-cases a known method, and leaves any other for
+// validation to name as it came.
+func CanonicalMethod(s string) string {
+	if upper := strings.ToUpper(s); slices.Contains(batch.Methods, upper) {
+		return upper
+	}
+	return s
+}

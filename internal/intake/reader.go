@@ -1,0 +1,264 @@
+package intake
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// MaxFaults is how many faults an answer lists; the rest is counted.
+const MaxFaults = 100
+
+// Reader reads JSON and collects what is wrong with it.
+type Reader struct {
+	// Invalid holds the faults so far.
+	Invalid batch.InvalidError
+	// Index is that of the action being read, or -1 outside of actions.
+	Index int
+	// Prefix goes in front of the pointers into what a decoder reads, where that
+	// is a part of the document only.
+	Prefix string
+
+	// ids holds the id of every action, the implied ones included, since a
+	// result is known by either.
+	ids map[string]int
+}
+
+// NewReader returns a reader outside of actions.
+func NewReader() *Reader { return &Reader{Index: -1, ids: make(map[string]int)} }
+
+// NewDecoder returns a decoder for a Reader's methods.
+func NewDecoder(r io.Reader) *jsontext.Decoder {
+	// Duplicate names are faults of their own, reported with all others.
+	return jsontext.NewDecoder(r, jsontext.AllowDuplicateNames(true))
+}
+
+// Clean reports whether there is no fault so far.
+func (r *Reader) Clean() bool { return len(r.Invalid.Faults) == 0 }
+
+// Fault records a fault of the action being read, or of the batch.
+func (r *Reader) Fault(pointer, format string, args ...any) {
+	if len(r.Invalid.Faults) == MaxFaults {
+		r.Invalid.More++
+		return
+	}
+	r.Invalid.Faults = append(r.Invalid.Faults, batch.Fault{Index: r.Index, Pointer: clipPointer(pointer), Detail: fmt.Sprintf(format, args...)})
+}
+
+// FaultHere records a fault of the value that the decoder read the name of, or read last.
+func (r *Reader) FaultHere(dec *jsontext.Decoder, format string, args ...any) {
+	r.Fault(r.Prefix+string(dec.StackPointer()), format, args...)
+}
+
+// SyntaxFault records an error for which [IsSyntax] holds. What says what the
+// offset is counted in, such as " of the line".
+func (r *Reader) SyntaxFault(what string, err error) {
+	var syntax *jsontext.SyntacticError
+	if !errors.As(err, &syntax) {
+		return
+	}
+	reason := "it ends too early"
+	if !errors.Is(syntax.Err, io.ErrUnexpectedEOF) {
+		reason = syntax.Err.Error()
+	}
+	r.Fault(string(syntax.JSONPointer), "not valid JSON at byte %d%s: %s", syntax.ByteOffset, what, reason)
+}
+
+// IsSyntax reports whether an error says that something is no JSON.
+func IsSyntax(err error) bool {
+	var syntax *jsontext.SyntacticError
+	return errors.As(err, &syntax)
+}
+
+// Document reads a whole document with read, to its end. It reports whether all
+// of it is JSON; an error that is not one of syntax is read's own.
+func (r *Reader) Document(document []byte, read func(*jsontext.Decoder) error) (bool, error) {
+	dec := NewDecoder(bytes.NewBuffer(document))
+	err := read(dec)
+	if err == nil {
+		switch _, end := dec.ReadToken(); {
+		case errors.Is(end, io.EOF):
+		case end != nil:
+			err = end
+		default:
+			r.Fault("", "there is more after the end of the document")
+			return false, nil
+		}
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		r.Fault("", "the body is empty: expected JSON")
+	case IsSyntax(err):
+		r.Index = -1
+		r.SyntaxFault("", err)
+	default:
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// Object reads an object and calls member after each name, to read its value.
+// With fields, no other names are allowed; without, any name is. The result is
+// false where the value is no object.
+func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name string) error) (bool, error) {
+	if ok, err := r.Expect(dec, jsontext.KindBeginObject); !ok {
+		return false, err
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return false, err
+	}
+	seen := make(map[string]struct{}, len(fields))
+	for dec.PeekKind() != jsontext.KindEndObject {
+		token, err := dec.ReadToken()
+		if err != nil {
+			return false, err
+		}
+		name := token.String()
+		_, twice := seen[name]
+		seen[name] = struct{}{}
+		switch {
+		case twice:
+			r.FaultHere(dec, "the field %q is there twice", Clip(name))
+			err = dec.SkipValue()
+		case fields != nil && !slices.Contains(fields, name):
+			r.FaultHere(dec, "%s", unknownField(name, fields))
+			err = dec.SkipValue()
+		default:
+			err = member(name)
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	_, err := dec.ReadToken()
+	return err == nil, err
+}
+
+func unknownField(name string, fields []string) string {
+	for _, f := range fields {
+		if strings.EqualFold(f, name) {
+			return fmt.Sprintf("unknown field %q: it is spelt %q", Clip(name), f)
+		}
+	}
+	return fmt.Sprintf("unknown field %q: expected one of %s", Clip(name), strings.Join(fields, ", "))
+}
+
+// List reads a list and calls item before each value, to read it. The result is
+// false where the value is no list.
+func (r *Reader) List(dec *jsontext.Decoder, item func() error) (bool, error) {
+	if ok, err := r.Expect(dec, jsontext.KindBeginArray); !ok {
+		return false, err
+	}
+	if _, err := dec.ReadToken(); err != nil {
+		return false, err
+	}
+	for dec.PeekKind() != jsontext.KindEndArray {
+		if err := item(); err != nil {
+			return false, err
+		}
+	}
+	_, err := dec.ReadToken()
+	return err == nil, err
+}
+
+// OneOrMany calls read for a value, or for each value of a list.
+func (r *Reader) OneOrMany(dec *jsontext.Decoder, read func() error) error {
+	if dec.PeekKind() != jsontext.KindBeginArray {
+		return read()
+	}
+	_, err := r.List(dec, read)
+	return err
+}
+
+// Expect reports whether the next value is of the kind. One of another kind is
+// a fault and is skipped. Where there is no next value, the error says why.
+func (r *Reader) Expect(dec *jsontext.Decoder, want jsontext.Kind) (bool, error) {
+	found := dec.PeekKind()
+	if found == want {
+		return true, nil
+	}
+	err := dec.SkipValue()
+	if err == nil {
+		r.FaultHere(dec, "expected %s, found %s", kindName(want), kindName(found))
+	}
+	return false, err
+}
+
+// Text reads a string and sets something with it. Its error becomes a fault, and
+// so does anything but a string.
+func (r *Reader) Text(dec *jsontext.Decoder, set func(string) error) error {
+	if ok, err := r.Expect(dec, jsontext.KindString); !ok {
+		return err
+	}
+	token, err := dec.ReadToken()
+	if err != nil {
+		return err
+	}
+	if err := set(token.String()); err != nil {
+		r.FaultHere(dec, "%v", err)
+	}
+	return nil
+}
+
+// Scalar reads a string, a number or a boolean as text.
+func (r *Reader) Scalar(dec *jsontext.Decoder, set func(string)) error {
+	switch found := dec.PeekKind(); found {
+	case jsontext.KindString, jsontext.KindNumber, jsontext.KindTrue, jsontext.KindFalse:
+		token, err := dec.ReadToken()
+		if err == nil {
+			set(token.String())
+		}
+		return err
+	default:
+		err := dec.SkipValue()
+		if err == nil {
+			r.FaultHere(dec, "expected a string, a number, a boolean or a list of those, found %s", kindName(found))
+		}
+		return err
+	}
+}
+
+func kindName(k jsontext.Kind) string {
+	switch k {
+	case jsontext.KindNull:
+		return "null"
+	case jsontext.KindTrue, jsontext.KindFalse:
+		return "a boolean"
+	case jsontext.KindString:
+		return "a string"
+	case jsontext.KindNumber:
+		return "a number"
+	case jsontext.KindBeginObject:
+		return "an object"
+	case jsontext.KindBeginArray:
+		return "a list"
+	default:
+		return "something else"
+	}
+}
+
+// clipPointer points to the parent of what is nested or named beyond measure,
+// because a pointer grows with the depth and the names of the document.
+func clipPointer(pointer string) string {
+	const most = 512
+	if len(pointer) <= most {
+		return pointer
+	}
+	return pointer[:max(0, strings.LastIndexByte(pointer[:most], '/'))]
+}
+
+// Clip keeps foreign text in a message short.
+func Clip(s string) string {
+	const most = 64
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
+}

@@ -1,0 +1,179 @@
+package queue
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// ask opens an upload for the owner and asks for n actions.
+func (b *bundle) ask(owner string, n int, limit batch.Limit, partial bool) (batch.Upload, int, batch.LimitState, error) {
+	b.t.Helper()
+	u, err := b.Open(b.ctx, owner, "")
+	require.NoError(b.t, err)
+	admitted, state, err := u.Admit(b.ctx, n, limit, partial)
+	return u, admitted, state, err
+}
+
+// commitAsked commits an upload of n actions.
+func (b *bundle) commitAsked(u batch.Upload, n int) string {
+	b.t.Helper()
+	for i := range n {
+		require.NoError(b.t, u.Add(b.ctx, action(i)))
+	}
+	got, _, err := u.Commit(b.ctx, spec())
+	require.NoError(b.t, err)
+	return got.ID
+}
+
+func TestARateAdmitsAllOrNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := batch.Limit{Rate: batch.Rate{N: 10, Per: 2 * time.Second}}
+		_, admitted, state, err := b.ask("me", 6, limit, false)
+		require.NoError(t, err)
+		require.Equal(t, 6, admitted)
+		require.Equal(t, 4, state.Remaining)
+		require.Positive(t, state.Reset)
+		_, _, _, err = b.ask("me", 5, limit, false)
+		limited := (*batch.LimitedError)(nil)
+		require.ErrorAs(t, err, &limited)
+		require.Equal(t, 4, limited.State.Remaining, "nothing was taken")
+		require.Contains(t, limited.Detail, "10/2s")
+		_, admitted, _, err = b.ask("me", 4, limit, false)
+		require.NoError(t, err)
+		require.Equal(t, 4, admitted)
+		_, admitted, _, err = b.ask("you", 10, limit, false)
+		require.NoError(t, err, "an owner's limit is his own")
+		require.Equal(t, 10, admitted)
+		other := limit
+		other.Scope = "/elsewhere"
+		_, _, _, err = b.ask("me", 10, other, false)
+		require.NoError(t, err, "an endpoint's limit is its own")
+
+		_, _, _, err = b.ask("me", 10, limit, false)
+		require.ErrorAs(t, err, &limited)
+		require.Greater(t, limited.RetryAfter, time.Second)
+		require.LessOrEqual(t, limited.RetryAfter, 2*time.Second+20*time.Millisecond)
+		<-time.After(limited.RetryAfter + 5*time.Millisecond)
+		_, _, _, err = b.ask("me", 10, limit, false)
+		require.NoError(t, err, "what Retry-After says is true")
+
+		_, _, _, err = b.ask("me", 11, limit, false)
+		require.ErrorAs(t, err, &limited)
+		require.Zero(t, limited.RetryAfter, "it can never be")
+	})
+}
+
+func TestWhatIsAdmittedAndComesToNothingIsGivenBack(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := batch.Limit{Rate: batch.Rate{N: 10, Per: time.Minute}, Concurrent: 10}
+		for range 3 {
+			u, _, _, err := b.ask("me", 10, limit, false)
+			require.NoError(t, err)
+			u.Abort(b.ctx)
+		}
+		_, admitted, state, err := b.ask("me", 25, limit, true)
+		require.NoError(t, err)
+		require.Equal(t, 10, admitted, "a part is admitted where that is asked for")
+		require.Zero(t, state.Remaining)
+		_, admitted, _, err = b.ask("me", 25, limit, true)
+		require.NoError(t, err)
+		require.Zero(t, admitted)
+	})
+}
+
+func TestConcurrencyIsGivenBackAsActionsEnd(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := batch.Limit{Concurrent: 5}
+		u, _, _, err := b.ask("me", 5, limit, false)
+		require.NoError(t, err)
+		id := b.commitAsked(u, 5)
+		limited := (*batch.LimitedError)(nil)
+		_, _, _, err = b.ask("me", 1, limit, false)
+		require.ErrorAs(t, err, &limited)
+		require.Positive(t, limited.RetryAfter)
+		b.end(id, 3, batch.Succeeded)
+		b.end(id, 4, batch.Unknown) // as after a worker was killed
+		u, _, _, err = b.ask("me", 2, limit, false)
+		require.NoError(t, err)
+		b.commitAsked(u, 2)
+		_, _, _, err = b.ask("me", 1, limit, false)
+		require.ErrorAs(t, err, &limited)
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		u, _, _, err = b.ask("me", 3, limit, false)
+		require.NoError(t, err, "whoever ended them")
+		third := b.commitAsked(u, 3)
+		require.NoError(t, b.Delete(b.ctx, "me", third))
+		_, _, _, err = b.ask("me", 3, limit, false)
+		require.ErrorAs(t, err, &limited, "a batch that is gone may be one about to be committed")
+	})
+}
+
+func TestALimitHoldsOverManyAtOnce(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := batch.Limit{Rate: batch.Rate{N: 50, Per: time.Minute}, Concurrent: 40}
+		var total, refused atomic.Int32
+		var wg sync.WaitGroup
+		for range 30 {
+			wg.Go(func() {
+				u, err := b.Open(b.ctx, "me", "")
+				if err != nil {
+					return
+				}
+				n, _, err := u.Admit(b.ctx, 3, limit, false)
+				total.Add(int32(n))
+				if limited := (*batch.LimitedError)(nil); errors.As(err, &limited) {
+					refused.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		require.EqualValues(t, 39, total.Load())
+		require.EqualValues(t, 17, refused.Load())
+	})
+}
+
+func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		s := spec()
+		s.Throttle = &batch.Limit{Rate: batch.Rate{N: 4, Per: time.Second}, Concurrent: 3}
+		id := b.submit(10, s).ID
+		queued := func() int {
+			q, err := b.inspector().GetQueueInfo(QueueName("crm", batch.Interactive))
+			if err != nil {
+				return 0
+			}
+			return q.Pending
+		}
+		require.Equal(t, 3, queued(), "no more than may be in flight")
+		require.NoError(t, b.Feed(b.ctx))
+		require.Equal(t, 3, queued())
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "it is no fan-out that broke off")
+		for i := range 3 {
+			b.end(id, i, batch.Succeeded)
+		}
+		require.NoError(t, b.Feed(b.ctx))
+		require.Equal(t, 4, queued(), "no more than the rate")
+		b.eventually("the window to move on", func() bool {
+			require.NoError(t, b.Feed(b.ctx))
+			return queued() == 6
+		})
+		for i := 3; i < 6; i++ {
+			b.end(id, i, batch.Succeeded)
+		}
+		_, err := b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.NoError(t, b.Feed(b.ctx))
+		require.Equal(t, 6, queued())
+		left, err := b.throttled(b.ctx)
+		require.NoError(t, err)
+		require.Empty(t, left)
+	})
+}

@@ -1,0 +1,68 @@
+package queue
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// throttledKey lists the batches whose actions are handed out as their owners'
+// limits allow.
+const throttledKey = "batchd:throttled"
+
+// Feed implements [batch.Sweeper].
+func (s *Store) Feed(ctx context.Context) error {
+	ids, err := s.throttled(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		if err := s.feed(ctx, id); err != nil {
+			return fmt.Errorf("feed batch %s: %w", id, err)
+		}
+	}
+	return nil
+}
+
+func (s *Store) throttled(ctx context.Context) ([]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	ids, err := s.rdb.ZRangeByLex(ctx, throttledKey, &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
+	return ids, mapError(ctx, err)
+}
+
+// feed hands out as many of a batch's actions as its owner's limit admits now.
+func (s *Store) feed(ctx context.Context, id string) error {
+	m, err := s.meta(ctx, id)
+	if err != nil {
+		return err
+	}
+	f := fanOut{id: id, queue: QueueName(m["target"], batch.Lane(m["lane"])), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
+	var limit batch.Limit
+	switch {
+	case len(m) == 0 && !olderThan(id, stagedTTL):
+		return nil // it is about to be committed
+	case len(m) == 0, m["ending"] != "", f.from >= f.total:
+		return s.dismiss(ctx, id)
+	}
+	if err := json.Unmarshal([]byte(m["throttle"]), &limit); err != nil {
+		return fmt.Errorf("read the limit: %w", err)
+	}
+	given, err := s.admit(ctx, m["owner"], id, f.total-f.from, limit, true)
+	if err != nil || given.admitted == 0 {
+		return err
+	}
+	f.total = f.from + given.admitted
+	return s.fanOut(ctx, f)
+}
+
+// dismiss takes a batch off the list.
+func (s *Store) dismiss(ctx context.Context, id string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.ZRem(ctx, throttledKey, id).Err())
+}

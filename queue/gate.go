@@ -1,0 +1,106 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// trippedKey lists the targets whose circuit is open.
+	trippedKey = "batchd:tripped"
+	// holdChannel tells the workers of targets that are held.
+	holdChannel = "batchd:hold"
+)
+
+func gateKey(target string) string { return "batchd:gate:{" + target + "}" }
+
+// burstShare is the part of a rate that may be used at once after a pause.
+const burstShare = 10
+
+// Reserve implements [batch.Gate].
+func (s *Store) Reserve(ctx context.Context, target string, rate batch.Rate) (time.Duration, error) {
+	interval := max(rate.Per.Microseconds()/int64(rate.N), 1)
+	answer, err := s.run(ctx, s.steps.reserve, []string{gateKey(target)}, interval, max(rate.N/burstShare, 1))
+	if err != nil {
+		return 0, fmt.Errorf("reserve a place at target %s: %w", target, err)
+	}
+	return time.Duration(atoi(answer[0])) * time.Microsecond, nil
+}
+
+// Hold implements [batch.Gate].
+func (s *Store) Hold(ctx context.Context, target string, d time.Duration) error {
+	if _, err := s.run(ctx, s.steps.hold, []string{gateKey(target)}, target, d.Microseconds(), holdChannel); err != nil {
+		return fmt.Errorf("hold target %s: %w", target, err)
+	}
+	return nil
+}
+
+// Holds implements [batch.Gate].
+func (s *Store) Holds(f func(target string, d time.Duration)) (stop func()) {
+	return s.notices.holds(func(message string) {
+		micros, target, ok := strings.Cut(message, " ")
+		if ok {
+			f(target, time.Duration(atoi(micros))*time.Microsecond)
+		}
+	})
+}
+
+// Trip implements [batch.Gate]. The queues are paused after the circuit is
+// noted, and an open circuit pauses them anew, so that a crash in between leaves
+// no queue paused that nobody knows of.
+func (s *Store) Trip(ctx context.Context, target string) (bool, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	added, err := s.rdb.SAdd(ctx, trippedKey, target).Result()
+	if err != nil {
+		return false, mapError(ctx, err)
+	}
+	return added == 1, s.eachLane(ctx, target, s.inspect.PauseQueue)
+}
+
+// Mend implements [batch.Gate].
+func (s *Store) Mend(ctx context.Context, target string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	if err := s.eachLane(ctx, target, s.inspect.UnpauseQueue); err != nil {
+		return err
+	}
+	if err := s.rdb.HSet(ctx, gateKey(target), "held", 0).Err(); err != nil {
+		return mapError(ctx, err)
+	}
+	if err := s.rdb.SRem(ctx, trippedKey, target).Err(); err != nil {
+		return mapError(ctx, err)
+	}
+	return mapError(ctx, s.rdb.Publish(ctx, holdChannel, "0 "+target).Err())
+}
+
+// eachLane pauses or unpauses both queues of a target. asynq answers an error
+// where that changes nothing.
+func (s *Store) eachLane(ctx context.Context, target string, change func(queue string) error) error {
+	for _, lane := range []batch.Lane{batch.Interactive, batch.Bulk} {
+		err := change(QueueName(target, lane))
+		if err == nil || errors.Is(err, asynq.ErrQueueNotFound) {
+			continue
+		}
+		if text := err.Error(); strings.Contains(text, "already") || strings.Contains(text, "not paused") {
+			continue
+		}
+		return fmt.Errorf("pause or resume the queue: %w", mapError(ctx, err))
+	}
+	return nil
+}
+
+// Tripped implements [batch.Gate].
+func (s *Store) Tripped(ctx context.Context) ([]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	targets, err := s.rdb.SMembers(ctx, trippedKey).Result()
+	return targets, mapError(ctx, err)
+}

@@ -1,0 +1,9 @@
+-- bury forgets a dead worker, unless it has come back.
+-- KEYS: workers (zset: name, last beat in ms)
+-- ARGV: worker, ms without a beat after which a worker is dead
+-- returns: 1 | 0
+local last = redis.call('ZSCORE', KEYS[1], ARGV[1])
+if not last or tonumber(last) > now_ms() - tonumber(ARGV[2]) then
+  return 0
+end
+return redis.call('ZREM', KEYS[1], ARGV[1])

@@ -1,0 +1,14 @@
+-- hold notes until when a target is held, and tells all workers.
+-- KEYS: gate (hash: next, held)
+-- ARGV: target, microseconds, channel
+-- returns: 1 if it is held for longer than before
+local t = redis.call('TIME')
+local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
+local held = tonumber(redis.call('HGET', KEYS[1], 'held') or '0')
+if now + tonumber(ARGV[2]) <= held then
+  return 0
+end
+redis.call('HSET', KEYS[1], 'held', string.format('%.0f', now + tonumber(ARGV[2])))
+redis.call('EXPIRE', KEYS[1], 86400)
+redis.call('PUBLISH', ARGV[3], ARGV[2] .. ' ' .. ARGV[1])
+return 1

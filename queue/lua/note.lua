@@ -1,0 +1,29 @@
+-- note writes a group's record, and the result that a member will have if the
+-- group ends well.
+-- KEYS: meta, state, ledger, actions, results, groups
+-- ARGV: index of the first member, token, number of the record, sealed record,
+--       index of the member or '', sealed result, '1' if the holder gives the group back
+-- returns: {'ok' | 'stale' | 'gone', now ms}
+-- A record that is not newer than the one that stands changes nothing.
+local gone = redis.call('HGET', KEYS[1], 'gone')
+if not gone then
+  return {'gone', '0'}
+end
+local leader = ARGV[1]
+local e = read_entry(KEYS[3], leader)
+local members, number = read_group(KEYS[6], leader)
+if not e or e.token ~= ARGV[2] or not members or redis.call('GETRANGE', KEYS[2], leader, leader) ~= 'r' then
+  return {'stale', '0'}
+end
+if tonumber(ARGV[3]) > tonumber(number) then
+  redis.call('HSET', KEYS[6], leader, members .. '|' .. ARGV[3] .. '|' .. ARGV[4])
+  if ARGV[5] ~= '' then
+    redis.call('HSET', KEYS[5], ARGV[5], ARGV[6])
+    redis.call('PEXPIREAT', KEYS[5], gone)
+  end
+  if ARGV[7] == '1' then
+    e.worker = ''
+    write_entry(KEYS[3], leader, e)
+  end
+end
+return {'ok', ms(now_ms())}

@@ -1,0 +1,52 @@
+package queue
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t, "--maxmemory", "50mb").URL())
+	evicts, err := b.Evicts(b.ctx)
+	require.NoError(t, err)
+	require.False(t, evicts)
+	require.NoError(t, b.rdb.ConfigSet(b.ctx, "maxmemory-policy", "allkeys-lru").Err())
+	evicts, err = b.Evicts(b.ctx)
+	require.NoError(t, err)
+	require.True(t, evicts)
+	require.NoError(t, b.rdb.ConfigSet(b.ctx, "maxmemory-policy", "noeviction").Err())
+	accepted := b.submit(2, spec()).ID
+	refill := func(megabytes int) {
+		require.NoError(t, b.rdb.Del(b.ctx, "filler").Err())
+		for i := range megabytes * 16 {
+			require.NoError(t, b.rdb.HSet(b.ctx, "filler", i, strings.Repeat("x", 1<<16)).Err())
+		}
+		b.memory.at = b.memory.at.Add(-memoryEvery)
+	}
+	refill(36)
+	_, err = b.Open(b.ctx, "me", "")
+	away := (*batch.UnavailableError)(nil)
+	require.ErrorAs(t, err, &away)
+	require.Equal(t, memoryRetryAfter, away.RetryAfter)
+	require.Contains(t, err.Error(), "maxmemory")
+	b.end(accepted, 0, batch.Succeeded)
+	b.end(accepted, 1, batch.Succeeded)
+	require.Equal(t, batch.StatusCompleted, b.get(accepted).Status, "what was accepted is worked off")
+	refill(1)
+	b.submit(1, spec())
+}
+
+func TestTheShareOfMemory(t *testing.T) {
+	t.Parallel()
+	info := "# Memory\r\nused_memory:%d\r\nused_memory_rss:99\r\nmaxmemory:%d\r\nmaxmemory_human:1K\r\n"
+	require.InDelta(t, 0.25, usedShare(fmt.Sprintf(info, 256, 1024)), 0.001)
+	require.Zero(t, usedShare(fmt.Sprintf(info, 256, 0)))
+	require.Zero(t, usedShare(""))
+}

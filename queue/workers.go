@@ -1,0 +1,127 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// workersKey lists the workers by the time of their last beat.
+const workersKey = "batchd:workers"
+
+// Beat implements [batch.Registry].
+func (s *Store) Beat(ctx context.Context, worker string) ([]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	dead, err := s.steps.beat.Run(ctx, s.rdb, []string{workersKey}, worker, millis(batch.DeadAfter)).StringSlice()
+	return dead, mapError(ctx, err)
+}
+
+// Leave implements [batch.Registry].
+func (s *Store) Leave(ctx context.Context, worker string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())
+}
+
+// Recover implements [batch.Registry]. What a worker had begun stands in the
+// ledger, so nobody has to keep a list of it: the open batches are looked
+// through, which happens only when a worker died.
+func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
+	found := 0
+	for cursor := "-"; cursor != ""; {
+		page, err := s.sweepPage(ctx, cursor)
+		if err != nil {
+			return found, err
+		}
+		for _, id := range page.order {
+			n, err := s.recoverBatch(ctx, id, page.fields[id], func(e entry) bool { return slices.Contains(dead, e.worker) })
+			found += n
+			if err != nil {
+				return found, fmt.Errorf("recover batch %s: %w", id, err)
+			}
+		}
+		cursor = ""
+		if len(page.order) == sweepPage {
+			cursor = "(" + page.order[len(page.order)-1]
+		}
+	}
+	for _, worker := range dead {
+		if _, err := s.run(ctx, s.steps.bury, []string{workersKey}, worker, millis(batch.DeadAfter)); err != nil {
+			return found, fmt.Errorf("forget worker %s: %w", worker, err)
+		}
+	}
+	return found, nil
+}
+
+// recoverBatch enqueues anew those actions in flight of a batch whose holders are lost.
+func (s *Store) recoverBatch(ctx context.Context, id string, m map[string]string, lost func(entry) bool) (int, error) {
+	if status := batch.Status(m["status"]); status == "" || status.Terminal() {
+		return 0, nil
+	}
+	flying, err := s.begun(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	found := 0
+	for index, e := range flying {
+		if !lost(e) {
+			continue
+		}
+		// The task that brought the action is still held by the dead worker, and
+		// its id with it. The token makes another: the same one however often this
+		// attempt is found.
+		_, err := s.tasks.EnqueueContext(ctx, asynq.NewTask(TaskAction, EncodeTask(id, index)),
+			asynq.Queue(QueueName(m["target"], batch.Lane(m["lane"]))), asynq.TaskID(taskID(id, index)+":"+e.token),
+			asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
+		if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
+			return found, fmt.Errorf("enqueue action %d: %w", index, mapError(ctx, err))
+		}
+		found++
+	}
+	return found, nil
+}
+
+// entry is what the ledger says of an action that was begun.
+type entry struct {
+	token, worker string
+	started       time.Time
+}
+
+// begun returns the ledger's entries of the actions in flight, by index.
+func (s *Store) begun(ctx context.Context, id string) (map[int]entry, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	k := keysOf(id)
+	all, err := s.rdb.Get(ctx, k.state).Result()
+	if err != nil && !errors.Is(err, redis.Nil) {
+		return nil, mapError(ctx, err)
+	}
+	var fields []string
+	for i := range len(all) {
+		if all[i] == 'r' {
+			fields = append(fields, strconv.Itoa(i))
+		}
+	}
+	found := make(map[int]entry, len(fields))
+	for chunk := range slices.Chunk(fields, chunkActions) {
+		packed, err := s.rdb.HMGet(ctx, k.ledger, chunk...).Result()
+		if err != nil {
+			return nil, mapError(ctx, err)
+		}
+		for i, v := range packed {
+			if text, ok := v.(string); ok {
+				found[int(atoi(chunk[i]))] = parseEntry(text)
+			}
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,80 @@
+package queue
+
+import (
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// silence makes a worker's last beat as old as that.
+func (b *bundle) silence(worker string, d time.Duration) {
+	b.t.Helper()
+	now, err := b.now(b.ctx)
+	require.NoError(b.t, err)
+	require.NoError(b.t, b.rdb.ZAdd(b.ctx, workersKey, redis.Z{Score: float64(now.Add(-d).UnixMilli()), Member: worker}).Err())
+}
+
+func TestAWorkerThatFallsSilentIsDead(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for _, w := range []string{"w1", "w2", "w3"} {
+			dead, err := b.Beat(b.ctx, w)
+			require.NoError(t, err)
+			require.Empty(t, dead)
+		}
+		b.silence("w2", batch.DeadAfter+time.Second)
+		b.silence("w3", batch.DeadAfter-2*time.Second)
+		dead, err := b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		require.Equal(t, []string{"w2"}, dead)
+		require.NoError(t, b.Leave(b.ctx, "w3"))
+		b.silence("w2", 0) // it comes back before it is buried
+		_, err = b.Recover(b.ctx, dead)
+		require.NoError(t, err)
+		n, err := b.rdb.ZCard(b.ctx, workersKey).Result()
+		require.NoError(t, err)
+		require.EqualValues(t, 2, n)
+		b.silence("w2", time.Hour)
+		_, err = b.Recover(b.ctx, []string{"w2"})
+		require.NoError(t, err)
+		dead, err = b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		require.Empty(t, dead)
+	})
+}
+
+func TestWhatADeadWorkerBeganIsBroughtToOthers(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(6, spec()).ID
+		done := b.submit(1, spec()).ID
+		b.end(done, 0, batch.Succeeded)
+		b.begin(id, 0) // by w1, which is alive
+		begun := make(map[int]batch.Token)
+		for _, i := range []int{1, 4} {
+			got, err := b.Begin(b.ctx, id, i, "dead")
+			require.NoError(t, err)
+			begun[i] = got.Token
+		}
+		b.end(id, 5, batch.Succeeded)
+		for range 2 { // finding them twice brings them once
+			found, err := b.Recover(b.ctx, []string{"dead", "other"})
+			require.NoError(t, err)
+			require.Equal(t, 2, found)
+		}
+		tasks, err := b.inspector().ListPendingTasks(QueueName("crm", batch.Interactive))
+		require.NoError(t, err)
+		require.Len(t, tasks, 6+1+2)
+		extra := map[int]bool{}
+		for _, task := range tasks {
+			gotID, index, err := DecodeTask(task.Payload)
+			require.NoError(t, err)
+			if gotID == id && task.ID == taskID(id, index)+":"+string(begun[index]) {
+				extra[index] = true
+			}
+		}
+		require.Equal(t, map[int]bool{1: true, 4: true}, extra)
+	})
+}

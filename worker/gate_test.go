@@ -1,0 +1,161 @@
+package worker
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// stamps collects when requests reached the target.
+type stamps struct {
+	mu sync.Mutex
+	at []time.Time
+}
+
+func (s *stamps) add() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at = append(s.at, time.Now())
+	return len(s.at)
+}
+
+// most returns the most requests in any window of that length.
+func (s *stamps) most(window time.Duration) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slices.SortFunc(s.at, time.Time.Compare)
+	most := 0
+	for i, j := 0, 0; j < len(s.at); j++ {
+		for s.at[j].Sub(s.at[i]) >= window {
+			i++
+		}
+		most = max(most, j-i+1)
+	}
+	return most
+}
+
+func TestARateHoldsOverAllWorkers(t *testing.T) {
+	t.Parallel()
+	var seen stamps
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		seen.add()
+		return answer(200)
+	})
+	b.cfg.Targets[0].Rate = batch.Rate{N: 50, Per: time.Second}
+	b.run()
+	b.cfg.Name = "w2"
+	b.run()
+	began := time.Now()
+	id := b.submit(120, "POST", nil)
+	got, _ := b.wait(id)
+	require.Equal(t, 120, got.Counts.Succeeded)
+	require.Greater(t, time.Since(began), 2*time.Second)
+	require.LessOrEqual(t, seen.most(time.Second), 50+5+3, "the rate, one burst, and what the clock of a test blurs")
+}
+
+func TestWhoIsToldToComeLaterTellsTheOthers(t *testing.T) {
+	t.Parallel()
+	var seen stamps
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		if seen.add() == 1 {
+			resp := answer(429)
+			resp.Repeat, resp.After = true, 1500*time.Millisecond
+			return resp
+		}
+		return answer(200)
+	})
+	b.run()
+	b.cfg.Name = "w2"
+	b.run()
+	first := b.submit(1, "POST", nil)
+	require.Eventually(t, func() bool { return seen.most(time.Hour) == 1 }, 5*time.Second, time.Millisecond)
+	<-time.After(100 * time.Millisecond) // the word gets round
+	second := b.submit(30, "POST", nil)
+	b.wait(second)
+	b.wait(first)
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	for _, at := range seen.at[1:] {
+		require.GreaterOrEqual(t, at.Sub(seen.at[0]), 1400*time.Millisecond)
+	}
+}
+
+func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
+	t.Parallel()
+	b := setup(t, nil)
+	b.do = func(context.Context, *batch.Request, int) *batch.Response {
+		if b.unreachable.Load() {
+			return &batch.Response{Repeat: true, Unsent: true, Result: batch.Result{
+				Outcome: batch.Errored, StartedAt: time.Now(), Error: &batch.Failure{Code: batch.CodeRefused, Message: "refused"},
+			}}
+		}
+		return answer(200)
+	}
+	b.cfg.Targets[0].Retry = batch.Retry{Attempts: 100, Base: 10 * time.Millisecond, Max: 50 * time.Millisecond}
+	b.unreachable.Store(true)
+	b.run()
+	id := b.submit(400, "POST", nil)
+	require.Eventually(t, func() bool {
+		tripped, err := b.store.Tripped(t.Context())
+		require.NoError(t, err)
+		return len(tripped) == 1
+	}, 10*time.Second, 5*time.Millisecond)
+	<-time.After(200 * time.Millisecond) // what was under way comes to rest
+	attempts := func() (sum int) {
+		for i := range 400 {
+			sum += b.attempts(id, i)
+		}
+		return sum
+	}
+	before := attempts()
+	require.Less(t, before, 100)
+	<-time.After(2 * tripHold / 3)
+	require.Equal(t, before, attempts(), "waiting actions burn no attempts")
+	b.unreachable.Store(false)
+	got, _ := b.wait(id)
+	require.Equal(t, 400, got.Counts.Succeeded)
+	tripped, err := b.store.Tripped(t.Context())
+	require.NoError(t, err)
+	require.Empty(t, tripped)
+}
+
+func TestAGateThatIsHeldLetsGoOnTime(t *testing.T) {
+	t.Parallel()
+	g := newGate(batch.Target{Name: "t"}, nil)
+	require.NoError(t, g.pass(t.Context()))
+	g.hold(time.Hour)
+	g.hold(time.Second) // shorter than it is held already
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	require.Error(t, g.pass(ctx))
+	done := make(chan error, 1)
+	go func() { done <- g.pass(t.Context()) }()
+	g.hold(0)
+	require.NoError(t, <-done)
+	for range tripAfter - 1 {
+		require.False(t, g.connected(false))
+	}
+	require.False(t, g.connected(true))
+	for range tripAfter - 1 {
+		require.False(t, g.connected(false))
+	}
+	require.True(t, g.connected(false))
+}
+
+func TestADelayIsNeverCutShort(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(100, 300_000_000)
+	require.Zero(t, wholeSeconds(now, 0))
+	for _, d := range []time.Duration{time.Millisecond, 700 * time.Millisecond, time.Second, 1500 * time.Millisecond} {
+		at := now.Add(wholeSeconds(now, d))
+		require.GreaterOrEqual(t, at.Unix(), now.Add(d).Unix())
+		require.False(t, time.Unix(at.Unix(), 0).Before(now.Add(d)), "asynq keeps whole seconds, and cuts the rest off")
+		require.Less(t, at.Sub(now.Add(d)), time.Second)
+	}
+}

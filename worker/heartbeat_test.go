@@ -1,0 +1,78 @@
+package worker
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func TestTheSilenceOfOthersMeansNothingWhileOneIsUnsteadyOneself(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(0, 0)
+	var p pulse
+	step := func(d time.Duration, ok bool) bool {
+		now = now.Add(d)
+		return p.beat(now, ok)
+	}
+	require.False(t, step(0, true))
+	for range 3 {
+		require.False(t, step(batch.BeatEvery, true))
+	}
+	require.True(t, step(batch.BeatEvery, true))
+	require.True(t, step(batch.BeatEvery, true))
+	require.False(t, step(batch.BeatEvery, false), "the store is away")
+	for range 4 {
+		require.False(t, step(batch.BeatEvery, true), "it came back, and others had no time to beat")
+	}
+	require.True(t, step(batch.BeatEvery, true))
+	require.False(t, step(time.Minute, true), "the process itself stood still")
+}
+
+func TestWhatADeadWorkerHeldIsResolvedSoon(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
+	// A worker takes both tasks from asynq, begins the actions, and is gone: its
+	// tasks are active, and their lease runs for half a minute.
+	hang := make(chan struct{})
+	started := make(chan struct{}, 2)
+	b.do = func(_ context.Context, r *batch.Request, attempt int) *batch.Response {
+		if attempt == 1 {
+			started <- struct{}{}
+			<-hang
+		}
+		return answer(200)
+	}
+	b.cfg.Name, b.cfg.Registry, b.cfg.Drain = "dead", silent{}, 30*time.Second
+	stopDead := b.run()
+	post, get := b.submit(1, "POST", nil), b.submit(1, "GET", nil)
+	<-started
+	<-started
+	_, err := b.store.Beat(t.Context(), "dead") // its last one
+	require.NoError(t, err)
+
+	b.cfg.Name, b.cfg.Registry = "alive", b.store
+	b.run()
+	began := time.Now()
+	_, results := b.wait(post)
+	require.Equal(t, batch.Unknown, results[0].Outcome)
+	_, results = b.wait(get)
+	require.Equal(t, batch.Succeeded, results[0].Outcome)
+	require.Equal(t, 2, results[0].Attempts)
+	require.Less(t, time.Since(began), 15*time.Second)
+	close(hang) // it wakes up after all, and is refused
+	stopDead()
+	_, results = b.wait(post)
+	require.Equal(t, batch.Unknown, results[0].Outcome)
+	require.Equal(t, 1, b.attempts(post, 0))
+}
+
+// silent is a registry for a worker that is never heard of.
+type silent struct{}
+
+func (silent) Beat(context.Context, string) ([]string, error) { return nil, nil }
+func (silent) Leave(context.Context, string) error            { return nil }
+func (silent) Recover(context.Context, []string) (int, error) { return 0, nil }
