@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 				Setup: s.setup,
 				Cmds: map[string]func(*testscript.TestScript, bool, []string){
 					"redis": s.redis, "ready": s.ready, "curl": s.curl, "repeat": s.repeat, "seen": s.seen, "await": s.await, "random": s.random, "term": term,
+					"example": s.example, "sent": s.sent, "documented": s.documented,
 				},
 				RequireExplicitExec: true,
 			})
@@ -75,6 +76,8 @@ type script struct {
 	mu    sync.Mutex
 	posts map[string]int // requests by path and query, of those that reached the target
 	hooks []string       // bodies that reached the receiver of webhooks
+
+	examples *exampleAPI
 }
 
 func (s *script) setup(env *testscript.Env) error {
