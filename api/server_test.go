@@ -97,7 +97,7 @@ func TestAnUploadThatStallsIsCut(t *testing.T) {
 func TestASlowUploadIsNotCut(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
-	const timeout = 400 * time.Millisecond
+	const timeout = 1500 * time.Millisecond
 	srv := httptest.NewServer(f.stalling(t, timeout))
 	defer srv.Close()
 	start := time.Now()
@@ -116,7 +116,7 @@ func TestASlowUploadIsNotCut(t *testing.T) {
 	r.Header.Set("Content-Type", mediaNDJSON)
 	// The wait is longer than the timeout: a deadline that was left behind
 	// would pass for a client that hung up.
-	r.Header.Set("Prefer", "wait=1")
+	r.Header.Set("Prefer", "wait=2")
 	res, err := srv.Client().Do(r)
 	require.NoError(t, err)
 	require.NoError(t, res.Body.Close())
