@@ -5,7 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -72,6 +74,39 @@ func (s *Server) cancel(c *gin.Context) error {
 	doc := newDocument(b)
 	c.Header("Location", doc.Links.Self)
 	return writeJSON(c, status, mediaJSON, doc)
+}
+
+// These outcomes can be retried; those before unknown are, unless others are named.
+var retryable = []batch.Outcome{batch.Failed, batch.Errored, batch.Expired, batch.Skipped, batch.Unknown, batch.Cancelled}
+
+// retry runs again what did not succeed.
+func (s *Server) retry(c *gin.Context) error {
+	if _, err := negotiate(c, mediaJSON); err != nil {
+		return err
+	}
+	given, err := parameters(c, "outcome")
+	if err != nil {
+		return err
+	}
+	id, err := batchID(c)
+	if err != nil {
+		return err
+	}
+	outcomes, err := outcomesIn(given, retryable)
+	if err != nil {
+		return err
+	}
+	if outcomes == nil {
+		outcomes = retryable[:slices.Index(retryable, batch.Unknown)]
+	}
+	b, err := s.cfg.Store.Retry(c.Request.Context(), owner(c), id, outcomes)
+	if err != nil {
+		return err
+	}
+	doc := newDocument(b)
+	c.Header("Location", doc.Links.Self)
+	setRetryAfter(c.Writer.Header(), time.Second)
+	return writeJSON(c, http.StatusAccepted, mediaJSON, doc)
 }
 
 // erase deletes a batch and all that belongs to it.

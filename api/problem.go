@@ -42,6 +42,7 @@ var (
 	kindStalled          = kind{"stalled", "The upload stalled", http.StatusRequestTimeout}
 	kindEnded            = kind{"batch-ended", "The batch has ended", http.StatusConflict}
 	kindNotEnded         = kind{"batch-not-ended", "The batch has not ended", http.StatusConflict}
+	kindNothingToRetry   = kind{"nothing-to-retry", "There is nothing to retry", http.StatusConflict}
 	kindKeyBusy          = kind{"idempotency-key-busy", "The idempotency key is in use", http.StatusConflict}
 	kindUploadLost       = kind{"upload-lost", "The upload was lost", http.StatusConflict}
 	kindTooLarge         = kind{"too-large", "The body is too large", http.StatusRequestEntityTooLarge}
@@ -111,7 +112,11 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 	case errors.Is(err, batch.ErrTerminal):
 		return kindEnded.problem("the batch has ended already: there is nothing to cancel")
 	case errors.Is(err, batch.ErrNotTerminal):
-		return kindNotEnded.problem("the batch has not ended yet: its webhook is delivered when it does")
+		return kindNotEnded.problem("the batch has not ended yet: wait until it has")
+	case errors.Is(err, batch.ErrNothingToRetry):
+		return kindNothingToRetry.problem("no action of the batch has one of the outcomes asked for")
+	case errors.Is(err, batch.ErrGrouped):
+		return kindNothingToRetry.problem("the batch has groups, which count as a whole and cannot be retried in part: submit them again")
 	case errors.Is(err, batch.ErrKeyReused):
 		return kindKeyReused.problem("the Idempotency-Key was used before with other content: use a new key for a new batch")
 	case errors.Is(err, batch.ErrKeyBusy):

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -113,22 +114,29 @@ func resultQuery(c *gin.Context) (batch.ResultQuery, url.Values, error) {
 	if q.Limit, err = integer(given, "limit", defaultResultLimit, 1, maxResultLimit); err != nil {
 		return q, nil, err
 	}
-	if !given.Has("outcome") {
-		return q, given, nil
-	}
-	for name := range strings.SplitSeq(given.Get("outcome"), ",") {
-		o, err := batch.ParseOutcome(name)
-		if err != nil {
-			return q, nil, refuse(kindBadParameter, `the query parameter "outcome" names %q: expected one or more of %s, with commas`, intake.Clip(name), outcomeNames())
-		}
-		q.Outcomes = append(q.Outcomes, o)
-	}
-	return q, given, nil
+	q.Outcomes, err = outcomesIn(given, batch.Outcomes())
+	return q, given, err
 }
 
-func outcomeNames() string {
+// outcomesIn returns the outcomes that a request names, nil if it names none.
+func outcomesIn(given url.Values, allowed []batch.Outcome) ([]batch.Outcome, error) {
+	if !given.Has("outcome") {
+		return nil, nil
+	}
+	var outcomes []batch.Outcome
+	for name := range strings.SplitSeq(given.Get("outcome"), ",") {
+		o, err := batch.ParseOutcome(name)
+		if err != nil || !slices.Contains(allowed, o) {
+			return nil, refuse(kindBadParameter, `the query parameter "outcome" names %q: expected one or more of %s, with commas`, intake.Clip(name), outcomeNames(allowed))
+		}
+		outcomes = append(outcomes, o)
+	}
+	return outcomes, nil
+}
+
+func outcomeNames(outcomes []batch.Outcome) string {
 	var names []string
-	for _, o := range batch.Outcomes() {
+	for _, o := range outcomes {
 		names = append(names, o.String())
 	}
 	return strings.Join(names, ", ")

@@ -85,6 +85,7 @@ func (s *Server) routes() (*gin.Engine, error) {
 	get(b, "/batch/:id/results", s.handle(s.results))
 	b.GET("/batch/:id/events", s.handle(s.events))
 	b.POST("/batch/:id/cancel", s.handle(s.cancel))
+	b.POST("/batch/:id/retry", s.handle(s.retry))
 	get(b, "/batch/:id/webhook", s.handle(s.deliveries))
 	b.POST("/batch/:id/webhook/redeliver", s.handle(s.redeliver))
 	for i := range s.cfg.Endpoints {

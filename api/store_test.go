@@ -325,6 +325,36 @@ func (s *fakeStore) Results(_ context.Context, owner, id string, q batch.ResultQ
 	return page, nil
 }
 
+func (s *fakeStore) Retry(_ context.Context, owner, id string, outcomes []batch.Outcome) (*batch.Batch, error) {
+	unlock, err := s.lock()
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	b, err := s.find(owner, id)
+	if err != nil {
+		return nil, err
+	}
+	if !b.Status.Terminal() {
+		return nil, fmt.Errorf("retry: %w", batch.ErrNotTerminal)
+	}
+	again := 0
+	for _, r := range b.results {
+		if slices.Contains(outcomes, r.Outcome) {
+			*b.Counts.Of(r.Outcome)--
+			b.Counts.Pending++
+			r.Outcome = batch.Pending
+			again++
+		}
+	}
+	if again == 0 {
+		return nil, fmt.Errorf("retry: %w", batch.ErrNothingToRetry)
+	}
+	b.Status, b.EndedAt = batch.StatusQueued, time.Time{}
+	c := b.Batch
+	return &c, nil
+}
+
 func (s *fakeStore) Cancel(_ context.Context, owner, id string) (*batch.Batch, error) {
 	unlock, err := s.lock()
 	if err != nil {

@@ -41,6 +41,12 @@ type Action struct {
 	Timeout time.Duration
 	// Retry overrides what the method says about repeating.
 	Retry RetryMode
+	// Group names the transaction that the action belongs to: its members run in
+	// order, and all of them count or none.
+	Group string
+	// Undo takes the action back when a later member of its group fails, for a
+	// target that has no transactions of its own. It has no ID, Group or Undo.
+	Undo *Action
 }
 
 type actionDocument struct {
@@ -54,6 +60,8 @@ type actionDocument struct {
 	BodyBase64 []byte    `json:"body_base64,omitempty"`
 	Timeout    string    `json:"timeout,omitempty"`
 	Retry      RetryMode `json:"retry,omitempty"`
+	Group      string    `json:"group,omitempty"`
+	Undo       *Action   `json:"undo,omitempty"`
 }
 
 // MarshalJSON encodes the action as the server reads it.
@@ -70,6 +78,7 @@ func (a Action) MarshalJSON() ([]byte, error) {
 	doc := actionDocument{
 		ID: a.ID, Method: a.Method, Path: a.Path, Query: fields(a.Query), Headers: fields(a.Headers),
 		Body: a.Body, BodyText: a.BodyText, BodyBase64: a.BodyBytes, Retry: a.Retry,
+		Group: a.Group, Undo: a.Undo,
 	}
 	if a.Timeout != 0 {
 		doc.Timeout = a.Timeout.String()

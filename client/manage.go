@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // List yields the caller's batches, newest first.
@@ -46,6 +47,25 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Batch, error) {
 	return patiently(ctx, c.patience, func() (*Batch, error) {
 		return decode[Batch](ctx, c, call{method: http.MethodPost, path: []string{id, "cancel"}})
 	})
+}
+
+// Retry has the actions with one of the outcomes run again, in a batch that has
+// ended: the same batch, the same places. Without outcomes, those that failed,
+// errored, expired or were skipped; what is unknown only runs again if it is
+// named. It is not repeated, since a second one would find nothing.
+func (c *Client) Retry(ctx context.Context, id string, outcomes ...Outcome) (*Batch, error) {
+	if err := checkID(id); err != nil {
+		return nil, err
+	}
+	query := url.Values{}
+	if len(outcomes) > 0 {
+		names := make([]string, len(outcomes))
+		for i, o := range outcomes {
+			names[i] = string(o)
+		}
+		query.Set("outcome", strings.Join(names, ","))
+	}
+	return decode[Batch](ctx, c, call{method: http.MethodPost, path: []string{id, "retry"}, query: query})
 }
 
 // Delete erases the batch and its results. What is in flight is not stopped. It

@@ -70,6 +70,12 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 		}
 		return nil, err
 	}
+	b.Earlier = int(atoi(answer[10]))
+	if answer[11] != "" {
+		if b.Previous, err = s.openResult(id, index, answer[11]); err != nil {
+			return nil, err
+		}
+	}
 	if answer[9] != "" {
 		if b.Group, err = s.openGroup(id, index, answer[9]); err != nil {
 			return nil, err
@@ -94,6 +100,18 @@ func (s *Store) insist(ctx context.Context, step func() ([]string, error)) ([]st
 		case <-time.After(beginPause):
 		}
 	}
+}
+
+func (s *Store) openResult(id string, index int, sealed string) (*batch.Result, error) {
+	opened, err := s.seals.open(place(id, "r", index), []byte(sealed))
+	if err != nil {
+		return nil, fmt.Errorf("read the result of action %d of batch %s: %w", index, id, err)
+	}
+	r := &batch.Result{}
+	if err := r.UnmarshalJSON(opened); err != nil {
+		return nil, fmt.Errorf("read the result of action %d of batch %s: %w", index, id, err)
+	}
+	return r, nil
 }
 
 func (s *Store) openAction(id string, index int, sealed string) (batch.Action, error) {
@@ -152,11 +170,11 @@ func verdictError(verdict string) error {
 
 // parseEntry reads a ledger entry; see lua/lib.lua.
 func parseEntry(packed string) entry {
-	parts := strings.SplitN(packed, "|", 5)
-	if len(parts) < 5 {
+	parts := strings.SplitN(packed, "|", 6)
+	if len(parts) < 6 {
 		return entry{}
 	}
-	return entry{token: parts[0], started: fromMillis(parts[3]), worker: parts[4]}
+	return entry{token: parts[0], started: fromMillis(parts[3]), worker: parts[5]}
 }
 
 // attemptsIn reads the attempts from a ledger entry; see lua/lib.lua.

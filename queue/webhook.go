@@ -23,6 +23,15 @@ const (
 	noticeResults = 100
 )
 
+// messageID is the webhook-id of a batch's end: the same for every attempt, and
+// another for the end that follows a retry.
+func messageID(id, round string) string {
+	if round == "" {
+		return "msg_" + id
+	}
+	return "msg_" + id + "_" + round
+}
+
 // webhookTaskID is that of the one task that delivers a batch's webhook.
 func webhookTaskID(id string) string { return id + ":webhook" }
 
@@ -109,7 +118,7 @@ func (s *Store) Deliveries(ctx context.Context, owner, id string) (*batch.Delive
 func (s *Store) deliveryLog(ctx context.Context, id string, m map[string]string) (*batch.DeliveryLog, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	l := &batch.DeliveryLog{MessageID: "msg_" + id, State: batch.DeliveryState(m["delivery"]), Attempts: []batch.Delivery{}}
+	l := &batch.DeliveryLog{MessageID: messageID(id, m["round"]), State: batch.DeliveryState(m["delivery"]), Attempts: []batch.Delivery{}}
 	if next := fromMillis(m["next"]); !next.IsZero() {
 		l.NextAt = &next
 	}

@@ -111,7 +111,7 @@ func notSent(begun *batch.Begun, why *batch.Failure) *batch.Response {
 func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch.Begun) (again bool, err error) {
 	target := w.targets[begun.Target]
 	w.log.InfoContext(ctx, "action was interrupted", "batch", id, "index", index, "worker", begun.Worker, "attempt", begun.Attempt)
-	if w.cfg.Dispatcher.Repeatable(begun.Target, &begun.Action) && begun.Attempt < target.Retry.Attempts {
+	if w.cfg.Dispatcher.Repeatable(begun.Target, &begun.Action) && begun.Attempt-begun.Earlier < target.Retry.Attempts {
 		_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token)
 		switch {
 		case errors.Is(err, batch.ErrStale), errors.Is(err, batch.ErrNotFound), err == nil:
@@ -147,6 +147,9 @@ func (w *Worker) release(ctx context.Context, id string, index int, begun *batch
 // finish records what became of an action.
 func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.Begun, r *batch.Result) error {
 	r.ID, r.Index, r.Attempts = batch.ActionID(begun.Action.ID, index), index, begun.Attempt
+	if begun.Previous != nil {
+		r.History = begun.Previous.Past()
+	}
 	err := w.insist(ctx, func(ctx context.Context) error {
 		return w.cfg.Ledger.Finish(ctx, id, index, begun.Token, r)
 	})

@@ -295,3 +295,28 @@ func TestATargetThatIsNoLongerConfiguredEndsItsActions(t *testing.T) {
 	require.Equal(t, batch.CodeInternal, results[0].Error.Code)
 	require.Contains(t, results[0].Error.Message, `"gone"`)
 }
+
+func TestARetriedActionKeepsItsHistory(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(_ context.Context, r *batch.Request, attempt int) *batch.Response {
+		if r.Index == 1 && attempt < 5 { // three attempts, then one of the retry
+			resp := answer(503)
+			resp.Repeat = true
+			return resp
+		}
+		return answer(200)
+	})
+	b.run()
+	id := b.submit(3, "POST", nil)
+	got, _ := b.wait(id)
+	require.Equal(t, batch.Counts{Total: 3, Succeeded: 2, Failed: 1}, got.Counts)
+	_, err := b.store.Retry(t.Context(), "me", id, []batch.Outcome{batch.Failed})
+	require.NoError(t, err)
+	got, results := b.wait(id)
+	require.Equal(t, batch.Counts{Total: 3, Succeeded: 3}, got.Counts)
+	require.Equal(t, 5, results[1].Attempts)
+	require.Len(t, results[1].History, 1)
+	require.Equal(t, 503, results[1].History[0].Status)
+	require.Equal(t, 3, results[1].History[0].Attempts)
+	require.Equal(t, 1, b.attempts(id, 0), "what succeeded is left alone")
+}

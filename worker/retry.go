@@ -10,10 +10,10 @@ import (
 // nextAttempt decides whether an attempt is followed by another, and when. All
 // times are the ledger's, so that clocks that differ between machines do not matter.
 func nextAttempt(policy *batch.Retry, begun *batch.Begun, resp *batch.Response) (time.Duration, bool) {
-	if !resp.Repeat || begun.Attempt >= policy.Attempts {
+	if !resp.Repeat || begun.Attempt-begun.Earlier >= policy.Attempts {
 		return 0, false
 	}
-	delay := backoff(policy, begun.Attempt)
+	delay := backoff(policy, begun.Attempt-begun.Earlier)
 	if asked := min(resp.After, policy.Max); asked > delay {
 		// A little later than asked, so that not all who were told the same come at once.
 		delay = asked + rand.N(asked/10+1) //nolint:gosec // jitter is no secret

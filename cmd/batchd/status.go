@@ -87,6 +87,47 @@ keep their results.`,
 	return cmd
 }
 
+func newRetryCmd() *cobra.Command {
+	var (
+		conn  connection
+		named []string
+		wait  bool
+	)
+	cmd := &cobra.Command{
+		Use:   "retry ID",
+		Short: "Run again what did not succeed",
+		Long: `Run again what did not succeed of a batch that has ended. It stays the same batch,
+and every result its place. What is unknown may have happened, so it only runs
+again if you say so with --outcome.`,
+		Example: `  batchd retry ID --wait
+  batchd retry ID --outcome failed,unknown`,
+		Args: exactArgs("ID"),
+		RunE: conn.run(func(cmd *cobra.Command, args []string) error {
+			c, err := conn.client(0)
+			if err != nil {
+				return err
+			}
+			names := make([]client.Outcome, len(named))
+			for i, name := range named {
+				names[i] = client.Outcome(name)
+			}
+			batch, err := c.Retry(cmd.Context(), args[0], names...)
+			if err != nil {
+				return err
+			}
+			if wait {
+				return conn.follow(cmd, args[0])
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", batch.Status, outcomes(&batch.Counts))
+			return err
+		}),
+	}
+	conn.flags(cmd)
+	cmd.Flags().StringSliceVar(&named, "outcome", nil, "the `outcomes` to run again (default failed,errored,expired,skipped)")
+	cmd.Flags().BoolVar(&wait, "wait", false, "wait for the end and show the progress")
+	return cmd
+}
+
 // exactArgs asks for one argument, and names what is missing.
 func exactArgs(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {

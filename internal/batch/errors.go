@@ -18,6 +18,11 @@ var (
 	ErrTerminal = errors.New("the batch has ended already")
 	// ErrNotTerminal: the batch has not ended, so there is nothing to tell of.
 	ErrNotTerminal = errors.New("the batch has not ended yet")
+	// ErrNothingToRetry: no action of the batch has one of the outcomes asked for.
+	ErrNothingToRetry = errors.New("no action has one of these outcomes")
+	// ErrGrouped: the batch has groups, which count as a whole and cannot be
+	// retried in part.
+	ErrGrouped = errors.New("the batch has groups")
 	// ErrNoWebhook: the batch was submitted without a webhook.
 	ErrNoWebhook = errors.New("the batch has no webhook")
 	// ErrUploadLost: the staged actions of an upload are gone, because it was

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -39,6 +40,27 @@ type Result struct {
 	StartedAt time.Time
 	// Duration is that of the last attempt.
 	Duration time.Duration
+	// History is what the action ended with before it was retried, oldest first.
+	History []Past
+}
+
+// Past is what an action ended with before it was retried.
+type Past struct {
+	Outcome   Outcome    `json:"outcome"`
+	Status    int        `json:"status,omitempty"`
+	Error     *Failure   `json:"error,omitempty"`
+	Attempts  int        `json:"attempts"`
+	StartedAt *time.Time `json:"started_at,omitempty"`
+}
+
+// Past returns the result as one that was followed by another, with those before it.
+func (r *Result) Past() []Past {
+	p := Past{Outcome: r.Outcome, Status: r.Status, Error: r.Error, Attempts: r.Attempts}
+	if !r.StartedAt.IsZero() {
+		at := r.StartedAt.UTC().Truncate(time.Millisecond)
+		p.StartedAt = &at
+	}
+	return append(slices.Clone(r.History), p)
 }
 
 // ActionID returns the id that results carry: the client's, or else the index.
@@ -64,6 +86,7 @@ type resultDocument struct {
 	Attempts   int             `json:"attempts"`
 	StartedAt  *time.Time      `json:"started_at,omitempty"`
 	DurationMS *int64          `json:"duration_ms,omitempty"`
+	History    []Past          `json:"history,omitempty"`
 }
 
 // MarshalJSON encodes the result as the native API serves it: one line, without
@@ -72,7 +95,7 @@ type resultDocument struct {
 func (r *Result) MarshalJSON() ([]byte, error) {
 	doc := resultDocument{
 		ID: r.ID, Index: r.Index, Outcome: r.Outcome, Status: r.Status,
-		Truncated: r.Truncated, Error: r.Error, Attempts: r.Attempts,
+		Truncated: r.Truncated, Error: r.Error, Attempts: r.Attempts, History: r.History,
 	}
 	if len(r.Headers) > 0 {
 		doc.Headers = encodeFields(r.Headers)
@@ -149,7 +172,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	}
 	*r = Result{
 		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status,
-		Truncated: doc.Truncated, Error: doc.Error, Attempts: doc.Attempts,
+		Truncated: doc.Truncated, Error: doc.Error, Attempts: doc.Attempts, History: doc.History,
 	}
 	var err error
 	if r.Headers, err = decodeFields(doc.Headers); err != nil {

@@ -27,6 +27,10 @@ type Store interface {
 	// then is. It answers [ErrTerminal] if the batch has ended. Cancelling
 	// twice is cancelling once.
 	Cancel(ctx context.Context, owner, id string) (*Batch, error)
+	// Retry has the actions with one of the outcomes run again, in a batch that
+	// has ended: same batch, same places, with a new deadline as far off as the
+	// first was. It answers [ErrNotTerminal], [ErrNothingToRetry] or [ErrGrouped].
+	Retry(ctx context.Context, owner, id string, outcomes []Outcome) (*Batch, error)
 	// Delete erases the batch and all that belongs to it. What is in flight is
 	// not stopped; its result is dropped.
 	Delete(ctx context.Context, owner, id string) error
@@ -193,6 +197,10 @@ type Begun struct {
 	ExpiresAt time.Time
 	// Token is this attempt's, or for Interrupted the earlier holder's.
 	Token Token
+	// Earlier is how many attempts there were before the batch was retried, and
+	// Previous the result that they led to, nil where there is none.
+	Earlier  int
+	Previous *Result
 	// Attempt counts from 1; for Interrupted it is the earlier holder's.
 	Attempt int
 	// FirstAt is when the first attempt began, StartedAt this one.

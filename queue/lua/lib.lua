@@ -4,7 +4,7 @@
 --   p pending, waiting      r running, begun
 --   w waiting with its group, which its first action leads      g begun with it
 --   S succeeded  F failed  E errored  U unknown  C cancelled  X expired  K skipped
--- The ledger entry of action i is "token|attempts|first|started|worker", times
+-- The ledger entry of action i is "token|attempts|first|started|earlier|worker", times
 -- in milliseconds by this server's clock, which is the only one that decides.
 
 local FIELD = {p = 'pending', r = 'pending', w = 'pending', g = 'pending', S = 'succeeded', F = 'failed', E = 'errored',
@@ -29,12 +29,12 @@ local function read_entry(key, index)
   if not packed then
     return nil
   end
-  local token, attempts, first, started, worker = string.match(packed, '^([^|]*)|(%d+)|(%d+)|(%d+)|(.*)$')
-  return {token = token, attempts = tonumber(attempts), first = first, started = started, worker = worker}
+  local token, attempts, first, started, earlier, worker = string.match(packed, '^([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$')
+  return {token = token, attempts = tonumber(attempts), first = first, started = started, earlier = tonumber(earlier), worker = worker}
 end
 
 local function write_entry(key, index, e)
-  redis.call('HSET', key, index, e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.worker)
+  redis.call('HSET', key, index, e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.earlier .. '|' .. e.worker)
 end
 
 -- move changes the counts as n actions go from one state to another.

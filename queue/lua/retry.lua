@@ -1,0 +1,41 @@
+-- retry has actions of a batch that has ended run again: the same batch, the
+-- same places.
+-- KEYS: meta, state, ledger, actions, results, groups, deliveries
+-- ARGV: owner, states to run again
+-- returns: {'ok', number of actions} | {'gone'} | {'not_terminal'} | {'groups'} | {'nothing'}
+local m = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'groups', 'created', 'expires', 'retention', 'round', 'retried', 'total', 'webhook')
+if m[1] ~= ARGV[1] then
+  return {'gone'}
+end
+if not m[2] then
+  return {'not_terminal'}
+end
+if m[3] then
+  return {'groups'}
+end
+local states, moved = redis.call('GET', KEYS[2]), 0
+for state in string.gmatch(ARGV[2], '.') do
+  local n
+  states, n = string.gsub(states, state, 'p')
+  if n > 0 then
+    move(KEYS[1], state, 'p', n)
+    moved = moved + n
+  end
+end
+if moved == 0 then
+  return {'nothing'}
+end
+local now = now_ms()
+local expires = now + tonumber(m[5]) - tonumber(m[8] or m[4])
+local gone = expires + tonumber(m[6]) + GRACE
+redis.call('SETRANGE', KEYS[2], 0, states)
+redis.call('HSET', KEYS[1], 'status', 'queued', 'expires', ms(expires), 'gone', ms(gone), 'retried', ms(now),
+  'round', tonumber(m[7] or '1') + 1, 'enqueued', m[9])
+redis.call('HDEL', KEYS[1], 'ended', 'ending', 'outbox', 'next')
+if m[10] then
+  redis.call('HSET', KEYS[1], 'delivery', 'waiting')
+end
+for _, key in ipairs(KEYS) do
+  redis.call('PEXPIREAT', key, ms(gone))
+end
+return {'ok', moved}
