@@ -3,7 +3,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Run a batch against a demo API, all in one process
@@ -16,6 +16,10 @@ build: ## Build a static bin/batchd
 .PHONY: test
 test: ## Lint, then run all tests with the race detector; needs redis-server
 	./.ci/test
+
+.PHONY: test-faults
+test-faults: ## Kill, stop and cut off real processes, in full: about half an hour
+	go test -tags faults -count=1 -timeout 60m -v ./internal/faults/
 
 .PHONY: lint
 lint: ## Run the linters

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -38,9 +39,16 @@ func Transient(err error) (after time.Duration, ok bool) {
 			return 0, true
 		}
 	}
+	if strings.HasSuffix(err.Error(), brokenConnection) {
+		return 0, true
+	}
 	timeout, found := errors.AsType[net.Error](err)
 	return 0, found && timeout.Timeout()
 }
+
+// brokenConnection is what net/http says of a kept connection whose server went
+// away while it was taken for a call. The error has no name of its own.
+const brokenConnection = "server closed idle connection"
 
 // firstPause and longestPause bound the pauses between two calls where the
 // server does not name one.

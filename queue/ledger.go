@@ -38,6 +38,17 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	if err != nil {
 		return nil, fmt.Errorf("begin action %d of batch %s: %w", index, id, err)
 	}
+	if answer[0] == "interrupted" {
+		// A second task for what a live worker has in flight: as when the first one
+		// was thought to be lost, and is not.
+		held, err := s.heldByOther(ctx, worker, answer[5], fromMillis(answer[4]))
+		if err != nil {
+			return nil, fmt.Errorf("begin action %d of batch %s: %w", index, id, err)
+		}
+		if held {
+			answer[0] = "held"
+		}
+	}
 	b := &batch.Begun{}
 	switch answer[0] {
 	case "run":
@@ -82,6 +93,20 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 		}
 	}
 	return b, nil
+}
+
+// heldByOther reports whether another worker, which is alive, can still have an
+// action in flight that it began at that time.
+func (s *Store) heldByOther(ctx context.Context, worker, holder string, began time.Time) (bool, error) {
+	if holder == worker {
+		return false, nil
+	}
+	now, err := s.now(ctx)
+	if err != nil || now.Sub(began) > taskTimeout {
+		return false, err
+	}
+	alive, err := s.alive(ctx)
+	return slices.Contains(alive, holder), err
 }
 
 // insist repeats a step whose answer may have been lost. Redis may have done it

@@ -34,16 +34,23 @@ func (s *Store) Leave(ctx context.Context, worker string) error {
 
 // Recover implements [batch.Registry]. What a worker had begun stands in the
 // ledger, so nobody has to keep a list of it: the open batches are looked
-// through, which happens only when a worker died.
+// through, which happens only when a worker died. What it had taken and not begun
+// yet is put back into the queue.
 func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 	found := 0
+	queues := make(map[string]struct{})
 	for cursor := "-"; cursor != ""; {
 		page, err := s.sweepPage(ctx, cursor)
 		if err != nil {
 			return found, err
 		}
 		for _, id := range page.order {
-			n, err := s.recoverBatch(ctx, id, page.fields[id], func(e entry) bool { return slices.Contains(dead, e.worker) })
+			m := page.fields[id]
+			if status := batch.Status(m["status"]); status == "" || status.Terminal() {
+				continue
+			}
+			queues[QueueName(m["target"], batch.Lane(m["lane"]))] = struct{}{}
+			n, err := s.recoverBatch(ctx, id, m, func(e entry) bool { return slices.Contains(dead, e.worker) })
 			found += n
 			if err != nil {
 				return found, fmt.Errorf("recover batch %s: %w", id, err)
@@ -53,6 +60,11 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 		if len(page.order) == sweepPage {
 			cursor = "(" + page.order[len(page.order)-1]
 		}
+	}
+	n, err := s.adopt(ctx, queues)
+	found += n
+	if err != nil {
+		return found, err
 	}
 	for _, worker := range dead {
 		if _, err := s.run(ctx, s.steps.bury, []string{workersKey}, worker, millis(batch.DeadAfter)); err != nil {
@@ -64,9 +76,6 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 
 // recoverBatch enqueues anew those actions in flight of a batch whose holders are lost.
 func (s *Store) recoverBatch(ctx context.Context, id string, m map[string]string, lost func(entry) bool) (int, error) {
-	if status := batch.Status(m["status"]); status == "" || status.Terminal() {
-		return 0, nil
-	}
 	flying, err := s.begun(ctx, id)
 	if err != nil {
 		return 0, err

@@ -78,3 +78,23 @@ func TestWhatADeadWorkerBeganIsBroughtToOthers(t *testing.T) {
 		require.Equal(t, map[int]bool{1: true, 4: true}, extra)
 	})
 }
+
+func TestWhatALiveWorkerHasInFlightIsNotTakenFromIt(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		_, err := b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		first := b.begin(id, 0)
+		second, err := b.Begin(b.ctx, id, 0, "w2")
+		require.NoError(t, err)
+		require.Equal(t, batch.Held, second.Verdict)
+		second, err = b.Begin(b.ctx, id, 0, "w1")
+		require.NoError(t, err)
+		require.Equal(t, batch.Interrupted, second.Verdict, "it knows itself whether it still has it")
+		b.silence("w1", batch.DeadAfter+time.Second)
+		second, err = b.Begin(b.ctx, id, 0, "w2")
+		require.NoError(t, err)
+		require.Equal(t, batch.Interrupted, second.Verdict)
+		require.Equal(t, first.Token, second.Token)
+	})
+}

@@ -15,12 +15,20 @@ import (
 const (
 	// storePatience is how long a result is offered to a store that is away,
 	// before the action is left to be found as interrupted.
-	storePatience = 10 * time.Minute
+	storePatience = 90 * time.Minute
 	// storePause is the pause between two offers.
 	storePause = 250 * time.Millisecond
+	// heldAgain is when a task looks again for an action that is in flight.
+	heldAgain = 5 * time.Second
 	// storeAway is when a task is tried again that could not be begun.
 	storeAway = time.Second
 )
+
+// actionKey names an action.
+type actionKey struct {
+	id    string
+	index int
+}
 
 // handler returns the handler of a target's tasks. What has to wait for the
 // target waits before its action is begun: then a crash leaves no doubt about it.
@@ -43,9 +51,12 @@ func (w *Worker) runAction(t *asynq.Task) error {
 		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
 		return nil
 	}
-	if w.runs(id, index) {
-		return &laterError{after: heldAgain, reason: "the group is being run"}
+	// A second task for an action that this worker has in flight waits for it to end.
+	key := actionKey{id, index}
+	if _, acting := w.acting.LoadOrStore(key, true); acting {
+		return &laterError{after: heldAgain, reason: "the action is in flight"}
 	}
+	defer w.acting.Delete(key)
 	for {
 		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
 		if err != nil {
@@ -56,7 +67,7 @@ func (w *Worker) runAction(t *asynq.Task) error {
 		case batch.Ended, batch.Gone, batch.Waiting:
 			return nil
 		case batch.Held:
-			return &laterError{after: heldAgain, reason: "the group is being run by another worker"}
+			return &laterError{after: heldAgain, reason: "another worker has it in flight"}
 		case batch.Run:
 			if begun.Group != nil {
 				return w.runGroup(w.held, id, begun)

@@ -15,8 +15,6 @@ const (
 	// groupTurn is how long a group keeps its place. It is well below the time
 	// after which asynq takes a handler for lost.
 	groupTurn = 30 * time.Minute
-	// heldAgain is when a task looks again for a group that is being run.
-	heldAgain = 5 * time.Second
 )
 
 // saga runs one group: it sends the requests that the group is made of, one at
@@ -43,29 +41,11 @@ type saga struct {
 	erased bool
 }
 
-// groupKey names a group.
-type groupKey struct {
-	id     string
-	leader int
-}
-
-// runs reports whether this worker is running the group that an action leads. A
-// second task for it, which asynq makes of one that it took for lost, has to wait.
-func (w *Worker) runs(id string, index int) bool {
-	_, running := w.sagas.Load(groupKey{id, index})
-	return running
-}
-
 // runGroup runs a group that is this worker's, from where its record stands.
 func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun) error {
 	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), passed: true, undos: make(map[int]*batch.Action)}
 	s.g.Paused = false
 	s.target, s.known = w.targets[begun.Target]
-	key := groupKey{id, s.g.Leader()}
-	if _, running := w.sagas.LoadOrStore(key, true); running {
-		return &laterError{after: heldAgain, reason: "the group is being run"}
-	}
-	defer w.sagas.Delete(key)
 	err := s.run(ctx)
 	if later := (*laterError)(nil); errors.As(err, &later) {
 		return err

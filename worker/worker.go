@@ -66,7 +66,7 @@ type Worker struct {
 	cfg     Config
 	targets map[string]batch.Target
 	gates   map[string]*gate
-	sagas   sync.Map // the groups being run, by batch and leader
+	acting  sync.Map // actionKey of what is in flight here, groups by their leader
 	hooks   *deliverer
 	metrics *metrics
 	log     *slog.Logger

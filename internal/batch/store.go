@@ -183,8 +183,8 @@ const (
 	// Waiting: the action belongs to a group that another action leads. There
 	// is nothing to do.
 	Waiting
-	// Held: the action leads a group that another worker runs, which is alive.
-	// Ask again later.
+	// Held: another worker, which is alive, has the action in flight, or runs the
+	// group that it leads. Ask again later.
 	Held
 )
 

@@ -1,0 +1,330 @@
+// Package faults breaks a running batchd in the ways that machines and networks
+// break, and checks what it promises. The processes are real, and so is Redis.
+// The truth is what the target itself noted: every action carries an id in its
+// path, and the target keeps a log of what arrived.
+//
+// Without a build tag the scenarios run in a short form, side by side. With the
+// tag "faults" they run in full, one after another; see docs/RELIABILITY.md.
+package faults
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/client"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// binary is the batchd under test.
+var binary string
+
+func TestMain(m *testing.M) { os.Exit(testMain(m)) }
+
+func testMain(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "batchd-faults-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if !long {
+		// Scenarios mostly wait, so more of them than processors may run at a time.
+		if err := flag.Set("test.parallel", "5"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	binary = filepath.Join(dir, "batchd")
+	if out, err := exec.Command("go", "build", "-o", binary, "../../cmd/batchd").CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build the binary: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}
+
+// scale returns the first value in the short form, the second in the long one.
+func scale[T any](short, full T) T {
+	if long {
+		return full
+	}
+	return short
+}
+
+// scenario has scenarios run side by side in the short form. In the long one
+// each has the machine for itself, for the sake of its figures.
+func scenario(t *testing.T) {
+	t.Helper()
+	if !long {
+		t.Parallel()
+	}
+}
+
+// figure prints a measured figure in one line.
+func figure(t *testing.T, format string, args ...any) {
+	t.Helper()
+	t.Logf("figure: "+format, args...)
+}
+
+// secret signs the webhooks of every world.
+const secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
+
+// concurrency is the requests in flight of one worker, where a world says nothing else.
+const concurrency = 16
+
+// world is one installation: a Redis, a target, a receiver of webhooks, and the
+// processes of batchd that a scenario starts.
+type world struct {
+	t        *testing.T
+	redis    *redistest.Server // nil where a scenario brings its own
+	redisURL string
+	target   *target
+	receiver *receiver
+	dir      string
+	apiAddr  string
+	client   *client.Client
+
+	// base is the URL of the target as the workers see it, each with its own
+	// name as the first segment of the path.
+	base        string
+	concurrency int
+	timeout     time.Duration
+	lossy       bool // Redis may lose what it acknowledged
+	starts      int
+}
+
+// durable are the settings of a Redis that writes before it answers.
+var durable = []string{"--appendonly", "yes", "--appendfsync", "always"}
+
+// newWorld starts a durable Redis, a target and a receiver.
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	server := redistest.Start(t, durable...)
+	w := newWorldOn(t, server.URL())
+	w.redis = server
+	return w
+}
+
+func newWorldOn(t *testing.T, redisURL string) *world {
+	t.Helper()
+	w := &world{
+		t: t, redisURL: redisURL, dir: t.TempDir(), target: startTarget(t), receiver: startReceiver(t),
+		apiAddr: freeAddr(t), concurrency: concurrency, timeout: 30 * time.Second,
+	}
+	w.base = w.target.url
+	w.client = w.newClient(w.apiAddr)
+	return w
+}
+
+// newClient returns a client that bears with a server that is away.
+func (w *world) newClient(addr string) *client.Client {
+	w.t.Helper()
+	c, err := client.New("http://"+addr, client.WithPatience(3*time.Minute))
+	require.NoError(w.t, err)
+	return c
+}
+
+// config writes the configuration of one process. A worker's name is part of
+// the target's URL, so that the target can tell who sent what.
+func (w *world) config(name string) string {
+	w.t.Helper()
+	w.starts++
+	file := filepath.Join(w.dir, fmt.Sprintf("%s-%d.yaml", name, w.starts))
+	text := fmt.Sprintf(`log: {level: info, format: json}
+redis: {url: %q}
+webhooks: {secret: %q, allow_private: true}
+worker: {listen: "127.0.0.1:0"}
+targets:
+  - {name: default, base_url: %q, concurrency: %d, timeout: %s}
+`, w.redisURL, secret, w.base+"/"+name, w.concurrency, w.timeout)
+	require.NoError(w.t, os.WriteFile(file, []byte(text), 0o600))
+	return file
+}
+
+// startAPI starts an API on the world's address.
+func (w *world) startAPI() *process {
+	w.t.Helper()
+	return w.startAPIOn(w.apiAddr)
+}
+
+func (w *world) startAPIOn(addr string) *process {
+	w.t.Helper()
+	p := w.start("api", "api", "--listen", addr, "--config", w.config("api"))
+	p.awaitLog("batchd is up")
+	return p
+}
+
+// startWorker starts a worker whose requests the target logs under that name.
+func (w *world) startWorker(name string) *process {
+	w.t.Helper()
+	p := w.start(name, "worker", "--config", w.config(name))
+	p.awaitLog("worker started")
+	return p
+}
+
+// process is a running batchd.
+type process struct {
+	t    *testing.T
+	name string
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+	told atomic.Bool   // it was told to end
+
+	mu  sync.Mutex
+	log bytes.Buffer
+	new chan struct{} // closed and replaced with every line
+}
+
+func (w *world) start(name string, args ...string) *process {
+	w.t.Helper()
+	p := &process{t: w.t, name: name, cmd: exec.Command(binary, args...), done: make(chan struct{}), new: make(chan struct{})}
+	stderr, err := p.cmd.StderrPipe()
+	require.NoError(w.t, err)
+	require.NoError(w.t, p.cmd.Start())
+	go func() {
+		p.read(stderr)
+		_ = p.cmd.Wait() // how it ended is in its state
+		if !p.told.Load() {
+			p.t.Errorf("%s ended by itself: %s", name, p.cmd.ProcessState)
+		}
+		close(p.done)
+	}()
+	w.t.Cleanup(func() {
+		p.kill()
+		if w.t.Failed() {
+			w.t.Logf("the log of %s ends with:\n%s", name, p.tail(12))
+		}
+	})
+	return p
+}
+
+func (p *process) read(stderr io.Reader) {
+	lines := bufio.NewReader(stderr)
+	for {
+		line, err := lines.ReadBytes('\n')
+		p.mu.Lock()
+		p.log.Write(line)
+		close(p.new)
+		p.new = make(chan struct{})
+		p.mu.Unlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// lines returns the number of lines of the log with that message.
+func (p *process) lines(message string) int {
+	n, _ := p.look(message)
+	return n
+}
+
+func (p *process) look(message string) (int, <-chan struct{}) {
+	quoted, _ := json.Marshal(message) // a string always encodes
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return bytes.Count(p.log.Bytes(), append([]byte(`"msg":`), quoted...)), p.new
+}
+
+func (p *process) tail(n int) string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	lines := strings.Split(strings.TrimSpace(p.log.String()), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+func (p *process) awaitLog(message string) {
+	p.t.Helper()
+	deadline := time.After(20 * time.Second)
+	for {
+		n, more := p.look(message)
+		if n > 0 {
+			return
+		}
+		select {
+		case <-more:
+		case <-p.done:
+			require.FailNow(p.t, "the process ended", "%s:\n%s", p.name, p.tail(30))
+		case <-deadline:
+			require.FailNow(p.t, "the process does not come up", "%s:\n%s", p.name, p.tail(30))
+		}
+	}
+}
+
+// signal sends a signal to a process that runs.
+func (p *process) signal(s syscall.Signal) {
+	p.t.Helper()
+	if s == syscall.SIGTERM {
+		p.told.Store(true)
+	}
+	require.NoError(p.t, p.cmd.Process.Signal(s), "signal %s", p.name)
+}
+
+// kill ends the process as kill -9 does, and returns when it is gone.
+func (p *process) kill() {
+	p.told.Store(true)
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Errorf("kill %s: %v", p.name, err)
+	}
+	<-p.done
+}
+
+// exit waits for the end of the process and returns its exit code, -1 if a
+// signal ended it.
+func (p *process) exit(within time.Duration) int {
+	p.t.Helper()
+	select {
+	case <-p.done:
+	case <-time.After(within):
+		require.FailNow(p.t, "the process does not end", "%s after %s:\n%s", p.name, within, p.tail(30))
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// eventually waits until a condition holds.
+func eventually(t *testing.T, within time.Duration, holds func() bool, format string, args ...any) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !holds(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %s: %s", within, fmt.Sprintf(format, args...))
+		}
+	}
+}
+
+// freeAddr returns an address on loopback that nobody listens on.
+func freeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// listen serves a handler on loopback until the test ends. It does not wait
+// for the requests under way, which a scenario may hold.
+func listen(t *testing.T, addr string, handler http.Handler) string {
+	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	require.NoError(t, err)
+	server := &http.Server{Handler: handler}
+	go func() { _ = server.Serve(l) }() // it ends with Close
+	t.Cleanup(func() { _ = server.Close() })
+	return "http://" + l.Addr().String()
+}

@@ -1,0 +1,94 @@
+package faults
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/client"
+)
+
+// lastVisit returns when the last request of a batch arrived.
+func (x *target) lastVisit(tag string) time.Time {
+	var last time.Time
+	x.count(func(v *visit) bool {
+		if strings.HasPrefix(v.id, tag+"-") && v.began.After(last) {
+			last = v.began
+		}
+		return false
+	})
+	return last
+}
+
+// A batch is cancelled in the middle, with other batches around it.
+func TestNothingIsSentOnceACancelIsAnswered(t *testing.T) {
+	scenario(t)
+	rounds := scale(3, 20)
+	w := newWorld(t)
+	w.startAPI()
+	w.startWorker("w0")
+	w.startWorker("w1")
+	background := w.startLoad(2, 50)
+	var late, ended []time.Duration
+	sum := tally{}
+	for round := range rounds {
+		p := plan(fmt.Sprintf("x%d", round), 2_000, http.MethodPost, http.MethodGet)
+		w.submit(p, client.Options{})
+		eventually(t, 30*time.Second, func() bool { return w.target.seen(p.tag) >= 300 }, "the target saw %d", w.target.seen(p.tag))
+		b, err := w.client.Cancel(t.Context(), p.id)
+		answered := time.Now()
+		require.NoError(t, err)
+		require.NoError(t, p.consistent(b))
+		w.settle(30*time.Second, p)
+		ended = append(ended, time.Since(answered))
+		time.Sleep(time.Until(answered.Add(2 * time.Second)))
+		late = append(late, max(0, w.target.lastVisit(p.tag).Sub(answered)))
+		found, _ := w.verify(p)
+		require.Positive(t, found[client.Cancelled], "the batch was over before it was cancelled")
+		sum.add(found)
+	}
+	others := background.stop()
+	w.settle(60*time.Second, others...)
+	require.Equal(t, tally{client.Succeeded: 50 * len(others)}, w.verifyAll(others))
+	slices.Sort(late)
+	figure(t, "cancel under load: rounds=%d outcomes=%v last request after the answer: %s, max %s", rounds, sum, quantiles(late), late[len(late)-1].Round(time.Millisecond))
+	figure(t, "cancel under load: from the answer to the end of the batch: %s", quantiles(ended))
+	require.Less(t, late[len(late)-1], time.Second)
+}
+
+// A batch has more to do than its deadline allows.
+func TestADeadlineEndsEveryAction(t *testing.T) {
+	scenario(t)
+	const expiresIn = 3 * time.Second
+	within := scale(8*time.Second, 60*time.Second)
+	rounds := scale(1, 5)
+	w := newWorld(t)
+	w.concurrency = 2
+	w.target.delay = 50 * time.Millisecond
+	w.startAPI()
+	w.startWorker("w0")
+	w.startWorker("w1")
+	var ended []time.Duration
+	sum := tally{}
+	for round := range rounds {
+		p := plan(fmt.Sprintf("e%d", round), 2_000, http.MethodPost, http.MethodGet)
+		w.submit(p, client.Options{ExpiresIn: expiresIn})
+		deadline := time.Now().Add(expiresIn)
+		w.settle(expiresIn+within, p)
+		ended = append(ended, time.Since(deadline))
+		b, err := w.client.Get(t.Context(), p.id, 0)
+		require.NoError(t, err)
+		require.Equal(t, client.StatusExpired, b.Status)
+		require.Less(t, w.target.lastVisit(p.tag).Sub(deadline), time.Second)
+		found, _ := w.verify(p)
+		require.Positive(t, found[client.Expired])
+		require.Positive(t, found[client.Succeeded])
+		sum.add(found)
+	}
+	figure(t, "deadline: rounds=%d outcomes=%v from the deadline to the end of the batch: %s", rounds, sum, quantiles(ended))
+}

@@ -1,0 +1,113 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+)
+
+// orphanPause is longer than a live worker takes from taking a task to
+// beginning its action, or to giving it back because it could not.
+const orphanPause = patience + 500*time.Millisecond
+
+// orphanPage is the number of held tasks looked at in one exchange.
+const orphanPage = 500
+
+// adopt puts back what was taken from the queues and never begun, because the
+// worker died in between: the ledger knows nothing of that, and asynq waits one
+// to two minutes for such a task. It is told from a task that is about to be
+// begun by looking twice.
+func (s *Store) adopt(ctx context.Context, queues map[string]struct{}) (int, error) {
+	if len(queues) == 0 {
+		return 0, nil
+	}
+	before := make(map[string][]string, len(queues))
+	for queue := range queues {
+		held, err := s.heldUnbegun(ctx, queue)
+		if err != nil {
+			return 0, err
+		}
+		if len(held) > 0 {
+			before[queue] = slices.Collect(maps.Keys(held))
+		}
+	}
+	if len(before) == 0 {
+		return 0, nil
+	}
+	select {
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	case <-time.After(orphanPause):
+	}
+	found := 0
+	for queue, ids := range before {
+		still, err := s.heldUnbegun(ctx, queue)
+		if err != nil {
+			return found, err
+		}
+		prefix := "asynq:{" + queue + "}:"
+		for _, id := range ids {
+			if _, ok := still[id]; !ok {
+				continue
+			}
+			answer, err := s.run(ctx, s.steps.requeue, []string{prefix + "active", prefix + "lease", prefix + "pending", prefix + "t:" + id}, id)
+			if err != nil {
+				return found, fmt.Errorf("put task %s back: %w", id, err)
+			}
+			found += int(atoi(answer[0]))
+		}
+	}
+	return found, nil
+}
+
+// heldUnbegun returns the ids of the tasks of a queue that a worker holds and
+// whose actions wait to be begun.
+func (s *Store) heldUnbegun(ctx context.Context, queue string) (map[string]struct{}, error) {
+	found := make(map[string]struct{})
+	for page := 1; ; page++ {
+		tasks, err := s.inspect.ListActiveTasks(queue, asynq.PageSize(orphanPage), asynq.Page(page))
+		if errors.Is(err, asynq.ErrQueueNotFound) {
+			return found, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list the held tasks: %w", mapError(ctx, err))
+		}
+		if err := s.keepUnbegun(ctx, tasks, found); err != nil {
+			return nil, err
+		}
+		if len(tasks) < orphanPage {
+			return found, nil
+		}
+	}
+}
+
+func (s *Store) keepUnbegun(ctx context.Context, tasks []*asynq.TaskInfo, into map[string]struct{}) error {
+	if len(tasks) == 0 {
+		return nil
+	}
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	states := make(map[string]*redis.StringCmd, len(tasks))
+	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, t := range tasks {
+			if id, index, err := DecodeTask(t.Payload); err == nil && t.Type == TaskAction {
+				states[t.ID] = p.GetRange(ctx, keysOf(id).state, int64(index), int64(index))
+			}
+		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("read the states of held tasks: %w", mapError(ctx, err))
+	}
+	for id, state := range states {
+		if state.Val() == "p" {
+			into[id] = struct{}{}
+		}
+	}
+	return nil
+}
