@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"strconv"
+	"strings"
+	"time"
 
 	"github.com/batchd/batchd/internal/batch"
 )
@@ -67,12 +68,23 @@ func (s *Server) admit(ctx context.Context, header http.Header, up batch.Upload,
 	return admitted, nil
 }
 
-// setRateLimit tells of a rate as draft-ietf-httpapi-ratelimit-headers does.
+// setRateLimit tells of a limit as draft-ietf-httpapi-ratelimit-headers does: of
+// its rate as "actions", of what may be in flight as "concurrent", which has no window.
 func setRateLimit(header http.Header, state *batch.LimitState) {
-	rate := state.Limit.Rate
-	if rate.N == 0 {
+	var policy, now []string
+	if rate := state.Limit.Rate; rate.N > 0 {
+		policy = append(policy, fmt.Sprintf(`"actions";q=%d;w=%d`, rate.N, wholeSeconds(rate.Per)))
+		now = append(now, fmt.Sprintf(`"actions";r=%d;t=%d`, state.Remaining, wholeSeconds(state.Reset)))
+	}
+	if most := state.Limit.Concurrent; most > 0 {
+		policy = append(policy, fmt.Sprintf(`"concurrent";q=%d`, most))
+		now = append(now, fmt.Sprintf(`"concurrent";r=%d`, state.Free))
+	}
+	if policy == nil {
 		return
 	}
-	header.Set("Ratelimit-Policy", `"actions";q=`+strconv.Itoa(rate.N)+";w="+strconv.Itoa(int(math.Ceil(rate.Per.Seconds()))))
-	header.Set("Ratelimit", `"actions";r=`+strconv.Itoa(state.Remaining)+";t="+strconv.Itoa(int(math.Ceil(state.Reset.Seconds()))))
+	header.Set("Ratelimit-Policy", strings.Join(policy, ", "))
+	header.Set("Ratelimit", strings.Join(now, ", "))
 }
+
+func wholeSeconds(d time.Duration) int { return int(math.Ceil(d.Seconds())) }

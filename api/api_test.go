@@ -219,7 +219,7 @@ func TestABatchBelongsToItsCredential(t *testing.T) {
 	stored := f.store.stored(id)
 	require.Equal(t, []batch.Field{{Name: "Authorization", Value: "Bearer alice"}}, stored[0].Headers)
 	require.Equal(t, []batch.Field{{Name: "authorization", Value: "Own"}}, stored[1].Headers)
-	require.Equal(t, "hash of Bearer alice", f.store.batches[id].Owner)
+	require.Equal(t, "hash of authorization: bearer alice", f.store.batches[id].Owner)
 
 	for _, c := range []call{
 		{method: "GET", path: "/batch/" + id},

@@ -41,6 +41,9 @@ type Config struct {
 	// Transactional are those of the targets that have transactions of their own.
 	// For the others, the members of a group need undos. Defaults to none.
 	Transactional []string
+	// BasePaths are the paths of the targets' base URLs: below them, too, no action
+	// may be a batch. Defaults to none.
+	BasePaths []string
 	// Auth says how the owner of a request is found. Defaults to AuthNone.
 	Auth Auth
 	// Owner turns a credential into an owner: a keyed hash, so that neither an

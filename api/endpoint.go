@@ -165,9 +165,10 @@ func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch
 	if err != nil {
 		return nil, false, err
 	}
+	refused := groupsBeyond(actions, admitted)
 	for i := range actions {
-		ep.refuseNested(&actions[i])
-		if i >= admitted {
+		s.nesting.refuse(ep, &actions[i])
+		if i >= admitted || refused[actions[i].Group] {
 			actions[i].Refusal = &batch.Failure{Code: batch.CodeLimited, Message: "not sent: the limit has no room for more just now"}
 		}
 		if err := up.add(ctx, &actions[i]); err != nil {
@@ -177,23 +178,16 @@ func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch
 	return up.commit(ctx, spec)
 }
 
-// refuseNested refuses an action that is sent to a batch endpoint, at the path
-// where this one is mounted or where the target's base URL has the rest of it.
-func (ep *Endpoint) refuseNested(a *batch.Action) {
-	segments := strings.Split(strings.Trim(ep.Path, "/"), "/")
-	for i, segment := range segments {
-		if strings.HasPrefix(segment, ":") {
-			segments[i] = "*"
+// groupsBeyond returns the groups of which not all are among the first so many
+// actions: what counts as a whole is refused as a whole.
+func groupsBeyond(actions []batch.Action, admitted int) map[string]bool {
+	refused := make(map[string]bool)
+	for i := admitted; i < len(actions); i++ {
+		if actions[i].Group != "" {
+			refused[actions[i].Group] = true
 		}
 	}
-	last := segments[len(segments)-1]
-	for _, path := range []string{"/" + strings.Join(segments, "/"), "/" + last} {
-		rule := batch.Rule{Path: path}
-		if path != "/*" && rule.Denies(a.Method, a.Path) {
-			a.Refusal = &batch.Failure{Code: batch.CodeBlocked, Message: "not sent: a batch cannot be an action of a batch"}
-			return
-		}
-	}
+	return refused
 }
 
 // follow waits for the end of a batch. The batch exists, whatever happens here: a

@@ -27,6 +27,7 @@ const (
 type Server struct {
 	cfg     Config
 	metrics *metrics
+	nesting *nesting
 	handler http.Handler
 
 	draining  chan struct{}
@@ -40,7 +41,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure the API: %w", err)
 	}
-	s := &Server{cfg: cfg, draining: make(chan struct{})}
+	s := &Server{cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), draining: make(chan struct{})}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)

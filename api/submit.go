@@ -49,9 +49,7 @@ func (s *Server) submit(ep *Endpoint) handler {
 			return err
 		}
 		dec := newDecoder(s.rules(ep, authorization), func(a *batch.Action) error {
-			if ep != nil {
-				ep.refuseNested(a)
-			}
+			s.nesting.refuse(ep, a)
 			return up.add(ctx, a)
 		})
 		spec, err := s.read(dec, media, body, r.URL.RawQuery)

@@ -16,10 +16,6 @@ import (
 // may be made to wait that much of the window longer than it would have to.
 const windowSlices = 300
 
-// admittedTTL is how long what was admitted to an upload is kept for it, should
-// it neither commit nor abort.
-const admittedTTL = time.Minute
-
 // admission is what an upload was admitted.
 type admission struct {
 	keys  []string
@@ -38,6 +34,11 @@ func limitKeys(owner, scope string) []string {
 func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bool) (int, batch.LimitState, error) {
 	if u.replay {
 		return n, batch.LimitState{Limit: limit, Remaining: limit.Rate.N}, nil
+	}
+	if u.markedAt.IsZero() { // while it stands, what is admitted is kept for the upload
+		if err := u.mark(ctx); err != nil {
+			return 0, batch.LimitState{}, err
+		}
 	}
 	given, err := u.s.admit(ctx, u.owner, u.id, n, limit, partial)
 	if err != nil {
@@ -89,7 +90,7 @@ func (s *Store) admit(ctx context.Context, owner, id string, n int, limit batch.
 	}
 	return &given{
 		admitted: int(atoi(answer[0])), flying: int(atoi(answer[4])), slice: answer[5],
-		state: batch.LimitState{Limit: limit, Remaining: int(atoi(answer[1])), Reset: time.Duration(atoi(answer[2])) * time.Millisecond},
+		state: batch.LimitState{Limit: limit, Remaining: int(atoi(answer[1])), Free: max(limit.Concurrent-int(atoi(answer[4])), 0), Reset: time.Duration(atoi(answer[2])) * time.Millisecond},
 		wait:  time.Duration(atoi(answer[3])) * time.Millisecond,
 	}, nil
 }
@@ -123,10 +124,11 @@ func (s *Store) lookAtFlying(ctx context.Context, key string) ([]any, error) {
 	if err != nil || len(ids) == 0 {
 		return nil, mapError(ctx, err)
 	}
-	metas := make([]*redis.SliceCmd, len(ids))
+	metas, open := make([]*redis.SliceCmd, len(ids)), make([]*redis.IntCmd, len(ids))
 	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
 			metas[i] = p.HMGet(ctx, keysOf(id).meta, "pending", "throttle", "total", "enqueued")
+			open[i] = p.Exists(ctx, keysOf(id).upload) // not there yet, but about to be
 		}
 		return nil
 	}); err != nil {
@@ -137,8 +139,7 @@ func (s *Store) lookAtFlying(ctx context.Context, key string) ([]any, error) {
 		m := metas[i].Val()
 		pending, exists := m[0].(string)
 		if !exists {
-			// An upload that is about to commit is not there yet.
-			if olderThan(id, admittedTTL) {
+			if open[i].Val() == 0 {
 				flying = append(flying, id, 0)
 			}
 			continue

@@ -111,8 +111,11 @@ func TestConcurrencyIsGivenBackAsActionsEnd(t *testing.T) {
 		require.NoError(t, err, "whoever ended them")
 		third := b.commitAsked(u, 3)
 		require.NoError(t, b.Delete(b.ctx, "me", third))
+		fourth, _, _, err := b.ask("me", 3, limit, false)
+		require.NoError(t, err, "what was erased holds no place")
 		_, _, _, err = b.ask("me", 3, limit, false)
-		require.ErrorAs(t, err, &limited, "a batch that is gone may be one about to be committed")
+		require.ErrorAs(t, err, &limited, "what is about to be committed does")
+		fourth.Abort(b.ctx)
 	})
 }
 
@@ -137,6 +140,27 @@ func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 		wg.Wait()
 		require.EqualValues(t, 39, total.Load())
 		require.EqualValues(t, 17, refused.Load())
+	})
+}
+
+func TestOneThrottledBatchKeepsNoOtherWaiting(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		s := spec()
+		s.Throttle = &batch.Limit{Concurrent: 2} // without a rate
+		queued := func() int {
+			tasks, err := b.inspector().ListPendingTasks(QueueName("crm", batch.Interactive))
+			require.NoError(t, err)
+			return len(tasks)
+		}
+		broken := b.submit(3, s).ID
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(broken).meta, "throttle", "{").Err())
+		b.end(broken, 0, batch.Succeeded)
+		b.end(broken, 1, batch.Succeeded)
+		good := b.submit(3, s).ID
+		require.Equal(t, 2+2, queued())
+		b.end(good, 0, batch.Succeeded)
+		require.Error(t, b.Feed(b.ctx))
+		require.Equal(t, 2+3, queued())
 	})
 }
 

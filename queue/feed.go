@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/redis/go-redis/v9"
@@ -20,12 +21,17 @@ func (s *Store) Feed(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var faults []error
 	for _, id := range ids {
+		// One batch that cannot be fed keeps no other waiting.
 		if err := s.feed(ctx, id); err != nil {
-			return fmt.Errorf("feed batch %s: %w", id, err)
+			faults = append(faults, fmt.Errorf("feed batch %s: %w", id, err))
+		}
+		if len(faults) > sweepFaults {
+			break
 		}
 	}
-	return nil
+	return errors.Join(faults...)
 }
 
 func (s *Store) throttled(ctx context.Context) ([]string, error) {

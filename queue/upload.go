@@ -162,7 +162,7 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 
 // keepMark renews the marker of an upload that takes its time.
 func (u *upload) keepMark(ctx context.Context) error {
-	if u.claim == "" || time.Since(u.markedAt) < markerTTL/4 {
+	if u.markedAt.IsZero() || time.Since(u.markedAt) < markerTTL/4 {
 		return nil
 	}
 	return u.mark(ctx)
@@ -308,7 +308,7 @@ func (u *upload) Abort(ctx context.Context) {
 	ctx, cancel := u.s.within(context.WithoutCancel(ctx))
 	defer cancel()
 	keys := []string{u.keys.actions, u.keys.groups}
-	if u.claim != "" {
+	if !u.markedAt.IsZero() {
 		keys = append(keys, u.keys.upload)
 	} else if u.staged == 0 && len(u.pending) == 0 {
 		return

@@ -29,6 +29,7 @@ func (asana) Decode(r *Request) (*Submission, error) {
 	if c.Authorization == "" {
 		return nil, &UnauthorizedError{"send the credential of the API in the Authorization header: it goes with every action"}
 	}
+	c = Credentials{Authorization: c.Authorization}
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
 		d.secret, d.places = true, map[string]string{"/path": "/relative_path", "/query": "/data"}
 		_, err := d.Object(dec, []string{"data"}, func(string) error {

@@ -49,12 +49,23 @@ func only(what string, values []string) (string, error) {
 	return "", &UnauthorizedError{fmt.Sprintf("the %s is there %d times: expected one", what, len(values))}
 }
 
-// Identity returns one text for all credentials, empty where there are none. It
-// is as secret as they are.
+// Identity returns one text for the credential that says who somebody is,
+// empty where there is none: only what a target goes by may tell owners apart,
+// or a limit could be dodged with a header that means nothing. It is as secret as
+// the credential.
 func (c Credentials) Identity() string {
-	if c.APIKey == "" && c.UserKey == "" && c.Token == "" {
-		return c.Authorization
+	switch {
+	case c.Authorization != "":
+		// RFC 9110 §11.1: the scheme's case does not matter.
+		scheme, rest, found := strings.Cut(strings.TrimSpace(c.Authorization), " ")
+		if !found {
+			return "authorization: " + scheme
+		}
+		return "authorization: " + strings.ToLower(scheme) + " " + strings.TrimSpace(rest)
+	case c.APIKey != "" || c.UserKey != "": // an application's key, and that of one of its users
+		return "x-api-key: " + c.APIKey + "\nx-user-key: " + c.UserKey
+	case c.Token != "":
+		return "token: " + c.Token
 	}
-	// No header holds a line break, and the token comes last.
-	return strings.Join([]string{"authorization: " + c.Authorization, "x-api-key: " + c.APIKey, "x-user-key: " + c.UserKey, "token: " + c.Token}, "\n")
+	return ""
 }

@@ -32,6 +32,7 @@ func (primaerp) Decode(r *Request) (*Submission, error) {
 		return nil, &UnauthorizedError{"send the token of the API as ?token=… of the batch: it goes with every item"}
 	}
 	inherited := inheritable(r.Header)
+	c = Credentials{Token: c.Token}
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
 		d.secret, d.places = true, map[string]string{"/query": "/path", "/headers": "/headers", "/group": "/transaction"}
 		return d.items(dec, "", func(dec *jsontext.Decoder, it *item) (bool, error) {

@@ -61,6 +61,9 @@ func (syncano) Decode(r *Request) (*Submission, error) {
 			sub.Actions[i] = it.action
 		}
 		d.secret = sub.Credentials.APIKey+sub.Credentials.UserKey+sub.Credentials.Authorization != ""
+		if sub.Credentials.APIKey+sub.Credentials.UserKey != "" {
+			sub.Credentials.Authorization = "" // beside keys it says nothing of who it is
+		}
 		return err
 	})
 }

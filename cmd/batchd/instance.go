@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/dispatch"
+	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
 	"github.com/batchd/batchd/queue"
 	"github.com/batchd/batchd/worker"
@@ -189,6 +190,9 @@ func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Regi
 	}
 	for _, t := range cfg.Targets {
 		out.Targets = append(out.Targets, t.Name)
+		if base, err := batch.ParseBaseURL(t.BaseURL); err == nil && base.Path != "" {
+			out.BasePaths = append(out.BasePaths, base.EscapedPath())
+		}
 		if t.Transactions != nil {
 			out.Transactional = append(out.Transactional, t.Name)
 		}

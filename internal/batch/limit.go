@@ -54,6 +54,10 @@ func (r Rate) String() string {
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (r *Rate) UnmarshalText(text []byte) (err error) {
+	if len(text) == 0 { // as MarshalText writes no rate
+		*r = Rate{}
+		return nil
+	}
 	*r, err = ParseRate(string(text))
 	return err
 }
@@ -80,6 +84,9 @@ type LimitState struct {
 	// Remaining is the number of actions that the rate would admit now; it is
 	// meaningless where the limit has no rate.
 	Remaining int
+	// Free is the number of actions that there is room for in flight; it is
+	// meaningless where the limit has no such bound.
+	Free int
 	// Reset is the time until the rate is back at its whole.
 	Reset time.Duration
 }

@@ -29,7 +29,7 @@ func (r *Rule) validate(pointer string, add func(pointer, format string, args ..
 // a path for the same: case, escapes (decoded twice), a trailing slash, and
 // matrix parameters make no difference, because the target may not see one.
 func (r *Rule) Denies(method, path string) bool {
-	return r.matches(method, plain(path), strings.ToLower(strings.TrimSuffix(r.Path, "/")))
+	return r.matches(method, PlainPath(path), strings.ToLower(strings.TrimSuffix(r.Path, "/")))
 }
 
 // Allows reports whether the rule permits a request. It takes a path as it is
@@ -78,8 +78,10 @@ func (r *Rule) matches(method, path, pattern string) bool {
 	return len(have) == len(want)
 }
 
-// plain reduces a path to what every server would read of it.
-func plain(path string) string {
+// PlainPath reduces a path to what any server could read of it: decoded twice, in
+// lower case, without empty segments, matrix parameters, blanks around segments,
+// or what would be a query after decoding.
+func PlainPath(path string) string {
 	for range 2 {
 		decoded, err := url.PathUnescape(path)
 		if err != nil {
@@ -87,10 +89,12 @@ func plain(path string) string {
 		}
 		path = decoded
 	}
+	path, _, _ = strings.Cut(path, "?")
 	segments := strings.Split(path, "/")
 	kept := segments[:0]
 	for i, segment := range segments {
 		segment, _, _ = strings.Cut(segment, ";")
+		segment = strings.TrimSpace(segment)
 		if i == 0 || segment != "" {
 			kept = append(kept, strings.ToLower(segment))
 		}

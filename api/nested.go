@@ -1,0 +1,72 @@
+package api
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// nesting recognises requests that would be a batch in a batch, in whatever
+// spelling, so that no batch can multiply itself.
+type nesting struct {
+	mounts [][]string // of all batch endpoints, in segments
+	bases  []string   // paths of the targets' base URLs
+}
+
+// version matches the segment by which APIs name their version: an endpoint that
+// is mounted for one speaks for all.
+var version = regexp.MustCompile(`^v[0-9]+(\.[0-9]+)*$`)
+
+func newNesting(endpoints []Endpoint, bases []string) *nesting {
+	n := &nesting{bases: bases}
+	for i := range endpoints {
+		n.mounts = append(n.mounts, strings.Split(batch.PlainPath(endpoints[i].Path), "/"))
+	}
+	return n
+}
+
+// refuse refuses an action, or one whose undo is such a request. Beside the
+// paths where batch endpoints are mounted, the last segment of the endpoint's own
+// counts, for a target whose base URL has the rest of it.
+func (n *nesting) refuse(ep *Endpoint, a *batch.Action) {
+	if n.nested(ep, a) || a.Undo != nil && n.nested(ep, a.Undo) {
+		a.Refusal = &batch.Failure{Code: batch.CodeBlocked, Message: "not sent: a batch cannot be an action of a batch"}
+	}
+}
+
+func (n *nesting) nested(ep *Endpoint, a *batch.Action) bool {
+	path := batch.PlainPath(a.Path)
+	if path == "/batch" && a.Method == http.MethodPost {
+		return true
+	}
+	if ep != nil {
+		own := strings.Split(batch.PlainPath(ep.Path), "/")
+		if last := own[len(own)-1]; !strings.HasPrefix(last, ":") && path == "/"+last {
+			return true
+		}
+	}
+	for _, base := range append([]string{""}, n.bases...) {
+		have := strings.Split(batch.PlainPath(base+path), "/")
+		for _, mount := range n.mounts {
+			if covers(mount, have) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// covers reports whether a path, in segments, is where an endpoint is mounted.
+func covers(mount, path []string) bool {
+	if len(mount) != len(path) {
+		return false
+	}
+	for i, segment := range mount {
+		if !strings.HasPrefix(segment, ":") && segment != path[i] && (!version.MatchString(segment) || !version.MatchString(path[i])) {
+			return false
+		}
+	}
+	return true
+}
