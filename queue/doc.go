@@ -17,10 +17,16 @@
 //	batchd:{<id>}:r   hash     index → sealed result, as it will be served
 //	batchd:{<id>}:g   hash     index of a group's first action → its members and sealed record
 //	batchd:{<id>}:w   list     the attempts at delivering the webhook
-//	batchd:{<id>}:u   string   stands while an upload with an idempotency key is open
-//	batchd:owner:{<owner>}     zset   the owner's batches; ids sort by time
-//	batchd:key:{<hash>}        string idempotency key → batch id
-//	batchd:open                zset   batches that are not done, for the sweeper
+//	batchd:{<id>}:u   string   stands while an upload with an idempotency key or under a limit is open
 //
-// All but the last and the owner's index carry a time to live from the start.
+//	batchd:owner:{<owner>}            zset    the owner's batches; ids sort by time
+//	batchd:key:{<hash>}               string  idempotency key → batch id
+//	batchd:limit:{<owner>}:<scope>:…  hashes  what an owner was admitted: by slice of time, and in flight by batch
+//	batchd:gate:{<target>}            hash    the next place at a target's rate, and until when it is held
+//	batchd:open, batchd:throttled     zsets   batches that are not done, and those handed out as limits allow
+//	batchd:workers, batchd:sweeper    zset, string  the workers by their last beat, and the one that sweeps
+//	batchd:tripped, batchd:salt       set, string   targets whose circuit is open, and what owners' names are hashed with
+//
+// All keys of a batch carry a time to live from the start, as do those of
+// idempotency keys, limits and gates.
 package queue
