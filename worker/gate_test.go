@@ -56,7 +56,7 @@ func TestARateHoldsOverAllWorkers(t *testing.T) {
 	got, _ := b.wait(id)
 	require.Equal(t, 120, got.Counts.Succeeded)
 	require.Greater(t, time.Since(began), 2*time.Second)
-	require.LessOrEqual(t, seen.most(time.Second), 50+5+3, "the rate, one burst, and what the clock of a test blurs")
+	require.LessOrEqual(t, seen.most(time.Second), 50+5+20, "the rate, one burst, and what a busy machine blurs on the way to the target")
 }
 
 func TestWhoIsToldToComeLaterTellsTheOthers(t *testing.T) {
