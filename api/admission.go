@@ -29,11 +29,11 @@ const (
 // Admission bounds what one owner may submit. The zero value admits all.
 type Admission struct {
 	// Rate bounds the actions in any window. Defaults to no bound.
-	Rate batch.Rate `yaml:"rate"`
+	Rate batch.Rate
 	// Concurrent bounds the actions that have not ended. Defaults to no bound.
-	Concurrent int `yaml:"concurrent"`
+	Concurrent int
 	// WhenExceeded defaults to reject.
-	WhenExceeded WhenExceeded `yaml:"when_exceeded"`
+	WhenExceeded WhenExceeded
 }
 
 func (a *Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }

@@ -81,48 +81,48 @@ type Config struct {
 // Limits bound what a submission may ask for. The zero value has the defaults.
 type Limits struct {
 	// MaxActions is the most actions of one batch. Defaults to 100,000.
-	MaxActions int `yaml:"max_actions"`
+	MaxActions int
 	// MaxBody bounds the body of a submission in bytes, after decompression.
 	// Defaults to 128 MiB.
-	MaxBody int64 `yaml:"max_body"`
+	MaxBody int64
 	// MaxActionBody bounds the body of one action in bytes. Defaults to 1 MiB.
-	MaxActionBody int64 `yaml:"max_action_body"`
+	MaxActionBody int64
 	// ExpiresIn is the deadline of a batch that names none. Defaults to 24h.
-	ExpiresIn time.Duration `yaml:"expires_in"`
+	ExpiresIn time.Duration
 	// MaxExpiresIn bounds the deadline that a submission may name. Defaults to 168h.
-	MaxExpiresIn time.Duration `yaml:"max_expires_in"`
+	MaxExpiresIn time.Duration
 	// Retention is how long results are kept where a submission does not say.
 	// Defaults to 24h.
-	Retention time.Duration `yaml:"retention"`
+	Retention time.Duration
 	// MaxRetention bounds the retention that a submission may name. Defaults to 168h.
-	MaxRetention time.Duration `yaml:"max_retention"`
+	MaxRetention time.Duration
 	// MaxWait bounds "Prefer: wait". Defaults to 60s.
-	MaxWait time.Duration `yaml:"max_wait"`
+	MaxWait time.Duration
 }
 
 // Endpoint is a further path that accepts batches.
 type Endpoint struct {
 	// Path is where it is mounted, such as "/api/batch". A segment that starts
 	// with a colon is a parameter. A trailing slash makes no difference.
-	Path string `yaml:"path"`
+	Path string
 	// Dialect is the name of its wire format. Defaults to "native".
-	Dialect string `yaml:"dialect"`
+	Dialect string
 	// Target is the target of every batch sent there.
-	Target string `yaml:"target"`
+	Target string
 	// MaxActions is the most actions of one batch. Defaults to that of the
 	// dialect, or else to the limit of the API.
-	MaxActions int `yaml:"max_actions"`
+	MaxActions int
 	// Wait makes the endpoint answer with the results if they are there in
 	// time; "Prefer: respond-async" and a shorter "Prefer: wait" override it.
 	// Defaults to 0, which answers at once, and for a dialect, which has no such
 	// answer, to 60s, but at most Limits.MaxWait.
-	Wait time.Duration `yaml:"wait"`
+	Wait time.Duration
 	// CancelOnDisconnect cancels the batch of a client that hangs up while it
 	// waits. Defaults to letting it go on.
-	CancelOnDisconnect bool `yaml:"cancel_on_disconnect"`
+	CancelOnDisconnect bool
 	// Admission bounds what one owner may submit here. Defaults to that of the
 	// API, counted over all.
-	Admission Admission `yaml:"limits"`
+	Admission Admission
 }
 
 // withDefaults returns the configuration with its zero values replaced.

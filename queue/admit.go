@@ -127,8 +127,10 @@ func (s *Store) lookAtFlying(ctx context.Context, key string) ([]any, error) {
 	metas, open := make([]*redis.SliceCmd, len(ids)), make([]*redis.IntCmd, len(ids))
 	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
+			// In this order: an upload that commits in between shows as both, never as
+			// neither, which would give back the places of a batch that has just begun.
+			open[i] = p.Exists(ctx, keysOf(id).upload)
 			metas[i] = p.HMGet(ctx, keysOf(id).meta, "pending", "throttle", "total", "enqueued")
-			open[i] = p.Exists(ctx, keysOf(id).upload) // not there yet, but about to be
 		}
 		return nil
 	}); err != nil {
