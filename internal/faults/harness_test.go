@@ -104,6 +104,7 @@ type world struct {
 	// base is the URL of the target as the workers see it, each with its own
 	// name as the first segment of the path.
 	base        string
+	hookURL     string // where the load's webhooks go; empty for none
 	concurrency int
 	timeout     time.Duration
 	lossy       bool // Redis may lose what it acknowledged

@@ -75,7 +75,7 @@ func (w *world) startLoad(clients, size int) *load {
 				p := plan(fmt.Sprintf("c%d.%d", c, n), size, http.MethodPost, http.MethodGet)
 				// The call repeats itself under one idempotency key until it is
 				// acknowledged. Its end is awaited, so that every batch is known.
-				b, err := w.client.Submit(context.WithoutCancel(ctx), p.actions, client.Options{})
+				b, err := w.client.Submit(context.WithoutCancel(ctx), p.actions, client.Options{WebhookURL: w.hookURL})
 				if err != nil {
 					w.t.Errorf("submit %s: %v", p.tag, err)
 					return
