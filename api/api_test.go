@@ -4,9 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -386,6 +388,10 @@ func TestTheStoreBeingAwayIsNotTheClientsFault(t *testing.T) {
 		require.Contains(t, f.log.String(), "10.1.2.3")
 		require.Zero(t, f.store.holds(), "after %d calls", after)
 	}
+	// Its connection ended: that is not the end of the client's body.
+	f := setup(t)
+	f.store.down = &batch.UnavailableError{RetryAfter: time.Second, Err: io.EOF}
+	requireProblem(t, f.do(t, call{method: "POST", path: "/batch", body: two}), http.StatusServiceUnavailable)
 	for _, c := range []call{
 		{method: "GET", path: "/batch"},
 		{method: "GET", path: "/batch/x"},
@@ -405,7 +411,7 @@ func TestTheStoreBeingAwayIsNotTheClientsFault(t *testing.T) {
 		require.NotEmpty(t, w.Header().Get("Retry-After"))
 		require.NotContains(t, w.Body.String(), "10.1.2.3")
 	}
-	f := setup(t)
+	f = setup(t)
 	f.store.down = away
 	require.Equal(t, http.StatusOK, f.do(t, call{method: "GET", path: "/healthz"}).Code)
 }

@@ -84,6 +84,8 @@ func (d *decoder) readJSON(b *body) (*batch.Spec, error) {
 		}
 	}
 	switch {
+	case errors.As(err, new(*batch.UnavailableError)):
+		return nil, err // the store's connection may have ended with an io.EOF, too
 	case src.exceeded:
 		d.tooLong()
 	case errors.Is(err, io.EOF):
