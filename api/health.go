@@ -1,15 +1,10 @@
 package api
 
 import (
-	"context"
 	"net/http"
-	"time"
 
 	"github.com/gin-gonic/gin"
 )
-
-// readyTimeout bounds the store's answer to a readiness probe.
-const readyTimeout = 2 * time.Second
 
 // health says that the process lives. It asks nobody else, so that a store
 // that is away does not have the process killed.
@@ -29,8 +24,7 @@ func (s *Server) ready(c *gin.Context) error {
 		return refuse(kindUnavailable, "the server is stopping").with("Retry-After", "1")
 	default:
 	}
-	ctx, cancel := context.WithTimeout(c.Request.Context(), readyTimeout)
-	defer cancel()
+	ctx := c.Request.Context()
 	if err := s.cfg.Store.Ping(ctx); err != nil {
 		s.cfg.Logger.WarnContext(ctx, "not ready", "request_id", requestID(c), "error", err)
 		return refuse(kindUnavailable, "the store does not answer").with("Retry-After", "1")

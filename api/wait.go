@@ -39,5 +39,6 @@ func (s *Server) await(ctx context.Context, owner, id string, wait time.Duration
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
+		refresh(ctx)
 	}
 }

@@ -64,11 +64,18 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.id, "error", err)
 		}
 	}
-	if f.total <= inlineActions {
-		run(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	s.fanouts.wg.Go(func() {
+		defer close(done)
+		run(s.fanouts.ctx)
+	})
+	if f.total > inlineActions {
 		return
 	}
-	s.fanouts.wg.Go(func() { run(s.fanouts.ctx) })
+	select {
+	case <-done:
+	case <-ctx.Done(): // it goes on, but its client is not kept waiting
+	}
 }
 
 // fanOut enqueues one task an action. Doing it twice is harmless: asynq refuses

@@ -19,24 +19,36 @@ const (
 	memoryShare = 0.8
 	// memoryEvery is how long a look at Redis's memory is good for.
 	memoryEvery = time.Second
+	// memoryPatience bounds one look. Those who wait for it to end go by what it
+	// says, a failure too: one after the other they would wait too long.
+	memoryPatience = time.Second
+	memoryFailed   = 250 * time.Millisecond
 	// memoryRetryAfter is what a client is told then.
 	memoryRetryAfter = 10 * time.Second
 )
 
 // memory remembers the last look at Redis's memory.
 type memory struct {
-	mu    sync.Mutex
-	at    time.Time
-	share float64
+	mu       sync.Mutex
+	at       time.Time
+	share    float64
+	failedAt time.Time
+	failed   error
 }
 
 // spare reports, as an error, that Redis has too little memory left for a new batch.
 func (s *Store) spare(ctx context.Context) error {
 	s.memory.mu.Lock()
 	defer s.memory.mu.Unlock()
+	if time.Since(s.memory.failedAt) < memoryFailed {
+		return s.memory.failed
+	}
 	if time.Since(s.memory.at) >= memoryEvery {
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), memoryPatience, errSlow)
+		defer cancel()
 		share, err := s.memoryUsed(ctx)
 		if err != nil {
+			s.memory.failedAt, s.memory.failed = time.Now(), err
 			return err
 		}
 		s.memory.at, s.memory.share = time.Now(), share

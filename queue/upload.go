@@ -28,6 +28,9 @@ const (
 	chunkBytes   = 512 << 10
 	// ownerIndexTTL is longer than any batch lives.
 	ownerIndexTTL = 800 * 24 * time.Hour
+	// stagePatience bounds the staging of one chunk. It is shorter than that of
+	// other steps, since somebody waits to be told to come back.
+	stagePatience = time.Second
 )
 
 // upload implements [batch.Upload].
@@ -64,7 +67,7 @@ func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, erro
 	}
 	u.claim = idempotencyKey(owner, key)
 	if err := u.claimKey(ctx); err != nil {
-		u.unmark(context.WithoutCancel(ctx))
+		s.aside(u.unmark)
 		return nil, err
 	}
 	return u, nil
@@ -131,10 +134,10 @@ func (u *upload) mark(ctx context.Context) error {
 	return mapError(ctx, err)
 }
 
+// unmark gives the idempotency key back. A marker that is left behind keeps it
+// busy, so this bears with a Redis that is away for as long as that would last.
 func (u *upload) unmark(ctx context.Context) {
-	ctx, cancel := u.s.within(ctx)
-	defer cancel()
-	if err := u.s.rdb.Unlink(ctx, u.keys.upload).Err(); err != nil {
+	if err := u.s.unlink(ctx, u.keys.upload); err != nil {
 		u.s.log.WarnContext(ctx, "upload marker left to expire", "batch", u.id, "error", err)
 	}
 }
@@ -172,6 +175,8 @@ func (u *upload) flush(ctx context.Context) error {
 	if len(u.pending) == 0 {
 		return nil
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, stagePatience, errSlow)
+	defer cancel()
 	args := append([]any{millis(stagedTTL)}, u.pending...)
 	answer, err := u.s.run(ctx, u.s.steps.stage, []string{u.keys.actions}, args...)
 	if err != nil {
@@ -299,23 +304,26 @@ func idAt(t time.Time) string {
 }
 
 // Abort implements [batch.Upload].
-func (u *upload) Abort(ctx context.Context) {
+func (u *upload) Abort(context.Context) {
 	if u.committed || u.replay {
 		return
 	}
 	u.committed = true
-	u.readmit(context.WithoutCancel(ctx))
-	ctx, cancel := u.s.within(context.WithoutCancel(ctx))
-	defer cancel()
+	u.s.aside(u.drop)
+}
+
+// drop removes what an upload has left.
+func (u *upload) drop(ctx context.Context) {
 	keys := []string{u.keys.actions, u.keys.groups}
 	if !u.markedAt.IsZero() {
 		keys = append(keys, u.keys.upload)
 	} else if u.staged == 0 && len(u.pending) == 0 {
 		return
 	}
-	if err := u.s.rdb.Unlink(ctx, keys...).Err(); err != nil {
+	if err := u.s.unlink(ctx, keys...); err != nil {
 		u.s.log.WarnContext(ctx, "broken upload left to expire", "batch", u.id, "error", err)
 	}
+	u.readmit(ctx)
 }
 
 // private is what of a batch may hold secrets.

@@ -152,9 +152,12 @@ func (w *world) config(name string) string {
 redis: {url: %q}
 webhooks: {secret: %q, allow_private: true}
 worker: {listen: "127.0.0.1:0"}
+seal: {keys: [{id: one, base64: %q}]}
 targets:
   - {name: default, base_url: %q, concurrency: %d, timeout: %s}
-`, w.redisURL, secret, w.base+"/"+name, w.concurrency, w.timeout)
+endpoints:
+  - {path: /asana, dialect: asana, target: default, wait: 10s}
+`, w.redisURL, secret, strings.TrimPrefix(secret, "whsec_"), w.base+"/"+name, w.concurrency, w.timeout)
 	require.NoError(w.t, os.WriteFile(file, []byte(text), 0o600))
 	return file
 }
