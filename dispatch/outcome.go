@@ -125,10 +125,19 @@ func (x *exchange) answered(header http.Header, b body) *batch.Response {
 	if x.status >= http.StatusBadRequest {
 		resp.Result.Outcome = batch.Failed
 	}
-	if resp.Repeat {
+	if resp.Repeat || busy(x.status) {
 		resp.After = retryAfter(header, time.Now())
 	}
+	if resp.After == 0 { // Retry-After is the more precise one
+		resp.After = quotaAfter(header, time.Now())
+	}
 	return resp
+}
+
+// busy reports whether by that status a target says that it did nothing, and
+// that something else is to come later.
+func busy(status int) bool {
+	return status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
 }
 
 // askedAgain reports whether policy allows another attempt after an answer with
@@ -137,7 +146,7 @@ func (x *exchange) askedAgain() bool {
 	switch {
 	case x.action.Retry == batch.RetryNever:
 		return false
-	case x.status == http.StatusTooManyRequests, x.status == http.StatusServiceUnavailable:
+	case busy(x.status):
 		return true
 	}
 	return slices.Contains(x.target.Retry.Statuses, x.status) && x.repeatable()

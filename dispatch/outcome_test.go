@@ -68,7 +68,7 @@ func TestAnswerTable(t *testing.T) {
 					}
 					repeat := mode != batch.RetryNever && (status == 429 || status == 503 || listed[status] && safe)
 					after := time.Duration(0)
-					if repeat {
+					if repeat || status == 429 || status == 503 {
 						after = 3 * time.Second
 					}
 					require.Equal(t, outcome, resp.Result.Outcome, name)

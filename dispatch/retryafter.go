@@ -21,20 +21,22 @@ func retryAfter(h http.Header, now time.Time) time.Duration {
 	}
 	if strings.Trim(value, "0123456789.") == "" {
 		// A value too great comes as +Inf, one that is no number as 0.
-		seconds, _ := strconv.ParseFloat(value, 64)
-		if seconds >= maxRetryAfter.Seconds() {
-			return maxRetryAfter
-		}
-		return time.Duration(seconds * float64(time.Second))
+		n, _ := strconv.ParseFloat(value, 64)
+		return seconds(n)
 	}
 	at, err := http.ParseTime(value)
 	if err != nil {
 		return 0
 	}
-	// The target made the date by its own clock, and Date tells what that shows.
-	// A Date that is a day off comes from a broken clock or an old cache.
+	return min(max(at.Sub(serverTime(h, now)), 0), maxRetryAfter)
+}
+
+// serverTime returns what the target's clock shows, by which it makes the times
+// in its answer: Date tells. One that is a day off comes from a broken clock or
+// an old cache.
+func serverTime(h http.Header, now time.Time) time.Time {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil && date.Sub(now).Abs() <= 24*time.Hour {
-		now = date
+		return date
 	}
-	return min(max(at.Sub(now), 0), maxRetryAfter)
+	return now
 }

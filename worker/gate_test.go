@@ -89,6 +89,33 @@ func TestWhoIsToldToComeLaterTellsTheOthers(t *testing.T) {
 	}
 }
 
+func TestAnAnswerByWhichNothingRemainsHoldsAllAndIsNotRepeated(t *testing.T) {
+	t.Parallel()
+	var seen stamps
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		resp := answer(200)
+		if seen.add() == 1 {
+			resp.After = 1500 * time.Millisecond
+		}
+		return resp
+	})
+	b.run()
+	b.cfg.Name = "w2"
+	b.run()
+	_, results := b.wait(b.submit(1, "POST", nil))
+	require.Equal(t, 1, results[0].Attempts)
+	require.Equal(t, batch.Succeeded, results[0].Outcome)
+	<-time.After(100 * time.Millisecond) // the word gets round
+	got, _ := b.wait(b.submit(30, "POST", nil))
+	require.Equal(t, 30, got.Counts.Succeeded)
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	require.Len(t, seen.at, 31)
+	for _, at := range seen.at[1:] {
+		require.GreaterOrEqual(t, at.Sub(seen.at[0]), 1400*time.Millisecond)
+	}
+}
+
 func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
 	t.Parallel()
 	b := setup(t, nil)

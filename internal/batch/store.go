@@ -243,7 +243,8 @@ type Response struct {
 	Repeat bool
 	// Unsent says that no byte of the request reached the target.
 	Unsent bool
-	// After is how long the target asked to wait, 0 where it did not.
+	// After is how long the target asked to wait, 0 where it did not. It goes for
+	// all that is sent to it, also where this action is not repeated.
 	After time.Duration
 }
 

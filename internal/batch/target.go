@@ -19,7 +19,12 @@ type Target struct {
 	// Defaults to 64.
 	Concurrency int `yaml:"concurrency"`
 	// Rate bounds the requests sent over all workers. A tenth of it may be sent
-	// at once after a pause. Defaults to no bound.
+	// at once after a pause. Whatever it is, all workers wait when the target says
+	// that they are to: by Retry-After on a 429, a 503 or any answer that is
+	// repeated, and on every answer by RateLimit with nothing remaining
+	// ("default";r=0;t=30) or by RateLimit-Remaining, X-RateLimit-Remaining or
+	// X-Rate-Limit-Remaining of 0 with the Reset of the same name, in seconds from now
+	// or since 1970. Retry.Max bounds that wait. Defaults to no bound.
 	Rate Rate `yaml:"rate"`
 	// Timeout bounds one attempt from dialling to the last byte of the answer,
 	// where the action has no timeout of its own. Defaults to 30s.
@@ -89,7 +94,8 @@ type Retry struct {
 	// Base is the delay before the second attempt; it doubles for each further
 	// one and is jittered. Defaults to 500ms.
 	Base time.Duration `yaml:"base"`
-	// Max bounds one delay, also one that the target asked for. Defaults to 1m.
+	// Max bounds one delay, also one that the target asked for, and how long all
+	// workers wait for the target at a time. Defaults to 1m.
 	Max time.Duration `yaml:"max"`
 	// Budget bounds the time from the first attempt to the start of the last.
 	// Defaults to 10m.
