@@ -22,6 +22,9 @@ const (
 	heldAgain = 5 * time.Second
 	// storeAway is when a task is tried again that could not be begun.
 	storeAway = time.Second
+	// deadlineGrace is how long after its batch's deadline an attempt may still be
+	// in flight. Most answers come in that time, and are better than not knowing.
+	deadlineGrace = 30 * time.Second
 )
 
 // actionKey names an action.
@@ -90,9 +93,13 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 	case begun.Action.Refusal != nil:
 		resp = notSent(begun, begun.Action.Refusal)
 	case known:
+		action, cut := cutAtDeadline(begun, &target)
 		w.metrics.inFlight.WithLabelValues(target.Name).Inc()
-		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: &begun.Action})
+		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action})
 		w.metrics.inFlight.WithLabelValues(target.Name).Dec()
+		if cut && resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeTimeout {
+			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"
+		}
 		w.learn(ctx, target.Name, resp)
 	default:
 		resp = notSent(begun, &batch.Failure{
@@ -110,6 +117,22 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		return w.release(ctx, id, index, begun, delay)
 	}
 	return w.finish(ctx, id, index, begun, &resp.Result)
+}
+
+// cutAtDeadline returns the action to send, whose timeout ends soon after its batch's
+// deadline, and whether that made it shorter. Both times are the ledger's.
+func cutAtDeadline(begun *batch.Begun, target *batch.Target) (_ *batch.Action, cut bool) {
+	timeout := target.Timeout
+	if begun.Action.Timeout > 0 {
+		timeout = begun.Action.Timeout
+	}
+	left := begun.ExpiresAt.Sub(begun.StartedAt) + deadlineGrace
+	if left >= timeout {
+		return &begun.Action, false
+	}
+	shorter := begun.Action
+	shorter.Timeout = left
+	return &shorter, true
 }
 
 // notSent is the response for an action that is not to be sent.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -259,6 +260,42 @@ func TestTheDeadlineEndsABatchThatNobodyTouches(t *testing.T) {
 	// Its last answer is what it ends with, unless the deadline finds it waiting.
 	require.Contains(t, []batch.Status{batch.StatusExpired, batch.StatusCompleted}, got.Status)
 	require.Contains(t, []batch.Outcome{batch.Failed, batch.Expired}, results[0].Outcome)
+}
+
+func TestAnAttemptEndsSoonAfterTheDeadline(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		expiresIn       time.Duration
+		timeout, sentBy time.Duration // the action's own timeout, and that of what is sent; 0 is the target's
+	}{
+		"the deadline is far away":                  {expiresIn: time.Hour, timeout: 10 * time.Minute, sentBy: 10 * time.Minute},
+		"the action's timeout goes beyond it":       {expiresIn: 5 * time.Second, timeout: 10 * time.Minute, sentBy: 35 * time.Second},
+		"the target's timeout goes beyond it":       {expiresIn: 5 * time.Second, sentBy: 35 * time.Second},
+		"the action's timeout is shorter":           {expiresIn: 5 * time.Second, timeout: 3 * time.Second, sentBy: 3 * time.Second},
+		"the target's timeout is shorter":           {expiresIn: 90 * time.Second},
+		"the action's timeout passes in the grace":  {expiresIn: 5 * time.Second, timeout: 35 * time.Second, sentBy: 35 * time.Second},
+		"the action's timeout ends a little beyond": {expiresIn: 5 * time.Second, timeout: 36 * time.Second, sentBy: 35 * time.Second},
+	} {
+		var sent time.Duration
+		b := setup(t, func(_ context.Context, r *batch.Request, _ int) *batch.Response {
+			sent = r.Action.Timeout
+			return &batch.Response{Result: batch.Result{Outcome: batch.Unknown, StartedAt: time.Now(), Error: &batch.Failure{Code: batch.CodeTimeout, Message: "no answer"}}}
+		})
+		b.cfg.Targets[0].Timeout = 2 * time.Minute
+		w, err := New(b.cfg)
+		require.NoError(t, err)
+		id := b.submit(1, "POST", func(s *batch.Spec) { s.ExpiresIn = c.expiresIn })
+		begun, err := b.store.Begin(t.Context(), id, 0, "w1")
+		require.NoError(t, err)
+		begun.StartedAt = begun.ExpiresAt.Add(-c.expiresIn) // without the time that this test takes
+		begun.Action.Timeout = c.timeout
+		require.NoError(t, w.attempt(t.Context(), id, 0, begun))
+		require.Equal(t, c.sentBy, sent, name)
+		require.Equal(t, c.timeout, begun.Action.Timeout, name)
+		_, results := b.wait(id)
+		require.Equal(t, batch.Unknown, results[0].Outcome)
+		require.Equal(t, c.sentBy != c.timeout, strings.Contains(results[0].Error.Message, "deadline"), name)
+	}
 }
 
 func TestARefusedActionIsNotSent(t *testing.T) {

@@ -92,3 +92,43 @@ func TestADeadlineEndsEveryAction(t *testing.T) {
 	}
 	figure(t, "deadline: rounds=%d outcomes=%v from the deadline to the end of the batch: %s", rounds, sum, quantiles(ended))
 }
+
+// When the deadline passes, some of a batch is in flight at a target that does
+// not answer, one of the workers is dead, and some of it has not been begun.
+func TestADeadlineEndsWhatIsInFlight(t *testing.T) {
+	if !long {
+		t.Skip("takes a minute: run it with -tags faults")
+	}
+	const expiresIn = 15 * time.Second
+	w := newWorld(t)
+	w.timeout = 10 * time.Minute
+	never := make(chan struct{})
+	t.Cleanup(func() { close(never) })
+	w.target.gate = func(*visit) <-chan struct{} { return never }
+	w.startAPI()
+	dying := w.startWorker("dying")
+	w.startWorker("other")
+	time.Sleep(8 * time.Second) // the other's pulse must be steady before it takes over from anybody
+	p := plan("deadline", 3*concurrency, http.MethodPost, http.MethodGet)
+	w.submit(p, client.Options{ExpiresIn: expiresIn})
+	deadline := time.Now().Add(expiresIn)
+	eventually(t, 10*time.Second, func() bool { return w.target.seen(p.tag) == 2*concurrency }, "the target saw %d", w.target.seen(p.tag))
+	time.Sleep(time.Until(deadline.Add(-time.Second)))
+	dying.kill()
+	w.settle(time.Until(deadline)+60*time.Second, p)
+	ended := time.Since(deadline)
+	found, results := w.verify(p)
+	for _, r := range results {
+		sent := w.target.of(r.ID)
+		switch {
+		case len(sent) == 0, sent[0].worker == "dying" && sent[0].method == http.MethodGet:
+			require.Equal(t, client.Expired, r.Outcome, r.ID)
+		case sent[0].method == http.MethodGet:
+			require.Equal(t, client.Errored, r.Outcome, r.ID)
+			require.Equal(t, "timeout", string(r.Error.Code))
+		default:
+			require.Equal(t, client.Unknown, r.Outcome, r.ID)
+		}
+	}
+	figure(t, "deadline with a target that does not answer: outcomes=%v, the last one %.1fs after the deadline", found, ended.Seconds())
+}
