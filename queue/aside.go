@@ -6,7 +6,7 @@ import (
 )
 
 // asidePatience is how long somebody waits for what is done aside.
-const asidePatience = 250 * time.Millisecond
+const asidePatience = 100 * time.Millisecond
 
 // aside does what need not be done before somebody is answered: they go on when
 // it is done, or after a moment. It is cut off when the store is closed.
