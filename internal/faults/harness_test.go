@@ -107,7 +107,8 @@ type world struct {
 	hookURL     string // where the load's webhooks go; empty for none
 	concurrency int
 	timeout     time.Duration
-	lossy       bool // Redis may lose what it acknowledged
+	targets     string // further ones, as they stand in the configuration
+	lossy       bool   // Redis may lose what it acknowledged
 	starts      int
 }
 
@@ -155,9 +156,9 @@ worker: {listen: "127.0.0.1:0"}
 seal: {keys: [{id: one, base64: %q}]}
 targets:
   - {name: default, base_url: %q, concurrency: %d, timeout: %s}
-endpoints:
+%sendpoints:
   - {path: /asana, dialect: asana, target: default, wait: 10s}
-`, w.redisURL, secret, strings.TrimPrefix(secret, "whsec_"), w.base+"/"+name, w.concurrency, w.timeout)
+`, w.redisURL, secret, strings.TrimPrefix(secret, "whsec_"), w.base+"/"+name, w.concurrency, w.timeout, w.targets)
 	require.NoError(w.t, os.WriteFile(file, []byte(text), 0o600))
 	return file
 }
