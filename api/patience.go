@@ -13,7 +13,7 @@ import (
 // storePatience is how long a request bears with a store that is slow, over all
 // of its calls. A client is told within two seconds that it has to come back;
 // the rest is for everything else.
-const storePatience = 1500 * time.Millisecond
+const storePatience = 1400 * time.Millisecond
 
 // errStoreSlow is the cause of a context that ended because of that.
 var errStoreSlow = &batch.UnavailableError{RetryAfter: 2 * time.Second, Err: errors.New("the store did not answer in time")}

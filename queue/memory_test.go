@@ -1,9 +1,13 @@
 package queue
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -49,4 +53,27 @@ func TestTheShareOfMemory(t *testing.T) {
 	require.InDelta(t, 0.25, usedShare(fmt.Sprintf(info, 256, 1024)), 0.001)
 	require.Zero(t, usedShare(fmt.Sprintf(info, 256, 0)))
 	require.Zero(t, usedShare(""))
+}
+
+// Twenty clients at once are told after the time of one look, not one after the other.
+func TestLooksAtTheMemoryOfARedisThatIsSilentDoNotQueueUp(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connections, nobody answers
+	require.NoError(t, err)
+	defer silent.Close()
+	s, err := Open(Config{URL: "redis://" + silent.Addr().String() + "/0"})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, s.Close()) }()
+	began := time.Now()
+	var all sync.WaitGroup
+	for range 20 {
+		all.Go(func() {
+			_, err := s.Open(t.Context(), "me", "")
+			if away := (*batch.UnavailableError)(nil); !errors.As(err, &away) {
+				t.Errorf("expected an UnavailableError, got %v", err)
+			}
+		})
+	}
+	all.Wait()
+	require.Less(t, time.Since(began), 3*memoryPatience)
 }
