@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -110,9 +111,7 @@ func TestAnAnswerTellsWhenTheTargetWantsMore(t *testing.T) {
 		{status: 429, lines: []string{"Retry-After: 5"}, mode: batch.RetryNever, after: 5 * time.Second},
 	} {
 		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			for name, values := range header(tt.lines...) {
-				w.Header()[name] = values
-			}
+			maps.Copy(w.Header(), header(tt.lines...))
 			w.WriteHeader(tt.status)
 		}))
 		d := newDispatcher(t, batch.Target{BaseURL: server.URL})

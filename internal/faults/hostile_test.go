@@ -257,10 +257,10 @@ func (w *world) verifyHostile(p *planned) (tally, time.Duration) {
 			require.Len(w.t, r.Body, hostileLimit, h.name)
 		case a.Method == http.MethodPost:
 			require.Equal(w.t, client.Unknown, r.Outcome, h.name)
-			require.Equal(w.t, h.code, string(r.Error.Code), "%s: %v", h.name, r.Error)
+			require.Equal(w.t, h.code, r.Error.Code, "%s: %v", h.name, r.Error)
 		default:
 			require.Equal(w.t, client.Errored, r.Outcome, h.name)
-			require.Equal(w.t, h.code, string(r.Error.Code), "%s: %v", h.name, r.Error)
+			require.Equal(w.t, h.code, r.Error.Code, "%s: %v", h.name, r.Error)
 		}
 	}
 	require.Equal(w.t, len(p.actions), i)

@@ -206,6 +206,7 @@ func (r *troubledRedis) suffer(n int, trouble *trouble) {
 		w.submit(p, client.Options{IdempotencyKey: p.tag})
 	}
 	again := time.Since(well)
+	require.Less(t, again, 20*time.Second, "a key that a refused upload left busy is busy for a minute")
 	w.settle(scale(30*time.Second, 130*time.Second), append(keyed, fresh)...)
 	found, _ := w.verify(fresh)
 	require.Equal(t, tally{client.Succeeded: 20}, found)

@@ -125,7 +125,7 @@ func TestADeadlineEndsWhatIsInFlight(t *testing.T) {
 			require.Equal(t, client.Expired, r.Outcome, r.ID)
 		case sent[0].method == http.MethodGet:
 			require.Equal(t, client.Errored, r.Outcome, r.ID)
-			require.Equal(t, "timeout", string(r.Error.Code))
+			require.Equal(t, "timeout", r.Error.Code)
 		default:
 			require.Equal(t, client.Unknown, r.Outcome, r.ID)
 		}
