@@ -18,8 +18,8 @@ test: ## Lint, then run all tests with the race detector; needs redis-server
 	./.ci/test
 
 .PHONY: test-faults
-test-faults: ## Kill, stop and cut off real processes, in full: about half an hour
-	go test -tags faults -count=1 -timeout 60m -v ./internal/faults/
+test-faults: ## Kill, stop and cut off real processes, in full: about 45 minutes
+	go test -tags faults -count=1 -timeout 90m -v ./internal/faults/
 
 .PHONY: lint
 lint: ## Run the linters
