@@ -215,11 +215,18 @@ func (r *troubledRedis) suffer(n int, trouble *trouble) {
 		require.Equal(t, tally{client.Succeeded: len(p.actions)}, found)
 	}
 	ended := time.Since(well)
-	w.settle(130*time.Second, flying)
-	found, _ = w.verify(flying)
-	require.Equal(t, 500, found[client.Succeeded]+found[client.Unknown], "%v", found)
-	figure(t, "Redis %s: afterwards: accepted after %.1fs, under the same idempotency keys after %.1fs, new batches ended after %.1fs, one under way after %.1fs: %v",
-		trouble.name, accepted.Seconds(), again.Seconds(), ended.Seconds(), time.Since(well).Seconds(), found)
+	// What Redis lost track of is started a minute or two later; the short form
+	// does not wait for that.
+	underWay := "not awaited"
+	if open := w.open(scale(0, 130*time.Second), flying); len(open) == 0 {
+		found, _ = w.verify(flying)
+		require.Equal(t, 500, found[client.Succeeded]+found[client.Unknown], "%v", found)
+		underWay = fmt.Sprintf("after %.1fs: %v", time.Since(well).Seconds(), found)
+	} else {
+		require.False(t, long, "%s does not end", flying.tag)
+	}
+	figure(t, "Redis %s: afterwards: accepted after %.1fs, under the same idempotency keys after %.1fs, new batches ended after %.1fs, one under way: %s",
+		trouble.name, accepted.Seconds(), again.Seconds(), ended.Seconds(), underWay)
 }
 
 // askAround asks for everything at once, and returns the batches whose
