@@ -8,6 +8,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // settleTimeout bounds the store's work on a submission whose client is no
@@ -152,7 +153,9 @@ func (g *staging) add(ctx context.Context, a *batch.Action) error {
 func (g *staging) commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
-	return g.upload.Commit(ctx, spec)
+	b, replayed, err := g.upload.Commit(ctx, spec)
+	crash.At(crash.BeforeAnswer)
+	return b, replayed, err
 }
 
 // abort drops what was staged, unless it was committed.

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // windowSlices is the number of parts that a rate's window is counted in. A submission
@@ -45,6 +46,7 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 		return 0, batch.LimitState{}, err
 	}
 	u.admitted = admission{keys: limitKeys(u.owner, limit.Scope), n: given.admitted, slice: given.slice}
+	crash.At(crash.Admitted)
 	if given.admitted < n && !partial {
 		return 0, given.state, given.refusal(n)
 	}

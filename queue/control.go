@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // Cancel implements [batch.Store].
@@ -22,6 +23,7 @@ func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, err
 	if err := verdictError(answer[0]); err != nil {
 		return nil, err
 	}
+	crash.At(crash.Cancelled)
 	s.tellIf(ctx, id, answer[1])
 	return s.Get(ctx, owner, id)
 }
@@ -32,6 +34,7 @@ func (s *Store) expire(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("expire batch %s: %w", id, err)
 	}
+	crash.At(crash.Expired)
 	s.tellIf(ctx, id, answer[1])
 	return nil
 }
@@ -59,6 +62,7 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	if answer[0] != "1" {
 		return batch.ErrNotFound
 	}
+	crash.At(crash.Erased)
 	ctx, cancel := s.within(context.WithoutCancel(ctx))
 	defer cancel()
 	// What is left if this fails is dropped by whoever meets it.

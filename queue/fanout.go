@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 const (
@@ -86,6 +87,7 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 		if _, err := s.enqueue(ctx, f.id, f.queue, span(f.from, next)); err != nil {
 			return err
 		}
+		crash.At(crash.ChunkEnqueued)
 		answer, err := s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
 		if err != nil {
 			return fmt.Errorf("note the progress: %w", err)
@@ -94,7 +96,9 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 			return nil
 		}
 		f.from = next
+		crash.At(crash.ChunkNoted)
 	}
+	crash.At(crash.FannedOut)
 	return nil
 }
 

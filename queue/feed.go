@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // throttledKey lists the batches whose actions are handed out as their owners'
@@ -62,6 +63,7 @@ func (s *Store) feed(ctx context.Context, id string) error {
 	if err != nil || given.admitted == 0 {
 		return err
 	}
+	crash.At(crash.Fed)
 	f.total = f.from + given.admitted
 	return s.fanOut(ctx, f)
 }

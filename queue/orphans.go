@@ -10,6 +10,8 @@ import (
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // orphanPause is longer than a live worker takes from taking a task to
@@ -60,6 +62,7 @@ func (s *Store) adopt(ctx context.Context, queues map[string]struct{}) (int, err
 			if err != nil {
 				return found, fmt.Errorf("put task %s back: %w", id, err)
 			}
+			crash.At(crash.Adopting)
 			found += int(atoi(answer[0]))
 		}
 	}

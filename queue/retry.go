@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // Retry implements [batch.Store].
@@ -26,6 +27,7 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 	if err := s.reopen(ctx, id); err != nil {
 		return nil, err
 	}
+	crash.At(crash.Reopened)
 	k := keysOf(id)
 	answer, err := s.run(ctx, s.steps.retry, append(k.step(), k.deliveries), owner, again.String())
 	if err != nil {
@@ -42,6 +44,7 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 	default:
 		return nil, batch.ErrNothingToRetry
 	}
+	crash.At(crash.Retried)
 	b, err := s.Get(ctx, owner, id)
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 const (
@@ -48,6 +49,7 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 			if err := s.sweepBatch(ctx, id, ids.fields[id], now, &swept); err != nil {
 				faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
 			}
+			crash.At(crash.Sweeping)
 		}
 		if len(ids.order) < sweepPage || len(faults) > sweepFaults {
 			return swept, true, errors.Join(faults...)

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 const (
@@ -70,6 +71,7 @@ func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, erro
 		s.aside(u.unmark)
 		return nil, err
 	}
+	crash.At(crash.KeyClaimed)
 	return u, nil
 }
 
@@ -187,6 +189,7 @@ func (u *upload) flush(ctx context.Context) error {
 		return batch.ErrUploadLost
 	}
 	u.pending, u.bytes = u.pending[:0], 0
+	crash.At(crash.ChunkStaged)
 	return nil
 }
 
@@ -204,9 +207,11 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if err := u.index(ctx, spec); err != nil {
 		return nil, false, err
 	}
+	crash.At(crash.Indexed)
 	if err := u.stageGroups(ctx); err != nil {
 		return nil, false, err
 	}
+	crash.At(crash.BeforeCommit)
 	u.committed = true
 	lane := batch.LaneFor(u.n, spec.Waited)
 	needMarker := "0"
@@ -238,6 +243,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if answer[0] != "ok" {
 		return nil, false, batch.ErrUploadLost
 	}
+	crash.At(crash.Committed)
 	if olderThan(u.id, stagedTTL/2) {
 		// It took so long that somebody may have taken its entries for those of an
 		// upload that came to nothing.
@@ -312,8 +318,10 @@ func (u *upload) Abort(context.Context) {
 	u.s.aside(u.drop)
 }
 
-// drop removes what an upload has left.
+// drop gives back what an upload was admitted, and removes what it has left.
 func (u *upload) drop(ctx context.Context) {
+	u.readmit(ctx)
+	crash.At(crash.Readmitted)
 	keys := []string{u.keys.actions, u.keys.groups}
 	if !u.markedAt.IsZero() {
 		keys = append(keys, u.keys.upload)
@@ -323,7 +331,6 @@ func (u *upload) drop(ctx context.Context) {
 	if err := u.s.unlink(ctx, keys...); err != nil {
 		u.s.log.WarnContext(ctx, "broken upload left to expire", "batch", u.id, "error", err)
 	}
-	u.readmit(ctx)
 }
 
 // private is what of a batch may hold secrets.

@@ -11,6 +11,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 const (
@@ -41,6 +42,7 @@ func (s *Store) tellIf(ctx context.Context, id, mark string) {
 	if mark != "1" {
 		return
 	}
+	crash.At(crash.OutboxMarked)
 	if err := s.tell(context.WithoutCancel(ctx), id); err != nil {
 		s.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
 	}
@@ -57,6 +59,7 @@ func (s *Store) tell(ctx context.Context, id string) error {
 	} else if err != nil {
 		return err
 	}
+	crash.At(crash.WebhookNoted)
 	_, err := s.tasks.EnqueueContext(ctx, asynq.NewTask(TaskWebhook, EncodeTask(id, 0)),
 		asynq.Queue(WebhookQueue), asynq.TaskID(webhookTaskID(id)), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
 	if errors.Is(err, asynq.ErrTaskIDConflict) {
@@ -70,6 +73,7 @@ func (s *Store) tell(ctx context.Context, id string) error {
 	if err != nil {
 		return fmt.Errorf("enqueue the webhook: %w", mapError(ctx, err))
 	}
+	crash.At(crash.WebhookEnqueued)
 	return mapError(ctx, s.rdb.HDel(ctx, keysOf(id).meta, "outbox").Err())
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // workersKey lists the workers by the time of their last beat.
@@ -66,6 +67,7 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 	if err != nil {
 		return found, err
 	}
+	crash.At(crash.BeforeBurial)
 	for _, worker := range dead {
 		if _, err := s.run(ctx, s.steps.bury, []string{workersKey}, worker, millis(batch.DeadAfter)); err != nil {
 			return found, fmt.Errorf("forget worker %s: %w", worker, err)
@@ -94,6 +96,7 @@ func (s *Store) recoverBatch(ctx context.Context, id string, m map[string]string
 		if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
 			return found, fmt.Errorf("enqueue action %d: %w", index, mapError(ctx, err))
 		}
+		crash.At(crash.Recovering)
 		found++
 	}
 	return found, nil

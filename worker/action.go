@@ -9,6 +9,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/queue"
 )
 
@@ -60,6 +61,7 @@ func (w *Worker) runAction(t *asynq.Task) error {
 		return &laterError{after: heldAgain, reason: "the action is in flight"}
 	}
 	defer w.acting.Delete(key)
+	crash.At(crash.Taken)
 	for {
 		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
 		if err != nil {
@@ -87,6 +89,7 @@ func (w *Worker) runAction(t *asynq.Task) error {
 
 // attempt sends an action that is this worker's.
 func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun) error {
+	crash.At(crash.Begun)
 	target, known := w.targets[begun.Target]
 	var resp *batch.Response
 	switch {
@@ -106,6 +109,7 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 			Code: batch.CodeInternal, Message: fmt.Sprintf("the target %q is no longer configured", begun.Target),
 		})
 	}
+	crash.At(crash.Answered)
 	w.metrics.attempt(begun.Target, resp)
 	w.log.DebugContext(ctx, "attempt", "batch", id, "index", index, "target", begun.Target, "attempt", begun.Attempt,
 		"outcome", resp.Result.Outcome.String(), "status", resp.Result.Status, "duration", resp.Result.Duration, "repeat", resp.Repeat)
@@ -143,10 +147,12 @@ func notSent(begun *batch.Begun, why *batch.Failure) *batch.Response {
 // resolve decides about an action that an earlier holder began and never ended.
 // It reports whether the action is to be begun again.
 func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch.Begun) (again bool, err error) {
+	crash.At(crash.Interrupted)
 	target := w.targets[begun.Target]
 	w.log.InfoContext(ctx, "action was interrupted", "batch", id, "index", index, "worker", begun.Worker, "attempt", begun.Attempt)
 	if w.cfg.Dispatcher.Repeatable(begun.Target, &begun.Action) && begun.Attempt-begun.Earlier < target.Retry.Attempts {
 		_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token)
+		crash.At(crash.Resumed)
 		switch {
 		case errors.Is(err, batch.ErrStale), errors.Is(err, batch.ErrNotFound), err == nil:
 			return true, nil // Begin says what became of it
@@ -175,6 +181,7 @@ func (w *Worker) release(ctx context.Context, id string, index int, begun *batch
 	if !released || err != nil {
 		return w.settled(ctx, id, index, err)
 	}
+	crash.At(crash.Released)
 	return &laterError{after: delay, reason: "waits for its next attempt"}
 }
 
@@ -187,6 +194,7 @@ func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.
 	err := w.insist(ctx, func(ctx context.Context) error {
 		return w.cfg.Ledger.Finish(ctx, id, index, begun.Token, r)
 	})
+	crash.At(crash.Finished)
 	if err == nil {
 		w.metrics.actions.WithLabelValues(begun.Target, r.Outcome.String()).Inc()
 	}

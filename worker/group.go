@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 const (
@@ -75,6 +76,7 @@ func (s *saga) run(ctx context.Context) error {
 		if !again {
 			s.g.Sent = false
 			s.decide(ctx, x)
+			crash.At(crash.GroupDecided)
 			continue
 		}
 		if err := s.wait(ctx, delay); err != nil {
@@ -116,10 +118,12 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	if s.g.FirstAt.IsZero() {
 		s.g.FirstAt = now
 	}
+	crash.At(crash.GroupNoted)
 	index := s.g.Members[s.g.At].Index
 	s.w.metrics.inFlight.WithLabelValues(s.target.Name).Inc()
 	resp := s.w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls()})
 	s.w.metrics.inFlight.WithLabelValues(s.target.Name).Dec()
+	crash.At(crash.GroupAnswered)
 	s.w.learn(ctx, s.target.Name, resp)
 	s.w.metrics.attempt(s.begun.Target, resp)
 	s.w.log.DebugContext(ctx, "attempt", "batch", s.id, "index", index, "target", s.begun.Target, "step", s.g.Step, "attempt", s.g.Attempt,
@@ -255,9 +259,11 @@ func (s *saga) conclude(ctx context.Context) error {
 	if s.erased {
 		return nil
 	}
+	crash.At(crash.GroupConcluding)
 	err := s.w.insist(ctx, func(ctx context.Context) error {
 		return s.w.cfg.Ledger.Conclude(ctx, s.id, s.begun.Token, s.g, results)
 	})
+	crash.At(crash.GroupConcluded)
 	if err == nil {
 		for i := range results {
 			s.w.metrics.actions.WithLabelValues(s.begun.Target, results[i].Outcome.String()).Inc()

@@ -29,8 +29,8 @@ const (
 // one for all that follow. Requests are "begin", "m0", "u0", "commit", "rollback".
 type script map[string][]fate
 
-// crash ends an executor between any two things that it does.
-type crash struct{}
+// death ends an executor between any two things that it does.
+type death struct{}
 
 // world is one group, its ledger, and a target that remembers what took effect.
 // It crashes at chosen moments: before or after any of its calls.
@@ -83,7 +83,7 @@ func (w *world) tick() {
 	w.moment++
 	if w.crashAt[w.moment] {
 		w.crashed++
-		panic(crash{})
+		panic(death{})
 	}
 }
 
@@ -254,7 +254,7 @@ func (w *world) play(worker *Worker) {
 		func() {
 			defer func() {
 				if p := recover(); p != nil {
-					if _, ok := p.(crash); !ok {
+					if _, ok := p.(death); !ok {
 						panic(p)
 					}
 				}

@@ -20,6 +20,7 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/queue"
 )
 
@@ -101,7 +102,9 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		w.log.WarnContext(w.held, "webhook not read", "batch", id, "error", err)
 		return &laterError{after: storeAway, reason: "the batch could not be read"}
 	}
+	crash.At(crash.WebhookTaken)
 	delivery := w.hooks.deliver(w.held, notice)
+	crash.At(crash.WebhookSent)
 	if w.held.Err() != nil && delivery.Status == 0 {
 		return &laterError{after: storeAway, reason: "a shutdown broke the delivery off"}
 	}
@@ -116,6 +119,7 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	err = w.insist(w.held, func(ctx context.Context) error {
 		return w.cfg.Ledger.Delivered(ctx, id, delivery, state, next)
 	})
+	crash.At(crash.WebhookRecorded)
 	switch {
 	case errors.Is(err, batch.ErrNotFound):
 		return nil
