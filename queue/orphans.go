@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -24,7 +26,9 @@ const orphanPage = 500
 // adopt puts back what was taken from the queues and never begun, because the
 // worker died in between: the ledger knows nothing of that, and asynq waits one
 // to two minutes for such a task. It is told from a task that is about to be
-// begun by looking twice.
+// begun by looking twice. Likewise a task by which an interrupted action was
+// brought to a worker that died before it decided about it: the ledger still names
+// the worker before that one, which nobody looks for any more.
 func (s *Store) adopt(ctx context.Context, queues map[string]struct{}) (int, error) {
 	if len(queues) == 0 {
 		return 0, nil
@@ -70,7 +74,7 @@ func (s *Store) adopt(ctx context.Context, queues map[string]struct{}) (int, err
 }
 
 // heldUnbegun returns the ids of the tasks of a queue that a worker holds and
-// whose actions wait to be begun.
+// whose actions wait to be begun, or to be decided about.
 func (s *Store) heldUnbegun(ctx context.Context, queue string) (map[string]struct{}, error) {
 	found := make(map[string]struct{})
 	for page := 1; ; page++ {
@@ -96,11 +100,14 @@ func (s *Store) keepUnbegun(ctx context.Context, tasks []*asynq.TaskInfo, into m
 	}
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	states := make(map[string]*redis.StringCmd, len(tasks))
+	states, entries := make(map[string]*redis.StringCmd, len(tasks)), make(map[string]*redis.SliceCmd)
 	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, t := range tasks {
 			if id, index, err := DecodeTask(t.Payload); err == nil && t.Type == TaskAction {
 				states[t.ID] = p.GetRange(ctx, keysOf(id).state, int64(index), int64(index))
+				if t.ID != taskID(id, index) {
+					entries[t.ID] = p.HMGet(ctx, keysOf(id).ledger, strconv.Itoa(index))
+				}
 			}
 		}
 		return nil
@@ -108,9 +115,20 @@ func (s *Store) keepUnbegun(ctx context.Context, tasks []*asynq.TaskInfo, into m
 		return fmt.Errorf("read the states of held tasks: %w", mapError(ctx, err))
 	}
 	for id, state := range states {
-		if state.Val() == "p" {
+		if state.Val() == "p" || state.Val() == "r" && bringsInterrupted(id, entries[id]) {
 			into[id] = struct{}{}
 		}
 	}
 	return nil
+}
+
+// bringsInterrupted reports whether a task was made to bring the very attempt that
+// the ledger still holds as begun; see recoverBatch. Whoever decides about that
+// attempt takes its token away.
+func bringsInterrupted(task string, found *redis.SliceCmd) bool {
+	if found == nil || len(found.Val()) == 0 {
+		return false
+	}
+	packed, ok := found.Val()[0].(string)
+	return ok && strings.HasSuffix(task, ":"+parseEntry(packed).token)
 }

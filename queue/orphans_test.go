@@ -45,3 +45,40 @@ func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
 		}
 	})
 }
+
+// A worker dies, and so does the one that its action was brought to, before it
+// decided about it.
+func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		queue := QueueName("crm", batch.Interactive)
+		prefix := "asynq:{" + queue + "}:"
+		take := func() string {
+			task, err := b.rdb.RPopLPush(b.ctx, prefix+"pending", prefix+"active").Result()
+			require.NoError(t, err)
+			require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:"+task, "state", "active").Err())
+			return task
+		}
+		require.Equal(t, taskID(id, 0), take())
+		begun, err := b.Begin(b.ctx, id, 0, "dead")
+		require.NoError(t, err)
+		found, err := b.Recover(b.ctx, []string{"dead"})
+		require.NoError(t, err)
+		require.Equal(t, 1, found)
+		rescue := taskID(id, 0) + ":" + string(begun.Token)
+		require.Equal(t, rescue, take())
+		found, err = b.Recover(b.ctx, []string{"rescuer"})
+		require.NoError(t, err)
+		require.Equal(t, 1, found)
+		require.Equal(t, rescue, take())
+		// Once it is decided, a task that is still held brings nothing.
+		_, err = b.Release(b.ctx, id, 0, begun.Token)
+		require.NoError(t, err)
+		again, err := b.Begin(b.ctx, id, 0, "third")
+		require.NoError(t, err)
+		require.Equal(t, batch.Run, again.Verdict)
+		found, err = b.Recover(b.ctx, []string{"rescuer"})
+		require.NoError(t, err)
+		require.Zero(t, found)
+	})
+}
