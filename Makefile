@@ -18,7 +18,7 @@ test: ## Lint, then run all tests with the race detector; needs redis-server
 	./.ci/test
 
 .PHONY: test-faults
-test-faults: ## Kill, stop and cut off real processes, in full: about 45 minutes
+test-faults: ## Kill, stop and cut off real processes, in full: about an hour
 	go test -tags faults -count=1 -timeout 90m -v ./internal/faults/
 
 .PHONY: lint

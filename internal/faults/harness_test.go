@@ -105,11 +105,15 @@ type world struct {
 	// name as the first segment of the path.
 	base        string
 	hookURL     string // where the load's webhooks go; empty for none
+	targetName  string
 	concurrency int
 	timeout     time.Duration
 	targets     string // further ones, as they stand in the configuration
 	lossy       bool   // Redis may lose what it acknowledged
 	starts      int
+
+	settings       string // further lines of the configuration
+	targetSettings string // further settings of the target, each with a comma in front
 }
 
 // durable are the settings of a Redis that writes before it answers.
@@ -128,7 +132,7 @@ func newWorldOn(t *testing.T, redisURL string) *world {
 	t.Helper()
 	w := &world{
 		t: t, redisURL: redisURL, dir: t.TempDir(), target: startTarget(t), receiver: startReceiver(t),
-		apiAddr: freeAddr(t), concurrency: concurrency, timeout: 30 * time.Second,
+		apiAddr: freeAddr(t), targetName: "default", concurrency: concurrency, timeout: 30 * time.Second,
 	}
 	w.base = w.target.url
 	w.client = w.newClient(w.apiAddr)
@@ -155,10 +159,11 @@ webhooks: {secret: %q, allow_private: true}
 worker: {listen: "127.0.0.1:0"}
 seal: {keys: [{id: one, base64: %q}]}
 targets:
-  - {name: default, base_url: %q, concurrency: %d, timeout: %s}
+  - {name: %s, base_url: %q, concurrency: %d, timeout: %s%s}
 %sendpoints:
-  - {path: /asana, dialect: asana, target: default, wait: 10s}
-`, w.redisURL, secret, strings.TrimPrefix(secret, "whsec_"), w.base+"/"+name, w.concurrency, w.timeout, w.targets)
+  - {path: /asana, dialect: asana, target: %s, wait: 10s}
+%s`, w.redisURL, secret, strings.TrimPrefix(secret, "whsec_"), w.targetName, w.base+"/"+name, w.concurrency, w.timeout, w.targetSettings,
+		w.targets, w.targetName, w.settings)
 	require.NoError(w.t, os.WriteFile(file, []byte(text), 0o600))
 	return file
 }
@@ -199,25 +204,35 @@ type process struct {
 
 func (w *world) start(name string, args ...string) *process {
 	w.t.Helper()
-	p := &process{t: w.t, name: name, cmd: exec.Command(binary, args...), done: make(chan struct{}), new: make(chan struct{})}
+	p := w.newProcess(name, exec.Command(binary, args...))
+	p.run()
+	return p
+}
+
+func (w *world) newProcess(name string, cmd *exec.Cmd) *process {
+	return &process{t: w.t, name: name, cmd: cmd, done: make(chan struct{}), new: make(chan struct{})}
+}
+
+// run starts the process, and ends it with the test.
+func (p *process) run() {
+	p.t.Helper()
 	stderr, err := p.cmd.StderrPipe()
-	require.NoError(w.t, err)
-	require.NoError(w.t, p.cmd.Start())
+	require.NoError(p.t, err)
+	require.NoError(p.t, p.cmd.Start())
 	go func() {
 		p.read(stderr)
 		_ = p.cmd.Wait() // how it ended is in its state
 		if !p.told.Load() {
-			p.t.Errorf("%s ended by itself: %s", name, p.cmd.ProcessState)
+			p.t.Errorf("%s ended by itself: %s", p.name, p.cmd.ProcessState)
 		}
 		close(p.done)
 	}()
-	w.t.Cleanup(func() {
+	p.t.Cleanup(func() {
 		p.kill()
-		if w.t.Failed() {
-			w.t.Logf("the log of %s ends with:\n%s", name, p.tail(12))
+		if p.t.Failed() {
+			p.t.Logf("the log of %s ends with:\n%s", p.name, p.tail(12))
 		}
 	})
-	return p
 }
 
 func (p *process) read(stderr io.Reader) {

@@ -105,8 +105,16 @@ func diedHolding(deaths []death, visits []visit) death {
 	return death{at: time.Now()}
 }
 
-// requireHooks waits until every batch was told of, once or more often under one webhook-id.
+// requireHooks waits until every batch was told of.
 func (w *world) requireHooks(within time.Duration, all []*planned) {
+	w.t.Helper()
+	repeated := w.awaitHooks(within, all)
+	figure(w.t, "webhooks: batches=%d told=%d repeated=%d", len(all), len(all), repeated)
+}
+
+// awaitHooks waits until every batch was told of, once or more often under one
+// webhook-id, and returns how many webhooks were more than one a batch.
+func (w *world) awaitHooks(within time.Duration, all []*planned) int {
 	w.t.Helper()
 	repeated := 0
 	for _, p := range all {
@@ -119,7 +127,7 @@ func (w *world) requireHooks(within time.Duration, all []*planned) {
 		}
 		repeated += len(hooks) - 1
 	}
-	figure(w.t, "webhooks: batches=%d told=%d repeated=%d", len(all), len(all), repeated)
+	return repeated
 }
 
 // unknowns notes when actions were first read as unknown, and checks at each

@@ -16,6 +16,7 @@ type visit struct {
 	id, worker, method string
 	began              time.Time
 	ended              time.Time // zero while it is held
+	refused            bool      // it was answered with a status that says so
 }
 
 // target is the API that actions are sent to. It notes a request before it does
@@ -29,6 +30,7 @@ type target struct {
 	delay  time.Duration
 	gate   func(*visit) <-chan struct{} // holds a request until the channel is closed; nil does not
 	after  func(*visit)                 // is called when an answer is written
+	status func(v *visit, nth int) int  // the status of an action's nth visit, from 1; nil is 200
 }
 
 func startTarget(t *testing.T) *target {
@@ -46,7 +48,11 @@ func (x *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	x.mu.Lock()
 	x.visits = append(x.visits, v)
 	x.byID[id] = append(x.byID[id], v)
-	delay, after := x.delay, x.after
+	delay, after, status := x.delay, x.after, http.StatusOK
+	if x.status != nil {
+		status = x.status(v, len(x.byID[id]))
+		v.refused = status >= http.StatusBadRequest
+	}
 	var held <-chan struct{}
 	if x.gate != nil {
 		held = x.gate(v)
@@ -58,6 +64,7 @@ func (x *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		time.Sleep(delay)
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
 	fmt.Fprintf(w, `{"id":%q}`, id)
 	if f, ok := w.(http.Flusher); ok && after != nil {
 		f.Flush()
@@ -86,6 +93,17 @@ func (x *target) of(id string) []visit {
 		all[i] = *v
 	}
 	return all
+}
+
+// took counts the visits for an action that the target did not refuse.
+func (x *target) took(id string) int {
+	n := 0
+	for _, v := range x.of(id) {
+		if !v.refused {
+			n++
+		}
+	}
+	return n
 }
 
 // count counts the visits that match.

@@ -1,0 +1,452 @@
+package faults
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/client"
+	"github.com/batchd/batchd/internal/crash"
+)
+
+// drive brings about the deaths of one point.
+type drive func(a *arena, at crash.Point)
+
+// family is crash points that can be reached in one world.
+type family struct {
+	name           string
+	settings       string // of the world's configuration
+	targetSettings string
+	delay          time.Duration // of the target
+	workers        int           // those that stay up
+	concurrency    int           // of each of them
+	prepare        func(a *arena)
+	// beside runs while processes die: the load.
+	beside []func(ctx context.Context, a *arena)
+	points []pointCase
+	// within bounds the time from the last death to the end of the last batch. It
+	// defaults to a minute, which is more than a takeover needs and less than asynq's leases do.
+	within time.Duration
+}
+
+type pointCase struct {
+	at    crash.Point
+	drive drive
+}
+
+// Processes die at every point between the acceptance of a batch and its
+// webhook, a hundred times at each in the long form. What was acknowledged is
+// whole and ends, no POST is taken twice, what is unknown was in the hands of
+// the dead, webhooks come, and nothing is left once the batches are deleted.
+func TestADeathAtEachCrashPointLosesAndRepeatsNothing(t *testing.T) {
+	scenario(t)
+	reached := map[crash.Point]bool{}
+	var wg sync.WaitGroup
+	// So many worlds have dying processes at a time; what comes after is waiting.
+	places := make(chan struct{}, scale(len(families), 4))
+	for _, f := range families {
+		for _, c := range f.points {
+			require.False(t, reached[c.at], "%s is reached twice", c.at)
+			reached[c.at] = true
+		}
+		// In the short form all points of a family are passed in one world.
+		worlds := [][]pointCase{f.points}
+		if long {
+			worlds = nil
+			for _, c := range f.points {
+				worlds = append(worlds, []pointCase{c})
+			}
+		}
+		for _, points := range worlds {
+			name := f.name
+			if long {
+				name = string(points[0].at)
+			}
+			wg.Go(func() {
+				t.Run(name, func(t *testing.T) { f.run(t, name, points, places) })
+			})
+		}
+	}
+	wg.Wait()
+	for _, p := range crash.Points() {
+		require.True(t, reached[p], "no family has the point %s", p)
+	}
+}
+
+func (f *family) run(t *testing.T, name string, points []pointCase, places chan struct{}) {
+	t.Helper()
+	places <- struct{}{}
+	free := sync.OnceFunc(func() { <-places })
+	defer free()
+	a := newArena(t, scale(1, 100))
+	a.settings, a.targetSettings, a.target.delay = f.settings, f.targetSettings, f.delay
+	a.launchAPI("api", a.apiAddr, "")
+	for i := range f.workers {
+		a.launchWorker(fmt.Sprint("w", i), f.concurrency)
+	}
+	if f.prepare != nil {
+		f.prepare(a)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var load, deaths sync.WaitGroup
+	for _, run := range f.beside {
+		load.Go(func() { run(ctx, a) })
+	}
+	for _, c := range points {
+		deaths.Go(func() { c.drive(a, c.at) })
+	}
+	deaths.Wait()
+	cancel()
+	load.Wait()
+	a.target.set(func(x *target) { x.delay = time.Millisecond })
+	require.False(t, t.Failed())
+	for _, c := range points {
+		require.GreaterOrEqual(t, a.diedAt(c.at), a.deaths, "%s", c.at)
+	}
+	free()
+	a.end(name, cmp.Or(f.within, time.Minute))
+}
+
+// busyKey is more than it takes until uploads whose keys were left busy, for a
+// minute, are repeated and done, and until the sweeper has handed out what waits
+// for a place.
+const busyKey = 150 * time.Second
+
+var families = []family{
+	{
+		name: "upload", within: busyKey, delay: 5 * time.Millisecond, workers: 2, concurrency: concurrency,
+		points: []pointCase{
+			{crash.KeyClaimed, inAPI(uploadOf(5, 20))},
+			{crash.ChunkStaged, inAPI(uploadOf(5, 1_100))},
+			{crash.Indexed, inAPI(uploadOf(5, 20))},
+			{crash.BeforeCommit, inAPI(uploadOf(5, 20))},
+			{crash.Committed, inAPI(uploadOf(20, 40))},
+			{crash.ChunkEnqueued, inAPI(uploadOf(10, 1_100))},
+			{crash.ChunkNoted, inAPI(uploadOf(10, 1_100))},
+			{crash.FannedOut, inAPI(uploadOf(10, 1_100))},
+			{crash.BeforeAnswer, inAPI(uploadOf(20, 40))},
+			{crash.Readmitted, inAPI(brokenUpload)},
+		},
+	},
+	{
+		name: "limited upload", within: busyKey, settings: "limits: {concurrent: 100, when_exceeded: reject}\n",
+		delay: 5 * time.Millisecond, workers: 2, concurrency: concurrency,
+		points: []pointCase{{crash.Admitted, inAPI(uploadOf(20, 40))}},
+	},
+	{
+		name: "throttled upload", within: busyKey, settings: "limits: {concurrent: 50, when_exceeded: queue}\n",
+		delay: 5 * time.Millisecond, workers: 2, concurrency: concurrency,
+		points: []pointCase{{crash.Fed, inAPI(throttledUpload)}},
+	},
+	{
+		name: "action", delay: 20 * time.Millisecond, workers: 2, concurrency: 2,
+		beside: []func(context.Context, *arena){mixedLoad, mixedLoad, mixedLoad},
+		points: []pointCase{
+			{crash.Taken, inWorker(0)},
+			{crash.Begun, inWorker(1)},
+			{crash.Answered, inWorker(1)},
+			{crash.Finished, inWorker(0)},
+			{crash.Released, inWorker(0)},
+		},
+	},
+	{
+		name: "interrupted action", delay: 100 * time.Millisecond, workers: 2, concurrency: 2,
+		beside: []func(context.Context, *arena){safeLoad, safeLoad, mixedLoad, manyVictims},
+		points: []pointCase{
+			{crash.Interrupted, inWorker(0)},
+			{crash.Resumed, inWorker(0)},
+		},
+	},
+	{
+		name: "group", delay: 20 * time.Millisecond, workers: 2, concurrency: 2,
+		beside: []func(context.Context, *arena){groupLoad, groupLoad, groupLoad},
+		points: []pointCase{
+			{crash.GroupNoted, inWorker(1)},
+			{crash.GroupAnswered, inWorker(1)},
+			{crash.GroupDecided, inWorker(1)},
+			{crash.GroupConcluding, inWorker(1)},
+			{crash.GroupConcluded, inWorker(0)},
+		},
+	},
+	{
+		name: "webhook", delay: 5 * time.Millisecond, workers: 2, concurrency: 2,
+		beside: []func(context.Context, *arena){hookLoad, hookLoad, hookLoad, hookLoad},
+		points: []pointCase{
+			{crash.OutboxMarked, inWorker(0)},
+			{crash.WebhookNoted, inWorker(0)},
+			{crash.WebhookEnqueued, inWorker(0)},
+			{crash.WebhookTaken, inWorker(1)},
+			{crash.WebhookSent, inWorker(1)},
+			{crash.WebhookRecorded, inWorker(1)},
+		},
+	},
+	{
+		name: "sweeper", delay: 20 * time.Millisecond, workers: 2, concurrency: 1, prepare: holdAndExpire,
+		points: []pointCase{
+			{crash.Sweeping, inSweeper},
+			{crash.Expired, inSweeper},
+		},
+	},
+	{
+		name: "recovery", targetSettings: ", rate: 20/s", delay: 500 * time.Millisecond, workers: 1, concurrency: 4,
+		beside: []func(context.Context, *arena){mixedLoad, mixedLoad, fewVictims},
+		points: []pointCase{
+			{crash.Recovering, inRescuers},
+			{crash.Adopting, inRescuers},
+			{crash.BeforeBurial, inRescuers},
+		},
+	},
+	{
+		name: "owner", delay: 5 * time.Millisecond, workers: 2, concurrency: 4,
+		points: []pointCase{
+			{crash.Cancelled, cancelling},
+			{crash.Reopened, retrying},
+			{crash.Retried, retrying},
+			{crash.Erased, deleting},
+		},
+	},
+}
+
+// inWorker has a worker with one place die, again and again, each time with so
+// many actions begun and not ended.
+func inWorker(inHand int) drive {
+	return func(a *arena, at crash.Point) {
+		for range a.deaths {
+			p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: 1, at: at, passing: a.passing(4)})
+			a.awaitDeath(p, at, inHand, time.Minute)
+		}
+	}
+}
+
+// inAPI has an API die while it does what it is asked, of which a client hears
+// nothing but that the connection broke.
+func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Context, c *client.Client) error)) drive {
+	return func(a *arena, at crash.Point) {
+		addr := freeAddr(a.t)
+		c, err := client.New("http://"+addr, client.WithPatience(0))
+		require.NoError(a.t, err)
+		for i := range a.deaths {
+			call := ask(a, at, i)
+			p := a.launchAPI("x-"+string(at), addr, at)
+			ctx, cancel := context.WithCancel(a.t.Context())
+			called := make(chan error, 1)
+			go func() { called <- call(ctx, c) }()
+			a.awaitDeath(p, at, 0, 20*time.Second)
+			cancel()
+			err := <-called
+			if err == nil {
+				require.Contains(a.t, []crash.Point{crash.ChunkEnqueued, crash.ChunkNoted, crash.FannedOut}, at,
+					"there is an answer although the process died before it")
+			} else if problem := (*client.Problem)(nil); errors.As(err, &problem) {
+				require.Fail(a.t, "there is an answer", "%s: %v", at, err)
+			}
+		}
+	}
+}
+
+// uploadOf submits a batch of the one size or, each 25th time, of the other. Its
+// client repeats it in the end under the same idempotency key, which must make it
+// one batch.
+func uploadOf(few, many int) func(*arena, crash.Point, int) func(context.Context, *client.Client) error {
+	return func(a *arena, at crash.Point, i int) func(context.Context, *client.Client) error {
+		p, opts := a.mixed(few), a.keyed()
+		if i%25 == 0 {
+			p = a.mixed(many)
+		}
+		// What was cut off before its commit keeps the key busy for a minute, which
+		// the short form does not wait for.
+		if long || !slices.Contains(beforeCommit, at) {
+			a.again(p, opts)
+		}
+		return func(ctx context.Context, c *client.Client) error {
+			_, err := c.Submit(ctx, p.actions, opts)
+			return err
+		}
+	}
+}
+
+// beforeCommit are the points at which there is no batch yet.
+var beforeCommit = []crash.Point{crash.KeyClaimed, crash.ChunkStaged, crash.Admitted, crash.Indexed, crash.BeforeCommit}
+
+// throttledUpload submits one batch after another, until there is a place for one
+// that is to be handed out as the owner's limit allows.
+func throttledUpload(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
+	next := func() (*planned, client.Options) {
+		p, opts := a.mixed(20), a.keyed()
+		a.again(p, opts)
+		return p, opts
+	}
+	return func(ctx context.Context, c *client.Client) error {
+		for {
+			p, opts := next()
+			if _, err := c.Submit(ctx, p.actions, opts); err != nil {
+				return err
+			}
+			time.Sleep(200 * time.Millisecond)
+		}
+	}
+}
+
+// brokenUpload submits what is staged in part when a fault shows.
+func brokenUpload(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
+	p := a.mixed(600)
+	p.actions[599].Method = "no method"
+	return func(ctx context.Context, c *client.Client) error {
+		_, err := c.Submit(ctx, p.actions, client.Options{})
+		return err
+	}
+}
+
+func mixedLoad(ctx context.Context, a *arena) {
+	a.feed(ctx, func(i int) (*planned, bool) { return a.mixed(40), i%3 == 0 })
+}
+
+func safeLoad(ctx context.Context, a *arena) {
+	a.feed(ctx, func(int) (*planned, bool) { return plan(a.tag("s"), 40, http.MethodGet), false })
+}
+
+func groupLoad(ctx context.Context, a *arena) {
+	a.feed(ctx, func(i int) (*planned, bool) { return a.grouped(10), i%3 == 0 })
+}
+
+func hookLoad(ctx context.Context, a *arena) {
+	a.feed(ctx, func(int) (*planned, bool) { return a.mixed(2), true })
+}
+
+func manyVictims(ctx context.Context, a *arena) { a.victims(ctx, 16, time.Second) }
+
+func fewVictims(ctx context.Context, a *arena) { a.victims(ctx, 8, 3*time.Second) }
+
+// holdAndExpire keeps both workers busy and submits what they do not come to
+// before its deadline.
+func holdAndExpire(a *arena) {
+	held := make(chan struct{})
+	a.target.gate = func(*visit) <-chan struct{} { return held }
+	a.afterwards(func() { close(held) })
+	first := a.mixed(2)
+	a.submit(first, client.Options{})
+	a.follow(first, false)
+	eventually(a.t, 20*time.Second, func() bool { return a.target.seen(first.tag) == 2 }, "the workers are not busy")
+	for range sweeperPassings * a.deaths { // one is ended at each passing
+		p := a.mixed(4)
+		a.submit(p, client.Options{ExpiresIn: time.Second, WebhookURL: a.hook()})
+		a.follow(p, true)
+	}
+	time.Sleep(time.Second)
+}
+
+// sweeperPassings is the most passings of a point that a sweeper survives, and the one that it does not.
+const sweeperPassings = 3
+
+// inSweeper has a worker die as the sweeper. It works for another target, so that
+// it ends nothing by taking its task.
+func inSweeper(a *arena, at crash.Point) {
+	for range a.deaths {
+		a.electing.Lock()
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: 1, target: "other", at: at, passing: a.passing(sweeperPassings)})
+		a.elect(p)
+		a.awaitDeath(p, at, 0, 20*time.Second)
+		a.electing.Unlock()
+	}
+	if !long {
+		a.afterwards(func() { a.elect(a.launchWorker("w-last", 1)) })
+	}
+}
+
+// inRescuers has several workers wait for others to die, and die as they take over.
+func inRescuers(a *arena, at crash.Point) {
+	const hands = 4
+	var wg sync.WaitGroup
+	for range scale(1, 10) {
+		wg.Go(func() {
+			for a.diedAt(at) < a.deaths {
+				p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: hands, at: at, passing: a.passing(4)})
+				if a.awaitDeathOr(p, func() bool { return a.diedAt(at) >= a.deaths }) {
+					a.awaitDeath(p, at, hands, time.Second)
+				} else {
+					a.lose(hands)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// awaitDeathOr waits until a process is dead or is needed no more, and reports
+// whether it died at its point. One that is not needed is killed.
+func (a *arena) awaitDeathOr(p *process, enough func() bool) bool {
+	for start := time.Now(); ; {
+		select {
+		case <-p.done:
+			return true
+		case <-time.After(100 * time.Millisecond):
+		}
+		if enough() {
+			p.kill()
+			return p.lines("crash point") > 0
+		}
+		require.Less(a.t, time.Since(start), 2*time.Minute, "the crash point is not reached:\n%s", p.tail(20))
+	}
+}
+
+// cancelling has the API die that is told to cancel a batch.
+func cancelling(a *arena, at crash.Point) {
+	inAPI(func(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
+		p := a.mixed(200)
+		a.submit(p, client.Options{WebhookURL: a.hook()})
+		a.follow(p, true)
+		return func(ctx context.Context, c *client.Client) error {
+			_, err := c.Cancel(ctx, p.id)
+			return err
+		}
+	})(a, at)
+}
+
+// retrying has the API die that is told to retry what the target refused.
+func retrying(a *arena, at crash.Point) {
+	inAPI(func(a *arena, at crash.Point, _ int) func(context.Context, *client.Client) error {
+		p := plan(a.tag("r"), 4, http.MethodPost, http.MethodGet)
+		p.rename(0, ".refused")
+		p.rename(1, ".refused")
+		a.submit(p, client.Options{})
+		a.settle(20*time.Second, p)
+		if at == crash.Reopened {
+			a.afterwards(func() {
+				_, err := a.client.Retry(a.t.Context(), p.id)
+				require.NoError(a.t, err)
+			})
+		}
+		a.follow(p, false)
+		return func(ctx context.Context, c *client.Client) error {
+			_, err := c.Retry(ctx, p.id)
+			return err
+		}
+	})(a, at)
+}
+
+// deleting has the API die that is told to delete a batch.
+func deleting(a *arena, at crash.Point) {
+	inAPI(func(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
+		p := a.mixed(4)
+		a.submit(p, client.Options{})
+		a.settle(20*time.Second, p)
+		a.mu.Lock()
+		a.erased = append(a.erased, p.id)
+		a.mu.Unlock()
+		a.afterwards(func() {
+			_, err := a.client.Get(a.t.Context(), p.id, 0)
+			problem := (*client.Problem)(nil)
+			require.ErrorAs(a.t, err, &problem)
+			require.Equal(a.t, http.StatusNotFound, problem.Status)
+		})
+		return func(ctx context.Context, c *client.Client) error { return c.Delete(ctx, p.id) }
+	})(a, at)
+}
