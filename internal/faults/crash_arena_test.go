@@ -59,7 +59,7 @@ func newArena(t *testing.T, deaths int) *arena {
 	file, err := crashing()
 	require.NoError(t, err)
 	a := &arena{world: newWorld(t), deaths: deaths, binary: file, died: make(map[crash.Point]int)}
-	a.timeout = 60 * time.Second
+	a.timeout = 10 * time.Minute // some scenarios hold requests for long
 	a.rdb = redis.NewClient(&redis.Options{Addr: a.redis.Addr})
 	t.Cleanup(func() { _ = a.rdb.Close() }) // it only read
 	a.target.status = func(v *visit, nth int) int {
@@ -281,9 +281,12 @@ func (a *arena) lose(inHand int) {
 // elect makes a worker the sweeper, as if the lease of the one before had run out.
 func (a *arena) elect(p *process) {
 	a.t.Helper()
-	name := p.logged("worker started", "worker")
-	_, err := a.redis.Command("SET", "batchd:sweeper", name, "PX", "15000")
-	require.NoError(a.t, err)
+	a.setSweeper(p.logged("worker started", "worker"), 15*time.Second)
+}
+
+func (a *arena) setSweeper(name string, lease time.Duration) {
+	a.t.Helper()
+	require.NoError(a.t, a.rdb.Set(a.t.Context(), "batchd:sweeper", name, lease).Err())
 }
 
 // logged returns a value of the first line of the log with that message.

@@ -328,6 +328,7 @@ func fewVictims(ctx context.Context, a *arena) { a.victims(ctx, 8, 3*time.Second
 // holdAndExpire keeps both workers busy and submits what they do not come to
 // before its deadline.
 func holdAndExpire(a *arena) {
+	a.setSweeper("nobody", time.Hour) // until one is elected
 	held := make(chan struct{})
 	a.target.gate = func(*visit) <-chan struct{} { return held }
 	a.afterwards(func() { close(held) })
