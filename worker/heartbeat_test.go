@@ -2,6 +2,7 @@ package worker
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
@@ -71,6 +72,32 @@ func TestWhatADeadWorkerHeldIsResolvedSoon(t *testing.T) {
 	_, results = b.wait(post)
 	require.Equal(t, batch.Unknown, results[0].Outcome)
 	require.Equal(t, 1, b.attempts(post, 0))
+}
+
+func TestAWorkerIsKnownBeforeItTakesAnything(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
+	id := b.submit(1, "GET", nil)
+	early := make(chan int, 1)
+	b.cfg.Registry = &slow{Registry: b.store, first: func() {
+		time.Sleep(10 * idlePoll) // in which a server would take the task
+		early <- b.attempts(id, 0)
+	}}
+	b.run()
+	require.Zero(t, <-early)
+	b.wait(id)
+}
+
+// slow is a registry that takes its time at the first beat.
+type slow struct {
+	batch.Registry
+	once  sync.Once
+	first func()
+}
+
+func (s *slow) Beat(ctx context.Context, worker string) ([]string, error) {
+	s.once.Do(s.first)
+	return s.Registry.Beat(ctx, worker)
 }
 
 // silent is a registry for a worker that is never heard of.

@@ -141,6 +141,11 @@ func (w *Worker) Run(ctx context.Context) error {
 		}
 		w.awaitHandlers()
 	}
+	// Before it takes anything: who dies before the others have heard of him is
+	// missed by nobody.
+	if _, err := w.cfg.Registry.Beat(ctx, w.cfg.Name); err != nil {
+		w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
+	}
 	for _, t := range w.targets {
 		s := w.cfg.NewServer(w.serverConfig(t.Concurrency, map[string]int{
 			queue.QueueName(t.Name, batch.Interactive): interactiveWeight,
