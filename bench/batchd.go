@@ -1,0 +1,226 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/batchd/batchd/client"
+)
+
+// The lines by which batchd says that it is ready.
+var (
+	batchdIsUp    = regexp.MustCompile(`"msg":"batchd is up","url":"([^"]+)"`)
+	workerStarted = regexp.MustCompile(`"msg":"(worker started)"`)
+)
+
+// setup says how batchd is installed.
+type setup struct {
+	split       bool // an API and workers apart, instead of one process
+	workers     int  // where they are apart; 0 is 1
+	concurrency int  // of a target, per worker
+	targets     int  // 0 is 1
+	sealed      bool
+	passthrough bool // owners by their credentials
+	batch       int  // actions of a batch; 0 is all of a run in one
+}
+
+// batchd is the real binary over HTTP.
+type batchd struct {
+	setup
+
+	url     string
+	api     *process // serve, or the API
+	workers []*process
+	http    *http.Client
+	client  *client.Client
+}
+
+// startBatchd starts the processes of an installation.
+func (w *world) startBatchd(ctx context.Context, s setup) (*batchd, error) {
+	config, err := w.writeConfig(s)
+	if err != nil {
+		return nil, err
+	}
+	b := &batchd{setup: s, http: newHTTPClient(16, &w.http)}
+	command := "serve"
+	if s.split {
+		command = "api"
+	}
+	if b.api, err = w.startServer("batchd-"+command, w.batchd, command, "--config", config); err != nil {
+		return nil, err
+	}
+	if b.url, err = b.api.await(ctx, batchdIsUp); err != nil {
+		return nil, err
+	}
+	if b.client, err = b.newClient(); err != nil {
+		return nil, err
+	}
+	if !s.split {
+		_, err = b.api.await(ctx, workerStarted)
+		return b, err
+	}
+	for range max(s.workers, 1) {
+		worker, err := w.startWorker(ctx, config)
+		if err != nil {
+			return nil, err
+		}
+		b.workers = append(b.workers, worker)
+	}
+	return b, nil
+}
+
+func (w *world) startWorker(ctx context.Context, config string) (*process, error) {
+	p, err := w.startServer("batchd-worker", w.batchd, "worker", "--config", config)
+	if err != nil {
+		return nil, err
+	}
+	_, err = p.await(ctx, workerStarted)
+	return p, err
+}
+
+func (b *batchd) newClient(opts ...client.Option) (*client.Client, error) {
+	c, err := client.New(b.url, append(opts, client.WithHTTPClient(b.http), client.WithPatience(0))...)
+	if err != nil {
+		return nil, fmt.Errorf("make a client: %w", err)
+	}
+	return c, nil
+}
+
+// writeConfig writes batchd's configuration, in which everything that a scenario
+// does not need is left at its default.
+func (w *world) writeConfig(s setup) (string, error) {
+	var text strings.Builder
+	fmt.Fprintf(&text, "listen: 127.0.0.1:0\nworker: {listen: 127.0.0.1:0}\nlog: {format: json}\nredis: {url: \"redis://%s/0\"}\n", w.redis.addr)
+	if s.passthrough {
+		text.WriteString("auth: {mode: passthrough}\n")
+	}
+	if s.sealed || s.passthrough {
+		key := make([]byte, 32)
+		_, _ = rand.Read(key) // it never fails
+		fmt.Fprintf(&text, "seal: {keys: [{id: bench, base64: %q}]}\n", base64.StdEncoding.EncodeToString(key))
+	}
+	text.WriteString("targets:\n")
+	for i := range max(s.targets, 1) {
+		fmt.Fprintf(&text, "  - {name: target-%d, base_url: %q, concurrency: %d}\n", i, w.targetURL, s.concurrency)
+	}
+	file := filepath.Join(w.dir, "batchd.yaml")
+	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {
+		return "", fmt.Errorf("write the configuration: %w", err)
+	}
+	return file, nil
+}
+
+func (b *batchd) run(ctx context.Context, name string, bodies [][]byte) (timing, []result, error) {
+	size := b.batch
+	if size == 0 {
+		size = len(bodies)
+	}
+	var took timing
+	began := time.Now()
+	batches := (len(bodies) + size - 1) / size
+	ids, answers := make([]string, batches), make([][]byte, batches)
+	err := eachInParallel(4, batches, func(i int) error {
+		batch, err := b.client.SubmitJSON(ctx, document(bodies[i*size:min((i+1)*size, len(bodies))]), client.Options{})
+		if err != nil {
+			return fmt.Errorf("submit %s: %w", name, err)
+		}
+		ids[i] = batch.ID
+		return nil
+	})
+	if err != nil {
+		return timing{}, nil, err
+	}
+	took.submitted = time.Since(began)
+	for _, id := range ids {
+		if _, err := b.client.Wait(ctx, id); err != nil {
+			return timing{}, nil, fmt.Errorf("wait for %s: %w", name, err)
+		}
+	}
+	took.ended = time.Since(began)
+	for i, id := range ids {
+		if answers[i], err = b.readResults(ctx, id); err != nil {
+			return timing{}, nil, err
+		}
+	}
+	took.read = time.Since(began)
+	results := make([]result, 0, len(bodies))
+	for i := range answers {
+		some, err := decodeResults(answers[i], i*size)
+		if err != nil {
+			return timing{}, nil, err
+		}
+		results = append(results, some...)
+	}
+	return took, results, nil
+}
+
+// document encodes a batch.
+func document(bodies [][]byte) io.Reader {
+	doc := make([]byte, 0, len(bodies)*(len(bodies[0])+64))
+	doc = append(doc, `{"actions":[`...)
+	for i, body := range bodies {
+		if i > 0 {
+			doc = append(doc, ',')
+		}
+		doc = appendAction(doc, body)
+	}
+	return bytes.NewReader(append(doc, `]}`...))
+}
+
+// readResults reads the results of a batch as NDJSON, and decodes nothing: that
+// is the client's affair, and no contender is timed with it.
+func (b *batchd) readResults(ctx context.Context, id string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/batch/"+id+"/results", nil)
+	if err != nil {
+		return nil, fmt.Errorf("make a request: %w", err)
+	}
+	req.Header.Set("Accept", "application/x-ndjson")
+	resp, err := b.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("read the results of batch %s: %w", id, err)
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return nil, fmt.Errorf("read the results of batch %s: %w", id, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("read the results of batch %s: %s: %.200s", id, resp.Status, answer)
+	}
+	return answer, nil
+}
+
+// decodeResults decodes NDJSON. The results' indices begin at first.
+func decodeResults(answer []byte, first int) ([]result, error) {
+	var results []result
+	for line := range bytes.Lines(answer) {
+		var r client.Result
+		if err := json.Unmarshal(line, &r); err != nil {
+			return nil, fmt.Errorf("decode result %d: %w", first+len(results), err)
+		}
+		results = append(results, resultOf(&r, first))
+	}
+	return results, nil
+}
+
+func resultOf(r *client.Result, first int) result {
+	out := result{index: first + r.Index, status: r.Status, body: r.Body}
+	switch {
+	case r.Error != nil:
+		out.err = r.Error.Code + ": " + r.Error.Message
+	case r.Outcome != client.Succeeded:
+		out.err = "its outcome is " + string(r.Outcome)
+	}
+	return out
+}

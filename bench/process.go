@@ -1,0 +1,100 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// startTimeout bounds how long a process may take until it is ready.
+const startTimeout = 20 * time.Second
+
+// process is a child. It is killed with this program, however that ends.
+type process struct {
+	name string
+	pid  int
+	log  string // the file with all that it wrote
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+}
+
+// startProcess starts a child that writes into a log in dir.
+func startProcess(dir, name, program string, args ...string) (*process, error) {
+	log, err := os.CreateTemp(dir, name+"-*.log")
+	if err != nil {
+		return nil, fmt.Errorf("make the log of %s: %w", name, err)
+	}
+	defer log.Close()
+	// It is ended by stop, which its owner calls in any case, and by nobody else.
+	cmd := exec.Command(program, args...) //nolint:gosec,noctx // the program is one of three, and the arguments are ours
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = dieWithParent()
+	if err := cmd.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	p := &process{name: name, pid: cmd.Process.Pid, log: log.Name(), cmd: cmd, done: make(chan struct{})}
+	go func() {
+		_ = cmd.Wait() // how it ended is in its state
+		close(p.done)
+	}()
+	return p, nil
+}
+
+// await returns the first submatch of the pattern in what the process wrote, as
+// soon as it is there.
+func (p *process) await(ctx context.Context, pattern *regexp.Regexp) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("%s is not ready after %s", p.name, startTimeout))
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for ended := false; ; {
+		text, err := os.ReadFile(p.log)
+		if err != nil {
+			return "", fmt.Errorf("read the log of %s: %w", p.name, err)
+		}
+		if found := pattern.FindSubmatch(text); found != nil {
+			return string(found[len(found)-1]), nil
+		}
+		if ended {
+			return "", fmt.Errorf("%s ended (%s):\n%s", p.name, p.cmd.ProcessState, p.tail(10))
+		}
+		select {
+		case <-tick.C:
+		case <-p.done:
+			ended = true // its last line may have come since
+		case <-ctx.Done():
+			return "", fmt.Errorf("%w:\n%s", context.Cause(ctx), p.tail(10))
+		}
+	}
+}
+
+// tail returns the last lines of the log.
+func (p *process) tail(n int) string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
+
+// stop kills the process, and returns when it is gone.
+func (p *process) stop() {
+	_ = p.cmd.Process.Kill() // it may have ended already
+	<-p.done
+}
+
+// buildBatchd builds the binary under test, as a user would.
+func buildBatchd(ctx context.Context, dir string) (string, error) {
+	binary := filepath.Join(dir, "batchd")
+	build := exec.CommandContext(ctx, "go", "build", "-o", binary, "github.com/batchd/batchd/cmd/batchd") //nolint:gosec // the path is ours
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build batchd: %w\n%s", err, out)
+	}
+	return binary, nil
+}

@@ -1,0 +1,247 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+)
+
+// report is all that was measured, and what is written as JSON.
+type report struct {
+	Machine   machine    `json:"machine"`
+	Scenarios []*section `json:"scenarios"`
+}
+
+// machine says what was measured on, and with what.
+type machine struct {
+	StartedAt   time.Time `json:"started_at"`
+	System      string    `json:"system"`
+	CPUs        int       `json:"cpus"`
+	Go          string    `json:"go"`
+	Redis       string    `json:"redis"`
+	AppendFsync string    `json:"appendfsync"`
+	Rounds      int       `json:"rounds"`
+	// LoadBefore and LoadAfter are the system's load averages of one minute.
+	LoadBefore float64 `json:"load_before"`
+	LoadAfter  float64 `json:"load_after"`
+}
+
+// section is what one scenario measured.
+type section struct {
+	Scenario string `json:"scenario"`
+	// About says what was done.
+	About string  `json:"about"`
+	Rows  []*row  `json:"rows"`
+	Goals []*goal `json:"goals"`
+	// Commands are those that Redis ran for an action, by contender.
+	Commands []commandCount `json:"commands,omitempty"`
+}
+
+// row is what was measured of one contender.
+type row struct {
+	Contender string    `json:"contender"`
+	Metrics   []*metric `json:"metrics"`
+}
+
+// metric is one figure of a contender, round by round.
+type metric struct {
+	Name   string    `json:"name"`
+	Unit   string    `json:"unit"`
+	Rounds []float64 `json:"rounds"`
+	Median float64   `json:"median"`
+}
+
+// goal is a figure that is to be reached. It says whether it was, and is never an error.
+type goal struct {
+	Name   string    `json:"name"`
+	Unit   string    `json:"unit,omitempty"`
+	Rounds []float64 `json:"rounds"`
+	Median float64   `json:"median"`
+	// Reach is such as "≥ 2.0"; Further is the next one. Empty where the figure is shown only.
+	Reach   string `json:"reach,omitempty"`
+	Reached *bool  `json:"reached,omitempty"`
+	Further string `json:"further,omitempty"`
+}
+
+// commandCount says how often Redis ran a command for an action, sent by a client
+// and called by a script.
+type commandCount struct {
+	Contender string  `json:"contender"`
+	Command   string  `json:"command"`
+	Sent      float64 `json:"sent"`
+	Scripted  float64 `json:"scripted"`
+}
+
+// row returns the row of a contender, a new one if there is none.
+func (s *section) row(contender string) *row {
+	for _, r := range s.Rows {
+		if r.Contender == contender {
+			return r
+		}
+	}
+	r := &row{Contender: contender}
+	s.Rows = append(s.Rows, r)
+	return r
+}
+
+// of returns the rounds of a contender's metric, nil if it was not measured.
+func (s *section) of(contender, name string) []float64 {
+	for _, m := range s.row(contender).Metrics {
+		if m.Name == name {
+			return m.Rounds
+		}
+	}
+	return nil
+}
+
+// add adds the value of one round.
+func (r *row) add(name, unit string, value float64) {
+	i := slices.IndexFunc(r.Metrics, func(m *metric) bool { return m.Name == name })
+	if i < 0 {
+		i = len(r.Metrics)
+		r.Metrics = append(r.Metrics, &metric{Name: name, Unit: unit})
+	}
+	m := r.Metrics[i]
+	m.Rounds = append(m.Rounds, value)
+	m.Median = median(m.Rounds)
+}
+
+// goal adds a figure with what it is to reach, such as "≥ 2" or "≤ 0.5", and
+// further. Without rounds, since a contender was left out, it adds nothing.
+func (s *section) goal(name, unit string, rounds []float64, reach, further string) {
+	if len(rounds) == 0 {
+		return
+	}
+	g := &goal{Name: name, Unit: unit, Rounds: rounds, Median: median(rounds), Reach: reach, Further: further}
+	if reach != "" {
+		reached := within(g.Median, reach)
+		g.Reached = &reached
+	}
+	s.Goals = append(s.Goals, g)
+}
+
+// within reports whether a value keeps a bound such as "≥ 2".
+func within(value float64, bound string) bool {
+	sign, number, _ := strings.Cut(bound, " ")
+	limit, err := strconv.ParseFloat(number, 64)
+	if err != nil {
+		panic("bench: the bound " + bound + " is none") // they are all in this program
+	}
+	if sign == "≥" {
+		return value >= limit
+	}
+	return value <= limit
+}
+
+// write writes the section as tables.
+func (s *section) write(w io.Writer) error {
+	var out strings.Builder
+	fmt.Fprintf(&out, "\n%s: %s\n\n", s.Scenario, s.About)
+	if len(s.Rows) > 0 {
+		out.WriteString(s.rowTable() + "\n")
+	}
+	if len(s.Goals) > 0 {
+		out.WriteString("\n" + s.goalTable() + "\n")
+	}
+	if len(s.Commands) > 0 {
+		out.WriteString("\n" + s.commandTable() + "\n")
+	}
+	_, err := io.WriteString(w, out.String())
+	return err
+}
+
+// rowTable has a line for each metric and a column for each contender.
+func (s *section) rowTable() string {
+	header := table.Row{"MEDIAN", "UNIT"}
+	var lines []table.Row
+	for column, r := range s.Rows {
+		header = append(header, r.Contender)
+		for _, m := range r.Metrics {
+			i := slices.IndexFunc(lines, func(line table.Row) bool { return line[0] == m.Name })
+			if i < 0 {
+				i = len(lines)
+				lines = append(lines, append(table.Row{m.Name, m.Unit}, slices.Repeat([]any{""}, len(s.Rows))...))
+			}
+			lines[i][2+column] = number(m.Median)
+		}
+	}
+	return render(header, lines, 2)
+}
+
+func (s *section) goalTable() string {
+	var lines []table.Row
+	for _, g := range s.Goals {
+		rounds := make([]string, len(g.Rounds))
+		for i, value := range g.Rounds {
+			rounds[i] = number(value)
+		}
+		reached := ""
+		if g.Reached != nil {
+			reached = map[bool]string{true: "yes", false: "no"}[*g.Reached]
+		}
+		if g.Further != "" && within(g.Median, g.Further) {
+			reached += ", further"
+		}
+		lines = append(lines, table.Row{g.Name, g.Unit, strings.Join(rounds, " "), number(g.Median), g.Reach, g.Further, reached})
+	}
+	return render(table.Row{"FIGURE", "UNIT", "ROUNDS", "MEDIAN", "REACH", "FURTHER", "REACHED"}, lines, 3)
+}
+
+func (s *section) commandTable() string {
+	var lines []table.Row
+	for _, c := range s.Commands {
+		lines = append(lines, table.Row{c.Contender, c.Command, number(c.Sent), number(c.Scripted)})
+	}
+	return render(table.Row{"CONTENDER", "COMMAND", "SENT", "IN SCRIPTS"}, lines, 2)
+}
+
+// render aligns the columns from first on to the right.
+func render(header table.Row, lines []table.Row, first int) string {
+	tw := table.NewWriter()
+	style := table.StyleLight
+	style.Options = table.OptionsNoBordersAndSeparators
+	style.Format.Header = text.FormatDefault
+	tw.SetStyle(style)
+	tw.SuppressTrailingSpaces()
+	tw.AppendHeader(header)
+	tw.AppendRows(lines)
+	var columns []table.ColumnConfig
+	for i := first; i < len(header); i++ {
+		columns = append(columns, table.ColumnConfig{Number: i + 1, Align: text.AlignRight, AlignHeader: text.AlignRight})
+	}
+	tw.SetColumnConfigs(columns)
+	return tw.Render()
+}
+
+// number writes three significant digits, and whole numbers from 100 on.
+func number(value float64) string {
+	switch {
+	case math.IsNaN(value) || math.IsInf(value, 0):
+		return "-"
+	case math.Abs(value) >= 100 || value == 0:
+		return strconv.FormatFloat(value, 'f', 0, 64)
+	}
+	decimals := 2 - int(math.Floor(math.Log10(math.Abs(value))))
+	return strconv.FormatFloat(value, 'f', min(decimals, 4), 64)
+}
+
+// writeJSON writes the report to a file.
+func (r *report) writeJSON(file string) error {
+	text, err := json.MarshalIndent(r, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the report: %w", err)
+	}
+	if err := os.WriteFile(file, append(text, '\n'), 0o600); err != nil {
+		return fmt.Errorf("write the report: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// scenario is one thing that is measured.
+type scenario struct {
+	name  string
+	about func(sizes) string
+	run   func(context.Context, *bench, *section) error
+}
+
+// scenarios are all there are, in the order in which they run.
+var scenarios = []scenario{
+	{"throughput", aboutThroughput, throughput},
+	{"latency", aboutLatency, latency},
+	{"slow", aboutSlow, slow},
+}
+
+func scenarioNames() []string {
+	names := make([]string, len(scenarios))
+	for i, s := range scenarios {
+		names[i] = s.name
+	}
+	return names
+}
+
+// sizes say how much is done.
+type sizes struct {
+	throughput, slow, slowInFlight int // actions, and of those in flight
+	times                          int // how often a small batch is run
+	monitored                      int // actions of which Redis's commands are counted
+}
+
+var (
+	fullSizes  = sizes{throughput: 20_000, slow: 10_000, slowInFlight: 1_000, times: 200, monitored: 2_000}
+	shortSizes = sizes{throughput: 3_000, slow: 1_500, slowInFlight: 500, times: 40, monitored: 200}
+)
+
+const (
+	inFlight  = 64
+	smallBody = 200 // bytes
+	small     = 10  // actions
+)
+
+// starter starts a contender in a world.
+type starter func(context.Context, *world, load) (contender, error)
+
+type entrant struct {
+	name  string
+	start starter
+}
+
+// field are the contenders that scenarios compare.
+func (b *bench) field(s setup) []entrant {
+	return slices.DeleteFunc([]entrant{
+		{"plain", startPlain},
+		{"asynq-1", startAsynq(1)},
+		{"asynq-4", startAsynq(4)},
+		{"batchd", startSetup(s)},
+	}, func(e entrant) bool { return !slices.Contains(b.contenders, e.name) })
+}
+
+func contenderNames() []string { return []string{"plain", "asynq-1", "asynq-4", "batchd"} }
+
+// startSetup returns a start of batchd in that installation.
+func startSetup(s setup) starter {
+	return func(ctx context.Context, w *world, l load) (contender, error) {
+		s.concurrency = l.inFlight / max(s.workers, 1)
+		return w.startBatchd(ctx, s)
+	}
+}
+
+// inWorld runs something in a world of its own.
+func (b *bench) inWorld(ctx context.Context, delay time.Duration, do func(w *world) error) error {
+	w, err := b.newWorld(ctx, delay)
+	if err != nil {
+		return err
+	}
+	return errors.Join(do(w), w.close())
+}
+
+// eachRound lets the entrants take turns, for as many rounds as there are. Who
+// begins changes, so that none always comes first after a pause.
+func (b *bench) eachRound(entrants []entrant, do func(round int, e entrant) error) error {
+	for round := range b.rounds {
+		for i := range entrants {
+			e := entrants[(round+i)%len(entrants)]
+			if err := do(round, e); err != nil {
+				return fmt.Errorf("%s, round %d: %w", e.name, round+1, err)
+			}
+		}
+	}
+	return nil
+}
+
+// race has every entrant do the same load in each round.
+func (b *bench) race(ctx context.Context, out *section, l load, entrants []entrant) error {
+	for _, e := range entrants {
+		out.row(e.name)
+	}
+	return b.eachRound(entrants, func(_ int, e entrant) error {
+		return b.inWorld(ctx, l.delay, func(w *world) error {
+			c, err := e.start(ctx, w, l)
+			if err != nil {
+				return err
+			}
+			// Connections are made and scripts are loaded before the clock starts.
+			if err := w.run(ctx, c, "warm", min(2*l.inFlight, l.actions), l.size); err != nil {
+				return err
+			}
+			before, err := w.snapshot(ctx)
+			if err != nil {
+				return err
+			}
+			bodies := makeBodies("run", l.actions, l.size)
+			took, results, err := c.run(ctx, "run", bodies)
+			if err != nil {
+				return err
+			}
+			after, err := w.snapshot(ctx)
+			if err != nil {
+				return err
+			}
+			if err := w.verify(ctx, bodies, results); err != nil {
+				return err
+			}
+			r := out.row(e.name)
+			r.add("in_hand", "actions/s", float64(l.actions)/took.read.Seconds())
+			r.add("readable", "actions/s", float64(l.actions)/took.ended.Seconds())
+			r.add("submitted", "s", took.submitted.Seconds())
+			r.add("ended", "s", took.ended.Seconds())
+			r.add("read", "s", took.read.Seconds())
+			return w.usage(r, before, after, l.actions)
+		})
+	})
+}

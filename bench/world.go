@@ -1,0 +1,118 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+)
+
+// load is what a scenario asks of a contender.
+type load struct {
+	actions  int           // in one run
+	size     int           // bytes of each body
+	inFlight int           // requests to the target at a time, over all processes
+	delay    time.Duration // how long the target takes
+}
+
+// timing says when a run was where, counted from its start.
+type timing struct {
+	submitted time.Duration // all actions are accepted; 0 where nothing is stored
+	ended     time.Duration // the last result can be read
+	read      time.Duration // all results are in the client's hands, in their order
+}
+
+// contender runs actions.
+type contender interface {
+	// run runs the actions with these bodies as one batch under a name of its own.
+	run(ctx context.Context, name string, bodies [][]byte) (timing, []result, error)
+}
+
+// world is what one run of one contender happens in: a Redis and a target of its
+// own, and the contender's processes. Nothing of an earlier run is left in it.
+type world struct {
+	*bench
+
+	dir       string
+	redis     *redisServer
+	target    *process
+	targetURL string
+	servers   []*process // the contender's
+	http      traffic    // between the client and batchd
+	sent      int        // requests that the target has to have got
+}
+
+func (b *bench) newWorld(ctx context.Context, delay time.Duration) (_ *world, err error) {
+	w := &world{bench: b}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	if w.dir, err = os.MkdirTemp(b.dir, "world-"); err != nil {
+		return nil, fmt.Errorf("make a directory: %w", err)
+	}
+	if w.redis, err = startRedis(ctx, w.dir, b.fsync); err != nil {
+		return nil, err
+	}
+	if w.target, err = startProcess(w.dir, "target", b.self, "target", "--delay", delay.String()); err != nil {
+		return nil, err
+	}
+	w.targetURL, err = w.target.await(ctx, listening)
+	return w, err
+}
+
+// startServer starts a process of the contender's.
+func (w *world) startServer(name, program string, args ...string) (*process, error) {
+	p, err := startProcess(w.dir, name, program, args...)
+	if err == nil {
+		w.servers = append(w.servers, p)
+	}
+	return p, err
+}
+
+// close kills all processes and removes their files.
+func (w *world) close() error {
+	for _, p := range w.servers {
+		p.stop()
+	}
+	if w.target != nil {
+		w.target.stop()
+	}
+	if w.redis != nil {
+		w.redis.stop()
+	}
+	if w.dir == "" {
+		return nil
+	}
+	return os.RemoveAll(w.dir)
+}
+
+// run has the contender run n actions, checked and not timed.
+func (w *world) run(ctx context.Context, c contender, name string, n, size int) error {
+	bodies := makeBodies(name, n, size)
+	_, results, err := c.run(ctx, name, bodies)
+	if err != nil {
+		return err
+	}
+	return w.verify(ctx, bodies, results)
+}
+
+// verify checks the results of a run, and that the target got every request once.
+func (w *world) verify(ctx context.Context, bodies [][]byte, results []result) error {
+	if err := check(bodies, results); err != nil {
+		return fmt.Errorf("wrong results: %w", err)
+	}
+	w.sent += len(bodies)
+	return w.checkRequests(ctx)
+}
+
+// checkRequests checks that the target got as many requests as actions were run.
+func (w *world) checkRequests(ctx context.Context) error {
+	got, err := requestsAt(ctx, w.targetURL)
+	if err == nil && got != w.sent {
+		err = fmt.Errorf("wrong results: %d actions made %d requests to the target", w.sent, got)
+	}
+	return err
+}
