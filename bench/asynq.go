@@ -74,10 +74,12 @@ func (c *asynqClient) awaitMessage(ctx context.Context, batch string) (func() er
 	}
 	return func() error {
 		defer sub.Close()
-		if _, err := sub.ReceiveMessage(ctx); err != nil {
-			return fmt.Errorf("wait for the end of a batch: %w", err)
+		select {
+		case <-sub.Channel():
+			return nil
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the end of a batch: %w", context.Cause(ctx))
 		}
-		return nil
 	}, nil
 }
 

@@ -28,7 +28,7 @@ var (
 type setup struct {
 	split       bool // an API and workers apart, instead of one process
 	workers     int  // where they are apart; 0 is 1
-	concurrency int  // of a target, per worker
+	concurrency int  // of a target, per worker; 0 is what the load has in flight
 	targets     int  // 0 is 1
 	sealed      bool
 	passthrough bool // owners by their credentials
@@ -39,11 +39,12 @@ type setup struct {
 type batchd struct {
 	setup
 
-	url     string
-	api     *process // serve, or the API
-	workers []*process
-	http    *http.Client
-	client  *client.Client
+	url        string
+	credential string   // whose batches they are; empty where nobody asks
+	api        *process // serve, or the API
+	workers    []*process
+	http       *http.Client
+	client     *client.Client
 }
 
 // startBatchd starts the processes of an installation.
@@ -149,7 +150,7 @@ func (b *batchd) run(ctx context.Context, name string, bodies [][]byte) (timing,
 	}
 	took.ended = time.Since(began)
 	for i, id := range ids {
-		if answers[i], err = b.readResults(ctx, id); err != nil {
+		if answers[i], err = b.readResults(ctx, id, size*len(bodies[0])); err != nil {
 			return timing{}, nil, err
 		}
 	}
@@ -179,26 +180,39 @@ func document(bodies [][]byte) io.Reader {
 }
 
 // readResults reads the results of a batch as NDJSON, and decodes nothing: that
-// is the client's affair, and no contender is timed with it.
-func (b *batchd) readResults(ctx context.Context, id string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+"/batch/"+id+"/results", nil)
+// is the client's affair, and no contender is timed with it. About says how many
+// bytes the bodies in them have.
+func (b *batchd) readResults(ctx context.Context, id string, about int) ([]byte, error) {
+	resp, err := b.get(ctx, "/batch/"+id+"/results", http.Header{"Accept": {"application/x-ndjson"}})
 	if err != nil {
-		return nil, fmt.Errorf("make a request: %w", err)
-	}
-	req.Header.Set("Accept", "application/x-ndjson")
-	resp, err := b.http.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("read the results of batch %s: %w", id, err)
+		return nil, err
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(resp.Body)
-	if err != nil {
+	answer := bytes.NewBuffer(make([]byte, 0, 3*about))
+	if _, err := answer.ReadFrom(resp.Body); err != nil {
 		return nil, fmt.Errorf("read the results of batch %s: %w", id, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("read the results of batch %s: %s: %.200s", id, resp.Status, answer)
 	}
-	return answer, nil
+	return answer.Bytes(), nil
+}
+
+// get begins a request without the client package, which would decode the answer.
+func (b *batchd) get(ctx context.Context, path string, header http.Header) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, b.url+path, nil)
+	if err != nil {
+		return nil, fmt.Errorf("make a request: %w", err)
+	}
+	req.Header = header
+	if b.credential != "" {
+		req.Header.Set("Authorization", "Bearer "+b.credential)
+	}
+	resp, err := b.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("read %s: %w", path, err)
+	}
+	return resp, nil
 }
 
 // decodeResults decodes NDJSON. The results' indices begin at first.
@@ -212,6 +226,15 @@ func decodeResults(answer []byte, first int) ([]result, error) {
 		results = append(results, resultOf(&r, first))
 	}
 	return results, nil
+}
+
+// resultsOf returns the results that came with a batch.
+func resultsOf(batch *client.Batch) []result {
+	results := make([]result, 0, len(batch.Results))
+	for i := range batch.Results {
+		results = append(results, resultOf(&batch.Results[i], 0))
+	}
+	return results
 }
 
 func resultOf(r *client.Result, first int) result {

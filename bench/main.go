@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"os/signal"
@@ -54,6 +55,7 @@ type bench struct {
 	json       string
 	sizes      sizes
 
+	out    io.Writer
 	dir    string // all files are in it
 	self   string // this program
 	batchd string // the binary under test
@@ -63,7 +65,7 @@ func parseFlags(args []string) (*bench, error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	names := flags.String("scenario", "all", "comma-separated `names` of scenarios: "+strings.Join(scenarioNames(), ", "))
 	contenders := flags.String("contender", "all", "comma-separated `names` of contenders, where a scenario compares them: "+strings.Join(contenderNames(), ", "))
-	b := &bench{}
+	b := &bench{out: os.Stdout}
 	flags.IntVar(&b.rounds, "rounds", 3, "how often each contender runs, in turn")
 	flags.StringVar(&b.fsync, "appendfsync", "everysec", "what Redis does with its append-only file: everysec, always or no")
 	flags.BoolVar(&b.split, "split", false, "throughput, latency and slow with an API and a worker apart, instead of `batchd serve`")
@@ -133,7 +135,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 	}
 	all := report{Machine: b.describe(ctx)}
 	m := &all.Machine
-	fmt.Fprintf(os.Stdout, "%s, %d CPUs, %s, %s, appendfsync %s, %d rounds, load %.2f\n", m.System, m.CPUs, m.Go, m.Redis, m.AppendFsync, m.Rounds, m.LoadBefore)
+	fmt.Fprintf(b.out, "%s, %d CPUs, %s, %s, appendfsync %s, %d rounds, load %.2f\n", m.System, m.CPUs, m.Go, m.Redis, m.AppendFsync, m.Rounds, m.LoadBefore)
 	var failed []error
 	for _, s := range b.scenarios {
 		section := &section{Scenario: s.name, About: s.about(b.sizes)}
@@ -142,16 +144,16 @@ func (b *bench) measure(ctx context.Context) (err error) {
 			if ctx.Err() != nil {
 				break
 			}
-			fmt.Fprintf(os.Stdout, "\n%s: no figures: %v\n", s.name, err)
+			fmt.Fprintf(b.out, "\n%s: no figures: %v\n", s.name, err)
 			continue
 		}
 		all.Scenarios = append(all.Scenarios, section)
-		if err := section.write(os.Stdout); err != nil {
+		if err := section.write(b.out); err != nil {
 			return fmt.Errorf("write the figures: %w", err)
 		}
 	}
 	m.LoadAfter = loadAverage()
-	fmt.Fprintf(os.Stdout, "\ntook %s, load %.2f\n", time.Since(m.StartedAt).Round(time.Second), m.LoadAfter)
+	fmt.Fprintf(b.out, "\ntook %s, load %.2f\n", time.Since(m.StartedAt).Round(time.Second), m.LoadAfter)
 	if b.json != "" {
 		failed = append(failed, all.writeJSON(b.json))
 	}

@@ -2,21 +2,24 @@ package main
 
 import (
 	"context"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"time"
 )
 
 // snapshot is what everything has used up to a moment.
 type snapshot struct {
 	at                                    time.Time
-	client, server, redis, target, others time.Duration // processor time; others is all but these four
-	read, written                         int64         // bytes between client and batchd
+	client, server, redis, target, others time.Duration            // processor time; others is all but these four
+	servers                               map[string]time.Duration // the contender's, by the processes' name
+	read, written                         int64                    // bytes between client and batchd
 	info                                  map[string]float64
 }
 
 func (w *world) snapshot(ctx context.Context) (snapshot, error) {
-	s := snapshot{at: time.Now(), read: w.http.read.Load(), written: w.http.written.Load()}
+	s := snapshot{at: time.Now(), servers: make(map[string]time.Duration), read: w.http.read.Load(), written: w.http.written.Load()}
 	var err error
 	if s.info, err = w.redis.info(ctx, "stats", "memory"); err != nil {
 		return s, err
@@ -36,6 +39,7 @@ func (w *world) snapshot(ctx context.Context) (snapshot, error) {
 			return s, err
 		}
 		s.server += used
+		s.servers[p.name] += used
 	}
 	busy, err := busyOf()
 	s.others = busy - s.client - s.server - s.redis - s.target
@@ -50,6 +54,11 @@ func (w *world) usage(row *row, before, after snapshot, n int) error {
 	row.add("cpu_client", "s/1000", client)
 	row.add("cpu_server", "s/1000", server)
 	row.add("cpu_redis", "s/1000", redis)
+	if len(after.servers) > 1 {
+		for _, name := range slices.Sorted(maps.Keys(after.servers)) {
+			row.add("cpu_"+name, "s/1000", perThousand(before.servers[name], after.servers[name]))
+		}
+	}
 	row.add("cpu_target", "s/1000", perThousand(before.target, after.target))
 	row.add("cpu_server_redis", "s/1000", server+redis)
 	row.add("cpu_all_three", "s/1000", client+server+redis)

@@ -122,6 +122,15 @@ func parseInfo(text string, into map[string]float64) {
 // and those that scripts called.
 type calls struct{ sent, scripted map[string]int }
 
+// total sums counts.
+func total(by map[string]int) int {
+	n := 0
+	for _, count := range by {
+		n += count
+	}
+	return n
+}
+
 // monitor counts commands until stop is called, which returns the counts. It
 // slows Redis down, so nothing is timed meanwhile.
 func (s *redisServer) monitor(ctx context.Context) (stop func() (calls, error), err error) {

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"slices"
@@ -83,21 +84,21 @@ type commandCount struct {
 
 // row returns the row of a contender, a new one if there is none.
 func (s *section) row(contender string) *row {
-	for _, r := range s.Rows {
-		if r.Contender == contender {
-			return r
-		}
+	i := slices.IndexFunc(s.Rows, func(r *row) bool { return r.Contender == contender })
+	if i < 0 {
+		i = len(s.Rows)
+		s.Rows = append(s.Rows, &row{Contender: contender, Metrics: []*metric{}})
 	}
-	r := &row{Contender: contender}
-	s.Rows = append(s.Rows, r)
-	return r
+	return s.Rows[i]
 }
 
 // of returns the rounds of a contender's metric, nil if it was not measured.
 func (s *section) of(contender, name string) []float64 {
-	for _, m := range s.row(contender).Metrics {
-		if m.Name == name {
-			return m.Rounds
+	for _, r := range s.Rows {
+		for _, m := range r.Metrics {
+			if r.Contender == contender && m.Name == name {
+				return m.Rounds
+			}
 		}
 	}
 	return nil
@@ -116,8 +117,10 @@ func (r *row) add(name, unit string, value float64) {
 }
 
 // goal adds a figure with what it is to reach, such as "≥ 2" or "≤ 0.5", and
-// further. Without rounds, since a contender was left out, it adds nothing.
+// further. Without rounds, since a contender was left out or took less than the
+// kernel counts, it adds nothing.
 func (s *section) goal(name, unit string, rounds []float64, reach, further string) {
+	rounds = slices.DeleteFunc(slices.Clone(rounds), func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
 	if len(rounds) == 0 {
 		return
 	}
@@ -196,12 +199,28 @@ func (s *section) goalTable() string {
 	return render(table.Row{"FIGURE", "UNIT", "ROUNDS", "MEDIAN", "REACH", "FURTHER", "REACHED"}, lines, 3)
 }
 
+// commandTable has a line for each command and two columns for each contender.
 func (s *section) commandTable() string {
+	header := table.Row{"COMMAND"}
+	var contenders []string
 	var lines []table.Row
 	for _, c := range s.Commands {
-		lines = append(lines, table.Row{c.Contender, c.Command, number(c.Sent), number(c.Scripted)})
+		if !slices.Contains(contenders, c.Contender) {
+			contenders = append(contenders, c.Contender)
+			header = append(header, c.Contender, "in scripts")
+		}
 	}
-	return render(table.Row{"CONTENDER", "COMMAND", "SENT", "IN SCRIPTS"}, lines, 2)
+	for _, c := range s.Commands {
+		i := slices.IndexFunc(lines, func(line table.Row) bool { return line[0] == c.Command })
+		if i < 0 {
+			i = len(lines)
+			lines = append(lines, append(table.Row{c.Command}, slices.Repeat([]any{""}, 2*len(contenders))...))
+		}
+		column := 1 + 2*slices.Index(contenders, c.Contender)
+		lines[i][column], lines[i][column+1] = number(c.Sent), number(c.Scripted)
+	}
+	slices.SortFunc(lines, func(a, b table.Row) int { return strings.Compare(fmt.Sprint(a[0]), fmt.Sprint(b[0])) })
+	return render(header, lines, 1)
 }
 
 // render aligns the columns from first on to the right.
@@ -244,4 +263,21 @@ func (r *report) writeJSON(file string) error {
 		return fmt.Errorf("write the report: %w", err)
 	}
 	return nil
+}
+
+// addCommands adds what Redis was seen to run, divided by per, and its sum.
+func (s *section) addCommands(contender string, counted calls, per float64) {
+	add := func(name string, sent, scripted int) {
+		s.Commands = append(s.Commands, commandCount{contender, name, float64(sent) / per, float64(scripted) / per})
+	}
+	names := slices.Sorted(maps.Keys(counted.sent))
+	for name := range counted.scripted {
+		if _, both := counted.sent[name]; !both {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		add(name, counted.sent[name], counted.scripted[name])
+	}
+	add("(all)", total(counted.sent), total(counted.scripted))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,13 @@ var scenarios = []scenario{
 	{"throughput", aboutThroughput, throughput},
 	{"latency", aboutLatency, latency},
 	{"slow", aboutSlow, slow},
+	{"large", aboutLarge, large},
+	{"fair", aboutFair, fair},
+	{"scale", aboutScale, scale},
+	{"idle", aboutIdle, idle},
+	{"poll", aboutPoll, poll},
+	{"sealed", aboutSealed, sealed},
+	{"fsync", aboutFsync, fsync},
 }
 
 func scenarioNames() []string {
@@ -33,13 +41,21 @@ func scenarioNames() []string {
 // sizes say how much is done.
 type sizes struct {
 	throughput, slow, slowInFlight int // actions, and of those in flight
-	times                          int // how often a small batch is run
+	large, scale                   int // actions
+	times                          int // how often a small batch is run, and a batch is polled
 	monitored                      int // actions of which Redis's commands are counted
+	idle                           time.Duration
 }
 
 var (
-	fullSizes  = sizes{throughput: 20_000, slow: 10_000, slowInFlight: 1_000, times: 200, monitored: 2_000}
-	shortSizes = sizes{throughput: 3_000, slow: 1_500, slowInFlight: 500, times: 40, monitored: 200}
+	fullSizes = sizes{
+		throughput: 20_000, slow: 10_000, slowInFlight: 1_000, large: 100_000, scale: 4_000,
+		times: 200, monitored: 2_000, idle: 20 * time.Second,
+	}
+	shortSizes = sizes{
+		throughput: 3_000, slow: 1_500, slowInFlight: 500, large: 5_000, scale: 640,
+		times: 40, monitored: 200, idle: 5 * time.Second,
+	}
 )
 
 const (
@@ -51,18 +67,20 @@ const (
 // starter starts a contender in a world.
 type starter func(context.Context, *world, load) (contender, error)
 
+// entrant is who takes part in a scenario.
 type entrant struct {
 	name  string
 	start starter
+	fsync string // Redis's appendfsync, where it is not that of the flag
 }
 
 // field are the contenders that scenarios compare.
 func (b *bench) field(s setup) []entrant {
 	return slices.DeleteFunc([]entrant{
-		{"plain", startPlain},
-		{"asynq-1", startAsynq(1)},
-		{"asynq-4", startAsynq(4)},
-		{"batchd", startSetup(s)},
+		{name: "plain", start: startPlain},
+		{name: "asynq-1", start: startAsynq(1)},
+		{name: "asynq-4", start: startAsynq(4)},
+		{name: "batchd", start: startSetup(s)},
 	}, func(e entrant) bool { return !slices.Contains(b.contenders, e.name) })
 }
 
@@ -71,18 +89,26 @@ func contenderNames() []string { return []string{"plain", "asynq-1", "asynq-4", 
 // startSetup returns a start of batchd in that installation.
 func startSetup(s setup) starter {
 	return func(ctx context.Context, w *world, l load) (contender, error) {
-		s.concurrency = l.inFlight / max(s.workers, 1)
+		s := s
+		if s.concurrency == 0 {
+			s.concurrency = l.inFlight
+		}
 		return w.startBatchd(ctx, s)
 	}
 }
 
+// worldTimeout bounds what happens in one world, so that what hangs ends.
+const worldTimeout = 10 * time.Minute
+
 // inWorld runs something in a world of its own.
-func (b *bench) inWorld(ctx context.Context, delay time.Duration, do func(w *world) error) error {
-	w, err := b.newWorld(ctx, delay)
+func (b *bench) inWorld(ctx context.Context, delay time.Duration, fsync string, do func(ctx context.Context, w *world) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, worldTimeout, fmt.Errorf("it takes longer than %s", worldTimeout))
+	defer cancel()
+	w, err := b.newWorld(ctx, delay, fsync)
 	if err != nil {
 		return err
 	}
-	return errors.Join(do(w), w.close())
+	return errors.Join(do(ctx, w), w.close())
 }
 
 // eachRound lets the entrants take turns, for as many rounds as there are. Who
@@ -105,7 +131,7 @@ func (b *bench) race(ctx context.Context, out *section, l load, entrants []entra
 		out.row(e.name)
 	}
 	return b.eachRound(entrants, func(_ int, e entrant) error {
-		return b.inWorld(ctx, l.delay, func(w *world) error {
+		return b.inWorld(ctx, l.delay, cmp.Or(e.fsync, b.fsync), func(ctx context.Context, w *world) error {
 			c, err := e.start(ctx, w, l)
 			if err != nil {
 				return err
@@ -127,7 +153,10 @@ func (b *bench) race(ctx context.Context, out *section, l load, entrants []entra
 			if err != nil {
 				return err
 			}
-			if err := w.verify(ctx, bodies, results); err != nil {
+			if err := w.verify(bodies, results); err != nil {
+				return err
+			}
+			if err := w.checkRequests(ctx); err != nil {
 				return err
 			}
 			r := out.row(e.name)

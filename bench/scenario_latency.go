@@ -24,16 +24,16 @@ func latency(ctx context.Context, b *bench, out *section) error {
 		out.row(e.name)
 	}
 	err := b.eachRound(entrants, func(_ int, e entrant) error {
-		return b.inWorld(ctx, 0, func(w *world) error {
+		return b.inWorld(ctx, 0, b.fsync, func(ctx context.Context, w *world) error {
 			took, err := b.latencyOf(ctx, w, e)
 			if err != nil {
 				return err
 			}
-			r, ms := out.row(e.name), milliseconds(took)
-			r.add("p50", "ms", quantile(ms, 0.5))
-			r.add("p90", "ms", quantile(ms, 0.9))
-			r.add("p99", "ms", quantile(ms, 0.99))
-			r.add("most", "ms", quantile(ms, 1))
+			w.sent = small * (warmBatches + b.sizes.times)
+			if err := w.checkRequests(ctx); err != nil {
+				return err
+			}
+			addLatency(out.row(e.name), took)
 			return nil
 		})
 	})
@@ -62,26 +62,42 @@ func (b *bench) latencyOf(ctx context.Context, w *world, e entrant) ([]time.Dura
 	return smallBatches(ctx, c, b.sizes.times)
 }
 
-// smallBatches runs batches of ten one after another, and returns how long each
-// took. A few that come before are not counted.
+// addLatency adds one round of durations.
+func addLatency(r *row, took []time.Duration) {
+	ms := milliseconds(took)
+	r.add("p50", "ms", quantile(ms, 0.5))
+	r.add("p90", "ms", quantile(ms, 0.9))
+	r.add("p99", "ms", quantile(ms, 0.99))
+	r.add("most", "ms", quantile(ms, 1))
+}
+
+// warmBatches come before those that count.
+const warmBatches = 20
+
+// smallBatches runs batches of ten one after another, and returns how long each took.
 func smallBatches(ctx context.Context, c contender, times int) ([]time.Duration, error) {
-	const warm = 20
-	took := make([]time.Duration, 0, times)
-	for i := range warm + times {
-		name := "small-" + strconv.Itoa(i)
-		bodies := makeBodies(name, small, smallBody)
-		t, results, err := c.run(ctx, name, bodies)
+	took := make([]time.Duration, 0, warmBatches+times)
+	for i := range warmBatches + times {
+		one, err := smallBatch(ctx, c, "small-"+strconv.Itoa(i))
 		if err != nil {
 			return nil, err
 		}
-		if err := check(bodies, results); err != nil {
-			return nil, fmt.Errorf("wrong results: %w", err)
-		}
-		if i >= warm {
-			took = append(took, t.read)
-		}
+		took = append(took, one)
 	}
-	return took, nil
+	return took[warmBatches:], nil
+}
+
+// smallBatch runs one batch of ten, and checks its results.
+func smallBatch(ctx context.Context, c contender, name string) (time.Duration, error) {
+	bodies := makeBodies(name, small, smallBody)
+	took, results, err := c.run(ctx, name, bodies)
+	if err != nil {
+		return 0, err
+	}
+	if err := check(bodies, results); err != nil {
+		return 0, fmt.Errorf("wrong results: %w", err)
+	}
+	return took.read, nil
 }
 
 // asynqLatency has the peer run its small batches in the servers' own process.
@@ -115,9 +131,5 @@ func (b waiting) run(ctx context.Context, name string, bodies [][]byte) (timing,
 	case !batch.Status.Terminal():
 		return timing{}, nil, fmt.Errorf("%s is still %s after %s", name, batch.Status, took)
 	}
-	results := make([]result, 0, len(bodies))
-	for i := range batch.Results {
-		results = append(results, resultOf(&batch.Results[i], 0))
-	}
-	return timing{submitted: took, ended: took, read: took}, results, nil
+	return timing{submitted: took, ended: took, read: took}, resultsOf(batch), nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"time"
 )
@@ -40,7 +39,7 @@ func throughput(ctx context.Context, b *bench, out *section) error {
 
 // countCommands has an entrant run some actions while Redis tells each command.
 func (b *bench) countCommands(ctx context.Context, out *section, l load, e entrant) error {
-	return b.inWorld(ctx, l.delay, func(w *world) error {
+	return b.inWorld(ctx, l.delay, b.fsync, func(ctx context.Context, w *world) error {
 		c, err := e.start(ctx, w, l)
 		if err != nil {
 			return err
@@ -61,19 +60,6 @@ func (b *bench) countCommands(ctx context.Context, out *section, l load, e entra
 		out.addCommands(e.name, counted, float64(n))
 		return nil
 	})
-}
-
-// addCommands adds what was counted, divided by per.
-func (s *section) addCommands(contender string, counted calls, per float64) {
-	names := make(map[string]bool)
-	for _, by := range []map[string]int{counted.sent, counted.scripted} {
-		for name := range by {
-			names[name] = true
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(names)) {
-		s.Commands = append(s.Commands, commandCount{contender, name, float64(counted.sent[name]) / per, float64(counted.scripted[name]) / per})
-	}
 }
 
 const slowDelay = 100 * time.Millisecond

@@ -90,3 +90,11 @@ func parseMemory(status, field string) (int64, error) {
 	}
 	return 0, fmt.Errorf("the memory of a process has no field %s", field)
 }
+
+// resetPeak has the kernel count the process's peak memory anew.
+func resetPeak(pid int) error {
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0o600); err != nil {
+		return fmt.Errorf("reset the peak memory of a process: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/batchd/batchd/client"
+)
+
+func aboutFair(s sizes) string {
+	return fmt.Sprintf("batches of %d one after another, alone and while %d actions of another owner run, from their upload to their end", small, s.large)
+}
+
+func fair(ctx context.Context, b *bench, out *section) error {
+	alone, beside := out.row("alone"), out.row("beside")
+	for range b.rounds {
+		err := b.inWorld(ctx, 0, b.fsync, func(ctx context.Context, w *world) error {
+			c, err := w.startBatchd(ctx, setup{split: b.split, concurrency: inFlight, passthrough: true})
+			if err != nil {
+				return err
+			}
+			theirs, err := c.as("small-owner")
+			if err != nil {
+				return err
+			}
+			took, err := smallBatches(ctx, waiting{theirs}, b.sizes.times)
+			if err != nil {
+				return err
+			}
+			addLatency(alone, took)
+			return w.beside(ctx, c, theirs, beside, b.sizes.large)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	out.goal("p50: beside / alone", "", ratios(out.of("beside", "p50"), out.of("alone", "p50")), "", "")
+	out.goal("p99: beside / alone", "", ratios(out.of("beside", "p99"), out.of("alone", "p99")), "≤ 3", "≤ 2")
+	return nil
+}
+
+// beside runs small batches for as long as one large batch of another owner takes.
+func (w *world) beside(ctx context.Context, c, theirs *batchd, r *row, n int) error {
+	bulk, err := c.as("bulk-owner")
+	if err != nil {
+		return err
+	}
+	bodies := makeBodies("bulk", n, smallBody)
+	var (
+		running sync.WaitGroup
+		answer  []byte
+		bulkErr error
+		ended   = make(chan struct{})
+		bulkFor time.Duration
+	)
+	began := time.Now()
+	running.Go(func() {
+		defer close(ended)
+		var id string
+		if id, bulkErr = bulk.upload(ctx, bodies); bulkErr == nil {
+			_, bulkErr = bulk.client.Wait(ctx, id)
+		}
+		bulkFor = time.Since(began)
+		if bulkErr == nil {
+			answer, bulkErr = bulk.readResults(ctx, id, n*smallBody)
+		}
+	})
+	var took []time.Duration
+	for i := 0; !closed(ended); i++ {
+		one, err := smallBatch(ctx, waiting{theirs}, "beside-"+strconv.Itoa(i))
+		if err != nil {
+			<-ended
+			return err
+		}
+		took = append(took, one)
+	}
+	running.Wait()
+	if bulkErr != nil {
+		return fmt.Errorf("the large batch: %w", bulkErr)
+	}
+	addLatency(r, took)
+	r.add("batches", "", float64(len(took)))
+	r.add("bulk", "actions/s", float64(n)/bulkFor.Seconds())
+	w.sent += small * (len(took) + warmBatches + w.sizes.times)
+	if err := w.verifyAnswer(bodies, answer); err != nil {
+		return err
+	}
+	return w.checkRequests(ctx)
+}
+
+func closed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// as returns batchd seen by the owner with that credential.
+func (b *batchd) as(owner string) (*batchd, error) {
+	seen := *b
+	seen.credential = owner
+	var err error
+	seen.client, err = b.newClient(client.WithBearer(owner))
+	return &seen, err
+}
