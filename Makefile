@@ -21,6 +21,10 @@ test: ## Lint, then run all tests with the race detector; needs redis-server
 test-faults: ## Kill, stop and cut off real processes, in full: about an hour
 	go test -tags faults -count=1 -timeout 90m -v ./internal/faults/
 
+.PHONY: bench
+bench: ## Measure batchd beside its peers: about a quarter of an hour; needs redis-server
+	go run ./bench
+
 .PHONY: lint
 lint: ## Run the linters
 	$(TOOL) golangci-lint run

@@ -183,19 +183,24 @@ func document(bodies [][]byte) io.Reader {
 // is the client's affair, and no contender is timed with it. About says how many
 // bytes the bodies in them have.
 func (b *batchd) readResults(ctx context.Context, id string, about int) ([]byte, error) {
+	answer := bytes.NewBuffer(make([]byte, 0, 3*about))
+	err := b.copyResults(ctx, id, answer)
+	return answer.Bytes(), err
+}
+
+func (b *batchd) copyResults(ctx context.Context, id string, to io.Writer) error {
 	resp, err := b.get(ctx, "/batch/"+id+"/results", http.Header{"Accept": {"application/x-ndjson"}})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer resp.Body.Close()
-	answer := bytes.NewBuffer(make([]byte, 0, 3*about))
-	if _, err := answer.ReadFrom(resp.Body); err != nil {
-		return nil, fmt.Errorf("read the results of batch %s: %w", id, err)
-	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("read the results of batch %s: %s: %.200s", id, resp.Status, answer)
+		return fmt.Errorf("read the results of batch %s: %s", id, resp.Status)
 	}
-	return answer.Bytes(), nil
+	if _, err := io.Copy(to, resp.Body); err != nil {
+		return fmt.Errorf("read the results of batch %s: %w", id, err)
+	}
+	return nil
 }
 
 // get begins a request without the client package, which would decode the answer.

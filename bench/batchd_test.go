@@ -55,3 +55,16 @@ func TestLinesAreTheActions(t *testing.T) {
 		require.Equal(t, 100, n)
 	}
 }
+
+func TestAMarkIsReachedOnce(t *testing.T) {
+	t.Parallel()
+	var at []int
+	b := &answerBuffer{}
+	b.mark = mark{at: 10, reached: func() { at = append(at, b.text.Len()) }}
+	for range 5 {
+		_, err := b.Write([]byte("1234"))
+		require.NoError(t, err)
+	}
+	require.Equal(t, []int{8}, at, "with the third write")
+	require.Equal(t, 20, b.text.Len())
+}

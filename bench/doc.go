@@ -30,6 +30,25 @@
 // wrong result has no figures, and the exit code is then 1. A figure that is not
 // reached is said so, and is no error.
 //
+// # Scenarios
+//
+//	throughput  20,000 POSTs of 200 bytes, 64 in flight
+//	latency     ten actions, 200 times; batchd is asked to wait and answers with the
+//	            results, asynq enqueues and collects in the servers' own process
+//	slow        10,000 actions to a target that takes 100 ms, 1,000 in flight
+//	large       100,000 actions of 1 KiB in one NDJSON upload, beside batches of 1,000;
+//	            API and worker apart, and their memory in each phase
+//	fair        batches of ten, alone and beside 100,000 actions of another owner
+//	scale       1, 2 and 4 worker processes with 8 places each and a target of 20 ms
+//	idle        what an idle worker process with ten targets sends to Redis
+//	poll        GET /batch/{id} of 100,000 actions and of ten, while they run and after
+//	sealed      throughput with seal.keys and without
+//	fsync       throughput with appendfsync always and everysec
+//
+// Large, fair, scale, poll, sealed and fsync compare batchd with itself. Configuration that a
+// scenario does not need is left at its default. With --batch, throughput and slow
+// submit their actions in several batches, four uploads at a time.
+//
 // # Reading the figures
 //
 // The tables show medians of the rounds. A ratio is taken within each round, and
@@ -38,20 +57,25 @@
 //
 //	in_hand       actions a second until the client has read all results, in order
 //	readable      the same until the last result can be read
-//	submitted, ended, read   when that was, from the start
+//	submitted, ended, read   when all was accepted, could be read, was read, from the start
+//	took          from the submission until the results are in hand, by action
 //	cpu_…         processor seconds of 1,000 actions: of the client (this process), the
-//	              contender's processes, Redis, the target. The kernel counts in steps
-//	              of 10 ms, so short runs are coarse. asynq's client enqueues and
-//	              collects, which batchd does in its server.
+//	              contender's processes (each kind by its name where there are several),
+//	              Redis, the target. The kernel counts in steps of 10 ms, so short runs
+//	              are coarse. asynq's client enqueues and collects, which batchd does in
+//	              its server: cpu_all_three counts that on both sides.
 //	others        what everything else on the machine took of it meanwhile: where it is
 //	              more than a few percent, the figures are of a busy machine
 //	rss_server    peak memory of the contender's processes together (VmHWM)
 //	redis_peak    peak memory of Redis (used_memory_peak)
 //	redis_commands, redis_reads   commands that Redis ran, those of scripts included,
 //	              and times that it read from a connection: one for a whole pipeline
-//	redis_in, redis_out, http_in, http_out   bytes to and from Redis, and batchd
+//	redis_in, redis_out, http_in, http_out   bytes that Redis, and batchd's API, received
+//	              and sent
+//	api_…, worker_…   peak memory of that process in a phase; …_tenth that while the first
+//	              tenth went over the wire. What is flat has the same at the end.
 //
-// The last table of throughput counts Redis's commands in a run of its own that is
-// not timed, told apart by MONITOR into those that clients sent and those that
-// scripts called.
+// The last table of throughput and idle counts Redis's commands, told apart by MONITOR
+// into those that clients sent and those that scripts called. Nothing is timed
+// meanwhile, since that slows Redis down.
 package main

@@ -65,7 +65,7 @@ func (w *world) usage(row *row, before, after snapshot, n int) error {
 	if len(w.servers) > 0 {
 		var peak int64
 		for _, p := range w.servers {
-			bytes, err := memoryOf(p.pid, rssPeak)
+			bytes, err := peakOf(p.pid)
 			if err != nil {
 				return err
 			}

@@ -10,8 +10,12 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
+// fairPause is the least time between the starts of two small batches. Without
+// one they would take as much of the machine as the large batch.
+const fairPause = 20 * time.Millisecond
+
 func aboutFair(s sizes) string {
-	return fmt.Sprintf("batches of %d one after another, alone and while %d actions of another owner run, from their upload to their end", small, s.large)
+	return fmt.Sprintf("batches of %d one after another, at most one in %s, alone and while %d actions of another owner run, from their upload to their end", small, fairPause, s.large)
 }
 
 func fair(ctx context.Context, b *bench, out *section) error {
@@ -26,7 +30,7 @@ func fair(ctx context.Context, b *bench, out *section) error {
 			if err != nil {
 				return err
 			}
-			took, err := smallBatches(ctx, waiting{theirs}, b.sizes.times)
+			took, err := smallBatches(ctx, paced(waiting{theirs}), b.sizes.times)
 			if err != nil {
 				return err
 			}
@@ -68,14 +72,15 @@ func (w *world) beside(ctx context.Context, c, theirs *batchd, r *row, n int) er
 			answer, bulkErr = bulk.readResults(ctx, id, n*smallBody)
 		}
 	})
+	one := paced(waiting{theirs})
 	var took []time.Duration
 	for i := 0; !closed(ended); i++ {
-		one, err := smallBatch(ctx, waiting{theirs}, "beside-"+strconv.Itoa(i))
+		t, err := smallBatch(ctx, one, "beside-"+strconv.Itoa(i))
 		if err != nil {
 			<-ended
 			return err
 		}
-		took = append(took, one)
+		took = append(took, t)
 	}
 	running.Wait()
 	if bulkErr != nil {
@@ -89,6 +94,22 @@ func (w *world) beside(ctx context.Context, c, theirs *batchd, r *row, n int) er
 		return err
 	}
 	return w.checkRequests(ctx)
+}
+
+// pacedContender begins no run sooner than fairPause after the one before.
+type pacedContender struct {
+	contender
+	next time.Time
+}
+
+func paced(c contender) contender { return &pacedContender{contender: c} }
+
+func (p *pacedContender) run(ctx context.Context, name string, bodies [][]byte) (timing, []result, error) {
+	if err := pause(ctx, time.Until(p.next)); err != nil {
+		return timing{}, nil, err
+	}
+	p.next = time.Now().Add(fairPause)
+	return p.contender.run(ctx, name, bodies)
 }
 
 func closed(c <-chan struct{}) bool {

@@ -53,7 +53,9 @@ func large(ctx context.Context, b *bench, out *section) error {
 	out.goal("peak memory of the API", "MiB", out.of(largeName, "api_peak"), "≤ 128", "")
 	out.goal("peak memory of the worker", "MiB", out.of(largeName, "worker_peak"), "≤ 128", "")
 	out.goal("results as a stream", "MB/s", out.of(largeName, "stream"), "≥ 50", "")
-	out.goal("memory of the API: peak while streaming / before", "", ratios(out.of(largeName, "api_streaming"), out.of(largeName, "api_before_stream")), "≤ 1.1", "")
+	for _, phase := range []string{"api_uploading", "api_streaming"} {
+		out.goal(phase+": peak / that of the first tenth", "", ratios(out.of(largeName, phase), out.of(largeName, phase+"_tenth")), "≤ 1.1", "")
+	}
 	return nil
 }
 
@@ -110,9 +112,10 @@ func (w *world) runLarge(ctx context.Context, c *batchd, r *row, n int) error {
 		return err
 	}
 	var phases memoryPhases
+	var uploadTenth, streamTenth float64
 	phases.begin(api, worker)
 	began := time.Now()
-	id, err := c.upload(ctx, bodies)
+	id, err := c.uploadFrom(ctx, &lines{bodies: bodies, mark: mark{at: n * largeBody / 10, reached: func() { uploadTenth = phases.end(api) }}})
 	if err != nil {
 		return err
 	}
@@ -124,13 +127,13 @@ func (w *world) runLarge(ctx context.Context, c *batchd, r *row, n int) error {
 	ended := time.Since(began)
 	runPeak, workerPeak := phases.end(api), phases.end(worker)
 	phases.begin(api)
-	beforeStream := phases.now(api)
-	answer, err := c.readResults(ctx, id, n*largeBody)
-	if err != nil {
+	answer := &answerBuffer{mark: mark{at: n * largeBody / 10, reached: func() { streamTenth = phases.end(api) }}}
+	answer.text.Grow(3 * n * largeBody)
+	if err := c.copyResults(ctx, id, answer); err != nil {
 		return err
 	}
 	took := time.Since(began)
-	streaming := phases.end(api)
+	streamPeak := phases.end(api)
 	if phases.err != nil {
 		return phases.err
 	}
@@ -138,7 +141,7 @@ func (w *world) runLarge(ctx context.Context, c *batchd, r *row, n int) error {
 	if err != nil {
 		return err
 	}
-	if err := w.verifyAnswer(bodies, answer); err != nil {
+	if err := w.verifyAnswer(bodies, answer.text.Bytes()); err != nil {
 		return err
 	}
 	if err := w.checkRequests(ctx); err != nil {
@@ -148,11 +151,12 @@ func (w *world) runLarge(ctx context.Context, c *batchd, r *row, n int) error {
 	r.add("uploaded", "s", uploaded.Seconds())
 	r.add("ended", "s", ended.Seconds())
 	r.add("read", "s", took.Seconds())
-	r.add("stream", "MB/s", float64(len(answer))/1e6/(took-ended).Seconds())
+	r.add("stream", "MB/s", float64(answer.text.Len())/1e6/(took-ended).Seconds())
+	r.add("api_uploading_tenth", "MiB", uploadTenth)
 	r.add("api_uploading", "MiB", uploadPeak)
-	r.add("api_before_stream", "MiB", beforeStream)
-	r.add("api_streaming", "MiB", streaming)
-	r.add("api_peak", "MiB", max(uploadPeak, runPeak, streaming))
+	r.add("api_streaming_tenth", "MiB", streamTenth)
+	r.add("api_streaming", "MiB", streamPeak)
+	r.add("api_peak", "MiB", max(uploadPeak, runPeak, streamPeak))
 	r.add("worker_peak", "MiB", workerPeak)
 	return w.usage(r, before, after, n)
 }
@@ -168,12 +172,8 @@ func (m *memoryPhases) begin(pids ...int) {
 }
 
 // end returns the peak since begin.
-func (m *memoryPhases) end(pid int) float64 { return m.read(pid, rssPeak) }
-
-func (m *memoryPhases) now(pid int) float64 { return m.read(pid, rssNow) }
-
-func (m *memoryPhases) read(pid int, field string) float64 {
-	bytes, err := memoryOf(pid, field)
+func (m *memoryPhases) end(pid int) float64 {
+	bytes, err := peakOf(pid)
 	m.note(err)
 	return mib(bytes)
 }
@@ -186,7 +186,11 @@ func (m *memoryPhases) note(err error) {
 
 // upload submits actions as NDJSON, encoded as they are sent.
 func (b *batchd) upload(ctx context.Context, bodies [][]byte) (id string, err error) {
-	batch, err := b.client.SubmitNDJSON(ctx, &lines{bodies: bodies}, client.Options{})
+	return b.uploadFrom(ctx, &lines{bodies: bodies})
+}
+
+func (b *batchd) uploadFrom(ctx context.Context, text io.Reader) (id string, err error) {
+	batch, err := b.client.SubmitNDJSON(ctx, text, client.Options{})
 	if err != nil {
 		return "", fmt.Errorf("upload: %w", err)
 	}
@@ -240,6 +244,7 @@ func (w *world) verifyAnswer(bodies [][]byte, answer []byte) error {
 // lines reads as the NDJSON of actions.
 type lines struct {
 	bodies [][]byte
+	mark   mark
 	text   bytes.Buffer
 	next   []byte
 }
@@ -254,5 +259,33 @@ func (l *lines) Read(p []byte) (int, error) {
 	if l.text.Len() == 0 {
 		return 0, io.EOF
 	}
-	return l.text.Read(p)
+	n, err := l.text.Read(p)
+	l.mark.pass(n)
+	return n, err
+}
+
+// answerBuffer keeps what is written to it.
+type answerBuffer struct {
+	text bytes.Buffer
+	mark mark
+}
+
+// Write implements [io.Writer].
+func (b *answerBuffer) Write(p []byte) (int, error) {
+	b.mark.pass(len(p))
+	return b.text.Write(p)
+}
+
+// mark calls reached once, when so many bytes have passed. Its zero value never does.
+type mark struct {
+	at      int
+	reached func()
+}
+
+func (m *mark) pass(n int) {
+	m.at -= n
+	if m.at <= 0 && m.reached != nil {
+		m.reached()
+		m.reached = nil
+	}
 }

@@ -66,29 +66,23 @@ func parseBusy(stat string) (time.Duration, error) {
 	return time.Duration(ticks) * clockTick, nil
 }
 
-// The fields of proc(5)'s status that memoryOf knows.
-const (
-	rssNow  = "VmRSS"
-	rssPeak = "VmHWM"
-)
-
-// memoryOf returns a field of a process's memory, in bytes.
-func memoryOf(pid int, field string) (int64, error) {
+// peakOf returns the most memory that a process had resident at a time, in bytes.
+func peakOf(pid int) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		return 0, fmt.Errorf("read the memory of a process: %w", err)
 	}
-	return parseMemory(string(text), field)
+	return parsePeak(string(text))
 }
 
-func parseMemory(status, field string) (int64, error) {
+func parsePeak(status string) (int64, error) {
 	for line := range strings.Lines(status) {
-		if value, ok := strings.CutPrefix(line, field+":"); ok {
+		if value, ok := strings.CutPrefix(line, "VmHWM:"); ok {
 			kib, err := strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(value), "kB")), 10, 64)
 			return kib << 10, err
 		}
 	}
-	return 0, fmt.Errorf("the memory of a process has no field %s", field)
+	return 0, errors.New("the peak memory of a process cannot be read: its status has no VmHWM")
 }
 
 // resetPeak has the kernel count the process's peak memory anew.

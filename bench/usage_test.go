@@ -27,15 +27,11 @@ func TestProcessorTimeOfTheMachineIsRead(t *testing.T) {
 	require.Error(t, err)
 }
 
-func TestMemoryOfAProcessIsRead(t *testing.T) {
+func TestPeakMemoryOfAProcessIsRead(t *testing.T) {
 	t.Parallel()
-	const status = "Name:\tbatchd\nVmPeak:\t  900 kB\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\n"
-	peak, err := parseMemory(status, rssPeak)
+	peak, err := parsePeak("Name:\tbatchd\nVmPeak:\t  900 kB\nVmHWM:\t  2048 kB\nVmRSS:\t 1024 kB\n")
 	require.NoError(t, err)
 	require.Equal(t, int64(2<<20), peak)
-	now, err := parseMemory(status, rssNow)
-	require.NoError(t, err)
-	require.Equal(t, int64(1<<20), now)
-	_, err = parseMemory("Name:\tbatchd\n", rssPeak)
+	_, err = parsePeak("Name:\tbatchd\n")
 	require.Error(t, err)
 }
