@@ -24,10 +24,9 @@ func (s *Store) aside(do func(ctx context.Context)) {
 
 // unlink removes keys, and goes on trying for a while if Redis is away.
 func (s *Store) unlink(ctx context.Context, keys ...string) error {
-	_, err := s.insist(ctx, func() ([]string, error) {
+	return s.insist(ctx, func() error {
 		ctx, cancel := s.within(ctx)
 		defer cancel()
-		return nil, mapError(ctx, s.rdb.Unlink(ctx, keys...).Err())
+		return mapError(ctx, s.rdb.Unlink(ctx, keys...).Err())
 	})
-	return err
 }

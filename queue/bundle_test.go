@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -165,6 +166,40 @@ func (b *bundle) allKeys() map[string]time.Duration {
 }
 
 func (b *bundle) inspector() *asynq.Inspector { return asynq.NewInspectorFromRedisClient(b.rdb) }
+
+// crm is where the tasks of the tests' batches go.
+func crm(lane batch.Lane) route { return route{"crm", lane} }
+
+// pending returns the tasks that wait in a lane's queues.
+func (b *bundle) pending(lane batch.Lane) []*asynq.TaskInfo {
+	b.t.Helper()
+	return b.listed(lane, b.inspector().ListPendingTasks)
+}
+
+func (b *bundle) listed(lane batch.Lane, list func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error)) []*asynq.TaskInfo {
+	b.t.Helper()
+	var all []*asynq.TaskInfo
+	for _, queue := range b.queuesOf(crm(lane)) {
+		for page := 1; ; page++ {
+			tasks, err := list(queue, asynq.PageSize(1000), asynq.Page(page))
+			if errors.Is(err, asynq.ErrQueueNotFound) {
+				break
+			}
+			require.NoError(b.t, err)
+			all = append(all, tasks...)
+			if len(tasks) < 1000 {
+				break
+			}
+		}
+	}
+	return all
+}
+
+// dropTask loses the task of an action.
+func (b *bundle) dropTask(id string, index int) {
+	b.t.Helper()
+	require.NoError(b.t, b.inspector().DeleteTask(b.queueOf(crm(batch.Interactive), id, index), taskID(id, index, "")))
+}
 
 // eventually waits for something that happens in the background.
 func (b *bundle) eventually(what string, check func() bool) {

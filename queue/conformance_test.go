@@ -203,6 +203,22 @@ func TestTheDeadlineEndsWhatWaits(t *testing.T) {
 	})
 }
 
+func TestABeginThatEndsTheBatchSendsItsWebhook(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		s := spec()
+		s.ExpiresIn, s.WebhookURL = 200*time.Millisecond, "https://example.com/hook"
+		id := b.submit(2, s).ID
+		time.Sleep(250 * time.Millisecond)
+		begun, err := b.Begin(b.ctx, id, 0, "w1")
+		require.NoError(t, err)
+		require.Equal(t, batch.Ended, begun.Verdict)
+		require.Equal(t, batch.StatusExpired, b.get(id).Status)
+		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+		require.NoError(t, err)
+		require.Len(t, tasks, 1)
+	})
+}
+
 func TestAReleaseAfterTheDeadlineEndsTheBatch(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(3, spec()).ID
@@ -451,7 +467,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		_, err = b.Release(b.ctx, id, 0, "t")
 		require.ErrorIs(t, err, batch.ErrNotFound)
 		require.ErrorIs(t, b.Delivered(b.ctx, id, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
-		require.NoError(t, b.fanOut(b.ctx, fanOut{id: id, queue: QueueName("crm", batch.Bulk), total: 3}))
+		require.NoError(t, b.fanOut(b.ctx, fanOut{id: id, route: crm(batch.Bulk), total: 3}))
 		for key := range b.allKeys() {
 			require.NotContains(t, key, "batchd:{"+id, "late steps bring nothing back")
 		}

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -29,7 +30,8 @@ const (
 
 // fanOut is the enqueueing of a batch's tasks, from an index on.
 type fanOut struct {
-	id, queue   string
+	id          string
+	route       route
 	from, total int
 	throttled   bool // handed out as the owner's limit allows; see feed
 }
@@ -84,7 +86,7 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	for f.from < f.total {
 		next := min(f.from+fanOutChunk, f.total)
-		if _, err := s.enqueue(ctx, f.id, f.queue, span(f.from, next)); err != nil {
+		if _, err := s.enqueue(ctx, f.id, f.route, "", span(f.from, next)); err != nil {
 			return err
 		}
 		crash.At(crash.ChunkEnqueued)
@@ -113,68 +115,83 @@ func span(from, to int) []int {
 
 // enqueue enqueues actions in one exchange, and returns how many of them had no
 // task until now.
-func (s *Store) enqueue(ctx context.Context, id, queue string, indexes []int) (int, error) {
+func (s *Store) enqueue(ctx context.Context, id string, r route, round string, indexes []int) (int, error) {
+	tasks := make([]newTask, len(indexes))
+	for i, index := range indexes {
+		tasks[i] = newTask{queue: s.queueOf(r, id, index), kind: TaskAction, id: taskID(id, index, round), payload: EncodeTask(id, index)}
+	}
+	return s.enqueueTasks(ctx, tasks)
+}
+
+// newTask is a task to be enqueued.
+type newTask struct {
+	queue, kind, id string
+	payload         []byte
+}
+
+// enqueueTasks enqueues tasks in one exchange, wakes the workers, and returns how
+// many of the tasks' ids were not taken.
+func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (int, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	r := &recorder{UniversalClient: s.rdb, pipe: s.rdb.Pipeline()}
+	r := &recorder{UniversalClient: s.rdb, steps: make(map[string][]any)}
 	client := asynq.NewClientFromRedisClient(r)
-	for _, i := range indexes {
-		_, err := client.EnqueueContext(ctx, asynq.NewTask(TaskAction, EncodeTask(id, i)),
-			asynq.Queue(queue), asynq.TaskID(taskID(id, i)), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
-		if err != nil {
-			return 0, fmt.Errorf("encode task %d: %w", i, err)
+	for i := range tasks {
+		t := &tasks[i]
+		r.queue = t.queue
+		if _, err := client.EnqueueContext(ctx, asynq.NewTask(t.kind, t.payload),
+			asynq.Queue(t.queue), asynq.TaskID(t.id), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout)); err != nil {
+			return 0, fmt.Errorf("encode task %s: %w", t.id, err)
 		}
 	}
-	answers, err := r.pipe.Exec(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err))
+	pipe := s.rdb.Pipeline()
+	cmds := make(map[string]*redis.Cmd, len(r.steps))
+	now := time.Now().UnixNano()
+	args := func(queue string) []any {
+		return append([]any{asynqPrefix(queue) + "t:", now, workChannel, s.name + " " + queue}, r.steps[queue]...)
 	}
+	for queue := range r.steps {
+		pipe.SAdd(ctx, asynqQueues, queue)
+		cmds[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args(queue)...)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
 	added := 0
-	for _, answer := range answers {
-		if made, ok := answer.(*redis.Cmd); ok && made.Val() == int64(1) {
-			added++
+	for queue, cmd := range cmds {
+		if err := cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+			cmd = s.steps.enqueue.Eval(ctx, s.rdb, []string{asynqPrefix(queue) + "pending"}, args(queue)...)
 		}
+		n, err := cmd.Int()
+		if err != nil {
+			return added, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err))
+		}
+		added += n
+		s.wake(queue)
 	}
 	return added, nil
 }
 
-// recorder collects in a pipeline the commands that asynq's client would send
-// one by one. asynq keeps the form of its tasks to itself; this way each stays
-// exactly what asynq's own client makes.
+// recorder collects what asynq's client would send. asynq keeps the form of its
+// tasks to itself; this way each stays what asynq's own client makes, and many are
+// enqueued in one step.
 type recorder struct {
 	redis.UniversalClient
-	pipe   redis.Pipeliner
-	loaded bool
+	queue string
+	steps map[string][]any // id and message in turn, by queue
 }
 
-// SAdd records the announcement of a queue.
-func (r *recorder) SAdd(ctx context.Context, key string, members ...any) *redis.IntCmd {
-	r.pipe.SAdd(ctx, key, members...)
+// SAdd is the announcement of a queue.
+func (r *recorder) SAdd(context.Context, string, ...any) *redis.IntCmd {
 	return redis.NewIntResult(1, nil)
 }
 
-// EvalSha records a script by its digest. The first one is refused, so that
-// asynq falls back to Eval and the pipeline carries the script's text once.
-func (r *recorder) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	if !r.loaded {
-		return redis.NewCmdResult(nil, noScriptError{})
+// EvalSha is the step that enqueues a task: its arguments are message, id and time.
+func (r *recorder) EvalSha(_ context.Context, _ string, _ []string, args ...any) *redis.Cmd {
+	if len(args) != 3 {
+		return redis.NewCmdResult(nil, errEnqueue)
 	}
-	r.pipe.EvalSha(ctx, sha, keys, args...)
+	r.steps[r.queue] = append(r.steps[r.queue], args[1], args[0])
 	return redis.NewCmdResult(int64(1), nil)
 }
 
-// Eval records a script by its text.
-func (r *recorder) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	r.loaded = true
-	r.pipe.Eval(ctx, script, keys, args...)
-	return redis.NewCmdResult(int64(1), nil)
-}
-
-// noScriptError is Redis's answer to an unknown digest.
-type noScriptError struct{}
-
-// Error implements error.
-func (noScriptError) Error() string { return "NOSCRIPT recorded by text" }
-
-// RedisError marks the error as a server's.
-func (noScriptError) RedisError() {}
+// errEnqueue says that asynq enqueues its tasks in another way than this package knows.
+var errEnqueue = errors.New("asynq's step has other arguments than expected")

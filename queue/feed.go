@@ -17,10 +17,10 @@ import (
 const throttledKey = "batchd:throttled"
 
 // Feed implements [batch.Sweeper].
-func (s *Store) Feed(ctx context.Context) error {
+func (s *Store) Feed(ctx context.Context) (waiting int, err error) {
 	ids, err := s.throttled(ctx)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	var faults []error
 	for _, id := range ids {
@@ -32,7 +32,7 @@ func (s *Store) Feed(ctx context.Context) error {
 			break
 		}
 	}
-	return errors.Join(faults...)
+	return len(ids), errors.Join(faults...)
 }
 
 func (s *Store) throttled(ctx context.Context) ([]string, error) {
@@ -48,7 +48,7 @@ func (s *Store) feed(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	f := fanOut{id: id, queue: QueueName(m["target"], batch.Lane(m["lane"])), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
+	f := fanOut{id: id, route: routeOf(m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
 	var limit batch.Limit
 	switch {
 	case len(m) == 0 && !olderThan(id, stagedTTL):

@@ -21,17 +21,46 @@ const (
 
 func gateKey(target string) string { return "batchd:gate:{" + target + "}" }
 
+// anytime is beyond every place at a rate.
+const anytime = 100 * 365 * 24 * time.Hour
+
 // burstShare is the part of a rate that may be used at once after a pause.
 const burstShare = 10
 
+// pace returns how far the places of a rate are apart, and how many of them may
+// be used at once after a pause.
+func pace(rate batch.Rate) (interval time.Duration, burst int) {
+	return max(rate.Per/time.Duration(rate.N), time.Microsecond), max(rate.N/burstShare, 1)
+}
+
+// places are those reserved at a target's rate.
+type places struct {
+	n               int
+	first, interval time.Duration
+	pause           time.Duration // until it is worth to ask for more
+}
+
+// wait returns how long it is from now until a place.
+func (p *places) wait(i int) time.Duration {
+	return max(p.first+time.Duration(i)*p.interval, 0)
+}
+
+// reserve takes up to n places at a target's rate, those before the horizon.
+func (s *Store) reserve(ctx context.Context, target string, rate batch.Rate, n int, horizon time.Duration) (places, error) {
+	interval, burst := pace(rate)
+	answer, err := s.run(ctx, s.steps.reserve, []string{gateKey(target)}, interval.Microseconds(), burst, n, horizon.Microseconds())
+	if err != nil {
+		return places{}, fmt.Errorf("reserve places at target %s: %w", target, err)
+	}
+	p := places{n: int(atoi(answer[0])), first: time.Duration(atoi(answer[1])) * time.Microsecond, interval: interval}
+	p.pause = max(p.first+time.Duration(p.n)*interval-horizon/2, 0)
+	return p, nil
+}
+
 // Reserve implements [batch.Gate].
 func (s *Store) Reserve(ctx context.Context, target string, rate batch.Rate) (time.Duration, error) {
-	interval := max(rate.Per.Microseconds()/int64(rate.N), 1)
-	answer, err := s.run(ctx, s.steps.reserve, []string{gateKey(target)}, interval, max(rate.N/burstShare, 1))
-	if err != nil {
-		return 0, fmt.Errorf("reserve a place at target %s: %w", target, err)
-	}
-	return time.Duration(atoi(answer[0])) * time.Microsecond, nil
+	p, err := s.reserve(ctx, target, rate, 1, anytime)
+	return p.wait(0), err
 }
 
 // Hold implements [batch.Gate].
@@ -44,7 +73,7 @@ func (s *Store) Hold(ctx context.Context, target string, d time.Duration) error 
 
 // Holds implements [batch.Gate].
 func (s *Store) Holds(f func(target string, d time.Duration)) (stop func()) {
-	return s.notices.holds(func(message string) {
+	return s.notices.hear(holdChannel, func(message string) {
 		micros, target, ok := strings.Cut(message, " ")
 		if ok {
 			f(target, time.Duration(atoi(micros))*time.Microsecond)
@@ -81,11 +110,11 @@ func (s *Store) Mend(ctx context.Context, target string) error {
 	return mapError(ctx, s.rdb.Publish(ctx, holdChannel, "0 "+target).Err())
 }
 
-// eachLane pauses or unpauses both queues of a target. asynq answers an error
+// eachLane pauses or unpauses all queues of a target. asynq answers an error
 // where that changes nothing.
 func (s *Store) eachLane(ctx context.Context, target string, change func(queue string) error) error {
-	for _, lane := range []batch.Lane{batch.Interactive, batch.Bulk} {
-		err := change(QueueName(target, lane))
+	for _, queue := range append(s.queuesOf(route{target, batch.Interactive}), s.queuesOf(route{target, batch.Bulk})...) {
+		err := change(queue)
 		if err == nil || errors.Is(err, asynq.ErrQueueNotFound) {
 			continue
 		}

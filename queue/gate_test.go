@@ -57,7 +57,10 @@ func TestAHoldIsHeardByAllWorkers(t *testing.T) {
 		require.NoError(t, b.Hold(b.ctx, "crm", 2*time.Second))
 		b.eventually("the hold", func() bool { return has("crm", 2*time.Second) })
 
-		require.NoError(t, b.rdb.SAdd(b.ctx, "asynq:queues", QueueName("crm", batch.Bulk), QueueName("crm", batch.Interactive)).Err())
+		queues := append(b.queuesOf(crm(batch.Bulk)), b.queuesOf(crm(batch.Interactive))...)
+		for _, queue := range queues {
+			require.NoError(t, b.rdb.SAdd(b.ctx, asynqQueues, queue).Err())
+		}
 		opened, err := b.Trip(b.ctx, "crm")
 		require.NoError(t, err)
 		require.True(t, opened)
@@ -67,15 +70,19 @@ func TestAHoldIsHeardByAllWorkers(t *testing.T) {
 		tripped, err := b.Tripped(b.ctx)
 		require.NoError(t, err)
 		require.Equal(t, []string{"crm"}, tripped)
-		q, err := b.inspector().GetQueueInfo(QueueName("crm", batch.Bulk))
-		require.NoError(t, err)
-		require.True(t, q.Paused, "the queue is visibly paused")
+		for _, queue := range queues {
+			q, err := b.inspector().GetQueueInfo(queue)
+			require.NoError(t, err)
+			require.True(t, q.Paused, "the queue is visibly paused")
+		}
 		for range 2 {
 			require.NoError(t, b.Mend(b.ctx, "crm"))
 		}
 		b.eventually("the release", func() bool { return has("crm", 0) })
-		q, err = b.inspector().GetQueueInfo(QueueName("crm", batch.Bulk))
-		require.NoError(t, err)
-		require.False(t, q.Paused)
+		for _, queue := range queues {
+			q, err := b.inspector().GetQueueInfo(queue)
+			require.NoError(t, err)
+			require.False(t, q.Paused)
+		}
 	})
 }

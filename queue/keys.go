@@ -11,6 +11,8 @@ const (
 	sweeperKey  = "batchd:sweeper"
 	saltKey     = "batchd:salt"
 	doneChannel = "batchd:done"
+	workChannel = "batchd:work"
+	asynqQueues = "asynq:queues"
 )
 
 // batchKeys are the keys of one batch, all in one cluster slot.

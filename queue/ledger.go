@@ -24,71 +24,72 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	if !known(id) {
 		return &batch.Begun{Verdict: batch.Gone}, nil
 	}
-	token := rand.Text()[:16]
-	begin := func(from string) ([]string, error) {
-		return s.run(ctx, s.steps.begin, keysOf(id).step(), id, doneChannel, index, token, worker, from)
+	r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{rand.Text()[:16]}}
+	err := s.insist(ctx, func() error { return s.combine.do(r) })
+	if err == nil && r.first {
+		s.tellIf(ctx, id, r.common[2])
 	}
-	answer, err := s.insist(ctx, func() ([]string, error) { return begin("") })
-	if err == nil && answer[0] == "held" {
+	if err == nil && r.own[0] == "held" {
 		var alive []string
-		if alive, err = s.alive(ctx); err == nil && (answer[2] == worker || !slices.Contains(alive, answer[2])) {
-			answer, err = begin(answer[1])
+		holder := parseEntry(r.own[1])
+		if alive, err = s.alive(ctx); err == nil && (holder.worker == worker || !slices.Contains(alive, holder.worker)) {
+			r.head = []any{worker, holder.token}
+			err = s.combine.do(r)
+		}
+	}
+	if err == nil && r.own[0] == "interrupted" {
+		// A second task for what a live worker has in flight: as when the first one
+		// was thought to be lost, and is not.
+		var held bool
+		holder := parseEntry(r.own[1])
+		if held, err = s.heldByOther(ctx, worker, holder.worker, holder.started); held {
+			r.own[0] = "held"
 		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("begin action %d of batch %s: %w", index, id, err)
 	}
-	if answer[0] == "interrupted" {
-		// A second task for what a live worker has in flight: as when the first one
-		// was thought to be lost, and is not.
-		held, err := s.heldByOther(ctx, worker, answer[5], fromMillis(answer[4]))
-		if err != nil {
-			return nil, fmt.Errorf("begin action %d of batch %s: %w", index, id, err)
-		}
-		if held {
-			answer[0] = "held"
-		}
-	}
-	b := &batch.Begun{}
-	switch answer[0] {
+	switch r.own[0] {
 	case "run":
-		b.Verdict = batch.Run
+		return s.begunOf(ctx, r, batch.Run)
 	case "interrupted":
-		b.Verdict = batch.Interrupted
+		return s.begunOf(ctx, r, batch.Interrupted)
 	case "ended":
-		b.Verdict = batch.Ended
-		return b, nil
+		return &batch.Begun{Verdict: batch.Ended}, nil
 	case "gone":
-		b.Verdict = batch.Gone
-		return b, nil
+		return &batch.Begun{Verdict: batch.Gone}, nil
 	case "held":
-		b.Verdict = batch.Held
-		return b, nil
+		return &batch.Begun{Verdict: batch.Held}, nil
 	case "waiting":
-		b.Verdict = batch.Waiting
-		return b, nil
+		return &batch.Begun{Verdict: batch.Waiting}, nil
 	default:
-		return nil, fmt.Errorf("begin action %d of batch %s: unknown answer %q", index, id, answer[0])
+		return nil, fmt.Errorf("begin action %d of batch %s: %w: %q", index, id, errAnswer, r.own[0])
 	}
-	b.Token, b.Attempt = batch.Token(answer[1]), int(atoi(answer[2]))
-	b.FirstAt, b.StartedAt = fromMillis(answer[3]), fromMillis(answer[4])
-	b.Worker, b.ExpiresAt, b.Target = answer[5], fromMillis(answer[6]), answer[7]
-	if b.Action, err = s.openAction(id, index, answer[8]); err != nil {
-		if b.Verdict == batch.Run && b.Group == nil {
+}
+
+// begunOf reads the answer of lua/begin.lua for an action that somebody has begun.
+func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*batch.Begun, error) {
+	e := parseEntry(r.own[1])
+	b := &batch.Begun{
+		Verdict: verdict, ExpiresAt: fromMillis(r.common[0]), Target: r.common[1],
+		Token: batch.Token(e.token), Attempt: e.attempts, FirstAt: e.first, StartedAt: e.started, Worker: e.worker, Earlier: e.earlier,
+	}
+	var err error
+	if b.Action, err = s.openAction(r.id, r.index, r.own[2]); err != nil {
+		if verdict == batch.Run && r.own[3] == "" {
 			// Nothing was sent: it is left to a worker that can read it.
-			_, released := s.Release(ctx, id, index, b.Token)
+			_, released := s.Release(ctx, r.id, r.index, b.Token)
 			err = errors.Join(err, released)
 		}
 		return nil, err
 	}
-	b.Earlier = int(atoi(answer[10]))
-	if answer[11] != "" {
-		if b.Previous, err = s.openResult(id, index, answer[11]); err != nil {
+	if r.own[3] != "" {
+		if b.Group, err = s.openGroup(r.id, r.index, r.own[3]); err != nil {
 			return nil, err
 		}
 	}
-	if answer[9] != "" {
-		if b.Group, err = s.openGroup(id, index, answer[9]); err != nil {
+	if r.own[4] != "" {
+		if b.Previous, err = s.openResult(r.id, r.index, r.own[4]); err != nil {
 			return nil, err
 		}
 	}
@@ -112,16 +113,16 @@ func (s *Store) heldByOther(ctx context.Context, worker, holder string, began ti
 // insist repeats a step whose answer may have been lost. Redis may have done it
 // all the same, and who does not know that his action is begun would take it for
 // another's.
-func (s *Store) insist(ctx context.Context, step func() ([]string, error)) ([]string, error) {
+func (s *Store) insist(ctx context.Context, step func() error) error {
 	deadline := time.Now().Add(beginPatience)
 	for {
-		answer, err := step()
+		err := step()
 		if away := (*batch.UnavailableError)(nil); err == nil || !errors.As(err, &away) || time.Now().After(deadline) {
-			return answer, err
+			return err
 		}
 		select {
 		case <-ctx.Done():
-			return answer, err
+			return err
 		case <-time.After(beginPause):
 		}
 	}
@@ -161,13 +162,15 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	if err != nil {
 		return err
 	}
-	answer, err := s.run(ctx, s.steps.finish, keysOf(id).step(),
-		id, doneChannel, index, string(token), state, s.seals.seal(place(id, "r", index), encoded))
-	if err != nil {
+	sealed := s.seals.seal(place(id, "r", index), encoded)
+	ride := &ride{step: s.steps.finish, id: id, index: index, args: []any{string(token), state, sealed}}
+	if err := s.combine.do(ride); err != nil {
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
 	}
-	s.tellIf(ctx, id, answer[1])
-	return verdictError(answer[0])
+	if ride.first {
+		s.tellIf(ctx, id, ride.common[0])
+	}
+	return verdictError(ride.own[0])
 }
 
 // Release implements [batch.Ledger].
@@ -199,7 +202,10 @@ func parseEntry(packed string) entry {
 	if len(parts) < 6 {
 		return entry{}
 	}
-	return entry{token: parts[0], started: fromMillis(parts[3]), worker: parts[5]}
+	return entry{
+		token: parts[0], attempts: int(atoi(parts[1])), first: fromMillis(parts[2]), started: fromMillis(parts[3]),
+		earlier: int(atoi(parts[4])), worker: parts[5],
+	}
 }
 
 // attemptsIn reads the attempts from a ledger entry; see lua/lib.lua.

@@ -8,22 +8,26 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// notices wakes those who wait for the end of a batch. All of them share one
-// subscription, which is made with the first.
+// notesAhead is the number of messages that may wait to be heard.
+const notesAhead = 1000
+
+// notices hears what is published: the ends of batches, for those who wait, and
+// what others listen to. All share one subscription, which is made with the first.
 type notices struct {
 	rdb redis.UniversalClient
 	log *slog.Logger
 
-	mu      sync.Mutex
-	sub     *redis.PubSub
-	waiting map[string]map[chan struct{}]struct{}
-	held    map[int]func(message string)
-	holders int // so many came in all
-	wg      sync.WaitGroup
+	mu       sync.Mutex
+	sub      *redis.PubSub
+	channels map[string]bool
+	waiting  map[string]map[chan struct{}]struct{}
+	hearers  map[string]map[int]func(message string) // by channel
+	heard    int                                     // so many came in all
+	wg       sync.WaitGroup
 }
 
 func newNotices(rdb redis.UniversalClient, log *slog.Logger) *notices {
-	return &notices{rdb: rdb, log: log, waiting: make(map[string]map[chan struct{}]struct{}), held: make(map[int]func(string))}
+	return &notices{rdb: rdb, log: log, channels: make(map[string]bool), waiting: make(map[string]map[chan struct{}]struct{}), hearers: make(map[string]map[int]func(string))}
 }
 
 // Watch implements [batch.Store].
@@ -33,7 +37,7 @@ func (n *notices) watch(id string) (<-chan struct{}, func()) {
 	wake := make(chan struct{}, 1)
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.subscribe()
+	n.subscribe(doneChannel)
 	if n.waiting[id] == nil {
 		n.waiting[id] = make(map[chan struct{}]struct{})
 	}
@@ -48,43 +52,51 @@ func (n *notices) watch(id string) (<-chan struct{}, func()) {
 	}
 }
 
-// holds calls f with every message of the channel of held targets.
-func (n *notices) holds(f func(message string)) (stop func()) {
+// hear calls f with every message of a channel.
+func (n *notices) hear(channel string, f func(message string)) (stop func()) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.subscribe()
-	n.holders++
-	key := n.holders
-	n.held[key] = f
+	n.subscribe(channel)
+	if n.hearers[channel] == nil {
+		n.hearers[channel] = make(map[int]func(string))
+	}
+	n.heard++
+	key := n.heard
+	n.hearers[channel][key] = f
 	return func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		delete(n.held, key)
+		delete(n.hearers[channel], key)
 	}
 }
 
-// subscribe makes the one subscription, with the lock held.
-func (n *notices) subscribe() {
-	if n.sub != nil {
-		return
+// subscribe adds a channel to the one subscription, with the lock held.
+func (n *notices) subscribe(channel string) {
+	switch {
+	case n.sub == nil:
+		n.sub = n.rdb.Subscribe(context.Background(), channel)
+		messages := n.sub.Channel(redis.WithChannelSize(notesAhead))
+		n.wg.Go(func() { n.receive(messages) })
+	case !n.channels[channel]:
+		if err := n.sub.Subscribe(context.Background(), channel); err != nil {
+			n.log.Warn("subscription waits for Redis", "channel", channel, "error", err)
+		}
 	}
-	n.sub = n.rdb.Subscribe(context.Background(), doneChannel, holdChannel)
-	messages := n.sub.Channel()
-	n.wg.Go(func() { n.receive(messages) })
+	n.channels[channel] = true
 }
 
 func (n *notices) receive(messages <-chan *redis.Message) {
 	for m := range messages {
 		n.mu.Lock()
-		if m.Channel == holdChannel {
-			for _, f := range n.held {
-				f(m.Payload)
-			}
+		for _, f := range n.hearers[m.Channel] {
+			f(m.Payload)
 		}
-		for wake := range n.waiting[m.Payload] {
-			select {
-			case wake <- struct{}{}:
-			default: // it has a wake-up that it did not see yet
+		if m.Channel == doneChannel {
+			for wake := range n.waiting[m.Payload] {
+				select {
+				case wake <- struct{}{}:
+				default: // it has a wake-up that it did not see yet
+				}
 			}
 		}
 		n.mu.Unlock()

@@ -29,12 +29,9 @@ const orphanPage = 500
 // begun by looking twice. Likewise a task by which an interrupted action was
 // brought to a worker that died before it decided about it: the ledger still names
 // the worker before that one, which nobody looks for any more.
-func (s *Store) adopt(ctx context.Context, queues map[string]struct{}) (int, error) {
-	if len(queues) == 0 {
-		return 0, nil
-	}
+func (s *Store) adopt(ctx context.Context, queues []string) (int, error) {
 	before := make(map[string][]string, len(queues))
-	for queue := range queues {
+	for _, queue := range queues {
 		held, err := s.heldUnbegun(ctx, queue)
 		if err != nil {
 			return 0, err
@@ -57,18 +54,38 @@ func (s *Store) adopt(ctx context.Context, queues map[string]struct{}) (int, err
 		if err != nil {
 			return found, err
 		}
-		prefix := "asynq:{" + queue + "}:"
-		for _, id := range ids {
-			if _, ok := still[id]; !ok {
-				continue
-			}
-			answer, err := s.run(ctx, s.steps.requeue, []string{prefix + "active", prefix + "lease", prefix + "pending", prefix + "t:" + id}, id)
-			if err != nil {
-				return found, fmt.Errorf("put task %s back: %w", id, err)
-			}
-			crash.At(crash.Adopting)
-			found += int(atoi(answer[0]))
+		ids = slices.DeleteFunc(ids, func(id string) bool {
+			_, ok := still[id]
+			return !ok
+		})
+		n, err := s.requeue(ctx, queue, ids)
+		found += n
+		if err != nil {
+			return found, err
 		}
+		crash.At(crash.Adopting)
+	}
+	return found, nil
+}
+
+// requeue puts tasks that were taken back to the head of their queue, and returns
+// how many of them somebody held. The last one is taken first.
+func (s *Store) requeue(ctx context.Context, queue string, ids []string) (int, error) {
+	found := 0
+	prefix := asynqPrefix(queue)
+	for chunk := range slices.Chunk(ids, fanOutChunk) {
+		args := []any{prefix + "t:", workChannel, s.name + " " + queue}
+		for _, id := range chunk {
+			args = append(args, id)
+		}
+		answer, err := s.run(ctx, s.steps.requeue, []string{prefix + "active", prefix + "lease", prefix + "pending"}, args...)
+		if err != nil {
+			return found, fmt.Errorf("put tasks back: %w", err)
+		}
+		found += int(atoi(answer[0]))
+	}
+	if found > 0 {
+		s.wake(queue)
 	}
 	return found, nil
 }
@@ -105,7 +122,7 @@ func (s *Store) keepUnbegun(ctx context.Context, tasks []*asynq.TaskInfo, into m
 		for _, t := range tasks {
 			if id, index, err := DecodeTask(t.Payload); err == nil && t.Type == TaskAction {
 				states[t.ID] = p.GetRange(ctx, keysOf(id).state, int64(index), int64(index))
-				if t.ID != taskID(id, index) {
+				if t.ID != taskID(id, index, "") {
 					entries[t.ID] = p.HMGet(ctx, keysOf(id).ledger, strconv.Itoa(index))
 				}
 			}

@@ -12,13 +12,13 @@ import (
 func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(4, spec()).ID
-		queue := QueueName("crm", batch.Interactive)
+		queue := b.queueOf(crm(batch.Interactive), id, 0)
 		// All four are taken, as a worker takes them. Two of them were begun by one that is alive.
-		prefix := "asynq:{" + queue + "}:"
+		prefix := asynqPrefix(queue)
 		for i := range 4 {
 			task, err := b.rdb.RPopLPush(b.ctx, prefix+"pending", prefix+"active").Result()
 			require.NoError(t, err)
-			require.Equal(t, taskID(id, i), task)
+			require.Equal(t, taskID(id, i, ""), task)
 			require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:"+task, "state", "active").Err())
 		}
 		b.begin(id, 0)
@@ -51,21 +51,21 @@ func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
 func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(1, spec()).ID
-		queue := QueueName("crm", batch.Interactive)
-		prefix := "asynq:{" + queue + "}:"
+		queue := b.queueOf(crm(batch.Interactive), id, 0)
+		prefix := asynqPrefix(queue)
 		take := func() string {
 			task, err := b.rdb.RPopLPush(b.ctx, prefix+"pending", prefix+"active").Result()
 			require.NoError(t, err)
 			require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:"+task, "state", "active").Err())
 			return task
 		}
-		require.Equal(t, taskID(id, 0), take())
+		require.Equal(t, taskID(id, 0, ""), take())
 		begun, err := b.Begin(b.ctx, id, 0, "dead")
 		require.NoError(t, err)
 		found, err := b.Recover(b.ctx, []string{"dead"})
 		require.NoError(t, err)
 		require.Equal(t, 1, found)
-		rescue := taskID(id, 0) + ":" + string(begun.Token)
+		rescue := taskID(id, 0, string(begun.Token))
 		require.Equal(t, rescue, take())
 		found, err = b.Recover(b.ctx, []string{"rescuer"})
 		require.NoError(t, err)

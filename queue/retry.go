@@ -49,7 +49,7 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 	if err != nil {
 		return nil, err
 	}
-	m := map[string]string{"target": b.Target, "lane": string(b.Lane)}
+	m := map[string]string{"target": b.Target, "lane": string(b.Lane), "round": answer[2]}
 	hand := func(ctx context.Context) {
 		for cursor := 0; ; {
 			_, next, err := s.enqueueWaiting(ctx, id, m, cursor)

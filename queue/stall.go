@@ -34,8 +34,8 @@ type stall struct {
 func (s *stalls) nextRound() { s.now, s.before = make(map[string]stall, len(s.now)), s.now }
 
 // mendStall brings back what a batch that stands still may have lost: a waiting
-// action's task, as with a queue that somebody emptied, or the holder of an
-// action in flight. A batch may stand still for good reasons, too: doing this to
+// action's task, as with a queue that somebody emptied, the holder of an action
+// in flight, or the answer that told a worker that it took a task. A batch may stand still for good reasons, too: doing this to
 // it changes nothing.
 func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
 	was, known := s.stalls.before[id]
@@ -64,6 +64,11 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 		return !slices.Contains(alive, e.worker) && now.Sub(e.started) > stallPatience
 	})
 	swept.Lost += lost
+	if err != nil {
+		return err
+	}
+	lost, err = s.adopt(ctx, s.queuesOf(routeOf(m)))
+	swept.Lost += lost
 	return err
 }
 
@@ -88,7 +93,7 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 		waiting = append(waiting, cursor+i)
 	}
 	for chunk := range slices.Chunk(waiting, fanOutChunk) {
-		added, err := s.enqueue(ctx, id, QueueName(m["target"], batch.Lane(m["lane"])), chunk)
+		added, err := s.enqueue(ctx, id, routeOf(m), m["round"], chunk)
 		lost += added
 		if err != nil {
 			return lost, cursor, fmt.Errorf("bring back lost tasks: %w", err)

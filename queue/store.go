@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,14 +38,19 @@ type Store struct {
 	steps   *scripts
 	seals   *sealer
 	log     *slog.Logger
-	tasks   *asynq.Client
 	inspect *asynq.Inspector
 	notices *notices
 	embed   *embedded
 	fanouts *fanouts
-	memory  memory
-	stalls  stalls
-	owners  atomic.Pointer[[]byte] // the salt of the owners' names, once read
+	combine *combiner
+	name    string // tells this process from others on the same Redis
+	shards  int    // queues of a lane
+
+	takersMu sync.Mutex
+	takers   map[*taker]struct{}
+	memory   memory
+	stalls   stalls
+	owners   atomic.Pointer[[]byte] // the salt of the owners' names, once read
 }
 
 var (
@@ -65,7 +71,7 @@ var (
 // It does not wait for Redis: a store whose Redis is away answers
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{log: cfg.Logger}
+	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{})}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -85,13 +91,16 @@ func Open(cfg Config) (*Store, error) {
 	} else if s.rdb, err = connect(cfg.URL); err != nil {
 		return nil, err
 	}
+	if _, ok := s.rdb.(*redis.ClusterClient); ok {
+		s.shards = clusterShards
+	}
 	if s.seals, err = newSealer(keys); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.tasks = asynq.NewClientFromRedisClient(s.rdb)
 	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)
 	s.notices = newNotices(s.rdb, s.log)
 	s.fanouts = newFanouts()
+	s.combine = &combiner{s: s}
 	return s, nil
 }
 
@@ -100,6 +109,9 @@ func Open(cfg Config) (*Store, error) {
 func (s *Store) Close() error {
 	if s.fanouts != nil {
 		s.fanouts.stop()
+	}
+	if s.combine != nil {
+		s.combine.wg.Wait()
 	}
 	if s.notices != nil {
 		s.notices.close()
@@ -113,12 +125,6 @@ func (s *Store) Close() error {
 
 // Sealed reports whether what is stored is sealed.
 func (s *Store) Sealed() bool { return s.seals.first != "" }
-
-// NewServer returns an asynq server on the store's connections. It stays usable
-// until the store is closed.
-func (s *Store) NewServer(cfg asynq.Config) *asynq.Server {
-	return asynq.NewServerFromRedisClient(s.rdb, cfg)
-}
 
 // Ping implements [batch.Store].
 func (s *Store) Ping(ctx context.Context) error {

@@ -81,7 +81,7 @@ func (s *Store) now(ctx context.Context) (time.Time, error) {
 }
 
 // sweepFields are those of the meta hash that a round looks at.
-var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending"}
+var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round"}
 
 type openPage struct {
 	order  []string
@@ -139,7 +139,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 		return s.overdue(ctx, id)
 	}
 	stalled := max(atoi(m["fanned"]), atoi(m["created"]))
-	f := fanOut{id: id, queue: QueueName(m["target"], batch.Lane(m["lane"])), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
+	f := fanOut{id: id, route: routeOf(m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
 	if f.from >= f.total {
 		return s.mendStall(ctx, id, m, now, swept)
 	}

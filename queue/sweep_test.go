@@ -28,9 +28,7 @@ func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 		long := time.Now().Add(-time.Minute).UnixMilli()
 		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(large.ID).meta, "created", long, "fanned", long).Err())
 		require.Equal(t, batch.Swept{Open: 1, Resumed: 1}, b.sweep())
-		q, err := b.inspector().GetQueueInfo(QueueName("crm", batch.Bulk))
-		require.NoError(t, err)
-		require.Equal(t, 2600, q.Pending)
+		require.Len(t, b.pending(batch.Bulk), 2600)
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
 
 		// A webhook whose outbox mark still stands.
@@ -123,9 +121,8 @@ func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 		require.NoError(t, err)
 		b.begin(id, 3) // by w1, which is alive
 		b.end(id, 6, batch.Succeeded)
-		queue := QueueName("crm", batch.Interactive)
 		for i := range 7 {
-			require.NoError(t, b.inspector().DeleteTask(queue, taskID(id, i)))
+			b.dropTask(id, i)
 		}
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "it is given its time")
@@ -141,9 +138,7 @@ func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 		require.Equal(t, batch.Swept{Open: 1, Lost: 4 + 1}, b.sweep())
 		age()
 		require.Equal(t, batch.Swept{Open: 1, Lost: 1}, b.sweep(), "tasks that are there are left alone")
-		tasks, err := b.inspector().ListPendingTasks(queue)
-		require.NoError(t, err)
-		require.Len(t, tasks, 5)
+		require.Len(t, b.pending(batch.Interactive), 5)
 	})
 }
 

@@ -3,6 +3,7 @@ package queue
 import (
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"strconv"
 	"strings"
 
@@ -20,8 +21,50 @@ const (
 // WebhookQueue is the asynq queue of webhooks.
 const WebhookQueue = "webhooks"
 
-// QueueName returns the asynq queue of a target's lane.
-func QueueName(target string, lane batch.Lane) string { return target + "." + string(lane) }
+// route is where the tasks of a batch go.
+type route struct {
+	target string
+	lane   batch.Lane
+}
+
+// routeOf is that of a batch, by fields of its meta hash.
+func routeOf(m map[string]string) route { return route{m["target"], batch.Lane(m["lane"])} }
+
+const (
+	// clusterShards is the number of asynq queues that a lane has on a cluster,
+	// where a queue lives on one server and would be as fast as that. It must be
+	// the same for all processes.
+	clusterShards = 8
+	// shardRun is the number of neighbours that go to the same one, since actions
+	// that are taken together are begun together.
+	shardRun = 64
+)
+
+// queueOf returns the asynq queue of an action's task.
+func (s *Store) queueOf(r route, id string, index int) string {
+	if s.shards == 1 {
+		return r.target + "." + string(r.lane)
+	}
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // never fails
+	return shardName(r, (int(h.Sum32()%clusterShards)+index/shardRun)%s.shards)
+}
+
+// queuesOf returns all asynq queues of a lane.
+func (s *Store) queuesOf(r route) []string {
+	if s.shards == 1 {
+		return []string{s.queueOf(r, "", 0)}
+	}
+	names := make([]string, s.shards)
+	for i := range names {
+		names[i] = shardName(r, i)
+	}
+	return names
+}
+
+func shardName(r route, shard int) string {
+	return r.target + "." + string(r.lane) + "." + strconv.Itoa(shard)
+}
 
 // errTask says that a task is none of ours.
 var errTask = errors.New("malformed task payload")
@@ -51,6 +94,28 @@ func DecodeTask(payload []byte) (id string, index int, err error) {
 	return id, index, nil
 }
 
-// taskID is the same for every enqueueing of an action, so that asynq refuses a second
-// task while there is one.
-func taskID(id string, index int) string { return id + ":" + strconv.Itoa(index) }
+// taskID is the same for every enqueueing of an action in one round of its batch,
+// so that asynq refuses a second task while there is one. A retry is another round: the
+// task of the one before may still stand in asynq's books.
+func taskID(id string, index int, round string) string {
+	if round == "" {
+		return id + ":" + strconv.Itoa(index)
+	}
+	return id + ":" + strconv.Itoa(index) + ":" + round
+}
+
+// asynqKeys returns the queue that asynq's keys belong to, and the word of each
+// behind it: asynq:{queue}:word, or asynq:{queue}:word:more.
+func asynqKeys(keys []string) (queue string, words []string) {
+	words = make([]string, len(keys))
+	for i, key := range keys {
+		rest, ok := strings.CutPrefix(key, "asynq:{")
+		name, word, found := strings.Cut(rest, "}:")
+		if !ok || !found || (i > 0 && name != queue) {
+			return "", nil
+		}
+		queue = name
+		words[i], _, _ = strings.Cut(word, ":")
+	}
+	return queue, words
+}

@@ -26,7 +26,16 @@ type lostReplies struct {
 func (l *lostReplies) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (l *lostReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		err := next(ctx, cmds)
+		for _, cmd := range cmds {
+			if l.left > 0 && err == nil && strings.Contains(cmd.String(), l.only) {
+				l.left--
+				cmd.SetErr(net.ErrClosed)
+			}
+		}
+		return err
+	}
 }
 
 func (l *lostReplies) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
@@ -45,9 +54,11 @@ func TestABeginWhoseAnswerIsLostIsStillThisWorkers(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(1, spec()).ID
 		b.begin(b.submit(1, spec()).ID, 0) // the script is loaded
-		b.rdb.AddHook(&lostReplies{left: 3, only: id})
+		lost := &lostReplies{left: 3, only: id}
+		b.rdb.AddHook(lost)
 		begun := b.begin(id, 0)
 		require.Equal(t, 1, begun.Attempt)
+		require.Zero(t, lost.left)
 		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
 	})
 }

@@ -257,7 +257,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
 		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
 	}
-	u.s.startFanOut(ctx, fanOut{id: u.id, queue: QueueName(b.Target, lane), total: u.n, throttled: spec.Throttle != nil})
+	u.s.startFanOut(ctx, fanOut{id: u.id, route: route{b.Target, lane}, total: u.n, throttled: spec.Throttle != nil})
 	return b, false, nil
 }
 

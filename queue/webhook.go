@@ -8,8 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hibiken/asynq"
-
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 )
@@ -60,15 +58,15 @@ func (s *Store) tell(ctx context.Context, id string) error {
 		return err
 	}
 	crash.At(crash.WebhookNoted)
-	_, err := s.tasks.EnqueueContext(ctx, asynq.NewTask(TaskWebhook, EncodeTask(id, 0)),
-		asynq.Queue(WebhookQueue), asynq.TaskID(webhookTaskID(id)), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
-	if errors.Is(err, asynq.ErrTaskIDConflict) {
+	added, err := s.enqueueTasks(ctx, []newTask{{queue: WebhookQueue, kind: TaskWebhook, id: webhookTaskID(id), payload: EncodeTask(id, 0)}})
+	if err == nil && added == 0 {
 		// It waits for a later attempt: have that one made now. If it is just being
 		// made, the mark stays, and the sweeper asks again when it has ended.
 		err = s.inspect.RunTask(WebhookQueue, webhookTaskID(id))
 		if err != nil && strings.Contains(err.Error(), "already in pending state") {
 			err = nil
 		}
+		s.wake(WebhookQueue)
 	}
 	if err != nil {
 		return fmt.Errorf("enqueue the webhook: %w", mapError(ctx, err))

@@ -4,11 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -50,7 +50,9 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 			if status := batch.Status(m["status"]); status == "" || status.Terminal() {
 				continue
 			}
-			queues[QueueName(m["target"], batch.Lane(m["lane"]))] = struct{}{}
+			for _, queue := range s.queuesOf(routeOf(m)) {
+				queues[queue] = struct{}{}
+			}
 			n, err := s.recoverBatch(ctx, id, m, func(e entry) bool { return slices.Contains(dead, e.worker) })
 			found += n
 			if err != nil {
@@ -62,7 +64,7 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 			cursor = "(" + page.order[len(page.order)-1]
 		}
 	}
-	n, err := s.adopt(ctx, queues)
+	n, err := s.adopt(ctx, slices.Collect(maps.Keys(queues)))
 	found += n
 	if err != nil {
 		return found, err
@@ -82,30 +84,31 @@ func (s *Store) recoverBatch(ctx context.Context, id string, m map[string]string
 	if err != nil {
 		return 0, err
 	}
-	found := 0
+	var tasks []newTask
 	for index, e := range flying {
-		if !lost(e) {
-			continue
+		if lost(e) {
+			// The task that brought the action is still held by the dead worker, and
+			// its id with it. The token makes another: the same one however often this
+			// attempt is found.
+			tasks = append(tasks, newTask{
+				queue: s.queueOf(routeOf(m), id, index), kind: TaskAction, id: taskID(id, index, e.token), payload: EncodeTask(id, index),
+			})
 		}
-		// The task that brought the action is still held by the dead worker, and
-		// its id with it. The token makes another: the same one however often this
-		// attempt is found.
-		_, err := s.tasks.EnqueueContext(ctx, asynq.NewTask(TaskAction, EncodeTask(id, index)),
-			asynq.Queue(QueueName(m["target"], batch.Lane(m["lane"]))), asynq.TaskID(taskID(id, index)+":"+e.token),
-			asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
-		if err != nil && !errors.Is(err, asynq.ErrTaskIDConflict) {
-			return found, fmt.Errorf("enqueue action %d: %w", index, mapError(ctx, err))
+	}
+	for chunk := range slices.Chunk(tasks, fanOutChunk) {
+		if _, err := s.enqueueTasks(ctx, chunk); err != nil {
+			return 0, err
 		}
 		crash.At(crash.Recovering)
-		found++
 	}
-	return found, nil
+	return len(tasks), nil
 }
 
 // entry is what the ledger says of an action that was begun.
 type entry struct {
-	token, worker string
-	started       time.Time
+	token, worker     string
+	attempts, earlier int
+	first, started    time.Time
 }
 
 // begun returns the ledger's entries of the actions in flight, by index.

@@ -34,20 +34,6 @@ type actionKey struct {
 	index int
 }
 
-// handler returns the handler of a target's tasks. What has to wait for the
-// target waits before its action is begun: then a crash leaves no doubt about it.
-func (w *Worker) handler(target string) func(context.Context, *asynq.Task) error {
-	g := w.gates[target]
-	return func(_ context.Context, t *asynq.Task) error {
-		w.inHand.Add(1)
-		defer w.inHand.Done()
-		if err := g.pass(w.held); err != nil {
-			return &laterError{after: storeAway, reason: "the target is held back"}
-		}
-		return w.runAction(t)
-	}
-}
-
 // runAction handles the task of one action.
 func (w *Worker) runAction(t *asynq.Task) error {
 	id, index, err := queue.DecodeTask(t.Payload())

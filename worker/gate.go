@@ -32,7 +32,15 @@ func newGate(target batch.Target, shared batch.Gate) *gate {
 	return &gate{target: target, shared: shared, changed: make(chan struct{})}
 }
 
-// pass returns when an action may be sent. It returns an error if the context
+// held returns for how long from now the target is held, and a channel that is
+// closed when that changes.
+func (g *gate) held() (time.Duration, <-chan struct{}) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return max(time.Until(g.until), 0), g.changed
+}
+
+// pass returns when a request may be sent that no task has come for: those of groups. It returns an error if the context
 // ends first, or if the store does not say when the next place is.
 func (g *gate) pass(ctx context.Context) error {
 	if err := g.wait(ctx); err != nil || g.target.Rate.N == 0 {
@@ -55,9 +63,7 @@ func (g *gate) pass(ctx context.Context) error {
 // wait returns when the target is not held any more.
 func (g *gate) wait(ctx context.Context) error {
 	for {
-		g.mu.Lock()
-		left, changed := time.Until(g.until), g.changed
-		g.mu.Unlock()
+		left, changed := g.held()
 		if left <= 0 {
 			return context.Cause(ctx)
 		}

@@ -142,7 +142,7 @@ func (s *saga) pass(ctx context.Context) error {
 		s.passed = false
 		return nil
 	}
-	if g.target.Rate.N > 0 || g.held() { // it may take a while, in which nothing is in flight
+	if held, _ := g.held(); g.target.Rate.N > 0 || held > 0 { // it may take a while, in which nothing is in flight
 		if _, err := s.note(ctx); err != nil {
 			return err
 		}
@@ -151,13 +151,6 @@ func (s *saga) pass(ctx context.Context) error {
 		return s.pause(ctx, storeAway)
 	}
 	return nil
-}
-
-// held reports whether the target is held just now.
-func (g *gate) held() bool {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return time.Now().Before(g.until)
 }
 
 // calls reports whether the present step is a call that the target is

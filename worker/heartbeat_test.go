@@ -80,7 +80,7 @@ func TestAWorkerIsKnownBeforeItTakesAnything(t *testing.T) {
 	id := b.submit(1, "GET", nil)
 	early := make(chan int, 1)
 	b.cfg.Registry = &slow{Registry: b.store, first: func() {
-		time.Sleep(10 * idlePoll) // in which a server would take the task
+		time.Sleep(400 * time.Millisecond) // in which a server would take the task
 		early <- b.attempts(id, 0)
 	}}
 	b.run()

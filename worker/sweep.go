@@ -9,7 +9,8 @@ import (
 const (
 	// sweepEvery is how often a worker sweeps, or asks whether it may.
 	sweepEvery = 2 * time.Second
-	// feedEvery is how often the worker that sweeps hands out throttled actions.
+	// feedEvery is how often the worker that sweeps hands out throttled actions,
+	// while there are any. Otherwise it looks for them as it sweeps.
 	feedEvery = 200 * time.Millisecond
 )
 
@@ -19,7 +20,14 @@ func (w *Worker) sweepUntil(ctx context.Context) {
 	defer feed.Stop()
 	sweep := time.NewTimer(w.nextSweep())
 	defer sweep.Stop()
-	sweeper := false
+	sweeper, waiting := false, 0
+	handOut := func() {
+		var err error
+		if waiting, err = w.cfg.Sweeper.Feed(ctx); err != nil && ctx.Err() == nil {
+			w.log.WarnContext(ctx, "feeding broke off", "error", err)
+			waiting = 1 // there may be
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -30,14 +38,12 @@ func (w *Worker) sweepUntil(ctx context.Context) {
 		case <-sweep.C:
 			if sweeper = w.sweep(ctx); sweeper {
 				w.probe(ctx)
+				handOut()
 			}
 			sweep.Reset(w.nextSweep())
 		case <-feed.C:
-			if !sweeper {
-				continue
-			}
-			if err := w.cfg.Sweeper.Feed(ctx); err != nil && ctx.Err() == nil {
-				w.log.WarnContext(ctx, "feeding broke off", "error", err)
+			if sweeper && waiting > 0 {
+				handOut()
 			}
 		}
 	}

@@ -17,18 +17,11 @@ import (
 	"github.com/batchd/batchd/queue"
 )
 
-// Weights of a target's lanes: of ten tasks taken while both wait, nine are
-// interactive, so that neither starves.
 const (
-	interactiveWeight = 9
-	bulkWeight        = 1
-)
-
-const (
-	// idlePoll is how often an idle server looks for tasks.
-	idlePoll = 40 * time.Millisecond
 	// delayedPoll is how often waiting attempts are looked through for due ones.
 	delayedPoll = 500 * time.Millisecond
+	// janitorEvery is how often asynq looks for results of its own to remove; there are none.
+	janitorEvery = 24 * time.Hour
 	// abortGrace is what handlers get, after the drain time, to give back what they hold.
 	abortGrace = 5 * time.Second
 	// webhookConcurrency is the number of webhooks delivered at a time.
@@ -46,8 +39,8 @@ type Config struct {
 	Registry   batch.Registry
 	Gate       batch.Gate
 	Prober     batch.Prober
-	// NewServer makes the asynq servers: one a target and one for webhooks.
-	NewServer func(asynq.Config) *asynq.Server
+	// NewServer makes the server that brings the tasks.
+	NewServer func(queue.ServerConfig) *queue.Server
 	// Targets are those whose actions this worker runs. They need no defaults.
 	Targets []batch.Target
 	// Webhooks says how webhooks are delivered.
@@ -121,48 +114,16 @@ func (w *Worker) Run(ctx context.Context) error {
 	defer w.abort(errDraining)
 	defer w.hooks.close()
 	defer w.cfg.Gate.Holds(w.hold)()
-	var servers []*asynq.Server
-	stop := func() {
-		// Told to stop first, all of them, so that none takes what another gave back.
-		for _, s := range servers {
-			s.Stop()
-		}
-		deadline := time.AfterFunc(w.cfg.Drain, func() { w.abort(errDraining) })
-		defer deadline.Stop()
-		done := make(chan struct{}, len(servers))
-		for _, s := range servers {
-			go func() {
-				s.Shutdown()
-				done <- struct{}{}
-			}()
-		}
-		for range servers {
-			<-done
-		}
-		w.awaitHandlers()
-	}
 	// Before it takes anything: who dies before the others have heard of him is
 	// missed by nobody.
 	if _, err := w.cfg.Registry.Beat(ctx, w.cfg.Name); err != nil {
 		w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
 	}
-	for _, t := range w.targets {
-		s := w.cfg.NewServer(w.serverConfig(t.Concurrency, map[string]int{
-			queue.QueueName(t.Name, batch.Interactive): interactiveWeight,
-			queue.QueueName(t.Name, batch.Bulk):        bulkWeight,
-		}, func(error) bool { return false }))
-		if err := s.Start(asynq.HandlerFunc(w.handler(t.Name))); err != nil {
-			stop()
-			return fmt.Errorf("start the server of target %s: %w", t.Name, err)
-		}
-		servers = append(servers, s)
+	server := w.cfg.NewServer(w.serverConfig())
+	if err := server.Start(asynq.HandlerFunc(w.handle)); err != nil {
+		server.Shutdown()
+		return fmt.Errorf("start taking tasks: %w", err)
 	}
-	s := w.cfg.NewServer(w.serverConfig(webhookConcurrency, map[string]int{queue.WebhookQueue: 1}, isFailedDelivery))
-	if err := s.Start(asynq.HandlerFunc(w.runWebhook)); err != nil {
-		stop()
-		return fmt.Errorf("start the server of webhooks: %w", err)
-	}
-	servers = append(servers, s)
 	w.log.InfoContext(ctx, "worker started", "worker", w.cfg.Name, "targets", len(w.targets))
 	beating := make(chan struct{})
 	// It beats until it has drained: what it still has in flight is not to be
@@ -174,11 +135,20 @@ func (w *Worker) Run(ctx context.Context) error {
 	}()
 	w.sweepUntil(ctx)
 	w.log.InfoContext(ctx, "worker draining", "worker", w.cfg.Name, "drain", w.cfg.Drain)
-	stop()
+	w.drain(server)
 	endBeat()
 	<-beating
 	w.log.InfoContext(ctx, "worker stopped", "worker", w.cfg.Name)
 	return nil
+}
+
+// drain ends the server: what is in flight gets the drain time.
+func (w *Worker) drain(server *queue.Server) {
+	server.Stop()
+	deadline := time.AfterFunc(w.cfg.Drain, func() { w.abort(errDraining) })
+	defer deadline.Stop()
+	server.Shutdown()
+	w.awaitHandlers()
 }
 
 // awaitHandlers waits for handlers that asynq has given up, as it does when the
@@ -200,18 +170,30 @@ func (w *Worker) awaitHandlers() {
 	}
 }
 
-func (w *Worker) serverConfig(concurrency int, queues map[string]int, isFailure func(error) bool) asynq.Config {
-	return asynq.Config{
-		Concurrency:              concurrency,
-		Queues:                   queues,
-		TaskCheckInterval:        idlePoll,
+func (w *Worker) serverConfig() queue.ServerConfig {
+	cfg := queue.ServerConfig{WebhookPlaces: webhookConcurrency, Config: asynq.Config{
 		DelayedTaskCheckInterval: delayedPoll,
+		JanitorInterval:          janitorEvery,
 		ShutdownTimeout:          w.cfg.Drain + abortGrace,
 		RetryDelayFunc:           retryDelay,
-		IsFailure:                isFailure,
+		IsFailure:                isFailedDelivery,
 		Logger:                   asynqLogger{w.log},
 		LogLevel:                 asynq.WarnLevel,
+	}}
+	for _, t := range w.targets {
+		cfg.Lines = append(cfg.Lines, queue.Line{Target: t.Name, Places: t.Concurrency, Rate: t.Rate, Held: w.gates[t.Name].held})
 	}
+	return cfg
+}
+
+// handle runs one task.
+func (w *Worker) handle(ctx context.Context, t *asynq.Task) error {
+	w.inHand.Add(1)
+	defer w.inHand.Done()
+	if t.Type() == queue.TaskWebhook {
+		return w.runWebhook(ctx, t)
+	}
+	return w.runAction(t)
 }
 
 // laterError has asynq run a task again after a delay.

@@ -91,52 +91,64 @@ type resultDocument struct {
 
 // MarshalJSON encodes the result as the native API serves it: one line, without
 // HTML escaping. A JSON body stands as it came (white space aside) in "body", text in
-// "body_text", anything else in "body_base64"; an empty body is left out.
+// "body_text", anything else in "body_base64"; an empty body is left out. It is
+// written field by field, since encoding/json would read headers and body three times.
 func (r *Result) MarshalJSON() ([]byte, error) {
-	doc := resultDocument{
-		ID: r.ID, Index: r.Index, Outcome: r.Outcome, Status: r.Status,
-		Truncated: r.Truncated, Error: r.Error, Attempts: r.Attempts, History: r.History,
+	out := make([]byte, 0, 256+len(r.Body)+len(r.Body)/8)
+	out = appendString(append(out, `{"id":`...), r.ID)
+	out = strconv.AppendInt(append(out, `,"index":`...), int64(r.Index), 10)
+	out = appendString(append(out, `,"outcome":`...), r.Outcome.String())
+	if r.Status != 0 {
+		out = strconv.AppendInt(append(out, `,"status":`...), int64(r.Status), 10)
 	}
 	if len(r.Headers) > 0 {
-		doc.Headers = encodeFields(r.Headers)
+		out = appendFields(append(out, `,"headers":`...), r.Headers)
 	}
 	if len(r.Body) > 0 {
-		r.encodeBody(&doc)
+		out = r.appendBody(out)
 	}
+	if r.Truncated {
+		out = append(out, `,"truncated":true`...)
+	}
+	if r.Error != nil {
+		out = appendValue(append(out, `,"error":`...), r.Error)
+	}
+	out = strconv.AppendInt(append(out, `,"attempts":`...), int64(r.Attempts), 10)
 	if !r.StartedAt.IsZero() {
-		at := r.StartedAt.UTC().Truncate(time.Millisecond)
-		ms := r.Duration.Milliseconds()
-		doc.StartedAt, doc.DurationMS = &at, &ms
+		out = r.StartedAt.UTC().Truncate(time.Millisecond).AppendFormat(append(out, `,"started_at":"`...), time.RFC3339Nano)
+		out = strconv.AppendInt(append(out, `","duration_ms":`...), r.Duration.Milliseconds(), 10)
 	}
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(&doc); err != nil {
-		return nil, fmt.Errorf("encode result %d: %w", r.Index, err)
+	if len(r.History) > 0 {
+		out = appendValue(append(out, `,"history":`...), r.History)
 	}
-	return bytes.TrimSuffix(out.Bytes(), []byte{'\n'}), nil
+	return append(out, '}'), nil
 }
 
-func (r *Result) encodeBody(doc *resultDocument) {
-	mediaType := ""
-	for _, h := range r.Headers {
-		if equalFold(h.Name, "content-type") {
-			mediaType, _, _ = strings.Cut(h.Value, ";")
-			mediaType = strings.ToLower(strings.TrimSpace(mediaType))
-			break
+func (r *Result) appendBody(out []byte) []byte {
+	valid := utf8.Valid(r.Body)
+	if valid && !r.Truncated && r.isJSON() && shallow(r.Body) {
+		body := bytes.NewBuffer(append(out, `,"body":`...))
+		if json.Compact(body, r.Body) == nil {
+			return body.Bytes()
 		}
 	}
-	isJSON := mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
-	switch {
-	case isJSON && !r.Truncated && shallow(r.Body) && utf8.Valid(r.Body) && json.Valid(r.Body):
-		doc.Body = r.Body
-	case utf8.Valid(r.Body):
-		text := string(r.Body)
-		doc.BodyText = &text
-	default:
-		text := base64.StdEncoding.EncodeToString(r.Body)
-		doc.BodyBase64 = &text
+	if valid {
+		return appendString(append(out, `,"body_text":`...), string(r.Body))
 	}
+	out = base64.StdEncoding.AppendEncode(append(out, `,"body_base64":"`...), r.Body)
+	return append(out, '"')
+}
+
+// isJSON reports whether the body says that it is JSON.
+func (r *Result) isJSON() bool {
+	for _, h := range r.Headers {
+		if equalFold(h.Name, "content-type") {
+			mediaType, _, _ := strings.Cut(h.Value, ";")
+			mediaType = strings.ToLower(strings.TrimSpace(mediaType))
+			return mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
+		}
+	}
+	return false
 }
 
 // maxDepth is how deep a JSON body may be nested to be served as JSON. A document
@@ -197,41 +209,51 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// encodeFields writes an object of name to value, or to a list where a name
+// appendFields writes an object of name to value, or to a list where a name
 // came more than once, in the order in which the names first came.
-func encodeFields(fields []Field) json.RawMessage {
+func appendFields(out []byte, fields []Field) []byte {
 	values := make(map[string][]string, len(fields))
-	names := make([]string, 0, len(fields))
-	for _, f := range fields {
-		if _, seen := values[f.Name]; !seen {
-			names = append(names, f.Name)
-		}
-		values[f.Name] = append(values[f.Name], f.Value)
+	for i := range fields {
+		values[fields[i].Name] = append(values[fields[i].Name], fields[i].Value)
 	}
-	out := []byte{'{'}
-	for i, name := range names {
-		if i > 0 {
-			out = append(out, ',')
+	sep := byte('{')
+	for i := range fields {
+		list := values[fields[i].Name]
+		if list == nil {
+			continue // it stands with the first of its name
 		}
-		out = append(appendString(out, name), ':')
-		if list := values[name]; len(list) == 1 {
+		values[fields[i].Name] = nil
+		out = append(appendString(append(out, sep), fields[i].Name), ':')
+		sep = ','
+		if len(list) == 1 {
 			out = appendString(out, list[0])
-		} else {
-			for j, v := range list {
-				out = append(out, "[,"[min(j, 1)])
-				out = appendString(out, v)
-			}
-			out = append(out, ']')
+			continue
 		}
+		for j, v := range list {
+			out = appendString(append(out, "[,"[min(j, 1)]), v)
+		}
+		out = append(out, ']')
 	}
 	return append(out, '}')
 }
 
+// appendString writes a JSON string.
 func appendString(out []byte, s string) []byte {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return appendValue(out, s)
+		}
+	}
+	out = append(append(out, '"'), s...)
+	return append(out, '"')
+}
+
+// appendValue writes what always encodes.
+func appendValue(out []byte, v any) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(s) // a string always encodes
+	_ = enc.Encode(v)
 	return append(out, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...)
 }
 

@@ -145,8 +145,9 @@ type Sweeper interface {
 	// sweeps at a time: ok is false where it is another. Sweeping is idempotent.
 	Sweep(ctx context.Context, worker string) (swept Swept, ok bool, err error)
 	// Feed hands out the actions of throttled batches as far as their owners'
-	// limits allow. The worker that sweeps does it; a second one does no harm.
-	Feed(ctx context.Context) error
+	// limits allow, and returns how many such batches there are. The worker that
+	// sweeps does it; a second one does no harm.
+	Feed(ctx context.Context) (waiting int, err error)
 	// Resign lets another worker sweep at once.
 	Resign(ctx context.Context, worker string) error
 }

@@ -1,63 +1,101 @@
--- begin marks an action as started before any byte of it is sent.
+-- begin marks actions as started before any byte of them is sent.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, index, token, worker, token of the holder to take a group from or ''
--- returns: {verdict, token, attempt, first ms, started ms, worker, expires ms, target, sealed action,
---           sealed record of the group that the action leads, or '', attempts before the batch
---           was retried, sealed result that it had then, or ''}
---          verdict: 'run' | 'interrupted' | 'ended' | 'gone' | 'waiting', the last three alone; for
---          'interrupted' the rest tells of the earlier holder
---          | {'held', token, worker} for a group that another holds
+-- ARGV: batch id, channel, worker, token of the holder to take a group from or '', then index
+--       and token of each action in turn, by ascending index
+-- returns: {expires ms, target, '1' if this ended the batch and a webhook is to be sent}, then for each action {verdict, ledger entry, sealed action, sealed record
+--           of the group that the action leads, or '', sealed result that it had before the batch was
+--           retried, or ''}
+--          verdict: 'run' | 'interrupted' | 'held', for a group that another holds; the entry tells of the
+--          holder | 'ended' | 'gone' | 'waiting', alone
 -- The first action of a group begins the whole group. A group that was begun is
 -- taken over: its record tells how far it is.
 -- Repeating a begin with the same token answers as the first did.
 local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried')
-local index, token = ARGV[3], ARGV[4]
-local state = redis.call('GETRANGE', KEYS[2], index, index)
-if not m[1] or state == '' then
-  return {'gone'}
+local answer = {m[2] or '0', m[3] or '', '0'}
+if not m[1] then
+  for _ = 5, #ARGV, 2 do
+    answer[#answer + 1] = {'gone'}
+  end
+  return answer
 end
-if state == 'w' or state == 'g' then
-  return {'waiting'}
-end
-if state ~= 'p' and state ~= 'r' then
-  return {'ended'}
-end
+local first, last = tonumber(ARGV[5]), tonumber(ARGV[#ARGV - 1])
 local now = now_ms()
-local e = read_entry(KEYS[3], index) or {attempts = 0, earlier = 0, first = ms(now), started = ms(now)}
-local verdict = 'run'
-local members, record, _
-if m[5] then
-  members, _, record = read_group(KEYS[6], index)
+local start = now
+if m[6] then
+  start = math.max(now, tonumber(m[6]) + 1) -- what began before the retry is told from this by its time
 end
-if state == 'r' and e.token == token then
-  -- the same begin once more
-elseif state == 'r' and not members then
-  verdict = 'interrupted'
-elseif state == 'r' and e.token ~= ARGV[6] then
-  return {'held', e.token, e.worker}
-elseif state == 'p' and now >= tonumber(m[2]) then
+local states = redis.call('GETRANGE', KEYS[2], first, last)
+if now >= tonumber(m[2]) and string.find(states, '[pw]') then
   end_waiting(KEYS, 'X', 'expired')
-  settle(KEYS, ARGV[1], ARGV[2], now)
-  return {'ended'}
-else
-  if state == 'p' and m[6] and tonumber(e.started) <= tonumber(m[6]) then
-    e.earlier, e.first = e.attempts, ms(now) -- a retry counts anew
-  end
-  e.token, e.attempts, e.started, e.worker = token, e.attempts + 1, ms(now), ARGV[5]
-  if e.attempts == 1 then
-    e.first = e.started
-  end
-  if members and state == 'p' then
-    for member in string.gmatch(members, '%d+') do
-      redis.call('SETRANGE', KEYS[2], member, 'g')
+  answer[3] = settle(KEYS, ARGV[1], ARGV[2], now)
+  states = redis.call('GETRANGE', KEYS[2], first, last)
+end
+local indexes = {}
+for i = 5, #ARGV, 2 do
+  indexes[#indexes + 1] = ARGV[i]
+end
+local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
+local actions = redis.call('HMGET', KEYS[4], unpack(indexes))
+local started = ms(start)
+local fresh = '|1|' .. started .. '|' .. started .. '|0|' .. ARGV[3] -- all but the token of a first attempt
+local begun, written = {}, {}
+local function begin(index, entry)
+  begun[#begun + 1] = {tonumber(index), 'r'}
+  written[#written + 1] = index
+  written[#written + 1] = entry
+end
+for n, index in ipairs(indexes) do
+  local token = ARGV[2 * n + 4]
+  local at = tonumber(index) - first + 1
+  local state = string.sub(states, at, at)
+  local verdict
+  if state == '' then
+    verdict = {'gone'}
+  elseif state == 'w' or state == 'g' then
+    verdict = {'waiting'}
+  elseif state ~= 'p' and state ~= 'r' then
+    verdict = {'ended'}
+  elseif state == 'p' and not entries[n] and not m[5] then
+    verdict = {'run', token .. fresh, actions[n], '', ''}
+    begin(index, verdict[2])
+  else
+    local e = parse_entry(entries[n]) or {attempts = 0, earlier = 0, first = started, started = started}
+    local what = 'run'
+    local members, record, _
+    if m[5] then
+      members, _, record = read_group(KEYS[6], index)
     end
+    if state == 'r' and e.token == token then
+      what = 'run' -- the same begin once more
+    elseif state == 'r' and not members then
+      what = 'interrupted'
+    elseif state == 'r' and e.token ~= ARGV[4] then
+      what = 'held'
+    else
+      if state == 'p' and m[6] and tonumber(e.started) <= tonumber(m[6]) then
+        e.earlier, e.first = e.attempts, started -- a retry counts anew
+      end
+      e.token, e.attempts, e.started, e.worker = token, e.attempts + 1, started, ARGV[3]
+      if e.attempts == 1 then
+        e.first = started
+      end
+      if members and state == 'p' then
+        for member in string.gmatch(members, '%d+') do
+          redis.call('SETRANGE', KEYS[2], member, 'g')
+        end
+      end
+      begin(index, format_entry(e))
+    end
+    verdict = {what, format_entry(e), actions[n], record or '', m[6] and redis.call('HGET', KEYS[5], index) or ''}
   end
-  redis.call('SETRANGE', KEYS[2], index, 'r')
-  write_entry(KEYS[3], index, e)
+  answer[#answer + 1] = verdict
+end
+if #begun > 0 then
+  put_states(KEYS[2], begun)
+  redis.call('HSET', KEYS[3], unpack(written))
   if m[1] == 'queued' then
     redis.call('HSET', KEYS[1], 'status', 'running', 'started', ms(now))
     redis.call('PEXPIREAT', KEYS[3], m[4])
   end
 end
-return {verdict, e.token, e.attempts, e.first, e.started, e.worker, m[2], m[3], redis.call('HGET', KEYS[4], index), record or '',
-  e.earlier, m[6] and redis.call('HGET', KEYS[5], index) or ''}
+return answer

@@ -1,25 +1,50 @@
--- finish records the result of an action that was begun. The first write wins.
+-- finish records the results of actions that were begun. The first write wins.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, index, token, state, sealed result
--- returns: {'ok' | 'stale' | 'gone', '1' if this ended the batch and a webhook is to be sent}
+-- ARGV: batch id, channel, then index, token, state and sealed result of each
+--       action in turn, by ascending index
+-- returns: {'1' if this ended the batch and a webhook is to be sent, then 'ok' | 'stale' | 'gone' for each action}
 -- Repeating the write that won answers 'ok' and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
+local answer = {'0'}
 if not gone then
-  return {'gone', '0'}
+  for _ = 3, #ARGV, 4 do
+    answer[#answer + 1] = 'gone'
+  end
+  return answer
 end
-local index, token, to = ARGV[3], ARGV[4], ARGV[5]
-local e = read_entry(KEYS[3], index)
-if not e or e.token ~= token then
-  return {'stale', '0'}
+local first, last = tonumber(ARGV[3]), tonumber(ARGV[#ARGV - 3])
+local states = redis.call('GETRANGE', KEYS[2], first, last)
+local indexes = {}
+for i = 3, #ARGV, 4 do
+  indexes[#indexes + 1] = ARGV[i]
 end
-local state = redis.call('GETRANGE', KEYS[2], index, index)
-if state ~= 'r' then
-  return {state == to and 'ok' or 'stale', '0'}
+local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
+local ended, written, counts = {}, {}, {}
+for n, index in ipairs(indexes) do
+  local token, to, sealed = ARGV[4 * n], ARGV[4 * n + 1], ARGV[4 * n + 2]
+  local at = tonumber(index) - first + 1
+  local state = string.sub(states, at, at)
+  if not entries[n] or string.sub(entries[n], 1, #token + 1) ~= token .. '|' then
+    answer[#answer + 1] = 'stale'
+  elseif state ~= 'r' then
+    answer[#answer + 1] = state == to and 'ok' or 'stale'
+  else
+    ended[#ended + 1] = {tonumber(index), to}
+    written[#written + 1] = index
+    written[#written + 1] = sealed
+    counts[to] = (counts[to] or 0) + 1
+    answer[#answer + 1] = 'ok'
+  end
 end
-redis.call('SETRANGE', KEYS[2], index, to)
-redis.call('HSET', KEYS[5], index, ARGV[6])
-if redis.call('HLEN', KEYS[5]) == 1 then
+if #ended == 0 then
+  return answer
+end
+put_states(KEYS[2], ended)
+if redis.call('HSET', KEYS[5], unpack(written)) == redis.call('HLEN', KEYS[5]) then
   redis.call('PEXPIREAT', KEYS[5], gone)
 end
-move(KEYS[1], 'r', to, 1)
-return {'ok', settle(KEYS, ARGV[1], ARGV[2], now_ms())}
+for to, n in pairs(counts) do
+  move(KEYS[1], 'r', to, n)
+end
+answer[1] = settle(KEYS, ARGV[1], ARGV[2], now_ms())
+return answer

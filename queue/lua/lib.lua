@@ -24,8 +24,7 @@ local function ms(n)
   return string.format('%.0f', n)
 end
 
-local function read_entry(key, index)
-  local packed = redis.call('HGET', key, index)
+local function parse_entry(packed)
   if not packed then
     return nil
   end
@@ -33,8 +32,33 @@ local function read_entry(key, index)
   return {token = token, attempts = tonumber(attempts), first = first, started = started, earlier = tonumber(earlier), worker = worker}
 end
 
+local function read_entry(key, index)
+  return parse_entry(redis.call('HGET', key, index))
+end
+
+local function format_entry(e)
+  return e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.earlier .. '|' .. e.worker
+end
+
 local function write_entry(key, index, e)
-  redis.call('HSET', key, index, e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.earlier .. '|' .. e.worker)
+  redis.call('HSET', key, index, format_entry(e))
+end
+
+-- put_states writes states of actions, {index, state} by ascending index. Those
+-- of neighbours are written together.
+local function put_states(key, all)
+  local from, run = all[1][1], {}
+  for n, s in ipairs(all) do
+    run[#run + 1] = s[2]
+    local after = all[n + 1]
+    if not after or after[1] ~= s[1] + 1 then
+      redis.call('SETRANGE', key, from, table.concat(run))
+      run = {}
+      if after then
+        from = after[1]
+      end
+    end
+  end
 end
 
 -- move changes the counts as n actions go from one state to another.

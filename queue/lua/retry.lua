@@ -2,7 +2,7 @@
 -- same places.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries
 -- ARGV: owner, states to run again
--- returns: {'ok', number of actions} | {'gone'} | {'not_terminal'} | {'groups'} | {'nothing'}
+-- returns: {'ok', number of actions, round} | {'gone'} | {'not_terminal'} | {'groups'} | {'nothing'}
 local m = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'groups', 'created', 'expires', 'retention', 'round', 'retried', 'total', 'webhook')
 if m[1] ~= ARGV[1] then
   return {'gone'}
@@ -38,4 +38,4 @@ end
 for _, key in ipairs(KEYS) do
   redis.call('PEXPIREAT', key, ms(gone))
 end
-return {'ok', moved}
+return {'ok', moved, tonumber(m[7] or '1') + 1}

@@ -1,0 +1,188 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"slices"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// flightActions is the most actions that share one exchange with Redis.
+	flightActions = 256
+	// flights is the number of exchanges under way at a time. While they are, the
+	// next ones gather.
+	flights = 2
+)
+
+// ride is one action's part in a step of the ledger that others share: the step
+// is run once for all actions of a batch, and all batches in one exchange.
+type ride struct {
+	step  *redis.Script
+	id    string
+	head  []any // arguments that the actions of one step have in common
+	index int
+	args  []any
+
+	// The answer: what the actions have in common, and this action's own.
+	common []string
+	own    []string
+	first  bool // of those that share the step
+	err    error
+	done   chan struct{}
+}
+
+// combiner lets steps of the ledger that are asked for at about the same time
+// share exchanges with Redis.
+type combiner struct {
+	s *Store
+
+	mu      sync.Mutex
+	waiting []*ride
+	flying  int
+	wg      sync.WaitGroup
+}
+
+// do runs the step and returns when it is answered. It does not end before with
+// the caller: a step that may have been done, and of which nobody knows, would
+// leave an action in doubt.
+func (c *combiner) do(r *ride) error {
+	r.done, r.err = make(chan struct{}), nil
+	c.mu.Lock()
+	c.waiting = append(c.waiting, r)
+	if c.flying < flights {
+		c.flying++
+		c.wg.Go(c.fly)
+	}
+	c.mu.Unlock()
+	<-r.done
+	return r.err
+}
+
+func (c *combiner) fly() {
+	for {
+		runtime.Gosched() // so that those who come just now come along
+		c.mu.Lock()
+		rides := c.waiting[:min(len(c.waiting), flightActions)]
+		c.waiting = c.waiting[len(rides):]
+		if len(rides) == 0 {
+			c.flying--
+			c.mu.Unlock()
+			return
+		}
+		if len(c.waiting) == 0 {
+			c.waiting = nil // what flies must not be overwritten
+		}
+		c.mu.Unlock()
+		c.s.exchange(rides)
+		for _, r := range rides {
+			close(r.done)
+		}
+	}
+}
+
+// shared is a step for some actions of one batch.
+type shared struct {
+	rides []*ride
+	cmd   *redis.Cmd
+}
+
+// exchange runs the steps of all rides in one exchange.
+func (s *Store) exchange(rides []*ride) {
+	ctx, cancel := s.within(context.Background())
+	defer cancel()
+	steps := group(rides)
+	pipe := s.rdb.Pipeline()
+	for _, g := range steps {
+		r := g.rides[0]
+		g.cmd = pipe.EvalSha(ctx, r.step.Hash(), keysOf(r.id).step(), g.args()...)
+	}
+	_, _ = pipe.Exec(ctx) // each command has its own error
+	for _, g := range steps {
+		if err := g.cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
+			r := g.rides[0]
+			g.cmd = r.step.Eval(ctx, s.rdb, keysOf(r.id).step(), g.args()...)
+		}
+		g.answer(mapError(ctx, g.cmd.Err()))
+	}
+}
+
+// group puts the actions of a batch that need the same step together, by
+// ascending index. An action that comes twice gets a second step.
+func group(rides []*ride) []*shared {
+	slices.SortStableFunc(rides, func(a, b *ride) int {
+		return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.step.Hash(), b.step.Hash()), cmp.Compare(a.index, b.index))
+	})
+	var steps []*shared
+	for _, r := range rides {
+		if n := len(steps); n > 0 {
+			g := steps[n-1]
+			last := g.rides[len(g.rides)-1]
+			if last.id == r.id && last.step == r.step && last.index != r.index && slices.Equal(last.head, r.head) {
+				g.rides = append(g.rides, r)
+				continue
+			}
+		}
+		steps = append(steps, &shared{rides: []*ride{r}})
+	}
+	return steps
+}
+
+func (g *shared) args() []any {
+	first := g.rides[0]
+	args := make([]any, 0, 2+len(first.head)+len(g.rides)*(1+len(first.args)))
+	args = append(args, first.id, doneChannel)
+	args = append(args, first.head...)
+	for _, r := range g.rides {
+		args = append(args, r.index)
+		args = append(args, r.args...)
+	}
+	return args
+}
+
+// errAnswer says that a step answered what it never does.
+var errAnswer = errors.New("unexpected answer of a step")
+
+// answer hands each action its part of the step's answer: the last of it, one
+// for each.
+func (g *shared) answer(err error) {
+	parts, _ := g.cmd.Val().([]any)
+	if err == nil && len(parts) < len(g.rides) {
+		err = errAnswer
+	}
+	if err != nil {
+		for _, r := range g.rides {
+			r.err = err
+		}
+		return
+	}
+	common := texts(parts[:len(parts)-len(g.rides)])
+	for i, r := range g.rides {
+		r.common, r.first = common, i == 0
+		if own, ok := parts[len(common)+i].([]any); ok {
+			r.own = texts(own)
+		} else {
+			r.own = texts(parts[len(common)+i : len(common)+i+1])
+		}
+	}
+}
+
+// texts turns the parts of an answer into strings.
+func texts(parts []any) []string {
+	out := make([]string, len(parts))
+	for i, part := range parts {
+		switch v := part.(type) {
+		case string:
+			out[i] = v
+		case nil:
+		default:
+			out[i] = fmt.Sprint(v)
+		}
+	}
+	return out
+}

@@ -1,0 +1,52 @@
+-- turn ends tasks that are done, and takes waiting ones, as asynq does one by
+-- one (doneCmd and dequeueCmd in its internal/rdb).
+-- KEYS: pending, paused, active, lease, processed today, processed
+-- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
+--       most tasks to take, then the ids of those that are done
+-- returns: {id, message, ...}
+-- Repeating a turn ends nothing twice. What it takes is lost if its answer is,
+-- until the lease runs out or the sweeper finds it.
+if #ARGV > 4 then
+  local ended = 0
+  local gone = {}
+  for i = 5, #ARGV do
+    ended = ended + redis.call('LREM', KEYS[3], -1, ARGV[i]) -- the oldest stand at the end
+    gone[#gone + 1] = ARGV[1] .. ARGV[i]
+  end
+  redis.call('ZREM', KEYS[4], unpack(ARGV, 5))
+  redis.call('DEL', unpack(gone))
+  if ended > 0 then
+    if redis.call('INCRBY', KEYS[5], ended) == ended then
+      redis.call('EXPIREAT', KEYS[5], ARGV[3])
+    end
+    redis.call('INCRBY', KEYS[6], ended)
+  end
+end
+local want = tonumber(ARGV[4])
+if want == 0 or redis.call('EXISTS', KEYS[2]) == 1 then
+  return {}
+end
+local ids = redis.call('LRANGE', KEYS[1], -want, -1)
+if #ids == 0 then
+  return {}
+end
+redis.call('LTRIM', KEYS[1], 0, -#ids - 1)
+local taken, active, leases = {}, {}, {}
+local expiry = ms(math.floor(now_ms() / 1000) + tonumber(ARGV[2]))
+for i = #ids, 1, -1 do
+  local key = ARGV[1] .. ids[i]
+  local message = redis.call('HGET', key, 'msg')
+  if message then
+    redis.call('HSET', key, 'state', 'active')
+    taken[#taken + 1] = ids[i]
+    taken[#taken + 1] = message
+    active[#active + 1] = ids[i]
+    leases[#leases + 1] = expiry
+    leases[#leases + 1] = ids[i]
+  end
+end
+if #active > 0 then
+  redis.call('LPUSH', KEYS[3], unpack(active))
+  redis.call('ZADD', KEYS[4], unpack(leases))
+end
+return taken

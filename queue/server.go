@@ -1,0 +1,109 @@
+package queue
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hibiken/asynq"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// Line says what a [Server] takes of one target's tasks.
+type Line struct {
+	Target string
+	// Places is the most tasks in hand at a time.
+	Places int
+	// Rate is that of the target, over all servers. Zero is none.
+	Rate batch.Rate
+	// Held returns for how long from now nothing may be taken, and a channel that
+	// is closed when that changes. Nil is never.
+	Held func() (time.Duration, <-chan struct{})
+}
+
+// ServerConfig configures a [Server].
+type ServerConfig struct {
+	// Config is asynq's. Concurrency, queues and the interval at which tasks are
+	// looked for follow from the rest.
+	asynq.Config
+	Lines []Line
+	// WebhookPlaces is the most webhooks in hand at a time.
+	WebhookPlaces int
+}
+
+// Server is an asynq server for all queues of a worker. It takes tasks many at
+// a time, as there are places for them, and as soon as it hears of them.
+type Server struct {
+	asynq *asynq.Server
+	taker *taker
+}
+
+// emptyPause is how long asynq waits after it was told that there is no task,
+// which it is told only once in a while: it waits in the taker instead.
+const emptyPause = 2 * time.Millisecond
+
+// NewServer returns a server on the store's connections. It stays usable until
+// the store is closed.
+func (s *Store) NewServer(cfg ServerConfig) *Server {
+	t := newTaker(s, cfg)
+	cfg.Concurrency = cap(t.out)
+	cfg.Queues = make(map[string]int, len(t.lanes))
+	for name := range t.lanes {
+		cfg.Queues[name] = 1
+	}
+	cfg.StrictPriority = true // spares asynq the shuffle; the taker has the say
+	cfg.TaskCheckInterval = emptyPause
+	return &Server{asynq: asynq.NewServerFromRedisClient(t, cfg.Config), taker: t}
+}
+
+// Start has the handler run the tasks. It returns at once.
+func (s *Server) Start(h asynq.Handler) error {
+	s.taker.start()
+	return s.asynq.Start(s.taker.leaving(h)) //nolint:wrapcheck // asynq's words say what is wrong
+}
+
+// Stop takes nothing new, and gives back what was not handed to the handler yet.
+func (s *Server) Stop() {
+	s.taker.stop()
+	s.asynq.Stop()
+	s.taker.giveBackRest()
+}
+
+// Shutdown stops the server, and returns when the handlers have.
+func (s *Server) Shutdown() {
+	s.Stop()
+	s.asynq.Shutdown()
+	s.taker.close()
+}
+
+// servers keeps the takers of this process, so that what is enqueued in it wakes
+// them without a way through Redis.
+func (s *Store) wake(queue string) {
+	s.takersMu.Lock()
+	takers := slices.Collect(maps.Keys(s.takers))
+	s.takersMu.Unlock()
+	for _, t := range takers {
+		t.mark(queue)
+	}
+}
+
+func (s *Store) addTaker(t *taker) (remove func()) {
+	s.takersMu.Lock()
+	defer s.takersMu.Unlock()
+	s.takers[t] = struct{}{}
+	return func() {
+		s.takersMu.Lock()
+		defer s.takersMu.Unlock()
+		delete(s.takers, t)
+	}
+}
+
+// open reports whether there is any batch that has not ended.
+func (s *Store) open(ctx context.Context) (bool, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	n, err := s.rdb.Exists(ctx, openKey).Result()
+	return n > 0, mapError(ctx, err)
+}

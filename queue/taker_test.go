@@ -1,0 +1,307 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// serve runs a server over the target "crm" until the test ends, or stop is called.
+func (b *bundle) serve(line Line, handle asynq.HandlerFunc) (server *Server, stop func()) {
+	b.t.Helper()
+	line.Target = "crm"
+	server = b.NewServer(ServerConfig{
+		Lines: []Line{line}, WebhookPlaces: 1,
+		Config: asynq.Config{
+			LogLevel: asynq.FatalLevel, DelayedTaskCheckInterval: 100 * time.Millisecond, ShutdownTimeout: time.Second,
+			RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return 0 },
+			IsFailure:      func(error) bool { return false },
+		},
+	})
+	require.NoError(b.t, server.Start(handle))
+	var once sync.Once
+	stop = func() { once.Do(server.Shutdown) }
+	b.t.Cleanup(stop)
+	return server, stop
+}
+
+// seen collects the indexes that a handler was given.
+type seen struct {
+	mu  sync.Mutex
+	all []int
+}
+
+func (s *seen) add(t *asynq.Task) {
+	_, index, _ := DecodeTask(t.Payload())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all = append(s.all, index)
+}
+
+func (s *seen) sorted() []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(slices.Values(s.all))
+}
+
+func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var got seen
+		var now, most atomic.Int32
+		_, stop := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task) error {
+			n := now.Add(1)
+			defer now.Add(-1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+				continue
+			}
+			time.Sleep(time.Millisecond)
+			got.add(k)
+			return nil
+		})
+		turns := &counted{part: "evalsha " + b.steps.turn.Hash()}
+		b.rdb.AddHook(turns)
+		b.submit(300, spec())
+		b.eventually("all tasks", func() bool { return len(got.sorted()) >= 300 })
+		require.Equal(t, span(0, 300), got.sorted(), "each once")
+		require.LessOrEqual(t, most.Load(), int32(8), "no more than there are places")
+		require.Less(t, turns.n.Load(), int32(280), "several tasks share an exchange")
+		stop()
+		processed := 0
+		for _, queue := range b.queuesOf(crm(batch.Bulk)) {
+			q, err := b.inspector().GetQueueInfo(queue)
+			if err != nil && strings.Contains(err.Error(), "does not exist") {
+				continue
+			}
+			require.NoError(t, err)
+			require.Zero(t, q.Size, "asynq's books are empty")
+			processed += q.Processed
+		}
+		require.Equal(t, 300, processed)
+		for key := range b.allKeys() {
+			require.NotContains(t, key, ":t:")
+			require.NotContains(t, key, ":lease")
+		}
+	})
+}
+
+// counted counts the commands that begin with a text.
+type counted struct {
+	part string
+	n    atomic.Int32
+}
+
+func (c *counted) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (c *counted) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (c *counted) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		for _, cmd := range cmds {
+			if fmt.Sprint(cmd.Args()[0], " ", cmd.Args()[1]) == c.part {
+				c.n.Add(1)
+			}
+		}
+		return next(ctx, cmds)
+	}
+}
+
+func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var got seen
+		b.submit(20, spec())
+		held := time.Hour
+		changed := make(chan struct{})
+		var mu sync.Mutex
+		hold := func() (time.Duration, <-chan struct{}) {
+			mu.Lock()
+			defer mu.Unlock()
+			return held, changed
+		}
+		handle := func(_ context.Context, k *asynq.Task) error {
+			got.add(k)
+			return nil
+		}
+		_, stop := b.serve(Line{Places: 8, Held: hold}, handle)
+		time.Sleep(50 * time.Millisecond)
+		require.Empty(t, got.sorted(), "nothing is taken for a target that is held")
+		require.Len(t, b.pending(batch.Interactive), 20)
+		mu.Lock()
+		held = 0
+		close(changed)
+		changed = nil
+		mu.Unlock()
+		b.eventually("all tasks", func() bool { return len(got.sorted()) == 20 })
+		stop()
+
+		// Some that wait for their places at a rate when the server stops.
+		b.submit(20, spec())
+		_, stop = b.serve(Line{Places: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, handle)
+		b.eventually("the first", func() bool { return len(got.sorted()) > 20 })
+		stop()
+		ran := len(got.sorted()) - 20
+		require.Less(t, ran, 20)
+		waiting := b.pending(batch.Interactive)
+		require.Len(t, waiting, 20-ran)
+		require.Empty(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks))
+		var order []int
+		for _, k := range waiting {
+			_, index, err := DecodeTask(k.Payload)
+			require.NoError(t, err)
+			order = append(order, index)
+		}
+		require.Equal(t, span(ran, 20), order, "in the order in which they came")
+	})
+}
+
+func TestALostWordIsMadeUpFor(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var got seen
+		server, _ := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task) error {
+			got.add(k)
+			return nil
+		})
+		server.taker.silent() // it hears nothing any more
+		server.taker.remove()
+		time.Sleep(20 * time.Millisecond)
+		b.submit(3, spec())
+		b.eventually("the tasks", func() bool { return len(got.sorted()) == 3 })
+	})
+}
+
+func TestATaskThatIsToComeLaterComes(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var runs atomic.Int32
+		b.serve(Line{Places: 200}, func(context.Context, *asynq.Task) error {
+			if runs.Add(1) <= 150 {
+				return errors.New("later")
+			}
+			return nil
+		})
+		b.submit(150, spec())
+		b.eventually("all of them a second time", func() bool { return runs.Load() == 300 })
+	})
+}
+
+func TestATurnThatFailsLosesNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(4, spec())
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
+		l := taker.lines[0]
+		for l.inHand < 2 { // of several queues it may ask the wrong ones first
+			l.turn(true)
+		}
+		require.Equal(t, 2, l.inHand)
+		require.Len(t, taker.out, 2)
+		for range 2 {
+			k := <-taker.out
+			k.lane.end(k.id)
+			l.inHand--
+		}
+		fail := &failing{}
+		b.rdb.AddHook(fail)
+		fail.left = 100
+		l.turn(false)
+		require.Len(t, l.booked(), 2, "what has ended is told again")
+		require.Len(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks), 2)
+		fail.left = 0
+		l.turn(false)
+		require.Empty(t, l.booked())
+		require.Empty(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks))
+		require.Len(t, b.pending(batch.Interactive), 2)
+	})
+}
+
+// failing makes pipelines fail before they are sent.
+type failing struct{ left int }
+
+func (f *failing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f *failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (f *failing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if f.left == 0 {
+			return next(ctx, cmds)
+		}
+		f.left--
+		for _, cmd := range cmds {
+			cmd.SetErr(context.DeadlineExceeded)
+		}
+		return context.DeadlineExceeded
+	}
+}
+
+func TestBothLanesGetTheirShare(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for range 5 {
+			b.submit(batch.InteractiveActions, spec())
+		}
+		large := spec()
+		b.submit(1500, large)
+		b.eventually("both", func() bool { return len(b.pending(batch.Bulk)) == 1500 })
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 100}}})
+		l := taker.lines[0]
+		var taken [2]int
+		for range 4 {
+			l.turn(true)
+			for len(taker.out) > 0 {
+				k := <-taker.out
+				l.inHand--
+				if k.lane.bulk {
+					taken[1]++
+				} else {
+					taken[0]++
+				}
+			}
+		}
+		require.GreaterOrEqual(t, taken[0], 200, "most places go to the small batches")
+		require.GreaterOrEqual(t, taken[1], 30, "the large ones do not starve")
+	})
+}
+
+func TestAQueueIsSpreadOverACluster(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		cluster, ok := b.rdb.(*redis.ClusterClient)
+		if !ok {
+			require.Len(t, b.queuesOf(crm(batch.Bulk)), 1)
+			return
+		}
+		var got seen
+		b.serve(Line{Places: 64}, func(_ context.Context, k *asynq.Task) error {
+			got.add(k)
+			return nil
+		})
+		b.submit(3000, spec())
+		b.eventually("all tasks", func() bool { return len(got.sorted()) >= 3000 })
+		require.Equal(t, span(0, 3000), got.sorted())
+		processed := map[string]int{} // by the server that keeps the queue
+		for _, queue := range b.queuesOf(crm(batch.Bulk)) {
+			node, err := cluster.MasterForKey(b.ctx, asynqPrefix(queue)+"pending")
+			require.NoError(t, err)
+			b.eventually("the books", func() bool {
+				q, err := b.inspector().GetQueueInfo(queue)
+				require.NoError(t, err)
+				if q.Size == 0 {
+					processed[node.String()] += q.Processed
+				}
+				return q.Size == 0
+			})
+		}
+		require.Len(t, processed, 3, "every master has its part")
+		for node, n := range processed {
+			require.Greater(t, n, 300, node)
+		}
+	})
+}
