@@ -88,21 +88,27 @@ func BenchmarkSteps(b *testing.B) {
 		})
 		t := newTaker(s, ServerConfig{Lines: []Line{{Target: "crm", Places: together}}})
 		l := t.lines[0]
-		var ids []string
-		phase("turn", func() {
-			for len(ids) < total {
+		var taken []*task
+		phase("take", func() {
+			for len(taken) < total {
 				l.turn(true)
 				for range len(t.out) {
 					k := <-t.out
-					k.lane.end(k.id)
-					ids = append(ids, k.id)
+					taken = append(taken, k)
 					l.inHand--
 				}
 				for _, q := range l.lanes {
-					q.filled = true
+					q.filled = q.bulk
 				}
 			}
-			l.turn(false)
+		})
+		phase("done", func() {
+			for i, k := range taken {
+				k.lane.end(k.id)
+				if i%together == together-1 {
+					l.turn(false)
+				}
+			}
 		})
 		tokens := make([]batch.Token, total)
 		phase("begin", func() {
