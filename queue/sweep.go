@@ -33,14 +33,14 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 		return swept, false, err
 	}
 	s.stalls.nextRound()
-	now, err := s.now(ctx)
-	if err != nil {
-		return swept, true, err
-	}
+	var now time.Time
 	var faults []error
 	cursor := "-"
 	for {
 		ids, err := s.sweepPage(ctx, cursor)
+		if err == nil && now.IsZero() && len(ids.order) > 0 {
+			now, err = s.now(ctx)
+		}
 		if err != nil {
 			return swept, true, err
 		}
