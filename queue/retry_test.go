@@ -75,3 +75,21 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 		require.Equal(t, batch.Ended, begunOnce.Verdict)
 	})
 }
+
+// Whoever retries a batch in the moment in which it ended comes before its tasks
+// are off asynq's books.
+func TestARetryDoesNotWaitForTheTasksOfTheRoundBefore(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(2, spec()).ID
+		b.end(id, 0, batch.Failed)
+		b.end(id, 1, batch.Succeeded)
+		require.Len(t, b.pending(batch.Interactive), 2)
+		_, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+		require.NoError(t, err)
+		b.dropTask(id, 0) // now they are
+		b.dropTask(id, 1)
+		left := b.pending(batch.Interactive)
+		require.Len(t, left, 1)
+		require.Equal(t, taskID(id, 0, "2"), left[0].ID)
+	})
+}
