@@ -102,7 +102,7 @@ func (s *Store) exchange(rides []*ride) {
 		r := g.rides[0]
 		g.cmd = pipe.EvalSha(ctx, r.step.Hash(), keysOf(r.id).step(), g.args()...)
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
+	send(ctx, pipe)
 	for _, g := range steps {
 		if err := g.cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			r := g.rides[0]

@@ -154,7 +154,7 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (int, error) 
 		pipe.SAdd(ctx, asynqQueues, queue)
 		cmds[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args(queue)...)
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
+	send(ctx, pipe)
 	added := 0
 	for queue, cmd := range cmds {
 		if err := cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {

@@ -328,7 +328,7 @@ func (l *line) turn(take bool) {
 	for i, p := range lanes {
 		cmds[i] = pipe.EvalSha(ctx, l.t.s.steps.turn.Hash(), p.keys(), p.args()...)
 	}
-	_, _ = pipe.Exec(ctx) // each command has its own error
+	send(ctx, pipe)
 	for i, p := range lanes {
 		if err := cmds[i].Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			cmds[i] = l.t.s.steps.turn.Eval(ctx, l.t.s.rdb, p.keys(), p.args()...)

@@ -152,3 +152,18 @@ func TestASlowUploadKeepsItsKey(t *testing.T) {
 		require.NoError(t, err)
 	})
 }
+
+func TestAStepThatFindsNoConnectionHasFailed(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	_, err := server.Command("CONFIG", "SET", "requirepass", "right")
+	require.NoError(t, err)
+	b := open(t, strings.Replace(server.URL(), "://", "://:wrong@", 1))
+	l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}}).lines[0]
+	l.lanes[0].end("done")
+	l.turn(true)
+	require.Equal(t, []string{"done"}, l.booked(), "what has ended is told again")
+	require.True(t, l.lanes[0].filled, "there may still be tasks")
+	_, err = b.Begin(b.ctx, uuid.Must(uuid.NewV7()).String(), 0, "w1")
+	require.ErrorContains(t, err, "WRONGPASS", "it says what is wrong")
+}
