@@ -551,12 +551,13 @@ func (t *taker) eval(ctx context.Context, keys []string, args []any, through fun
 		q.end(fmt.Sprint(args[0]))
 		return redis.NewCmdResult("OK", nil)
 	case len(names) == 8 && slices.Equal(names[:4], []string{"t", "active", "lease", "retry"}) && len(args) == 6:
+		cmd := through() // who looks for the task before this is done does not find it
 		if at, err := strconv.ParseInt(fmt.Sprint(args[2]), 10, 64); err == nil {
 			q.mu.Lock()
 			q.retries[at] = struct{}{}
 			q.mu.Unlock()
 		}
-		return through()
+		return cmd
 	case slices.Equal(names, []string{"scheduled", "pending"}), slices.Equal(names, []string{"retry", "pending"}):
 		if !q.look(names[0] == "retry") {
 			return redis.NewCmdResult(int64(0), nil)

@@ -305,3 +305,34 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 		}
 	})
 }
+
+func TestATaskThatIsStillOnItsWayBackIsLookedForAgain(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
+		q := taker.lines[0].lanes[0]
+		q.looked = time.Now()
+		b.rdb.AddHook(before{func() { q.look(true) }})
+		keys := []string{"t:id", "active", "lease", "retry", "processed:today", "failed:today", "processed", "failed"}
+		for i := range keys {
+			keys[i] = q.prefix + keys[i]
+		}
+		require.NoError(t, taker.Eval(b.ctx, "return 1", keys, "id", "message", time.Now().Unix(), 0, 0, 0).Err())
+		require.True(t, q.look(true), "it is there only now")
+	})
+}
+
+// before does something before each command.
+type before struct{ do func() }
+
+func (f before) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f before) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		f.do()
+		return next(ctx, cmd)
+	}
+}
+
+func (f before) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
