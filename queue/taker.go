@@ -30,6 +30,9 @@ const (
 	doneWithin = 5 * time.Millisecond
 	// mostDone is the number of ended tasks that are not waited with any longer.
 	mostDone = 128
+	// mostEnded is the most that one exchange takes from a queue's books: Lua passes
+	// on no more than some thousand arguments.
+	mostEnded = 1000
 	// interactiveShare is the part of the places that go to interactive tasks, in
 	// tenths, while both lanes wait.
 	interactiveShare = 9
@@ -400,8 +403,9 @@ func (l *line) plan(take bool) []*part {
 		if wants[q] == 0 && len(q.done) == 0 {
 			continue
 		}
-		p := &part{lane: q, want: wants[q], ended: q.done}
-		q.done = nil
+		n := min(len(q.done), mostEnded)
+		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n])}
+		q.done = q.done[n:]
 		if p.want > 0 {
 			q.filled = false // unless it turns out to hold more, or somebody says so meanwhile
 			l.inHand += p.want

@@ -336,3 +336,37 @@ func (f before) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (f before) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
+
+func TestATaskThatWasPutBackIsNotEnded(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
+		l := taker.lines[0]
+		for len(taker.out) == 0 { // of several queues it may ask the wrong ones first
+			l.turn(true)
+		}
+		k := <-taker.out
+		n, err := b.requeue(b.ctx, k.lane.name, []string{k.id}) // as of a worker that was taken for dead
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		k.lane.end(k.id)
+		l.turn(false)
+		waiting := b.pending(batch.Interactive)
+		require.Len(t, waiting, 1)
+		require.Equal(t, taskID(id, 0, ""), waiting[0].ID, "it is whole")
+	})
+}
+
+func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const most = 10_000 // places of a target
+		l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: most}}}).lines[0]
+		for i := range most {
+			l.lanes[0].end(fmt.Sprint("task-", i))
+		}
+		for range most / mostEnded {
+			l.turn(false)
+		}
+		require.Zero(t, len(l.booked()))
+	})
+}

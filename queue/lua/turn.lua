@@ -7,19 +7,21 @@
 -- Repeating a turn ends nothing twice. What it takes is lost if its answer is,
 -- until the lease runs out or the sweeper finds it.
 if #ARGV > 4 then
-  local ended = 0
-  local gone = {}
+  local ended, gone = {}, {}
   for i = 5, #ARGV do
-    ended = ended + redis.call('LREM', KEYS[3], -1, ARGV[i]) -- the oldest stand at the end
-    gone[#gone + 1] = ARGV[1] .. ARGV[i]
+    -- One that is not active any more somebody has put back: it comes again. The oldest stand at the end.
+    if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
+      ended[#ended + 1] = ARGV[i]
+      gone[#gone + 1] = ARGV[1] .. ARGV[i]
+    end
   end
-  redis.call('ZREM', KEYS[4], unpack(ARGV, 5))
-  redis.call('DEL', unpack(gone))
-  if ended > 0 then
-    if redis.call('INCRBY', KEYS[5], ended) == ended then
+  if #ended > 0 then
+    redis.call('ZREM', KEYS[4], unpack(ended))
+    redis.call('DEL', unpack(gone))
+    if redis.call('INCRBY', KEYS[5], #ended) == #ended then
       redis.call('EXPIREAT', KEYS[5], ARGV[3])
     end
-    redis.call('INCRBY', KEYS[6], ended)
+    redis.call('INCRBY', KEYS[6], #ended)
   end
 end
 local want = tonumber(ARGV[4])
