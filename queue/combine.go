@@ -15,6 +15,9 @@ import (
 const (
 	// flightActions is the most actions that share one exchange with Redis.
 	flightActions = 256
+	// flightBytes is the most bytes that several actions bring along. An exchange
+	// that takes too long fails for all of them, and would each time anew.
+	flightBytes = 4 << 20
 	// flights is the number of exchanges under way at a time. While they are, the
 	// next ones gather.
 	flights = 2
@@ -28,6 +31,7 @@ type ride struct {
 	head  []any // arguments that the actions of one step have in common
 	index int
 	args  []any
+	alone bool // in an exchange of its own: it failed before, perhaps for the size of the answers
 
 	// The answer: what the actions have in common, and this action's own.
 	common []string
@@ -52,7 +56,7 @@ type combiner struct {
 // the caller: a step that may have been done, and of which nobody knows, would
 // leave an action in doubt.
 func (c *combiner) do(r *ride) error {
-	r.done, r.err = make(chan struct{}), nil
+	r.done, r.alone, r.err = make(chan struct{}), r.err != nil, nil
 	c.mu.Lock()
 	c.waiting = append(c.waiting, r)
 	if c.flying < flights {
@@ -68,7 +72,7 @@ func (c *combiner) fly() {
 	for {
 		runtime.Gosched() // so that those who come just now come along
 		c.mu.Lock()
-		rides := c.waiting[:min(len(c.waiting), flightActions)]
+		rides := c.waiting[:c.fitting()]
 		c.waiting = c.waiting[len(rides):]
 		if len(rides) == 0 {
 			c.flying--
@@ -84,6 +88,23 @@ func (c *combiner) fly() {
 			close(r.done)
 		}
 	}
+}
+
+// fitting returns how many of those who wait go along in one exchange, with the
+// lock held.
+func (c *combiner) fitting() int {
+	bytes := 0
+	for n, r := range c.waiting {
+		for _, arg := range r.args {
+			if sealed, ok := arg.([]byte); ok {
+				bytes += len(sealed)
+			}
+		}
+		if n == flightActions || (n > 0 && (bytes > flightBytes || r.alone || c.waiting[0].alone)) {
+			return n
+		}
+	}
+	return len(c.waiting)
 }
 
 // shared is a step for some actions of one batch.

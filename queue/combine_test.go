@@ -1,0 +1,120 @@
+package queue
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// exchanges notes how many bytes the pipelines bring along, and how many
+// arguments their longest step has. It makes the first ones fail.
+type exchanges struct {
+	mu          sync.Mutex
+	fail        int
+	bytes, args int // the most
+}
+
+func (e *exchanges) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (e *exchanges) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (e *exchanges) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		e.mu.Lock()
+		failing := e.fail > 0
+		size := 0
+		for _, cmd := range cmds {
+			for _, arg := range cmd.Args() {
+				if sealed, ok := arg.([]byte); ok {
+					size += len(sealed)
+				}
+			}
+			if !failing {
+				e.args = max(e.args, len(cmd.Args()))
+			}
+		}
+		e.bytes = max(e.bytes, size)
+		e.fail--
+		e.mu.Unlock()
+		if !failing {
+			return next(ctx, cmds)
+		}
+		for _, cmd := range cmds {
+			cmd.SetErr(context.DeadlineExceeded)
+		}
+		return context.DeadlineExceeded
+	}
+}
+
+// together runs n steps that all wait for the same exchange.
+func (b *bundle) together(n int, step func(i int) error) {
+	b.t.Helper()
+	b.eventually("the exchanges before", func() bool {
+		b.combine.mu.Lock()
+		defer b.combine.mu.Unlock()
+		if b.combine.flying > 0 {
+			return false
+		}
+		b.combine.flying = flights
+		return true
+	})
+	errs := make(chan error, n)
+	for i := range n {
+		go func() { errs <- step(i) }()
+	}
+	b.eventually("all of them", func() bool {
+		b.combine.mu.Lock()
+		defer b.combine.mu.Unlock()
+		return len(b.combine.waiting) == n
+	})
+	for range flights {
+		b.combine.wg.Go(b.combine.fly)
+	}
+	for range n {
+		require.NoError(b.t, <-errs)
+	}
+}
+
+func TestLargeResultsDoNotShareAnExchange(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const n, size = 20, 512 << 10
+		id := b.submit(n, spec()).ID
+		tokens := make([]batch.Token, n)
+		for i := range n {
+			tokens[i] = b.begin(id, i).Token
+		}
+		seen := &exchanges{}
+		b.rdb.AddHook(seen)
+		b.together(n, func(i int) error {
+			r := result(i, batch.Succeeded)
+			r.Body = bytes.Repeat([]byte("a"), size)
+			return b.Finish(b.ctx, id, i, tokens[i], r)
+		})
+		require.Equal(t, n, b.get(id).Counts.Succeeded)
+		require.LessOrEqual(t, seen.bytes, flightBytes)
+	})
+}
+
+func TestWhatFailedTogetherIsRepeatedAlone(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const n = 20
+		id := b.submit(n, spec()).ID
+		b.begin(b.submit(1, spec()).ID, 0) // the script is loaded
+		seen := &exchanges{fail: 1}
+		b.rdb.AddHook(seen)
+		b.together(n, func(i int) error {
+			begun, err := b.Begin(b.ctx, id, i, "w1")
+			if err == nil && (begun.Verdict != batch.Run || begun.Attempt != 1) {
+				t.Errorf("action %d: %d, attempt %d", i, begun.Verdict, begun.Attempt)
+			}
+			return err
+		})
+		require.Equal(t, 15, seen.args, "of one action")
+	})
+}
