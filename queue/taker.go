@@ -467,7 +467,7 @@ func (l *line) pace(tasks []*task) {
 		places.pause = takerPause
 	}
 	l.mu.Lock()
-	l.notBefore = time.Now().Add(places.pause)
+	l.notBefore = time.Now().Add(min(places.pause, pollEvery)) // a hold may be called off
 	l.mu.Unlock()
 	if rest := tasks[places.n:]; len(rest) > 0 {
 		rest[0].lane.giveBack(rest)

@@ -370,3 +370,19 @@ func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
 		require.Zero(t, len(l.booked()))
 	})
 }
+
+func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(3, spec())
+		l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 8, Rate: batch.Rate{N: 100, Per: time.Second}}}}).lines[0]
+		require.NoError(t, b.Hold(b.ctx, "crm", time.Hour)) // whose word did not come here yet
+		for l.notBefore.IsZero() {                          // of several queues it may ask the wrong ones first
+			l.turn(true)
+		}
+		require.Len(t, b.pending(batch.Interactive), 3, "they are given back")
+		require.NoError(t, b.Mend(b.ctx, "crm"))
+		wait, take, _ := l.next(0)
+		require.False(t, take)
+		require.LessOrEqual(t, wait, pollEvery)
+	})
+}
