@@ -156,18 +156,19 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (int, error) 
 	}
 	send(ctx, pipe)
 	added := 0
+	var faults []error
 	for queue, cmd := range cmds {
 		if err := cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
 			cmd = s.steps.enqueue.Eval(ctx, s.rdb, []string{asynqPrefix(queue) + "pending"}, args(queue)...)
 		}
 		n, err := cmd.Int()
 		if err != nil {
-			return added, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err))
+			faults = append(faults, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err)))
 		}
 		added += n
-		s.wake(queue)
+		s.wake(queue) // even if only the answer was lost
 	}
-	return added, nil
+	return added, errors.Join(faults...)
 }
 
 // recorder collects what asynq's client would send. asynq keeps the form of its

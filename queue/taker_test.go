@@ -386,3 +386,22 @@ func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 		require.LessOrEqual(t, wait, pollEvery)
 	})
 }
+
+func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		_, err := b.enqueue(b.ctx, "warm", crm(batch.Interactive), "", span(0, clusterShards*shardRun)) // the script is loaded
+		require.NoError(t, err)
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 8}}})
+		defer b.addTaker(taker)()
+		for _, q := range taker.lanes {
+			q.filled = false
+		}
+		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.enqueue.Hash()})
+		indexes := span(0, 3*shardRun)
+		_, err = b.enqueue(b.ctx, "some", crm(batch.Interactive), "", indexes)
+		require.Error(t, err)
+		for _, i := range indexes {
+			require.True(t, taker.lanes[b.queueOf(crm(batch.Interactive), "some", i)].filled)
+		}
+	})
+}
