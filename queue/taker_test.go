@@ -367,7 +367,7 @@ func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
 		for range most / mostEnded {
 			l.turn(false)
 		}
-		require.Zero(t, len(l.booked()))
+		require.Empty(t, l.booked())
 	})
 }
 
