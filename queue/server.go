@@ -78,8 +78,8 @@ func (s *Server) Shutdown() {
 	s.taker.close()
 }
 
-// servers keeps the takers of this process, so that what is enqueued in it wakes
-// them without a way through Redis.
+// wake tells the takers of this process that a queue has tasks, which spares them
+// the way through Redis.
 func (s *Store) wake(queue string) {
 	s.takersMu.Lock()
 	takers := slices.Collect(maps.Keys(s.takers))

@@ -47,8 +47,8 @@ const (
 	idlePolls = 2
 	// takerPause follows an exchange that failed.
 	takerPause = 250 * time.Millisecond
-	// lastTries is how often a server that ends tries to tell what has ended.
-	lastTries = 8
+	// lastPatience is about how long a server that ends tries to tell what has ended.
+	lastPatience = time.Second
 	// dequeueWait bounds how long asynq waits for a task. It reckons the lease from
 	// before.
 	dequeueWait = time.Second
@@ -242,8 +242,13 @@ func (t *taker) poll() {
 func (l *line) run() {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var seen <-chan struct{}
 	for {
 		held, changed := l.Held()
+		if changed != seen { // a pause of the queues may have ended with it
+			seen = changed
+			l.markAll()
+		}
 		wait, take, end := l.next(held)
 		if take || end {
 			l.turn(take)
@@ -254,10 +259,9 @@ func (l *line) run() {
 		case <-l.nudge:
 		case <-timer.C:
 		case <-changed:
-			l.markAll() // a pause may have ended with it
 		case <-l.t.closed:
 			// What cannot be told now is found by asynq when the leases end.
-			for range lastTries {
+			for since := time.Now(); time.Since(since) < lastPatience; {
 				if l.turn(false); len(l.booked()) == 0 {
 					return
 				}

@@ -405,3 +405,19 @@ func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 		}
 	})
 }
+
+func TestATaskThatLostItsMessageIsDropped(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
+		prefix := taker.lines[0].lanes[0].prefix
+		require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:x", "state", "pending").Err())
+		require.NoError(t, b.rdb.LPush(b.ctx, prefix+"pending", "x").Err())
+		b.eventually("the task", func() bool {
+			taker.lines[0].markAll()
+			taker.lines[0].turn(true)
+			n, err := b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()
+			return err == nil && n == 0
+		})
+		require.Empty(t, taker.out)
+	})
+}

@@ -23,6 +23,9 @@ const (
 	heldAgain = 5 * time.Second
 	// storeAway is when a task is tried again that could not be begun.
 	storeAway = time.Second
+	// placeLasts is how long after a task was taken, which is at its place at the
+	// target's rate, it may be sent.
+	placeLasts = 50 * time.Millisecond
 	// deadlineGrace is how long after its batch's deadline an attempt may still be
 	// in flight. Most answers come in that time, and are better than not knowing.
 	deadlineGrace = 30 * time.Second
@@ -48,6 +51,7 @@ func (w *Worker) runAction(t *asynq.Task) error {
 	}
 	defer w.acting.Delete(key)
 	crash.At(crash.Taken)
+	taken := time.Now()
 	for {
 		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
 		if err != nil {
@@ -60,8 +64,14 @@ func (w *Worker) runAction(t *asynq.Task) error {
 		case batch.Held:
 			return &laterError{after: heldAgain, reason: "another worker has it in flight"}
 		case batch.Run:
+			// The store may have been away. What comes late has lost its place at the
+			// target's rate: all that waited would come at once.
+			late := time.Since(taken) > placeLasts
 			if begun.Group != nil {
-				return w.runGroup(w.held, id, begun)
+				return w.runGroup(w.held, id, begun, !late)
+			}
+			if g := w.gates[begun.Target]; late && g != nil && g.pass(w.held) != nil {
+				return w.release(w.held, id, index, begun, storeAway)
 			}
 			return w.attempt(w.held, id, index, begun)
 		case batch.Interrupted:

@@ -189,3 +189,32 @@ func TestADelayIsNeverCutShort(t *testing.T) {
 		require.Less(t, at.Sub(now.Add(d)), time.Second)
 	}
 }
+
+// frozen is a ledger whose begins are all answered at once, when it thaws.
+type frozen struct {
+	batch.Ledger
+	thawed chan struct{}
+}
+
+func (f *frozen) Begin(ctx context.Context, id string, index int, worker string) (*batch.Begun, error) {
+	<-f.thawed
+	return f.Ledger.Begin(ctx, id, index, worker)
+}
+
+func TestARateHoldsAfterTheStoreWasAway(t *testing.T) {
+	t.Parallel()
+	var seen stamps
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		seen.add()
+		return answer(200)
+	})
+	b.cfg.Targets[0].Rate, b.cfg.Targets[0].Concurrency = batch.Rate{N: 50, Per: time.Second}, 64
+	ledger := &frozen{Ledger: b.store, thawed: make(chan struct{})}
+	b.cfg.Ledger = ledger
+	b.run()
+	id := b.submit(60, "POST", nil)
+	<-time.After(800 * time.Millisecond)
+	close(ledger.thawed)
+	b.wait(id)
+	require.LessOrEqual(t, seen.most(200*time.Millisecond), 10+5+8, "the rate, one burst, and what a busy machine blurs")
+}

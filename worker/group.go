@@ -42,9 +42,10 @@ type saga struct {
 	erased bool
 }
 
-// runGroup runs a group that is this worker's, from where its record stands.
-func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun) error {
-	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), passed: true, undos: make(map[int]*batch.Action)}
+// runGroup runs a group that is this worker's, from where its record stands. Its
+// first request may have passed the gate.
+func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, passed bool) error {
+	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), passed: passed, undos: make(map[int]*batch.Action)}
 	s.g.Paused = false
 	s.target, s.known = w.targets[begun.Target]
 	err := s.run(ctx)

@@ -259,7 +259,7 @@ func (w *world) play(worker *Worker) {
 					}
 				}
 			}()
-			_ = own.runGroup(context.Background(), "b", w.take())
+			_ = own.runGroup(context.Background(), "b", w.take(), true)
 		}()
 	}
 }

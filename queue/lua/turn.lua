@@ -45,6 +45,8 @@ for i = #ids, 1, -1 do
     active[#active + 1] = ids[i]
     leases[#leases + 1] = expiry
     leases[#leases + 1] = ids[i]
+  else
+    redis.call('DEL', key) -- nobody could run it
   end
 end
 if #active > 0 then
