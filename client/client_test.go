@@ -199,12 +199,30 @@ func TestTransientTellsWhatMayPassByItself(t *testing.T) {
 	_, refused := c.Get(t.Context(), "b1", 0)
 	require.Error(t, refused)
 
+	cut, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer cut.Close()
+	go func() {
+		conn, err := cut.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = conn.Read(make([]byte, 4096))
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nIdempotency-Re")
+	}()
+	c, err = client.New("http://"+cut.Addr().String(), client.WithPatience(0))
+	require.NoError(t, err)
+	_, halfway := c.Get(t.Context(), "b1", 0)
+	require.ErrorContains(t, halfway, "malformed MIME header")
+
 	for name, tc := range map[string]struct {
 		err   error
 		after time.Duration
 		ok    bool
 	}{
 		"refused":          {refused, 0, true},
+		"cut in a header":  {halfway, 0, true},
 		"cut off":          {io.ErrUnexpectedEOF, 0, true},
 		"503":              {&client.Problem{Status: 503, RetryAfter: time.Second}, time.Second, true},
 		"429":              {&client.Problem{Status: 429}, 0, true},

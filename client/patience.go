@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/textproto"
 	"strings"
 	"syscall"
 	"time"
@@ -40,6 +41,10 @@ func Transient(err error) (after time.Duration, ok bool) {
 		}
 	}
 	if strings.HasSuffix(err.Error(), brokenConnection) {
+		return 0, true
+	}
+	// An answer that was cut off within a header line.
+	if _, found := errors.AsType[textproto.ProtocolError](err); found {
 		return 0, true
 	}
 	timeout, found := errors.AsType[net.Error](err)
