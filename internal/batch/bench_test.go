@@ -1,0 +1,25 @@
+package batch_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// BenchmarkResultMarshalJSON encodes the result of an action whose answer is JSON
+// of 200 bytes.
+func BenchmarkResultMarshalJSON(b *testing.B) {
+	r := &batch.Result{
+		ID: "17", Index: 17, Outcome: batch.Succeeded, Status: 200, Attempts: 1, StartedAt: time.Unix(1, 0), Duration: time.Millisecond,
+		Headers: []batch.Field{{Name: "content-length", Value: "200"}, {Name: "content-type", Value: "application/json"}, {Name: "date", Value: "Thu, 01 Jan 1970 00:00:00 GMT"}},
+		Body:    []byte(`{"p":"` + strings.Repeat("x", 192) + `"}`),
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := r.MarshalJSON(); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,61 @@
+package worker
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue"
+)
+
+// idleWorld has every action begun, answered and ended at once.
+type idleWorld struct {
+	batch.Ledger
+	batch.Dispatcher
+	batch.Sweeper
+	batch.Registry
+	batch.Gate
+	batch.Prober
+	begun    batch.Begun
+	response batch.Response
+}
+
+func (w *idleWorld) Begin(context.Context, string, int, string) (*batch.Begun, error) {
+	return &w.begun, nil
+}
+
+func (w *idleWorld) Do(context.Context, *batch.Request) *batch.Response { return &w.response }
+
+func (w *idleWorld) Finish(context.Context, string, int, batch.Token, *batch.Result) error {
+	return nil
+}
+
+// BenchmarkAction counts what the worker itself adds to an action: all but
+// asynq, the ledger and the exchange.
+func BenchmarkAction(b *testing.B) {
+	now := time.Now()
+	world := &idleWorld{
+		begun: batch.Begun{
+			Verdict: batch.Run, Target: "crm", Token: "t", Attempt: 1, StartedAt: now, FirstAt: now, ExpiresAt: now.Add(time.Hour),
+			Action: batch.Action{Method: "POST", Path: "/items", Body: []byte(strings.Repeat("x", 200))},
+		},
+		response: batch.Response{Result: batch.Result{Outcome: batch.Succeeded, Status: 200}},
+	}
+	w, err := New(Config{
+		Ledger: world, Dispatcher: world, Sweeper: world, Registry: world, Gate: world, Prober: world,
+		Targets: []batch.Target{{Name: "crm", BaseURL: "http://127.0.0.1"}},
+	})
+	require.NoError(b, err)
+	t := asynq.NewTask(queue.TaskAction, queue.EncodeTask("018f0000-0000-7000-8000-000000000000", 17))
+	b.ReportAllocs()
+	for b.Loop() {
+		if err := w.runAction(t); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
