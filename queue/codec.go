@@ -153,7 +153,7 @@ func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) 
 		*b.Counts.Of(o) = int(atoi(m[o.String()]))
 	}
 	if sealed := m["private"]; sealed != "" {
-		opened, err := s.seals.open(place(id, "m", 0), []byte(sealed))
+		opened, err := s.seals.open(place{id, "m", 0}, []byte(sealed))
 		if err != nil {
 			return nil, fmt.Errorf("read batch %s: %w", id, err)
 		}
@@ -162,14 +162,6 @@ func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) 
 		}
 	}
 	return b, nil
-}
-
-// place names where a sealed value stands, for its authentication.
-func place(id, kind string, index int) []byte {
-	out := make([]byte, 0, len(id)+len(kind)+8)
-	out = append(out, id...)
-	out = append(out, kind...)
-	return strconv.AppendInt(out, int64(index), 10)
 }
 
 func atoi(s string) int64 {

@@ -85,11 +85,11 @@ func (s *Store) sealGroup(id string, g *batch.Group) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode group %d of batch %s: %w", g.Leader(), id, err)
 	}
-	return s.seals.seal(place(id, "g", g.Leader()), encoded), nil
+	return s.seals.seal(place{id, "g", g.Leader()}, encoded), nil
 }
 
 func (s *Store) openGroup(id string, leader int, sealed string) (*batch.Group, error) {
-	opened, err := s.seals.open(place(id, "g", leader), []byte(sealed))
+	opened, err := s.seals.open(place{id, "g", leader}, []byte(sealed))
 	if err != nil {
 		return nil, fmt.Errorf("read group %d of batch %s: %w", leader, id, err)
 	}
@@ -111,7 +111,7 @@ func (s *Store) Member(ctx context.Context, id string, index int) (*batch.Action
 	if err != nil {
 		return nil, mapError(ctx, err)
 	}
-	opened, err := s.seals.open(place(id, "a", index), sealed)
+	opened, err := s.seals.open(place{id, "a", index}, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
 	}
@@ -137,7 +137,7 @@ func (s *Store) Note(ctx context.Context, id string, token batch.Token, g *batch
 		if err != nil {
 			return time.Time{}, err
 		}
-		args[4], args[5] = staged.Index, s.seals.seal(place(id, "r", staged.Index), encoded)
+		args[4], args[5] = staged.Index, s.seals.seal(place{id, "r", staged.Index}, encoded)
 	}
 	answer, err := s.run(ctx, s.steps.note, keysOf(id).step(), args...)
 	if err != nil {
@@ -161,7 +161,7 @@ func (s *Store) Conclude(ctx context.Context, id string, token batch.Token, g *b
 			if err != nil {
 				return err
 			}
-			sealed = s.seals.seal(place(id, "r", index), encoded)
+			sealed = s.seals.seal(place{id, "r", index}, encoded)
 		}
 		args = append(args, index, state, sealed)
 	}

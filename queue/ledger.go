@@ -129,7 +129,7 @@ func (s *Store) insist(ctx context.Context, step func() error) error {
 }
 
 func (s *Store) openResult(id string, index int, sealed string) (*batch.Result, error) {
-	opened, err := s.seals.open(place(id, "r", index), []byte(sealed))
+	opened, err := s.seals.open(place{id, "r", index}, []byte(sealed))
 	if err != nil {
 		return nil, fmt.Errorf("read the result of action %d of batch %s: %w", index, id, err)
 	}
@@ -141,7 +141,7 @@ func (s *Store) openResult(id string, index int, sealed string) (*batch.Result, 
 }
 
 func (s *Store) openAction(id string, index int, sealed string) (batch.Action, error) {
-	opened, err := s.seals.open(place(id, "a", index), []byte(sealed))
+	opened, err := s.seals.open(place{id, "a", index}, []byte(sealed))
 	if err != nil {
 		return batch.Action{}, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
 	}
@@ -162,7 +162,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	if err != nil {
 		return err
 	}
-	sealed := s.seals.seal(place(id, "r", index), encoded)
+	sealed := s.seals.seal(place{id, "r", index}, encoded)
 	ride := &ride{step: s.steps.finish, id: id, index: index, args: []any{string(token), state, sealed}}
 	if err := s.combine.do(ride); err != nil {
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)

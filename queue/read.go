@@ -216,7 +216,7 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 			sealed, ok := results.Val()[i].(string)
 			switch {
 			case ok:
-				out[i], err = s.seals.open(place(id, "r", index), []byte(sealed))
+				out[i], err = s.seals.open(place{id, "r", index}, []byte(sealed))
 			case states[found[i]] == batch.Unknown:
 				out[i], err = overdueResult(index)
 			default:
@@ -261,7 +261,7 @@ func stored(state byte) bool {
 
 // resultOf encodes the result of an action that has none of its own.
 func (s *Store) resultOf(id string, index int, o batch.Outcome, sealed []byte, entry string) ([]byte, error) {
-	opened, err := s.seals.open(place(id, "a", index), sealed)
+	opened, err := s.seals.open(place{id, "a", index}, sealed)
 	if err != nil {
 		return nil, err
 	}

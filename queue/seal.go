@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strconv"
 )
 
 // SealKey is one key of the ring that seals what is stored.
@@ -67,8 +68,21 @@ func randomSealKey() SealKey {
 	return SealKey{ID: "process", Secret: secret}
 }
 
+// place names where a sealed value stands, for its authentication.
+type place struct {
+	id, kind string
+	index    int
+}
+
+func (p place) bytes() []byte {
+	out := make([]byte, 0, len(p.id)+len(p.kind)+8)
+	out = append(out, p.id...)
+	out = append(out, p.kind...)
+	return strconv.AppendInt(out, int64(p.index), 10)
+}
+
 // seal binds the value to its place, so that it opens nowhere else.
-func (s *sealer) seal(place, value []byte) []byte {
+func (s *sealer) seal(at place, value []byte) []byte {
 	if s.first == "" {
 		return append([]byte{formatClear}, value...)
 	}
@@ -76,7 +90,7 @@ func (s *sealer) seal(place, value []byte) []byte {
 	out := make([]byte, 0, 2+len(s.first)+len(value)+aead.Overhead())
 	out = append(out, formatSealed, byte(len(s.first))) //nolint:gosec // newSealer bounds the length
 	out = append(out, s.first...)
-	return aead.Seal(out, nil, value, place) //nolint:gosec // the nonce is random, made by the AEAD itself
+	return aead.Seal(out, nil, value, at.bytes()) //nolint:gosec // the nonce is random, made by the AEAD itself
 }
 
 // current reports whether a value is sealed by the key that seals.
@@ -88,7 +102,7 @@ func (s *sealer) current(stored []byte) bool {
 }
 
 // open is the inverse of seal.
-func (s *sealer) open(place, stored []byte) ([]byte, error) {
+func (s *sealer) open(at place, stored []byte) ([]byte, error) {
 	if len(stored) == 0 {
 		return nil, fmt.Errorf("%w: it is empty", errSealed)
 	}
@@ -105,7 +119,7 @@ func (s *sealer) open(place, stored []byte) ([]byte, error) {
 		if !known {
 			return nil, fmt.Errorf("%w: key %q is not in seal.keys", errSealed, id)
 		}
-		value, err := aead.Open(nil, nil, stored[n:], place)
+		value, err := aead.Open(nil, nil, stored[n:], at.bytes())
 		if err != nil {
 			return nil, fmt.Errorf("%w with key %q: %w", errSealed, id, err)
 		}

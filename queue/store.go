@@ -200,7 +200,7 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	defer cancel()
 	fresh := make([]byte, 32)
 	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
-	where := place("salt", "o", 0)
+	where := place{"salt", "o", 0}
 	if err := s.rdb.SetNX(ctx, saltKey, s.seals.seal(where, fresh), 0).Err(); err != nil {
 		return nil, mapError(ctx, err)
 	}

@@ -151,7 +151,7 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 		return nil
 	}
 	u.scratch = appendAction(u.scratch[:0], a)
-	sealed := u.s.seals.seal(place(u.id, "a", u.n), u.scratch)
+	sealed := u.s.seals.seal(place{u.id, "a", u.n}, u.scratch)
 	u.pending = append(u.pending, u.n, sealed)
 	u.bytes += len(sealed)
 	u.groups.add(a, u.n)
@@ -234,7 +234,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		args = append(args, "throttle", limit)
 	}
 	if private := encodePrivate(spec); private != nil {
-		args = append(args, "private", u.s.seals.seal(place(u.id, "m", 0), private))
+		args = append(args, "private", u.s.seals.seal(place{u.id, "m", 0}, private))
 	}
 	answer, err := u.s.run(ctx, u.s.steps.commit, append(u.keys.step(), u.keys.upload), args...)
 	if err != nil {

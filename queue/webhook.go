@@ -129,7 +129,7 @@ func (s *Store) deliveryLog(ctx context.Context, id string, m map[string]string)
 		return nil, mapError(ctx, err)
 	}
 	for _, sealed := range stored {
-		opened, err := s.seals.open(place(id, "w", 0), []byte(sealed))
+		opened, err := s.seals.open(place{id, "w", 0}, []byte(sealed))
 		if err != nil {
 			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
 		}
@@ -177,7 +177,7 @@ func (s *Store) Delivered(ctx context.Context, id string, d batch.Delivery, stat
 	if err != nil {
 		return fmt.Errorf("encode a delivery: %w", err)
 	}
-	return s.noteDelivery(ctx, id, string(s.seals.seal(place(id, "w", 0), encoded)), state, nextAt)
+	return s.noteDelivery(ctx, id, string(s.seals.seal(place{id, "w", 0}, encoded)), state, nextAt)
 }
 
 func (s *Store) noteDelivery(ctx context.Context, id, sealed string, state batch.DeliveryState, nextAt time.Time) error {
