@@ -192,6 +192,7 @@ type resultWriter struct {
 	most    int
 	written int
 	count   int
+	text    []byte // of the chunk that is written
 }
 
 func newResultWriter(c *gin.Context, status int, media string, head []byte, between string) *resultWriter {
@@ -200,7 +201,7 @@ func newResultWriter(c *gin.Context, status int, media string, head []byte, betw
 
 // write takes a chunk, and reports whether there is room for another.
 func (w *resultWriter) write(results [][]byte) (bool, error) {
-	out := w.begin()
+	out := append(slices.Grow(w.text[:0], len(w.head)+size(results)+len(results)), w.begin()...)
 	for _, r := range results {
 		if w.between == "," && w.count > 0 {
 			out = append(out, ',')
@@ -211,6 +212,7 @@ func (w *resultWriter) write(results [][]byte) (bool, error) {
 		}
 		w.count++
 	}
+	w.text = out
 	w.written += len(out)
 	if _, err := w.c.Writer.Write(out); err != nil {
 		return false, err
