@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -107,8 +108,10 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 	}
 	crash.At(crash.Answered)
 	w.metrics.attempt(begun.Target, resp)
-	w.log.DebugContext(ctx, "attempt", "batch", id, "index", index, "target", begun.Target, "attempt", begun.Attempt,
-		"outcome", resp.Result.Outcome.String(), "status", resp.Result.Status, "duration", resp.Result.Duration, "repeat", resp.Repeat)
+	if w.log.Enabled(ctx, slog.LevelDebug) { // its arguments are allocated
+		w.log.DebugContext(ctx, "attempt", "batch", id, "index", index, "target", begun.Target, "attempt", begun.Attempt,
+			"outcome", resp.Result.Outcome.String(), "status", resp.Result.Status, "duration", resp.Result.Duration, "repeat", resp.Repeat)
+	}
 
 	if resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeInterrupted && resp.Repeat {
 		return w.release(ctx, id, index, begun, 0) // a shutdown broke it off, which is no fault of its own
@@ -215,17 +218,27 @@ func (w *Worker) settled(ctx context.Context, id string, index int, err error) e
 // target has done its work, so the result is worth waiting with. It goes on
 // through a shutdown, as long as asynq lets it.
 func (w *Worker) insist(ctx context.Context, step func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storePatience)
+	ctx = context.WithoutCancel(ctx)
+	err := step(ctx)
+	if !isAway(err) {
+		return err // as good as always, and without a timer
+	}
+	ctx, cancel := context.WithTimeout(ctx, storePatience)
 	defer cancel()
 	for {
-		err := step(ctx)
-		if away := (*batch.UnavailableError)(nil); !errors.As(err, &away) {
-			return err
-		}
 		select {
 		case <-ctx.Done():
 			return err
 		case <-time.After(storePause):
 		}
+		if err = step(ctx); !isAway(err) {
+			return err
+		}
 	}
+}
+
+// isAway reports whether the store cannot be reached.
+func isAway(err error) bool {
+	away := (*batch.UnavailableError)(nil)
+	return err != nil && errors.As(err, &away)
 }
