@@ -197,13 +197,19 @@ func (g *shared) answer(err error) {
 func texts(parts []any) []string {
 	out := make([]string, len(parts))
 	for i, part := range parts {
-		switch v := part.(type) {
-		case string:
-			out[i] = v
-		case nil:
-		default:
-			out[i] = fmt.Sprint(v)
-		}
+		out[i] = text(part)
 	}
 	return out
+}
+
+// text turns a part of an answer, or an argument, into a string. Nil is empty.
+func text(part any) string {
+	switch v := part.(type) {
+	case string:
+		return v
+	case nil:
+		return ""
+	default:
+		return fmt.Sprint(v)
+	}
 }

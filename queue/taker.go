@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -438,7 +437,7 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) {
 	}
 	tasks := make([]*task, 0, len(taken)/2)
 	for i := 0; i+1 < len(taken); i += 2 {
-		tasks = append(tasks, &task{lane: p.lane, id: fmt.Sprint(taken[i]), message: fmt.Sprint(taken[i+1])})
+		tasks = append(tasks, &task{lane: p.lane, id: text(taken[i]), message: text(taken[i+1])})
 	}
 	if len(tasks) == 0 {
 		return
@@ -556,11 +555,11 @@ func (t *taker) eval(ctx context.Context, keys []string, args []any, through fun
 	case slices.Equal(names, []string{"pending", "paused", "active", "lease"}):
 		return t.dequeue(ctx)
 	case len(names) == 5 && slices.Equal(names[:3], []string{"active", "lease", "t"}) && len(args) == 3:
-		q.end(fmt.Sprint(args[0]))
+		q.end(text(args[0]))
 		return redis.NewCmdResult("OK", nil)
 	case len(names) == 8 && slices.Equal(names[:4], []string{"t", "active", "lease", "retry"}) && len(args) == 6:
 		cmd := through() // who looks for the task before this is done does not find it
-		if at, err := strconv.ParseInt(fmt.Sprint(args[2]), 10, 64); err == nil {
+		if at, err := strconv.ParseInt(text(args[2]), 10, 64); err == nil {
 			q.mu.Lock()
 			q.retries[at] = struct{}{}
 			q.mu.Unlock()
