@@ -28,8 +28,10 @@ var (
 type setup struct {
 	split       bool // an API and workers apart, instead of one process
 	workers     int  // where they are apart; 0 is 1
+	alone       bool // the API, where they are apart: no worker
 	concurrency int  // of a target, per worker; 0 is what the load has in flight
 	targets     int  // 0 is 1
+	rate        int  // requests a second to a target, over all workers; 0 is any
 	sealed      bool
 	passthrough bool // owners by their credentials
 	batch       int  // actions of a batch; 0 is all of a run in one
@@ -66,6 +68,9 @@ func (w *world) startBatchd(ctx context.Context, s setup) (*batchd, error) {
 	}
 	if b.client, err = b.newClient(); err != nil {
 		return nil, err
+	}
+	if s.alone {
+		return b, nil
 	}
 	if !s.split {
 		_, err = b.api.await(ctx, workerStarted)
@@ -113,7 +118,11 @@ func (w *world) writeConfig(s setup) (string, error) {
 	}
 	text.WriteString("targets:\n")
 	for i := range max(s.targets, 1) {
-		fmt.Fprintf(&text, "  - {name: target-%d, base_url: %q, concurrency: %d}\n", i, w.targetURL, s.concurrency)
+		fmt.Fprintf(&text, "  - {name: target-%d, base_url: %q, concurrency: %d", i, w.targetURL, s.concurrency)
+		if s.rate > 0 {
+			fmt.Fprintf(&text, ", rate: %d/s", s.rate)
+		}
+		text.WriteString("}\n")
 	}
 	file := filepath.Join(w.dir, "batchd.yaml")
 	if err := os.WriteFile(file, []byte(text.String()), 0o600); err != nil {

@@ -7,6 +7,7 @@
 //	go run ./bench --short                          # that it runs, and little more
 //	go run ./bench --batchd /tmp/other/batchd       # another build
 //	go run ./bench --json figures.json              # every round of every figure
+//	go run ./bench predict --workers 4 --latency exp:50ms   # no measurement, only the simulation
 //
 // It builds batchd, and needs redis-server. Everything else is in it: the target
 // and the peers are this program, started again with a hidden subcommand.
@@ -44,8 +45,10 @@
 //	poll        GET /batch/{id} of 100,000 actions and of ten, while they run and after
 //	sealed      throughput with seal.keys and without
 //	fsync       throughput with appendfsync always and everysec
+//	model       what a simulation predicts, and what batchd then does, bound by a target's
+//	            latency, by its rate and by CPU
 //
-// Large, fair, scale, poll, sealed and fsync compare batchd with itself. Configuration that a
+// Large, fair, scale, poll, sealed, fsync and model compare batchd with itself. Configuration that a
 // scenario does not need is left at its default. With --batch, throughput and slow
 // submit their actions in several batches, four uploads at a time.
 //
@@ -74,6 +77,13 @@
 //	              and sent
 //	api_…, worker_…   peak memory of that process in a phase; …_tenth that while the first
 //	              tenth went over the wire. What is flat has the same at the end.
+//
+// Model measures first what an action costs, in runs that are none of those that it
+// predicts: submit and fan_out with no worker there, run and redis (processor time) with
+// half as many actions in one `batchd serve`, exchange with one place. Its mean, p50 and
+// p99 are of the time from the beginning of the submission until an action's attempt
+// has ended. What everything else on the machine took meanwhile (others) is told
+// to the simulation, which then has that much less of each core.
 //
 // The last table of throughput and idle counts Redis's commands, told apart by MONITOR
 // into those that clients sent and those that scripts called. Nothing is timed

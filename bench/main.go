@@ -35,6 +35,8 @@ func run(ctx context.Context, args []string) error {
 			return runTarget(ctx, args[1:])
 		case "asynq":
 			return runAsynq(ctx, args[1:])
+		case "predict":
+			return runPredict(args[1:], os.Stdout)
 		}
 	}
 	b, err := parseFlags(args)

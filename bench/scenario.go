@@ -28,6 +28,7 @@ var scenarios = []scenario{
 	{"poll", aboutPoll, poll},
 	{"sealed", aboutSealed, sealed},
 	{"fsync", aboutFsync, fsync},
+	{"model", aboutModel, compareModel},
 }
 
 func scenarioNames() []string {
