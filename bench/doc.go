@@ -71,6 +71,8 @@
 //	              more than a few percent, the figures are of a busy machine
 //	rss_server    peak memory of the contender's processes together (VmHWM)
 //	redis_peak    peak memory of Redis (used_memory_peak)
+//	redis_kept    what an action that has ended keeps of it until its batch is removed (used_memory);
+//	              redis_queued that of one that waits for a worker
 //	redis_commands, redis_reads   commands that Redis ran, those of scripts included,
 //	              and times that it read from a connection: one for a whole pipeline
 //	redis_in, redis_out, http_in, http_out   bytes that Redis, and batchd's API, received

@@ -73,6 +73,7 @@ func (w *world) usage(row *row, before, after snapshot, n int) error {
 		}
 		row.add("rss_server", "MiB", mib(peak))
 		row.add("redis_peak", "MiB", after.info["used_memory_peak"]/(1<<20))
+		row.add("redis_kept", "B/action", perAction("used_memory"))
 		row.add("redis_commands", "1/action", perAction("total_commands_processed"))
 		row.add("redis_reads", "1/action", perAction("total_reads_processed"))
 		row.add("redis_in", "B/action", perAction("total_net_input_bytes"))

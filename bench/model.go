@@ -38,6 +38,7 @@ type costs struct {
 	run      time.Duration // processor time from then on, of everything on the cores
 	redis    time.Duration // Redis's part of that
 	exchange time.Duration // what an exchange with Redis takes beside
+	queued   float64       // bytes of Redis's memory while it is in the queue; only shown
 }
 
 // answerTime draws how long a target takes.

@@ -54,6 +54,7 @@ func compareModel(ctx context.Context, b *bench, out *section) error {
 			return fmt.Errorf("round %d, costs: %w", round+1, err)
 		}
 		micros := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+		measured.add("redis_queued", "B/action", costs.queued)
 		measured.add("submit", "µs/action", micros(costs.submit))
 		measured.add("fan_out", "µs/action", micros(costs.fanOut))
 		measured.add("run", "µs CPU/action", micros(costs.run))
@@ -95,7 +96,7 @@ func (b *bench) measureCosts(ctx context.Context) (costs, error) {
 	n := b.sizes.throughput / 2
 	var c costs
 	err := b.inWorld(ctx, 0, b.fsync, func(ctx context.Context, w *world) (err error) {
-		c.submit, c.fanOut, err = w.submissionCosts(ctx, n)
+		c, err = w.submissionCosts(ctx, n)
 		return err
 	})
 	if err != nil {
@@ -117,31 +118,40 @@ func (b *bench) measureCosts(ctx context.Context) (costs, error) {
 }
 
 // submissionCosts returns how long an action takes to be accepted, and then to be
-// in its queue, when there is no worker.
-func (w *world) submissionCosts(ctx context.Context, n int) (submit, fanOut time.Duration, err error) {
+// in its queue, when there is no worker, and what it takes of Redis's memory there.
+func (w *world) submissionCosts(ctx context.Context, n int) (costs, error) {
 	c, err := w.startBatchd(ctx, setup{split: true, alone: true, concurrency: 1})
 	if err != nil {
-		return 0, 0, err
+		return costs{}, err
 	}
 	bodies := makeBodies("costs", n, smallBody)
 	if _, err := c.upload(ctx, makeBodies("warm", 1, smallBody)); err != nil { // its own queue, as it is so small
-		return 0, 0, err
+		return costs{}, err
+	}
+	empty, err := w.redis.info(ctx, "memory")
+	if err != nil {
+		return costs{}, err
 	}
 	began := time.Now()
 	if _, err := c.upload(ctx, bodies); err != nil {
-		return 0, 0, err
+		return costs{}, err
 	}
 	accepted := time.Now()
 	for {
 		queued, err := w.redis.client.LLen(ctx, "asynq:{target-0.bulk}:pending").Result()
 		if err != nil {
-			return 0, 0, fmt.Errorf("look into the queue: %w", err)
+			return costs{}, fmt.Errorf("look into the queue: %w", err)
 		}
 		if queued >= int64(n) {
-			return accepted.Sub(began) / time.Duration(n), time.Since(accepted) / time.Duration(n), nil
+			took := time.Since(accepted)
+			full, err := w.redis.info(ctx, "memory")
+			return costs{
+				submit: accepted.Sub(began) / time.Duration(n), fanOut: took / time.Duration(n),
+				queued: (full["used_memory"] - empty["used_memory"]) / float64(n),
+			}, err
 		}
 		if err := pause(ctx, 2*time.Millisecond); err != nil {
-			return 0, 0, err
+			return costs{}, err
 		}
 	}
 }
