@@ -35,6 +35,12 @@ const (
 	// interactiveShare is the part of the places that go to interactive tasks, in
 	// tenths, while both lanes wait.
 	interactiveShare = 9
+	// smallLast is how long small batches count as coming after one did. Meanwhile
+	// large ones get, at a target that is fast, busyPlaces for each millisecond that
+	// a task takes at the least, or fewBulk.
+	smallLast  = 500 * time.Millisecond
+	busyPlaces = 24
+	fewBulk    = 8
 	// horizon is how far ahead a place at a target's rate may be for its task to be
 	// taken from the queue.
 	horizon = 500 * time.Millisecond
@@ -104,6 +110,9 @@ type line struct {
 	turning   sync.Mutex // held during a turn
 	mu        sync.Mutex
 	inHand    int
+	inBulk    int       // of them, those of large batches
+	small     time.Time // when tasks of small batches were last taken
+	fastest   lowest    // how long a task takes at the least
 	turned    time.Time // when the last turn was
 	ended     time.Time // when the first of the ended tasks did
 	notBefore time.Time // when tasks may be taken again, by the target's rate
@@ -299,8 +308,9 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 	now := time.Now()
 	wait = time.Hour
 	filled, done := false, 0
+	bulkFree := l.bulkFree(now)
 	for _, q := range l.lanes {
-		filled = filled || q.filled
+		filled = filled || q.filled && (!q.bulk || bulkFree > 0)
 		done += len(q.done)
 	}
 	at := func(t time.Time) bool {
@@ -309,6 +319,9 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 			return false
 		}
 		return true
+	}
+	if bulkFree <= 0 {
+		_ = at(l.small.Add(smallLast))
 	}
 	if free := l.Places - l.inHand; free > 0 && filled && !l.stopped() && at(now.Add(held)) && at(l.notBefore) && at(l.failed) {
 		if free >= min(enoughPlaces, l.Places/4+1) || at(l.turned.Add(linger)) {
@@ -371,6 +384,7 @@ func (l *line) plan(take bool) []*part {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.turned = time.Now()
+	bulkFree := l.bulkFree(l.turned)
 	free := 0
 	if take {
 		free = min(l.Places-l.inHand, l.fitting())
@@ -393,6 +407,7 @@ func (l *line) plan(take bool) []*part {
 		}
 		share[1] = free - share[0]
 	}
+	share[1] = min(share[1], max(bulkFree, 0))
 	wants := make(map[*lane]int, len(l.lanes))
 	for kind, lanes := range waiting {
 		rand.Shuffle(len(lanes), func(i, j int) { lanes[i], lanes[j] = lanes[j], lanes[i] }) //nolint:gosec // an order, no secret
@@ -411,18 +426,76 @@ func (l *line) plan(take bool) []*part {
 		q.done = q.done[n:]
 		if p.want > 0 {
 			q.filled = false // unless it turns out to hold more, or somebody says so meanwhile
-			l.inHand += p.want
+			l.count(q, p.want)
 		}
 		parts = append(parts, p)
 	}
 	return parts
 }
 
+// count counts tasks in hand, with the lock held.
+func (l *line) count(q *lane, n int) {
+	l.inHand += n
+	if q.bulk {
+		l.inBulk += n
+	}
+}
+
+// bulkFree returns how many more tasks of large batches may be taken, with the lock
+// held. While small ones come, too, the large ones get only as many places as keep
+// the processors busy: all tasks that wait in line there wait for one another. A target
+// that takes its time keeps them busy with less, so it has all its places.
+func (l *line) bulkFree(now time.Time) int {
+	places := l.Places
+	if now.Sub(l.small) < smallLast {
+		places = min(places, max(fewBulk, int(l.fastest.of(now)*busyPlaces/time.Millisecond)))
+	}
+	return places - l.inBulk
+}
+
+// lowest is the lowest of the durations in the last one to two seconds.
+type lowest struct {
+	since     time.Time
+	now, last time.Duration
+}
+
+func (m *lowest) add(now time.Time, d time.Duration) {
+	m.turn(now)
+	if m.now == 0 || d < m.now {
+		m.now = d
+	}
+}
+
+// of returns the lowest, or an hour if there was none.
+func (m *lowest) of(now time.Time) time.Duration {
+	m.turn(now)
+	low := time.Hour
+	for _, d := range []time.Duration{m.now, m.last} {
+		if d > 0 {
+			low = min(low, d)
+		}
+	}
+	return low
+}
+
+func (m *lowest) turn(now time.Time) {
+	if age := now.Sub(m.since); age >= time.Second {
+		m.last = m.now
+		if age >= 2*time.Second {
+			m.last = 0
+		}
+		m.now, m.since = 0, now
+	}
+}
+
 // took notes what a turn brought from one queue.
 func (l *line) took(p *part, cmd *redis.Cmd, err error) {
 	taken, _ := cmd.Val().([]any)
 	l.mu.Lock()
-	l.inHand -= p.want - len(taken)/2
+	l.count(p.lane, len(taken)/2-p.want)
+	if len(taken) > 0 && !p.lane.bulk {
+		l.small = time.Now()
+	}
 	if err != nil {
 		p.done = append(p.ended, p.done...)
 		p.filled = true
@@ -512,7 +585,7 @@ func (q *lane) giveBack(tasks []*task) {
 		q.t.s.log.Warn("tasks not given back, they come when their leases end", "queue", q.name, "error", err)
 	}
 	q.mu.Lock()
-	q.inHand -= len(tasks)
+	q.count(q, -len(tasks))
 	q.filled = true
 	q.mu.Unlock()
 	q.wake()
@@ -523,9 +596,12 @@ func (t *taker) leaving(h asynq.Handler) asynq.Handler {
 	return asynq.HandlerFunc(func(ctx context.Context, k *asynq.Task) error {
 		queue, _ := asynq.GetQueueName(ctx)
 		if q := t.lanes[queue]; q != nil {
+			began := time.Now()
 			defer func() {
+				now := time.Now()
 				q.mu.Lock()
-				q.inHand--
+				q.count(q, -1)
+				q.fastest.add(now, now.Sub(began))
 				q.mu.Unlock()
 				q.wake()
 			}()

@@ -421,3 +421,47 @@ func TestATaskThatLostItsMessageIsDropped(t *testing.T) {
 		require.Empty(t, taker.out)
 	})
 }
+
+func TestLargeBatchesMakeRoomWhileSmallOnesCome(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	line := func(takes time.Duration) *line {
+		l := &line{Line: Line{Places: 64}, t: &taker{quit: make(chan struct{})}, small: now, inBulk: 5, inHand: 5}
+		l.lanes = []*lane{{line: l, bulk: true, filled: true}}
+		l.fastest.add(now, time.Second)
+		l.fastest.add(now, takes)
+		return l
+	}
+	require.Equal(t, 24-5, line(time.Millisecond).bulkFree(now))
+	require.Equal(t, 8-5, line(time.Microsecond).bulkFree(now), "never nothing")
+	require.Equal(t, 64-5, line(100*time.Millisecond).bulkFree(now), "a slow target has all its places")
+	l := line(time.Millisecond)
+	require.Equal(t, 64-5, l.bulkFree(now.Add(smallLast)), "so has any, once no small ones come")
+	require.Equal(t, 64-5, l.bulkFree(now.Add(time.Minute)))
+
+	l = line(time.Millisecond)
+	l.inBulk, l.inHand = 24, 24
+	wait, take, end := l.next(0)
+	require.False(t, take || end)
+	require.Positive(t, wait, "it waits, and does not go round and round")
+	require.LessOrEqual(t, wait, smallLast)
+	l.lanes = append(l.lanes, &lane{line: l, filled: true})
+	_, take, _ = l.next(0)
+	require.True(t, take, "small ones have the places")
+}
+
+func TestTheLowestIsThatOfTheLastSeconds(t *testing.T) {
+	t.Parallel()
+	at := time.Unix(1000, 0)
+	var m lowest
+	require.Equal(t, time.Hour, m.of(at))
+	m.add(at, 5)
+	m.add(at.Add(time.Millisecond), 3)
+	m.add(at.Add(2*time.Millisecond), 4)
+	require.EqualValues(t, 3, m.of(at.Add(900*time.Millisecond)))
+	m.add(at.Add(1100*time.Millisecond), 7)
+	require.EqualValues(t, 3, m.of(at.Add(1200*time.Millisecond)))
+	m.add(at.Add(2200*time.Millisecond), 8)
+	require.EqualValues(t, 7, m.of(at.Add(2300*time.Millisecond)))
+	require.Equal(t, time.Hour, m.of(at.Add(time.Minute)))
+}

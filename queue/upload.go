@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -26,7 +27,7 @@ const (
 	claimTTL = time.Hour
 	// A staged chunk is bounded by both, so that no command is large.
 	chunkActions = 500
-	chunkBytes   = 512 << 10
+	chunkBytes   = 128 << 10
 	// ownerIndexTTL is longer than any batch lives.
 	ownerIndexTTL = 800 * 24 * time.Hour
 	// stagePatience bounds the staging of one chunk. It is shorter than that of
@@ -156,6 +157,9 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 	u.bytes += len(sealed)
 	u.groups.add(a, u.n)
 	u.n++
+	if u.n%8 == 0 {
+		runtime.Gosched() // an upload is one long computation; others wait for moments
+	}
 	if err := u.keepMark(ctx); err != nil {
 		return err
 	}
