@@ -18,7 +18,7 @@ test: ## Lint, then run all tests with the race detector; needs redis-server
 	./.ci/test
 
 .PHONY: test-faults
-test-faults: ## Kill, stop and cut off real processes, in full: about an hour
+test-faults: ## Kill, stop and cut off real processes, in full: about 40 minutes
 	go test -tags faults -count=1 -timeout 90m -v ./internal/faults/
 
 .PHONY: bench
