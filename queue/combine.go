@@ -125,10 +125,7 @@ func (s *Store) exchange(rides []*ride) {
 	}
 	send(ctx, pipe)
 	for _, g := range steps {
-		if err := g.cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-			r := g.rides[0]
-			g.cmd = r.step.Eval(ctx, s.rdb, keysOf(r.id).step(), g.args()...)
-		}
+		g.cmd = s.answer(ctx, g.rides[0].step, g.cmd)
 		g.answer(mapError(ctx, g.cmd.Err()))
 	}
 }

@@ -157,21 +157,16 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (int, error) 
 	pipe := s.rdb.Pipeline()
 	cmds := make(map[string]*redis.Cmd, len(r.steps))
 	now := time.Now().UnixNano()
-	args := func(queue string) []any {
-		return append([]any{asynqPrefix(queue) + "t:", now, workChannel, s.name + " " + queue}, r.steps[queue]...)
-	}
-	for queue := range r.steps {
+	for queue, made := range r.steps {
 		pipe.SAdd(ctx, asynqQueues, queue)
-		cmds[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args(queue)...)
+		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, s.name + " " + queue}, made...)
+		cmds[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args...)
 	}
 	send(ctx, pipe)
 	added := 0
 	var faults []error
 	for queue, cmd := range cmds {
-		if err := cmd.Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-			cmd = s.steps.enqueue.Eval(ctx, s.rdb, []string{asynqPrefix(queue) + "pending"}, args(queue)...)
-		}
-		n, err := cmd.Int()
+		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int()
 		if err != nil {
 			faults = append(faults, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err)))
 		}

@@ -157,6 +157,21 @@ func send(ctx context.Context, pipe redis.Pipeliner) {
 	}
 }
 
+// answer returns the answer to a step that was sent by its digest in a pipeline. If
+// the server does not know that, it sends the step once more by its text.
+func (s *Store) answer(ctx context.Context, step *redis.Script, cmd *redis.Cmd) *redis.Cmd {
+	if err := cmd.Err(); err == nil || !redis.HasErrorPrefix(err, "NOSCRIPT") {
+		return cmd
+	}
+	args := cmd.Args() // EVALSHA, digest, number of keys, those, arguments
+	n, _ := args[2].(int)
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = text(args[3+i])
+	}
+	return step.Eval(ctx, s.rdb, keys, args[3+n:]...)
+}
+
 // run runs one step of the ledger and returns its answer as strings.
 func (s *Store) run(ctx context.Context, step *redis.Script, keys []string, args ...any) ([]string, error) {
 	ctx, cancel := s.within(ctx)

@@ -349,10 +349,8 @@ func (l *line) turn(take bool) {
 	}
 	send(ctx, pipe)
 	for i, p := range lanes {
-		if err := cmds[i].Err(); err != nil && redis.HasErrorPrefix(err, "NOSCRIPT") {
-			cmds[i] = l.t.s.steps.turn.Eval(ctx, l.t.s.rdb, p.keys(), p.args()...)
-		}
-		l.took(p, cmds[i], mapError(ctx, cmds[i].Err()))
+		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, cmds[i])
+		l.took(p, cmd, mapError(ctx, cmd.Err()))
 	}
 }
 

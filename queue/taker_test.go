@@ -465,3 +465,24 @@ func TestTheLowestIsThatOfTheLastSeconds(t *testing.T) {
 	require.EqualValues(t, 7, m.of(at.Add(2300*time.Millisecond)))
 	require.Equal(t, time.Hour, m.of(at.Add(time.Minute)))
 }
+
+// As after a failover, or SCRIPT FLUSH.
+func TestAServerThatKnowsNoScriptsIsTaughtThem(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		forget := func() { require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err()) }
+		forget()
+		id := b.submit(2, spec()).ID
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
+		forget()
+		for len(taker.out) < 2 {
+			taker.lines[0].markAll()
+			taker.lines[0].turn(true)
+		}
+		forget()
+		begun := b.begin(id, 0)
+		forget()
+		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
+		b.end(id, 1, batch.Succeeded)
+		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
+	})
+}
