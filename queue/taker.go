@@ -397,15 +397,15 @@ func (l *line) plan(take bool) []*part {
 			waiting[kind] = append(waiting[kind], q)
 		}
 	}
-	share := [2]int{free, free}
+	share := [2]int{free, min(free, max(bulkFree, 0))}
 	if len(waiting[0]) > 0 && len(waiting[1]) > 0 {
-		share[0] = free * interactiveShare / 10
+		most := free - free*interactiveShare/10
 		if rand.IntN(10) < free*interactiveShare%10 { //nolint:gosec // a lot, no secret
-			share[0]++
+			most--
 		}
-		share[1] = free - share[0]
+		share[1] = min(share[1], most)
+		share[0] = free - share[1]
 	}
-	share[1] = min(share[1], max(bulkFree, 0))
 	wants := make(map[*lane]int, len(l.lanes))
 	for kind, lanes := range waiting {
 		rand.Shuffle(len(lanes), func(i, j int) { lanes[i], lanes[j] = lanes[j], lanes[i] }) //nolint:gosec // an order, no secret
