@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -224,6 +225,7 @@ func TestTransientTellsWhatMayPassByItself(t *testing.T) {
 		"refused":          {refused, 0, true},
 		"cut in a header":  {halfway, 0, true},
 		"cut off":          {io.ErrUnexpectedEOF, 0, true},
+		"cut while sent":   {&url.Error{Op: "Post", Err: &net.OpError{Op: "write", Err: net.ErrClosed}}, 0, true},
 		"503":              {&client.Problem{Status: 503, RetryAfter: time.Second}, time.Second, true},
 		"429":              {&client.Problem{Status: 429}, 0, true},
 		"key busy":         {&client.Problem{Status: 409, RetryAfter: time.Second}, time.Second, true},

@@ -35,6 +35,7 @@ func Transient(err error) (after time.Duration, ok bool) {
 	}
 	for _, passing := range []error{
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF,
+		net.ErrClosed, // as net/http answers a body that it was writing when the server broke the connection
 	} {
 		if errors.Is(err, passing) {
 			return 0, true
