@@ -1,0 +1,306 @@
+package queue
+
+import (
+	"context"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// line takes the tasks of one target, or webhooks.
+type line struct {
+	Line
+	t     *taker
+	lanes []*lane
+	nudge chan struct{}
+
+	turning   sync.Mutex // held during a turn
+	mu        sync.Mutex
+	inHand    int
+	inBulk    int       // of them, those of large batches
+	small     time.Time // when tasks of small batches were last taken
+	fastest   lowest    // how long a task takes at the least
+	turned    time.Time // when the last turn was
+	ended     time.Time // when the first of the ended tasks did
+	notBefore time.Time // when tasks may be taken again, by the target's rate
+	failed    time.Time // when Redis may be asked again
+}
+
+// run makes turns until no task can end any more.
+func (l *line) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var seen <-chan struct{}
+	for {
+		held, changed := l.Held()
+		if changed != seen { // a pause of the queues may have ended with it
+			seen = changed
+			l.markAll()
+		}
+		wait, take, end := l.next(held)
+		if take || end {
+			l.turn(take)
+			continue
+		}
+		timer.Reset(wait)
+		select {
+		case <-l.nudge:
+		case <-timer.C:
+		case <-changed:
+		case <-l.t.closed:
+			// What cannot be told now is found by asynq when the leases end.
+			for since := time.Now(); time.Since(since) < lastPatience; {
+				if l.turn(false); len(l.booked()) == 0 {
+					return
+				}
+				timer.Reset(takerPause)
+				<-timer.C
+			}
+			return
+		}
+	}
+}
+
+func (l *line) stopped() bool {
+	select {
+	case <-l.t.quit:
+		return true
+	default:
+		return false
+	}
+}
+
+// booked returns the ids of tasks that have ended and stand in asynq's books.
+func (l *line) booked() (ids []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, q := range l.lanes {
+		ids = append(ids, q.done...)
+	}
+	return ids
+}
+
+// next reports whether a turn is due, to take tasks or only to end some, and if
+// not, when there may be one unless something happens.
+func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := time.Now()
+	wait = time.Hour
+	filled, done := false, 0
+	bulkFree := l.bulkFree(now)
+	for _, q := range l.lanes {
+		filled = filled || q.filled && (!q.bulk || bulkFree > 0)
+		done += len(q.done)
+	}
+	at := func(t time.Time) bool {
+		if left := t.Sub(now); left > 0 {
+			wait = min(wait, left)
+			return false
+		}
+		return true
+	}
+	if bulkFree <= 0 {
+		_ = at(l.small.Add(smallLast))
+	}
+	if free := l.Places - l.inHand; free > 0 && filled && !l.stopped() && at(now.Add(held)) && at(l.notBefore) && at(l.failed) {
+		if free >= min(enoughPlaces, l.Places/4+1) || at(l.turned.Add(linger)) {
+			return 0, true, false
+		}
+	}
+	return wait, false, done > 0 && (done >= mostDone || at(l.ended.Add(doneWithin))) && at(l.failed)
+}
+
+// turn takes what has ended from asynq's books and, if it is told to, takes as
+// many tasks as there are places for.
+func (l *line) turn(take bool) {
+	l.turning.Lock()
+	defer l.turning.Unlock()
+	lanes := l.plan(take && !l.stopped())
+	if len(lanes) == 0 {
+		return
+	}
+	ctx, cancel := l.t.s.within(context.Background())
+	defer cancel()
+	cmds := make([]*redis.Cmd, len(lanes))
+	pipe := l.t.s.rdb.Pipeline()
+	for i, p := range lanes {
+		cmds[i] = pipe.EvalSha(ctx, l.t.s.steps.turn.Hash(), p.keys(), p.args()...)
+	}
+	send(ctx, pipe)
+	for i, p := range lanes {
+		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, cmds[i])
+		l.took(p, cmd, mapError(ctx, cmd.Err()))
+	}
+}
+
+// part is what a turn does with one queue.
+type part struct {
+	*lane
+	want  int
+	ended []string
+}
+
+func (p *part) keys() []string {
+	return []string{
+		p.prefix + "pending", p.prefix + "paused", p.prefix + "active", p.prefix + "lease",
+		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed",
+	}
+}
+
+func (p *part) args() []any {
+	args := make([]any, 0, 4+len(p.ended))
+	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want)
+	for _, id := range p.ended {
+		args = append(args, id)
+	}
+	return args
+}
+
+// plan divides the free places among the queues that may have tasks.
+func (l *line) plan(take bool) []*part {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.turned = time.Now()
+	bulkFree := l.bulkFree(l.turned)
+	free := 0
+	if take {
+		free = min(l.Places-l.inHand, l.fitting())
+	}
+	var waiting [2][]*lane
+	for _, q := range l.lanes {
+		if q.filled {
+			kind := 0
+			if q.bulk {
+				kind = 1
+			}
+			waiting[kind] = append(waiting[kind], q)
+		}
+	}
+	share := [2]int{free, min(free, max(bulkFree, 0))}
+	if len(waiting[0]) > 0 && len(waiting[1]) > 0 {
+		most := free - free*interactiveShare/10
+		if rand.IntN(10) < free*interactiveShare%10 { //nolint:gosec // a lot, no secret
+			most--
+		}
+		share[1] = min(share[1], most)
+		share[0] = free - share[1]
+	}
+	wants := make(map[*lane]int, len(l.lanes))
+	for kind, lanes := range waiting {
+		rand.Shuffle(len(lanes), func(i, j int) { lanes[i], lanes[j] = lanes[j], lanes[i] }) //nolint:gosec // an order, no secret
+		for i, q := range lanes {
+			wants[q] = min(max(share[kind]/(len(lanes)-i), fewTaken), share[kind], mostTaken)
+			share[kind] -= wants[q]
+		}
+	}
+	var parts []*part
+	for _, q := range l.lanes {
+		if wants[q] == 0 && len(q.done) == 0 {
+			continue
+		}
+		n := min(len(q.done), mostEnded)
+		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n])}
+		q.done = q.done[n:]
+		if p.want > 0 {
+			q.filled = false // unless it turns out to hold more, or somebody says so meanwhile
+			l.count(q, p.want)
+		}
+		parts = append(parts, p)
+	}
+	return parts
+}
+
+// count counts tasks in hand, with the lock held.
+func (l *line) count(q *lane, n int) {
+	l.inHand += n
+	if q.bulk {
+		l.inBulk += n
+	}
+}
+
+// bulkFree returns how many more tasks of large batches may be taken, with the lock
+// held. While small ones come, too, the large ones get only as many places as keep
+// the processors busy: all tasks that wait in line there wait for one another. A target
+// that takes its time keeps them busy with less, so it has all its places.
+func (l *line) bulkFree(now time.Time) int {
+	places := l.Places
+	if now.Sub(l.small) < smallLast {
+		places = min(places, max(fewBulk, int(l.fastest.of(now)*busyPlaces/time.Millisecond)))
+	}
+	return places - l.inBulk
+}
+
+// lowest is the lowest of the durations in the last one to two seconds.
+type lowest struct {
+	since     time.Time
+	now, last time.Duration
+}
+
+func (m *lowest) add(now time.Time, d time.Duration) {
+	m.turn(now)
+	if m.now == 0 || d < m.now {
+		m.now = d
+	}
+}
+
+// of returns the lowest, or an hour if there was none.
+func (m *lowest) of(now time.Time) time.Duration {
+	m.turn(now)
+	low := time.Hour
+	for _, d := range []time.Duration{m.now, m.last} {
+		if d > 0 {
+			low = min(low, d)
+		}
+	}
+	return low
+}
+
+func (m *lowest) turn(now time.Time) {
+	if age := now.Sub(m.since); age >= time.Second {
+		m.last = m.now
+		if age >= 2*time.Second {
+			m.last = 0
+		}
+		m.now, m.since = 0, now
+	}
+}
+
+// took notes what a turn brought from one queue.
+func (l *line) took(p *part, cmd *redis.Cmd, err error) {
+	taken, _ := cmd.Val().([]any)
+	l.mu.Lock()
+	l.count(p.lane, len(taken)/2-p.want)
+	if len(taken) > 0 && !p.lane.bulk {
+		l.small = time.Now()
+	}
+	if err != nil {
+		p.done = append(p.ended, p.done...)
+		p.filled = true
+		l.failed = time.Now().Add(takerPause)
+	} else if p.want > 0 && len(taken)/2 == p.want {
+		p.filled = true
+	}
+	l.mu.Unlock()
+	if err != nil {
+		l.t.s.log.Warn("tasks not taken", "queue", p.name, "error", err)
+		return
+	}
+	tasks := make([]*task, 0, len(taken)/2)
+	for i := 0; i+1 < len(taken); i += 2 {
+		tasks = append(tasks, &task{lane: p.lane, id: text(taken[i]), message: text(taken[i+1])})
+	}
+	if len(tasks) == 0 {
+		return
+	}
+	if l.Rate.N == 0 {
+		for _, k := range tasks {
+			l.t.out <- k
+		}
+		return
+	}
+	l.pace(tasks)
+}
