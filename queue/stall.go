@@ -22,6 +22,7 @@ const (
 // stalls remembers, between the sweeper's rounds, since when batches stand still.
 type stalls struct {
 	now, before map[string]stall
+	queues      []string // where tasks of batches that stand still may be held by nobody
 }
 
 type stall struct {
@@ -31,7 +32,9 @@ type stall struct {
 }
 
 // nextRound forgets the batches that the last round did not meet.
-func (s *stalls) nextRound() { s.now, s.before = make(map[string]stall, len(s.now)), s.now }
+func (s *stalls) nextRound() {
+	s.now, s.before, s.queues = make(map[string]stall, len(s.now)), s.now, nil
+}
 
 // mendStall brings back what a batch that stands still may have lost: a waiting
 // action's task, as with a queue that somebody emptied, the holder of an action
@@ -64,11 +67,7 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 		return !slices.Contains(alive, e.worker) && now.Sub(e.started) > stallPatience
 	})
 	swept.Lost += lost
-	if err != nil {
-		return err
-	}
-	lost, err = s.adopt(ctx, s.queuesOf(routeOf(m)))
-	swept.Lost += lost
+	s.stalls.queues = append(s.stalls.queues, s.queuesOf(routeOf(m))...)
 	return err
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -52,13 +53,25 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 			crash.At(crash.Sweeping)
 		}
 		if len(ids.order) < sweepPage || len(faults) > sweepFaults {
-			return swept, true, errors.Join(faults...)
+			return swept, true, errors.Join(append(faults, s.adoptStalled(ctx, &swept))...)
 		}
 		cursor = "(" + ids.order[len(ids.order)-1]
 		if ok, err = s.electSweeper(ctx, worker); !ok {
 			return swept, true, err
 		}
 	}
+}
+
+// adoptStalled puts back tasks that nobody holds. It takes a moment, so it is done
+// once for all batches that stand still.
+func (s *Store) adoptStalled(ctx context.Context, swept *batch.Swept) error {
+	if len(s.stalls.queues) == 0 {
+		return nil
+	}
+	slices.Sort(s.stalls.queues)
+	found, err := s.adopt(ctx, slices.Compact(s.stalls.queues))
+	swept.Lost += found
+	return err
 }
 
 // electSweeper makes the worker the sweeper, or says that it still is.

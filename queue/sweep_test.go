@@ -151,3 +151,30 @@ func readLedger(b *bundle, id string, index int) string {
 	parts[3] = strconv.FormatInt(time.Now().Add(-time.Minute).UnixMilli(), 10)
 	return strings.Join(parts, "|")
 }
+
+func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var ids []string
+		for range 3 {
+			ids = append(ids, b.submit(2, spec()).ID)
+		}
+		_, err := b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 6}}})
+		for len(taker.out) < 6 { // and whoever took them never heard of it
+			taker.lines[0].markAll()
+			taker.lines[0].turn(true)
+		}
+		require.Empty(t, b.pending(batch.Interactive))
+		b.sweep()
+		for _, id := range ids {
+			was := b.stalls.now[id]
+			was.since = time.Now().Add(-time.Minute)
+			b.stalls.now[id] = was
+		}
+		began := time.Now()
+		require.Equal(t, batch.Swept{Open: 3, Lost: 6}, b.sweep())
+		require.Less(t, time.Since(began), 2*orphanPause, "one pause for all")
+		require.Len(t, b.pending(batch.Interactive), 6)
+	})
+}

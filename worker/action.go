@@ -71,7 +71,7 @@ func (w *Worker) runAction(t *asynq.Task) error {
 			if begun.Group != nil {
 				return w.runGroup(w.held, id, begun, !late)
 			}
-			if g := w.gates[begun.Target]; late && g != nil && g.pass(w.held) != nil {
+			if g := w.gates[begun.Target]; late && g != nil && !g.again(w.held) {
 				return w.release(w.held, id, index, begun, storeAway)
 			}
 			return w.attempt(w.held, id, index, begun)

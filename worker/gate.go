@@ -12,6 +12,8 @@ const (
 	// tripAfter is the number of connections to a target that cannot be made, one
 	// after the other, after which its circuit opens.
 	tripAfter = 20
+	// placeSoon is how long an action that is begun may wait for its place.
+	placeSoon = 700 * time.Millisecond
 	// tripHold is how long a target whose circuit is open is held. It is longer
 	// than the time between two probes, so that it does not end in between.
 	tripHold = 3 * sweepEvery
@@ -40,8 +42,9 @@ func (g *gate) held() (time.Duration, <-chan struct{}) {
 	return max(time.Until(g.until), 0), g.changed
 }
 
-// pass returns when a request may be sent that no task has come for: those of groups. It returns an error if the context
-// ends first, or if the store does not say when the next place is.
+// pass returns when a request may be sent that no task has come for: those of
+// groups. It returns an error if the context ends first, or if the store does not
+// say when the next place is.
 func (g *gate) pass(ctx context.Context) error {
 	if err := g.wait(ctx); err != nil || g.target.Rate.N == 0 {
 		return err
@@ -58,6 +61,25 @@ func (g *gate) pass(ctx context.Context) error {
 		}
 	}
 	return g.wait(ctx)
+}
+
+// again takes another place at the target's rate for an action that has lost its
+// own and is begun already. It reports whether there was one soon: a batch that is
+// cancelled, or at its deadline, must see nothing sent much later.
+func (g *gate) again(ctx context.Context) bool {
+	if g.target.Rate.N == 0 {
+		return true
+	}
+	place, err := g.shared.Reserve(ctx, g.target.Name, g.target.Rate)
+	if held, _ := g.held(); err != nil || max(place, held) > placeSoon {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(place):
+		return true
+	}
 }
 
 // wait returns when the target is not held any more.

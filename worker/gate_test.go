@@ -218,3 +218,20 @@ func TestARateHoldsAfterTheStoreWasAway(t *testing.T) {
 	b.wait(id)
 	require.LessOrEqual(t, seen.most(200*time.Millisecond), 10+5+8, "the rate, one burst, and what a busy machine blurs")
 }
+
+// far is a gate whose next place is far ahead.
+type far struct{ batch.Gate }
+
+func (far) Reserve(context.Context, string, batch.Rate) (time.Duration, error) {
+	return time.Minute, nil
+}
+
+func TestWhatIsBegunDoesNotWaitLongForAnotherPlace(t *testing.T) {
+	t.Parallel()
+	began := time.Now()
+	require.False(t, newGate(batch.Target{Name: "t", Rate: batch.Rate{N: 1, Per: time.Minute}}, far{}).again(t.Context()))
+	g := newGate(batch.Target{Name: "t"}, far{})
+	g.hold(time.Hour)
+	require.True(t, g.again(t.Context()), "without a rate there is no place to lose")
+	require.Less(t, time.Since(began), 10*time.Second)
+}
