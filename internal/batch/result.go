@@ -157,6 +157,9 @@ const maxDepth = 100
 
 // shallow reports whether a JSON text is nested no deeper than maxDepth.
 func shallow(text []byte) bool {
+	if bytes.Count(text, []byte{'['})+bytes.Count(text, []byte{'{'}) <= maxDepth {
+		return true
+	}
 	depth, quoted := 0, false
 	for i := 0; i < len(text); i++ {
 		switch c := text[i]; {
@@ -212,29 +215,49 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 // appendFields writes an object of name to value, or to a list where a name
 // came more than once, in the order in which the names first came.
 func appendFields(out []byte, fields []Field) []byte {
-	values := make(map[string][]string, len(fields))
-	for i := range fields {
-		values[fields[i].Name] = append(values[fields[i].Name], fields[i].Value)
-	}
+	lists := repeated(fields)
 	sep := byte('{')
 	for i := range fields {
-		list := values[fields[i].Name]
-		if list == nil {
+		list, several := lists[fields[i].Name]
+		if several && list == nil {
 			continue // it stands with the first of its name
 		}
-		values[fields[i].Name] = nil
 		out = append(appendString(append(out, sep), fields[i].Name), ':')
 		sep = ','
-		if len(list) == 1 {
-			out = appendString(out, list[0])
+		if !several {
+			out = appendString(out, fields[i].Value)
 			continue
 		}
+		lists[fields[i].Name] = nil
 		for j, v := range list {
 			out = appendString(append(out, "[,"[min(j, 1)]), v)
 		}
 		out = append(out, ']')
 	}
 	return append(out, '}')
+}
+
+// repeated returns the values of the names that came more than once, or nothing if,
+// as almost always, none did.
+func repeated(fields []Field) map[string][]string {
+	few := len(fields) <= 16
+	again := !few
+	for i := 1; i < len(fields) && few && !again; i++ {
+		again = slices.ContainsFunc(fields[:i], func(f Field) bool { return f.Name == fields[i].Name })
+	}
+	if !again {
+		return nil
+	}
+	lists := make(map[string][]string, len(fields))
+	for i := range fields {
+		lists[fields[i].Name] = append(lists[fields[i].Name], fields[i].Value)
+	}
+	for name, list := range lists {
+		if len(list) == 1 {
+			delete(lists, name)
+		}
+	}
+	return lists
 }
 
 // appendString writes a JSON string.

@@ -2,6 +2,7 @@ package batch
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -122,4 +123,16 @@ func TestLanes(t *testing.T) {
 	require.Equal(t, Bulk, LaneFor(InteractiveActions+1, false))
 	require.Equal(t, Interactive, LaneFor(InteractiveActions+1, true))
 	require.Equal(t, Bulk, LaneFor(100_000, true), "who waits for that much does not overtake")
+}
+
+func TestHeadersThatCameMoreThanOnceAreLists(t *testing.T) {
+	t.Parallel()
+	fields := []Field{{"b", "1"}, {"a", "2"}, {"b", "3"}}
+	joined := func(f []Field) []string { return strings.Split(string(appendFields(nil, f)), ":") } // in their order
+	require.Equal(t, []string{`{"b"`, `["1","3"],"a"`, `"2"}`}, joined(fields))
+	require.Equal(t, []string{`{"b"`, `"1","a"`, `"2"}`}, joined(fields[:2]))
+	for i := range 20 {
+		fields = append(fields, Field{fmt.Sprint("x", i), "-"})
+	}
+	require.Contains(t, string(appendFields(nil, fields)), `{"b":["1","3"],"a":"2","x0":"-","x1":"-",`)
 }
