@@ -61,7 +61,7 @@ type Config struct {
 // concurrent use.
 type Dispatcher struct {
 	targets   map[string]*target
-	userAgent string
+	userAgent []string // as a header's values, which requests share
 	log       *slog.Logger
 	drainTime time.Duration
 	inflaters sync.Pool // of *gzip.Reader
@@ -85,7 +85,7 @@ type target struct {
 func New(cfg Config) (*Dispatcher, error) {
 	d := &Dispatcher{
 		targets:   make(map[string]*target, len(cfg.Targets)),
-		userAgent: "batchd/" + version(),
+		userAgent: []string{"batchd/" + version()},
 		log:       cfg.Logger,
 		drainTime: drainTime,
 	}
@@ -142,7 +142,9 @@ func newTarget(configured batch.Target) (*target, error) {
 func newTransport(t *batch.Target) (*http.Transport, error) {
 	dialer := &net.Dialer{Timeout: connectTimeout}
 	transport := &http.Transport{
-		DialContext:            dialer.DialContext,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			return dialer.DialContext(dialing(ctx), network, addr)
+		},
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
 		TLSHandshakeTimeout:    connectTimeout,
 		DisableCompression:     true, // decoding is done under the body's cap
@@ -211,8 +213,8 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	defer cancel()
 
 	x := &exchange{target: t, action: r.Action, timeout: timeout}
-	req := d.newRequest(t, r)
-	res, err := t.transport.RoundTrip(req.WithContext(x.traced(ctx)))
+	req := d.newRequest(x.traced(ctx), t, r)
+	res, err := t.transport.RoundTrip(req)
 	if err != nil {
 		return x.unanswered(ctx, err)
 	}

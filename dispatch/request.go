@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
@@ -14,17 +15,18 @@ import (
 )
 
 // newRequest builds the request of a valid action.
-func (d *Dispatcher) newRequest(t *target, r *batch.Request) *http.Request {
+func (d *Dispatcher) newRequest(ctx context.Context, t *target, r *batch.Request) *http.Request {
 	a := r.Action
-	req := &http.Request{
+	req := http.Request{
 		Method: a.Method,
 		URL:    t.url(a),
 		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Host:   t.base.Host,
 		Header: d.requestHeader(t, r),
 	}
-	setBody(req, a)
-	return req
+	made := req.WithContext(ctx)
+	setBody(made, a)
+	return made
 }
 
 // url appends the action's path to the base URL. It is assembled from fields:
@@ -118,12 +120,12 @@ func (d *Dispatcher) requestHeader(t *target, r *batch.Request) http.Header {
 		header[key] = append(header[key], h.Value)
 	}
 	if header["User-Agent"] == nil {
-		header["User-Agent"] = []string{d.userAgent}
+		header["User-Agent"] = d.userAgent
 	}
 	// As net/http does it: not for a range, since a part of a compressed body
 	// can't be decoded, and not for HEAD, which has none.
 	if header["Accept-Encoding"] == nil && header["Range"] == nil && a.Method != http.MethodHead {
-		header["Accept-Encoding"] = []string{gzipRequested}
+		header["Accept-Encoding"] = gzipRequested
 	}
 	if t.IdempotencyKeyHeader != "" {
 		if key := headerKey(http.CanonicalHeaderKey(t.IdempotencyKeyHeader)); header[key] == nil {

@@ -17,7 +17,7 @@ import (
 // requestLine returns the target of the request line as the transport writes it.
 func requestLine(t *testing.T, d *Dispatcher, a *batch.Action) string {
 	t.Helper()
-	req := d.newRequest(d.targets["crm"], &batch.Request{Action: a})
+	req := d.newRequest(t.Context(), d.targets["crm"], &batch.Request{Action: a})
 	var out bytes.Buffer
 	require.NoError(t, req.Write(&out))
 	line, err := bufio.NewReader(&out).ReadString('\n')

@@ -16,8 +16,6 @@ import (
 )
 
 const (
-	// gzipRequested is the Accept-Encoding of an action that has none.
-	gzipRequested = "gzip"
 	// firstBuffer is the most that is allocated on the word of a Content-Length.
 	firstBuffer = 64 << 10
 	// drainBytes and drainTime bound what is spent on the rest of a truncated
@@ -25,6 +23,9 @@ const (
 	drainBytes = 64 << 10
 	drainTime  = 50 * time.Millisecond
 )
+
+// gzipRequested is the Accept-Encoding of an action that has none, which requests share.
+var gzipRequested = []string{"gzip"}
 
 // body is what was kept of an answer's body.
 type body struct {
@@ -167,6 +168,17 @@ func (d *Dispatcher) drain(rest io.Reader, cancel context.CancelFunc) {
 	_, _ = io.CopyN(io.Discard, rest, drainBytes) // it ends how it ends: the connection is kept or it is not
 }
 
+// lowered has the names in lower case of headers that most answers have.
+var lowered = func() map[string]string {
+	names := make(map[string]string)
+	for _, key := range []string{
+		"Cache-Control", "Content-Encoding", "Content-Length", "Content-Type", "Date", "Etag", "Last-Modified", "Location", "Server", "Vary",
+	} {
+		names[key] = strings.ToLower(key)
+	}
+	return names
+}()
+
 // resultHeaders returns the end-to-end headers of an answer, names in lower
 // case and in order.
 func resultHeaders(h http.Header, decoded bool) []batch.Field {
@@ -179,7 +191,10 @@ func resultHeaders(h http.Header, decoded bool) []batch.Field {
 		if disposition(key) == hopByHop || named[key] || decoded && (key == "Content-Encoding" || key == "Content-Length") {
 			continue
 		}
-		name := strings.ToLower(key)
+		name := lowered[key]
+		if name == "" {
+			name = strings.ToLower(key)
+		}
 		for _, v := range values {
 			fields = append(fields, batch.Field{Name: name, Value: strings.ToValidUTF8(v, "\uFFFD")})
 		}
