@@ -58,65 +58,76 @@ func appendAction(out []byte, a *batch.Action) []byte {
 	return out
 }
 
+// fields reads what appendAction writes.
+type fields struct {
+	data []byte
+	bad  bool
+}
+
+func (f *fields) num() uint64 {
+	v, n := binary.Uvarint(f.data)
+	if n <= 0 {
+		f.bad, f.data = true, nil
+		return 0
+	}
+	f.data = f.data[n:]
+	return v
+}
+
+// str is not to be inlined: its callers, which run deep in new goroutines, would
+// grow so large that these had to move to larger stacks.
+//
+//go:noinline
+func (f *fields) str() string {
+	n := f.num()
+	if n > uint64(len(f.data)) {
+		f.bad, f.data = true, nil
+		return ""
+	}
+	s := string(f.data[:n])
+	f.data = f.data[n:]
+	return s
+}
+
 // decodeAction is the inverse of appendAction. The body aliases data.
 func decodeAction(data []byte) (batch.Action, error) {
 	var a batch.Action
 	if len(data) < 2 || data[0] != actionVersion {
 		return a, errAction
 	}
-	data, hasBody := data[1:len(data)-1], data[len(data)-1] == 1
-	bad := false
-	num := func() uint64 {
-		v, n := binary.Uvarint(data)
-		if n <= 0 {
-			bad, data = true, nil
-			return 0
-		}
-		data = data[n:]
-		return v
-	}
-	str := func() string {
-		n := num()
-		if n > uint64(len(data)) {
-			bad, data = true, nil
-			return ""
-		}
-		s := string(data[:n])
-		data = data[n:]
-		return s
-	}
-	a.ID, a.Method, a.Path, a.Query = str(), str(), str(), str()
-	if n := num(); n > 0 && n <= uint64(len(data)) {
+	f, hasBody := &fields{data: data[1 : len(data)-1]}, data[len(data)-1] == 1
+	a.ID, a.Method, a.Path, a.Query = f.str(), f.str(), f.str(), f.str()
+	if n := f.num(); n > 0 && n <= uint64(len(f.data)) {
 		a.Headers = make([]batch.Field, n)
 		for i := range a.Headers {
-			a.Headers[i] = batch.Field{Name: str(), Value: str()}
+			a.Headers[i] = batch.Field{Name: f.str(), Value: f.str()}
 		}
 	} else if n > 0 {
-		bad = true
+		f.bad = true
 	}
-	timeout, n := binary.Varint(data)
-	if n <= 0 || bad {
+	timeout, n := binary.Varint(f.data)
+	if n <= 0 || f.bad {
 		return a, errAction
 	}
-	data = data[n:]
+	f.data = f.data[n:]
 	a.Timeout = time.Duration(timeout)
-	a.Retry = batch.RetryMode(str())
-	a.Group = str()
-	if undo := str(); undo != "" {
+	a.Retry = batch.RetryMode(f.str())
+	a.Group = f.str()
+	if undo := f.str(); undo != "" {
 		decoded, err := decodeAction([]byte(undo))
 		if err != nil {
 			return a, err
 		}
 		a.Undo = &decoded
 	}
-	if num() == 1 {
-		a.Refusal = &batch.Failure{Code: batch.ErrorCode(str()), Message: str()}
+	if f.num() == 1 {
+		a.Refusal = &batch.Failure{Code: batch.ErrorCode(f.str()), Message: f.str()}
 	}
-	if bad {
+	if f.bad {
 		return a, errAction
 	}
 	if hasBody {
-		a.Body = data
+		a.Body = f.data
 		if a.Body == nil {
 			a.Body = []byte{}
 		}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -31,12 +32,14 @@ type ride struct {
 	head  []any // arguments that the actions of one step have in common
 	index int
 	args  []any
+	read  bool // the action is to be read, too
 	alone bool // in an exchange of its own: it failed before, perhaps for the size of the answers
 
 	// The answer: what the actions have in common, and this action's own.
 	common []string
-	own    []string
-	first  bool // of those that share the step
+	own    []string // or nothing, if it went as usual
+	action any      // as it is stored, if it is
+	first  bool     // of those that share the step
 	err    error
 	done   chan struct{}
 }
@@ -109,8 +112,9 @@ func (c *combiner) fitting() int {
 
 // shared is a step for some actions of one batch.
 type shared struct {
-	rides []*ride
-	cmd   *redis.Cmd
+	rides   []*ride
+	cmd     *redis.Cmd
+	actions *redis.SliceCmd
 }
 
 // exchange runs the steps of all rides in one exchange.
@@ -122,11 +126,18 @@ func (s *Store) exchange(rides []*ride) {
 	for _, g := range steps {
 		r := g.rides[0]
 		g.cmd = pipe.EvalSha(ctx, r.step.Hash(), keysOf(r.id).step(), g.args()...)
+		if r.read { // beside the step: what goes through Lua is copied there, and hashed
+			g.actions = pipe.HMGet(ctx, keysOf(r.id).actions, g.fields()...)
+		}
 	}
 	send(ctx, pipe)
 	for _, g := range steps {
 		g.cmd = s.answer(ctx, g.rides[0].step, g.cmd)
-		g.answer(mapError(ctx, g.cmd.Err()))
+		err := g.cmd.Err()
+		if err == nil && g.actions != nil {
+			err = g.actions.Err()
+		}
+		g.answer(mapError(ctx, err))
 	}
 }
 
@@ -134,7 +145,13 @@ func (s *Store) exchange(rides []*ride) {
 // ascending index. An action that comes twice gets a second step.
 func group(rides []*ride) []*shared {
 	slices.SortStableFunc(rides, func(a, b *ride) int {
-		return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.step.Hash(), b.step.Hash()), cmp.Compare(a.index, b.index))
+		if a.id != b.id {
+			return cmp.Compare(a.id, b.id)
+		}
+		if a.step != b.step {
+			return cmp.Compare(a.step.Hash(), b.step.Hash())
+		}
+		return a.index - b.index
 	})
 	var steps []*shared
 	for _, r := range rides {
@@ -163,6 +180,15 @@ func (g *shared) args() []any {
 	return args
 }
 
+// fields returns the names of the actions' fields.
+func (g *shared) fields() []string {
+	fields := make([]string, len(g.rides))
+	for i, r := range g.rides {
+		fields[i] = strconv.Itoa(r.index)
+	}
+	return fields
+}
+
 // errAnswer says that a step answered what it never does.
 var errAnswer = errors.New("unexpected answer of a step")
 
@@ -170,7 +196,11 @@ var errAnswer = errors.New("unexpected answer of a step")
 // for each.
 func (g *shared) answer(err error) {
 	parts, _ := g.cmd.Val().([]any)
-	if err == nil && len(parts) < len(g.rides) {
+	var actions []any
+	if g.actions != nil {
+		actions = g.actions.Val()
+	}
+	if err == nil && (len(parts) < len(g.rides) || g.actions != nil && len(actions) != len(g.rides)) {
 		err = errAnswer
 	}
 	if err != nil {
@@ -182,10 +212,16 @@ func (g *shared) answer(err error) {
 	common := texts(parts[:len(parts)-len(g.rides)])
 	for i, r := range g.rides {
 		r.common, r.first = common, i == 0
-		if own, ok := parts[len(common)+i].([]any); ok {
+		if actions != nil {
+			r.action = actions[i]
+		}
+		switch own := parts[len(common)+i].(type) {
+		case int64:
+			r.own = nil
+		case []any:
 			r.own = texts(own)
-		} else {
-			r.own = texts(parts[len(common)+i : len(common)+i+1])
+		default:
+			r.own = []string{text(own)}
 		}
 	}
 }

@@ -2,10 +2,10 @@ package queue
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -24,12 +24,12 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	if !known(id) {
 		return &batch.Begun{Verdict: batch.Gone}, nil
 	}
-	r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{rand.Text()[:16]}}
+	r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.token()}, read: true}
 	err := s.insist(ctx, func() error { return s.combine.do(r) })
 	if err == nil && r.first {
 		s.tellIf(ctx, id, r.common[2])
 	}
-	if err == nil && r.own[0] == "held" {
+	if err == nil && r.verdict() == "held" {
 		var alive []string
 		holder := parseEntry(r.own[1])
 		if alive, err = s.alive(ctx); err == nil && (holder.worker == worker || !slices.Contains(alive, holder.worker)) {
@@ -37,7 +37,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 			err = s.combine.do(r)
 		}
 	}
-	if err == nil && r.own[0] == "interrupted" {
+	if err == nil && r.verdict() == "interrupted" {
 		// A second task for what a live worker has in flight: as when the first one
 		// was thought to be lost, and is not.
 		var held bool
@@ -49,8 +49,8 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	if err != nil {
 		return nil, fmt.Errorf("begin action %d of batch %s: %w", index, id, err)
 	}
-	switch r.own[0] {
-	case "run":
+	switch r.verdict() {
+	case usual, "run":
 		return s.begunOf(ctx, r, batch.Run)
 	case "interrupted":
 		return s.begunOf(ctx, r, batch.Interrupted)
@@ -63,37 +63,60 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	case "waiting":
 		return &batch.Begun{Verdict: batch.Waiting}, nil
 	default:
-		return nil, fmt.Errorf("begin action %d of batch %s: %w: %q", index, id, errAnswer, r.own[0])
+		return nil, fmt.Errorf("begin action %d of batch %s: %w: %q", index, id, errAnswer, r.verdict())
 	}
+}
+
+// usual is the verdict of a step on an action with which it went as usual.
+const usual = ""
+
+// verdict returns the step's verdict on this action.
+func (r *ride) verdict() string {
+	if len(r.own) == 0 {
+		return usual
+	}
+	return r.own[0]
 }
 
 // begunOf reads the answer of lua/begin.lua for an action that somebody has begun.
 func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*batch.Begun, error) {
-	e := parseEntry(r.own[1])
-	b := &batch.Begun{
-		Verdict: verdict, ExpiresAt: fromMillis(r.common[0]), Target: r.common[1],
-		Token: batch.Token(e.token), Attempt: e.attempts, FirstAt: e.first, StartedAt: e.started, Worker: e.worker, Earlier: e.earlier,
+	b := &batch.Begun{Verdict: verdict, ExpiresAt: fromMillis(r.common[0]), Target: r.common[1]}
+	var group, previous string
+	if r.own == nil {
+		b.Token, b.Worker = batch.Token(text(r.args[0])), text(r.head[0])
+		b.Attempt, b.StartedAt = 1, fromMillis(r.common[3])
+		b.FirstAt = b.StartedAt
+	} else {
+		e := parseEntry(r.own[1])
+		b.Token, b.Worker = batch.Token(e.token), e.worker
+		b.Attempt, b.Earlier, b.FirstAt, b.StartedAt = e.attempts, e.earlier, e.first, e.started
+		group, previous = r.own[2], r.own[3]
 	}
 	var err error
-	if b.Action, err = s.openAction(r.id, r.index, r.own[2]); err != nil {
-		if verdict == batch.Run && r.own[3] == "" {
+	if b.Action, err = s.openAction(r.id, r.index, text(r.action)); err != nil {
+		if verdict == batch.Run && group == "" {
 			// Nothing was sent: it is left to a worker that can read it.
 			_, released := s.Release(ctx, r.id, r.index, b.Token)
 			err = errors.Join(err, released)
 		}
 		return nil, err
 	}
-	if r.own[3] != "" {
-		if b.Group, err = s.openGroup(r.id, r.index, r.own[3]); err != nil {
+	if group != "" {
+		if b.Group, err = s.openGroup(r.id, r.index, group); err != nil {
 			return nil, err
 		}
 	}
-	if r.own[4] != "" {
-		if b.Previous, err = s.openResult(r.id, r.index, r.own[4]); err != nil {
+	if previous != "" {
+		if b.Previous, err = s.openResult(r.id, r.index, previous); err != nil {
 			return nil, err
 		}
 	}
 	return b, nil
+}
+
+// token returns what no other begin of an action has.
+func (s *Store) token() string {
+	return s.name[:12] + strconv.FormatUint(s.tokens.Add(1), 36)
 }
 
 // heldByOther reports whether another worker, which is alive, can still have an
@@ -170,7 +193,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	if ride.first {
 		s.tellIf(ctx, id, ride.common[0])
 	}
-	return verdictError(ride.own[0])
+	return verdictError(ride.verdict())
 }
 
 // Release implements [batch.Ledger].

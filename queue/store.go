@@ -46,6 +46,7 @@ type Store struct {
 	combine *combiner
 	name    string // tells this process from others on the same Redis
 	shards  int    // queues of a lane
+	tokens  atomic.Uint64
 
 	takersMu sync.Mutex
 	takers   map[*taker]struct{}

@@ -2,16 +2,17 @@
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, worker, token of the holder to take a group from or '', then index
 --       and token of each action in turn, by ascending index
--- returns: {expires ms, target, '1' if this ended the batch and a webhook is to be sent}, then for each action {verdict, ledger entry, sealed action, sealed record
---           of the group that the action leads, or '', sealed result that it had before the batch was
---           retried, or ''}
+-- returns: {expires ms, target, '1' if this ended the batch and a webhook is to be sent, now ms}, then for
+--          each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
+--          sealed result that it had before the batch was retried, or ''}, or 1 for 'run' if this is the
+--          first attempt at an action without a group
 --          verdict: 'run' | 'interrupted' | 'held', for a group that another holds; the entry tells of the
 --          holder | 'ended' | 'gone' | 'waiting', alone
 -- The first action of a group begins the whole group. A group that was begun is
 -- taken over: its record tells how far it is.
 -- Repeating a begin with the same token answers as the first did.
 local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried')
-local answer = {m[2] or '0', m[3] or '', '0'}
+local answer = {m[2] or '0', m[3] or '', '0', '0'}
 if not m[1] then
   for _ = 5, #ARGV, 2 do
     answer[#answer + 1] = {'gone'}
@@ -35,18 +36,20 @@ for i = 5, #ARGV, 2 do
   indexes[#indexes + 1] = ARGV[i]
 end
 local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
-local actions = redis.call('HMGET', KEYS[4], unpack(indexes))
 local started = ms(start)
+answer[4] = started
 local fresh = '|1|' .. started .. '|' .. started .. '|0|' .. ARGV[3] -- all but the token of a first attempt
-local begun, written = {}, {}
-local function begin(index, entry)
-  begun[#begun + 1] = {tonumber(index), 'r'}
+local begun, running, written = {}, {}, {}
+local function begin(number, index, entry)
+  begun[#begun + 1] = number
+  running[#running + 1] = 'r'
   written[#written + 1] = index
   written[#written + 1] = entry
 end
 for n, index in ipairs(indexes) do
   local token = ARGV[2 * n + 4]
-  local at = tonumber(index) - first + 1
+  local number = tonumber(index)
+  local at = number - first + 1
   local state = string.sub(states, at, at)
   local verdict
   if state == '' then
@@ -56,8 +59,8 @@ for n, index in ipairs(indexes) do
   elseif state ~= 'p' and state ~= 'r' then
     verdict = {'ended'}
   elseif state == 'p' and not entries[n] and not m[5] then
-    verdict = {'run', token .. fresh, actions[n], '', ''}
-    begin(index, verdict[2])
+    verdict = 1
+    begin(number, index, token .. fresh)
   else
     local e = parse_entry(entries[n]) or {attempts = 0, earlier = 0, first = started, started = started}
     local what = 'run'
@@ -84,14 +87,14 @@ for n, index in ipairs(indexes) do
           redis.call('SETRANGE', KEYS[2], member, 'g')
         end
       end
-      begin(index, format_entry(e))
+      begin(number, index, format_entry(e))
     end
-    verdict = {what, format_entry(e), actions[n], record or '', m[6] and redis.call('HGET', KEYS[5], index) or ''}
+    verdict = {what, format_entry(e), record or '', m[6] and redis.call('HGET', KEYS[5], index) or ''}
   end
   answer[#answer + 1] = verdict
 end
 if #begun > 0 then
-  put_states(KEYS[2], begun)
+  put_states(KEYS[2], begun, running)
   redis.call('HSET', KEYS[3], unpack(written))
   if m[1] == 'queued' then
     redis.call('HSET', KEYS[1], 'status', 'running', 'started', ms(now))

@@ -2,8 +2,8 @@
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, then index, token, state and sealed result of each
 --       action in turn, by ascending index
--- returns: {'1' if this ended the batch and a webhook is to be sent, then 'ok' | 'stale' | 'gone' for each action}
--- Repeating the write that won answers 'ok' and changes nothing.
+-- returns: {'1' if this ended the batch and a webhook is to be sent, then 1 | 'stale' | 'gone' for each action}
+-- Repeating the write that won answers 1 and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 local answer = {'0'}
 if not gone then
@@ -19,32 +19,37 @@ for i = 3, #ARGV, 4 do
   indexes[#indexes + 1] = ARGV[i]
 end
 local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
-local ended, written, counts = {}, {}, {}
+local ended, becomes, written, counts = {}, {}, {}, {}
 for n, index in ipairs(indexes) do
   local token, to, sealed = ARGV[4 * n], ARGV[4 * n + 1], ARGV[4 * n + 2]
-  local at = tonumber(index) - first + 1
+  local number = tonumber(index)
+  local at = number - first + 1
   local state = string.sub(states, at, at)
   if not entries[n] or string.sub(entries[n], 1, #token + 1) ~= token .. '|' then
     answer[#answer + 1] = 'stale'
   elseif state ~= 'r' then
-    answer[#answer + 1] = state == to and 'ok' or 'stale'
+    answer[#answer + 1] = state == to and 1 or 'stale'
   else
-    ended[#ended + 1] = {tonumber(index), to}
+    ended[#ended + 1] = number
+    becomes[#becomes + 1] = to
     written[#written + 1] = index
     written[#written + 1] = sealed
     counts[to] = (counts[to] or 0) + 1
-    answer[#answer + 1] = 'ok'
+    answer[#answer + 1] = 1
   end
 end
 if #ended == 0 then
   return answer
 end
-put_states(KEYS[2], ended)
+put_states(KEYS[2], ended, becomes)
 if redis.call('HSET', KEYS[5], unpack(written)) == redis.call('HLEN', KEYS[5]) then
   redis.call('PEXPIREAT', KEYS[5], gone)
 end
+local left
 for to, n in pairs(counts) do
-  move(KEYS[1], 'r', to, n)
+  left = move(KEYS[1], 'r', to, n)
 end
-answer[1] = settle(KEYS, ARGV[1], ARGV[2], now_ms())
+if left == 0 then
+  answer[1] = settle(KEYS, ARGV[1], ARGV[2], now_ms())
+end
 return answer

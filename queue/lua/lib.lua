@@ -44,29 +44,23 @@ local function write_entry(key, index, e)
   redis.call('HSET', key, index, format_entry(e))
 end
 
--- put_states writes states of actions, {index, state} by ascending index. Those
--- of neighbours are written together.
-local function put_states(key, all)
-  local from, run = all[1][1], {}
-  for n, s in ipairs(all) do
-    run[#run + 1] = s[2]
-    local after = all[n + 1]
-    if not after or after[1] ~= s[1] + 1 then
-      redis.call('SETRANGE', key, from, table.concat(run))
-      run = {}
-      if after then
-        from = after[1]
-      end
+-- put_states writes states of actions, by ascending index. Those of neighbours are
+-- written together.
+local function put_states(key, indexes, states)
+  local from = 1
+  for n = 1, #indexes do
+    if n == #indexes or indexes[n + 1] ~= indexes[n] + 1 then
+      redis.call('SETRANGE', key, indexes[from], table.concat(states, '', from, n))
+      from = n + 1
     end
   end
 end
 
--- move changes the counts as n actions go from one state to another.
+-- move changes the counts as n actions go from one state to another, and returns
+-- how many are left of the former.
 local function move(meta, from, to, n)
-  if FIELD[from] ~= FIELD[to] then
-    redis.call('HINCRBY', meta, FIELD[from], -n)
-    redis.call('HINCRBY', meta, FIELD[to], n)
-  end
+  redis.call('HINCRBY', meta, FIELD[to], n)
+  return redis.call('HINCRBY', meta, FIELD[from], -n)
 end
 
 -- read_group returns the indexes of a group's members as text, the number of its

@@ -28,23 +28,22 @@ local want = tonumber(ARGV[4])
 if want == 0 or redis.call('EXISTS', KEYS[2]) == 1 then
   return {}
 end
-local ids = redis.call('LRANGE', KEYS[1], -want, -1)
-if #ids == 0 then
+local ids = redis.call('RPOP', KEYS[1], want)
+if not ids or #ids == 0 then
   return {}
 end
-redis.call('LTRIM', KEYS[1], 0, -#ids - 1)
 local taken, active, leases = {}, {}, {}
 local expiry = ms(math.floor(now_ms() / 1000) + tonumber(ARGV[2]))
-for i = #ids, 1, -1 do
-  local key = ARGV[1] .. ids[i]
+for i, id in ipairs(ids) do
+  local key = ARGV[1] .. id
   local message = redis.call('HGET', key, 'msg')
   if message then
     redis.call('HSET', key, 'state', 'active')
-    taken[#taken + 1] = ids[i]
+    taken[#taken + 1] = id
     taken[#taken + 1] = message
-    active[#active + 1] = ids[i]
+    active[#active + 1] = id
     leases[#leases + 1] = expiry
-    leases[#leases + 1] = ids[i]
+    leases[#leases + 1] = id
   else
     redis.call('DEL', key) -- nobody could run it
   end
