@@ -7,7 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -18,6 +17,9 @@ const (
 	// inlineActions is the largest batch whose tasks are enqueued before the
 	// submission is answered.
 	inlineActions = 1000
+	// fanOutAhead is how many tasks wait in a queue before the fan-out of a large
+	// batch leaves time to others.
+	fanOutAhead = 1000
 	// fanOutChunk is the number of tasks enqueued in one exchange.
 	fanOutChunk = 100
 	// taskTimeout is how long asynq lets a handler run. The handler's own
@@ -87,7 +89,8 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	for f.from < f.total {
 		next := min(f.from+fanOutChunk, f.total)
 		began := time.Now()
-		if _, err := s.enqueue(ctx, f.id, f.route, "", span(f.from, next)); err != nil {
+		got, err := s.enqueue(ctx, f.id, f.route, "", span(f.from, next))
+		if err != nil {
 			return err
 		}
 		crash.At(crash.ChunkEnqueued)
@@ -100,7 +103,7 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 		}
 		f.from = next
 		crash.At(crash.ChunkNoted)
-		if f.total > inlineActions {
+		if f.total > inlineActions && got.waiting >= fanOutAhead {
 			// Nobody waits for it, and it is faster than any worker: it leaves two
 			// thirds of the time to others.
 			select {
@@ -123,9 +126,14 @@ func span(from, to int) []int {
 	return indexes
 }
 
-// enqueue enqueues actions in one exchange, and returns how many of them had no
-// task until now.
-func (s *Store) enqueue(ctx context.Context, id string, r route, round string, indexes []int) (int, error) {
+// enqueued tells of tasks that were enqueued.
+type enqueued struct {
+	added   int // those whose ids were not taken
+	waiting int // in their queues now
+}
+
+// enqueue enqueues actions in one exchange.
+func (s *Store) enqueue(ctx context.Context, id string, r route, round string, indexes []int) (enqueued, error) {
 	tasks := make([]newTask, len(indexes))
 	for i, index := range indexes {
 		tasks[i] = newTask{queue: s.queueOf(r, id, index), kind: TaskAction, id: taskID(id, index, round), payload: EncodeTask(id, index)}
@@ -139,65 +147,47 @@ type newTask struct {
 	payload         []byte
 }
 
-// enqueueTasks enqueues tasks in one exchange, wakes the workers, and returns how
-// many of the tasks' ids were not taken.
-func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (int, error) {
+// enqueueTasks enqueues tasks, no two of which have the same id, in one exchange,
+// and wakes the workers.
+func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	r := &recorder{UniversalClient: s.rdb, steps: make(map[string][]any)}
-	client := asynq.NewClientFromRedisClient(r)
+	forms, steps := make(map[string]*taskForm), make(map[string][]any) // by queue
 	for i := range tasks {
 		t := &tasks[i]
-		r.queue = t.queue
-		if _, err := client.EnqueueContext(ctx, asynq.NewTask(t.kind, t.payload),
-			asynq.Queue(t.queue), asynq.TaskID(t.id), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout)); err != nil {
-			return 0, fmt.Errorf("encode task %s: %w", t.id, err)
+		form := forms[t.queue]
+		if form == nil || form.kind != t.kind {
+			var err error
+			if form, err = s.taskForm(ctx, t.queue, t.kind); err != nil {
+				return enqueued{}, err
+			}
+			forms[t.queue] = form
 		}
+		steps[t.queue] = append(steps[t.queue], t.id, form.message(t.id, t.payload))
 	}
 	pipe := s.rdb.Pipeline()
-	cmds := make(map[string]*redis.Cmd, len(r.steps))
+	cmds := make(map[string]*redis.Cmd, len(steps))
 	now := time.Now().UnixNano()
-	for queue, made := range r.steps {
+	for queue, made := range steps {
 		pipe.SAdd(ctx, asynqQueues, queue)
 		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, s.name + " " + queue}, made...)
 		cmds[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args...)
 	}
 	send(ctx, pipe)
-	added := 0
+	var got enqueued
 	var faults []error
 	for queue, cmd := range cmds {
-		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int()
+		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int64Slice()
+		if err == nil && len(n) != 2 {
+			err = errAnswer
+		}
 		if err != nil {
 			faults = append(faults, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err)))
+		} else {
+			got.added += int(n[0])
+			got.waiting += int(n[1])
 		}
-		added += n
 		s.wake(queue) // even if only the answer was lost
 	}
-	return added, errors.Join(faults...)
+	return got, errors.Join(faults...)
 }
-
-// recorder collects what asynq's client would send. asynq keeps the form of its
-// tasks to itself; this way each stays what asynq's own client makes, and many are
-// enqueued in one step.
-type recorder struct {
-	redis.UniversalClient
-	queue string
-	steps map[string][]any // id and message in turn, by queue
-}
-
-// SAdd is the announcement of a queue.
-func (r *recorder) SAdd(context.Context, string, ...any) *redis.IntCmd {
-	return redis.NewIntResult(1, nil)
-}
-
-// EvalSha is the step that enqueues a task: its arguments are message, id and time.
-func (r *recorder) EvalSha(_ context.Context, _ string, _ []string, args ...any) *redis.Cmd {
-	if len(args) != 3 {
-		return redis.NewCmdResult(nil, errEnqueue)
-	}
-	r.steps[r.queue] = append(r.steps[r.queue], args[1], args[0])
-	return redis.NewCmdResult(int64(1), nil)
-}
-
-// errEnqueue says that asynq enqueues its tasks in another way than this package knows.
-var errEnqueue = errors.New("asynq's step has other arguments than expected")

@@ -92,8 +92,8 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 		waiting = append(waiting, cursor+i)
 	}
 	for chunk := range slices.Chunk(waiting, fanOutChunk) {
-		added, err := s.enqueue(ctx, id, routeOf(m), m["round"], chunk)
-		lost += added
+		got, err := s.enqueue(ctx, id, routeOf(m), m["round"], chunk)
+		lost += got.added
 		if err != nil {
 			return lost, cursor, fmt.Errorf("bring back lost tasks: %w", err)
 		}

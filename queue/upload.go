@@ -26,7 +26,7 @@ const (
 	// extends it to the life of the batch.
 	claimTTL = time.Hour
 	// A staged chunk is bounded by both, so that no command is large.
-	chunkActions = 500
+	chunkActions = 250
 	chunkBytes   = 128 << 10
 	// ownerIndexTTL is longer than any batch lives.
 	ownerIndexTTL = 800 * 24 * time.Hour

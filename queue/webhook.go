@@ -58,8 +58,8 @@ func (s *Store) tell(ctx context.Context, id string) error {
 		return err
 	}
 	crash.At(crash.WebhookNoted)
-	added, err := s.enqueueTasks(ctx, []newTask{{queue: WebhookQueue, kind: TaskWebhook, id: webhookTaskID(id), payload: EncodeTask(id, 0)}})
-	if err == nil && added == 0 {
+	got, err := s.enqueueTasks(ctx, []newTask{{queue: WebhookQueue, kind: TaskWebhook, id: webhookTaskID(id), payload: EncodeTask(id, 0)}})
+	if err == nil && got.added == 0 {
 		// It waits for a later attempt: have that one made now. If it is just being
 		// made, the mark stays, and the sweeper asks again when it has ended.
 		err = s.inspect.RunTask(WebhookQueue, webhookTaskID(id))

@@ -2,17 +2,21 @@
 -- in its internal/rdb), and wakes the workers. A task whose id is taken is left out.
 -- KEYS: pending
 -- ARGV: task key prefix, time in ns, channel, word for the workers, then id and message in turn
--- returns: the number of tasks added
-local added = {}
+-- returns: {the number of tasks added, the number that wait in the queue}
+local added, keys = {}, {}
 for i = 5, #ARGV, 2 do
-  local key = ARGV[1] .. ARGV[i]
-  if redis.call('EXISTS', key) == 0 then
-    redis.call('HSET', key, 'msg', ARGV[i + 1], 'state', 'pending', 'pending_since', ARGV[2])
-    added[#added + 1] = ARGV[i]
+  keys[#keys + 1] = ARGV[1] .. ARGV[i]
+end
+local new = redis.call('EXISTS', unpack(keys)) == 0 -- as almost always, all of them
+for n, key in ipairs(keys) do
+  if new or redis.call('EXISTS', key) == 0 then
+    redis.call('HSET', key, 'msg', ARGV[2 * n + 4], 'state', 'pending', 'pending_since', ARGV[2])
+    added[#added + 1] = ARGV[2 * n + 3]
   end
 end
-if #added > 0 then
-  redis.call('LPUSH', KEYS[1], unpack(added))
-  redis.call('PUBLISH', ARGV[3], ARGV[4])
+if #added == 0 then
+  return {0, redis.call('LLEN', KEYS[1])}
 end
-return #added
+local waiting = redis.call('LPUSH', KEYS[1], unpack(added))
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return {#added, waiting}
