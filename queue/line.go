@@ -19,8 +19,12 @@ type line struct {
 
 	turning   sync.Mutex // held during a turn
 	mu        sync.Mutex
-	inHand    int
+	ready     []*task   // taken ahead of their places
+	inHand    int       // tasks that were taken and have not left their places
 	inBulk    int       // of them, those of large batches
+	seated    int       // of them, those that have places
+	leaving   int       // tasks that have left their places and not ended
+	left      recent    // how many leave their places
 	small     time.Time // when tasks of small batches were last taken
 	fastest   lowest    // how long a task takes at the least
 	turned    time.Time // when the last turn was
@@ -40,6 +44,7 @@ func (l *line) run() {
 			seen = changed
 			l.markAll()
 		}
+		l.seatOrGiveBack(held)
 		wait, take, end := l.next(held)
 		if take || end {
 			l.turn(take)
@@ -106,7 +111,10 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 	if bulkFree <= 0 {
 		_ = at(l.small.Add(smallLast))
 	}
-	if free := l.Places - l.inHand; free > 0 && filled && !l.stopped() && at(now.Add(held)) && at(l.notBefore) && at(l.failed) {
+	if len(l.ready) > 0 {
+		_ = at(l.ready[0].taken.Add(readyFor))
+	}
+	if free := l.Places + l.ahead(now) - l.inHand; free > 0 && filled && !l.stopped() && at(now.Add(held)) && at(l.notBefore) && at(l.failed) {
 		if free >= min(enoughPlaces, l.Places/4+1) || at(l.turned.Add(linger)) {
 			return 0, true, false
 		}
@@ -168,7 +176,7 @@ func (l *line) plan(take bool) []*part {
 	bulkFree := l.bulkFree(l.turned)
 	free := 0
 	if take {
-		free = min(l.Places-l.inHand, l.fitting())
+		free = max(0, min(l.Places+l.ahead(l.turned)-l.inHand, l.fitting())) // fewer than next saw, if fewer leave their places now
 	}
 	var waiting [2][]*lane
 	for _, q := range l.lanes {
@@ -227,7 +235,7 @@ func (l *line) count(q *lane, n int) {
 // the processors busy: all tasks that wait in line there wait for one another. A target
 // that takes its time keeps them busy with less, so it has all its places.
 func (l *line) bulkFree(now time.Time) int {
-	places := l.Places
+	places := l.Places + l.ahead(now)
 	if now.Sub(l.small) < smallLast {
 		places = min(places, max(fewBulk, int(l.fastest.of(now)*busyPlaces/time.Millisecond)))
 	}
@@ -289,18 +297,20 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) {
 		l.t.s.log.Warn("tasks not taken", "queue", p.name, "error", err)
 		return
 	}
+	now := time.Now()
 	tasks := make([]*task, 0, len(taken)/2)
 	for i := 0; i+1 < len(taken); i += 2 {
-		tasks = append(tasks, &task{lane: p.lane, id: text(taken[i]), message: text(taken[i+1])})
+		tasks = append(tasks, &task{lane: p.lane, id: text(taken[i]), message: text(taken[i+1]), taken: now})
 	}
 	if len(tasks) == 0 {
 		return
 	}
-	if l.Rate.N == 0 {
-		for _, k := range tasks {
-			l.t.out <- k
-		}
+	if l.Rate.N > 0 {
+		l.pace(tasks)
 		return
 	}
-	l.pace(tasks)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ready = append(l.ready, tasks...)
+	l.seat()
 }

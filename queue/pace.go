@@ -46,11 +46,21 @@ func (l *line) handOver(tasks []*task, at places, since time.Time) {
 		case <-timer.C:
 		case <-l.t.quit:
 		}
-		if held, _ := l.Held(); held > 0 || l.stopped() {
+		if !l.seatAtOnce(k) {
 			k.lane.giveBack(tasks[i:])
 			return
 		}
-		l.t.out <- k
+	}
+}
+
+// giveBackAll puts tasks of any queues back.
+func giveBackAll(tasks []*task) {
+	byLane := make(map[*lane][]*task)
+	for _, k := range tasks {
+		byLane[k.lane] = append(byLane[k.lane], k)
+	}
+	for q, tasks := range byLane {
+		q.giveBack(tasks)
 	}
 }
 

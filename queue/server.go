@@ -59,9 +59,9 @@ func (s *Store) NewServer(cfg ServerConfig) *Server {
 }
 
 // Start has the handler run the tasks. It returns at once.
-func (s *Server) Start(h asynq.Handler) error {
+func (s *Server) Start(h Handler) error {
 	s.taker.start()
-	return s.asynq.Start(s.taker.leaving(h)) //nolint:wrapcheck // asynq's words say what is wrong
+	return s.asynq.Start(s.taker.seating(h)) //nolint:wrapcheck // asynq's words say what is wrong
 }
 
 // Stop takes nothing new, and gives back what was not handed to the handler yet.

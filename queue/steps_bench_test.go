@@ -95,7 +95,8 @@ func BenchmarkSteps(b *testing.B) {
 				for range len(t.out) {
 					k := <-t.out
 					taken = append(taken, k)
-					l.inHand--
+					k.lane.count(k.lane, -1)
+					l.seated--
 				}
 				for _, q := range l.lanes {
 					q.filled = q.bulk

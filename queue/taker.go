@@ -3,7 +3,6 @@ package queue
 import (
 	"context"
 	"math/rand/v2"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,7 +23,7 @@ const (
 	// linger is the pause between two turns for which it is worth to wait, for more
 	// places to become free; enoughPlaces are worth none.
 	linger       = time.Millisecond
-	enoughPlaces = 32
+	enoughPlaces = 12
 	// doneWithin is how long asynq's entry of a task may outlast the task.
 	doneWithin = 5 * time.Millisecond
 	// mostDone is the number of ended tasks that are not waited with any longer.
@@ -71,7 +70,7 @@ type taker struct {
 	s      *Store
 	lines  []*line
 	lanes  map[string]*lane // by asynq queue
-	out    chan *task       // for asynq; it holds as many as there are places
+	out    chan *task       // for asynq; it holds as many as asynq takes at a time
 	quit   chan struct{}    // closed when nothing is taken any more
 	closed chan struct{}    // closed when no task can end any more
 	wg     sync.WaitGroup
@@ -85,6 +84,7 @@ type taker struct {
 type task struct {
 	lane        *lane
 	id, message string
+	taken       time.Time
 }
 
 // lane is one asynq queue of a line.
@@ -110,7 +110,7 @@ func newTaker(s *Store, cfg ServerConfig) *taker {
 				l.addLane(name, kind == batch.Bulk)
 			}
 		}
-		places += c.Places
+		places += l.Places + l.leavers()
 	}
 	t.add(Line{Places: cfg.WebhookPlaces}).addLane(WebhookQueue, false)
 	t.out = make(chan *task, places)
@@ -161,14 +161,14 @@ func (t *taker) giveBackRest() {
 		l.turning.Unlock() //nolint:staticcheck // that it was free is all that is asked
 	}
 	t.delays.Wait()
-	rest := make(map[*lane][]*task)
+	var rest []*task
+	for _, l := range t.lines {
+		rest = append(rest, l.unready()...)
+	}
 	for len(t.out) > 0 {
-		k := <-t.out
-		rest[k.lane] = append(rest[k.lane], k)
+		rest = append(rest, <-t.out)
 	}
-	for q, tasks := range rest {
-		q.giveBack(tasks)
-	}
+	giveBackAll(rest)
 }
 
 func (t *taker) close() {
@@ -227,23 +227,30 @@ func (t *taker) poll() {
 	}
 }
 
-// leaving frees a task's place when its handler returns.
-func (t *taker) leaving(h asynq.Handler) asynq.Handler {
+// asynq's handler, which knows of places.
+func (t *taker) seating(h Handler) asynq.Handler {
 	return asynq.HandlerFunc(func(ctx context.Context, k *asynq.Task) error {
 		queue, _ := asynq.GetQueueName(ctx)
-		if q := t.lanes[queue]; q != nil {
-			began := time.Now()
-			defer func() {
-				now := time.Now()
-				q.mu.Lock()
-				q.count(q, -1)
-				q.fastest.add(now, now.Sub(began))
-				q.mu.Unlock()
-				q.wake()
-			}()
+		q := t.lanes[queue]
+		if q == nil {
+			return h(ctx, k, &Place{}) //nolint:wrapcheck // asynq is to see the handler's own
 		}
-		return h.ProcessTask(ctx, k) //nolint:wrapcheck // asynq is to see the handler's own
+		growStack(len(queue))
+		place := &Place{lane: q, since: time.Now()}
+		defer place.end()
+		return h(ctx, k, place) //nolint:wrapcheck // as above
 	})
+}
+
+// growStack has the goroutine's stack grown while there is hardly anything on it.
+// asynq runs each task in a new goroutine, with a stack that is too small for an
+// HTTP exchange: growing it there takes longer, since all frames are moved.
+//
+//go:noinline
+func growStack(at int) byte {
+	var room [5 << 10]byte
+	room[at] = 1
+	return room[len(room)-1-at]
 }
 
 // EvalSha answers asynq's steps for taking and ending tasks, and lets all else through.
@@ -258,18 +265,32 @@ func (t *taker) Eval(ctx context.Context, script string, keys []string, args ...
 
 // eval tells asynq's steps by their keys: its scripts have no names.
 func (t *taker) eval(ctx context.Context, keys []string, args []any, through func() *redis.Cmd) *redis.Cmd {
-	queue, names := asynqKeys(keys)
+	if len(keys) == 0 {
+		return through()
+	}
+	queue, word := asynqKey(keys[0])
 	q := t.lanes[queue]
 	if q == nil {
 		return through()
 	}
+	is := func(n int, words ...string) bool {
+		if len(keys) != n || word != words[0] {
+			return false
+		}
+		for i, want := range words {
+			if of, word := asynqKey(keys[i]); of != queue || word != want {
+				return false
+			}
+		}
+		return true
+	}
 	switch {
-	case slices.Equal(names, []string{"pending", "paused", "active", "lease"}):
+	case is(4, "pending", "paused", "active", "lease"):
 		return t.dequeue(ctx)
-	case len(names) == 5 && slices.Equal(names[:3], []string{"active", "lease", "t"}) && len(args) == 3:
+	case is(5, "active", "lease", "t") && len(args) == 3:
 		q.end(text(args[0]))
 		return redis.NewCmdResult("OK", nil)
-	case len(names) == 8 && slices.Equal(names[:4], []string{"t", "active", "lease", "retry"}) && len(args) == 6:
+	case is(8, "t", "active", "lease", "retry") && len(args) == 6:
 		cmd := through() // who looks for the task before this is done does not find it
 		if at, err := strconv.ParseInt(text(args[2]), 10, 64); err == nil {
 			q.mu.Lock()
@@ -277,8 +298,8 @@ func (t *taker) eval(ctx context.Context, keys []string, args []any, through fun
 			q.mu.Unlock()
 		}
 		return cmd
-	case slices.Equal(names, []string{"scheduled", "pending"}), slices.Equal(names, []string{"retry", "pending"}):
-		if !q.look(names[0] == "retry") {
+	case is(2, "scheduled", "pending"), is(2, "retry", "pending"):
+		if !q.look(word == "retry") {
 			return redis.NewCmdResult(int64(0), nil)
 		}
 		cmd := through()

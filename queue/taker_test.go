@@ -19,7 +19,7 @@ import (
 )
 
 // serve runs a server over the target "crm" until the test ends, or stop is called.
-func (b *bundle) serve(line Line, handle asynq.HandlerFunc) (server *Server, stop func()) {
+func (b *bundle) serve(line Line, handle Handler) (server *Server, stop func()) {
 	b.t.Helper()
 	line.Target = "crm"
 	server = b.NewServer(ServerConfig{
@@ -60,7 +60,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var got seen
 		var now, most atomic.Int32
-		_, stop := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task) error {
+		_, stop := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task, _ *Place) error {
 			n := now.Add(1)
 			defer now.Add(-1)
 			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
@@ -129,7 +129,7 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 			defer mu.Unlock()
 			return held, changed
 		}
-		handle := func(_ context.Context, k *asynq.Task) error {
+		handle := func(_ context.Context, k *asynq.Task, _ *Place) error {
 			got.add(k)
 			return nil
 		}
@@ -168,7 +168,7 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 func TestALostWordIsMadeUpFor(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var got seen
-		server, _ := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task) error {
+		server, _ := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task, _ *Place) error {
 			got.add(k)
 			return nil
 		})
@@ -183,7 +183,7 @@ func TestALostWordIsMadeUpFor(t *testing.T) {
 func TestATaskThatIsToComeLaterComes(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var runs atomic.Int32
-		b.serve(Line{Places: 200}, func(context.Context, *asynq.Task) error {
+		b.serve(Line{Places: 200}, func(context.Context, *asynq.Task, *Place) error {
 			if runs.Add(1) <= 150 {
 				return errors.New("later")
 			}
@@ -208,6 +208,7 @@ func TestATurnThatFailsLosesNothing(t *testing.T) {
 			k := <-taker.out
 			k.lane.end(k.id)
 			l.inHand--
+			l.seated--
 		}
 		fail := &failing{}
 		b.rdb.AddHook(fail)
@@ -259,6 +260,7 @@ func TestBothLanesGetTheirShare(t *testing.T) {
 			for len(taker.out) > 0 {
 				k := <-taker.out
 				l.inHand--
+				l.seated--
 				if k.lane.bulk {
 					taken[1]++
 				} else {
@@ -279,7 +281,7 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 			return
 		}
 		var got seen
-		b.serve(Line{Places: 64}, func(_ context.Context, k *asynq.Task) error {
+		b.serve(Line{Places: 64}, func(_ context.Context, k *asynq.Task, _ *Place) error {
 			got.add(k)
 			return nil
 		})

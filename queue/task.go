@@ -104,18 +104,14 @@ func taskID(id string, index int, round string) string {
 	return id + ":" + strconv.Itoa(index) + ":" + round
 }
 
-// asynqKeys returns the queue that asynq's keys belong to, and the word of each
-// behind it: asynq:{queue}:word, or asynq:{queue}:word:more.
-func asynqKeys(keys []string) (queue string, words []string) {
-	words = make([]string, len(keys))
-	for i, key := range keys {
-		rest, ok := strings.CutPrefix(key, "asynq:{")
-		name, word, found := strings.Cut(rest, "}:")
-		if !ok || !found || (i > 0 && name != queue) {
-			return "", nil
-		}
-		queue = name
-		words[i], _, _ = strings.Cut(word, ":")
+// asynqKey returns the queue that a key of asynq's belongs to, and the word behind
+// it: asynq:{queue}:word, or asynq:{queue}:word:more. Of other keys it returns nothing.
+func asynqKey(key string) (queue, word string) {
+	rest, ours := strings.CutPrefix(key, "asynq:{")
+	queue, rest, found := strings.Cut(rest, "}:")
+	if !ours || !found {
+		return "", ""
 	}
-	return queue, words
+	word, _, _ = strings.Cut(rest, ":")
+	return queue, word
 }

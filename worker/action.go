@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/hibiken/asynq"
@@ -38,8 +39,34 @@ type actionKey struct {
 	index int
 }
 
+// acting is the set of the actions in flight here, groups by their leader.
+type acting struct {
+	mu  sync.Mutex
+	set map[actionKey]struct{}
+}
+
+// enter reports false if the action is in flight already.
+func (a *acting) enter(key actionKey) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, in := a.set[key]; in {
+		return false
+	}
+	if a.set == nil {
+		a.set = make(map[actionKey]struct{})
+	}
+	a.set[key] = struct{}{}
+	return true
+}
+
+func (a *acting) leave(key actionKey) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.set, key)
+}
+
 // runAction handles the task of one action.
-func (w *Worker) runAction(t *asynq.Task) error {
+func (w *Worker) runAction(t *asynq.Task, place *queue.Place) error {
 	id, index, err := queue.DecodeTask(t.Payload())
 	if err != nil {
 		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
@@ -47,10 +74,10 @@ func (w *Worker) runAction(t *asynq.Task) error {
 	}
 	// A second task for an action that this worker has in flight waits for it to end.
 	key := actionKey{id, index}
-	if _, acting := w.acting.LoadOrStore(key, true); acting {
+	if !w.acting.enter(key) {
 		return &laterError{after: heldAgain, reason: "the action is in flight"}
 	}
-	defer w.acting.Delete(key)
+	defer w.acting.leave(key)
 	crash.At(crash.Taken)
 	taken := time.Now()
 	for {
@@ -74,7 +101,7 @@ func (w *Worker) runAction(t *asynq.Task) error {
 			if g := w.gates[begun.Target]; late && g != nil && !g.again(w.held) {
 				return w.release(w.held, id, index, begun, storeAway)
 			}
-			return w.attempt(w.held, id, index, begun)
+			return w.attempt(w.held, id, index, begun, place)
 		case batch.Interrupted:
 			again, err := w.resolve(w.held, id, index, begun)
 			if err != nil || !again {
@@ -85,7 +112,7 @@ func (w *Worker) runAction(t *asynq.Task) error {
 }
 
 // attempt sends an action that is this worker's.
-func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun) error {
+func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun, place *queue.Place) error {
 	crash.At(crash.Begun)
 	target, known := w.targets[begun.Target]
 	var resp *batch.Response
@@ -94,13 +121,15 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		resp = notSent(begun, begun.Action.Refusal)
 	case known:
 		action, cut := cutAtDeadline(begun, &target)
-		w.metrics.inFlight.WithLabelValues(target.Name).Inc()
+		inFlight := w.metrics.inFlight.WithLabelValues(target.Name)
+		inFlight.Inc()
 		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action})
-		w.metrics.inFlight.WithLabelValues(target.Name).Dec()
+		inFlight.Dec()
 		if cut && resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeTimeout {
 			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"
 		}
 		w.learn(ctx, target.Name, resp)
+		place.Leave() // not before: the next one is to know it
 	default:
 		resp = notSent(begun, &batch.Failure{
 			Code: batch.CodeInternal, Message: fmt.Sprintf("the target %q is no longer configured", begun.Target),

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue"
 )
 
 func TestEveryActionRunsOnceAndResultsKeepTheirPlace(t *testing.T) {
@@ -289,7 +291,7 @@ func TestAnAttemptEndsSoonAfterTheDeadline(t *testing.T) {
 		require.NoError(t, err)
 		begun.StartedAt = begun.ExpiresAt.Add(-c.expiresIn) // without the time that this test takes
 		begun.Action.Timeout = c.timeout
-		require.NoError(t, w.attempt(t.Context(), id, 0, begun))
+		require.NoError(t, w.attempt(t.Context(), id, 0, begun, &queue.Place{}))
 		require.Equal(t, c.sentBy, sent, name)
 		require.Equal(t, c.timeout, begun.Action.Timeout, name)
 		_, results := b.wait(id)
@@ -327,7 +329,7 @@ func TestATargetThatIsNoLongerConfiguredEndsItsActions(t *testing.T) {
 	begun.Token, begun.Action = got.Token, got.Action
 	w, err := New(b.cfg)
 	require.NoError(t, err)
-	require.NoError(t, w.attempt(t.Context(), id, 0, begun))
+	require.NoError(t, w.attempt(t.Context(), id, 0, begun, &queue.Place{}))
 	_, results := b.wait(id)
 	require.Equal(t, batch.CodeInternal, results[0].Error.Code)
 	require.Contains(t, results[0].Error.Message, `"gone"`)
@@ -356,4 +358,26 @@ func TestARetriedActionKeepsItsHistory(t *testing.T) {
 	require.Equal(t, 503, results[1].History[0].Status)
 	require.Equal(t, 3, results[1].History[0].Attempts)
 	require.Equal(t, 1, b.attempts(id, 0), "what succeeded is left alone")
+}
+
+func TestWhoIsNextKnowsThatHeIsToWait(t *testing.T) {
+	t.Parallel()
+	const quick = 800 // enough that tasks are taken ahead of their places
+	var mu sync.Mutex
+	var sent []time.Time
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		mu.Lock()
+		defer mu.Unlock()
+		sent = append(sent, time.Now())
+		resp := answer(http.StatusOK)
+		if len(sent) == quick {
+			resp.After = time.Second // as by RateLimit, of which nothing remains
+		}
+		return resp
+	})
+	b.cfg.Targets[0].Concurrency = 1
+	b.run()
+	b.wait(b.submit(quick+20, http.MethodPost, nil))
+	require.Len(t, sent, quick+20)
+	require.GreaterOrEqual(t, sent[quick].Sub(sent[quick-1]), 900*time.Millisecond)
 }

@@ -54,7 +54,7 @@ func BenchmarkAction(b *testing.B) {
 	t := asynq.NewTask(queue.TaskAction, queue.EncodeTask("018f0000-0000-7000-8000-000000000000", 17))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := w.runAction(t); err != nil {
+		if err := w.runAction(t, &queue.Place{}); err != nil {
 			b.Fatal(err)
 		}
 	}

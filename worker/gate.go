@@ -137,9 +137,9 @@ func (w *Worker) hold(target string, d time.Duration) {
 
 // learn takes from a response what concerns all that goes to its target.
 func (w *Worker) learn(ctx context.Context, target string, resp *batch.Response) {
-	ctx = context.WithoutCancel(ctx)
 	g := w.gates[target]
 	if resp.After > 0 {
+		ctx = context.WithoutCancel(ctx)
 		// One was told to come later, which goes for all.
 		d := min(resp.After, g.target.Retry.Max)
 		g.hold(d)
@@ -154,6 +154,7 @@ func (w *Worker) learn(ctx context.Context, target string, resp *batch.Response)
 	if !unreachable(resp) || !g.connected(false) {
 		return
 	}
+	ctx = context.WithoutCancel(ctx)
 	opened, err := w.cfg.Gate.Trip(ctx, target)
 	if err != nil {
 		w.log.WarnContext(ctx, "circuit not opened", "target", target, "error", err)

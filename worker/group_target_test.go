@@ -210,13 +210,13 @@ func TestAGroupIsRunOnceHoweverManyTasksBringIt(t *testing.T) {
 	_, err = b.store.Beat(t.Context(), first.cfg.Name)
 	require.NoError(t, err)
 	done := make(chan error, 1)
-	go func() { done <- first.runAction(task(id, 0)) }()
+	go func() { done <- first.runAction(task(id, 0), &queue.Place{}) }()
 	<-e.began
 	for _, w := range []*Worker{first, second} {
 		var later *laterError
-		require.ErrorAs(t, w.runAction(task(id, 0)), &later)
+		require.ErrorAs(t, w.runAction(task(id, 0), &queue.Place{}), &later)
 		require.Equal(t, heldAgain, later.after)
-		require.NoError(t, w.runAction(task(id, 1)), "the other members have nothing to do")
+		require.NoError(t, w.runAction(task(id, 1), &queue.Place{}), "the other members have nothing to do")
 	}
 	close(e.hang)
 	require.NoError(t, <-done)

@@ -59,7 +59,7 @@ type Worker struct {
 	cfg     Config
 	targets map[string]batch.Target
 	gates   map[string]*gate
-	acting  sync.Map // actionKey of what is in flight here, groups by their leader
+	acting  acting
 	hooks   *deliverer
 	metrics *metrics
 	log     *slog.Logger
@@ -120,7 +120,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
 	}
 	server := w.cfg.NewServer(w.serverConfig())
-	if err := server.Start(asynq.HandlerFunc(w.handle)); err != nil {
+	if err := server.Start(w.handle); err != nil {
 		server.Shutdown()
 		return fmt.Errorf("start taking tasks: %w", err)
 	}
@@ -187,13 +187,13 @@ func (w *Worker) serverConfig() queue.ServerConfig {
 }
 
 // handle runs one task.
-func (w *Worker) handle(ctx context.Context, t *asynq.Task) error {
+func (w *Worker) handle(ctx context.Context, t *asynq.Task, place *queue.Place) error {
 	w.inHand.Add(1)
 	defer w.inHand.Done()
 	if t.Type() == queue.TaskWebhook {
 		return w.runWebhook(ctx, t)
 	}
-	return w.runAction(t)
+	return w.runAction(t, place)
 }
 
 // laterError has asynq run a task again after a delay.

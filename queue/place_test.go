@@ -1,0 +1,190 @@
+package queue
+
+import (
+	"context"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func TestAPlaceThatIsGivenUpIsTaken(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const places = 3
+		var began atomic.Int32
+		end := make(chan struct{})
+		b.serve(Line{Places: places}, func(_ context.Context, _ *asynq.Task, place *Place) error {
+			began.Add(1)
+			place.Leave()
+			place.Leave() // changes nothing
+			<-end
+			return nil
+		})
+		b.submit(20, spec())
+		b.eventually("those that took the places of the first", func() bool { return began.Load() == 2*places })
+		time.Sleep(50 * time.Millisecond)
+		require.EqualValues(t, 2*places, began.Load(), "those that have left are bounded, too")
+		close(end)
+		b.eventually("all", func() bool { return began.Load() == 20 })
+	})
+}
+
+func TestAPlaceAtATargetWithARateIsKept(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var began atomic.Int32
+		end := make(chan struct{})
+		b.serve(Line{Places: 2, Rate: batch.Rate{N: 1000, Per: time.Second}}, func(_ context.Context, _ *asynq.Task, place *Place) error {
+			began.Add(1)
+			place.Leave()
+			<-end
+			return nil
+		})
+		b.submit(5, spec())
+		b.eventually("the first", func() bool { return began.Load() == 2 })
+		time.Sleep(50 * time.Millisecond)
+		require.EqualValues(t, 2, began.Load())
+		close(end)
+		b.eventually("all", func() bool { return began.Load() == 5 })
+	})
+}
+
+// ahead returns a line of two places whose tasks end so fast that two more are taken
+// ahead of their places, after it has taken them.
+func (b *bundle) ahead(held func() (time.Duration, <-chan struct{})) (*taker, *line) {
+	b.t.Helper()
+	b.submit(10, spec())
+	t := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2, Held: held}}})
+	t.silent, t.remove = func() {}, func() {}
+	l := t.lines[0]
+	l.left.since, l.left.last = time.Now().Add(time.Hour), 1000
+	b.eventually("the tasks", func() bool {
+		l.markAll()
+		l.turn(true)
+		return l.inHand == 4
+	})
+	require.Len(b.t, t.out, 2, "no more than there are places")
+	require.Len(b.t, l.ready, 2)
+	require.Len(b.t, b.pending(batch.Interactive), 6)
+	return t, l
+}
+
+func TestWhatIsTakenAheadGetsThePlacesThatComeFree(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		taker, l := b.ahead(nil)
+		first := &Place{lane: (<-taker.out).lane}
+		second := &Place{lane: (<-taker.out).lane}
+		first.Leave()
+		require.Len(t, taker.out, 1, "at once")
+		second.end()
+		require.Len(t, taker.out, 2)
+		require.Equal(t, 1, l.leaving)
+		first.end()
+		require.Zero(t, l.leaving)
+		require.Equal(t, 2, l.inHand)
+		require.Equal(t, 2, l.seated)
+	})
+}
+
+func TestWhatIsTakenAheadIsGivenBackAtTheEnd(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		taker, _ := b.ahead(nil)
+		taker.stop()
+		taker.giveBackRest()
+		require.Len(t, b.pending(batch.Interactive), 10)
+		require.Empty(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks))
+	})
+}
+
+func TestWhatIsTakenAheadIsGivenBackWhenTheTargetIsHeld(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var held atomic.Bool
+		taker, l := b.ahead(func() (time.Duration, <-chan struct{}) {
+			if held.Load() {
+				return time.Hour, nil
+			}
+			return 0, nil
+		})
+		held.Store(true)
+		k := <-taker.out
+		(&Place{lane: k.lane}).end()
+		require.Len(t, taker.out, 1, "the one that has its place already")
+		l.seatOrGiveBack(time.Hour)
+		require.Len(t, b.pending(batch.Interactive), 8)
+		require.Equal(t, 1, l.inHand)
+	})
+}
+
+func TestWhatIsTakenAheadIsGivenBackWhenTheTargetHasBecomeSlow(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		taker, l := b.ahead(nil)
+		began := time.Now()
+		l.left = recent{}
+		taker.wg.Go(l.run) // nobody leaves his place
+		b.eventually("the tasks", func() bool { return len(b.pending(batch.Interactive)) == 8 })
+		require.GreaterOrEqual(t, time.Since(began)+100*time.Millisecond, readyFor)
+		close(taker.closed)
+		taker.wg.Wait()
+		require.Equal(t, 2, l.inHand)
+		require.Equal(t, 2, l.seated)
+	})
+}
+
+// As when a target is held, and let go again, during an exchange with Redis.
+func TestWhatCouldNotBeSeatedIsSeatedLater(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var held atomic.Bool
+		taker, l := b.ahead(func() (time.Duration, <-chan struct{}) {
+			if held.Load() {
+				return time.Hour, nil
+			}
+			return 0, nil
+		})
+		held.Store(true)
+		for range 2 {
+			(&Place{lane: (<-taker.out).lane}).end()
+		}
+		held.Store(false)
+		require.Empty(t, taker.out)
+		l.seatOrGiveBack(0)
+		require.Len(t, taker.out, 2)
+		require.Len(t, b.pending(batch.Interactive), 6)
+	})
+}
+
+func TestPlacesThatWereReckonedWithAreNotTaken(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		_, l := b.ahead(nil)
+		l.left = recent{} // since next said that there are more places
+		l.inHand++
+		l.markAll()
+		l.turn(true)
+		require.Equal(t, 5, l.inHand)
+		require.Zero(t, l.failed)
+		require.Len(t, b.pending(batch.Interactive), 6)
+	})
+}
+
+func TestOnlyFastTargetsAreTakenAheadFor(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	of := func(target string, rate, perSecond int) int {
+		l := &line{Line: Line{Target: target, Places: 64, Rate: batch.Rate{N: rate, Per: time.Second}}}
+		for range perSecond / int(time.Second/window) {
+			l.left.add(now)
+		}
+		require.Zero(t, l.ahead(now), "it is not known yet")
+		return l.ahead(now.Add(window))
+	}
+	require.Equal(t, 50, of("crm", 0, 10_000))
+	require.Equal(t, 64, of("crm", 0, 100_000), "no more than there are places")
+	require.Equal(t, 0, of("crm", 0, 100))
+	require.Equal(t, 0, of("crm", 20_000, 10_000), "at a rate, each has its time")
+	require.Equal(t, 0, of("", 0, 10_000), "webhooks")
+	l := &line{Line: Line{Target: "crm", Places: 64}}
+	l.left.add(now)
+	require.Zero(t, l.ahead(now.Add(time.Hour)))
+}
