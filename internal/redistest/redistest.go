@@ -7,7 +7,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -211,18 +210,13 @@ func (s *Server) inCluster(masters int) bool {
 	return err == nil && strings.Contains(text, "cluster_state:ok") && strings.Contains(text, fmt.Sprintf("cluster_size:%d", masters))
 }
 
-// freePort returns a port that is free, and that no connection will take for its own
-// end, as it may those from 32768 on: a server that was killed gets it back.
 func freePort(tb testing.TB) string {
 	tb.Helper()
-	const from, to = 10_000, 32_000
-	for range 100 {
-		port := strconv.Itoa(from + rand.IntN(to-from))
-		if l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port)); err == nil {
-			_ = l.Close() // it was never used
-			return port
-		}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatalf("find a free port: %v", err)
 	}
-	tb.Fatalf("no free port from %d to %d", from, to)
-	return ""
+	defer l.Close()
+	_, port, _ := net.SplitHostPort(l.Addr().String()) // an address that listens has a port
+	return port
 }
