@@ -54,10 +54,16 @@ func TestAPlaceAtATargetWithARateIsKept(t *testing.T) {
 
 // ahead returns a line of two places whose tasks end so fast that two more are taken
 // ahead of their places, after it has taken them.
-func (b *bundle) ahead(held func() (time.Duration, <-chan struct{})) (*taker, *line) {
+func (b *bundle) ahead(held *atomic.Bool) (*taker, *line) {
 	b.t.Helper()
 	b.submit(10, spec())
-	t := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2, Held: held}}})
+	hold := func() (time.Duration, <-chan struct{}) {
+		if held.Load() {
+			return time.Hour, nil
+		}
+		return 0, nil
+	}
+	t := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2, Held: hold}}})
 	t.silent, t.remove = func() {}, func() {}
 	l := t.lines[0]
 	l.left.since, l.left.last = time.Now().Add(time.Hour), 1000
@@ -74,7 +80,7 @@ func (b *bundle) ahead(held func() (time.Duration, <-chan struct{})) (*taker, *l
 
 func TestWhatIsTakenAheadGetsThePlacesThatComeFree(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, l := b.ahead(nil)
+		taker, l := b.ahead(new(atomic.Bool))
 		first := &Place{lane: (<-taker.out).lane}
 		second := &Place{lane: (<-taker.out).lane}
 		first.Leave()
@@ -91,7 +97,7 @@ func TestWhatIsTakenAheadGetsThePlacesThatComeFree(t *testing.T) {
 
 func TestWhatIsTakenAheadIsGivenBackAtTheEnd(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, _ := b.ahead(nil)
+		taker, _ := b.ahead(new(atomic.Bool))
 		taker.stop()
 		taker.giveBackRest()
 		require.Len(t, b.pending(batch.Interactive), 10)
@@ -102,12 +108,7 @@ func TestWhatIsTakenAheadIsGivenBackAtTheEnd(t *testing.T) {
 func TestWhatIsTakenAheadIsGivenBackWhenTheTargetIsHeld(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var held atomic.Bool
-		taker, l := b.ahead(func() (time.Duration, <-chan struct{}) {
-			if held.Load() {
-				return time.Hour, nil
-			}
-			return 0, nil
-		})
+		taker, l := b.ahead(&held)
 		held.Store(true)
 		k := <-taker.out
 		(&Place{lane: k.lane}).end()
@@ -120,7 +121,7 @@ func TestWhatIsTakenAheadIsGivenBackWhenTheTargetIsHeld(t *testing.T) {
 
 func TestWhatIsTakenAheadIsGivenBackWhenTheTargetHasBecomeSlow(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, l := b.ahead(nil)
+		taker, l := b.ahead(new(atomic.Bool))
 		began := time.Now()
 		l.left = recent{}
 		taker.wg.Go(l.run) // nobody leaves his place
@@ -137,12 +138,7 @@ func TestWhatIsTakenAheadIsGivenBackWhenTheTargetHasBecomeSlow(t *testing.T) {
 func TestWhatCouldNotBeSeatedIsSeatedLater(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var held atomic.Bool
-		taker, l := b.ahead(func() (time.Duration, <-chan struct{}) {
-			if held.Load() {
-				return time.Hour, nil
-			}
-			return 0, nil
-		})
+		taker, l := b.ahead(&held)
 		held.Store(true)
 		for range 2 {
 			(&Place{lane: (<-taker.out).lane}).end()
@@ -157,7 +153,7 @@ func TestWhatCouldNotBeSeatedIsSeatedLater(t *testing.T) {
 
 func TestPlacesThatWereReckonedWithAreNotTaken(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		_, l := b.ahead(nil)
+		_, l := b.ahead(new(atomic.Bool))
 		l.left = recent{} // since next said that there are more places
 		l.inHand++
 		l.markAll()
@@ -187,4 +183,17 @@ func TestOnlyFastTargetsAreTakenAheadFor(t *testing.T) {
 	l := &line{Line: Line{Target: "crm", Places: 64}}
 	l.left.add(now)
 	require.Zero(t, l.ahead(now.Add(time.Hour)))
+}
+
+// A large batch's last tasks would else wait for as long as small ones come.
+func TestPlacesGoToThoseThatWereTakenFirst(t *testing.T) {
+	t.Parallel()
+	l := &line{Line: Line{Places: 1, Held: func() (time.Duration, <-chan struct{}) { return 0, nil }}, seated: 1}
+	l.t = &taker{out: make(chan *task, 1), quit: make(chan struct{})}
+	small, large := &lane{line: l}, &lane{line: l, bulk: true}
+	first := &task{lane: large}
+	l.ready = []*task{first, {lane: small}}
+	(&Place{lane: small}).end()
+	require.Len(t, l.t.out, 1)
+	require.Same(t, first, <-l.t.out)
 }

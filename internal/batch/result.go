@@ -240,12 +240,7 @@ func appendFields(out []byte, fields []Field) []byte {
 // repeated returns the values of the names that came more than once, or nothing if,
 // as almost always, none did.
 func repeated(fields []Field) map[string][]string {
-	few := len(fields) <= 16
-	again := !few
-	for i := 1; i < len(fields) && few && !again; i++ {
-		again = slices.ContainsFunc(fields[:i], func(f Field) bool { return f.Name == fields[i].Name })
-	}
-	if !again {
+	if len(fields) <= 16 && !anyTwice(fields) {
 		return nil
 	}
 	lists := make(map[string][]string, len(fields))
@@ -258,6 +253,16 @@ func repeated(fields []Field) map[string][]string {
 		}
 	}
 	return lists
+}
+
+// anyTwice compares each name with those before it, which is for a few of them.
+func anyTwice(fields []Field) bool {
+	for i := range fields {
+		if slices.ContainsFunc(fields[:i], func(f Field) bool { return f.Name == fields[i].Name }) {
+			return true
+		}
+	}
+	return false
 }
 
 // appendString writes a JSON string.
