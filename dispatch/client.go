@@ -77,8 +77,30 @@ type target struct {
 	batch.Target
 	base      *url.URL
 	basePath  string // escaped, without a slash at its end
-	transport *http.Transport
+	carrier   carrier
+	transport *http.Transport // nil if the carrier is another
 }
+
+// carrier makes exchanges with one target.
+type carrier interface {
+	// roundTrip sends the request, with the body of the exchange's action, and
+	// returns when the headers of the answer are there, whose body is to be closed.
+	// It tells the exchange how far it is.
+	roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error)
+	// close closes the connections that are idle.
+	close()
+}
+
+// transported is the carrier by net/http's transport.
+type transported struct{ *http.Transport }
+
+func (t transported) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
+	req = req.WithContext(x.traced(ctx))
+	setBody(req, x.action)
+	return t.RoundTrip(req) //nolint:wrapcheck // explain tells it by its type
+}
+
+func (t transported) close() { t.CloseIdleConnections() }
 
 // New returns a dispatcher for the configured targets. Its error names every
 // fault of every target.
@@ -129,22 +151,39 @@ func newTarget(configured batch.Target) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
 	}
-	transport, err := newTransport(&configured)
-	if err != nil {
+	t := &target{Target: configured, base: base, basePath: base.EscapedPath()}
+	if directly(base, &configured) {
+		t.carrier = newDirect(hostPort(base), configured.Concurrency, dial)
+		return t, nil
+	}
+	if t.transport, err = newTransport(&configured); err != nil {
 		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
 	}
-	return &target{Target: configured, base: base, basePath: base.EscapedPath(), transport: transport}, nil
+	t.carrier = transported{t.transport}
+	return t, nil
+}
+
+// dial makes a connection, and tells the exchange that waits for it.
+func dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: connectTimeout}
+	return dialer.DialContext(dialing(ctx), network, addr) //nolint:wrapcheck // explain tells it by its type
+}
+
+// hostPort returns the address that a URL names.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443", "socks5": "1080"}[u.Scheme]
+	}
+	return net.JoinHostPort(u.Hostname(), port)
 }
 
 // newTransport returns a transport that keeps as many connections as the target
 // takes requests at once. The answer's headers have no timeout of their own:
 // the attempt's deadline covers them.
 func newTransport(t *batch.Target) (*http.Transport, error) {
-	dialer := &net.Dialer{Timeout: connectTimeout}
 	transport := &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			return dialer.DialContext(dialing(ctx), network, addr)
-		},
+		DialContext:            dial,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
 		TLSHandshakeTimeout:    connectTimeout,
 		DisableCompression:     true, // decoding is done under the body's cap
@@ -170,7 +209,7 @@ func newTransport(t *batch.Target) (*http.Transport, error) {
 // Close closes the connections that are idle. Attempts in flight go on.
 func (d *Dispatcher) Close() {
 	for _, t := range d.targets {
-		t.transport.CloseIdleConnections()
+		t.carrier.close()
 	}
 }
 
@@ -213,8 +252,8 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	defer cancel()
 
 	x := &exchange{target: t, action: r.Action, timeout: timeout}
-	req := d.newRequest(x.traced(ctx), t, r)
-	res, err := t.transport.RoundTrip(req)
+	req := d.newRequest(t, r)
+	res, err := t.carrier.roundTrip(ctx, x, req)
 	if err != nil {
 		return x.unanswered(ctx, err)
 	}

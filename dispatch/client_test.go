@@ -92,7 +92,7 @@ func TestProxyThatRefuses(t *testing.T) {
 
 func TestEnvironmentProxyIsNotUsed(t *testing.T) {
 	t.Parallel()
-	d := newDispatcher(t, batch.Target{BaseURL: "http://h"})
+	d := newDispatcher(t, batch.Target{BaseURL: "https://h"})
 	require.Nil(t, d.targets["crm"].transport.Proxy)
 }
 

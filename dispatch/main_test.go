@@ -3,6 +3,8 @@ package dispatch
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
+	"net"
 	"net/http/httptest"
 	"testing"
 
@@ -12,7 +14,20 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(bothWays{m}) }
+
+// bothWays runs all tests twice: as targets are reached, and with net/http's transport
+// also where it could be done without.
+type bothWays struct{ *testing.M }
+
+func (b bothWays) Run() int {
+	code := b.M.Run()
+	transportOnly = true
+	fmt.Println("again, over net/http's transport:")
+	return max(code, b.M.Run())
+}
+
+var transportOnly bool
 
 // newDispatcher returns a dispatcher with one target, "crm".
 func newDispatcher(tb testing.TB, crm batch.Target) *Dispatcher {
@@ -20,8 +35,23 @@ func newDispatcher(tb testing.TB, crm batch.Target) *Dispatcher {
 	crm.Name = "crm"
 	d, err := New(Config{Targets: []batch.Target{crm}})
 	require.NoError(tb, err)
+	if t := d.targets["crm"]; t.transport == nil && transportOnly {
+		t.transport, err = newTransport(&t.Target)
+		require.NoError(tb, err)
+		t.carrier = transported{t.transport}
+	}
 	tb.Cleanup(d.Close)
 	return d
+}
+
+// dialWith makes a dispatcher dial otherwise.
+func dialWith(d *Dispatcher, dial func(ctx context.Context, network, addr string) (net.Conn, error)) {
+	t := d.targets["crm"]
+	if t.transport != nil {
+		t.transport.DialContext = dial
+		return
+	}
+	t.carrier.(*direct).dial = dial
 }
 
 // trusting makes a dispatcher trust the test server's certificate.

@@ -206,7 +206,9 @@ func TestNoAnswerTable(t *testing.T) {
 				base = nowhere(t)
 			}
 			d := newDispatcher(t, batch.Target{BaseURL: base})
-			d.targets["crm"].transport.DialContext = (&net.Dialer{Resolver: knowsNothing}).DialContext
+			dialWith(d, func(ctx context.Context, network, addr string) (net.Conn, error) {
+				return (&net.Dialer{Resolver: knowsNothing}).DialContext(dialing(ctx), network, addr)
+			})
 			timeout := time.Minute
 			if tt.code == batch.CodeTimeout {
 				timeout = 300 * time.Millisecond

@@ -24,11 +24,7 @@ func (d *Dispatcher) Probe(ctx context.Context, name string) error {
 		}
 		at, direct = proxy, false
 	}
-	port := at.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443", "socks5": "1080"}[at.Scheme]
-	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(at.Hostname(), port))
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", hostPort(at))
 	if err != nil {
 		return fmt.Errorf("probe target %q: %w", name, err)
 	}

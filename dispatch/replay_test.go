@@ -4,8 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -101,43 +99,32 @@ func TestConfiguredKeyIsNotReplayed(t *testing.T) {
 	}
 }
 
-// deadOnReuse is a connection over which nothing can be written any more after
-// the first request, as when the target's host is gone without a word.
-type deadOnReuse struct {
-	net.Conn
-	writes atomic.Int64
-}
-
-func (c *deadOnReuse) Write(p []byte) (int, error) {
-	if c.writes.Add(1) > 1 {
-		return 0, syscall.EPIPE
-	}
-	return c.Conn.Write(p)
-}
-
-// dyingIdle returns a dispatcher whose first connection is idle, and dead.
-func dyingIdle(t *testing.T, target *rawTarget) *Dispatcher {
+// dyingIdle returns a target, and a dispatcher whose first connection to it is idle, and
+// over which nothing can be written any more, as when the host is gone without a word.
+func dyingIdle(t *testing.T) (*rawTarget, *Dispatcher) {
 	t.Helper()
+	end := make(chan struct{})
+	target := newRawTarget(t, warm(func(*wire) { <-end }))
+	t.Cleanup(func() { close(end) })
 	d := newDispatcher(t, batch.Target{BaseURL: target.url, Concurrency: 1})
-	transport := d.targets["crm"].transport
-	dial := transport.DialContext
-	var dials atomic.Int64
-	transport.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
-		conn, err := dial(ctx, network, address)
-		if err == nil && dials.Add(1) == 1 {
-			conn = &deadOnReuse{Conn: conn}
+	var first net.Conn
+	dialWith(d, func(ctx context.Context, network, addr string) (net.Conn, error) {
+		conn, err := dial(ctx, network, addr)
+		if first == nil {
+			first = conn
 		}
 		return conn, err
-	}
+	})
 	require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status)
-	return d
+	require.NoError(t, first.(*net.TCPConn).CloseWrite())
+	return target, d
 }
 
 func TestNothingWrittenGoesOverAnotherConnection(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string][]byte{"empty": nil, "some": []byte("abc")} {
-		target := newRawTarget(t, warm(func(w *wire) { w.untilGone() }))
-		resp := do(t, dyingIdle(t, target), batch.Action{Method: "POST", Body: body})
+		target, d := dyingIdle(t)
+		resp := do(t, d, batch.Action{Method: "POST", Body: body})
 		require.Equal(t, 200, resp.Result.Status, name)
 		require.EqualValues(t, 2, target.requests.Load(), name)
 		require.EqualValues(t, 2, target.conns.Load(), name)
@@ -146,8 +133,7 @@ func TestNothingWrittenGoesOverAnotherConnection(t *testing.T) {
 
 func TestNothingWrittenAndNoOtherConnectionIsUnsent(t *testing.T) {
 	t.Parallel()
-	target := newRawTarget(t, warm(func(w *wire) { w.untilGone() }))
-	d := dyingIdle(t, target)
+	target, d := dyingIdle(t)
 	target.stopListening()
 	resp := do(t, d, batch.Action{Method: "POST", Body: []byte("abc")})
 	requireErrored(t, resp, batch.Errored, batch.CodeRefused)

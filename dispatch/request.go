@@ -2,7 +2,6 @@ package dispatch
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
@@ -14,19 +13,16 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// newRequest builds the request of a valid action.
-func (d *Dispatcher) newRequest(ctx context.Context, t *target, r *batch.Request) *http.Request {
+// newRequest builds the request of a valid action, without its body.
+func (d *Dispatcher) newRequest(t *target, r *batch.Request) *http.Request {
 	a := r.Action
-	req := http.Request{
+	return &http.Request{
 		Method: a.Method,
 		URL:    t.url(a),
 		Proto:  "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
 		Host:   t.base.Host,
 		Header: d.requestHeader(t, r),
 	}
-	made := req.WithContext(ctx)
-	setBody(made, a)
-	return made
 }
 
 // url appends the action's path to the base URL. It is assembled from fields:

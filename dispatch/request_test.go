@@ -14,12 +14,16 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// requestLine returns the target of the request line as the transport writes it.
+// requestLine returns the target of the request line as it is written.
 func requestLine(t *testing.T, d *Dispatcher, a *batch.Action) string {
 	t.Helper()
-	req := d.newRequest(t.Context(), d.targets["crm"], &batch.Request{Action: a})
+	req := d.newRequest(d.targets["crm"], &batch.Request{Action: a})
 	var out bytes.Buffer
-	require.NoError(t, req.Write(&out))
+	if transportOnly {
+		require.NoError(t, req.Write(&out))
+	} else {
+		out.Write(appendRequest(nil, req, len(a.Body)))
+	}
 	line, err := bufio.NewReader(&out).ReadString('\n')
 	require.NoError(t, err)
 	line = strings.TrimPrefix(line, a.Method+" ")

@@ -1,0 +1,243 @@
+//go:build unix
+
+package dispatch
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/url"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+
+// carrierOf returns what carries a dispatcher's exchanges, or skips the test where it
+// is the transport's turn.
+func carrierOf(t *testing.T, d *Dispatcher) *direct {
+	t.Helper()
+	if transportOnly {
+		t.Skip("the transport does it its own way")
+	}
+	return d.targets["crm"].carrier.(*direct)
+}
+
+func (d *direct) idlers() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.idle)
+}
+
+func TestWhatIsCarriedDirectly(t *testing.T) {
+	t.Parallel()
+	for base, want := range map[string]bool{
+		"http://h": true, "http://h:81/v1": true, "http://127.0.0.1": true, "http://[::1]:81": true,
+		"https://h": false, "http://bücher.example": false, "http://[fe80::1%25eth0]:81": false,
+	} {
+		u, err := url.Parse(base)
+		require.NoError(t, err)
+		require.Equal(t, want, directly(u, &batch.Target{}), base)
+		require.False(t, directly(u, &batch.Target{Proxy: "http://proxy"}), base)
+	}
+	u, err := url.Parse("http://h/v1")
+	require.NoError(t, err)
+	require.Equal(t, "h:80", hostPort(u))
+}
+
+func TestAConnectionThatTheTargetClosedIsNotUsed(t *testing.T) {
+	t.Parallel()
+	for name, last := range map[string]func(w *wire){
+		"closed":      func(*wire) {},
+		"reset":       func(w *wire) { w.reset() },
+		"said a word": func(w *wire) { w.say("HTTP/1.1 408 Request Timeout\r\n\r\n") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			gone := make(chan struct{})
+			target := newRawTarget(t, func(w *wire) {
+				w.request()
+				w.say(empty)
+				if w.number > 1 {
+					w.untilGone()
+					return
+				}
+				last(w)
+				_ = w.Close()
+				close(gone)
+			})
+			d := newDispatcher(t, batch.Target{BaseURL: target.url})
+			carrierOf(t, d)
+			require.Equal(t, 200, do(t, d, batch.Action{Method: "POST"}).Result.Status)
+			<-gone
+			require.Equal(t, 200, do(t, d, batch.Action{Method: "POST"}).Result.Status, "what was not sent goes over another one")
+			require.EqualValues(t, 2, target.requests.Load())
+			require.EqualValues(t, 2, target.conns.Load())
+		})
+	}
+}
+
+func TestATargetThatClosesBeforeTheRequestWasSentNothing(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, func(*wire) {})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url})
+	carrierOf(t, d)
+	for target.conns.Load() < 20 { // whether it is seen before the request is written is a matter of luck
+		resp := do(t, d, batch.Action{Method: "POST"})
+		require.NotNil(t, resp.Result.Error)
+		if resp.Unsent {
+			requireErrored(t, resp, batch.Errored, batch.CodeRefused)
+			require.True(t, resp.Repeat)
+		} else {
+			requireErrored(t, resp, batch.Unknown, batch.CodeReset)
+		}
+	}
+}
+
+// As some do that are overloaded.
+func TestATargetThatAnswersBeforeItIsAsked(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, func(w *wire) {
+		w.say("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy")
+		w.untilGone()
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url})
+	carrierOf(t, d)
+	resp := do(t, d, batch.Action{Method: "POST", Body: []byte("x")})
+	require.Nil(t, resp.Result.Error)
+	require.Equal(t, 503, resp.Result.Status)
+	require.Equal(t, "busy", string(resp.Result.Body))
+}
+
+func TestALargeRequestIsSentWhole(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{1, bodyAlong, bodyAlong + 1, 1 << 20, 8 << 20} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			body := bytes.Repeat([]byte("0123456789abcdef"), size/16+1)[:size]
+			got := make(chan []byte, 2)
+			target := newRawTarget(t, func(w *wire) {
+				for range 2 {
+					time.Sleep(20 * time.Millisecond) // what fits into the buffers on the way is there
+					length := len("POST / HTTP/1.1\r\n")
+					head := make([]byte, length)
+					if _, err := io.ReadFull(w.in, head); err != nil {
+						return
+					}
+					for line := ""; line != "\r\n"; {
+						line, _ = w.in.ReadString('\n')
+					}
+					read := make([]byte, size)
+					_, _ = io.ReadFull(w.in, read)
+					got <- read
+					w.say(empty)
+				}
+				w.untilGone()
+			})
+			d := newDispatcher(t, batch.Target{BaseURL: target.url})
+			c := carrierOf(t, d)
+			for range 2 {
+				require.Equal(t, 200, do(t, d, batch.Action{Method: "POST", Body: body}).Result.Status)
+				require.True(t, bytes.Equal(body, <-got))
+				require.Equal(t, 1, c.idlers())
+			}
+			require.EqualValues(t, 1, target.conns.Load(), "the connection was used again")
+		})
+	}
+}
+
+func TestALargeRequestThatIsRefusedHasItsAnswer(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, func(w *wire) {
+		_, _ = w.in.ReadString('\n')
+		w.say("HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nno.")
+		<-t.Context().Done()
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url, Concurrency: 1})
+	c := carrierOf(t, d)
+	for range 2 {
+		resp := do(t, d, batch.Action{Method: "POST", Body: make([]byte, 16<<20)})
+		require.Nil(t, resp.Result.Error)
+		require.Equal(t, 413, resp.Result.Status)
+		require.Zero(t, c.idlers(), "half a request is on it")
+	}
+}
+
+func TestAConnectionWithMoreThanTheAnswerIsNotKept(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]string{
+		"more":     empty + "more",
+		"closing":  "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+		"HTTP/1.0": "HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+	} {
+		target := newRawTarget(t, func(w *wire) {
+			w.request()
+			w.say(answer)
+			w.untilGone()
+		})
+		d := newDispatcher(t, batch.Target{BaseURL: target.url})
+		c := carrierOf(t, d)
+		require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status, name)
+		require.Zero(t, c.idlers(), name)
+	}
+}
+
+func TestAnExchangeThatIsBrokenOffFreesItsPlace(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, func(w *wire) {
+		for w.request() != nil {
+			if w.number < 3 {
+				w.say("HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+				w.untilGone()
+				return
+			}
+			w.say(empty)
+		}
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url, Concurrency: 1})
+	c := carrierOf(t, d)
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		resp := d.Do(ctx, &batch.Request{Target: "crm", Action: &batch.Action{Method: "GET", Path: "/"}})
+		cancel()
+		requireErrored(t, resp, batch.Errored, batch.CodeInterrupted)
+		require.Zero(t, c.idlers())
+	}
+	require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status)
+	require.Equal(t, 1, c.idlers())
+}
+
+func TestIdleConnectionsAreClosed(t *testing.T) {
+	t.Parallel()
+	gone := make(chan struct{}, 3)
+	target := newRawTarget(t, func(w *wire) {
+		for w.request() != nil {
+			w.say(empty)
+		}
+		gone <- struct{}{}
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url})
+	c := carrierOf(t, d)
+	use := func() { require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status) }
+	use()
+	c.reap()
+	require.Equal(t, 1, c.idlers(), "it is not idle for long")
+	require.NotNil(t, c.reaper, "it is looked at again")
+	c.mu.Lock()
+	c.idle[0].since = time.Now().Add(-idleTimeout)
+	c.mu.Unlock()
+	c.reap()
+	<-gone
+	require.Zero(t, c.idlers())
+	require.Nil(t, c.reaper)
+	use()
+	d.Close()
+	<-gone
+	use()
+	<-gone // what comes back after the end is not kept
+}
