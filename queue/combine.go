@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
-	"strconv"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -127,7 +126,7 @@ func (s *Store) exchange(rides []*ride) {
 		r := g.rides[0]
 		g.cmd = pipe.EvalSha(ctx, r.step.Hash(), keysOf(r.id).step(), g.args()...)
 		if r.read { // beside the step: what goes through Lua is copied there, and hashed
-			g.actions = pipe.HMGet(ctx, keysOf(r.id).actions, g.fields()...)
+			g.actions = pipe.HMGet(ctx, keysOf(r.id).actions, fieldsOf(g.indexes())...)
 		}
 	}
 	send(ctx, pipe)
@@ -180,13 +179,13 @@ func (g *shared) args() []any {
 	return args
 }
 
-// fields returns the names of the actions' fields.
-func (g *shared) fields() []string {
-	fields := make([]string, len(g.rides))
+// indexes returns those of the actions.
+func (g *shared) indexes() []int {
+	indexes := make([]int, len(g.rides))
 	for i, r := range g.rides {
-		fields[i] = strconv.Itoa(r.index)
+		indexes[i] = r.index
 	}
-	return fields
+	return indexes
 }
 
 // errAnswer says that a step answered what it never does.

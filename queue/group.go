@@ -69,7 +69,7 @@ func (u *upload) stageGroups(ctx context.Context) error {
 			}
 			args = append(args, g.Leader(), members.String()+"|0|"+string(sealed))
 		}
-		answer, err := u.s.run(ctx, u.s.steps.stage, []string{u.keys.groups}, args...)
+		answer, err := u.s.run(ctx, u.s.steps.stage, []string{u.keys.groups, u.keys.meta}, args...)
 		if err != nil {
 			return fmt.Errorf("stage groups: %w", err)
 		}

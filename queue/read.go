@@ -17,6 +17,8 @@ const (
 	pageBytes = 1 << 20
 	// stateWindow is the number of states looked at in one exchange.
 	stateWindow = 16 << 10
+	// firstResults is the number of results read before it is known how large they are.
+	firstResults = 4
 )
 
 // meta reads the hash of a batch; it is empty if there is none.
@@ -120,19 +122,30 @@ func (s *Store) dropEntry(ctx context.Context, owner, id string) error {
 
 // Results implements [batch.Store].
 func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
-	b, err := s.Get(ctx, owner, id)
-	if err != nil {
-		return nil, err
+	if !known(id) {
+		return nil, batch.ErrNotFound
 	}
 	page := &batch.ResultPage{Results: [][]byte{}, Next: -1}
-	size, per := 0, 4
+	size, per, total := 0, firstResults, -1
 	from := max(q.From, 0)
-	for from < b.Counts.Total {
-		indexes, reached, states, err := s.selectStates(ctx, id, from, min(q.Limit-len(page.Results), per), q.Outcomes)
+	for total < 0 || from < total {
+		seen, err := s.look(ctx, id, from, min(q.Limit-len(page.Results), per), q.Outcomes, total < 0)
 		if err != nil {
 			return nil, err
 		}
-		results, err := s.read(ctx, id, indexes, states)
+		if total < 0 {
+			if len(seen.meta) == 0 || seen.meta["owner"] != owner {
+				return nil, batch.ErrNotFound
+			}
+			if total = int(atoi(seen.meta["total"])); from >= total {
+				break
+			}
+		}
+		indexes, reached, states, err := seen.choose(from, min(q.Limit-len(page.Results), per), q.Outcomes)
+		if err != nil {
+			return nil, err
+		}
+		results, err := s.read(ctx, id, indexes, states, seen.results)
 		if err != nil {
 			return nil, err
 		}
@@ -148,72 +161,110 @@ func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQue
 			per = min(max((pageBytes-size)/max(size/len(page.Results), 1), 1), 1000)
 		}
 	}
-	if from < b.Counts.Total {
+	if from < total {
 		page.Next = from
 	}
 	return page, nil
 }
 
-// selectStates finds up to limit actions with one of the outcomes, and says how far it looked.
-func (s *Store) selectStates(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome) (indexes []int, reached int, found []byte, err error) {
+// sight is what one look at a batch finds, from some action on.
+type sight struct {
+	meta    map[string]string // if it was asked for
+	states  string
+	results []any // of the first actions, unless some of them are to be left out
+}
+
+// look reads in one exchange what is needed of up to limit actions, or finds those
+// with one of the outcomes.
+func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome, meta bool) (*sight, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	window := limit
 	if len(outcomes) > 0 {
 		window = stateWindow
 	}
-	all, err := s.rdb.GetRange(ctx, keysOf(id).state, int64(from), int64(from+window-1)).Result()
-	if err != nil {
-		return nil, 0, nil, mapError(ctx, err)
+	k := keysOf(id)
+	hash, results := &redis.MapStringStringCmd{}, &redis.SliceCmd{}
+	pipe := s.rdb.Pipeline()
+	if meta {
+		hash = pipe.HGetAll(ctx, k.meta)
 	}
-	if all == "" { // it went away while we read
+	states := pipe.GetRange(ctx, k.state, int64(from), int64(from+window-1))
+	if len(outcomes) == 0 {
+		results = pipe.HMGet(ctx, k.results, fieldsOf(span(from, from+limit))...)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, mapError(ctx, err)
+	}
+	return &sight{meta: hash.Val(), states: states.Val(), results: results.Val()}, nil
+}
+
+// choose finds up to limit actions with one of the outcomes, and says how far it looked.
+func (g *sight) choose(from, limit int, outcomes []batch.Outcome) (indexes []int, reached int, found []byte, err error) {
+	if g.states == "" { // it went away while we read
 		return nil, 0, nil, batch.ErrNotFound
 	}
 	reached = from
-	for i := range len(all) {
+	for i := range len(g.states) {
 		if len(indexes) == limit {
 			break
 		}
 		reached++
-		if len(outcomes) == 0 || slices.Contains(outcomes, states[all[i]]) {
-			indexes, found = append(indexes, from+i), append(found, all[i])
+		if len(outcomes) == 0 || slices.Contains(outcomes, states[g.states[i]]) {
+			indexes, found = append(indexes, from+i), append(found, g.states[i])
 		}
 	}
 	return indexes, reached, found, nil
 }
 
-// read returns the encoded results of actions in the given states.
-func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte) ([][]byte, error) {
+// fieldsOf returns the names of the fields of actions.
+func fieldsOf(indexes []int) []string {
+	fields := make([]string, len(indexes))
+	for i, index := range indexes {
+		fields[i] = strconv.Itoa(index)
+	}
+	return fields
+}
+
+// read returns the encoded results of actions in the given states. Those that were
+// stored are given, if they were read with the states.
+func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte, given []any) ([][]byte, error) {
 	if len(indexes) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	k := keysOf(id)
-	fields := make([]string, len(indexes))
-	var bare []string // those that have no result of their own
+	var bare []int // those that have no result of their own
 	for i, index := range indexes {
-		fields[i] = strconv.Itoa(index)
 		if !stored(found[i]) {
-			bare = append(bare, fields[i])
+			bare = append(bare, index)
 		}
 	}
-	var results, actions, entries *redis.SliceCmd
-	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		results = p.HMGet(ctx, k.results, fields...)
-		if len(bare) > 0 {
-			actions, entries = p.HMGet(ctx, k.actions, bare...), p.HMGet(ctx, k.ledger, bare...)
+	var actions, entries []any
+	if given == nil || len(bare) > 0 {
+		ctx, cancel := s.within(ctx)
+		defer cancel()
+		k := keysOf(id)
+		results, ofActions, ofEntries := &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}
+		pipe := s.rdb.Pipeline()
+		if given == nil {
+			results = pipe.HMGet(ctx, k.results, fieldsOf(indexes)...)
 		}
-		return nil
-	}); err != nil {
-		return nil, mapError(ctx, err)
+		if len(bare) > 0 {
+			ofActions, ofEntries = pipe.HMGet(ctx, k.actions, fieldsOf(bare)...), pipe.HMGet(ctx, k.ledger, fieldsOf(bare)...)
+		}
+		if _, err := pipe.Exec(ctx); err != nil {
+			return nil, mapError(ctx, err)
+		}
+		if given == nil {
+			given = results.Val()
+		}
+		actions, entries = ofActions.Val(), ofEntries.Val()
 	}
 	out := make([][]byte, len(indexes))
 	at := 0
 	for i, index := range indexes {
 		var err error
 		if stored(found[i]) {
-			sealed, ok := results.Val()[i].(string)
+			sealed, ok := given[i].(string)
 			switch {
 			case ok:
 				out[i], err = s.seals.open(place{id, "r", index}, []byte(sealed))
@@ -223,11 +274,11 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 				err = batch.ErrNotFound
 			}
 		} else {
-			sealed, ok := actions.Val()[at].(string)
+			sealed, ok := actions[at].(string)
 			if !ok {
 				return nil, batch.ErrNotFound
 			}
-			entry, _ := entries.Val()[at].(string)
+			entry, _ := entries[at].(string)
 			at++
 			out[i], err = s.resultOf(id, index, states[found[i]], []byte(sealed), entry)
 		}

@@ -45,7 +45,14 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 		if err != nil {
 			return swept, true, err
 		}
+		swept.Open += len(ids.order)
+		if err := s.closeEntries(ctx, ids, &swept); err != nil {
+			faults = append(faults, err)
+		}
 		for _, id := range ids.order {
+			if ids.closed(id) {
+				continue
+			}
 			// One batch that cannot be mended keeps no other from it.
 			if err := s.sweepBatch(ctx, id, ids.fields[id], now, &swept); err != nil {
 				faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
@@ -131,16 +138,9 @@ func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error)
 }
 
 func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
-	swept.Open++
 	switch status := batch.Status(m["status"]); {
-	case status == "":
-		// Deleted, expired, or an upload that is about to commit.
-		if !olderThan(id, stagedTTL) {
-			return nil
-		}
-		return s.closeEntry(ctx, id, swept)
-	case status.Terminal() && m["outbox"] == "":
-		return s.closeEntry(ctx, id, swept)
+	case status == "": // an upload that is about to commit
+		return nil
 	case status.Terminal():
 		swept.Notified++
 		return s.tell(ctx, id)
@@ -163,11 +163,33 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 	return s.fanOut(ctx, f)
 }
 
-func (s *Store) closeEntry(ctx context.Context, id string, swept *batch.Swept) error {
+// closed reports whether there is nothing to be looked after in an entry: its batch has
+// ended and its webhook is on its way, or it was deleted, has expired, or was an upload
+// that came to nothing.
+func (p *openPage) closed(id string) bool {
+	m := p.fields[id]
+	status := batch.Status(m["status"])
+	return status.Terminal() && m["outbox"] == "" || status == "" && olderThan(id, stagedTTL)
+}
+
+// closeEntries removes the entries in which there is nothing to be looked after.
+func (s *Store) closeEntries(ctx context.Context, page *openPage, swept *batch.Swept) error {
+	var ids []any
+	for _, id := range page.order {
+		if page.closed(id) {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	swept.Closed++
-	return mapError(ctx, s.rdb.ZRem(ctx, openKey, id).Err())
+	swept.Closed += len(ids)
+	if err := s.rdb.ZRem(ctx, openKey, ids...).Err(); err != nil {
+		return fmt.Errorf("close entries: %w", mapError(ctx, err))
+	}
+	return nil
 }
 
 // reopen has the sweeper look at a batch again.

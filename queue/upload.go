@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"encoding/hex"
@@ -183,8 +184,7 @@ func (u *upload) flush(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, stagePatience, errSlow)
 	defer cancel()
-	args := append([]any{millis(stagedTTL)}, u.pending...)
-	answer, err := u.s.run(ctx, u.s.steps.stage, []string{u.keys.actions}, args...)
+	answer, err := u.s.run(ctx, u.s.steps.stage, u.stageKeys(), u.stageArgs()...)
 	if err != nil {
 		return fmt.Errorf("stage actions: %w", err)
 	}
@@ -197,27 +197,43 @@ func (u *upload) flush(ctx context.Context) error {
 	return nil
 }
 
+func (u *upload) stageKeys() []string { return []string{u.keys.actions, u.keys.meta} }
+
+func (u *upload) stageArgs() []any { return append([]any{millis(stagedTTL)}, u.pending...) }
+
 // Commit implements [batch.Upload].
 func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
 	if u.replay {
 		b, err := u.replayed(ctx, spec)
 		return b, true, err
 	}
-	if err := u.flush(ctx); err != nil {
-		return nil, false, err
-	}
-	// Both indexes come first: an entry without a batch is dropped by whoever
-	// meets it, a batch without an entry would be found by nobody.
-	if err := u.index(ctx, spec); err != nil {
-		return nil, false, err
-	}
-	crash.At(crash.Indexed)
-	if err := u.stageGroups(ctx); err != nil {
-		return nil, false, err
-	}
-	crash.At(crash.BeforeCommit)
-	u.committed = true
 	lane := batch.LaneFor(u.n, spec.Waited)
+	args, err := u.commitArgs(spec, lane)
+	if err != nil {
+		return nil, false, err
+	}
+	created, err := u.commit(ctx, spec, args)
+	if err != nil {
+		return nil, false, err
+	}
+	crash.At(crash.Committed)
+	if olderThan(u.id, stagedTTL/2) {
+		// It took so long that somebody may have taken its entries for those of an
+		// upload that came to nothing.
+		if err := u.index(context.WithoutCancel(ctx), spec); err != nil {
+			u.s.log.ErrorContext(ctx, "a batch may be missing from the indexes", "batch", u.id, "error", err)
+		}
+	}
+	b := &batch.Batch{
+		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
+		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
+		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
+	}
+	u.s.startFanOut(ctx, fanOut{id: u.id, route: route{b.Target, lane}, total: u.n, throttled: spec.Throttle != nil})
+	return b, false, nil
+}
+
+func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	needMarker := "0"
 	if u.claim != "" {
 		needMarker = "1"
@@ -233,36 +249,74 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if spec.Throttle != nil {
 		limit, err := json.Marshal(spec.Throttle)
 		if err != nil {
-			return nil, false, fmt.Errorf("encode the limit: %w", err)
+			return nil, fmt.Errorf("encode the limit: %w", err)
 		}
 		args = append(args, "throttle", limit)
 	}
 	if private := encodePrivate(spec); private != nil {
 		args = append(args, "private", u.s.seals.seal(place{u.id, "m", 0}, private))
 	}
-	answer, err := u.s.run(ctx, u.s.steps.commit, append(u.keys.step(), u.keys.upload), args...)
+	return args, nil
+}
+
+// commit stages what is left, writes both indexes, and commits. It returns when the
+// batch was created. The indexes come first: an entry without a batch is dropped by
+// whoever meets it, a batch without an entry would be found by nobody.
+func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any) (time.Time, error) {
+	if u.s.shards == 1 && u.staged == 0 && u.claim == "" && len(u.groups.order) == 0 {
+		answer, err := u.commitAtOnce(ctx, spec, args)
+		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
+			return u.created(answer, err)
+		}
+		u.committed = false // the steps are not known there, and nothing was done
+	}
+	if err := u.flush(ctx); err != nil {
+		return time.Time{}, err
+	}
+	if err := u.index(ctx, spec); err != nil {
+		return time.Time{}, err
+	}
+	crash.At(crash.Indexed)
+	if err := u.stageGroups(ctx); err != nil {
+		return time.Time{}, err
+	}
+	crash.At(crash.BeforeCommit)
+	u.committed = true
+	return u.created(u.s.run(ctx, u.s.steps.commit, u.commitKeys(), args...))
+}
+
+// commitAtOnce does it all in one exchange, for a small batch. One server runs what
+// comes over a connection in its order, so if it breaks off, what stands is what could
+// stand otherwise.
+func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any) ([]string, error) {
+	ctx, cancel := u.s.within(ctx)
+	defer cancel()
+	u.committed = true
+	pipe := u.s.rdb.Pipeline()
+	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
+	u.addIndexes(ctx, pipe, spec)
+	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
+	cmds, err := pipe.Exec(ctx)
+	for _, cmd := range cmds { // a batch that lacks an entry is not to be acknowledged
+		err = cmp.Or(cmd.Err(), err)
+	}
 	if err != nil {
-		return nil, false, fmt.Errorf("commit the batch: %w", err)
+		return nil, mapError(ctx, err)
+	}
+	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis
+}
+
+func (u *upload) commitKeys() []string { return append(u.keys.step(), u.keys.upload) }
+
+// created reads the answer of lua/commit.lua.
+func (u *upload) created(answer []string, err error) (time.Time, error) {
+	if err != nil {
+		return time.Time{}, fmt.Errorf("commit the batch: %w", err)
 	}
 	if answer[0] != "ok" {
-		return nil, false, batch.ErrUploadLost
+		return time.Time{}, batch.ErrUploadLost
 	}
-	crash.At(crash.Committed)
-	if olderThan(u.id, stagedTTL/2) {
-		// It took so long that somebody may have taken its entries for those of an
-		// upload that came to nothing.
-		if err := u.index(context.WithoutCancel(ctx), spec); err != nil {
-			u.s.log.ErrorContext(ctx, "a batch may be missing from the indexes", "batch", u.id, "error", err)
-		}
-	}
-	created := fromMillis(answer[1])
-	b := &batch.Batch{
-		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
-		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
-		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
-	}
-	u.s.startFanOut(ctx, fanOut{id: u.id, route: route{b.Target, lane}, total: u.n, throttled: spec.Throttle != nil})
-	return b, false, nil
+	return fromMillis(answer[1]), nil
 }
 
 func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
@@ -292,18 +346,22 @@ func (u *upload) index(ctx context.Context, spec *batch.Spec) error {
 	}
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
-	owner := ownerKey(u.owner)
 	_, err := u.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.ZAdd(ctx, owner, redis.Z{Member: u.id})
-		p.ZRemRangeByLex(ctx, owner, "-", "("+idAt(time.Now().Add(-ownerIndexTTL)))
-		p.PExpire(ctx, owner, ownerIndexTTL)
-		p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
-		if spec.Throttle != nil {
-			p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
-		}
+		u.addIndexes(ctx, p, spec)
 		return nil
 	})
 	return mapError(ctx, err)
+}
+
+func (u *upload) addIndexes(ctx context.Context, p redis.Pipeliner, spec *batch.Spec) {
+	owner := ownerKey(u.owner)
+	p.ZAdd(ctx, owner, redis.Z{Member: u.id})
+	p.ZRemRangeByLex(ctx, owner, "-", "("+idAt(time.Now().Add(-ownerIndexTTL)))
+	p.PExpire(ctx, owner, ownerIndexTTL)
+	p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
+	if spec.Throttle != nil {
+		p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
+	}
 }
 
 // idAt returns the beginning of the ids made at that time: version 7 UUIDs sort

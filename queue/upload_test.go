@@ -1,0 +1,141 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// sent tells which commands were sent together, and fails those that hold a text
+// although they were done.
+type sent struct {
+	mu   sync.Mutex
+	all  []string
+	fail string
+}
+
+func (e *sent) note(err error, cmds ...redis.Cmder) error {
+	var text strings.Builder
+	for _, cmd := range cmds {
+		line := fmt.Sprintln(cmd.Args()...)
+		text.WriteString(line)
+		if e.fail != "" && strings.Contains(line, e.fail) {
+			err = errors.New("ERR refused")
+			cmd.SetErr(err)
+		}
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, text.String())
+	return err
+}
+
+// with returns the exchanges that hold a text.
+func (e *sent) with(text string) (found []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, x := range e.all {
+		if strings.Contains(x, text) {
+			found = append(found, x)
+		}
+	}
+	return found
+}
+
+func (e *sent) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (e *sent) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		return e.note(next(ctx, cmd), cmd)
+	}
+}
+
+func (e *sent) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return e.note(next(ctx, cmds), cmds...)
+	}
+}
+
+// upload returns an upload with n actions that are not staged yet.
+func (b *bundle) upload(n int) *upload {
+	b.t.Helper()
+	u, err := b.Open(b.ctx, "me", "")
+	require.NoError(b.t, err)
+	for i := range n {
+		require.NoError(b.t, u.Add(b.ctx, action(i)))
+	}
+	return u.(*upload)
+}
+
+func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(3, spec()) // the steps are known there
+		seen := &sent{}
+		b.rdb.AddHook(seen)
+		u := b.upload(3)
+		_, _, err := u.Commit(b.ctx, spec())
+		require.NoError(t, err)
+		require.Len(t, b.results(u.id, 10), 3)
+		commits := seen.with(b.steps.commit.Hash())
+		require.Len(t, commits, 1)
+		if b.shards > 1 {
+			return // servers of a cluster keep no order among them
+		}
+		stage, index := strings.Index(commits[0], b.steps.stage.Hash()), strings.Index(commits[0], openKey)
+		require.GreaterOrEqual(t, stage, 0)
+		require.Greater(t, index, stage)
+		require.Greater(t, strings.Index(commits[0], b.steps.commit.Hash()), index, "the indexes come first")
+	})
+}
+
+func TestASmallBatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(3, spec())
+		seen := &sent{fail: "zadd " + openKey}
+		b.rdb.AddHook(seen)
+		u := b.upload(3)
+		_, _, err := u.Commit(b.ctx, spec())
+		require.ErrorContains(t, err, "refused")
+		require.Empty(t, seen.with(b.steps.enqueue.Hash()))
+	})
+}
+
+// As when the staging was sent again because its answer was lost, and the first of
+// them is read by Redis only after the batch was committed.
+func TestWhatIsStagedLateChangesNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		u := b.upload(3)
+		args := u.stageArgs()
+		_, _, err := u.Commit(b.ctx, spec())
+		require.NoError(t, err)
+		before := must(b.rdb.PTTL(b.ctx, u.keys.actions).Result())
+		require.Greater(t, before, stagedTTL)
+		args = append(args, 7, "more")
+		answer, err := b.run(b.ctx, b.steps.stage, u.stageKeys(), args...)
+		require.NoError(t, err)
+		require.Equal(t, "3", answer[0])
+		require.Greater(t, must(b.rdb.PTTL(b.ctx, u.keys.actions).Result()), stagedTTL)
+		require.Equal(t, batch.Counts{Total: 3, Pending: 3}, b.get(u.id).Counts)
+	})
+}
+
+func TestResultsOfASmallBatchAreReadInTwoExchanges(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(10, spec()).ID
+		for i := range 10 {
+			b.end(id, i, batch.Succeeded)
+		}
+		seen := &sent{}
+		b.rdb.AddHook(seen)
+		require.Len(t, b.results(id, 100), 10)
+		require.Len(t, seen.with(id), 2)
+	})
+}
