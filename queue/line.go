@@ -18,7 +18,11 @@ type line struct {
 	nudge chan struct{}
 
 	turning   sync.Mutex // held during a turn
+	out       chan *task // to be run; it holds as many as can be
 	mu        sync.Mutex
+	runners   []*runner
+	idle      int       // runners that wait for a task, those of tasks in out not counted
+	shut      bool      // nothing is handed to runners any more
 	ready     []*task   // taken ahead of their places
 	inHand    int       // tasks that were taken and have not left their places
 	inBulk    int       // of them, those of large batches
@@ -58,7 +62,7 @@ func (l *line) run() {
 		case <-l.t.closed:
 			// What cannot be told now is found by asynq when the leases end.
 			for since := time.Now(); time.Since(since) < lastPatience; {
-				if l.turn(false); len(l.booked()) == 0 {
+				if l.turn(false); l.untold() == 0 {
 					return
 				}
 				timer.Reset(takerPause)
@@ -78,14 +82,14 @@ func (l *line) stopped() bool {
 	}
 }
 
-// booked returns the ids of tasks that have ended and stand in asynq's books.
-func (l *line) booked() (ids []string) {
+// untold returns how many tasks asynq's books are still to be told of.
+func (l *line) untold() (n int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, q := range l.lanes {
-		ids = append(ids, q.done...)
+		n += q.untold()
 	}
-	return ids
+	return n
 }
 
 // next reports whether a turn is due, to take tasks or only to end some, and if
@@ -99,7 +103,7 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 	bulkFree := l.bulkFree(now)
 	for _, q := range l.lanes {
 		filled = filled || q.filled && (!q.bulk || bulkFree > 0)
-		done += len(q.done)
+		done += q.untold()
 	}
 	at := func(t time.Time) bool {
 		if left := t.Sub(now); left > 0 {
@@ -150,20 +154,28 @@ type part struct {
 	*lane
 	want  int
 	ended []string
+	again []again
 }
 
 func (p *part) keys() []string {
 	return []string{
 		p.prefix + "pending", p.prefix + "paused", p.prefix + "active", p.prefix + "lease",
-		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed",
+		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed", p.prefix + "retry",
 	}
 }
 
 func (p *part) args() []any {
-	args := make([]any, 0, 4+len(p.ended))
-	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want)
+	messages := 0
+	if p.Target == "" {
+		messages = 1
+	}
+	args := make([]any, 0, 6+len(p.ended)+2*len(p.again))
+	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, messages, len(p.ended))
 	for _, id := range p.ended {
 		args = append(args, id)
+	}
+	for _, k := range p.again {
+		args = append(args, k.id, k.at)
 	}
 	return args
 }
@@ -207,12 +219,12 @@ func (l *line) plan(take bool) []*part {
 	}
 	var parts []*part
 	for _, q := range l.lanes {
-		if wants[q] == 0 && len(q.done) == 0 {
+		if wants[q] == 0 && q.untold() == 0 {
 			continue
 		}
-		n := min(len(q.done), mostEnded)
-		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n])}
-		q.done = q.done[n:]
+		n, m := min(len(q.done), mostEnded), min(len(q.again), mostEnded)
+		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n]), again: slices.Clip(q.again[:m])}
+		q.done, q.again = q.done[n:], q.again[m:]
 		if p.want > 0 {
 			q.filled = false // unless it turns out to hold more, or somebody says so meanwhile
 			l.count(q, p.want)
@@ -279,28 +291,30 @@ func (m *lowest) turn(now time.Time) {
 
 // took notes what a turn brought from one queue.
 func (l *line) took(p *part, cmd *redis.Cmd, err error) {
-	taken, _ := cmd.Val().([]any)
+	now := time.Now()
+	tasks := p.tasks(cmd, now)
 	l.mu.Lock()
-	l.count(p.lane, len(taken)/2-p.want)
-	if len(taken) > 0 && !p.lane.bulk {
-		l.small = time.Now()
+	l.count(p.lane, len(tasks)-p.want)
+	if len(tasks) > 0 && !p.bulk {
+		l.small = now
 	}
 	if err != nil {
 		p.done = append(p.ended, p.done...)
+		p.lane.again = append(p.again, p.lane.again...)
 		p.filled = true
-		l.failed = time.Now().Add(takerPause)
-	} else if p.want > 0 && len(taken)/2 == p.want {
-		p.filled = true
+		l.failed = now.Add(takerPause)
+	} else {
+		if p.want > 0 && len(tasks) == p.want {
+			p.filled = true
+		}
+		for _, k := range p.again {
+			p.retries[k.at] = struct{}{}
+		}
 	}
 	l.mu.Unlock()
 	if err != nil {
 		l.t.s.log.Warn("tasks not taken", "queue", p.name, "error", err)
 		return
-	}
-	now := time.Now()
-	tasks := make([]*task, 0, len(taken)/2)
-	for i := 0; i+1 < len(taken); i += 2 {
-		tasks = append(tasks, &task{lane: p.lane, id: text(taken[i]), message: text(taken[i+1]), taken: now})
 	}
 	if len(tasks) == 0 {
 		return
@@ -313,4 +327,22 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) {
 	defer l.mu.Unlock()
 	l.ready = append(l.ready, tasks...)
 	l.seat()
+}
+
+// tasks reads what a turn brought: ids, or ids and messages in turn.
+func (p *part) tasks(cmd *redis.Cmd, now time.Time) []*task {
+	taken, _ := cmd.Val().([]any)
+	step := 1
+	if p.Target == "" {
+		step = 2
+	}
+	tasks := make([]*task, 0, len(taken)/step)
+	for ; len(taken) >= step; taken = taken[step:] {
+		k := &task{lane: p.lane, id: text(taken[0]), taken: now, place: Place{lane: p.lane}}
+		if step == 2 {
+			k.message = text(taken[1])
+		}
+		tasks = append(tasks, k)
+	}
+	return tasks
 }

@@ -1,11 +1,6 @@
 package queue
 
-import (
-	"context"
-	"time"
-
-	"github.com/hibiken/asynq"
-)
+import "time"
 
 const (
 	// mostLeaving is the most tasks of a target that have left their places and not
@@ -18,10 +13,6 @@ const (
 	// orphanPause.
 	readyFor = 500 * time.Millisecond
 )
-
-// Handler runs a task. It holds one of the target's places until it gives it up, or
-// returns.
-type Handler func(ctx context.Context, t *asynq.Task, place *Place) error
 
 // Place is one of the places that a [Line] has.
 type Place struct {
@@ -50,13 +41,16 @@ func (p *Place) Leave() {
 
 // end says that the handler has returned.
 func (p *Place) end() {
-	q := p.lane
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	p.lane.mu.Lock()
+	defer p.lane.mu.Unlock()
+	p.endLocked()
+}
+
+func (p *Place) endLocked() {
 	if p.left {
-		q.leaving--
+		p.lane.leaving--
 	} else {
-		q.vacate(p)
+		p.lane.vacate(p)
 	}
 }
 
@@ -84,15 +78,15 @@ func (l *line) ahead(now time.Time) int {
 	return min(l.Places, l.left.in(now, aheadFor))
 }
 
-// seat hands tasks over to asynq as there are places, in the order in which they
-// were taken, with the lock held.
+// seat has tasks run as there are places, in the order in which they were taken,
+// with the lock held.
 func (l *line) seat() {
 	if held, _ := l.Held(); held > 0 || l.stopped() {
 		return // they are given back
 	}
 	n := max(0, min(len(l.ready), l.Places-l.seated))
 	for _, k := range l.ready[:n] {
-		l.t.out <- k
+		l.hand(k)
 	}
 	l.seated += n
 	l.ready = l.ready[n:]
@@ -122,7 +116,7 @@ func (l *line) seatAtOnce(k *task) bool {
 		return false
 	}
 	l.seated++
-	l.t.out <- k
+	l.hand(k)
 	return true
 }
 

@@ -1,12 +1,10 @@
 package queue
 
 import (
-	"context"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -17,7 +15,7 @@ func TestAPlaceThatIsGivenUpIsTaken(t *testing.T) {
 		const places = 3
 		var began atomic.Int32
 		end := make(chan struct{})
-		b.serve(Line{Places: places}, func(_ context.Context, _ *asynq.Task, place *Place) error {
+		b.serve(Line{Places: places}, func(_ int, place *Place) error {
 			began.Add(1)
 			place.Leave()
 			place.Leave() // changes nothing
@@ -37,7 +35,7 @@ func TestAPlaceAtATargetWithARateIsKept(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var began atomic.Int32
 		end := make(chan struct{})
-		b.serve(Line{Places: 2, Rate: batch.Rate{N: 1000, Per: time.Second}}, func(_ context.Context, _ *asynq.Task, place *Place) error {
+		b.serve(Line{Places: 2, Rate: batch.Rate{N: 1000, Per: time.Second}}, func(_ int, place *Place) error {
 			began.Add(1)
 			place.Leave()
 			<-end
@@ -72,7 +70,7 @@ func (b *bundle) ahead(held *atomic.Bool) (*taker, *line) {
 		l.turn(true)
 		return l.inHand == 4
 	})
-	require.Len(b.t, t.out, 2, "no more than there are places")
+	require.Len(b.t, l.out, 2, "no more than there are places")
 	require.Len(b.t, l.ready, 2)
 	require.Len(b.t, b.pending(batch.Interactive), 6)
 	return t, l
@@ -81,12 +79,12 @@ func (b *bundle) ahead(held *atomic.Bool) (*taker, *line) {
 func TestWhatIsTakenAheadGetsThePlacesThatComeFree(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker, l := b.ahead(new(atomic.Bool))
-		first := &Place{lane: (<-taker.out).lane}
-		second := &Place{lane: (<-taker.out).lane}
+		first := &Place{lane: (<-taker.lines[0].out).lane}
+		second := &Place{lane: (<-taker.lines[0].out).lane}
 		first.Leave()
-		require.Len(t, taker.out, 1, "at once")
+		require.Len(t, taker.lines[0].out, 1, "at once")
 		second.end()
-		require.Len(t, taker.out, 2)
+		require.Len(t, taker.lines[0].out, 2)
 		require.Equal(t, 1, l.leaving)
 		first.end()
 		require.Zero(t, l.leaving)
@@ -110,9 +108,9 @@ func TestWhatIsTakenAheadIsGivenBackWhenTheTargetIsHeld(t *testing.T) {
 		var held atomic.Bool
 		taker, l := b.ahead(&held)
 		held.Store(true)
-		k := <-taker.out
+		k := <-taker.lines[0].out
 		(&Place{lane: k.lane}).end()
-		require.Len(t, taker.out, 1, "the one that has its place already")
+		require.Len(t, taker.lines[0].out, 1, "the one that has its place already")
 		l.seatOrGiveBack(time.Hour)
 		require.Len(t, b.pending(batch.Interactive), 8)
 		require.Equal(t, 1, l.inHand)
@@ -141,12 +139,12 @@ func TestWhatCouldNotBeSeatedIsSeatedLater(t *testing.T) {
 		taker, l := b.ahead(&held)
 		held.Store(true)
 		for range 2 {
-			(&Place{lane: (<-taker.out).lane}).end()
+			(&Place{lane: (<-taker.lines[0].out).lane}).end()
 		}
 		held.Store(false)
-		require.Empty(t, taker.out)
+		require.Empty(t, taker.lines[0].out)
 		l.seatOrGiveBack(0)
-		require.Len(t, taker.out, 2)
+		require.Len(t, taker.lines[0].out, 2)
 		require.Len(t, b.pending(batch.Interactive), 6)
 	})
 }
@@ -189,11 +187,11 @@ func TestOnlyFastTargetsAreTakenAheadFor(t *testing.T) {
 func TestPlacesGoToThoseThatWereTakenFirst(t *testing.T) {
 	t.Parallel()
 	l := &line{Line: Line{Places: 1, Held: func() (time.Duration, <-chan struct{}) { return 0, nil }}, seated: 1}
-	l.t = &taker{out: make(chan *task, 1), quit: make(chan struct{})}
+	l.t, l.out = &taker{quit: make(chan struct{})}, make(chan *task, 1)
 	small, large := &lane{line: l}, &lane{line: l, bulk: true}
 	first := &task{lane: large}
 	l.ready = []*task{first, {lane: small}}
 	(&Place{lane: small}).end()
-	require.Len(t, l.t.out, 1)
-	require.Same(t, first, <-l.t.out)
+	require.Len(t, l.out, 1)
+	require.Same(t, first, <-l.out)
 }

@@ -33,11 +33,28 @@ type ServerConfig struct {
 	WebhookPlaces int
 }
 
-// Server is an asynq server for all queues of a worker. It takes tasks many at
-// a time, as there are places for them, and as soon as it hears of them.
+// Handlers run tasks.
+type Handlers struct {
+	// Action runs the task of an action. It holds one of the target's places until
+	// it gives it up, or returns. With an error the task comes again, after
+	// [asynq.Config.RetryDelayFunc] of that error.
+	Action func(id string, index int, place *Place) error
+	// Webhook runs the task of a webhook.
+	Webhook asynq.HandlerFunc
+}
+
+// Server runs the tasks of all queues of a worker. It takes them many at a time,
+// as there are places for them, and as soon as it hears of them.
+//
+// Those of actions it runs itself: of a task it needs only the id, and what asynq
+// does around a handler (two goroutines, contexts, a copy of the message) is a
+// fifth of what an action costs a worker. An asynq server over the same queues
+// delivers webhooks, and looks after what waits for a later attempt and what
+// nobody holds any more.
 type Server struct {
 	asynq *asynq.Server
 	taker *taker
+	drain time.Duration
 }
 
 // emptyPause is how long asynq waits after it was told that there is no task,
@@ -48,20 +65,20 @@ const emptyPause = 2 * time.Millisecond
 // the store is closed.
 func (s *Store) NewServer(cfg ServerConfig) *Server {
 	t := newTaker(s, cfg)
-	cfg.Concurrency = cap(t.out)
+	cfg.Concurrency = max(cfg.WebhookPlaces, 1)
 	cfg.Queues = make(map[string]int, len(t.lanes))
 	for name := range t.lanes {
 		cfg.Queues[name] = 1
 	}
 	cfg.StrictPriority = true // spares asynq the shuffle; the taker has the say
 	cfg.TaskCheckInterval = emptyPause
-	return &Server{asynq: asynq.NewServerFromRedisClient(t, cfg.Config), taker: t}
+	return &Server{asynq: asynq.NewServerFromRedisClient(t, cfg.Config), taker: t, drain: cfg.ShutdownTimeout}
 }
 
-// Start has the handler run the tasks. It returns at once.
-func (s *Server) Start(h Handler) error {
-	s.taker.start()
-	return s.asynq.Start(s.taker.seating(h)) //nolint:wrapcheck // asynq's words say what is wrong
+// Start has the handlers run the tasks. It returns at once.
+func (s *Server) Start(h Handlers) error {
+	s.taker.start(h.Action)
+	return s.asynq.Start(s.taker.seating(h.Webhook)) //nolint:wrapcheck // asynq's words say what is wrong
 }
 
 // Stop takes nothing new, and gives back what was not handed to the handler yet.
@@ -71,10 +88,23 @@ func (s *Server) Stop() {
 	s.taker.giveBackRest()
 }
 
-// Shutdown stops the server, and returns when the handlers have.
+// Shutdown stops the server, and returns when the handlers have, or after
+// [asynq.Config.ShutdownTimeout]. What a handler still runs then is nobody's task
+// any more once its lease has run out.
 func (s *Server) Shutdown() {
 	s.Stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.taker.runners.Wait()
+	}()
+	limit := time.NewTimer(s.drain)
+	defer limit.Stop()
 	s.asynq.Shutdown()
+	select {
+	case <-ended:
+	case <-limit.C:
+	}
 	s.taker.close()
 }
 

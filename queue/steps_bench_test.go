@@ -92,8 +92,8 @@ func BenchmarkSteps(b *testing.B) {
 		phase("take", func() {
 			for len(taken) < total {
 				l.turn(true)
-				for range len(t.out) {
-					k := <-t.out
+				for range len(l.out) {
+					k := <-l.out
 					taken = append(taken, k)
 					k.lane.count(k.lane, -1)
 					l.seated--

@@ -161,7 +161,7 @@ func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
 		_, err := b.Beat(b.ctx, "w1")
 		require.NoError(t, err)
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 6}}})
-		for len(taker.out) < 6 { // and whoever took them never heard of it
+		for len(taker.lines[0].out) < 6 { // and whoever took them never heard of it
 			taker.lines[0].markAll()
 			taker.lines[0].turn(true)
 		}

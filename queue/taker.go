@@ -62,29 +62,41 @@ const (
 	asynqStats = 90 * 24 * time.Hour
 )
 
-// taker takes tasks from the queues and hands them to an asynq server, whose
-// client of Redis it is: it answers asynq's own steps for taking and ending a
-// task, and does both for many tasks in one exchange. All else goes through.
+// taker takes tasks from the queues, many in one exchange, and ends them likewise.
+// It has its runners run those of actions. Webhooks it hands to an asynq server,
+// whose client of Redis it is: it answers asynq's own steps for taking and ending a
+// task. All else goes through.
 type taker struct {
 	redis.UniversalClient
-	s      *Store
-	lines  []*line
-	lanes  map[string]*lane // by asynq queue
-	out    chan *task       // for asynq; it holds as many as asynq takes at a time
-	quit   chan struct{}    // closed when nothing is taken any more
-	closed chan struct{}    // closed when no task can end any more
-	wg     sync.WaitGroup
-	delays sync.WaitGroup // tasks on their way to out
-	busy   atomic.Bool    // there are open batches
-	remove func()
-	silent func()
+	s       *Store
+	lines   []*line
+	lanes   map[string]*lane // by asynq queue
+	hooks   *line            // webhooks
+	quit    chan struct{}    // closed when nothing is taken any more
+	closed  chan struct{}    // closed when no task can end any more
+	wg      sync.WaitGroup
+	delays  sync.WaitGroup // tasks on their way to their runners
+	runners sync.WaitGroup
+	action  func(id string, index int, place *Place) error
+	later   func(n int, err error, t *asynq.Task) time.Duration
+	busy    atomic.Bool // there are open batches
+	remove  func()
+	silent  func()
 }
 
 // task is a task that was taken.
 type task struct {
-	lane        *lane
-	id, message string
-	taken       time.Time
+	lane    *lane
+	id      string
+	message string // of a webhook
+	taken   time.Time
+	place   Place
+}
+
+// again is a task that is to come again at a time, in unix seconds.
+type again struct {
+	id string
+	at int64
 }
 
 // lane is one asynq queue of a line.
@@ -96,13 +108,19 @@ type lane struct {
 	// Guarded by the line's mutex.
 	filled  bool     // there may be tasks in it
 	done    []string // tasks that have ended, to be taken from asynq's books
+	again   []again  // tasks that are to come again
 	retries map[int64]struct{}
 	looked  time.Time // when waiting retries were last looked through
 }
 
 func newTaker(s *Store, cfg ServerConfig) *taker {
-	t := &taker{UniversalClient: s.rdb, s: s, lanes: make(map[string]*lane), quit: make(chan struct{}), closed: make(chan struct{})}
-	places := cfg.WebhookPlaces
+	t := &taker{
+		UniversalClient: s.rdb, s: s, lanes: make(map[string]*lane), quit: make(chan struct{}), closed: make(chan struct{}),
+		later: cfg.RetryDelayFunc,
+	}
+	if t.later == nil {
+		t.later = asynq.DefaultRetryDelayFunc
+	}
 	for _, c := range cfg.Lines {
 		l := t.add(c)
 		for _, kind := range []batch.Lane{batch.Interactive, batch.Bulk} {
@@ -110,10 +128,9 @@ func newTaker(s *Store, cfg ServerConfig) *taker {
 				l.addLane(name, kind == batch.Bulk)
 			}
 		}
-		places += l.Places + l.leavers()
 	}
-	t.add(Line{Places: cfg.WebhookPlaces}).addLane(WebhookQueue, false)
-	t.out = make(chan *task, places)
+	t.hooks = t.add(Line{Places: cfg.WebhookPlaces})
+	t.hooks.addLane(WebhookQueue, false)
 	return t
 }
 
@@ -122,6 +139,7 @@ func (t *taker) add(c Line) *line {
 		c.Held = func() (time.Duration, <-chan struct{}) { return 0, nil }
 	}
 	l := &line{Line: c, t: t, nudge: make(chan struct{}, 1)}
+	l.out = make(chan *task, l.Places+l.leavers())
 	t.lines = append(t.lines, l)
 	return l
 }
@@ -135,13 +153,15 @@ func (l *line) addLane(name string, bulk bool) {
 // asynqPrefix is what the keys of an asynq queue begin with.
 func asynqPrefix(queue string) string { return "asynq:{" + queue + "}:" }
 
-func (t *taker) start() {
+func (t *taker) start(action func(id string, index int, place *Place) error) {
+	t.action = action
 	t.remove = t.s.addTaker(t)
 	t.silent = t.s.notices.hear(workChannel, t.heard)
 	for _, l := range t.lines {
 		t.wg.Go(l.run)
 	}
 	t.wg.Go(t.poll)
+	t.wg.Go(t.keepLeases)
 }
 
 func (t *taker) stop() {
@@ -154,7 +174,8 @@ func (t *taker) stop() {
 	}
 }
 
-// giveBackRest gives back what asynq will not ask for any more.
+// giveBackRest gives back what nobody runs any more, and sends the runners home
+// that have nothing to do.
 func (t *taker) giveBackRest() {
 	for _, l := range t.lines { // a turn under way may still bring some
 		l.turning.Lock()
@@ -164,9 +185,7 @@ func (t *taker) giveBackRest() {
 	var rest []*task
 	for _, l := range t.lines {
 		rest = append(rest, l.unready()...)
-	}
-	for len(t.out) > 0 {
-		rest = append(rest, <-t.out)
+		rest = append(rest, l.unrun()...)
 	}
 	giveBackAll(rest)
 }
@@ -227,30 +246,13 @@ func (t *taker) poll() {
 	}
 }
 
-// asynq's handler, which knows of places.
-func (t *taker) seating(h Handler) asynq.Handler {
+// asynq's handler, of webhooks, which knows of places.
+func (t *taker) seating(h asynq.HandlerFunc) asynq.Handler {
 	return asynq.HandlerFunc(func(ctx context.Context, k *asynq.Task) error {
-		queue, _ := asynq.GetQueueName(ctx)
-		q := t.lanes[queue]
-		if q == nil {
-			return h(ctx, k, &Place{}) //nolint:wrapcheck // asynq is to see the handler's own
-		}
-		growStack(len(queue))
-		place := &Place{lane: q, since: time.Now()}
+		place := &Place{lane: t.hooks.lanes[0], since: time.Now()}
 		defer place.end()
-		return h(ctx, k, place) //nolint:wrapcheck // as above
+		return h(ctx, k) //nolint:wrapcheck // asynq is to see the handler's own
 	})
-}
-
-// growStack has the goroutine's stack grown while there is hardly anything on it.
-// asynq runs each task in a new goroutine, with a stack that is too small for an
-// HTTP exchange: growing it there takes longer, since all frames are moved.
-//
-//go:noinline
-func growStack(at int) byte {
-	var room [5 << 10]byte
-	room[at] = 1
-	return room[len(room)-1-at]
 }
 
 // EvalSha answers asynq's steps for taking and ending tasks, and lets all else through.
@@ -317,16 +319,13 @@ func (t *taker) eval(ctx context.Context, keys []string, args []any, through fun
 
 // dequeue is asynq's asking for a task.
 func (t *taker) dequeue(ctx context.Context) *redis.Cmd {
-	select {
-	case k := <-t.out:
-		return redis.NewCmdResult(k.message, nil)
-	default:
-	}
 	timer := time.NewTimer(dequeueWait)
 	defer timer.Stop()
 	select {
-	case k := <-t.out:
-		return redis.NewCmdResult(k.message, nil)
+	case k, ok := <-t.hooks.out:
+		if ok {
+			return redis.NewCmdResult(k.message, nil)
+		}
 	case <-timer.C:
 	case <-t.quit:
 	case <-ctx.Done():
@@ -337,17 +336,24 @@ func (t *taker) dequeue(ctx context.Context) *redis.Cmd {
 // end notes that a task has ended.
 func (q *lane) end(id string) {
 	q.mu.Lock()
-	first := true
-	for _, other := range q.lanes {
-		first = first && len(other.done) == 0
-	}
-	if first {
-		q.ended = time.Now()
-	}
+	q.noteEnd()
 	q.done = append(q.done, id)
 	q.mu.Unlock()
 	q.wake()
 }
+
+// noteEnd notes that asynq's books are to be told something, with the lock held.
+func (q *lane) noteEnd() {
+	for _, other := range q.lanes {
+		if other.untold() > 0 {
+			return
+		}
+	}
+	q.ended = time.Now()
+}
+
+// untold returns how many tasks asynq's books are still to be told of, with the lock held.
+func (q *lane) untold() int { return len(q.done) + len(q.again) }
 
 // look reports whether tasks that wait for a later attempt are to be looked
 // through: because one that waits here is due, or because it is time to look

@@ -19,7 +19,7 @@ import (
 )
 
 // serve runs a server over the target "crm" until the test ends, or stop is called.
-func (b *bundle) serve(line Line, handle Handler) (server *Server, stop func()) {
+func (b *bundle) serve(line Line, handle func(index int, place *Place) error) (server *Server, stop func()) {
 	b.t.Helper()
 	line.Target = "crm"
 	server = b.NewServer(ServerConfig{
@@ -30,7 +30,10 @@ func (b *bundle) serve(line Line, handle Handler) (server *Server, stop func()) 
 			IsFailure:      func(error) bool { return false },
 		},
 	})
-	require.NoError(b.t, server.Start(handle))
+	require.NoError(b.t, server.Start(Handlers{
+		Action:  func(_ string, index int, place *Place) error { return handle(index, place) },
+		Webhook: func(context.Context, *asynq.Task) error { return nil },
+	}))
 	var once sync.Once
 	stop = func() { once.Do(server.Shutdown) }
 	b.t.Cleanup(stop)
@@ -43,8 +46,7 @@ type seen struct {
 	all []int
 }
 
-func (s *seen) add(t *asynq.Task) {
-	_, index, _ := DecodeTask(t.Payload())
+func (s *seen) add(index int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.all = append(s.all, index)
@@ -60,14 +62,14 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var got seen
 		var now, most atomic.Int32
-		_, stop := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task, _ *Place) error {
+		_, stop := b.serve(Line{Places: 8}, func(index int, _ *Place) error {
 			n := now.Add(1)
 			defer now.Add(-1)
 			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
 				continue
 			}
 			time.Sleep(time.Millisecond)
-			got.add(k)
+			got.add(index)
 			return nil
 		})
 		turns := &counted{part: "evalsha " + b.steps.turn.Hash()}
@@ -129,8 +131,8 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 			defer mu.Unlock()
 			return held, changed
 		}
-		handle := func(_ context.Context, k *asynq.Task, _ *Place) error {
-			got.add(k)
+		handle := func(index int, _ *Place) error {
+			got.add(index)
 			return nil
 		}
 		_, stop := b.serve(Line{Places: 8, Held: hold}, handle)
@@ -168,8 +170,8 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 func TestALostWordIsMadeUpFor(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var got seen
-		server, _ := b.serve(Line{Places: 8}, func(_ context.Context, k *asynq.Task, _ *Place) error {
-			got.add(k)
+		server, _ := b.serve(Line{Places: 8}, func(index int, _ *Place) error {
+			got.add(index)
 			return nil
 		})
 		server.taker.silent() // it hears nothing any more
@@ -183,7 +185,7 @@ func TestALostWordIsMadeUpFor(t *testing.T) {
 func TestATaskThatIsToComeLaterComes(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var runs atomic.Int32
-		b.serve(Line{Places: 200}, func(context.Context, *asynq.Task, *Place) error {
+		b.serve(Line{Places: 200}, func(int, *Place) error {
 			if runs.Add(1) <= 150 {
 				return errors.New("later")
 			}
@@ -203,9 +205,9 @@ func TestATurnThatFailsLosesNothing(t *testing.T) {
 			l.turn(true)
 		}
 		require.Equal(t, 2, l.inHand)
-		require.Len(t, taker.out, 2)
+		require.Len(t, taker.lines[0].out, 2)
 		for range 2 {
-			k := <-taker.out
+			k := <-taker.lines[0].out
 			k.lane.end(k.id)
 			l.inHand--
 			l.seated--
@@ -214,11 +216,11 @@ func TestATurnThatFailsLosesNothing(t *testing.T) {
 		b.rdb.AddHook(fail)
 		fail.left = 100
 		l.turn(false)
-		require.Len(t, l.booked(), 2, "what has ended is told again")
+		require.Equal(t, 2, l.untold(), "what has ended is told again")
 		require.Len(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks), 2)
 		fail.left = 0
 		l.turn(false)
-		require.Empty(t, l.booked())
+		require.Zero(t, l.untold())
 		require.Empty(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks))
 		require.Len(t, b.pending(batch.Interactive), 2)
 	})
@@ -257,8 +259,8 @@ func TestBothLanesGetTheirShare(t *testing.T) {
 		var taken [2]int
 		for range 4 {
 			l.turn(true)
-			for len(taker.out) > 0 {
-				k := <-taker.out
+			for len(taker.lines[0].out) > 0 {
+				k := <-taker.lines[0].out
 				l.inHand--
 				l.seated--
 				if k.lane.bulk {
@@ -281,8 +283,8 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 			return
 		}
 		var got seen
-		b.serve(Line{Places: 64}, func(_ context.Context, k *asynq.Task, _ *Place) error {
-			got.add(k)
+		b.serve(Line{Places: 64}, func(index int, _ *Place) error {
+			got.add(index)
 			return nil
 		})
 		b.submit(3000, spec())
@@ -344,10 +346,10 @@ func TestATaskThatWasPutBackIsNotEnded(t *testing.T) {
 		id := b.submit(1, spec()).ID
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
 		l := taker.lines[0]
-		for len(taker.out) == 0 { // of several queues it may ask the wrong ones first
+		for len(taker.lines[0].out) == 0 { // of several queues it may ask the wrong ones first
 			l.turn(true)
 		}
-		k := <-taker.out
+		k := <-taker.lines[0].out
 		n, err := b.requeue(b.ctx, k.lane.name, []string{k.id}) // as of a worker that was taken for dead
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
@@ -369,7 +371,7 @@ func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
 		for range most / mostEnded {
 			l.turn(false)
 		}
-		require.Empty(t, l.booked())
+		require.Zero(t, l.untold())
 	})
 }
 
@@ -420,7 +422,7 @@ func TestATaskThatLostItsMessageIsDropped(t *testing.T) {
 			n, err := b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()
 			return err == nil && n == 0
 		})
-		require.Empty(t, taker.out)
+		require.Empty(t, taker.lines[0].out)
 	})
 }
 
@@ -476,7 +478,7 @@ func TestAServerThatKnowsNoScriptsIsTaughtThem(t *testing.T) {
 		id := b.submit(2, spec()).ID
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
 		forget()
-		for len(taker.out) < 2 {
+		for len(taker.lines[0].out) < 2 {
 			taker.lines[0].markAll()
 			taker.lines[0].turn(true)
 		}

@@ -162,7 +162,7 @@ func TestAStepThatFindsNoConnectionHasFailed(t *testing.T) {
 	l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}}).lines[0]
 	l.lanes[0].end("done")
 	l.turn(true)
-	require.Equal(t, []string{"done"}, l.booked(), "what has ended is told again")
+	require.Equal(t, []string{"done"}, l.lanes[0].done, "what has ended is told again")
 	require.True(t, l.lanes[0].filled, "there may still be tasks")
 	_, err = b.Begin(b.ctx, uuid.Must(uuid.NewV7()).String(), 0, "w1")
 	require.ErrorContains(t, err, "WRONGPASS", "it says what is wrong")

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/hibiken/asynq"
-
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/queue"
@@ -66,12 +64,7 @@ func (a *acting) leave(key actionKey) {
 }
 
 // runAction handles the task of one action.
-func (w *Worker) runAction(t *asynq.Task, place *queue.Place) error {
-	id, index, err := queue.DecodeTask(t.Payload())
-	if err != nil {
-		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
-		return nil
-	}
+func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 	// A second task for an action that this worker has in flight waits for it to end.
 	key := actionKey{id, index}
 	if !w.acting.enter(key) {
@@ -199,7 +192,7 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 	return false, w.finish(ctx, id, index, begun, r)
 }
 
-// release puts an action back, and has asynq bring it again after the delay.
+// release puts an action back, and has its task come again after the delay.
 func (w *Worker) release(ctx context.Context, id string, index int, begun *batch.Begun, delay time.Duration) error {
 	released := false
 	err := w.insist(ctx, func(ctx context.Context) (err error) {
@@ -245,7 +238,7 @@ func (w *Worker) settled(ctx context.Context, id string, index int, err error) e
 
 // insist repeats a step of the ledger while the store is away. By then the
 // target has done its work, so the result is worth waiting with. It goes on
-// through a shutdown, as long as asynq lets it.
+// through a shutdown.
 func (w *Worker) insist(ctx context.Context, step func(context.Context) error) error {
 	ctx = context.WithoutCancel(ctx)
 	err := step(ctx)

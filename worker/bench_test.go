@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -51,10 +50,9 @@ func BenchmarkAction(b *testing.B) {
 		Targets: []batch.Target{{Name: "crm", BaseURL: "http://127.0.0.1"}},
 	})
 	require.NoError(b, err)
-	t := asynq.NewTask(queue.TaskAction, queue.EncodeTask("018f0000-0000-7000-8000-000000000000", 17))
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := w.runAction(t, &queue.Place{}); err != nil {
+		if err := w.runAction("018f0000-0000-7000-8000-000000000000", 17, &queue.Place{}); err != nil {
 			b.Fatal(err)
 		}
 	}

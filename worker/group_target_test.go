@@ -12,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/dispatch"
@@ -210,21 +209,17 @@ func TestAGroupIsRunOnceHoweverManyTasksBringIt(t *testing.T) {
 	_, err = b.store.Beat(t.Context(), first.cfg.Name)
 	require.NoError(t, err)
 	done := make(chan error, 1)
-	go func() { done <- first.runAction(task(id, 0), &queue.Place{}) }()
+	go func() { done <- first.runAction(id, 0, &queue.Place{}) }()
 	<-e.began
 	for _, w := range []*Worker{first, second} {
 		var later *laterError
-		require.ErrorAs(t, w.runAction(task(id, 0), &queue.Place{}), &later)
+		require.ErrorAs(t, w.runAction(id, 0, &queue.Place{}), &later)
 		require.Equal(t, heldAgain, later.after)
-		require.NoError(t, w.runAction(task(id, 1), &queue.Place{}), "the other members have nothing to do")
+		require.NoError(t, w.runAction(id, 1, &queue.Place{}), "the other members have nothing to do")
 	}
 	close(e.hang)
 	require.NoError(t, <-done)
 	_, results := b.wait(id)
 	require.Equal(t, batch.Succeeded, results[0].Outcome)
 	require.Equal(t, []string{"/hang", "/g2"}, e.items)
-}
-
-func task(id string, index int) *asynq.Task {
-	return asynq.NewTask(queue.TaskAction, queue.EncodeTask(id, index))
 }

@@ -120,7 +120,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
 	}
 	server := w.cfg.NewServer(w.serverConfig())
-	if err := server.Start(w.handle); err != nil {
+	if err := server.Start(queue.Handlers{Action: w.action, Webhook: w.webhook}); err != nil {
 		server.Shutdown()
 		return fmt.Errorf("start taking tasks: %w", err)
 	}
@@ -151,8 +151,8 @@ func (w *Worker) drain(server *queue.Server) {
 	w.awaitHandlers()
 }
 
-// awaitHandlers waits for handlers that asynq has given up, as it does when the
-// store was away for longer than its leases: they may still hold a result.
+// awaitHandlers waits for handlers that the server has given up: they may still
+// hold a result.
 func (w *Worker) awaitHandlers() {
 	done := make(chan struct{})
 	go func() {
@@ -186,17 +186,21 @@ func (w *Worker) serverConfig() queue.ServerConfig {
 	return cfg
 }
 
-// handle runs one task.
-func (w *Worker) handle(ctx context.Context, t *asynq.Task, place *queue.Place) error {
+// action runs the task of an action.
+func (w *Worker) action(id string, index int, place *queue.Place) error {
 	w.inHand.Add(1)
 	defer w.inHand.Done()
-	if t.Type() == queue.TaskWebhook {
-		return w.runWebhook(ctx, t)
-	}
-	return w.runAction(t, place)
+	return w.runAction(id, index, place)
 }
 
-// laterError has asynq run a task again after a delay.
+// webhook runs the task of a webhook.
+func (w *Worker) webhook(ctx context.Context, t *asynq.Task) error {
+	w.inHand.Add(1)
+	defer w.inHand.Done()
+	return w.runWebhook(ctx, t)
+}
+
+// laterError has a task run again after a delay.
 type laterError struct {
 	after  time.Duration
 	reason string
@@ -211,7 +215,7 @@ func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
 	if later := (*laterError)(nil); errors.As(err, &later) {
 		return wholeSeconds(time.Now(), later.after)
 	}
-	return 5 * time.Second // a panic, or a lease that ran out
+	return 5 * time.Second // a panic, or a task whose lease ran out
 }
 
 // wholeSeconds lengthens a delay such that it ends with a second: asynq keeps

@@ -1,14 +1,17 @@
--- turn ends tasks that are done, and takes waiting ones, as asynq does one by
--- one (doneCmd and dequeueCmd in its internal/rdb).
--- KEYS: pending, paused, active, lease, processed today, processed
+-- turn ends tasks that are done, puts those aside that are to come again, and takes
+-- waiting ones, as asynq does one by one (doneCmd, retryCmd and dequeueCmd in its
+-- internal/rdb).
+-- KEYS: pending, paused, active, lease, processed today, processed, retry
 -- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
---       most tasks to take, then the ids of those that are done
--- returns: {id, message, ...}
+--       most tasks to take, 1 if their messages are wanted, too, the number of those that
+--       are done, their ids, then id and unix time in turn of those that are to come again
+-- returns: {id, ...}, or {id, message, ...}
 -- Repeating a turn ends nothing twice. What it takes is lost if its answer is,
 -- until the lease runs out or the sweeper finds it.
-if #ARGV > 4 then
+local last = 6 + tonumber(ARGV[6])
+if last > 6 then
   local ended, gone = {}, {}
-  for i = 5, #ARGV do
+  for i = 7, last do
     -- One that is not active any more somebody has put back: it comes again. The oldest stand at the end.
     if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
       ended[#ended + 1] = ARGV[i]
@@ -24,6 +27,13 @@ if #ARGV > 4 then
     redis.call('INCRBY', KEYS[6], #ended)
   end
 end
+for i = last + 1, #ARGV, 2 do
+  if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
+    redis.call('ZREM', KEYS[4], ARGV[i])
+    redis.call('ZADD', KEYS[7], ARGV[i + 1], ARGV[i])
+    redis.call('HSET', ARGV[1] .. ARGV[i], 'state', 'retry')
+  end
+end
 local want = tonumber(ARGV[4])
 if want == 0 or redis.call('EXISTS', KEYS[2]) == 1 then
   return {}
@@ -34,13 +44,15 @@ if not ids or #ids == 0 then
 end
 local taken, active, leases = {}, {}, {}
 local expiry = ms(math.floor(now_ms() / 1000) + tonumber(ARGV[2]))
-for i, id in ipairs(ids) do
+for _, id in ipairs(ids) do
   local key = ARGV[1] .. id
-  local message = redis.call('HGET', key, 'msg')
-  if message then
+  local message = ARGV[5] == '1' and redis.call('HGET', key, 'msg')
+  if message or ARGV[5] ~= '1' and redis.call('HSTRLEN', key, 'msg') > 0 then
     redis.call('HSET', key, 'state', 'active')
     taken[#taken + 1] = id
-    taken[#taken + 1] = message
+    if message then
+      taken[#taken + 1] = message
+    end
     active[#active + 1] = id
     leases[#leases + 1] = expiry
     leases[#leases + 1] = id

@@ -1,0 +1,163 @@
+package queue
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+func TestATaskThatIsRunForLongKeepsItsLease(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		end := make(chan struct{})
+		server, _ := b.serve(Line{Places: 2}, func(int, *Place) error {
+			<-end
+			return nil
+		})
+		defer close(end)
+		id := b.submit(2, spec()).ID
+		var held []*asynq.TaskInfo
+		b.eventually("the tasks", func() bool {
+			held = b.listed(batch.Interactive, b.inspector().ListActiveTasks)
+			return len(held) == 2
+		})
+		lease := func(index int) (int64, error) {
+			name := taskID(id, index, "")
+			score, err := b.rdb.ZScore(b.ctx, asynqPrefix(b.queueOf(crm(batch.Interactive), id, index))+"lease", name).Result()
+			return int64(score), err
+		}
+		before, err := lease(0)
+		require.NoError(t, err)
+		n, err := b.requeue(b.ctx, b.queueOf(crm(batch.Interactive), id, 1), []string{taskID(id, 1, "")}) // somebody took it for lost
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		server.taker.stop() // so that it is not taken again
+		server.taker.renewLeases(time.Now().Add(leaseEvery / 4))
+		same, err := lease(0)
+		require.NoError(t, err)
+		require.Equal(t, before, same, "not those of tasks that were just taken")
+		server.taker.renewLeases(time.Now().Add(time.Minute))
+		after, err := lease(0)
+		require.NoError(t, err)
+		require.Greater(t, after, before+30)
+	})
+}
+
+func TestALeaseThatIsGoneIsNotRenewed(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
+		l := taker.lines[0]
+		for len(l.out) == 0 { // of several queues it may ask the wrong ones first
+			l.turn(true)
+		}
+		k := <-l.out
+		r := &runner{line: l}
+		r.now.Store(k)
+		l.runners = append(l.runners, r)
+		n, err := b.requeue(b.ctx, k.lane.name, []string{taskID(id, 0, "")}) // as of a worker that was taken for dead
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		taker.renewLeases(time.Now().Add(time.Minute))
+		require.Zero(t, must(b.rdb.Exists(b.ctx, k.lane.prefix+"lease").Result()))
+	})
+}
+
+func TestATaskThatPanicsComesAgain(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var runs atomic.Int32
+		b.serve(Line{Places: 1}, func(int, *Place) error {
+			if runs.Add(1) == 1 {
+				panic("a fault")
+			}
+			return nil
+		})
+		b.submit(2, spec())
+		b.eventually("all, one of them twice", func() bool { return runs.Load() == 3 })
+	})
+}
+
+func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(1, spec())
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
+		taker.later = func(int, error, *asynq.Task) time.Duration { return time.Hour }
+		l := taker.lines[0]
+		for len(l.out) == 0 { // of several queues it may ask the wrong ones first
+			l.turn(true)
+		}
+		k := <-l.out
+		(&runner{line: l}).ended(k, errors.New("later"))
+		fail := &failing{left: 1}
+		b.rdb.AddHook(fail)
+		l.turn(false)
+		require.Equal(t, 1, l.untold(), "it is told again")
+		l.turn(false)
+		require.Zero(t, l.untold())
+		require.Empty(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks))
+		waiting := b.listed(batch.Interactive, b.inspector().ListRetryTasks)
+		require.Len(t, waiting, 1)
+		require.Equal(t, k.id, waiting[0].ID)
+		require.Equal(t, asynq.TaskStateRetry, waiting[0].State)
+		require.WithinDuration(t, time.Now().Add(time.Hour), waiting[0].NextProcessAt, time.Minute)
+		require.Zero(t, must(b.rdb.Exists(b.ctx, k.lane.prefix+"lease").Result()))
+		require.Len(t, k.lane.retries, 1, "it is looked for when it is due")
+	})
+}
+
+func TestATaskOfSomebodyElseIsDropped(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.serve(Line{Places: 2}, func(int, *Place) error {
+			t.Error("it was run")
+			return nil
+		})
+		_, err := asynq.NewClientFromRedisClient(b.rdb).Enqueue(asynq.NewTask("theirs", nil),
+			asynq.Queue(b.queueOf(crm(batch.Interactive), "x", 0)), asynq.TaskID("whatever"))
+		require.NoError(t, err)
+		b.eventually("it is gone", func() bool {
+			n := 0
+			for key := range b.allKeys() {
+				if _, word := asynqKey(key); word == "t" || word == "pending" || word == "active" {
+					n++
+				}
+			}
+			return n == 0
+		})
+	})
+}
+
+func TestAHandlerThatDoesNotEndHoldsNoServer(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		end := make(chan struct{})
+		began := make(chan struct{})
+		_, stop := b.serve(Line{Places: 2}, func(int, *Place) error {
+			close(began)
+			<-end
+			return nil
+		})
+		b.submit(1, spec())
+		<-began
+		stop()
+		require.Len(t, b.listed(batch.Interactive, b.inspector().ListActiveTasks), 1, "it is not run a second time")
+		close(end)
+	})
+}
+
+func TestTaskIDsAreRead(t *testing.T) {
+	t.Parallel()
+	for _, round := range []string{"", "2", "tok-en"} {
+		id, index, ok := parseTaskID(taskID("some", 17, round))
+		require.True(t, ok)
+		require.Equal(t, "some", id)
+		require.Equal(t, 17, index)
+	}
+	for _, bad := range []string{"", "some", "some:", ":1", "some:x", "some:-1"} {
+		_, _, ok := parseTaskID(bad)
+		require.False(t, ok, bad)
+	}
+}
