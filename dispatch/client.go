@@ -13,8 +13,11 @@
 // another host and could repeat a POST. There is no cookie jar, and the
 // environment's proxy is not used.
 //
-// Nothing here quotes an answer, a query or a header in a log or an error. But
-// net/http prints what a target sends on an idle connection to the standard
+// Targets without TLS are reached by connections of its own (direct.go), all others
+// by net/http's transport.
+//
+// Nothing here quotes an answer, a query or a header in a log or an error. But that
+// transport prints what a target sends on an idle connection to the standard
 // logger of package log, and has no setting for that: a program that uses this
 // package should discard that logger's output.
 package dispatch

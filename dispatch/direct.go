@@ -4,6 +4,7 @@ package dispatch
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,6 +82,10 @@ func (d *direct) roundTrip(ctx context.Context, x *exchange, req *http.Request) 
 		}
 	}
 	for {
+		if ctx.Err() != nil { // what is sent now would be broken off at once
+			<-d.slots
+			return nil, context.Cause(ctx) //nolint:wrapcheck // as above
+		}
 		c := d.take()
 		if c == nil {
 			dialed, err := d.dial(context.WithValue(ctx, exchangeKey{}, x), "tcp", d.addr)
@@ -93,7 +98,7 @@ func (d *direct) roundTrip(ctx context.Context, x *exchange, req *http.Request) 
 			}
 		}
 		res, err := c.exchange(ctx, x, req)
-		if errors.Is(err, errGone) && c.used {
+		if errors.Is(err, errGone) {
 			continue // nothing was written to it
 		}
 		if err != nil {
@@ -209,8 +214,10 @@ func (d *direct) newConn(dialed net.Conn) (*conn, error) {
 }
 
 var (
-	// errGone says that the connection was closed before a byte of the request was written.
-	errGone = errors.New("the connection was closed before the request was sent")
+	// errGone says that a connection that was used before was closed before a byte of
+	// the request was written, and errAtOnce that a new one was.
+	errGone   = errors.New("the connection is gone")
+	errAtOnce = errors.New("the connection was closed before the request was sent")
 	// errHeaders says that an answer's headers are too long.
 	errHeaders = fmt.Errorf("the headers are over %d bytes", maxResponseHeaders)
 )
@@ -250,10 +257,10 @@ func (c *conn) ask(req *http.Request) (*http.Response, error) {
 	switch {
 	case c.written == 0 && (c.err != nil || !c.asked):
 		c.x.phase.Store(int32(waiting))
-		if c.used || c.err == nil {
+		if c.used {
 			return nil, errGone
 		}
-		return nil, c.err
+		return nil, cmp.Or(c.err, errAtOnce)
 	case c.written < len(c.out) || c.more != nil:
 		c.writeRest()
 	case c.err != nil:

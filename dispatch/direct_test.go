@@ -241,3 +241,24 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	use()
 	<-gone // what comes back after the end is not kept
 }
+
+func TestNothingIsSentOnceTheContextHasEnded(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, func(w *wire) {
+		for w.request() != nil {
+			w.say(empty)
+		}
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url})
+	require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	for range 100 {
+		resp := d.Do(ctx, &batch.Request{Target: "crm", Action: &batch.Action{Method: "POST", Path: "/"}})
+		requireErrored(t, resp, batch.Errored, batch.CodeInterrupted)
+		require.True(t, resp.Unsent)
+	}
+	require.EqualValues(t, 1, target.requests.Load())
+	require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status)
+	require.EqualValues(t, 1, target.conns.Load(), "the connection is still good")
+}

@@ -41,7 +41,7 @@ type exchange struct {
 	target  *target
 	action  *batch.Action
 	timeout time.Duration
-	phase   atomic.Int32 // hooks run in the transport's goroutines
+	phase   atomic.Int32 // some of it is told from other goroutines
 
 	status     int // once reading
 	protoMajor int // once reading

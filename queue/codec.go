@@ -74,10 +74,6 @@ func (f *fields) num() uint64 {
 	return v
 }
 
-// str is not to be inlined: its callers, which run deep in new goroutines, would
-// grow so large that these had to move to larger stacks.
-//
-//go:noinline
 func (f *fields) str() string {
 	n := f.num()
 	if n > uint64(len(f.data)) {

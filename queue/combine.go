@@ -44,14 +44,32 @@ type ride struct {
 }
 
 // combiner lets steps of the ledger that are asked for at about the same time
-// share exchanges with Redis.
+// share exchanges with Redis. The goroutines that make these stay, since their
+// stacks have grown to what the client of Redis needs.
 type combiner struct {
 	s *Store
 
 	mu      sync.Mutex
+	due     sync.Cond // there are some who wait, or no more will come
 	waiting []*ride
-	flying  int
+	fliers  int
+	closed  bool
 	wg      sync.WaitGroup
+}
+
+func newCombiner(s *Store) *combiner {
+	c := &combiner{s: s}
+	c.due.L = &c.mu
+	return c
+}
+
+// close returns when all who wait have been answered.
+func (c *combiner) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.due.Broadcast()
+	c.mu.Unlock()
+	c.wg.Wait()
 }
 
 // do runs the step and returns when it is answered. It does not end before with
@@ -60,10 +78,16 @@ type combiner struct {
 func (c *combiner) do(r *ride) error {
 	r.done, r.alone, r.err = make(chan struct{}), r.err != nil, nil
 	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		return redis.ErrClosed
+	}
 	c.waiting = append(c.waiting, r)
-	if c.flying < flights {
-		c.flying++
+	if c.fliers < flights {
+		c.fliers++
 		c.wg.Go(c.fly)
+	} else {
+		c.due.Signal()
 	}
 	c.mu.Unlock()
 	<-r.done
@@ -72,19 +96,26 @@ func (c *combiner) do(r *ride) error {
 
 func (c *combiner) fly() {
 	for {
+		c.mu.Lock()
+		for len(c.waiting) == 0 {
+			if c.closed {
+				c.mu.Unlock()
+				return
+			}
+			c.due.Wait()
+		}
+		c.mu.Unlock()
 		runtime.Gosched() // so that those who come just now come along
 		c.mu.Lock()
 		rides := c.waiting[:c.fitting()]
 		c.waiting = c.waiting[len(rides):]
-		if len(rides) == 0 {
-			c.flying--
-			c.mu.Unlock()
-			return
-		}
 		if len(c.waiting) == 0 {
 			c.waiting = nil // what flies must not be overwritten
 		}
 		c.mu.Unlock()
+		if len(rides) == 0 {
+			continue // another was faster
+		}
 		c.s.exchange(rides)
 		for _, r := range rides {
 			close(r.done)

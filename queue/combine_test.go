@@ -55,15 +55,9 @@ func (e *exchanges) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 // together runs n steps that all wait for the same exchange.
 func (b *bundle) together(n int, step func(i int) error) {
 	b.t.Helper()
-	b.eventually("the exchanges before", func() bool {
-		b.combine.mu.Lock()
-		defer b.combine.mu.Unlock()
-		if b.combine.flying > 0 {
-			return false
-		}
-		b.combine.flying = flights
-		return true
-	})
+	b.combine.close()
+	b.combine = newCombiner(b.Store)
+	b.combine.fliers = flights // which are on their way
 	errs := make(chan error, n)
 	for i := range n {
 		go func() { errs <- step(i) }()
@@ -116,5 +110,14 @@ func TestWhatFailedTogetherIsRepeatedAlone(t *testing.T) {
 			return err
 		})
 		require.Equal(t, 15, seen.args, "of one action")
+	})
+}
+
+func TestStepsAfterTheEndAreAnswered(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(2, spec()).ID
+		token := b.begin(id, 0).Token
+		b.combine.close()
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)), redis.ErrClosed)
 	})
 }

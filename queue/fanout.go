@@ -22,7 +22,7 @@ const (
 	fanOutAhead = 1000
 	// fanOutChunk is the number of tasks enqueued in one exchange.
 	fanOutChunk = 100
-	// taskTimeout is how long asynq lets a handler run. The handler's own
+	// taskTimeout is what asynq is told of how long a task may run. Handlers' own
 	// bounds are shorter.
 	taskTimeout = batch.MaxTimeout + time.Hour
 	// forever keeps asynq from ever archiving a task: the ledger decides when
@@ -35,6 +35,7 @@ type fanOut struct {
 	id          string
 	route       route
 	from, total int
+	enqueued    bool // with the commit: it is only to be noted
 	throttled   bool // handed out as the owner's limit allows; see feed
 }
 
@@ -74,7 +75,7 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 		defer close(done)
 		run(s.fanouts.ctx)
 	})
-	if f.total > inlineActions {
+	if f.total > inlineActions || f.enqueued {
 		return
 	}
 	select {
@@ -89,9 +90,12 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	for f.from < f.total {
 		next := min(f.from+fanOutChunk, f.total)
 		began := time.Now()
-		got, err := s.enqueue(ctx, f.id, f.route, "", span(f.from, next))
-		if err != nil {
-			return err
+		var got enqueued
+		if !f.enqueued {
+			var err error
+			if got, err = s.enqueue(ctx, f.id, f.route, "", span(f.from, next)); err != nil {
+				return err
+			}
 		}
 		crash.At(crash.ChunkEnqueued)
 		answer, err := s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
@@ -134,11 +138,15 @@ type enqueued struct {
 
 // enqueue enqueues actions in one exchange.
 func (s *Store) enqueue(ctx context.Context, id string, r route, round string, indexes []int) (enqueued, error) {
+	return s.enqueueTasks(ctx, s.tasksOf(id, r, round, indexes))
+}
+
+func (s *Store) tasksOf(id string, r route, round string, indexes []int) []newTask {
 	tasks := make([]newTask, len(indexes))
 	for i, index := range indexes {
 		tasks[i] = newTask{queue: s.queueOf(r, id, index), kind: TaskAction, id: taskID(id, index, round), payload: EncodeTask(id, index)}
 	}
-	return s.enqueueTasks(ctx, tasks)
+	return tasks
 }
 
 // newTask is a task to be enqueued.
@@ -152,6 +160,17 @@ type newTask struct {
 func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
+	pipe := s.rdb.Pipeline()
+	sent, err := s.addTasks(ctx, pipe, tasks)
+	if err != nil {
+		return enqueued{}, err
+	}
+	send(ctx, pipe)
+	return s.countTasks(ctx, sent)
+}
+
+// addTasks adds what enqueues tasks to a pipeline. It returns the steps by queue.
+func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, tasks []newTask) (map[string]*redis.Cmd, error) {
 	forms, steps := make(map[string]*taskForm), make(map[string][]any) // by queue
 	for i := range tasks {
 		t := &tasks[i]
@@ -159,24 +178,27 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 		if form == nil || form.kind != t.kind {
 			var err error
 			if form, err = s.taskForm(ctx, t.queue, t.kind); err != nil {
-				return enqueued{}, err
+				return nil, err
 			}
 			forms[t.queue] = form
 		}
 		steps[t.queue] = append(steps[t.queue], t.id, form.message(t.id, t.payload))
 	}
-	pipe := s.rdb.Pipeline()
-	cmds := make(map[string]*redis.Cmd, len(steps))
+	sent := make(map[string]*redis.Cmd, len(steps))
 	now := time.Now().UnixNano()
 	for queue, made := range steps {
 		pipe.SAdd(ctx, asynqQueues, queue)
 		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, s.name + " " + queue}, made...)
-		cmds[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args...)
+		sent[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args...)
 	}
-	send(ctx, pipe)
+	return sent, nil
+}
+
+// countTasks reads the answers of the steps that addTasks added, and wakes the workers.
+func (s *Store) countTasks(ctx context.Context, sent map[string]*redis.Cmd) (enqueued, error) {
 	var got enqueued
 	var faults []error
-	for queue, cmd := range cmds {
+	for queue, cmd := range sent {
 		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int64Slice()
 		if err == nil && len(n) != 2 {
 			err = errAnswer

@@ -17,8 +17,10 @@ const (
 	pageBytes = 1 << 20
 	// stateWindow is the number of states looked at in one exchange.
 	stateWindow = 16 << 10
-	// firstResults is the number of results read before it is known how large they are.
-	firstResults = 4
+	// firstResults and firstBytes bound what is read before it is known how large
+	// results are.
+	firstResults = 100
+	firstBytes   = 64 << 10
 )
 
 // meta reads the hash of a batch; it is empty if there is none.
@@ -126,22 +128,22 @@ func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQue
 		return nil, batch.ErrNotFound
 	}
 	page := &batch.ResultPage{Results: [][]byte{}, Next: -1}
-	size, per, total := 0, firstResults, -1
-	from := max(q.From, 0)
-	for total < 0 || from < total {
-		seen, err := s.look(ctx, id, from, min(q.Limit-len(page.Results), per), q.Outcomes, total < 0)
-		if err != nil {
-			return nil, err
-		}
-		if total < 0 {
-			if len(seen.meta) == 0 || seen.meta["owner"] != owner {
-				return nil, batch.ErrNotFound
+	from, size := max(q.From, 0), 0
+	seen, err := s.firstLook(ctx, id, from, q)
+	if err != nil {
+		return nil, err
+	}
+	if len(seen.meta) == 0 || seen.meta["owner"] != owner {
+		return nil, batch.ErrNotFound
+	}
+	total := int(atoi(seen.meta["total"]))
+	for per := min(q.Limit, firstResults); from < total; {
+		if seen == nil {
+			if seen, err = s.look(ctx, id, from, per, q.Outcomes); err != nil {
+				return nil, err
 			}
-			if total = int(atoi(seen.meta["total"])); from >= total {
-				break
-			}
 		}
-		indexes, reached, states, err := seen.choose(from, min(q.Limit-len(page.Results), per), q.Outcomes)
+		indexes, reached, states, err := seen.choose(from, per, q.Outcomes)
 		if err != nil {
 			return nil, err
 		}
@@ -153,13 +155,14 @@ func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQue
 			size += len(r)
 		}
 		page.Results = append(page.Results, results...)
-		from = reached
+		from, seen = reached, nil
 		if len(page.Results) >= q.Limit || size >= pageBytes {
 			break
 		}
 		if len(page.Results) > 0 { // as many as the rest of the page is likely to hold
 			per = min(max((pageBytes-size)/max(size/len(page.Results), 1), 1), 1000)
 		}
+		per = min(per, q.Limit-len(page.Results))
 	}
 	if from < total {
 		page.Next = from
@@ -169,14 +172,47 @@ func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQue
 
 // sight is what one look at a batch finds, from some action on.
 type sight struct {
-	meta    map[string]string // if it was asked for
+	meta    map[string]string // of the first look
 	states  string
-	results []any // of the first actions, unless some of them are to be left out
+	results []any // of the same actions, unless some of them are to be left out
+}
+
+// firstLook reads a batch's head, and what is known before anything is of the rest.
+func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.ResultQuery) (*sight, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	k := keysOf(id)
+	if len(q.Outcomes) > 0 {
+		pipe := s.rdb.Pipeline()
+		meta, states := pipe.HGetAll(ctx, k.meta), pipe.GetRange(ctx, k.state, int64(from), int64(from+stateWindow-1))
+		if _, err := pipe.Exec(ctx); err != nil {
+			return nil, mapError(ctx, err)
+		}
+		return &sight{meta: meta.Val(), states: states.Val()}, nil
+	}
+	parts, err := s.steps.look.Run(ctx, s.rdb, []string{k.meta, k.state, k.results}, from, min(q.Limit, firstResults), firstBytes).Slice()
+	if err != nil {
+		return nil, mapError(ctx, err)
+	}
+	if len(parts) != 3 {
+		return nil, errAnswer
+	}
+	pairs, _ := parts[0].([]any)
+	seen := &sight{meta: make(map[string]string, len(pairs)/2)}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		seen.meta[text(pairs[i])] = text(pairs[i+1])
+	}
+	seen.results, _ = parts[2].([]any)
+	if seen.states = text(parts[1]); len(seen.states) < len(seen.results) {
+		return nil, errAnswer
+	}
+	seen.states = seen.states[:len(seen.results)] // the rest may be large
+	return seen, nil
 }
 
 // look reads in one exchange what is needed of up to limit actions, or finds those
 // with one of the outcomes.
-func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome, meta bool) (*sight, error) {
+func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome) (*sight, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	window := limit
@@ -184,11 +220,8 @@ func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes [
 		window = stateWindow
 	}
 	k := keysOf(id)
-	hash, results := &redis.MapStringStringCmd{}, &redis.SliceCmd{}
+	results := &redis.SliceCmd{}
 	pipe := s.rdb.Pipeline()
-	if meta {
-		hash = pipe.HGetAll(ctx, k.meta)
-	}
 	states := pipe.GetRange(ctx, k.state, int64(from), int64(from+window-1))
 	if len(outcomes) == 0 {
 		results = pipe.HMGet(ctx, k.results, fieldsOf(span(from, from+limit))...)
@@ -196,7 +229,7 @@ func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes [
 	if _, err := pipe.Exec(ctx); err != nil {
 		return nil, mapError(ctx, err)
 	}
-	return &sight{meta: hash.Val(), states: states.Val(), results: results.Val()}, nil
+	return &sight{states: states.Val(), results: results.Val()}, nil
 }
 
 // choose finds up to limit actions with one of the outcomes, and says how far it looked.
@@ -264,9 +297,9 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 	for i, index := range indexes {
 		var err error
 		if stored(found[i]) {
-			sealed, ok := given[i].(string)
+			sealed, _ := given[i].(string)
 			switch {
-			case ok:
+			case sealed != "":
 				out[i], err = s.seals.open(place{id, "r", index}, []byte(sealed))
 			case states[found[i]] == batch.Unknown:
 				out[i], err = overdueResult(index)

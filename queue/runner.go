@@ -15,11 +15,10 @@ import (
 // leaseEvery is how often the leases of tasks that are run for longer are renewed.
 const leaseEvery = asynqLease / 3
 
-// runner runs tasks of a line, one after another. It stays when there are none: its
-// stack has grown to what an HTTP exchange needs.
+// runner runs tasks of a line, one after another. It stays when there are none, so
+// that while there are many its stack has grown to what an HTTP exchange needs.
 type runner struct {
-	line *line
-	now  atomic.Pointer[task] // what it runs
+	now atomic.Pointer[task] // what it runs
 }
 
 // hand has a task run by a runner that is idle, or by a new one, with the lock held.
@@ -30,23 +29,21 @@ func (l *line) hand(k *task) {
 	case l.idle > 0:
 		l.idle--
 	default:
-		r := &runner{line: l}
+		r := &runner{}
 		l.runners = append(l.runners, r)
-		l.t.runners.Go(r.run)
+		l.t.runners.Go(func() {
+			for k := range l.out {
+				r.now.Store(k)
+				err := l.t.runTask(k)
+				r.now.Store(nil)
+				k.ran(err)
+			}
+		})
 	}
 }
 
-func (r *runner) run() {
-	for k := range r.line.out {
-		r.now.Store(k)
-		err := r.line.t.runTask(k)
-		r.now.Store(nil)
-		r.ended(k, err)
-	}
-}
-
-// ended notes that a task was run, by a runner that then is idle.
-func (r *runner) ended(k *task, err error) {
+// ran notes that a task was run, by a runner that then is idle.
+func (k *task) ran(err error) {
 	q := k.lane
 	q.mu.Lock()
 	q.idle++
@@ -95,11 +92,11 @@ func (l *line) unrun() (tasks []*task) {
 	if l.shut {
 		return nil
 	}
-	for len(l.out) > 0 {
-		tasks = append(tasks, <-l.out)
-	}
 	l.shut = true
-	close(l.out) // the server has stopped: nothing is handed over any more
+	close(l.out)           // the server has stopped: nothing is handed over any more
+	for k := range l.out { // runners take some, too
+		tasks = append(tasks, k)
+	}
 	return tasks
 }
 
@@ -120,7 +117,7 @@ func (t *taker) keepLeases() {
 
 func (t *taker) renewLeases(now time.Time) {
 	held := make(map[*lane][]redis.Z)
-	until := float64(now.Add(asynqLease).Unix())
+	until := float64(now.Add(asynqLease).Unix()) // by this clock, which may be late
 	for _, l := range t.lines {
 		l.mu.Lock()
 		for _, r := range l.runners {
@@ -137,7 +134,7 @@ func (t *taker) renewLeases(now time.Time) {
 	defer cancel()
 	pipe := t.s.rdb.Pipeline()
 	for q, leases := range held {
-		pipe.ZAddXX(ctx, q.prefix+"lease", leases...)
+		pipe.ZAddArgs(ctx, q.prefix+"lease", redis.ZAddArgs{XX: true, GT: true, Members: leases})
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
 		t.s.log.Warn("leases not renewed", "error", mapError(ctx, err))

@@ -57,7 +57,7 @@ func TestALeaseThatIsGoneIsNotRenewed(t *testing.T) {
 			l.turn(true)
 		}
 		k := <-l.out
-		r := &runner{line: l}
+		r := &runner{}
 		r.now.Store(k)
 		l.runners = append(l.runners, r)
 		n, err := b.requeue(b.ctx, k.lane.name, []string{taskID(id, 0, "")}) // as of a worker that was taken for dead
@@ -92,7 +92,7 @@ func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
 			l.turn(true)
 		}
 		k := <-l.out
-		(&runner{line: l}).ended(k, errors.New("later"))
+		k.ran(errors.New("later"))
 		fail := &failing{left: 1}
 		b.rdb.AddHook(fail)
 		l.turn(false)
@@ -112,13 +112,13 @@ func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
 
 func TestATaskOfSomebodyElseIsDropped(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
+		_, err := asynq.NewClientFromRedisClient(b.rdb).Enqueue(asynq.NewTask("theirs", nil),
+			asynq.Queue(b.queueOf(crm(batch.Interactive), "x", 0)), asynq.TaskID("whatever"))
+		require.NoError(t, err)
 		b.serve(Line{Places: 2}, func(int, *Place) error {
 			t.Error("it was run")
 			return nil
 		})
-		_, err := asynq.NewClientFromRedisClient(b.rdb).Enqueue(asynq.NewTask("theirs", nil),
-			asynq.Queue(b.queueOf(crm(batch.Interactive), "x", 0)), asynq.TaskID("whatever"))
-		require.NoError(t, err)
 		b.eventually("it is gone", func() bool {
 			n := 0
 			for key := range b.allKeys() {
@@ -160,4 +160,70 @@ func TestTaskIDsAreRead(t *testing.T) {
 		_, _, ok := parseTaskID(bad)
 		require.False(t, ok, bad)
 	}
+}
+
+// Runners take tasks while the server takes back what they have not begun.
+func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	for range 300 {
+		k := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 64}}})
+		k.action = func(string, int, *Place) error { return nil }
+		l := k.lines[0]
+		l.mu.Lock()
+		for range 64 {
+			l.inHand++
+			l.seated++
+			l.hand(&task{lane: l.lanes[0], id: "x:1", place: Place{lane: l.lanes[0]}})
+		}
+		l.mu.Unlock()
+		close(k.quit)
+		left := l.unrun()
+		require.Empty(t, l.unrun(), "a second time")
+		k.runners.Wait()
+		require.Equal(t, 64, l.untold()+len(left))
+	}
+}
+
+// Whatever tasks do, all places, runners and books are as before in the end.
+func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var runs atomic.Int32
+		server, _ := b.serve(Line{Places: 16}, func(_ int, place *Place) error {
+			switch n := runs.Add(1); n % 5 {
+			case 0:
+				place.Leave()
+			case 1:
+				place.Leave()
+				return errors.New("again")
+			case 2:
+				if n%7 == 0 {
+					panic("a fault")
+				}
+			}
+			return nil
+		})
+		for range 5 {
+			b.submit(60, spec())
+		}
+		l := server.taker.lines[0]
+		b.eventually("the end", func() bool {
+			for key := range b.allKeys() {
+				if _, word := asynqKey(key); word == "t" {
+					return false
+				}
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.inHand == 0 && l.leaving == 0
+		})
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		require.Zero(t, l.inBulk)
+		require.Zero(t, l.seated)
+		require.Empty(t, l.out)
+		require.Empty(t, l.ready)
+		require.Len(t, l.runners, l.idle)
+		require.LessOrEqual(t, len(l.runners), 16+l.leavers())
+	})
 }

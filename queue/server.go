@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -72,7 +73,7 @@ func (s *Store) NewServer(cfg ServerConfig) *Server {
 	}
 	cfg.StrictPriority = true // spares asynq the shuffle; the taker has the say
 	cfg.TaskCheckInterval = emptyPause
-	return &Server{asynq: asynq.NewServerFromRedisClient(t, cfg.Config), taker: t, drain: cfg.ShutdownTimeout}
+	return &Server{asynq: asynq.NewServerFromRedisClient(t, cfg.Config), taker: t, drain: cmp.Or(cfg.ShutdownTimeout, 8*time.Second)} // as asynq has it
 }
 
 // Start has the handlers run the tasks. It returns at once.
@@ -89,8 +90,9 @@ func (s *Server) Stop() {
 }
 
 // Shutdown stops the server, and returns when the handlers have, or after
-// [asynq.Config.ShutdownTimeout]. What a handler still runs then is nobody's task
-// any more once its lease has run out.
+// [asynq.Config.ShutdownTimeout]. What one still runs then is nobody's task any more
+// once its lease has run out, or the sweeper finds it; asynq would give it to another
+// at once, while this one goes on.
 func (s *Server) Shutdown() {
 	s.Stop()
 	ended := make(chan struct{})

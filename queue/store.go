@@ -102,7 +102,7 @@ func Open(cfg Config) (*Store, error) {
 	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)
 	s.notices = newNotices(s.rdb, s.log)
 	s.fanouts = newFanouts()
-	s.combine = &combiner{s: s}
+	s.combine = newCombiner(s)
 	return s, nil
 }
 
@@ -113,7 +113,7 @@ func (s *Store) Close() error {
 		s.fanouts.stop()
 	}
 	if s.combine != nil {
-		s.combine.wg.Wait()
+		s.combine.close()
 	}
 	if s.notices != nil {
 		s.notices.close()
@@ -148,14 +148,15 @@ func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc
 // send sends what is in a pipeline. Each command has its own error. If no
 // connection could be opened, go-redis says so to the pipeline alone, and the
 // commands would look as if they were answered.
-func send(ctx context.Context, pipe redis.Pipeliner) {
+func send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
 	cmds, err := pipe.Exec(ctx)
 	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
-		return
+		return cmds
 	}
 	for _, cmd := range cmds {
 		cmd.SetErr(err)
 	}
+	return cmds
 }
 
 // answer returns the answer to a step that was sent by its digest in a pipeline. If

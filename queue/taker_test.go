@@ -410,19 +410,33 @@ func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 	})
 }
 
-func TestATaskThatLostItsMessageIsDropped(t *testing.T) {
+func TestATaskThatLostItsMessageGoesItsWay(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
-		prefix := taker.lines[0].lanes[0].prefix
-		require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:x", "state", "pending").Err())
-		require.NoError(t, b.rdb.LPush(b.ctx, prefix+"pending", "x").Err())
-		b.eventually("the task", func() bool {
-			taker.lines[0].markAll()
-			taker.lines[0].turn(true)
-			n, err := b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()
-			return err == nil && n == 0
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}, WebhookPlaces: 2})
+		actions, hooks := taker.lines[0], taker.hooks
+		for _, l := range []*line{actions, hooks} {
+			prefix := l.lanes[0].prefix
+			require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:x", "state", "pending").Err())
+			require.NoError(t, b.rdb.LPush(b.ctx, prefix+"pending", "x").Err())
+		}
+		gone := func(l *line) bool {
+			prefix := l.lanes[0].prefix
+			return must(b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()) == 0
+		}
+		b.eventually("the webhook's task is dropped", func() bool {
+			hooks.turn(true)
+			return gone(hooks)
 		})
-		require.Empty(t, taker.lines[0].out)
+		require.Empty(t, hooks.out)
+		b.eventually("the ledger is asked about the action's", func() bool {
+			actions.markAll()
+			actions.turn(true)
+			return len(actions.out) == 1
+		})
+		k := <-actions.out
+		k.lane.end(k.id)
+		actions.turn(false)
+		require.True(t, gone(actions))
 	})
 }
 

@@ -69,8 +69,8 @@ func shardName(r route, shard int) string {
 // errTask says that a task is none of ours.
 var errTask = errors.New("malformed task payload")
 
-// payloadVersion is raised when the payload changes, so that workers of two
-// versions can share a queue.
+// payloadVersion is raised when the payload changes. Runners go by the ids of tasks,
+// which are to hold the same; see parseTaskID.
 const payloadVersion = "1"
 
 // EncodeTask returns the payload of an action's task: version, batch id and

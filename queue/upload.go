@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"cmp"
 	"context"
 	"crypto/hmac"
 	"encoding/hex"
@@ -31,8 +30,8 @@ const (
 	chunkBytes   = 128 << 10
 	// ownerIndexTTL is longer than any batch lives.
 	ownerIndexTTL = 800 * 24 * time.Hour
-	// stagePatience bounds the staging of one chunk. It is shorter than that of
-	// other steps, since somebody waits to be told to come back.
+	// stagePatience bounds the staging of a chunk of a larger upload. It is shorter than
+	// that of other steps, since somebody waits to be told to come back.
 	stagePatience = time.Second
 )
 
@@ -52,6 +51,7 @@ type upload struct {
 	markedAt  time.Time
 	admitted  admission
 	committed bool // a commit was tried; from then on only time removes anything
+	doubtful  bool // a commit was tried and failed: whether the batch exists is to be asked
 }
 
 // Open implements [batch.Store].
@@ -212,7 +212,8 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if err != nil {
 		return nil, false, err
 	}
-	created, err := u.commit(ctx, spec, args)
+	out := fanOut{id: u.id, route: route{spec.Target, lane}, total: u.n, throttled: spec.Throttle != nil}
+	created, err := u.commit(ctx, spec, args, &out)
 	if err != nil {
 		return nil, false, err
 	}
@@ -229,7 +230,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
 		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
 	}
-	u.s.startFanOut(ctx, fanOut{id: u.id, route: route{b.Target, lane}, total: u.n, throttled: spec.Throttle != nil})
+	u.s.startFanOut(ctx, out)
 	return b, false, nil
 }
 
@@ -262,13 +263,12 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 // commit stages what is left, writes both indexes, and commits. It returns when the
 // batch was created. The indexes come first: an entry without a batch is dropped by
 // whoever meets it, a batch without an entry would be found by nobody.
-func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any) (time.Time, error) {
+func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (time.Time, error) {
 	if u.s.shards == 1 && u.staged == 0 && u.claim == "" && len(u.groups.order) == 0 {
-		answer, err := u.commitAtOnce(ctx, spec, args)
+		answer, err := u.commitAtOnce(ctx, spec, args, out)
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			return u.created(answer, err)
 		}
-		u.committed = false // the steps are not known there, and nothing was done
 	}
 	if err := u.flush(ctx); err != nil {
 		return time.Time{}, err
@@ -285,23 +285,35 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any) (time
 	return u.created(u.s.run(ctx, u.s.steps.commit, u.commitKeys(), args...))
 }
 
-// commitAtOnce does it all in one exchange, for a small batch. One server runs what
-// comes over a connection in its order, so if it breaks off, what stands is what could
-// stand otherwise.
-func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any) ([]string, error) {
+// commitAtOnce does it all in one exchange, for a small batch, and has its tasks
+// enqueued along with it if they are few. One server runs what comes over a connection
+// in its order, so if it breaks off, what stands is what could stand otherwise. Should
+// the commit fail, its tasks find no batch, and end. Should an index, which never does
+// where the commit does not, the client is told so, and the sweeper may run the batch
+// all the same.
+func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (_ []string, err error) {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
-	u.committed = true
+	defer func() { u.committed, u.doubtful = err == nil, err != nil }()
 	pipe := u.s.rdb.Pipeline()
 	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
 	u.addIndexes(ctx, pipe, spec)
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
-	cmds, err := pipe.Exec(ctx)
-	for _, cmd := range cmds { // a batch that lacks an entry is not to be acknowledged
-		err = cmp.Or(cmd.Err(), err)
+	upTo := pipe.Len()
+	var tasks map[string]*redis.Cmd
+	if u.n <= fanOutChunk && !out.throttled {
+		if tasks, err = u.s.addTasks(ctx, pipe, u.s.tasksOf(u.id, out.route, "", span(0, u.n))); err != nil {
+			return nil, err
+		}
 	}
-	if err != nil {
-		return nil, mapError(ctx, err)
+	for _, cmd := range send(ctx, pipe)[:upTo] { // a batch that lacks an entry is not to be acknowledged
+		if err := cmd.Err(); err != nil {
+			return nil, mapError(ctx, err)
+		}
+	}
+	if tasks != nil {
+		_, err := u.s.countTasks(ctx, tasks)
+		out.enqueued = err == nil // else they are enqueued once more
 	}
 	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis
 }
@@ -382,6 +394,19 @@ func (u *upload) Abort(context.Context) {
 
 // drop gives back what an upload was admitted, and removes what it has left.
 func (u *upload) drop(ctx context.Context) {
+	if u.doubtful {
+		var answer []string
+		err := u.s.insist(ctx, func() (err error) {
+			answer, err = u.s.run(ctx, u.s.steps.drop, []string{u.keys.meta, u.keys.actions})
+			return err
+		})
+		if err != nil || answer[0] == "0" {
+			u.s.log.WarnContext(ctx, "a batch that was not acknowledged may run", "batch", u.id, "error", err)
+			return
+		}
+		u.readmit(ctx)
+		return
+	}
 	u.readmit(ctx)
 	crash.At(crash.Readmitted)
 	keys := []string{u.keys.actions, u.keys.groups}

@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // sent tells which commands were sent together, and fails those that hold a text
@@ -104,7 +105,6 @@ func TestASmallBatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
 		u := b.upload(3)
 		_, _, err := u.Commit(b.ctx, spec())
 		require.ErrorContains(t, err, "refused")
-		require.Empty(t, seen.with(b.steps.enqueue.Hash()))
 	})
 }
 
@@ -127,15 +127,51 @@ func TestWhatIsStagedLateChangesNothing(t *testing.T) {
 	})
 }
 
-func TestResultsOfASmallBatchAreReadInTwoExchanges(t *testing.T) {
+func TestResultsOfASmallBatchAreReadInOneExchange(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(10, spec()).ID
 		for i := range 10 {
 			b.end(id, i, batch.Succeeded)
 		}
+		b.results(id, 1) // the step is known there
 		seen := &sent{}
 		b.rdb.AddHook(seen)
 		require.Len(t, b.results(id, 100), 10)
-		require.Len(t, seen.with(id), 2)
+		require.Len(t, seen.with(id), 1)
+	})
+}
+
+func TestWhatWasAdmittedIsGivenBackWhenTheCommitIsRefused(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	b.submit(1, spec())
+	u := b.upload(5)
+	limit := batch.Limit{Concurrent: 5}
+	_, _, err := u.Admit(b.ctx, 5, limit, false)
+	require.NoError(t, err)
+	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err()) // NOREPLICAS
+	_, _, err = u.Commit(b.ctx, spec())
+	require.Error(t, err)
+	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
+	u.Abort(b.ctx)
+	b.eventually("the places", func() bool {
+		_, _, err := b.upload(5).Admit(b.ctx, 5, limit, false)
+		return err == nil
+	})
+}
+
+func TestABatchWhoseCommitWasNotAnsweredIsNotDropped(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		if b.shards > 1 {
+			return // it is committed in steps, after which only time removes anything
+		}
+		b.submit(1, spec())
+		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
+		u := b.upload(3)
+		_, _, err := u.Commit(b.ctx, spec())
+		require.Error(t, err)
+		u.Abort(b.ctx)
+		b.fanouts.wg.Wait()
+		require.Len(t, b.results(u.id, 10), 3)
 	})
 }

@@ -222,7 +222,7 @@ func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.
 	return w.settled(ctx, id, index, err)
 }
 
-// settled turns the ledger's last word on a task into asynq's.
+// settled turns the ledger's last word on a task into that of its handler.
 func (w *Worker) settled(ctx context.Context, id string, index int, err error) error {
 	switch {
 	case err == nil, errors.Is(err, batch.ErrNotFound):

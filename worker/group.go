@@ -13,8 +13,7 @@ const (
 	// groupPatience is the longest pause between two attempts that a group waits
 	// out in its place. For a longer one it gives the place to others.
 	groupPatience = time.Minute
-	// groupTurn is how long a group keeps its place. It is well below the time
-	// after which asynq takes a handler for lost.
+	// groupTurn is how long a group keeps its place.
 	groupTurn = 30 * time.Minute
 )
 

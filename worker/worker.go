@@ -63,11 +63,11 @@ type Worker struct {
 	hooks   *deliverer
 	metrics *metrics
 	log     *slog.Logger
-	// held is the context of what handlers do. asynq's own ends when asynq gives
-	// a task up, at a moment when its handler must still be able to say what
-	// came of it.
+	// held is the context of what handlers do. What asynq has for webhooks ends when
+	// asynq gives a task up, at a moment when its handler must still be able to say
+	// what came of it.
 	inHand sync.WaitGroup
-	held   context.Context //nolint:containedctx // handlers get no other from asynq that would serve; see above
+	held   context.Context //nolint:containedctx // handlers get no other that would serve; see above
 	abort  context.CancelCauseFunc
 }
 

@@ -6,6 +6,8 @@
 --       most tasks to take, 1 if their messages are wanted, too, the number of those that
 --       are done, their ids, then id and unix time in turn of those that are to come again
 -- returns: {id, ...}, or {id, message, ...}
+-- Without a message nobody could run a task, and it is dropped. Where messages are not
+-- wanted, the ledger decides about tasks that have lost them, too.
 -- Repeating a turn ends nothing twice. What it takes is lost if its answer is,
 -- until the lease runs out or the sweeper finds it.
 local last = 6 + tonumber(ARGV[6])
@@ -44,10 +46,13 @@ if not ids or #ids == 0 then
 end
 local taken, active, leases = {}, {}, {}
 local expiry = ms(math.floor(now_ms() / 1000) + tonumber(ARGV[2]))
+local messages = ARGV[5] == '1'
 for _, id in ipairs(ids) do
   local key = ARGV[1] .. id
-  local message = ARGV[5] == '1' and redis.call('HGET', key, 'msg')
-  if message or ARGV[5] ~= '1' and redis.call('HSTRLEN', key, 'msg') > 0 then
+  local message = messages and redis.call('HGET', key, 'msg')
+  if messages and not message then
+    redis.call('DEL', key)
+  else
     redis.call('HSET', key, 'state', 'active')
     taken[#taken + 1] = id
     if message then
@@ -56,8 +61,6 @@ for _, id in ipairs(ids) do
     active[#active + 1] = id
     leases[#leases + 1] = expiry
     leases[#leases + 1] = id
-  else
-    redis.call('DEL', key) -- nobody could run it
   end
 end
 if #active > 0 then
