@@ -5,7 +5,8 @@
 // one atomic Lua step (lua/), decided by the Redis server's clock, and bears
 // repetition, so that a step whose answer was lost can be sent again. asynq is
 // the way to the workers: one task an action, whose payload is only the batch id
-// and the index. A task that is lost, doubled or late changes nothing that the
+// and the index. [Server] runs those of actions itself, in asynq's books as asynq
+// would, and leaves webhooks and what has gone astray to asynq. A task that is lost, doubled or late changes nothing that the
 // ledger does not allow.
 //
 // A batch's keys share a hash tag, so each step runs on one shard of a cluster:

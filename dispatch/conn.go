@@ -1,0 +1,330 @@
+//go:build unix
+
+package dispatch
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+const (
+	// bodyAlong is the longest body that is written together with its headers.
+	bodyAlong = 16 << 10
+	// lastWrite is how long a connection waits for the end of a request whose answer
+	// has come already, before it is given up.
+	lastWrite = 50 * time.Millisecond
+)
+
+// conn is a connection to the target.
+type conn struct {
+	net.Conn
+	d     *direct
+	raw   syscall.RawConn
+	begin func(fd uintptr) bool // of it, made once
+	in    *bufio.Reader
+	used  bool      // there was an exchange before
+	since time.Time // idle
+
+	// Of one exchange.
+	x       *exchange
+	out     []byte // of the request, what is written at once
+	more    []byte // and what follows
+	written int    // of out
+	asked   bool   // the request was written, or as much of it as could be at once
+	first   []byte // of the answer
+	err     error
+	left    int64      // what may still be read of the answer's headers
+	rest    chan error // ends the writing of the rest, if there is some
+	buffer  [4 << 10]byte
+}
+
+func (d *direct) newConn(dialed net.Conn) (*conn, error) {
+	c := &conn{Conn: dialed, d: d}
+	c.begin = c.beginStep
+	c.in = bufio.NewReader(c)
+	sys, ok := dialed.(syscall.Conn) // as all that net dials are
+	if !ok {
+		_ = dialed.Close()
+		return nil, fmt.Errorf("a %T is no connection of the system's", dialed)
+	}
+	var err error
+	if c.raw, err = sys.SyscallConn(); err != nil {
+		_ = dialed.Close()
+		return nil, fmt.Errorf("use the connection: %w", err)
+	}
+	return c, nil
+}
+
+var (
+	// errGone says that a connection that was used before was closed before a byte of
+	// the request was written, and errAtOnce that a new one was.
+	errGone   = errors.New("the connection is gone")
+	errAtOnce = errors.New("the connection was closed before the request was sent")
+	// errHeaders says that an answer's headers are too long.
+	errHeaders = fmt.Errorf("the headers are over %d bytes", maxResponseHeaders)
+)
+
+// exchange makes one exchange. With an error the connection is closed; else once
+// the answer's body is, or when that was read to its end.
+func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
+	c.x, c.written, c.asked, c.first, c.err, c.left, c.rest = x, 0, false, nil, nil, maxResponseHeaders, nil
+	c.out, c.more = appendRequest(c.out[:0], req, len(x.action.Body)), x.action.Body
+	if len(c.more) <= bodyAlong {
+		c.out, c.more = append(c.out, c.more...), nil
+	}
+	quiet := context.AfterFunc(ctx, c.interrupt)
+	res, err := c.ask(req)
+	if err != nil {
+		quiet()
+		_ = c.Close()
+		return nil, err
+	}
+	answer := &answer{Reader: res.Body, c: c, quiet: quiet, last: res.Close || res.StatusCode < http.StatusOK}
+	if res.Body == http.NoBody {
+		answer.end(true)
+		return res, nil
+	}
+	res.Body = answer
+	return res, nil
+}
+
+// interrupt ends what is read and written.
+func (c *conn) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) } // it fails on what is closed, which is as well
+
+// ask sends the request and reads the head of the answer.
+func (c *conn) ask(req *http.Request) (*http.Response, error) {
+	if err := c.raw.Read(c.begin); err != nil && c.err == nil {
+		c.err = err
+	}
+	switch {
+	case c.written == 0 && (c.err != nil || !c.asked):
+		c.x.phase.Store(int32(waiting))
+		if c.used {
+			return nil, errGone
+		}
+		return nil, cmp.Or(c.err, errAtOnce)
+	case c.written < len(c.out) || c.more != nil:
+		c.writeRest()
+	case c.err != nil:
+		return nil, c.err
+	}
+	return c.readHead(req)
+}
+
+// beginStep is called first when the connection is to be used, and then whenever
+// something can be read. It reports whether it is done.
+func (c *conn) beginStep(fd uintptr) bool {
+	if c.asked {
+		n, err := again(syscall.Read, fd, c.buffer[:])
+		if err == syscall.EAGAIN { //nolint:errorlint // errno, as it comes
+			return false
+		}
+		c.took(n, err)
+		return true
+	}
+	// Nothing is there, if all is well. Of a connection that was used, what is there
+	// belongs to no request; of a new one it may be the answer of a server that does
+	// not wait for requests.
+	n, err := again(syscall.Read, fd, c.buffer[:])
+	if err != syscall.EAGAIN { //nolint:errorlint // as above
+		if c.used || n <= 0 || err != nil {
+			return true
+		}
+		c.took(n, nil)
+	}
+	c.asked = true
+	c.x.advance(sending)
+	n, err = again(syscall.Write, fd, c.out)
+	if n > 0 {
+		c.written = n
+	}
+	if err != nil && err != syscall.EAGAIN { //nolint:errorlint // as above
+		c.err = err
+	}
+	if c.written < len(c.out) || c.more != nil {
+		return true
+	}
+	c.x.advance(awaiting)
+	return c.first != nil
+}
+
+// took notes the first that was read of the answer.
+func (c *conn) took(n int, err error) {
+	switch {
+	case err != nil:
+		c.err = err
+	case n <= 0:
+		c.err = io.EOF
+	default:
+		c.x.advance(answering)
+		c.first = c.buffer[:n]
+	}
+}
+
+// again makes a system call that signals may interrupt.
+func again(call func(fd int, p []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := call(int(fd), p)
+		if err != syscall.EINTR { //nolint:errorlint // as above
+			return n, err
+		}
+	}
+}
+
+// writeRest writes what could not be written at once. The answer may come before all
+// of it is: whoever refuses a request need not read it.
+func (c *conn) writeRest() {
+	done, x := make(chan error, 1), c.x
+	rest := net.Buffers{c.out[c.written:], c.more}
+	c.rest, c.err, c.out = done, nil, nil
+	go func() {
+		_, err := rest.WriteTo(c.Conn)
+		if err == nil {
+			x.advance(awaiting)
+		}
+		done <- err
+	}()
+}
+
+// readHead reads status and headers of the answer, behind those of informational ones.
+func (c *conn) readHead(req *http.Request) (*http.Response, error) {
+	c.in.Reset(c)
+	if _, err := c.in.Peek(1); err != nil {
+		return nil, err //nolint:wrapcheck // net's own
+	}
+	c.x.advance(answering)
+	for {
+		res, err := http.ReadResponse(c.in, req)
+		if err != nil {
+			return nil, err //nolint:wrapcheck // net/http's own
+		}
+		if res.StatusCode >= http.StatusOK || res.StatusCode < http.StatusContinue || res.StatusCode == http.StatusSwitchingProtocols {
+			c.left = math.MaxInt64
+			return res, nil
+		}
+	}
+}
+
+// Read implements io.Reader, for the answer.
+func (c *conn) Read(p []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errHeaders
+	}
+	var n int
+	var err error
+	if len(c.first) > 0 {
+		n = copy(p, c.first)
+		c.first = c.first[n:]
+	} else {
+		n, err = c.Conn.Read(p)
+	}
+	c.left -= int64(n)
+	return n, err //nolint:wrapcheck // net's own
+}
+
+// answer is the body of an answer. With its end, or when it is closed, the
+// connection is free.
+type answer struct {
+	io.Reader
+
+	c     *conn
+	quiet func() bool
+	last  bool // no other exchange can follow
+	over  bool
+}
+
+// Read implements io.Reader.
+func (a *answer) Read(p []byte) (int, error) {
+	if a.over {
+		return 0, io.EOF
+	}
+	n, err := a.Reader.Read(p)
+	if err != nil {
+		a.end(err == io.EOF)
+	}
+	return n, err //nolint:wrapcheck // net/http's own
+}
+
+// Close implements io.Closer.
+func (a *answer) Close() error {
+	a.end(false)
+	return nil
+}
+
+// end frees the connection, which can be used again only if the answer is whole.
+func (a *answer) end(whole bool) {
+	if a.over {
+		return
+	}
+	a.over = true
+	c := a.c
+	if a.quiet() && whole && !a.last && c.in.Buffered() == 0 && len(c.first) == 0 && c.allWritten() {
+		c.d.put(c)
+	} else {
+		_ = c.Close()
+	}
+	<-c.d.slots
+}
+
+// allWritten reports whether the whole request was written, if it is within a moment.
+func (c *conn) allWritten() bool {
+	if c.rest == nil {
+		return true
+	}
+	limit := time.NewTimer(lastWrite)
+	defer limit.Stop()
+	select {
+	case err := <-c.rest:
+		return err == nil
+	case <-limit.C:
+		return false
+	}
+}
+
+// appendRequest writes a request line and headers (RFC 9112 §3). Names and values
+// were checked with the action.
+func appendRequest(out []byte, req *http.Request, length int) []byte {
+	out = append(out, req.Method...)
+	out = append(out, ' ')
+	out = append(out, req.URL.RequestURI()...)
+	out = append(out, " HTTP/1.1\r\n"...)
+	out = appendField(out, "Host", req.Host)
+	switch {
+	case length > 0:
+		out = append(out, "Content-Length: "...)
+		out = strconv.AppendInt(out, int64(length), 10)
+		out = append(out, "\r\n"...)
+	case req.Method == http.MethodPost, req.Method == http.MethodPut, req.Method == http.MethodPatch:
+		out = append(out, "Content-Length: 0\r\n"...)
+	}
+	var room [16]string
+	keys := room[:0]
+	for key := range req.Header {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	for _, key := range keys {
+		for _, value := range req.Header[key] {
+			out = appendField(out, key, value)
+		}
+	}
+	return append(out, "\r\n"...)
+}
+
+func appendField(out []byte, name, value string) []byte {
+	out = append(out, name...)
+	out = append(out, ": "...)
+	out = append(out, value...)
+	return append(out, "\r\n"...)
+}
