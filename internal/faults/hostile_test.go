@@ -156,8 +156,7 @@ const (
 // A worker has a target that does harm in every way, and beside it one that is
 // well. Each action ends in time and as it should, the worker's memory stays
 // bounded, and the other target hardly notices.
-func TestAHostileTargetHarmsOnlyItself(t *testing.T) {
-	scenario(t)
+func TestAHostileTargetHarmsOnlyItself(t *testing.T) { //nolint:paralleltest // it compares rates: others would be what it measures
 	w := newWorldOn(t, redistest.Start(t).URL())
 	// An API answers in so long; the other target's rate is then not that of the
 	// processors, which both targets share with the worker here.
@@ -173,9 +172,9 @@ func TestAHostileTargetHarmsOnlyItself(t *testing.T) {
 	total := tally{}
 	slowest := time.Duration(0)
 	for round := range scale(1, 3) {
-		alone := w.wellAt(scale(500, 1_500), fmt.Sprintf("alone%d", round))
+		alone := w.wellAt(scale(300, 1_500), fmt.Sprintf("alone%d", round))
 		bad := w.submitHostile(fmt.Sprintf("hostile%d", round), scale(30, 120))
-		beside := w.wellAt(scale(500, 1_500), fmt.Sprintf("beside%d", round))
+		beside := w.wellAt(scale(300, 1_500), fmt.Sprintf("beside%d", round))
 		b, err := w.client.Get(t.Context(), bad.id, 0)
 		require.NoError(t, err)
 		require.Positive(t, b.Counts.Pending, "the hostile batch was over too early to measure beside it")
