@@ -288,9 +288,8 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 // commitAtOnce does it all in one exchange, for a small batch, and has its tasks
 // enqueued along with it if they are few. One server runs what comes over a connection
 // in its order, so if it breaks off, what stands is what could stand otherwise. Should
-// the commit fail, its tasks find no batch, and end. Should an index, which never does
-// where the commit does not, the client is told so, and the sweeper may run the batch
-// all the same.
+// the commit fail, its tasks find no batch, and end. Should an index be refused and the
+// commit not, the client is told so, and the batch may run all the same.
 func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (_ []string, err error) {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
