@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"encoding/hex"
@@ -46,6 +47,7 @@ type upload struct {
 	pending   []any  // index, sealed action, ... not staged yet
 	bytes     int
 	n, staged int
+	staging   chan error // ends the staging of the chunk before, or nil
 	groups    stagedGroups
 	scratch   []byte
 	markedAt  time.Time
@@ -178,21 +180,39 @@ func (u *upload) keepMark(ctx context.Context) error {
 	return u.mark(ctx)
 }
 
+// flush has the pending actions staged, while the next ones are read. It waits for those before.
 func (u *upload) flush(ctx context.Context) error {
-	if len(u.pending) == 0 {
+	if err := u.settle(); err != nil || len(u.pending) == 0 {
+		return err
+	}
+	u.staged += len(u.pending) / 2
+	args, upTo, done := u.stageArgs(), u.staged, make(chan error, 1)
+	u.pending, u.bytes, u.staging = u.pending[:0], 0, done
+	go func() { done <- u.stage(ctx, args, upTo) }()
+	return nil
+}
+
+// settle waits for the chunk that is being staged.
+func (u *upload) settle() error {
+	if u.staging == nil {
 		return nil
 	}
+	err := <-u.staging
+	u.staging = nil
+	return err
+}
+
+// stage stages a chunk, after which so many actions are.
+func (u *upload) stage(ctx context.Context, args []any, upTo int) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, stagePatience, errSlow)
 	defer cancel()
-	answer, err := u.s.run(ctx, u.s.steps.stage, u.stageKeys(), u.stageArgs()...)
+	answer, err := u.s.run(ctx, u.s.steps.stage, u.stageKeys(), args...)
 	if err != nil {
 		return fmt.Errorf("stage actions: %w", err)
 	}
-	u.staged += len(u.pending) / 2
-	if answer[0] != strconv.Itoa(u.staged) {
+	if answer[0] != strconv.Itoa(upTo) {
 		return batch.ErrUploadLost
 	}
-	u.pending, u.bytes = u.pending[:0], 0
 	crash.At(crash.ChunkStaged)
 	return nil
 }
@@ -270,7 +290,7 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 			return u.created(answer, err)
 		}
 	}
-	if err := u.flush(ctx); err != nil {
+	if err := cmp.Or(u.flush(ctx), u.settle()); err != nil {
 		return time.Time{}, err
 	}
 	if err := u.index(ctx, spec); err != nil {
@@ -393,6 +413,7 @@ func (u *upload) Abort(context.Context) {
 
 // drop gives back what an upload was admitted, and removes what it has left.
 func (u *upload) drop(ctx context.Context) {
+	_ = u.settle() // what it stages is to go, too
 	if u.doubtful {
 		var answer []string
 		err := u.s.insist(ctx, func() (err error) {

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -62,6 +63,25 @@ func (e *sent) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (e *sent) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		return e.note(next(ctx, cmds), cmds...)
+	}
+}
+
+// holding holds commands back that hold a text, until it is released.
+type holding struct {
+	only    string
+	release chan struct{}
+}
+
+func (h *holding) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (h *holding) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook { return next }
+
+func (h *holding) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.Contains(cmd.String(), h.only) {
+			<-h.release
+		}
+		return next(ctx, cmd)
 	}
 }
 
@@ -173,5 +193,69 @@ func TestABatchWhoseCommitWasNotAnsweredIsNotDropped(t *testing.T) {
 		u.Abort(b.ctx)
 		b.fanouts.wg.Wait()
 		require.Len(t, b.results(u.id, 10), 3)
+	})
+}
+
+func TestAnUploadReadsOnWhileItStages(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(chunkActions+1, spec()) // the steps are known there
+		u := b.upload(chunkActions - 1)
+		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
+		b.rdb.AddHook(held)
+		for i := range chunkActions { // the first fills the chunk
+			require.NoError(t, u.Add(b.ctx, action(chunkActions-1+i)))
+		}
+		close(held.release)
+		_, _, err := u.Commit(b.ctx, spec())
+		require.NoError(t, err)
+		require.Len(t, b.results(u.id, 1000), 2*chunkActions-1)
+	})
+}
+
+func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(chunkActions+1, spec()) // the steps are known there
+		refused := &sent{fail: b.steps.stage.Hash()}
+		b.rdb.AddHook(refused)
+		for _, more := range []int{0, 1, chunkActions} { // found by the commit, alone and with what is left, and by the next chunk
+			u := b.upload(chunkActions)
+			var err error
+			for i := range more {
+				if err = u.Add(b.ctx, action(chunkActions+i)); err != nil {
+					break
+				}
+			}
+			if more < chunkActions {
+				require.NoError(t, err)
+				_, _, err = u.Commit(b.ctx, spec())
+			}
+			require.ErrorContains(t, err, "refused")
+			u.Abort(b.ctx)
+			b.fanouts.wg.Wait()
+			for key := range b.allKeys() {
+				require.NotContains(t, key, u.id)
+			}
+		}
+	})
+}
+
+func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(chunkActions+1, spec()) // the steps are known there
+		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
+		b.rdb.AddHook(held)
+		u := b.upload(chunkActions)
+		dropped := make(chan struct{})
+		go func() {
+			u.Abort(b.ctx)
+			close(dropped)
+		}()
+		time.Sleep(20 * time.Millisecond) // time enough to drop too early
+		close(held.release)
+		<-dropped
+		b.fanouts.wg.Wait()
+		for key := range b.allKeys() {
+			require.NotContains(t, key, u.id)
+		}
 	})
 }
