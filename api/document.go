@@ -83,7 +83,7 @@ func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 		return writeBytes(c, status, mediaJSON, doc)
 	}
 	out := newResultWriter(c, status, mediaJSON, append(doc[:len(doc)-1], `,"results":[`...), ",")
-	if _, err := s.eachPage(c.Request.Context(), owner(c), b.ID, batch.ResultQuery{Limit: inlineResults}, out.write); err != nil {
+	if err := s.allPages(c.Request.Context(), b, out.write); err != nil {
 		return err
 	}
 	return out.end("]}")

@@ -105,7 +105,7 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 				return writeJSON(c, http.StatusAccepted, mediaJSON, newDocument(b))
 			}
 		}
-		answer, err := def.Encode(req, sub, s.gather(c, b.ID, len(sub.Actions)))
+		answer, err := def.Encode(req, sub, s.gather(c, b, len(sub.Actions)))
 		if err != nil {
 			return err
 		}
@@ -222,13 +222,13 @@ func (s *Server) cancelAbandoned(c *gin.Context, id string) {
 
 // gather returns the results of a batch in order. What has not ended is pending,
 // and so is what cannot be read: the batch goes on.
-func (s *Server) gather(c *gin.Context, id string, n int) []batch.Result {
+func (s *Server) gather(c *gin.Context, b *batch.Batch, n int) []batch.Result {
 	results := make([]batch.Result, n)
 	for i := range results {
 		results[i].Index = i
 	}
 	ctx := c.Request.Context()
-	_, err := s.eachPage(ctx, owner(c), id, batch.ResultQuery{}, func(page [][]byte) (bool, error) {
+	err := s.allPages(ctx, b, func(page [][]byte) (bool, error) {
 		for _, encoded := range page {
 			var r batch.Result
 			if err := json.Unmarshal(encoded, &r); err != nil {
@@ -241,8 +241,8 @@ func (s *Server) gather(c *gin.Context, id string, n int) []batch.Result {
 		return true, nil
 	})
 	if err != nil {
-		c.Header("Location", location(id))
-		s.cfg.Logger.WarnContext(ctx, "results not read", "request_id", requestID(c), "batch_id", id, "error", err)
+		c.Header("Location", location(b.ID))
+		s.cfg.Logger.WarnContext(ctx, "results not read", "request_id", requestID(c), "batch_id", b.ID, "error", err)
 	}
 	return results
 }

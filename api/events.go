@@ -37,7 +37,7 @@ func (s *Server) events(c *gin.Context) error {
 	ctx := c.Request.Context()
 	wake, stop := s.cfg.Store.Watch(id)
 	defer stop()
-	b, err := s.cfg.Store.Get(ctx, owner(c), id)
+	b, err := s.cfg.Store.Get(ctx, owner(c), id, 0)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (s *Server) events(c *gin.Context) error {
 			return nil
 		}
 		refresh(ctx)
-		b, err = s.cfg.Store.Get(ctx, owner(c), id)
+		b, err = s.cfg.Store.Get(ctx, owner(c), id, 0)
 		if unavailable := (*batch.UnavailableError)(nil); errors.As(err, &unavailable) {
 			b = nil // it may be back at the next look; heartbeats go on
 		} else if err != nil {

@@ -72,10 +72,10 @@ func (s patientStore) Open(ctx context.Context, owner, key string) (_ batch.Uplo
 }
 
 // Get implements [batch.Store].
-func (s patientStore) Get(ctx context.Context, owner, id string) (_ *batch.Batch, err error) {
+func (s patientStore) Get(ctx context.Context, owner, id string, few int) (_ *batch.Batch, err error) {
 	ctx, end := spend(ctx)
 	defer end(&err)
-	return s.Store.Get(ctx, owner, id)
+	return s.Store.Get(ctx, owner, id, few)
 }
 
 // List implements [batch.Store].

@@ -17,7 +17,7 @@ type slowStore struct {
 	takes time.Duration
 }
 
-func (s *slowStore) Get(ctx context.Context, _, _ string) (*batch.Batch, error) {
+func (s *slowStore) Get(ctx context.Context, _, _ string, _ int) (*batch.Batch, error) {
 	select {
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -33,24 +33,24 @@ func TestARequestBearsWithASlowStoreOnlyForSoLongInAll(t *testing.T) {
 		s := patientStore{slow}
 		ctx := context.WithValue(t.Context(), patienceKey{}, &patience{left: storePatience})
 		began := time.Now()
-		_, err := s.Get(ctx, "", "")
+		_, err := s.Get(ctx, "", "", 0)
 		require.NoError(t, err)
-		_, err = s.Get(ctx, "", "")
+		_, err = s.Get(ctx, "", "", 0)
 		unavailable := (*batch.UnavailableError)(nil)
 		require.ErrorAs(t, err, &unavailable)
 		require.Positive(t, unavailable.RetryAfter)
 		require.Equal(t, storePatience, time.Since(began))
-		_, err = s.Get(ctx, "", "")
+		_, err = s.Get(ctx, "", "", 0)
 		require.ErrorAs(t, err, &unavailable)
 		require.Equal(t, storePatience, time.Since(began), "there is none left")
 
 		refresh(ctx)
-		_, err = s.Get(ctx, "", "")
+		_, err = s.Get(ctx, "", "", 0)
 		require.NoError(t, err)
 
 		gone, cancel := context.WithCancel(context.WithValue(t.Context(), patienceKey{}, &patience{left: storePatience}))
 		cancel()
-		_, err = s.Get(gone, "", "")
+		_, err = s.Get(gone, "", "", 0)
 		require.ErrorIs(t, err, context.Canceled, "a client that hung up is not the store's fault")
 	})
 }

@@ -46,7 +46,7 @@ func (s *Server) results(c *gin.Context) error {
 	}
 	ctx := c.Request.Context()
 	if c.Request.Method == http.MethodHead {
-		if _, err := s.cfg.Store.Get(ctx, owner(c), id); err != nil {
+		if _, err := s.cfg.Store.Get(ctx, owner(c), id, 0); err != nil {
 			return err
 		}
 		return writeBytes(c, http.StatusOK, media, nil)
@@ -170,6 +170,19 @@ func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQ
 			chunk = min(max(chunkBytes/max(1, size(page.Results)/n), leastChunk), mostChunk)
 		}
 	}
+}
+
+// allPages reads the results of a batch, of which the first may be there already.
+func (s *Server) allPages(ctx context.Context, b *batch.Batch, write func([][]byte) (more bool, err error)) error {
+	var q batch.ResultQuery
+	if b.First != nil {
+		if more, err := write(b.First.Results); err != nil || !more || b.First.Next < 0 {
+			return err
+		}
+		q.From = b.First.Next
+	}
+	_, err := s.eachPage(ctx, b.Owner, b.ID, q, write)
+	return err
 }
 
 func size(results [][]byte) int {

@@ -256,7 +256,7 @@ func (s *fakeStore) stored(id string) []batch.Action {
 	return s.batches[id].actions
 }
 
-func (s *fakeStore) Get(ctx context.Context, owner, id string) (*batch.Batch, error) {
+func (s *fakeStore) Get(ctx context.Context, owner, id string, few int) (*batch.Batch, error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return nil, err
@@ -270,7 +270,10 @@ func (s *fakeStore) Get(ctx context.Context, owner, id string) (*batch.Batch, er
 		return nil, err
 	}
 	view := b.Batch
-	return &view, nil
+	if few > 0 && b.Status.Terminal() && b.Counts.Total <= few {
+		view.First, err = b.page(batch.ResultQuery{Limit: min(few, firstInFake)})
+	}
+	return &view, err
 }
 
 func (s *fakeStore) List(_ context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
@@ -308,6 +311,13 @@ func (s *fakeStore) Results(_ context.Context, owner, id string, q batch.ResultQ
 		panic("a page of no results")
 	}
 	s.largest = max(s.largest, q.Limit)
+	return b.page(q)
+}
+
+// firstInFake is how many results come with a batch.
+const firstInFake = 3
+
+func (b *fakeBatch) page(q batch.ResultQuery) (*batch.ResultPage, error) {
 	page := &batch.ResultPage{Next: -1}
 	for i := q.From; i < len(b.results); i++ {
 		if len(page.Results) == q.Limit {

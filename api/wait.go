@@ -12,10 +12,11 @@ import (
 const pollInterval = 2 * time.Second
 
 // await returns the batch as it is when it is terminal, when the time is over,
-// or when the server drains, whichever comes first.
+// or when the server drains, whichever comes first. Its first results come with it
+// where they belong into its document.
 func (s *Server) await(ctx context.Context, owner, id string, wait time.Duration) (*batch.Batch, error) {
 	if wait <= 0 {
-		return s.cfg.Store.Get(ctx, owner, id)
+		return s.cfg.Store.Get(ctx, owner, id, inlineResults)
 	}
 	// Watching begins before looking, or an end in between would be missed.
 	wake, stop := s.cfg.Store.Watch(id)
@@ -25,7 +26,7 @@ func (s *Server) await(ctx context.Context, owner, id string, wait time.Duration
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for last := false; ; {
-		b, err := s.cfg.Store.Get(ctx, owner, id)
+		b, err := s.cfg.Store.Get(ctx, owner, id, inlineResults)
 		if err != nil || b.Status.Terminal() || last {
 			return b, err
 		}

@@ -79,7 +79,7 @@ func (b *bundle) submit(n int, s *batch.Spec) *batch.Batch {
 
 func (b *bundle) get(id string) *batch.Batch {
 	b.t.Helper()
-	got, err := b.Get(b.ctx, "me", id)
+	got, err := b.Get(b.ctx, "me", id, 0)
 	require.NoError(b.t, err)
 	require.Equal(b.t, got.Counts.Total, got.Counts.Sum(), "the counts add up")
 	return got

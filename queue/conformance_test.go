@@ -238,7 +238,7 @@ func TestABatchIsItsOwnersAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(1, spec()).ID
 		for _, owner := range []string{"you", ""} {
-			_, err := b.Get(b.ctx, owner, id)
+			_, err := b.Get(b.ctx, owner, id, 0)
 			require.ErrorIs(t, err, batch.ErrNotFound)
 			_, err = b.Results(b.ctx, owner, id, batch.ResultQuery{Limit: 1})
 			require.ErrorIs(t, err, batch.ErrNotFound)
@@ -254,7 +254,7 @@ func TestABatchIsItsOwnersAlone(t *testing.T) {
 		}
 		require.Equal(t, 1, b.get(id).Counts.Pending)
 		for _, strange := range []string{"", "x", "{" + id + "}", strings.ToUpper(id), id + "}:m"} {
-			_, err := b.Get(b.ctx, "me", strange)
+			_, err := b.Get(b.ctx, "me", strange, 0)
 			require.ErrorIs(t, err, batch.ErrNotFound)
 		}
 	})

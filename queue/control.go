@@ -25,7 +25,7 @@ func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, err
 	}
 	crash.At(crash.Cancelled)
 	s.tellIf(ctx, id, answer[1])
-	return s.Get(ctx, owner, id)
+	return s.Get(ctx, owner, id, 0)
 }
 
 // expire ends what is not begun of a batch whose deadline has passed.

@@ -40,7 +40,7 @@ func (b *bundle) play(r *rapid.T) {
 	for range 2 {
 		readers.Go(func() {
 			for {
-				got, err := b.Get(b.ctx, "me", id)
+				got, err := b.Get(b.ctx, "me", id, 0)
 				if err != nil || got.Counts.Sum() != n || got.Counts.Total != n || got.Status.Terminal() != (got.Counts.Pending == 0) {
 					select {
 					case faults <- fmt.Sprint(got, err):

@@ -39,18 +39,48 @@ func known(id string) bool {
 }
 
 // Get implements [batch.Store].
-func (s *Store) Get(ctx context.Context, owner, id string) (*batch.Batch, error) {
+func (s *Store) Get(ctx context.Context, owner, id string, few int) (*batch.Batch, error) {
 	if !known(id) {
 		return nil, batch.ErrNotFound
 	}
-	m, err := s.meta(ctx, id)
+	seen, err := s.sighting(ctx, id, few)
 	if err != nil {
 		return nil, err
 	}
-	if len(m) == 0 || m["owner"] != owner {
+	if len(seen.meta) == 0 || seen.meta["owner"] != owner {
 		return nil, batch.ErrNotFound
 	}
-	return s.batchFrom(id, m)
+	b, err := s.batchFrom(id, seen.meta)
+	if err == nil && seen.states != "" {
+		b.First = s.firstPage(ctx, b, seen)
+	}
+	return b, err
+}
+
+// sighting reads a batch's head, and its first results if Get is to answer with them.
+func (s *Store) sighting(ctx context.Context, id string, few int) (*sight, error) {
+	if few > 0 {
+		return s.glance(ctx, id, 0, firstResults, strconv.Itoa(few))
+	}
+	meta, err := s.meta(ctx, id)
+	return &sight{meta: meta}, err
+}
+
+// firstPage returns the results that were seen with a batch. What cannot be read is
+// left for Results to say.
+func (s *Store) firstPage(ctx context.Context, b *batch.Batch, seen *sight) *batch.ResultPage {
+	indexes, reached, states, err := seen.choose(0, firstResults, nil)
+	if err != nil {
+		return nil
+	}
+	page := &batch.ResultPage{Next: reached}
+	if page.Results, err = s.read(ctx, b.ID, indexes, states, seen.results); err != nil {
+		return nil
+	}
+	if reached >= b.Counts.Total {
+		page.Next = -1
+	}
+	return page
 }
 
 // List implements [batch.Store].
@@ -179,10 +209,10 @@ type sight struct {
 
 // firstLook reads a batch's head, and what is known before anything is of the rest.
 func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.ResultQuery) (*sight, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	k := keysOf(id)
 	if len(q.Outcomes) > 0 {
+		ctx, cancel := s.within(ctx)
+		defer cancel()
+		k := keysOf(id)
 		pipe := s.rdb.Pipeline()
 		meta, states := pipe.HGetAll(ctx, k.meta), pipe.GetRange(ctx, k.state, int64(from), int64(from+stateWindow-1))
 		if _, err := pipe.Exec(ctx); err != nil {
@@ -190,7 +220,16 @@ func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.Resu
 		}
 		return &sight{meta: meta.Val(), states: states.Val()}, nil
 	}
-	parts, err := s.steps.look.Run(ctx, s.rdb, []string{k.meta, k.state, k.results}, from, min(q.Limit, firstResults), firstBytes).Slice()
+	return s.glance(ctx, id, from, min(q.Limit, firstResults), "")
+}
+
+// glance reads in one step a batch's head and up to limit results that are not too
+// large, of any batch, or only of one that has ended and has few actions.
+func (s *Store) glance(ctx context.Context, id string, from, limit int, few string) (*sight, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	k := keysOf(id)
+	parts, err := s.steps.look.Run(ctx, s.rdb, []string{k.meta, k.state, k.results}, from, limit, firstBytes, few).Slice()
 	if err != nil {
 		return nil, mapError(ctx, err)
 	}

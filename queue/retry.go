@@ -11,7 +11,7 @@ import (
 
 // Retry implements [batch.Store].
 func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Outcome) (*batch.Batch, error) {
-	if _, err := s.Get(ctx, owner, id); err != nil {
+	if _, err := s.Get(ctx, owner, id, 0); err != nil {
 		return nil, err
 	}
 	var again strings.Builder
@@ -45,7 +45,7 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 		return nil, batch.ErrNothingToRetry
 	}
 	crash.At(crash.Retried)
-	b, err := s.Get(ctx, owner, id)
+	b, err := s.Get(ctx, owner, id, 0)
 	if err != nil {
 		return nil, err
 	}

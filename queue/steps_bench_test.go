@@ -124,7 +124,7 @@ func BenchmarkSteps(b *testing.B) {
 		phase("finish", func() {
 			all(func(i int) error { return s.Finish(context.Background(), id, i, tokens[i], answer(i)) })
 		})
-		require.Equal(b, batch.StatusCompleted, must(s.Get(ctx, "me", id)).Status)
+		require.Equal(b, batch.StatusCompleted, must(s.Get(ctx, "me", id, 0)).Status)
 		require.NoError(b, s.Delete(ctx, "me", id))
 	}
 	for name, v := range cost {

@@ -74,7 +74,9 @@ type holding struct {
 
 func (h *holding) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (h *holding) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook { return next }
+func (h *holding) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
 
 func (h *holding) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
@@ -144,20 +146,6 @@ func TestWhatIsStagedLateChangesNothing(t *testing.T) {
 		require.Equal(t, "3", answer[0])
 		require.Greater(t, must(b.rdb.PTTL(b.ctx, u.keys.actions).Result()), stagedTTL)
 		require.Equal(t, batch.Counts{Total: 3, Pending: 3}, b.get(u.id).Counts)
-	})
-}
-
-func TestResultsOfASmallBatchAreReadInOneExchange(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(10, spec()).ID
-		for i := range 10 {
-			b.end(id, i, batch.Succeeded)
-		}
-		b.results(id, 1) // the step is known there
-		seen := &sent{}
-		b.rdb.AddHook(seen)
-		require.Len(t, b.results(id, 100), 10)
-		require.Len(t, seen.with(id), 1)
 	})
 }
 

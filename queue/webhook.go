@@ -77,7 +77,7 @@ func (s *Store) tell(ctx context.Context, id string) error {
 
 // Redeliver implements [batch.Store].
 func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
-	if _, err := s.Get(ctx, owner, id); err != nil {
+	if _, err := s.Get(ctx, owner, id, 0); err != nil {
 		return err
 	}
 	if err := s.reopen(ctx, id); err != nil {

@@ -162,7 +162,7 @@ func TestWhatIsInFlightFinishesBeforeAWorkerEnds(t *testing.T) {
 	}
 	time.AfterFunc(100*time.Millisecond, func() { close(release) })
 	stop()
-	got, err := b.store.Get(t.Context(), "me", id)
+	got, err := b.store.Get(t.Context(), "me", id, 0)
 	require.NoError(t, err)
 	require.GreaterOrEqual(t, got.Counts.Succeeded, 8)
 	require.Equal(t, 20, got.Counts.Succeeded+got.Counts.Pending)
@@ -242,7 +242,7 @@ func TestASmallBatchDoesNotWaitBehindALargeOne(t *testing.T) {
 	small := b.submit(10, "POST", nil)
 	b.run()
 	b.wait(small)
-	behind, err := b.store.Get(t.Context(), "me", large)
+	behind, err := b.store.Get(t.Context(), "me", large, 0)
 	require.NoError(t, err)
 	require.Greater(t, behind.Counts.Pending, 600)
 	b.wait(large)

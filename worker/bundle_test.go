@@ -115,7 +115,7 @@ func (b *bundle) wait(id string) (*batch.Batch, []batch.Result) {
 	var got *batch.Batch
 	require.Eventually(b.t, func() bool {
 		var err error
-		got, err = b.store.Get(b.t.Context(), "me", id)
+		got, err = b.store.Get(b.t.Context(), "me", id, 0)
 		require.NoError(b.t, err)
 		return got.Status.Terminal()
 	}, 30*time.Second, 5*time.Millisecond)

@@ -141,7 +141,7 @@ func TestAGroupThatAShutdownCutsOffIsBroughtToAnEndByAnotherWorker(t *testing.T)
 	id := b.submitPaths("g:/g1", "g:/hang", "g:/g3", ":/free")
 	<-e.began
 	stop()
-	got, err := b.store.Get(t.Context(), "me", id)
+	got, err := b.store.Get(t.Context(), "me", id, 0)
 	require.NoError(t, err)
 	require.Equal(t, 3, got.Counts.Pending)
 	close(e.hang)

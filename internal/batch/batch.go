@@ -130,6 +130,8 @@ type Batch struct {
 	ExpiresAt time.Time
 	// Retention is how long results are kept after the end.
 	Retention time.Duration
+	// First is the beginning of the results, where they were asked for. Nil says nothing.
+	First *ResultPage
 }
 
 // Spec is what a submission says beside its actions.

@@ -15,8 +15,9 @@ type Store interface {
 	// being accepted, Open answers [ErrKeyBusy]; afterwards it answers an upload
 	// that stores nothing and whose Commit returns the first one's batch.
 	Open(ctx context.Context, owner, idempotencyKey string) (Upload, error)
-	// Get returns one batch.
-	Get(ctx context.Context, owner, id string) (*Batch, error)
+	// Get returns one batch. If it has ended and has at most so many actions as are
+	// said to be few, its first results come with it.
+	Get(ctx context.Context, owner, id string, few int) (*Batch, error)
 	// List returns up to limit batches of the owner, newest first, that come
 	// after the batch id cursor. Empty means from the newest. The second value
 	// is the next cursor, empty at the end.
