@@ -123,7 +123,7 @@ func (d *decoder) complete(a *draft) {
 func (d *decoder) check(a *draft, base string, before int) {
 	d.Check(a.Action, base, before, nil)
 	for ; a != nil; a, base = a.undo, base+"/undo" {
-		d.CheckBody(a.Body, base+"/"+a.bodyField, d.limits.MaxActionBody)
+		d.CheckBody(a.Body, d.limits.MaxActionBody, base, "/", a.bodyField)
 		if !d.sealed {
 			d.CheckClear(a.Action, base)
 		}

@@ -131,7 +131,7 @@ func (it *item) json(dec *jsontext.Decoder) error {
 
 // keep makes what the decoder has just read the body.
 func (it *item) keep(dec *jsontext.Decoder, body []byte) {
-	it.CheckBody(body, it.Prefix+string(dec.StackPointer()), it.request.MaxActionBody)
+	it.CheckBody(body, it.request.MaxActionBody, it.Prefix, string(dec.StackPointer()))
 	it.action.Body = body
 }
 

@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"bytes"
 	"fmt"
 	"net/url"
 	"slices"
@@ -201,17 +202,19 @@ func EscapePointer(token string) string {
 
 // IsCredential reports whether a header of that name usually carries a secret.
 func IsCredential(name string) bool {
-	name = strings.ToLower(name)
-	for _, word := range credentialWords {
-		if strings.Contains(name, word) {
-			return true
+	var room [64]byte
+	lower := append(room[:0], name...)
+	for i, c := range lower {
+		if c >= 'A' && c <= 'Z' {
+			lower[i] = c + 'a' - 'A'
 		}
 	}
-	return false
+	return slices.ContainsFunc(credentialWords, func(word []byte) bool { return bytes.Contains(lower, word) })
 }
 
-var credentialWords = []string{
-	"authorization", "cookie", "token", "secret", "password", "credential", "api-key", "apikey", "access-key", "user-key",
+var credentialWords = [][]byte{
+	[]byte("authorization"), []byte("cookie"), []byte("token"), []byte("secret"), []byte("password"), []byte("credential"),
+	[]byte("api-key"), []byte("apikey"), []byte("access-key"), []byte("user-key"),
 }
 
 // clip keeps foreign text in an error message short.

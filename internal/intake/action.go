@@ -3,6 +3,7 @@ package intake
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -31,18 +32,36 @@ func (r *Reader) Check(a *batch.Action, base string, before int, place func(poin
 			r.Fault(base+f.Pointer, "%s", f.Detail)
 		}
 	}
-	id := batch.ActionID(a.ID, r.Index)
-	if first, taken := r.ids[id]; taken {
-		r.Fault(base+"/id", "the actions %d and %d have the same id %q (without an id, the index serves)", first, r.Index, Clip(id))
-	} else {
-		r.ids[id] = r.Index
+	if first, taken := r.taken(a.ID); taken {
+		r.Fault(base+"/id", "the actions %d and %d have the same id %q (without an id, the index serves)", first, r.Index, Clip(batch.ActionID(a.ID, r.Index)))
 	}
 }
 
-// CheckBody faults a body of more than most bytes.
-func (r *Reader) CheckBody(body []byte, pointer string, most int64) {
+// taken notes the id of the action being read, and says which one before has the same.
+func (r *Reader) taken(id string) (first int, taken bool) {
+	if id == "" {
+		if len(r.ids) > 0 {
+			first, taken = r.ids[batch.ActionID("", r.Index)]
+		}
+		return first, taken
+	}
+	r.named = append(r.named, r.Index)
+	if first, taken = r.ids[id]; taken {
+		return first, true
+	}
+	if first, err := strconv.Atoi(id); err == nil && first >= 0 && first < r.Index && batch.ActionID("", first) == id {
+		if _, named := slices.BinarySearch(r.named, first); !named {
+			return first, true
+		}
+	}
+	r.ids[id] = r.Index
+	return 0, false
+}
+
+// CheckBody faults a body of more than most bytes, whose pointer is given in parts.
+func (r *Reader) CheckBody(body []byte, most int64, pointer ...string) {
 	if int64(len(body)) > most {
-		r.Fault(pointer, "the body has %d bytes: at most %d are allowed", len(body), most)
+		r.Fault(strings.Join(pointer, ""), "the body has %d bytes: at most %d are allowed", len(body), most)
 	}
 }
 
@@ -99,9 +118,8 @@ func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, 
 	if err != nil {
 		return nil, false, err
 	}
-	pointer := r.Prefix + string(dec.StackPointer())
 	if depth := nesting(value); depth > maxDepth {
-		r.Fault(pointer, "the body is nested %d levels deep: at most %d are allowed", depth, maxDepth)
+		r.FaultHere(dec, "the body is nested %d levels deep: at most %d are allowed", depth, maxDepth)
 		return nil, false, nil
 	}
 	compact := jsontext.Value(append(buf[:0], value...))
@@ -110,7 +128,7 @@ func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, 
 		if !errors.As(err, &syntax) || !errors.Is(err, jsontext.ErrDuplicateName) {
 			return nil, false, err
 		}
-		r.Fault(pointer+string(syntax.JSONPointer), "the name is there twice: receivers differ in which of the two they take")
+		r.Fault(r.Prefix+string(dec.StackPointer()+syntax.JSONPointer), "the name is there twice: receivers differ in which of the two they take")
 		return nil, false, nil
 	}
 	return compact, true, nil

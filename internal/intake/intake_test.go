@@ -2,6 +2,8 @@ package intake_test
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -112,4 +114,29 @@ func TestAQueryInAPathIsEncodedOnce(t *testing.T) {
 	require.Equal(t, "a=1", intake.JoinQuery("a=1", ""))
 	require.Equal(t, "b=2", intake.JoinQuery("", "b=2"))
 	require.Equal(t, "a%20b%26%3D%2B", intake.EscapeQueryPart("a b&=+"))
+}
+
+// Ids are noted such that those that are implied cost nothing. This compares with
+// noting them all.
+func TestNoTwoActionsHaveTheSameID(t *testing.T) {
+	t.Parallel()
+	given := []string{"", "", "", "0", "1", "2", "3", "5", "7", "03", "-1", "a", "b", "9", "12", "99999999999999999999"}
+	for seed := range uint64(300) {
+		lots := rand.New(rand.NewPCG(seed, 0))
+		r, naive := intake.NewReader(), make(map[string]int)
+		for i := range 16 {
+			a := batch.Action{ID: given[lots.IntN(len(given))], Method: "GET", Path: "/"}
+			r.Index, r.Invalid = i, batch.InvalidError{}
+			r.Check(&a, "", 0, nil)
+			id := batch.ActionID(a.ID, i)
+			first, taken := naive[id]
+			if !taken {
+				naive[id] = i
+				require.Empty(t, r.Invalid.Faults, "seed %d, action %d, id %q", seed, i, id)
+				continue
+			}
+			require.Len(t, r.Invalid.Faults, 1, "seed %d, action %d, id %q", seed, i, id)
+			require.Contains(t, r.Invalid.Faults[0].Detail, fmt.Sprintf("the actions %d and %d have the same id %q", first, i, id))
+		}
+	}
 }

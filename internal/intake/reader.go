@@ -26,9 +26,10 @@ type Reader struct {
 	// is a part of the document only.
 	Prefix string
 
-	// ids holds the id of every action, the implied ones included, since a
-	// result is known by either.
-	ids map[string]int
+	// ids holds the ids of actions that were given one, and named the indexes of
+	// these actions. The others have their index for an id.
+	ids   map[string]int
+	named []int
 }
 
 // NewReader returns a reader outside of actions.
@@ -114,20 +115,17 @@ func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name
 	if _, err := dec.ReadToken(); err != nil {
 		return false, err
 	}
-	seen := make(map[string]struct{}, len(fields))
+	var seen names
 	for dec.PeekKind() != jsontext.KindEndObject {
-		token, err := dec.ReadToken()
+		name, known, err := readName(dec, fields)
 		if err != nil {
 			return false, err
 		}
-		name := token.String()
-		_, twice := seen[name]
-		seen[name] = struct{}{}
 		switch {
-		case twice:
+		case seen.twice(name, known):
 			r.FaultHere(dec, "the field %q is there twice", Clip(name))
 			err = dec.SkipValue()
-		case fields != nil && !slices.Contains(fields, name):
+		case fields != nil && known < 0:
 			r.FaultHere(dec, "%s", unknownField(name, fields))
 			err = dec.SkipValue()
 		default:
@@ -139,6 +137,49 @@ func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name
 	}
 	_, err := dec.ReadToken()
 	return err == nil, err
+}
+
+// readName reads the name of a member, and says which of the fields it is, or -1.
+func readName(dec *jsontext.Decoder, fields []string) (name string, known int, err error) {
+	raw, err := dec.ReadValue()
+	if err != nil {
+		return "", 0, err
+	}
+	if inside := raw[1 : len(raw)-1]; bytes.IndexByte(inside, '\\') < 0 {
+		for i, field := range fields {
+			if string(inside) == field {
+				return field, i, nil
+			}
+		}
+	}
+	text, err := jsontext.AppendUnquote(nil, raw)
+	if err != nil {
+		return "", 0, err
+	}
+	name = string(text)
+	return name, slices.Index(fields, name), nil
+}
+
+// names are those of an object's members that were read.
+type names struct {
+	known  uint64 // of the fields, by their place
+	others map[string]struct{}
+}
+
+// twice notes a name, and reports whether it was there before.
+func (n *names) twice(name string, known int) bool {
+	if known >= 0 && known < 64 {
+		bit := uint64(1) << known
+		was := n.known&bit != 0
+		n.known |= bit
+		return was
+	}
+	_, was := n.others[name]
+	if n.others == nil {
+		n.others = make(map[string]struct{})
+	}
+	n.others[name] = struct{}{}
+	return was
 }
 
 func unknownField(name string, fields []string) string {
