@@ -155,9 +155,10 @@ func (s *Store) exchange(rides []*ride) {
 	pipe := s.rdb.Pipeline()
 	for _, g := range steps {
 		r := g.rides[0]
-		g.cmd = pipe.EvalSha(ctx, r.step.Hash(), keysOf(r.id).step(), g.args()...)
+		k := keysOf(r.id)
+		g.cmd = pipe.EvalSha(ctx, r.step.Hash(), k.step(), g.args()...)
 		if r.read { // beside the step: what goes through Lua is copied there, and hashed
-			g.actions = pipe.HMGet(ctx, keysOf(r.id).actions, fieldsOf(g.indexes())...)
+			g.actions = pipe.HMGet(ctx, k.actions, fieldsOf(g.indexes())...)
 		}
 	}
 	send(ctx, pipe)

@@ -3,6 +3,7 @@ package queue
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"strings"
 )
 
 // Keys and channels that belong to no single batch.
@@ -21,10 +22,20 @@ type batchKeys struct {
 }
 
 func keysOf(id string) batchKeys {
-	prefix := "batchd:{" + id + "}:"
+	const before, after, kinds = "batchd:{", "}:", "mslargwu"
+	var all strings.Builder // one string for all of them
+	each := len(before) + len(id) + len(after) + 1
+	all.Grow(each * len(kinds))
+	for i := range len(kinds) {
+		all.WriteString(before)
+		all.WriteString(id)
+		all.WriteString(after)
+		all.WriteByte(kinds[i])
+	}
+	key := func(i int) string { return all.String()[i*each : (i+1)*each] }
 	return batchKeys{
-		meta: prefix + "m", state: prefix + "s", ledger: prefix + "l", actions: prefix + "a",
-		results: prefix + "r", groups: prefix + "g", deliveries: prefix + "w", upload: prefix + "u",
+		meta: key(0), state: key(1), ledger: key(2), actions: key(3),
+		results: key(4), groups: key(5), deliveries: key(6), upload: key(7),
 	}
 }
 
