@@ -26,7 +26,7 @@ func (s *Server) get(c *gin.Context) error {
 		return err
 	}
 	wait, applied := parsePrefer(c.Request.Header).waitFor(0, s.cfg.Limits.MaxWait)
-	b, err := s.await(c.Request.Context(), owner(c), id, wait)
+	b, err := s.await(c.Request.Context(), owner(c), id, wait, 0)
 	if err != nil {
 		return err
 	}

@@ -197,7 +197,7 @@ func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.
 		return b, nil
 	}
 	ctx := c.Request.Context()
-	now, err := s.await(ctx, owner(c), b.ID, wait)
+	now, err := s.await(ctx, owner(c), b.ID, wait, newPause)
 	switch {
 	case err == nil:
 		return now, nil

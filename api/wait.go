@@ -7,14 +7,20 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// pollInterval is how often a waiting request looks by itself, because a
-// wake-up can be lost with a connection.
-const pollInterval = 2 * time.Second
+const (
+	// pollInterval is how often a waiting request looks by itself, because a
+	// wake-up can be lost with a connection.
+	pollInterval = 2 * time.Second
+	// newPause is when it looks for the first time at a batch that was just committed.
+	// That is not likely to have ended before it is watched.
+	newPause = 50 * time.Millisecond
+)
 
 // await returns the batch as it is when it is terminal, when the time is over,
-// or when the server drains, whichever comes first. Its first results come with it
-// where they belong into its document.
-func (s *Server) await(ctx context.Context, owner, id string, wait time.Duration) (*batch.Batch, error) {
+// or when the server drains, whichever comes first. It looks for the first time after
+// that pause, unless it is woken. The batch's first results come with it where they
+// belong into its document.
+func (s *Server) await(ctx context.Context, owner, id string, wait, pause time.Duration) (*batch.Batch, error) {
 	if wait <= 0 {
 		return s.cfg.Store.Get(ctx, owner, id, inlineResults)
 	}
@@ -23,16 +29,12 @@ func (s *Server) await(ctx context.Context, owner, id string, wait time.Duration
 	defer stop()
 	over := time.NewTimer(wait)
 	defer over.Stop()
-	poll := time.NewTicker(pollInterval)
-	defer poll.Stop()
+	look := time.NewTimer(pause)
+	defer look.Stop()
 	for last := false; ; {
-		b, err := s.cfg.Store.Get(ctx, owner, id, inlineResults)
-		if err != nil || b.Status.Terminal() || last {
-			return b, err
-		}
 		select {
 		case <-wake:
-		case <-poll.C:
+		case <-look.C:
 		case <-over.C:
 			last = true
 		case <-s.draining:
@@ -41,5 +43,10 @@ func (s *Server) await(ctx context.Context, owner, id string, wait time.Duration
 			return nil, ctx.Err()
 		}
 		refresh(ctx)
+		b, err := s.cfg.Store.Get(ctx, owner, id, inlineResults)
+		if err != nil || b.Status.Terminal() || last {
+			return b, err
+		}
+		look.Reset(pollInterval)
 	}
 }

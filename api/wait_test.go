@@ -106,6 +106,16 @@ func TestASubmissionCanWait(t *testing.T) {
 			require.LessOrEqual(t, took, time.Second+pollInterval)
 		})
 	})
+	t.Run("although it ended before anybody watched", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			f := setup(t)
+			f.store.run = func(int, *batch.Action) *batch.Result { return succeeded("1") }
+			w, took := f.within(t, post("wait=20"))
+			require.Equal(t, http.StatusOK, w.Code)
+			require.LessOrEqual(t, took, newPause)
+		})
+	})
 	t.Run("and is told what exists when the store goes away", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
