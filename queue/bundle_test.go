@@ -48,6 +48,7 @@ func open(t *testing.T, url string) *bundle {
 	s, err := Open(Config{URL: url, SealKeys: []SealKey{{ID: "test", Secret: secret}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	s.fanouts.pause = 0
 	return &bundle{Store: s, t: t, ctx: t.Context()}
 }
 
@@ -74,6 +75,9 @@ func (b *bundle) submit(n int, s *batch.Spec) *batch.Batch {
 	got, replayed, err := u.Commit(b.ctx, s)
 	require.NoError(b.t, err)
 	require.False(b.t, replayed)
+	if n <= fanOutChunk {
+		b.fanouts.wg.Wait() // that it was enqueued is noted
+	}
 	return got
 }
 

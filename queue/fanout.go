@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,6 +23,8 @@ const (
 	fanOutAhead = 1000
 	// fanOutChunk is the number of tasks enqueued in one exchange.
 	fanOutChunk = 100
+	// notePause is how long it takes until it is noted that a small batch is enqueued.
+	notePause = 100 * time.Millisecond
 	// taskTimeout is what asynq is told of how long a task may run. Handlers' own
 	// bounds are shorter.
 	taskTimeout = batch.MaxTimeout + time.Hour
@@ -35,7 +38,7 @@ type fanOut struct {
 	id          string
 	route       route
 	from, total int
-	enqueued    bool // with the commit: it is only to be noted
+	enqueued    bool // with the commit: that is only to be noted
 	throttled   bool // handed out as the owner's limit allows; see feed
 }
 
@@ -44,10 +47,14 @@ type fanouts struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+
+	mu    sync.Mutex
+	whole []fanOut      // enqueued, and not noted yet
+	pause time.Duration // until they are
 }
 
 func newFanouts() *fanouts {
-	f := &fanouts{}
+	f := &fanouts{pause: notePause}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
 }
@@ -61,6 +68,10 @@ func (f *fanouts) stop() {
 // else in the background. It answers no error, since the batch is accepted and
 // the sweeper finishes what breaks off.
 func (s *Store) startFanOut(ctx context.Context, f fanOut) {
+	if f.enqueued {
+		s.noteWhole(context.WithoutCancel(ctx), f)
+		return
+	}
 	run := func(ctx context.Context) {
 		hand := s.fanOut
 		if f.throttled {
@@ -75,7 +86,7 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 		defer close(done)
 		run(s.fanouts.ctx)
 	})
-	if f.total > inlineActions || f.enqueued {
+	if f.total > inlineActions {
 		return
 	}
 	select {
@@ -90,12 +101,9 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	for f.from < f.total {
 		next := min(f.from+fanOutChunk, f.total)
 		began := time.Now()
-		var got enqueued
-		if !f.enqueued {
-			var err error
-			if got, err = s.enqueue(ctx, f.id, f.route, "", span(f.from, next)); err != nil {
-				return err
-			}
+		got, err := s.enqueue(ctx, f.id, f.route, "", span(f.from, next))
+		if err != nil {
+			return err
 		}
 		crash.At(crash.ChunkEnqueued)
 		answer, err := s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
@@ -119,6 +127,52 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	}
 	crash.At(crash.FannedOut)
 	return nil
+}
+
+// noteWhole has it noted that all of a batch is enqueued, together with others of the
+// same moment: most small batches have ended by then. If that is lost, the sweeper
+// enqueues the batch once more, which changes nothing.
+func (s *Store) noteWhole(ctx context.Context, f fanOut) {
+	o := s.fanouts
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.whole = append(o.whole, f); len(o.whole) > 1 {
+		return
+	}
+	o.wg.Go(func() {
+		select {
+		case <-o.ctx.Done():
+		case <-time.After(o.pause):
+		}
+		o.mu.Lock()
+		whole := o.whole
+		o.whole = nil
+		o.mu.Unlock()
+		for part := range slices.Chunk(whole, fanOutChunk) {
+			if err := s.noteAll(ctx, part); err != nil {
+				s.log.WarnContext(ctx, "fan-outs not noted, the sweeper will look at them", "error", err)
+			}
+		}
+	})
+}
+
+// noteAll notes of batches that they are enqueued. It tries all of them.
+func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	steps := make([]*redis.Cmd, len(whole))
+	for i, f := range whole {
+		steps[i] = pipe.EvalSha(ctx, s.steps.progress.Hash(), []string{keysOf(f.id).meta}, f.total)
+	}
+	send(ctx, pipe)
+	var fault error
+	for _, step := range steps {
+		if err := s.answer(ctx, s.steps.progress, step).Err(); err != nil {
+			fault = mapError(ctx, err)
+		}
+	}
+	return fault
 }
 
 // span returns the indexes from one up to another.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -45,4 +46,31 @@ func TestAPayloadOfAnotherMakeIsRefused(t *testing.T) {
 		_, _, err := DecodeTask([]byte(payload))
 		require.ErrorIs(t, err, errTask, payload)
 	}
+}
+
+func TestItIsNotedThatASmallBatchIsEnqueued(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		noted := func(id string) bool {
+			return must(b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Result()) == "3"
+		}
+		first, second := b.submit(3, spec()).ID, b.submit(3, spec()).ID
+		b.eventually("the notes", func() bool { return noted(first) && noted(second) })
+
+		id := b.submit(3, spec()).ID
+		b.fanouts.stop() // as at the end
+		require.True(t, noted(id))
+		require.Len(t, b.pending(batch.Interactive), 9)
+	})
+}
+
+func TestABatchWhoseEnqueueingWasNotNotedIsEnqueuedOnce(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(3, spec()).ID
+		b.fanouts.wg.Wait()
+		long := time.Now().Add(-2 * fanOutPatience).UnixMilli()
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", long, "created", long).Err())
+		require.Equal(t, 1, b.sweep().Resumed)
+		require.Len(t, b.pending(batch.Interactive), 3)
+		require.Zero(t, b.sweep().Resumed)
+	})
 }
