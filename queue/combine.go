@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -18,6 +19,10 @@ const (
 	// flightBytes is the most bytes that several actions bring along. An exchange
 	// that takes too long fails for all of them, and would each time anew.
 	flightBytes = 4 << 20
+	// gatherFor is how long a step that can wait does, for others to share its
+	// exchange, and gatherMost how many of them wait no longer.
+	gatherFor  = 300 * time.Microsecond
+	gatherMost = 32
 	// flights is the number of exchanges under way at a time. While they are, the
 	// next ones gather.
 	flights = 2
@@ -32,6 +37,7 @@ type ride struct {
 	index int
 	args  []any
 	read  bool // the action is to be read, too
+	calm  bool // it can wait for others to come along, a moment
 	alone bool // in an exchange of its own: it failed before, perhaps for the size of the answers
 
 	// The answer: what the actions have in common, and this action's own.
@@ -52,22 +58,32 @@ type combiner struct {
 	mu      sync.Mutex
 	due     sync.Cond // there are some who wait, or no more will come
 	waiting []*ride
+	hurry   bool // they are not to wait for others
+	gather  time.Duration
+	over    *time.Timer // that long after the first of them
 	fliers  int
 	closed  bool
 	wg      sync.WaitGroup
 }
 
 func newCombiner(s *Store) *combiner {
-	c := &combiner{s: s}
+	c := &combiner{s: s, gather: gatherFor}
 	c.due.L = &c.mu
+	c.over = time.AfterFunc(time.Hour, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.send()
+	})
 	return c
 }
 
 // close returns when all who wait have been answered.
 func (c *combiner) close() {
 	c.mu.Lock()
+	c.send()
 	c.closed = true
 	c.due.Broadcast()
+	c.over.Stop()
 	c.mu.Unlock()
 	c.wg.Wait()
 }
@@ -83,22 +99,36 @@ func (c *combiner) do(r *ride) error {
 		return redis.ErrClosed
 	}
 	c.waiting = append(c.waiting, r)
-	if c.fliers < flights {
-		c.fliers++
-		c.wg.Go(c.fly)
-	} else {
-		c.due.Signal()
+	switch {
+	case !r.calm || c.hurry || len(c.waiting) >= gatherMost:
+		c.send()
+	case len(c.waiting) == 1:
+		c.over.Reset(c.gather)
 	}
 	c.mu.Unlock()
 	<-r.done
 	return r.err
 }
 
+// send has all who wait go, with the lock held.
+func (c *combiner) send() {
+	if len(c.waiting) == 0 {
+		return
+	}
+	c.hurry = true
+	if c.fliers < flights {
+		c.fliers++
+		c.wg.Go(c.fly)
+	} else {
+		c.due.Signal()
+	}
+}
+
 func (c *combiner) fly() {
 	for {
 		c.mu.Lock()
-		for len(c.waiting) == 0 {
-			if c.closed {
+		for len(c.waiting) == 0 || !c.hurry {
+			if c.closed && len(c.waiting) == 0 {
 				c.mu.Unlock()
 				return
 			}
@@ -110,7 +140,7 @@ func (c *combiner) fly() {
 		rides := c.waiting[:c.fitting()]
 		c.waiting = c.waiting[len(rides):]
 		if len(c.waiting) == 0 {
-			c.waiting = nil // what flies must not be overwritten
+			c.waiting, c.hurry = nil, false // what flies must not be overwritten
 		}
 		c.mu.Unlock()
 		if len(rides) == 0 {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -119,5 +120,74 @@ func TestStepsAfterTheEndAreAnswered(t *testing.T) {
 		token := b.begin(id, 0).Token
 		b.combine.close()
 		require.ErrorIs(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)), redis.ErrClosed)
+	})
+}
+
+// waiting returns how many steps wait for an exchange.
+func (b *bundle) waiting() int {
+	b.combine.mu.Lock()
+	defer b.combine.mu.Unlock()
+	return len(b.combine.waiting)
+}
+
+// finishing begins n actions of a batch and has them finished while others are at
+// their targets. It returns once n results wait for somebody to share an exchange.
+func (b *bundle) finishing(n int) (id string, ended chan error) {
+	b.t.Helper()
+	id = b.submit(2*gatherMost, spec()).ID
+	tokens := make([]batch.Token, n)
+	for i := range n {
+		tokens[i] = b.begin(id, i).Token
+	}
+	b.combine.gather = time.Hour
+	b.seated.Store(1)
+	ended = make(chan error, n)
+	for i := range n {
+		go func() { ended <- b.Finish(b.ctx, id, i, tokens[i], result(i, batch.Succeeded)) }()
+	}
+	b.eventually("all of them", func() bool { return b.waiting() == n%gatherMost })
+	return id, ended
+}
+
+func TestResultsWaitAMomentForOthers(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		none := func(*bundle, string) {}
+		for what, row := range map[string]struct {
+			n    int
+			then func(b *bundle, id string)
+		}{
+			"which somebody ends who cannot wait": {5, func(b *bundle, id string) { b.begin(id, 5) }},
+			"which ends with the last of them": {5, func(b *bundle, id string) {
+				b.seated.Store(0)
+				require.ErrorIs(b.t, b.Finish(b.ctx, id, 6, "", result(6, batch.Succeeded)), batch.ErrStale)
+			}},
+			"which is over at some time": {5, func(b *bundle, _ string) { b.combine.over.Reset(0) }},
+			"unless they are many":       {gatherMost, none},
+			"and go at the end":          {5, func(b *bundle, _ string) { b.combine.close() }},
+		} {
+			seen := &sent{}
+			id, ended := b.finishing(row.n)
+			b.rdb.AddHook(seen)
+			row.then(b, id)
+			for range row.n {
+				require.NoError(t, <-ended, what)
+			}
+			require.Equal(t, row.n, b.get(id).Counts.Succeeded, what)
+			if row.n < gatherMost {
+				require.Len(t, seen.with(b.steps.finish.Hash()), 1, what)
+			}
+			b.combine.close()
+			b.combine = newCombiner(b.Store)
+			b.seated.Store(0)
+		}
+	})
+}
+
+func TestAResultAloneDoesNotWaitForLong(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		b.seated.Store(1)
+		b.end(id, 0, batch.Succeeded)
+		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
 	})
 }

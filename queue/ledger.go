@@ -186,7 +186,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 		return err
 	}
 	sealed := s.seals.seal(place{id, "r", index}, encoded)
-	ride := &ride{step: s.steps.finish, id: id, index: index, args: []any{string(token), state, sealed}}
+	ride := &ride{step: s.steps.finish, id: id, index: index, args: []any{string(token), state, sealed}, calm: s.seated.Load() > 0} // else nobody may come soon
 	if err := s.combine.do(ride); err != nil {
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
 	}

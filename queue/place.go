@@ -58,7 +58,7 @@ func (p *Place) endLocked() {
 func (q *lane) vacate(p *Place) {
 	now := time.Now()
 	q.count(q, -1)
-	q.seated--
+	q.sit(-1)
 	q.fastest.add(now, now.Sub(p.since))
 	q.left.add(now)
 	q.seat()
@@ -78,6 +78,12 @@ func (l *line) ahead(now time.Time) int {
 	return min(l.Places, l.left.in(now, aheadFor))
 }
 
+// sit counts tasks that get places, or leave them, with the lock held.
+func (l *line) sit(n int) {
+	l.seated += n
+	l.t.s.seated.Add(int64(n))
+}
+
 // seat has tasks run as there are places, in the order in which they were taken,
 // with the lock held.
 func (l *line) seat() {
@@ -88,7 +94,7 @@ func (l *line) seat() {
 	for _, k := range l.ready[:n] {
 		l.hand(k)
 	}
-	l.seated += n
+	l.sit(n)
 	l.ready = l.ready[n:]
 }
 
@@ -115,7 +121,7 @@ func (l *line) seatAtOnce(k *task) bool {
 	if held, _ := l.Held(); held > 0 || l.stopped() {
 		return false
 	}
-	l.seated++
+	l.sit(1)
 	l.hand(k)
 	return true
 }

@@ -187,7 +187,7 @@ func TestOnlyFastTargetsAreTakenAheadFor(t *testing.T) {
 func TestPlacesGoToThoseThatWereTakenFirst(t *testing.T) {
 	t.Parallel()
 	l := &line{Line: Line{Places: 1, Held: func() (time.Duration, <-chan struct{}) { return 0, nil }}, seated: 1}
-	l.t, l.out = &taker{quit: make(chan struct{})}, make(chan *task, 1)
+	l.t, l.out = &taker{s: &Store{}, quit: make(chan struct{})}, make(chan *task, 1)
 	small, large := &lane{line: l}, &lane{line: l, bulk: true}
 	first := &task{lane: large}
 	l.ready = []*task{first, {lane: small}}

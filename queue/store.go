@@ -44,8 +44,9 @@ type Store struct {
 	embed   *embedded
 	fanouts *fanouts
 	combine *combiner
-	name    string // tells this process from others on the same Redis
-	shards  int    // queues of a lane
+	seated  atomic.Int64 // tasks that have places here
+	name    string       // tells this process from others on the same Redis
+	shards  int          // queues of a lane
 	tokens  atomic.Uint64
 
 	takersMu sync.Mutex
