@@ -26,7 +26,11 @@ func (s *Server) get(c *gin.Context) error {
 		return err
 	}
 	wait, applied := parsePrefer(c.Request.Header).waitFor(0, s.cfg.Limits.MaxWait)
-	b, err := s.await(c.Request.Context(), owner(c), id, wait, 0)
+	how := watch{wait: wait, few: inlineResults}
+	if c.Request.Method == http.MethodHead || c.Request.Header["If-None-Match"] != nil {
+		how.few = 0 // its results are not likely to be sent
+	}
+	b, err := s.await(c.Request.Context(), owner(c), id, how)
 	if err != nil {
 		return err
 	}

@@ -197,7 +197,7 @@ func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.
 		return b, nil
 	}
 	ctx := c.Request.Context()
-	now, err := s.await(ctx, owner(c), b.ID, wait, newPause)
+	now, err := s.await(ctx, owner(c), b.ID, watch{wait: wait, pause: newPause, few: inlineResults})
 	switch {
 	case err == nil:
 		return now, nil

@@ -13,23 +13,28 @@ const (
 	pollInterval = 2 * time.Second
 	// newPause is when it looks for the first time at a batch that was just committed.
 	// That is not likely to have ended before it is watched.
-	newPause = 50 * time.Millisecond
+	newPause = 20 * time.Millisecond
 )
 
+// watch says how a batch is waited for.
+type watch struct {
+	wait  time.Duration // at most; 0 is a look
+	pause time.Duration // until the first look, unless it is woken
+	few   int           // see [batch.Store.Get]
+}
+
 // await returns the batch as it is when it is terminal, when the time is over,
-// or when the server drains, whichever comes first. It looks for the first time after
-// that pause, unless it is woken. The batch's first results come with it where they
-// belong into its document.
-func (s *Server) await(ctx context.Context, owner, id string, wait, pause time.Duration) (*batch.Batch, error) {
-	if wait <= 0 {
-		return s.cfg.Store.Get(ctx, owner, id, inlineResults)
+// or when the server drains, whichever comes first.
+func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.Batch, error) {
+	if w.wait <= 0 {
+		return s.cfg.Store.Get(ctx, owner, id, w.few)
 	}
 	// Watching begins before looking, or an end in between would be missed.
 	wake, stop := s.cfg.Store.Watch(id)
 	defer stop()
-	over := time.NewTimer(wait)
+	over := time.NewTimer(w.wait)
 	defer over.Stop()
-	look := time.NewTimer(pause)
+	look := time.NewTimer(w.pause)
 	defer look.Stop()
 	for last := false; ; {
 		select {
@@ -43,7 +48,7 @@ func (s *Server) await(ctx context.Context, owner, id string, wait, pause time.D
 			return nil, ctx.Err()
 		}
 		refresh(ctx)
-		b, err := s.cfg.Store.Get(ctx, owner, id, inlineResults)
+		b, err := s.cfg.Store.Get(ctx, owner, id, w.few)
 		if err != nil || b.Status.Terminal() || last {
 			return b, err
 		}

@@ -137,15 +137,16 @@ func (c *combiner) fly() {
 		c.mu.Unlock()
 		runtime.Gosched() // so that those who come just now come along
 		c.mu.Lock()
+		if len(c.waiting) == 0 || !c.hurry {
+			c.mu.Unlock()
+			continue // another was faster
+		}
 		rides := c.waiting[:c.fitting()]
 		c.waiting = c.waiting[len(rides):]
 		if len(c.waiting) == 0 {
 			c.waiting, c.hurry = nil, false // what flies must not be overwritten
 		}
 		c.mu.Unlock()
-		if len(rides) == 0 {
-			continue // another was faster
-		}
 		c.s.exchange(rides)
 		for _, r := range rides {
 			close(r.done)

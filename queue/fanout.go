@@ -151,6 +151,7 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 		for part := range slices.Chunk(whole, fanOutChunk) {
 			if err := s.noteAll(ctx, part); err != nil {
 				s.log.WarnContext(ctx, "fan-outs not noted, the sweeper will look at them", "error", err)
+				return
 			}
 		}
 	})

@@ -48,18 +48,29 @@ func TestAPayloadOfAnotherMakeIsRefused(t *testing.T) {
 	}
 }
 
-func TestItIsNotedThatASmallBatchIsEnqueued(t *testing.T) {
+func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		noted := func(id string) bool {
-			return must(b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Result()) == "3"
+		b.submit(3, spec()) // the steps are known there
+		noted := func(id string) string {
+			return must(b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Result())
 		}
-		first, second := b.submit(3, spec()).ID, b.submit(3, spec()).ID
-		b.eventually("the notes", func() bool { return noted(first) && noted(second) })
-
-		id := b.submit(3, spec()).ID
+		seen := &sent{}
+		b.rdb.AddHook(seen)
+		b.fanouts.pause = time.Hour
+		first, second := b.upload(3), b.upload(3)
+		for _, u := range []*upload{first, second} {
+			_, _, err := u.Commit(b.ctx, spec())
+			require.NoError(t, err)
+			if b.shards == 1 { // else they are enqueued in an exchange of their own, and that is noted at once
+				require.Equal(t, "0", noted(u.id))
+			}
+		}
 		b.fanouts.stop() // as at the end
-		require.True(t, noted(id))
-		require.Len(t, b.pending(batch.Interactive), 9)
+		require.Equal(t, "3", noted(first.id))
+		require.Equal(t, "3", noted(second.id))
+		if b.shards == 1 {
+			require.Len(t, seen.with(b.steps.progress.Hash()), 1)
+		}
 	})
 }
 

@@ -81,7 +81,9 @@ func (l *line) ahead(now time.Time) int {
 // sit counts tasks that get places, or leave them, with the lock held.
 func (l *line) sit(n int) {
 	l.seated += n
-	l.t.s.seated.Add(int64(n))
+	if l.Target != "" {
+		l.t.s.seated.Add(int64(n))
+	}
 }
 
 // seat has tasks run as there are places, in the order in which they were taken,

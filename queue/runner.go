@@ -97,6 +97,7 @@ func (l *line) unrun() (tasks []*task) {
 	for k := range l.out { // runners take some, too
 		tasks = append(tasks, k)
 	}
+	l.sit(-len(tasks))
 	return tasks
 }
 

@@ -44,7 +44,7 @@ type Store struct {
 	embed   *embedded
 	fanouts *fanouts
 	combine *combiner
-	seated  atomic.Int64 // tasks that have places here
+	seated  atomic.Int64 // actions that have places here
 	name    string       // tells this process from others on the same Redis
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64

@@ -188,6 +188,7 @@ func (u *upload) flush(ctx context.Context) error {
 	u.staged += len(u.pending) / 2
 	args, upTo, done := u.stageArgs(), u.staged, make(chan error, 1)
 	u.pending, u.bytes, u.staging = u.pending[:0], 0, done
+	ctx = context.WithoutCancel(ctx) // a commit in the meantime does not depend on the client any more
 	go func() { done <- u.stage(ctx, args, upTo) }()
 	return nil
 }

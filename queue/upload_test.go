@@ -232,6 +232,8 @@ func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 		b.submit(chunkActions+1, spec()) // the steps are known there
 		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
 		b.rdb.AddHook(held)
+		seen := &sent{}
+		b.rdb.AddHook(seen)
 		u := b.upload(chunkActions)
 		dropped := make(chan struct{})
 		go func() {
@@ -239,6 +241,7 @@ func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 			close(dropped)
 		}()
 		time.Sleep(20 * time.Millisecond) // time enough to drop too early
+		require.Empty(t, seen.with("unlink"))
 		close(held.release)
 		<-dropped
 		b.fanouts.wg.Wait()

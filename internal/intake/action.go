@@ -43,19 +43,35 @@ func (r *Reader) taken(id string) (first int, taken bool) {
 		if len(r.ids) > 0 {
 			first, taken = r.ids[batch.ActionID("", r.Index)]
 		}
+		if n := len(r.bare); n > 0 && r.bare[n-1].to == r.Index {
+			r.bare[n-1].to++
+		} else {
+			r.bare = append(r.bare, span{r.Index, r.Index + 1})
+		}
 		return first, taken
 	}
-	r.named = append(r.named, r.Index)
 	if first, taken = r.ids[id]; taken {
 		return first, true
 	}
-	if first, err := strconv.Atoi(id); err == nil && first >= 0 && first < r.Index && batch.ActionID("", first) == id {
-		if _, named := slices.BinarySearch(r.named, first); !named {
-			return first, true
-		}
+	if first, err := strconv.Atoi(id); err == nil && r.isBare(first) && batch.ActionID("", first) == id {
+		return first, true
 	}
 	r.ids[id] = r.Index
 	return 0, false
+}
+
+// isBare reports whether an action that was read has that index and no other id.
+func (r *Reader) isBare(index int) bool {
+	_, found := slices.BinarySearchFunc(r.bare, index, func(s span, index int) int {
+		switch {
+		case s.to <= index:
+			return -1
+		case s.from > index:
+			return 1
+		}
+		return 0
+	})
+	return found
 }
 
 // CheckBody faults a body of more than most bytes, whose pointer is given in parts.

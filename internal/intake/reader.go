@@ -26,11 +26,14 @@ type Reader struct {
 	// is a part of the document only.
 	Prefix string
 
-	// ids holds the ids of actions that were given one, and named the indexes of
-	// these actions. The others have their index for an id.
-	ids   map[string]int
-	named []int
+	// ids holds the ids of the actions that were given one. The others have their
+	// index for an id: bare holds these, in ascending order.
+	ids  map[string]int
+	bare []span
 }
+
+// span is the indexes from one up to another.
+type span struct{ from, to int }
 
 // NewReader returns a reader outside of actions.
 func NewReader() *Reader { return &Reader{Index: -1, ids: make(map[string]int)} }
