@@ -15,8 +15,9 @@ import (
 // All workers are replaced one after another, in order, while a batch of POSTs runs.
 func TestARollingRestartLosesAndRepeatsNothing(t *testing.T) {
 	scenario(t)
-	size := scale(1_000, 10_000)
+	size := scale(2_000, 10_000)
 	w := newWorld(t)
+	w.target.delay = time.Duration(scale(100, 20)) * time.Millisecond // so that a short batch outlasts the restarts
 	w.startAPI()
 	workers := make([]*process, 4)
 	for i := range workers {
