@@ -145,3 +145,24 @@ func TestDocumentsAreSentInOnePiece(t *testing.T) {
 	require.Equal(t, int64(len(body)), res.ContentLength)
 	require.True(t, bytes.HasSuffix(body, []byte("]}")))
 }
+
+func TestTheFirstResultsAreReadWithABatchOnlyIfTheyAreSent(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.store.run = func(int, *batch.Action) *batch.Result { return succeeded("1") }
+	id := f.created(t, call{body: actions(2*firstInFake + 1)})
+	w := f.do(t, call{method: "GET", path: "/batch/" + id})
+	require.Equal(t, 1, f.store.firsts)
+	var doc struct{ Results []struct{ Index int } }
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+	require.Len(t, doc.Results, 2*firstInFake+1)
+	for i, r := range doc.Results {
+		require.Equal(t, i, r.Index)
+	}
+	f.do(t, call{method: "HEAD", path: "/batch/" + id})
+	again := f.do(t, call{method: "GET", path: "/batch/" + id, headers: []string{"If-None-Match: " + w.Header().Get("ETag")}})
+	require.Equal(t, http.StatusNotModified, again.Code)
+	changed := f.do(t, call{method: "GET", path: "/batch/" + id, headers: []string{`If-None-Match: "other"`}})
+	require.Equal(t, w.Body.String(), changed.Body.String())
+	require.Equal(t, 1, f.store.firsts)
+}

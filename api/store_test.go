@@ -31,6 +31,8 @@ type fakeStore struct {
 	run func(index int, a *batch.Action) *batch.Result
 	// largest is the most results that were asked for at once.
 	largest int
+	// firsts is how many batches were read with their first results.
+	firsts int
 }
 
 type fakeBatch struct {
@@ -271,6 +273,7 @@ func (s *fakeStore) Get(ctx context.Context, owner, id string, few int) (*batch.
 	}
 	view := b.Batch
 	if few > 0 && b.Status.Terminal() && b.Counts.Total <= few {
+		s.firsts++
 		view.First, err = b.page(batch.ResultQuery{Limit: min(few, firstInFake)})
 	}
 	return &view, err

@@ -19,7 +19,7 @@ const (
 	// flightBytes is the most bytes that several actions bring along. An exchange
 	// that takes too long fails for all of them, and would each time anew.
 	flightBytes = 4 << 20
-	// gatherFor is how long a step that can wait does, for others to share its
+	// gatherFor is about how long a step that can wait does, for others to share its
 	// exchange, and gatherMost how many of them wait no longer.
 	gatherFor  = 300 * time.Microsecond
 	gatherMost = 32

@@ -60,7 +60,7 @@ func (s *Store) Get(ctx context.Context, owner, id string, few int) (*batch.Batc
 // sighting reads a batch's head, and its first results if Get is to answer with them.
 func (s *Store) sighting(ctx context.Context, id string, few int) (*sight, error) {
 	if few > 0 {
-		return s.glance(ctx, id, 0, firstResults, strconv.Itoa(few))
+		return s.glance(ctx, id, 0, firstResults, few)
 	}
 	meta, err := s.meta(ctx, id)
 	return &sight{meta: meta}, err
@@ -220,12 +220,13 @@ func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.Resu
 		}
 		return &sight{meta: meta.Val(), states: states.Val()}, nil
 	}
-	return s.glance(ctx, id, from, min(q.Limit, firstResults), "")
+	return s.glance(ctx, id, from, min(q.Limit, firstResults), 0)
 }
 
 // glance reads in one step a batch's head and up to limit results that are not too
-// large, of any batch, or only of one that has ended and has few actions.
-func (s *Store) glance(ctx context.Context, id string, from, limit int, few string) (*sight, error) {
+// large, of any batch, or, unless few is 0, only of one that has ended and has at most so
+// many actions.
+func (s *Store) glance(ctx context.Context, id string, from, limit, few int) (*sight, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	k := keysOf(id)

@@ -173,7 +173,7 @@ func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
 		l.mu.Lock()
 		for range 64 {
 			l.inHand++
-			l.seated++
+			l.sit(1)
 			l.hand(&task{lane: l.lanes[0], id: "x:1", place: Place{lane: l.lanes[0]}})
 		}
 		l.mu.Unlock()
@@ -182,6 +182,7 @@ func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
 		require.Empty(t, l.unrun(), "a second time")
 		k.runners.Wait()
 		require.Equal(t, 64, l.untold()+len(left))
+		require.Zero(t, b.seated.Load())
 	}
 }
 
@@ -221,6 +222,7 @@ func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
 		defer l.mu.Unlock()
 		require.Zero(t, l.inBulk)
 		require.Zero(t, l.seated)
+		require.Zero(t, b.seated.Load())
 		require.Empty(t, l.out)
 		require.Empty(t, l.ready)
 		require.Len(t, l.runners, l.idle)

@@ -200,6 +200,22 @@ func TestAnUploadReadsOnWhileItStages(t *testing.T) {
 	})
 }
 
+// The client of a commit may hang up.
+func TestWhatIsStagedWithACommitDoesNotDependOnTheClient(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(chunkActions+1, spec()) // the steps are known there
+		u := b.upload(chunkActions - 1)
+		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
+		b.rdb.AddHook(held)
+		client, hangUp := context.WithCancel(b.ctx)
+		require.NoError(t, u.Add(client, action(chunkActions-1)))
+		hangUp()
+		close(held.release)
+		_, _, err := u.Commit(b.ctx, spec())
+		require.NoError(t, err)
+	})
+}
+
 func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.submit(chunkActions+1, spec()) // the steps are known there

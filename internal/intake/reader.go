@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -148,19 +147,18 @@ func readName(dec *jsontext.Decoder, fields []string) (name string, known int, e
 	if err != nil {
 		return "", 0, err
 	}
-	if inside := raw[1 : len(raw)-1]; bytes.IndexByte(inside, '\\') < 0 {
-		for i, field := range fields {
-			if string(inside) == field {
-				return field, i, nil
-			}
+	text := []byte(raw[1 : len(raw)-1])
+	if bytes.IndexByte(text, '\\') >= 0 {
+		if text, err = jsontext.AppendUnquote(nil, raw); err != nil {
+			return "", 0, err
 		}
 	}
-	text, err := jsontext.AppendUnquote(nil, raw)
-	if err != nil {
-		return "", 0, err
+	for i, field := range fields {
+		if string(text) == field {
+			return field, i, nil
+		}
 	}
-	name = string(text)
-	return name, slices.Index(fields, name), nil
+	return string(text), -1, nil
 }
 
 // names are those of an object's members that were read.

@@ -1,0 +1,220 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
+)
+
+// Commit implements [batch.Upload].
+func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
+	if u.replay {
+		b, err := u.replayed(ctx, spec)
+		return b, true, err
+	}
+	lane := batch.LaneFor(u.n, spec.Waited)
+	args, err := u.commitArgs(spec, lane)
+	if err != nil {
+		return nil, false, err
+	}
+	out := fanOut{id: u.id, route: route{spec.Target, lane}, total: u.n, throttled: spec.Throttle != nil}
+	created, err := u.commit(ctx, spec, args, &out)
+	if err != nil {
+		return nil, false, err
+	}
+	crash.At(crash.Committed)
+	if olderThan(u.id, stagedTTL/2) {
+		// It took so long that somebody may have taken its entries for those of an
+		// upload that came to nothing.
+		if err := u.index(context.WithoutCancel(ctx), spec); err != nil {
+			u.s.log.ErrorContext(ctx, "a batch may be missing from the indexes", "batch", u.id, "error", err)
+		}
+	}
+	b := &batch.Batch{
+		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
+		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
+		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
+	}
+	u.s.startFanOut(ctx, out)
+	return b, false, nil
+}
+
+func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
+	needMarker := "0"
+	if u.claim != "" {
+		needMarker = "1"
+	}
+	args := []any{
+		u.n, needMarker, millis(spec.ExpiresIn), millis(spec.Retention),
+		len(u.groups.order), u.groups.states(u.n),
+		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
+	}
+	if spec.WebhookURL != "" {
+		args = append(args, "webhook", "1", "delivery", string(batch.DeliveryWaiting))
+	}
+	if spec.Throttle != nil {
+		limit, err := json.Marshal(spec.Throttle)
+		if err != nil {
+			return nil, fmt.Errorf("encode the limit: %w", err)
+		}
+		args = append(args, "throttle", limit)
+	}
+	if private := encodePrivate(spec); private != nil {
+		args = append(args, "private", u.s.seals.seal(place{u.id, "m", 0}, private))
+	}
+	return args, nil
+}
+
+// commit stages what is left, writes both indexes, and commits. It returns when the
+// batch was created. The indexes come first: an entry without a batch is dropped by
+// whoever meets it, a batch without an entry would be found by nobody.
+func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (time.Time, error) {
+	if u.s.shards == 1 && u.staged == 0 && u.claim == "" && len(u.groups.order) == 0 {
+		answer, err := u.commitAtOnce(ctx, spec, args, out)
+		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
+			return u.created(answer, err)
+		}
+	}
+	if err := cmp.Or(u.flush(ctx), u.settle()); err != nil {
+		return time.Time{}, err
+	}
+	if err := u.index(ctx, spec); err != nil {
+		return time.Time{}, err
+	}
+	crash.At(crash.Indexed)
+	if err := u.stageGroups(ctx); err != nil {
+		return time.Time{}, err
+	}
+	crash.At(crash.BeforeCommit)
+	u.committed = true
+	return u.created(u.s.run(ctx, u.s.steps.commit, u.commitKeys(), args...))
+}
+
+// commitAtOnce does it all in one exchange, for a small batch, and has its tasks
+// enqueued along with it if they are few. One server runs what comes over a connection
+// in its order, so if it breaks off, what stands is what could stand otherwise. Should
+// the commit fail, its tasks find no batch, and end. Should an index be refused and the
+// commit not, the client is told so, and the batch may run all the same.
+func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (_ []string, err error) {
+	ctx, cancel := u.s.within(ctx)
+	defer cancel()
+	defer func() { u.committed, u.doubtful = err == nil, err != nil }()
+	pipe := u.s.rdb.Pipeline()
+	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
+	u.addIndexes(ctx, pipe, spec)
+	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
+	upTo := pipe.Len()
+	var tasks map[string]*redis.Cmd
+	if u.n <= fanOutChunk && !out.throttled {
+		if tasks, err = u.s.addTasks(ctx, pipe, u.s.tasksOf(u.id, out.route, "", span(0, u.n))); err != nil {
+			return nil, err
+		}
+	}
+	for _, cmd := range send(ctx, pipe)[:upTo] { // a batch that lacks an entry is not to be acknowledged
+		if err := cmd.Err(); err != nil {
+			return nil, mapError(ctx, err)
+		}
+	}
+	if tasks != nil {
+		_, err := u.s.countTasks(ctx, tasks)
+		out.enqueued = err == nil // else they are enqueued once more
+	}
+	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis
+}
+
+func (u *upload) commitKeys() []string { return append(u.keys.step(), u.keys.upload) }
+
+// created reads the answer of lua/commit.lua.
+func (u *upload) created(answer []string, err error) (time.Time, error) {
+	if err != nil {
+		return time.Time{}, fmt.Errorf("commit the batch: %w", err)
+	}
+	if answer[0] != "ok" {
+		return time.Time{}, batch.ErrUploadLost
+	}
+	return fromMillis(answer[1]), nil
+}
+
+func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
+	m, err := u.s.meta(ctx, u.id)
+	if err != nil {
+		return nil, err
+	}
+	if m["owner"] != u.owner {
+		return nil, batch.ErrUploadLost // deleted in the meantime
+	}
+	if !hmac.Equal([]byte(m["fingerprint"]), []byte(hex.EncodeToString(spec.Fingerprint))) {
+		return nil, batch.ErrKeyReused
+	}
+	return u.s.batchFrom(u.id, m)
+}
+
+func (u *upload) index(ctx context.Context, spec *batch.Spec) error {
+	if u.claim != "" {
+		life := spec.ExpiresIn + spec.Retention
+		answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, millis(max(life, claimTTL)))
+		if err != nil {
+			return err
+		}
+		if answer[0] != u.id {
+			return batch.ErrUploadLost
+		}
+	}
+	ctx, cancel := u.s.within(ctx)
+	defer cancel()
+	_, err := u.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		u.addIndexes(ctx, p, spec)
+		return nil
+	})
+	return mapError(ctx, err)
+}
+
+func (u *upload) addIndexes(ctx context.Context, p redis.Pipeliner, spec *batch.Spec) {
+	owner := ownerKey(u.owner)
+	p.ZAdd(ctx, owner, redis.Z{Member: u.id})
+	p.ZRemRangeByLex(ctx, owner, "-", "("+idAt(time.Now().Add(-ownerIndexTTL)))
+	p.PExpire(ctx, owner, ownerIndexTTL)
+	p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
+	if spec.Throttle != nil {
+		p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
+	}
+}
+
+// idAt returns the beginning of the ids made at that time: version 7 UUIDs sort
+// by time (RFC 9562 §5.7).
+func idAt(t time.Time) string {
+	ms := fmt.Sprintf("%012x", t.UnixMilli())
+	return ms[:8] + "-" + ms[8:]
+}
+
+// private is what of a batch may hold secrets.
+type private struct {
+	WebhookURL string            `json:"webhook_url,omitempty"`
+	Metadata   map[string]string `json:"metadata,omitempty"`
+}
+
+func encodePrivate(spec *batch.Spec) []byte {
+	if spec.WebhookURL == "" && len(spec.Metadata) == 0 {
+		return nil
+	}
+	out, _ := json.Marshal(private{WebhookURL: spec.WebhookURL, Metadata: spec.Metadata}) // strings always encode
+	return out
+}
+
+func decodePrivate(data []byte, b *batch.Batch) error {
+	var p private
+	if err := json.Unmarshal(data, &p); err != nil {
+		return fmt.Errorf("decode the private part: %w", err)
+	}
+	b.WebhookURL, b.Metadata = p.WebhookURL, p.Metadata
+	return nil
+}
