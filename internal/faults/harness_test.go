@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -263,10 +264,13 @@ func (p *process) look(message string) (int, <-chan struct{}) {
 	return bytes.Count(p.log.Bytes(), append([]byte(`"msg":`), quoted...)), p.new
 }
 
+// tail returns the last lines of the log, without the requests that went well.
 func (p *process) tail(n int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	lines := strings.Split(strings.TrimSpace(p.log.String()), "\n")
+	lines := slices.DeleteFunc(strings.Split(strings.TrimSpace(p.log.String()), "\n"), func(line string) bool {
+		return strings.Contains(line, `"level":"INFO","msg":"request"`)
+	})
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 

@@ -65,7 +65,9 @@ type load struct {
 	at    []time.Time
 }
 
-// startLoad starts so many clients, with batches of that size.
+// startLoad starts so many clients, with batches of that size. Each submits its
+// next one when the last has ended, so that what waits does not grow on a slow
+// machine, but after a second at the latest, so that the load outlives a fault.
 func (w *world) startLoad(clients, size int) *load {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	l := &load{w: w, cancel: cancel}
@@ -84,9 +86,13 @@ func (w *world) startLoad(clients, size int) *load {
 				l.mu.Lock()
 				l.acked, l.at = append(l.acked, p), append(l.at, time.Now())
 				l.mu.Unlock()
+				next := time.After(100 * time.Millisecond)
+				patience, cancel := context.WithTimeout(ctx, time.Second)
+				_, _ = w.client.Wait(patience, p.id) // whether it ended is looked at later
+				cancel()
 				select {
 				case <-ctx.Done():
-				case <-time.After(100 * time.Millisecond):
+				case <-next:
 				}
 			}
 		})
