@@ -15,6 +15,9 @@ import (
 	"github.com/batchd/batchd/internal/crash"
 )
 
+// alongBytes is the most bytes of a batch that holds up a turn of a server.
+const alongBytes = 64 << 10
+
 // Commit implements [batch.Upload].
 func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
 	if u.replay {
@@ -102,7 +105,8 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 // commitAtOnce does it all in one exchange, for a small batch, and has its tasks
 // enqueued along with it if they are few. One server runs what comes over a connection
 // in its order, so if it breaks off, what stands is what could stand otherwise. Should
-// the commit fail, its tasks find no batch, and end. Should an index be refused and the
+// the commit fail, its tasks find no batch, and end. A server of this process takes them
+// along with it, too. Should an index be refused and the
 // commit not, the client is told so, and the batch may run all the same.
 func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (_ []string, err error) {
 	ctx, cancel := u.s.within(ctx)
@@ -114,12 +118,19 @@ func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any,
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
 	var tasks map[string]*redis.Cmd
+	took := func() int { return 0 }
+	queue := u.s.queueOf(out.route, u.id, 0) // there is one
 	if u.n <= fanOutChunk && !out.throttled {
 		if tasks, err = u.s.addTasks(ctx, pipe, u.s.tasksOf(u.id, out.route, "", span(0, u.n))); err != nil {
 			return nil, err
 		}
+		if u.bytes <= alongBytes {
+			took = u.s.turnAlong(ctx, pipe, queue)
+		}
 	}
-	for _, cmd := range send(ctx, pipe)[:upTo] { // a batch that lacks an entry is not to be acknowledged
+	cmds := send(ctx, pipe)
+	taken := took()
+	for _, cmd := range cmds[:upTo] { // a batch that lacks an entry is not to be acknowledged
 		if err := cmd.Err(); err != nil {
 			return nil, mapError(ctx, err)
 		}
@@ -127,6 +138,9 @@ func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any,
 	if tasks != nil {
 		_, err := u.s.countTasks(ctx, tasks)
 		out.enqueued = err == nil // else they are enqueued once more
+		if taken == 0 {
+			u.s.wake(queue)
+		}
 	}
 	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis
 }

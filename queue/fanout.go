@@ -221,6 +221,11 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 		return enqueued{}, err
 	}
 	send(ctx, pipe)
+	defer func() {
+		for queue := range sent {
+			s.wake(queue) // even if only the answer was lost
+		}
+	}()
 	return s.countTasks(ctx, sent)
 }
 
@@ -249,11 +254,11 @@ func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, tasks []newT
 	return sent, nil
 }
 
-// countTasks reads the answers of the steps that addTasks added, and wakes the workers.
+// countTasks reads the answers of the steps that addTasks added.
 func (s *Store) countTasks(ctx context.Context, sent map[string]*redis.Cmd) (enqueued, error) {
 	var got enqueued
 	var faults []error
-	for queue, cmd := range sent {
+	for _, cmd := range sent {
 		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int64Slice()
 		if err == nil && len(n) != 2 {
 			err = errAnswer
@@ -264,7 +269,6 @@ func (s *Store) countTasks(ctx context.Context, sent map[string]*redis.Cmd) (enq
 			got.added += int(n[0])
 			got.waiting += int(n[1])
 		}
-		s.wake(queue) // even if only the answer was lost
 	}
 	return got, errors.Join(faults...)
 }

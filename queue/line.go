@@ -131,21 +131,56 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 func (l *line) turn(take bool) {
 	l.turning.Lock()
 	defer l.turning.Unlock()
-	lanes := l.plan(take && !l.stopped())
-	if len(lanes) == 0 {
+	parts := l.plan(take && !l.stopped())
+	if len(parts) == 0 {
 		return
 	}
 	ctx, cancel := l.t.s.within(context.Background())
 	defer cancel()
-	cmds := make([]*redis.Cmd, len(lanes))
 	pipe := l.t.s.rdb.Pipeline()
-	for i, p := range lanes {
-		cmds[i] = pipe.EvalSha(ctx, l.t.s.steps.turn.Hash(), p.keys(), p.args()...)
-	}
+	l.add(ctx, pipe, parts)
 	send(ctx, pipe)
-	for i, p := range lanes {
-		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, cmds[i])
-		l.took(p, cmd, mapError(ctx, cmd.Err()))
+	l.read(ctx, parts)
+}
+
+// add adds a turn to a pipeline.
+func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
+	for _, p := range parts {
+		p.cmd = pipe.EvalSha(ctx, l.t.s.steps.turn.Hash(), p.keys(), p.args()...)
+	}
+}
+
+// read reads the answers, and returns how many tasks were taken.
+func (l *line) read(ctx context.Context, parts []*part) (taken int) {
+	for _, p := range parts {
+		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, p.cmd)
+		taken += l.took(p, cmd, mapError(ctx, cmd.Err())) //nolint:contextcheck // what it gives back does not end with the turn
+	}
+	return taken
+}
+
+// turnAlong adds a turn to a pipeline that has just enqueued tasks, if a server of
+// this process has places for them. That spares it being told of them, and an exchange
+// of its own. The caller has to call took once the pipeline was sent.
+func (s *Store) turnAlong(ctx context.Context, pipe redis.Pipeliner, queue string) (took func() (taken int)) {
+	q := s.laneOf(queue)
+	if q == nil || q.Rate.N > 0 || !q.turning.TryLock() { // places at a rate are reserved, which takes its time
+		return func() int { return 0 }
+	}
+	q.mu.Lock()
+	q.filled = true
+	q.mu.Unlock()
+	held, _ := q.Held()
+	if _, take, _ := q.next(held); !take {
+		q.turning.Unlock()
+		return func() int { return 0 }
+	}
+	parts := q.plan(true)
+	q.add(ctx, pipe, parts)
+	return func() int {
+		defer q.wake() // what it is to do next may have changed
+		defer q.turning.Unlock()
+		return q.read(ctx, parts)
 	}
 }
 
@@ -155,6 +190,7 @@ type part struct {
 	want  int
 	ended []string
 	again []again
+	cmd   *redis.Cmd
 }
 
 func (p *part) keys() []string {
@@ -289,8 +325,8 @@ func (m *lowest) turn(now time.Time) {
 	}
 }
 
-// took notes what a turn brought from one queue.
-func (l *line) took(p *part, cmd *redis.Cmd, err error) {
+// took notes what a turn brought from one queue, and returns how many tasks that is.
+func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 	now := time.Now()
 	tasks := p.tasks(cmd, now)
 	l.mu.Lock()
@@ -314,19 +350,19 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) {
 	l.mu.Unlock()
 	if err != nil {
 		l.t.s.log.Warn("tasks not taken", "queue", p.name, "error", err)
-		return
+		return 0
 	}
-	if len(tasks) == 0 {
-		return
-	}
-	if l.Rate.N > 0 {
+	switch {
+	case len(tasks) == 0:
+	case l.Rate.N > 0:
 		l.pace(tasks)
-		return
+	default:
+		l.mu.Lock()
+		l.ready = append(l.ready, tasks...)
+		l.seat()
+		l.mu.Unlock()
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.ready = append(l.ready, tasks...)
-	l.seat()
+	return len(tasks)
 }
 
 // tasks reads what a turn brought: ids, or ids and messages in turn.

@@ -121,6 +121,19 @@ func (s *Store) wake(queue string) {
 	}
 }
 
+// laneOf returns the lane of a queue that a server of this process takes tasks from,
+// or nil.
+func (s *Store) laneOf(queue string) *lane {
+	s.takersMu.Lock()
+	defer s.takersMu.Unlock()
+	for t := range s.takers {
+		if q := t.lanes[queue]; q != nil {
+			return q
+		}
+	}
+	return nil
+}
+
 func (s *Store) addTaker(t *taker) (remove func()) {
 	s.takersMu.Lock()
 	defer s.takersMu.Unlock()

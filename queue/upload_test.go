@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -116,6 +117,71 @@ func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
 		require.GreaterOrEqual(t, stage, 0)
 		require.Greater(t, index, stage)
 		require.Greater(t, strings.Index(commits[0], b.steps.commit.Hash()), index, "the indexes come first")
+	})
+}
+
+func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const places = 8
+		var got seen
+		release := make(chan struct{})
+		defer close(release)
+		hold := make(chan struct{})
+		b.serve(Line{Places: places}, func(index int, _ *Place) error {
+			got.add(index)
+			select {
+			case <-hold:
+			case <-release:
+			}
+			return nil
+		})
+		await := func(n int) {
+			t.Helper()
+			b.eventually("the tasks", func() bool { return len(got.sorted()) == n })
+		}
+		end := func(n int) {
+			for range n {
+				hold <- struct{}{}
+			}
+		}
+		b.submit(3, spec()) // the steps are known there
+		await(3)
+		end(3)
+		exchanges := &sent{}
+		b.rdb.AddHook(exchanges)
+		// took reports whether a batch that is submitted is taken along with its commit.
+		took := func(n int) (along bool) {
+			t.Helper()
+			b.eventually("the end of turns", func() bool {
+				q := b.laneOf(b.queuesOf(crm(batch.Interactive))[0])
+				free := q.line.untold() == 0 && q.turning.TryLock()
+				if free {
+					q.turning.Unlock()
+				}
+				return free
+			})
+			_ = b.submit(n, spec())
+			commits := exchanges.with(b.steps.commit.Hash())
+			return strings.Contains(commits[len(commits)-1], b.steps.turn.Hash())
+		}
+		one := b.shards == 1 // servers of a cluster keep no order among them
+		require.Equal(t, one, took(3))
+		await(6)
+		require.Equal(t, one, took(places-3+2))
+		await(3 + places)
+		require.False(t, took(1), "no place is free")
+		end(places)
+		await(3 + places + 3)
+		require.Len(t, got.sorted(), 3+places+3, "the rest is taken as places come free")
+		end(3)
+
+		u := b.upload(1)
+		require.NoError(t, u.Add(b.ctx, &batch.Action{Method: "POST", Path: "/", Body: bytes.Repeat([]byte("x"), alongBytes)}))
+		_, _, err := u.Commit(b.ctx, spec())
+		require.NoError(t, err)
+		commits := exchanges.with(b.steps.commit.Hash())
+		require.NotContains(t, commits[len(commits)-1], b.steps.turn.Hash(), "it would hold up the turn")
+		await(3 + places + 3 + 2)
 	})
 }
 
