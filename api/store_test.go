@@ -23,7 +23,7 @@ type fakeStore struct {
 	keys     map[string]*fakeKey
 	uploads  int // open ones
 	admitted int // actions, by any limit
-	watchers map[string]map[chan struct{}]struct{}
+	watchers map[string]map[chan *batch.Batch]struct{}
 	// down is answered by everything, once that many calls have passed.
 	down      error
 	downAfter int
@@ -33,6 +33,8 @@ type fakeStore struct {
 	largest int
 	// firsts is how many batches were read with their first results.
 	firsts int
+	// hands says that who watches a batch is handed it as it ended.
+	hands bool
 }
 
 type fakeBatch struct {
@@ -52,7 +54,7 @@ func newFakeStore() *fakeStore {
 		now:      func() time.Time { return time.Date(2026, 1, 2, 3, 4, 5, 678_900_000, time.UTC) },
 		batches:  make(map[string]*fakeBatch),
 		keys:     make(map[string]*fakeKey),
-		watchers: make(map[string]map[chan struct{}]struct{}),
+		watchers: make(map[string]map[chan *batch.Batch]struct{}),
 	}
 }
 
@@ -222,9 +224,15 @@ func (s *fakeStore) end(b *fakeBatch, index int, r *batch.Result) {
 	if b.Counts.Pending == 0 {
 		b.EndedAt = s.now()
 		b.Status = batch.StatusCompleted
+		var handed *batch.Batch
+		if s.hands {
+			view := b.Batch
+			view.First, _ = b.page(batch.ResultQuery{Limit: firstInFake})
+			handed = &view
+		}
 		for w := range s.watchers[b.ID] {
 			select {
-			case w <- struct{}{}:
+			case w <- handed:
 			default:
 			}
 		}
@@ -445,12 +453,12 @@ func (s *fakeStore) Redeliver(_ context.Context, owner, id string) error {
 	return nil
 }
 
-func (s *fakeStore) Watch(id string) (<-chan struct{}, func()) {
+func (s *fakeStore) Watch(id string) (<-chan *batch.Batch, func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := make(chan struct{}, 1)
+	w := make(chan *batch.Batch, 1)
 	if s.watchers[id] == nil {
-		s.watchers[id] = make(map[chan struct{}]struct{})
+		s.watchers[id] = make(map[chan *batch.Batch]struct{})
 	}
 	s.watchers[id][w] = struct{}{}
 	return w, func() {

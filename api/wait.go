@@ -38,7 +38,11 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 	defer look.Stop()
 	for last := false; ; {
 		select {
-		case <-wake:
+		case b := <-wake:
+			if b != nil && b.Owner == owner {
+				refresh(ctx)
+				return b, nil
+			}
 		case <-look.C:
 		case <-over.C:
 			last = true

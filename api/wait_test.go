@@ -70,6 +70,19 @@ func TestASubmissionCanWait(t *testing.T) {
 			require.Zero(t, f.store.watching())
 		})
 	})
+	t.Run("and is handed them", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			f := setup(t)
+			f.store.hands = true
+			endAfter(f, 5500*time.Millisecond)
+			w, took := f.within(t, post("wait=20"))
+			require.Equal(t, http.StatusOK, w.Code)
+			require.Equal(t, 5500*time.Millisecond, took)
+			require.Regexp(t, `"results":\[\{"id":"0","index":0,.*\},\{"id":"b","index":1,.*\}\]\}$`, w.Body.String())
+			require.Zero(t, f.store.firsts, "nothing was read for it")
+		})
+	})
 	t.Run("in vain", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
@@ -96,7 +109,7 @@ func TestASubmissionCanWait(t *testing.T) {
 			f := setup(t)
 			time.AfterFunc(time.Second, func() {
 				f.store.mu.Lock()
-				f.store.watchers = map[string]map[chan struct{}]struct{}{}
+				f.store.watchers = map[string]map[chan *batch.Batch]struct{}{}
 				f.store.mu.Unlock()
 				f.store.finish("batch-1", 1, succeeded("2"))
 				f.store.finish("batch-1", 0, succeeded("1"))
@@ -151,6 +164,30 @@ func TestASubmissionCanWait(t *testing.T) {
 			require.Equal(t, 1, f.store.holds(), "the batch was accepted before")
 		})
 	})
+}
+
+// Who watches a batch is handed it whoever owns it.
+func TestWhoWaitsForAnothersBatchIsNotHandedIt(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.store.hands = true
+	id := f.created(t, call{body: two})
+	owner := f.store.batches[id].Owner
+	await := func(owner string) (*batch.Batch, error) {
+		time.AfterFunc(10*time.Millisecond, func() {
+			f.store.mu.Lock()
+			defer f.store.mu.Unlock()
+			for w := range f.store.watchers[id] {
+				w <- &batch.Batch{ID: id, Owner: f.store.batches[id].Owner, Status: batch.StatusCompleted}
+			}
+		})
+		return f.await(t.Context(), owner, id, watch{wait: time.Minute, pause: time.Minute})
+	}
+	_, err := await("somebody else")
+	require.ErrorIs(t, err, batch.ErrNotFound)
+	b, err := await(owner)
+	require.NoError(t, err)
+	require.Equal(t, batch.StatusCompleted, b.Status)
 }
 
 func TestWaitingIsKnownToTheStore(t *testing.T) {

@@ -41,7 +41,7 @@ type ride struct {
 	alone bool // in an exchange of its own: it failed before, perhaps for the size of the answers
 
 	// The answer: what the actions have in common, and this action's own.
-	common []string
+	common []any
 	own    []string // or nothing, if it went as usual
 	action any      // as it is stored, if it is
 	first  bool     // of those that share the step
@@ -271,7 +271,7 @@ func (g *shared) answer(err error) {
 		}
 		return
 	}
-	common := texts(parts[:len(parts)-len(g.rides)])
+	common := parts[:len(parts)-len(g.rides)]
 	for i, r := range g.rides {
 		r.common, r.first = common, i == 0
 		if actions != nil {

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 func TestOnlyACommittedBatchExists(t *testing.T) {
@@ -142,6 +144,108 @@ func TestTheLastFinishEndsTheBatchAndWakesWaiters(t *testing.T) {
 		require.NotZero(t, done.EndedAt)
 		require.Equal(t, batch.Counts{Total: 3, Errored: 1, Unknown: 1, Skipped: 1}, done.Counts)
 		b.eventually("a wake-up", func() bool { return len(wake) > 0 })
+	})
+}
+
+// watched returns what a watch has received, once the subscription stands.
+func (b *bundle) watched(wake <-chan *batch.Batch) (all []*batch.Batch) {
+	b.t.Helper()
+	probe, stop := b.Watch("probe") // of one server, what was published before it was heard before
+	defer stop()
+	b.eventually("the subscription", func() bool {
+		require.NoError(b.t, b.rdb.Publish(b.ctx, doneChannel, "probe").Err())
+		return len(probe) > 0
+	})
+	for len(wake) > 0 {
+		all = append(all, <-wake)
+	}
+	return all
+}
+
+func TestWhoWaitsWhereABatchEndsIsHandedIt(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for what, row := range map[string]struct {
+			n    int
+			last func(id string)
+			look bool
+		}{
+			"as a rule": {3, func(id string) { b.end(id, 2, batch.Failed) }, false},
+			"with a long result": {3, func(id string) {
+				r := result(2, batch.Succeeded)
+				r.Body = bytes.Repeat([]byte("x"), firstBytes)
+				require.NoError(b.t, b.Finish(b.ctx, id, 2, b.begin(id, 2).Token, r))
+			}, false},
+			"of many actions": {firstResults + 1, func(id string) { b.end(id, 2, batch.Failed) }, true},
+			"cancelled":       {4, func(id string) { _ = must(b.Cancel(b.ctx, "me", id)) }, true},
+		} {
+			id := b.submit(row.n, spec()).ID
+			wake, stop := b.Watch(id)
+			for i := range row.n {
+				if i != 2 && i != 3 {
+					b.end(id, i, batch.Succeeded)
+				}
+			}
+			if row.n > 4 {
+				b.end(id, 3, batch.Succeeded)
+			}
+			require.Empty(t, b.watched(wake), what)
+			row.last(id)
+			b.eventually("a wake-up", func() bool { return len(wake) > 0 }) // a cluster passes words on in no order
+			got := b.watched(wake)
+			stop()
+			require.Len(t, got, 1, what)
+			if row.look {
+				require.Nil(t, got[0], what)
+				continue
+			}
+			require.NotNil(t, got[0], what)
+			require.True(t, got[0].Status.Terminal(), what)
+			require.NotNil(t, got[0].First, what)
+			require.Equal(t, must(b.Get(b.ctx, "me", id, 1000)), got[0], what)
+		}
+	})
+}
+
+// Of several processes, each tells those who wait in it.
+func TestWhoWaitsElsewhereIsWoken(t *testing.T) {
+	t.Parallel()
+	url := redistest.Start(t).URL()
+	here, there := open(t, url), open(t, url)
+	for _, waited := range []bool{true, false} {
+		id := here.submit(1, spec()).ID
+		other, stopOther := there.Watch(id)
+		wake, stop := here.Watch(id)
+		if !waited {
+			stop()
+		}
+		require.Empty(t, here.watched(wake))
+		require.Empty(t, there.watched(other))
+		here.end(id, 0, batch.Succeeded)
+		require.Equal(t, []*batch.Batch{nil}, there.watched(other))
+		if got := here.watched(wake); waited {
+			require.Len(t, got, 1)
+			require.Equal(t, batch.StatusCompleted, got[0].Status)
+		} else {
+			require.Empty(t, got)
+		}
+		stop()
+		stopOther()
+	}
+}
+
+// The batch may have ended, and nobody else would say so.
+func TestWhoWaitsIsWokenIfItIsNotKnownWhetherTheBatchEnded(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		require.NoError(t, b.steps.finish.Load(b.ctx, b.rdb).Err()) // by all servers
+		id := b.submit(1, spec()).ID
+		wake, stop := b.Watch(id)
+		defer stop()
+		token := b.begin(id, 0).Token
+		require.Empty(t, b.watched(wake))
+		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.finish.Hash()})
+		require.Error(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)))
+		require.Equal(t, []*batch.Batch{nil}, b.watched(wake))
+		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
 	})
 }
 

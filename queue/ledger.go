@@ -27,7 +27,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.token()}, read: true}
 	err := s.insist(ctx, func() error { return s.combine.do(r) })
 	if err == nil && r.first {
-		s.tellIf(ctx, id, r.common[2])
+		s.tellIf(ctx, id, text(r.common[2]))
 	}
 	if err == nil && r.verdict() == "held" {
 		var alive []string
@@ -80,11 +80,11 @@ func (r *ride) verdict() string {
 
 // begunOf reads the answer of lua/begin.lua for an action that somebody has begun.
 func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*batch.Begun, error) {
-	b := &batch.Begun{Verdict: verdict, ExpiresAt: fromMillis(r.common[0]), Target: r.common[1]}
+	b := &batch.Begun{Verdict: verdict, ExpiresAt: fromMillis(text(r.common[0])), Target: text(r.common[1])}
 	var group, previous string
 	if r.own == nil {
 		b.Token, b.Worker = batch.Token(text(r.args[0])), text(r.head[0])
-		b.Attempt, b.StartedAt = 1, fromMillis(r.common[3])
+		b.Attempt, b.StartedAt = 1, fromMillis(text(r.common[3]))
 		b.FirstAt = b.StartedAt
 	} else {
 		e := parseEntry(r.own[1])
@@ -186,14 +186,46 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 		return err
 	}
 	sealed := s.seals.seal(place{id, "r", index}, encoded)
-	ride := &ride{step: s.steps.finish, id: id, index: index, args: []any{string(token), state, sealed}, calm: s.seated.Load() > 0} // else nobody may come soon
+	ride := &ride{
+		step: s.steps.finish, id: id, head: []any{s.waitedBy(id), firstResults, firstBytes},
+		index: index, args: []any{string(token), state, sealed}, calm: s.seated.Load() > 0, // else nobody may come soon
+	}
 	if err := s.combine.do(ride); err != nil {
+		s.notices.tell(id, nil) // the batch may have ended all the same
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
 	}
 	if ride.first {
-		s.tellIf(ctx, id, ride.common[0])
+		if ended := ride.common[1]; ended != "" {
+			s.notices.tell(id, s.endedBatch(ctx, id, ended))
+		}
+		s.tellIf(ctx, id, text(ride.common[0]))
 	}
 	return verdictError(ride.verdict())
+}
+
+// waitedBy returns the name of this process if somebody waits for the batch here.
+func (s *Store) waitedBy(id string) string {
+	if !s.notices.awaited(id) {
+		return ""
+	}
+	return s.name
+}
+
+// endedBatch reads a batch from the answer of the step that ended it. Nil is to be looked at.
+func (s *Store) endedBatch(ctx context.Context, id string, answer any) *batch.Batch {
+	parts, ok := answer.([]any)
+	if !ok {
+		return nil
+	}
+	seen, err := sightOf(parts)
+	if err != nil {
+		return nil
+	}
+	b, err := s.seenBatch(ctx, id, seen)
+	if err != nil {
+		return nil
+	}
+	return b
 }
 
 // Release implements [batch.Ledger].

@@ -3,9 +3,12 @@ package queue
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // notesAhead is the number of messages that may wait to be heard.
@@ -14,32 +17,33 @@ const notesAhead = 1000
 // notices hears what is published: the ends of batches, for those who wait, and
 // what others listen to. All share one subscription, which is made with the first.
 type notices struct {
-	rdb redis.UniversalClient
-	log *slog.Logger
+	rdb  redis.UniversalClient
+	log  *slog.Logger
+	name string // of this process
 
 	mu       sync.Mutex
 	sub      *redis.PubSub
 	channels map[string]bool
-	waiting  map[string]map[chan struct{}]struct{}
+	waiting  map[string]map[chan *batch.Batch]struct{}
 	hearers  map[string]map[int]func(message string) // by channel
 	heard    int                                     // so many came in all
 	wg       sync.WaitGroup
 }
 
-func newNotices(rdb redis.UniversalClient, log *slog.Logger) *notices {
-	return &notices{rdb: rdb, log: log, channels: make(map[string]bool), waiting: make(map[string]map[chan struct{}]struct{}), hearers: make(map[string]map[int]func(string))}
+func newNotices(rdb redis.UniversalClient, log *slog.Logger, name string) *notices {
+	return &notices{rdb: rdb, log: log, name: name, channels: make(map[string]bool), waiting: make(map[string]map[chan *batch.Batch]struct{}), hearers: make(map[string]map[int]func(string))}
 }
 
 // Watch implements [batch.Store].
-func (s *Store) Watch(id string) (<-chan struct{}, func()) { return s.notices.watch(id) }
+func (s *Store) Watch(id string) (<-chan *batch.Batch, func()) { return s.notices.watch(id) }
 
-func (n *notices) watch(id string) (<-chan struct{}, func()) {
-	wake := make(chan struct{}, 1)
+func (n *notices) watch(id string) (<-chan *batch.Batch, func()) {
+	wake := make(chan *batch.Batch, 1)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.subscribe(doneChannel)
 	if n.waiting[id] == nil {
-		n.waiting[id] = make(map[chan struct{}]struct{})
+		n.waiting[id] = make(map[chan *batch.Batch]struct{})
 	}
 	n.waiting[id][wake] = struct{}{}
 	return wake, func() {
@@ -91,15 +95,32 @@ func (n *notices) receive(messages <-chan *redis.Message) {
 		for _, f := range n.hearers[m.Channel] {
 			f(m.Payload)
 		}
+		n.mu.Unlock()
 		if m.Channel == doneChannel {
-			for wake := range n.waiting[m.Payload] {
-				select {
-				case wake <- struct{}{}:
-				default: // it has a wake-up that it did not see yet
-				}
+			if id, origin, _ := strings.Cut(m.Payload, " "); origin != n.name { // else who ended it tells
+				n.tell(id, nil)
 			}
 		}
-		n.mu.Unlock()
+	}
+}
+
+// awaited reports whether anybody waits for the batch here.
+func (n *notices) awaited(id string) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return len(n.waiting[id]) > 0
+}
+
+// tell wakes those who wait for a batch, with the batch as it ended, or nil for them to
+// look.
+func (n *notices) tell(id string, b *batch.Batch) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for wake := range n.waiting[id] {
+		select {
+		case wake <- b:
+		default: // it has a wake-up that it did not see yet
+		}
 	}
 }
 

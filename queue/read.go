@@ -50,6 +50,11 @@ func (s *Store) Get(ctx context.Context, owner, id string, few int) (*batch.Batc
 	if len(seen.meta) == 0 || seen.meta["owner"] != owner {
 		return nil, batch.ErrNotFound
 	}
+	return s.seenBatch(ctx, id, seen)
+}
+
+// seenBatch returns a batch that was seen, and the results that were seen with it.
+func (s *Store) seenBatch(ctx context.Context, id string, seen *sight) (*batch.Batch, error) {
 	b, err := s.batchFrom(id, seen.meta)
 	if err == nil && seen.states != "" {
 		b.First = s.firstPage(ctx, b, seen)
@@ -234,6 +239,12 @@ func (s *Store) glance(ctx context.Context, id string, from, limit, few int) (*s
 	if err != nil {
 		return nil, mapError(ctx, err)
 	}
+	return sightOf(parts)
+}
+
+// sightOf reads the answer of a step: fields and values of the meta hash in turn,
+// states, and results of the first ones.
+func sightOf(parts []any) (*sight, error) {
 	if len(parts) != 3 {
 		return nil, errAnswer
 	}

@@ -101,7 +101,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)
-	s.notices = newNotices(s.rdb, s.log)
+	s.notices = newNotices(s.rdb, s.log, s.name)
 	s.fanouts = newFanouts()
 	s.combine = newCombiner(s)
 	return s, nil

@@ -41,9 +41,10 @@ type Store interface {
 	// [ErrNoWebhook] or [ErrNotTerminal].
 	Redeliver(ctx context.Context, owner, id string) error
 	// Watch returns a channel that receives a value soon after the batch turned
-	// terminal. A wake-up can be lost with a connection, so the caller looks by
-	// itself now and then. Stop releases the watch.
-	Watch(id string) (wake <-chan struct{}, stop func())
+	// terminal: the batch as it ended, whoever owns it, or nil, upon which the caller
+	// looks. Others may have the same one. A wake-up can be lost with a connection, so
+	// the caller looks by itself now and then. Stop releases the watch.
+	Watch(id string) (wake <-chan *Batch, stop func())
 	// Ping reports whether the store can be reached and written to.
 	Ping(ctx context.Context) error
 }

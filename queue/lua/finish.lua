@@ -1,27 +1,31 @@
 -- finish records the results of actions that were begun. The first write wins.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, then index, token, state and sealed result of each
---       action in turn, by ascending index
--- returns: {'1' if this ended the batch and a webhook is to be sent, then 1 | 'stale' | 'gone' for each action}
+-- ARGV: batch id, channel, name of the process if somebody waits for the batch there, or '', the most
+--       actions and the most bytes of results of a batch that is worth answering with, then index,
+--       token, state and sealed result of each action in turn, by ascending index
+-- returns: {'1' if this ended the batch and a webhook is to be sent, '' or what those in the process wait
+--          for, if this ended the batch: {fields and values of the meta hash in turn, states, results} or
+--          1 if it is not worth it, then 1 | 'stale' | 'gone' for each action}
+-- They need not be woken then: the word for others says so.
 -- Repeating the write that won answers 1 and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
-local answer = {'0'}
+local answer = {'0', ''}
 if not gone then
-  for _ = 3, #ARGV, 4 do
+  for _ = 6, #ARGV, 4 do
     answer[#answer + 1] = 'gone'
   end
   return answer
 end
-local first, last = tonumber(ARGV[3]), tonumber(ARGV[#ARGV - 3])
+local first, last = tonumber(ARGV[6]), tonumber(ARGV[#ARGV - 3])
 local states = redis.call('GETRANGE', KEYS[2], first, last)
 local indexes = {}
-for i = 3, #ARGV, 4 do
+for i = 6, #ARGV, 4 do
   indexes[#indexes + 1] = ARGV[i]
 end
 local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
 local ended, becomes, written, counts = {}, {}, {}, {}
 for n, index in ipairs(indexes) do
-  local token, to, sealed = ARGV[4 * n], ARGV[4 * n + 1], ARGV[4 * n + 2]
+  local token, to, sealed = ARGV[4 * n + 3], ARGV[4 * n + 4], ARGV[4 * n + 5]
   local number = tonumber(index)
   local at = number - first + 1
   local state = string.sub(states, at, at)
@@ -50,6 +54,18 @@ for to, n in pairs(counts) do
   left = move(KEYS[1], 'r', to, n)
 end
 if left == 0 then
-  answer[1] = settle(KEYS, ARGV[1], ARGV[2], now_ms())
+  local word = ARGV[1]
+  if ARGV[3] ~= '' then
+    word = word .. ' ' .. ARGV[3]
+  end
+  answer[1] = settle(KEYS, word, ARGV[2], now_ms())
+  if ARGV[3] ~= '' then
+    local total = tonumber(redis.call('HGET', KEYS[1], 'total'))
+    answer[2] = 1
+    if total <= tonumber(ARGV[4]) then
+      local states, results = read_results(KEYS[2], KEYS[5], 0, total, tonumber(ARGV[5]))
+      answer[2] = {redis.call('HGETALL', KEYS[1]), states, results}
+    end
+  end
 end
 return answer

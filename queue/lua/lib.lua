@@ -73,11 +73,26 @@ local function read_group(key, leader)
   return string.match(packed, '^([%d,]+)|(%d+)|(.*)$')
 end
 
+-- read_results returns the states of up to limit actions and their results, as far as
+-- those are not too large. A result that is not there is an empty string.
+local function read_results(state, results, from, limit, bytes)
+  local states, found = redis.call('GETRANGE', state, from, from + limit - 1), {}
+  for i = 1, #states do
+    local result = redis.call('HGET', results, string.format('%d', from + i - 1)) or ''
+    found[i] = result
+    bytes = bytes - #result
+    if bytes <= 0 then
+      break
+    end
+  end
+  return states, found
+end
+
 -- settle turns the batch terminal once nothing of it is pending: it says how it
 -- ended, writes the outbox mark of its webhook, starts its retention, and wakes
 -- those who wait. It returns '1' if a webhook is to be sent, else '0'.
--- keys: meta, state, ledger, actions, results, groups
-local function settle(keys, id, channel, now)
+-- keys: meta, state, ledger, actions, results, groups; word: what wakes them
+local function settle(keys, word, channel, now)
   local m = redis.call('HMGET', keys[1], 'pending', 'ending', 'retention', 'webhook')
   if tonumber(m[1]) > 0 then
     return '0'
@@ -95,7 +110,7 @@ local function settle(keys, id, channel, now)
       redis.call('PEXPIREAT', key, ms(gone))
     end
   end
-  redis.call('PUBLISH', channel, id)
+  redis.call('PUBLISH', channel, word)
   return m[4] and '1' or '0'
 end
 
