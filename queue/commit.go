@@ -103,11 +103,11 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 }
 
 // commitAtOnce does it all in one exchange, for a small batch, and has its tasks
-// enqueued along with it if they are few. One server runs what comes over a connection
-// in its order, so if it breaks off, what stands is what could stand otherwise. Should
-// the commit fail, its tasks find no batch, and end. A server of this process takes them
-// along with it, too. Should an index be refused and the
-// commit not, the client is told so, and the batch may run all the same.
+// enqueued along with it if they are few. A server of this process takes them along, too.
+// One server runs what comes over a connection in its order, so if it breaks off, what
+// stands is what could stand otherwise. If the commit fails, nothing is enqueued. Should
+// an index be refused and the commit not, the client is told so, and the batch may run all
+// the same.
 func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (_ []string, err error) {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
@@ -118,10 +118,10 @@ func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any,
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
 	var tasks map[string]*redis.Cmd
-	took := func() int { return 0 }
+	var took func() int
 	queue := u.s.queueOf(out.route, u.id, 0) // there is one
 	if u.n <= fanOutChunk && !out.throttled {
-		if tasks, err = u.s.addTasks(ctx, pipe, u.s.tasksOf(u.id, out.route, "", span(0, u.n))); err != nil {
+		if tasks, err = u.s.addTasks(ctx, pipe, u.keys.meta, u.s.tasksOf(u.id, out.route, "", span(0, u.n))); err != nil {
 			return nil, err
 		}
 		if u.bytes <= alongBytes {
@@ -129,16 +129,20 @@ func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any,
 		}
 	}
 	cmds := send(ctx, pipe)
-	taken := took()
+	taken := 0
+	if took != nil {
+		taken = took()
+	}
 	for _, cmd := range cmds[:upTo] { // a batch that lacks an entry is not to be acknowledged
 		if err := cmd.Err(); err != nil {
 			return nil, mapError(ctx, err)
 		}
 	}
 	if tasks != nil {
+		late := tasks[queue].Err() != nil // it is sent again, after the turn
 		_, err := u.s.countTasks(ctx, tasks)
 		out.enqueued = err == nil // else they are enqueued once more
-		if taken == 0 {
+		if taken < u.n || late {
 			u.s.wake(queue)
 		}
 	}

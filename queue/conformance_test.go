@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -174,7 +175,7 @@ func TestWhoWaitsWhereABatchEndsIsHandedIt(t *testing.T) {
 				r := result(2, batch.Succeeded)
 				r.Body = bytes.Repeat([]byte("x"), firstBytes)
 				require.NoError(b.t, b.Finish(b.ctx, id, 2, b.begin(id, 2).Token, r))
-			}, false},
+			}, true},
 			"of many actions": {firstResults + 1, func(id string) { b.end(id, 2, batch.Failed) }, true},
 			"cancelled":       {4, func(id string) { _ = must(b.Cancel(b.ctx, "me", id)) }, true},
 		} {
@@ -233,8 +234,8 @@ func TestWhoWaitsElsewhereIsWoken(t *testing.T) {
 	}
 }
 
-// The batch may have ended, and nobody else would say so.
-func TestWhoWaitsIsWokenIfItIsNotKnownWhetherTheBatchEnded(t *testing.T) {
+// Nobody else says so.
+func TestWhoWaitsIsWokenByAFinishWhoseAnswerWasLost(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		require.NoError(t, b.steps.finish.Load(b.ctx, b.rdb).Err()) // by all servers
 		id := b.submit(1, spec()).ID
@@ -244,9 +245,28 @@ func TestWhoWaitsIsWokenIfItIsNotKnownWhetherTheBatchEnded(t *testing.T) {
 		require.Empty(t, b.watched(wake))
 		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.finish.Hash()})
 		require.Error(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)))
+		require.NoError(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)), "it is repeated")
 		require.Equal(t, []*batch.Batch{nil}, b.watched(wake))
 		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
 	})
+}
+
+// By the time that the answer is there, the batch may have been retried.
+func TestWhoWaitsSinceTheBatchEndedIsNotHandedThatEnd(t *testing.T) {
+	t.Parallel()
+	n := newNotices(nil, nil, "")
+	n.channels, n.sub = map[string]bool{doneChannel: true}, &redis.PubSub{}
+	early, stopEarly := n.watch("b")
+	defer stopEarly()
+	last := n.awaited("b")
+	late, stopLate := n.watch("b")
+	defer stopLate()
+	require.Positive(t, last)
+	require.Zero(t, n.awaited("another"))
+	ended := &batch.Batch{}
+	n.tell("b", ended, last)
+	require.Same(t, ended, <-early)
+	require.Nil(t, <-late)
 }
 
 func TestCancelEndsWhatWaitsAndNothingElse(t *testing.T) {
@@ -497,6 +517,13 @@ func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
 		}
 		require.NoError(t, u.(*upload).settle())
 		require.NoError(t, b.rdb.Del(b.ctx, u.(*upload).keys.actions).Err())
+		_, _, err = u.Commit(b.ctx, spec())
+		require.ErrorIs(t, err, batch.ErrUploadLost)
+
+		u, err = b.Open(b.ctx, "me", "other")
+		require.NoError(t, err)
+		require.NoError(t, u.Add(b.ctx, action(0)))
+		require.NoError(t, b.rdb.Set(b.ctx, idempotencyKey("me", "other"), "another", 0).Err())
 		_, _, err = u.Commit(b.ctx, spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 		list, _, err := b.List(b.ctx, "me", "", 10)

@@ -216,7 +216,7 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
-	sent, err := s.addTasks(ctx, pipe, tasks)
+	sent, err := s.addTasks(ctx, pipe, "", tasks)
 	if err != nil {
 		return enqueued{}, err
 	}
@@ -229,8 +229,9 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 	return s.countTasks(ctx, sent)
 }
 
-// addTasks adds what enqueues tasks to a pipeline. It returns the steps by queue.
-func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, tasks []newTask) (map[string]*redis.Cmd, error) {
+// addTasks adds what enqueues tasks to a pipeline, unless the batch with that meta key
+// does not exist. It returns the steps by queue.
+func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, meta string, tasks []newTask) (map[string]*redis.Cmd, error) {
 	forms, steps := make(map[string]*taskForm), make(map[string][]any) // by queue
 	for i := range tasks {
 		t := &tasks[i]
@@ -249,7 +250,11 @@ func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, tasks []newT
 	for queue, made := range steps {
 		pipe.SAdd(ctx, asynqQueues, queue)
 		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, s.name + " " + queue}, made...)
-		sent[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), []string{asynqPrefix(queue) + "pending"}, args...)
+		keys := []string{asynqPrefix(queue) + "pending"}
+		if meta != "" {
+			keys = append(keys, meta)
+		}
+		sent[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), keys, args...)
 	}
 	return sent, nil
 }

@@ -186,29 +186,24 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 		return err
 	}
 	sealed := s.seals.seal(place{id, "r", index}, encoded)
+	origin, waited := "", s.notices.awaited(id)
+	if waited > 0 {
+		origin = s.name
+	}
 	ride := &ride{
-		step: s.steps.finish, id: id, head: []any{s.waitedBy(id), firstResults, firstBytes},
+		step: s.steps.finish, id: id, head: []any{origin, firstResults, firstBytes},
 		index: index, args: []any{string(token), state, sealed}, calm: s.seated.Load() > 0, // else nobody may come soon
 	}
 	if err := s.combine.do(ride); err != nil {
-		s.notices.tell(id, nil) // the batch may have ended all the same
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
 	}
 	if ride.first {
 		if ended := ride.common[1]; ended != "" {
-			s.notices.tell(id, s.endedBatch(ctx, id, ended))
+			s.notices.tell(id, s.endedBatch(ctx, id, ended), waited)
 		}
 		s.tellIf(ctx, id, text(ride.common[0]))
 	}
 	return verdictError(ride.verdict())
-}
-
-// waitedBy returns the name of this process if somebody waits for the batch here.
-func (s *Store) waitedBy(id string) string {
-	if !s.notices.awaited(id) {
-		return ""
-	}
-	return s.name
 }
 
 // endedBatch reads a batch from the answer of the step that ended it. Nil is to be looked at.

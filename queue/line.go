@@ -161,11 +161,12 @@ func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 
 // turnAlong adds a turn to a pipeline that has just enqueued tasks, if a server of
 // this process has places for them. That spares it being told of them, and an exchange
-// of its own. The caller has to call took once the pipeline was sent.
+// of its own. The caller has to call took, unless that is nil, once the pipeline was sent.
 func (s *Store) turnAlong(ctx context.Context, pipe redis.Pipeliner, queue string) (took func() (taken int)) {
 	q := s.laneOf(queue)
-	if q == nil || q.Rate.N > 0 || !q.turning.TryLock() { // places at a rate are reserved, which takes its time
-		return func() int { return 0 }
+	until, _ := ctx.Deadline()
+	if q == nil || q.Rate.N > 0 || time.Until(until) < patience/2 || !q.turning.TryLock() { // places at a rate are reserved, which takes its time
+		return nil
 	}
 	q.mu.Lock()
 	q.filled = true
@@ -173,7 +174,7 @@ func (s *Store) turnAlong(ctx context.Context, pipe redis.Pipeliner, queue strin
 	held, _ := q.Held()
 	if _, take, _ := q.next(held); !take {
 		q.turning.Unlock()
-		return func() int { return 0 }
+		return nil
 	}
 	parts := q.plan(true)
 	q.add(ctx, pipe, parts)

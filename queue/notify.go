@@ -24,14 +24,15 @@ type notices struct {
 	mu       sync.Mutex
 	sub      *redis.PubSub
 	channels map[string]bool
-	waiting  map[string]map[chan *batch.Batch]struct{}
+	waiting  map[string]map[chan *batch.Batch]int    // by batch; they are numbered
+	watches  int                                     // so many there were in all
 	hearers  map[string]map[int]func(message string) // by channel
 	heard    int                                     // so many came in all
 	wg       sync.WaitGroup
 }
 
 func newNotices(rdb redis.UniversalClient, log *slog.Logger, name string) *notices {
-	return &notices{rdb: rdb, log: log, name: name, channels: make(map[string]bool), waiting: make(map[string]map[chan *batch.Batch]struct{}), hearers: make(map[string]map[int]func(string))}
+	return &notices{rdb: rdb, log: log, name: name, channels: make(map[string]bool), waiting: make(map[string]map[chan *batch.Batch]int), hearers: make(map[string]map[int]func(string))}
 }
 
 // Watch implements [batch.Store].
@@ -43,9 +44,10 @@ func (n *notices) watch(id string) (<-chan *batch.Batch, func()) {
 	defer n.mu.Unlock()
 	n.subscribe(doneChannel)
 	if n.waiting[id] == nil {
-		n.waiting[id] = make(map[chan *batch.Batch]struct{})
+		n.waiting[id] = make(map[chan *batch.Batch]int)
 	}
-	n.waiting[id][wake] = struct{}{}
+	n.watches++
+	n.waiting[id][wake] = n.watches
 	return wake, func() {
 		n.mu.Lock()
 		defer n.mu.Unlock()
@@ -98,27 +100,34 @@ func (n *notices) receive(messages <-chan *redis.Message) {
 		n.mu.Unlock()
 		if m.Channel == doneChannel {
 			if id, origin, _ := strings.Cut(m.Payload, " "); origin != n.name { // else who ended it tells
-				n.tell(id, nil)
+				n.tell(id, nil, 0)
 			}
 		}
 	}
 }
 
-// awaited reports whether anybody waits for the batch here.
-func (n *notices) awaited(id string) bool {
+// awaited returns the number of the last watch if anybody waits for the batch here, or 0.
+func (n *notices) awaited(id string) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return len(n.waiting[id]) > 0
+	if len(n.waiting[id]) == 0 {
+		return 0
+	}
+	return n.watches
 }
 
 // tell wakes those who wait for a batch, with the batch as it ended, or nil for them to
-// look.
-func (n *notices) tell(id string, b *batch.Batch) {
+// look, as those have to whose watches began later: it may have been retried meanwhile.
+func (n *notices) tell(id string, b *batch.Batch, last int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	for wake := range n.waiting[id] {
+	for wake, number := range n.waiting[id] {
+		handed := b
+		if number > last {
+			handed = nil
+		}
 		select {
-		case wake <- b:
+		case wake <- handed:
 		default: // it has a wake-up that it did not see yet
 		}
 	}

@@ -484,6 +484,37 @@ func TestTheLowestIsThatOfTheLastSeconds(t *testing.T) {
 	require.Equal(t, time.Hour, m.of(at.Add(time.Minute)))
 }
 
+// As when another process has taught a new server some of them.
+func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var got seen
+		var there atomic.Int32
+		b.serve(Line{Places: 8}, func(index int, _ *Place) error {
+			batches, _, err := b.List(b.ctx, "me", "", 100)
+			if err != nil || len(batches) != int(there.Load()) {
+				t.Errorf("of %d batches %d exist: %v", there.Load(), len(batches), err)
+			}
+			got.add(index)
+			return nil
+		})
+		for n := range 5 {
+			there.Add(1)
+			require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err())
+			for _, step := range []*redis.Script{b.steps.enqueue, b.steps.turn} {
+				require.NoError(t, step.Load(b.ctx, b.rdb).Err())
+			}
+			seen := &sent{}
+			b.rdb.AddHook(seen)
+			b.submit(3, spec())
+			b.eventually("the tasks", func() bool { return len(got.sorted()) == 3*(n+1) })
+			if b.shards == 1 {
+				commits := seen.with(b.steps.commit.Hash())
+				require.Contains(t, commits[0], b.steps.enqueue.Hash(), "they were to be enqueued along with it")
+			}
+		}
+	})
+}
+
 // As after a failover, or SCRIPT FLUSH.
 func TestAServerThatKnowsNoScriptsIsTaughtThem(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {

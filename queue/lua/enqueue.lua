@@ -1,8 +1,11 @@
 -- enqueue adds tasks to a queue, as asynq's client does one by one (enqueueCmd
 -- in its internal/rdb), and wakes the workers. A task whose id is taken is left out.
--- KEYS: pending
+-- KEYS: pending, then the meta key of the batch if it must exist; a cluster has it elsewhere
 -- ARGV: task key prefix, time in ns, channel, word for the workers, then id and message in turn
 -- returns: {the number of tasks added, the number that wait in the queue}
+if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then
+  return {0, 0}
+end
 local added, keys = {}, {}
 for i = 5, #ARGV, 2 do
   keys[#keys + 1] = ARGV[1] .. ARGV[i]

@@ -4,9 +4,9 @@
 --       actions and the most bytes of results of a batch that is worth answering with, then index,
 --       token, state and sealed result of each action in turn, by ascending index
 -- returns: {'1' if this ended the batch and a webhook is to be sent, '' or what those in the process wait
---          for, if this ended the batch: {fields and values of the meta hash in turn, states, results} or
+--          for, if the batch has ended: {fields and values of the meta hash in turn, states, results} or
 --          1 if it is not worth it, then 1 | 'stale' | 'gone' for each action}
--- They need not be woken then: the word for others says so.
+-- They are not woken by the word for others, which says where it is from.
 -- Repeating the write that won answers 1 and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 local answer = {'0', ''}
@@ -43,6 +43,9 @@ for n, index in ipairs(indexes) do
   end
 end
 if #ended == 0 then
+  if ARGV[3] ~= '' and redis.call('HGET', KEYS[1], 'pending') == '0' then
+    answer[2] = 1 -- if it is repeated because its answer was lost, nobody was told
+  end
   return answer
 end
 put_states(KEYS[2], ended, becomes)
@@ -63,8 +66,10 @@ if left == 0 then
     local total = tonumber(redis.call('HGET', KEYS[1], 'total'))
     answer[2] = 1
     if total <= tonumber(ARGV[4]) then
-      local states, results = read_results(KEYS[2], KEYS[5], 0, total, tonumber(ARGV[5]))
-      answer[2] = {redis.call('HGETALL', KEYS[1]), states, results}
+      local states, results, bytes = read_results(KEYS[2], KEYS[5], 0, total, tonumber(ARGV[5]))
+      if bytes > 0 then
+        answer[2] = {redis.call('HGETALL', KEYS[1]), states, results}
+      end
     end
   end
 end

@@ -73,8 +73,9 @@ local function read_group(key, leader)
   return string.match(packed, '^([%d,]+)|(%d+)|(.*)$')
 end
 
--- read_results returns the states of up to limit actions and their results, as far as
--- those are not too large. A result that is not there is an empty string.
+-- read_results returns the states of up to limit actions and their results, up to the one
+-- with which they are too large, and how many bytes are left of what they may have. A result
+-- that is not there is an empty string.
 local function read_results(state, results, from, limit, bytes)
   local states, found = redis.call('GETRANGE', state, from, from + limit - 1), {}
   for i = 1, #states do
@@ -85,7 +86,7 @@ local function read_results(state, results, from, limit, bytes)
       break
     end
   end
-  return states, found
+  return states, found, bytes
 end
 
 -- settle turns the batch terminal once nothing of it is pending: it says how it

@@ -11,4 +11,5 @@ if ARGV[4] ~= '0' then
     return {meta, '', {}}
   end
 end
-return {meta, read_results(KEYS[2], KEYS[3], from, limit, bytes)}
+local states, results = read_results(KEYS[2], KEYS[3], from, limit, bytes)
+return {meta, states, results}
