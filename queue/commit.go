@@ -58,7 +58,7 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	}
 	args := []any{
 		u.n, needMarker, millis(spec.ExpiresIn), millis(spec.Retention),
-		len(u.groups.order), u.groups.states(u.n),
+		len(u.groups.order), u.groups.states(u.n), u.id, millis(claimLife(spec)),
 		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
 	}
 	if spec.WebhookURL != "" {
@@ -81,7 +81,7 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 // batch was created. The indexes come first: an entry without a batch is dropped by
 // whoever meets it, a batch without an entry would be found by nobody.
 func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (time.Time, error) {
-	if u.s.shards == 1 && u.staged == 0 && u.claim == "" && len(u.groups.order) == 0 {
+	if u.s.shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, spec, args, out)
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			return u.created(answer, err)
@@ -149,7 +149,16 @@ func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any,
 	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis
 }
 
-func (u *upload) commitKeys() []string { return append(u.keys.step(), u.keys.upload) }
+func (u *upload) commitKeys() []string {
+	keys := append(u.keys.step(), u.keys.upload)
+	if u.claim != "" && u.s.shards == 1 {
+		keys = append(keys, u.claim)
+	}
+	return keys
+}
+
+// claimLife is how long the idempotency key of a batch points at it.
+func claimLife(spec *batch.Spec) time.Duration { return max(spec.ExpiresIn+spec.Retention, claimTTL) }
 
 // created reads the answer of lua/commit.lua.
 func (u *upload) created(answer []string, err error) (time.Time, error) {
@@ -177,9 +186,8 @@ func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 }
 
 func (u *upload) index(ctx context.Context, spec *batch.Spec) error {
-	if u.claim != "" {
-		life := spec.ExpiresIn + spec.Retention
-		answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, millis(max(life, claimTTL)))
+	if u.claim != "" && u.s.shards > 1 { // else the commit does it
+		answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, millis(claimLife(spec)))
 		if err != nil {
 			return err
 		}

@@ -79,20 +79,13 @@ func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, erro
 // while its marker stands, and a key is taken from another upload only once that
 // one has neither a marker nor a batch, so at most one of two can commit.
 func (u *upload) claimKey(ctx context.Context) error {
-	if err := u.mark(ctx); err != nil {
-		return err
-	}
-	seen := ""
+	holder, err := u.markAndClaim(ctx)
 	for {
-		answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, seen, u.id, millis(claimTTL))
-		if err != nil {
+		if err != nil || holder == u.id {
 			return err
 		}
-		holder := answer[0]
-		if holder == u.id {
-			return nil
-		}
-		exists, busy, err := u.s.lookUp(ctx, holder)
+		var exists, busy bool
+		exists, busy, err = u.s.lookUp(ctx, holder)
 		switch {
 		case err != nil:
 			return err
@@ -103,9 +96,42 @@ func (u *upload) claimKey(ctx context.Context) error {
 		case busy:
 			return batch.ErrKeyBusy
 		}
-		seen = holder
+		holder, err = u.claimFrom(ctx, holder)
 	}
 }
+
+// markAndClaim marks the upload, claims the key, and returns whose it is.
+func (u *upload) markAndClaim(ctx context.Context) (holder string, err error) {
+	if u.s.shards > 1 { // servers of a cluster keep no order among them
+		if err := u.mark(ctx); err != nil {
+			return "", err
+		}
+		return u.claimFrom(ctx, "")
+	}
+	ctx, cancel := u.s.within(ctx)
+	defer cancel()
+	u.markedAt = time.Now()
+	pipe := u.s.rdb.Pipeline()
+	mark := pipe.Set(ctx, u.keys.upload, 1, markerTTL)
+	claim := pipe.EvalSha(ctx, u.s.steps.claim.Hash(), []string{u.claim}, u.claimArgs("")...)
+	send(ctx, pipe)
+	if err := mark.Err(); err != nil {
+		return "", mapError(ctx, err)
+	}
+	claim = u.s.answer(ctx, u.s.steps.claim, claim)
+	return text(claim.Val()), mapError(ctx, claim.Err())
+}
+
+// claimFrom takes the key from an upload that came to nothing, and returns whose it is.
+func (u *upload) claimFrom(ctx context.Context, seen string) (holder string, err error) {
+	answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.claimArgs(seen)...)
+	if err != nil {
+		return "", err
+	}
+	return answer[0], nil
+}
+
+func (u *upload) claimArgs(seen string) []any { return []any{seen, u.id, millis(claimTTL)} }
 
 // lookUp reports, of one moment, whether a batch exists and whether its upload is open.
 func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
@@ -231,6 +257,9 @@ func (u *upload) Abort(context.Context) {
 func (u *upload) drop(ctx context.Context) {
 	_ = u.settle() // what it stages is to go, too
 	if u.doubtful {
+		if u.claim != "" {
+			u.unmark(ctx) // the key is free for another attempt, and what comes late is refused
+		}
 		var answer []string
 		err := u.s.insist(ctx, func() (err error) {
 			answer, err = u.s.run(ctx, u.s.steps.drop, []string{u.keys.meta, u.keys.actions})

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -101,23 +102,94 @@ func (b *bundle) upload(n int) *upload {
 
 func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.submit(3, spec()) // the steps are known there
-		seen := &sent{}
-		b.rdb.AddHook(seen)
-		u := b.upload(3)
-		_, _, err := u.Commit(b.ctx, spec())
-		require.NoError(t, err)
-		require.Len(t, b.results(u.id, 10), 3)
-		commits := seen.with(b.steps.commit.Hash())
-		require.Len(t, commits, 1)
-		if b.shards > 1 {
-			return // servers of a cluster keep no order among them
+		commit := func(key string) string {
+			t.Helper()
+			u, err := b.Open(b.ctx, "me", key)
+			require.NoError(t, err)
+			for i := range 3 {
+				require.NoError(t, u.Add(b.ctx, action(i)))
+			}
+			made, _, err := u.Commit(b.ctx, spec())
+			require.NoError(t, err)
+			return made.ID
 		}
-		stage, index := strings.Index(commits[0], b.steps.stage.Hash()), strings.Index(commits[0], openKey)
-		require.GreaterOrEqual(t, stage, 0)
-		require.Greater(t, index, stage)
-		require.Greater(t, strings.Index(commits[0], b.steps.commit.Hash()), index, "the indexes come first")
+		commit("before")                                            // the steps are known there
+		for key, exchanges := range map[string]int{"": 1, "k": 2} { // the key is claimed before anything is read
+			seen := &sent{}
+			b.rdb.AddHook(seen)
+			id := commit(key)
+			ours := slices.DeleteFunc(seen.with(id), func(x string) bool { // that it is enqueued is noted at some time
+				return strings.Contains(x, b.steps.progress.Hash())
+			})
+			require.Len(t, b.results(id, 10), 3)
+			if key != "" {
+				points, err := b.rdb.Get(b.ctx, idempotencyKey("me", key)).Result()
+				require.NoError(t, err)
+				require.Equal(t, id, points)
+				require.Greater(t, must(b.rdb.PTTL(b.ctx, idempotencyKey("me", key)).Result()), claimTTL, "as long as the batch is kept")
+			}
+			commits := seen.with(b.steps.commit.Hash())
+			require.Len(t, commits, 1)
+			if b.shards > 1 {
+				continue // servers of a cluster keep no order among them
+			}
+			stage, index := strings.Index(commits[0], b.steps.stage.Hash()), strings.Index(commits[0], openKey)
+			require.GreaterOrEqual(t, stage, 0)
+			require.Greater(t, index, stage)
+			require.Greater(t, strings.Index(commits[0], b.steps.commit.Hash()), index, "the indexes come first")
+			require.Len(t, ours, exchanges)
+		}
 	})
+}
+
+// If it is not known whether a batch was committed, its idempotency key tells.
+func TestTheKeyOfACommitInDoubtIsFreeOrTheBatchs(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	b.submit(1, spec()) // the steps are known there
+	open := func() *upload {
+		t.Helper()
+		var u batch.Upload
+		b.eventually("the key", func() (ok bool) {
+			var err error
+			u, err = b.Open(b.ctx, "me", "k")
+			if err != nil {
+				require.ErrorIs(t, err, batch.ErrKeyBusy)
+			}
+			return err == nil
+		})
+		require.NoError(t, u.Add(b.ctx, action(0)))
+		return u.(*upload)
+	}
+	replicas := func(n string) {
+		t.Helper()
+		require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", n).Err())
+	}
+	u := open()
+	replicas("1") // nothing is written
+	_, _, err := u.Commit(b.ctx, spec())
+	require.Error(t, err)
+	replicas("0")
+	u.Abort(b.ctx)
+	b.fanouts.wg.Wait()
+
+	v := open()
+	require.False(t, v.replay)
+	b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
+	_, _, err = v.Commit(b.ctx, spec())
+	require.Error(t, err)
+	v.Abort(b.ctx)
+	w := open()
+	require.True(t, w.replay)
+	require.Equal(t, v.id, w.id)
+	b.end(v.id, 0, batch.Succeeded)
+
+	// What of a commit that failed arrives only now is refused.
+	_, err = b.Get(b.ctx, "me", u.id, 0)
+	require.ErrorIs(t, err, batch.ErrNotFound)
+	u.committed, u.doubtful = false, false
+	_, _, err = u.Commit(b.ctx, spec())
+	require.ErrorIs(t, err, batch.ErrUploadLost)
 }
 
 func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {

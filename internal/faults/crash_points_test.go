@@ -126,8 +126,8 @@ var families = []family{
 		points: []pointCase{
 			{crash.KeyClaimed, inAPI(uploadOf(5, 20))},
 			{crash.ChunkStaged, inAPI(uploadOf(5, 1_100))},
-			{crash.Indexed, inAPI(uploadOf(5, 20))},
-			{crash.BeforeCommit, inAPI(uploadOf(5, 20))},
+			{crash.Indexed, inAPI(uploadOf(5, 1_100))},
+			{crash.BeforeCommit, inAPI(uploadOf(5, 1_100))},
 			{crash.Committed, inAPI(uploadOf(20, 40))},
 			{crash.ChunkEnqueued, inAPI(uploadOf(10, 1_100))},
 			{crash.ChunkNoted, inAPI(uploadOf(10, 1_100))},
