@@ -118,20 +118,23 @@ func (f *family) run(t *testing.T, name string, points []pointCase, places chan 
 // busyKey is more than it takes until uploads whose keys were left busy, for a
 // minute, are repeated and done, and until the sweeper has handed out what waits
 // for a place.
-const busyKey = 150 * time.Second
+const busyKey = 4 * time.Minute
+
+// staged is a size with which a batch is stored step by step, and not at once.
+const staged = 260
 
 var families = []family{
 	{
 		name: "upload", within: busyKey, delay: 5 * time.Millisecond, workers: 2, concurrency: concurrency,
 		points: []pointCase{
 			{crash.KeyClaimed, inAPI(uploadOf(5, 20))},
-			{crash.ChunkStaged, inAPI(uploadOf(5, 1_100))},
-			{crash.Indexed, inAPI(uploadOf(5, 1_100))},
-			{crash.BeforeCommit, inAPI(uploadOf(5, 1_100))},
-			{crash.Committed, inAPI(uploadOf(20, 40))},
-			{crash.ChunkEnqueued, inAPI(uploadOf(10, 1_100))},
-			{crash.ChunkNoted, inAPI(uploadOf(10, 1_100))},
-			{crash.FannedOut, inAPI(uploadOf(10, 1_100))},
+			{crash.ChunkStaged, inAPI(uploadOf(staged, 1_100))},
+			{crash.Indexed, inAPI(uploadOf(staged, 1_100))},
+			{crash.BeforeCommit, inAPI(uploadOf(staged, 1_100))},
+			{crash.Committed, inAPI(uploadOf(staged, 1_100))},
+			{crash.ChunkEnqueued, inAPI(uploadOf(staged, 1_100))},
+			{crash.ChunkNoted, inAPI(uploadOf(staged, 1_100))},
+			{crash.FannedOut, inAPI(uploadOf(staged, 1_100))},
 			{crash.BeforeAnswer, inAPI(uploadOf(20, 40))},
 			{crash.Readmitted, inAPI(brokenUpload)},
 		},
