@@ -38,7 +38,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if olderThan(u.id, stagedTTL/2) {
 		// It took so long that somebody may have taken its entries for those of an
 		// upload that came to nothing.
-		if err := u.index(context.WithoutCancel(ctx), spec); err != nil {
+		if err := u.index(context.WithoutCancel(ctx), out.throttled); err != nil {
 			u.s.log.ErrorContext(ctx, "a batch may be missing from the indexes", "batch", u.id, "error", err)
 		}
 	}
@@ -53,7 +53,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 
 func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	needMarker := "0"
-	if u.claim != "" {
+	if !u.markedAt.IsZero() { // by it whoever gives the upload up has what comes late refused
 		needMarker = "1"
 	}
 	args := []any{
@@ -82,7 +82,7 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 // whoever meets it, a batch without an entry would be found by nobody.
 func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (time.Time, error) {
 	if u.s.shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
-		answer, err := u.commitAtOnce(ctx, spec, args, out)
+		answer, err := u.commitAtOnce(ctx, args, out)
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			return u.created(answer, err)
 		}
@@ -90,7 +90,10 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	if err := cmp.Or(u.flush(ctx), u.settle()); err != nil {
 		return time.Time{}, err
 	}
-	if err := u.index(ctx, spec); err != nil {
+	if err := u.extendClaim(ctx, spec); err != nil {
+		return time.Time{}, err
+	}
+	if err := u.index(ctx, out.throttled); err != nil {
 		return time.Time{}, err
 	}
 	crash.At(crash.Indexed)
@@ -98,7 +101,7 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 		return time.Time{}, err
 	}
 	crash.At(crash.BeforeCommit)
-	u.committed = true
+	u.doubtful = true
 	return u.created(u.s.run(ctx, u.s.steps.commit, u.commitKeys(), args...))
 }
 
@@ -107,14 +110,14 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 // One server runs what comes over a connection in its order, so if it breaks off, what
 // stands is what could stand otherwise. If the commit fails, nothing is enqueued. Should
 // an index be refused and the commit not, the client is told so, and the batch may run all
-// the same.
-func (u *upload) commitAtOnce(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (_ []string, err error) {
+// the same; repeating it under its key adds the entry.
+func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) (_ []string, err error) {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
-	defer func() { u.committed, u.doubtful = err == nil, err != nil }()
+	u.doubtful = true
 	pipe := u.s.rdb.Pipeline()
 	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
-	u.addIndexes(ctx, pipe, spec)
+	u.addIndexes(ctx, pipe, out.throttled)
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
 	var tasks map[string]*redis.Cmd
@@ -168,6 +171,7 @@ func (u *upload) created(answer []string, err error) (time.Time, error) {
 	if answer[0] != "ok" {
 		return time.Time{}, batch.ErrUploadLost
 	}
+	u.committed = true
 	return fromMillis(answer[1]), nil
 }
 
@@ -182,35 +186,43 @@ func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 	if !hmac.Equal([]byte(m["fingerprint"]), []byte(hex.EncodeToString(spec.Fingerprint))) {
 		return nil, batch.ErrKeyReused
 	}
-	return u.s.batchFrom(u.id, m)
+	b, err := u.s.batchFrom(u.id, m)
+	if err != nil || b.Status.Terminal() {
+		return b, err
+	}
+	// It may lack an entry, of which its client was told.
+	return b, u.index(ctx, m["throttle"] != "")
 }
 
-func (u *upload) index(ctx context.Context, spec *batch.Spec) error {
-	if u.claim != "" && u.s.shards > 1 { // else the commit does it
-		answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, millis(claimLife(spec)))
-		if err != nil {
-			return err
-		}
-		if answer[0] != u.id {
-			return batch.ErrUploadLost
-		}
+// extendClaim has the idempotency key point at the batch for as long as that is kept.
+func (u *upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
+	if u.claim == "" || u.s.shards == 1 { // then the commit does it
+		return nil
 	}
+	answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, millis(claimLife(spec)))
+	if err == nil && answer[0] != u.id {
+		err = batch.ErrUploadLost
+	}
+	return err
+}
+
+func (u *upload) index(ctx context.Context, throttled bool) error {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
 	_, err := u.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		u.addIndexes(ctx, p, spec)
+		u.addIndexes(ctx, p, throttled)
 		return nil
 	})
 	return mapError(ctx, err)
 }
 
-func (u *upload) addIndexes(ctx context.Context, p redis.Pipeliner, spec *batch.Spec) {
+func (u *upload) addIndexes(ctx context.Context, p redis.Pipeliner, throttled bool) {
 	owner := ownerKey(u.owner)
 	p.ZAdd(ctx, owner, redis.Z{Member: u.id})
 	p.ZRemRangeByLex(ctx, owner, "-", "("+idAt(time.Now().Add(-ownerIndexTTL)))
 	p.PExpire(ctx, owner, ownerIndexTTL)
 	p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
-	if spec.Throttle != nil {
+	if throttled {
 		p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
 	}
 }

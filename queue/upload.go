@@ -48,8 +48,8 @@ type upload struct {
 	scratch   []byte
 	markedAt  time.Time
 	admitted  admission
-	committed bool // a commit was tried; from then on only time removes anything
-	doubtful  bool // a commit was tried and failed: whether the batch exists is to be asked
+	doubtful  bool // a commit was tried: whether the batch exists is to be asked
+	committed bool // or aborted
 }
 
 // Open implements [batch.Store].
@@ -257,12 +257,12 @@ func (u *upload) Abort(context.Context) {
 func (u *upload) drop(ctx context.Context) {
 	_ = u.settle() // what it stages is to go, too
 	if u.doubtful {
-		if u.claim != "" {
-			u.unmark(ctx) // the key is free for another attempt, and what comes late is refused
+		if !u.markedAt.IsZero() {
+			u.unmark(ctx) // what comes late is refused, and the key free for another attempt
 		}
 		var answer []string
 		err := u.s.insist(ctx, func() (err error) {
-			answer, err = u.s.run(ctx, u.s.steps.drop, []string{u.keys.meta, u.keys.actions})
+			answer, err = u.s.run(ctx, u.s.steps.drop, []string{u.keys.meta, u.keys.actions, u.keys.groups})
 			return err
 		})
 		if err != nil || answer[0] == "0" {

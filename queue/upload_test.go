@@ -183,13 +183,90 @@ func TestTheKeyOfACommitInDoubtIsFreeOrTheBatchs(t *testing.T) {
 	require.True(t, w.replay)
 	require.Equal(t, v.id, w.id)
 	b.end(v.id, 0, batch.Succeeded)
+}
 
-	// What of a commit that failed arrives only now is refused.
-	_, err = b.Get(b.ctx, "me", u.id, 0)
-	require.ErrorIs(t, err, batch.ErrNotFound)
-	u.committed, u.doubtful = false, false
-	_, _, err = u.Commit(b.ctx, spec())
-	require.ErrorIs(t, err, batch.ErrUploadLost)
+// What of a commit that was given up arrives late.
+func TestACommitThatWasGivenUpIsRefused(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := batch.Limit{Rate: batch.Rate{N: 10, Per: time.Hour}, Concurrent: 5}
+		for _, key := range []string{"", "k"} {
+			u, err := b.Open(b.ctx, "me", key)
+			require.NoError(t, err)
+			require.NoError(t, u.Add(b.ctx, action(0)))
+			_, _, err = u.Admit(b.ctx, 1, limit, false)
+			require.NoError(t, err)
+			late := *u.(*upload)
+			u.(*upload).doubtful = true
+			u.Abort(b.ctx)
+			b.fanouts.wg.Wait()
+			_, _, err = late.Commit(b.ctx, spec())
+			require.ErrorIs(t, err, batch.ErrUploadLost, "%q", key)
+		}
+	})
+}
+
+func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := batch.Limit{Rate: batch.Rate{N: 1000, Per: time.Hour}}
+		for what, lose := range map[string]func(u *upload) error{
+			"marker": func(u *upload) error { return b.rdb.Del(b.ctx, u.keys.upload).Err() },
+			"key":    func(u *upload) error { return b.rdb.Set(b.ctx, u.claim, "another", time.Hour).Err() },
+		} {
+			for _, n := range []int{1, 2 * chunkActions} {
+				o, err := b.Open(b.ctx, "me", fmt.Sprint(what, n))
+				require.NoError(t, err)
+				u := o.(*upload)
+				for i := range n {
+					a := action(i)
+					if n > 1 && i < 2 {
+						a.Group = "g"
+					}
+					require.NoError(t, u.Add(b.ctx, a))
+				}
+				_, before, err := u.Admit(b.ctx, n, limit, false)
+				require.NoError(t, err)
+				require.NoError(t, lose(u))
+				_, _, err = u.Commit(b.ctx, spec())
+				require.ErrorIs(t, err, batch.ErrUploadLost)
+				u.Abort(b.ctx)
+				b.fanouts.wg.Wait()
+				for key := range b.allKeys() {
+					require.NotContains(t, key, u.id, what)
+				}
+				v := b.upload(1)
+				_, after, err := v.Admit(b.ctx, 1, limit, false)
+				require.NoError(t, err)
+				require.Equal(t, before.Remaining+n-1, after.Remaining, "%s: what was admitted is given back", what)
+				v.Abort(b.ctx)
+				b.fanouts.wg.Wait()
+			}
+		}
+	})
+}
+
+// Its client was told that it failed.
+func TestABatchThatLacksAnEntryHasItOnceItIsRepeated(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		submit := func() (*batch.Batch, bool) {
+			u, err := b.Open(b.ctx, "me", "k")
+			require.NoError(t, err)
+			require.NoError(t, u.Add(b.ctx, action(0)))
+			made, replayed, err := u.Commit(b.ctx, spec())
+			require.NoError(t, err)
+			return made, replayed
+		}
+		first, _ := submit()
+		b.fanouts.wg.Wait()
+		for _, index := range []string{openKey, ownerKey("me")} {
+			require.NoError(t, b.rdb.ZRem(b.ctx, index, first.ID).Err())
+		}
+		again, replayed := submit()
+		require.True(t, replayed)
+		require.Equal(t, first.ID, again.ID)
+		for _, index := range []string{openKey, ownerKey("me")} {
+			require.NoError(t, b.rdb.ZScore(b.ctx, index, first.ID).Err(), index)
+		}
+	})
 }
 
 func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {

@@ -1,8 +1,8 @@
 -- drop removes what was staged for a batch, unless it exists.
--- KEYS: meta, actions
+-- KEYS: meta, actions, groups
 -- returns: 1, or 0 if the batch exists
 if redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end
-redis.call('UNLINK', KEYS[2])
+redis.call('UNLINK', KEYS[2], KEYS[3])
 return 1
