@@ -49,7 +49,7 @@ type upload struct {
 	markedAt  time.Time
 	admitted  admission
 	doubtful  bool // a commit was tried: whether the batch exists is to be asked
-	committed bool // or aborted
+	committed bool // for sure, or it was aborted: nothing is left to be done
 }
 
 // Open implements [batch.Store].
