@@ -164,8 +164,11 @@ func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 // of its own. The caller has to call took, unless that is nil, once the pipeline was sent.
 func (s *Store) turnAlong(ctx context.Context, pipe redis.Pipeliner, queue string) (took func() (taken int)) {
 	q := s.laneOf(queue)
-	until, _ := ctx.Deadline()
-	if q == nil || q.Rate.N > 0 || time.Until(until) < patience/2 || !q.turning.TryLock() { // places at a rate are reserved, which takes its time
+	if q == nil || q.Rate.N > 0 { // places at a rate are reserved first, which takes its time
+		return nil
+	}
+	// What an answer that is not waited for brings, nobody runs until it is missed.
+	if until, _ := ctx.Deadline(); time.Until(until) < patience/2 || !q.turning.TryLock() {
 		return nil
 	}
 	q.mu.Lock()

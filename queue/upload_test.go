@@ -334,6 +334,38 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 	})
 }
 
+func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	lines := map[string]Line{
+		"free":  {Places: 2},
+		"rated": {Places: 2, Rate: batch.Rate{N: 1, Per: time.Second}},
+		"held":  {Places: 2, Held: func() (time.Duration, <-chan struct{}) { return time.Hour, nil }},
+	}
+	var cfg ServerConfig
+	for target, l := range lines {
+		l.Target = target
+		cfg.Lines = append(cfg.Lines, l)
+	}
+	defer b.addTaker(newTaker(b.Store, cfg))()
+	patient, cancel := b.within(b.ctx)
+	defer cancel()
+	along := func(ctx context.Context, target string) func() int {
+		return b.turnAlong(ctx, b.rdb.Pipeline(), b.queuesOf(route{target, batch.Interactive})[0])
+	}
+	require.Nil(t, along(patient, "rated"))
+	require.Nil(t, along(patient, "held"))
+	require.Nil(t, along(patient, "unknown"))
+	hasty, cancelHasty := context.WithTimeout(patient, patience/4)
+	defer cancelHasty()
+	require.Nil(t, along(hasty, "free"), "its answer may not be waited for")
+	took := along(patient, "free")
+	require.NotNil(t, took)
+	require.Nil(t, along(patient, "free"), "one is under way")
+	require.Zero(t, took())
+	require.NotNil(t, along(patient, "free"))
+}
+
 func TestASmallBatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.submit(3, spec())

@@ -3,6 +3,7 @@ package faults
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -53,6 +54,9 @@ func TestAKilledServerLosesNothingThatWasAcknowledged(t *testing.T) {
 				p := plan(fmt.Sprintf("s%d.%d", c, n), size, http.MethodPost, http.MethodGet)
 				doc, _ := json.Marshal(map[string]any{"actions": p.actions}) // actions always encode
 				b, err := hasty.SubmitJSON(t.Context(), bytes.NewReader(doc), client.Options{Wait: time.Duration(n%2) * 5 * time.Second})
+				if problem := (*client.Problem)(nil); errors.As(err, &problem) && problem.Status != http.StatusServiceUnavailable {
+					t.Errorf("submit %s: %v", p.tag, err)
+				}
 				if err != nil {
 					continue // it was killed
 				}
