@@ -111,7 +111,7 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 // stands is what could stand otherwise. If the commit fails, nothing is enqueued. Should
 // an index be refused and the commit not, the client is told so, and the batch may run all
 // the same; repeating it under its key adds the entry.
-func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) (_ []string, err error) {
+func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]string, error) {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
 	u.doubtful = true
@@ -121,20 +121,25 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) (_ [
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
 	var tasks map[string]*redis.Cmd
-	var took func() int
+	var turn *along
 	queue := u.s.queueOf(out.route, u.id, 0) // there is one
 	if u.n <= fanOutChunk && !out.throttled {
-		if tasks, err = u.s.addTasks(ctx, pipe, u.keys.meta, u.s.tasksOf(u.id, out.route, "", span(0, u.n))); err != nil {
+		formed, err := u.s.formTasks(ctx, u.s.tasksOf(u.id, out.route, "", span(0, u.n)))
+		if err != nil {
 			return nil, err
 		}
 		if u.bytes <= alongBytes {
-			took = u.s.turnAlong(ctx, pipe, queue)
+			turn = u.s.turnAlong(ctx, queue)
+		}
+		tasks = u.s.addTasks(ctx, pipe, formed, u.keys.meta, turn == nil)
+		if turn != nil {
+			turn.add(ctx, pipe)
 		}
 	}
 	cmds := send(ctx, pipe)
 	taken := 0
-	if took != nil {
-		taken = took()
+	if turn != nil {
+		taken = turn.took(ctx)
 	}
 	for _, cmd := range cmds[:upTo] { // a batch that lacks an entry is not to be acknowledged
 		if err := cmd.Err(); err != nil {

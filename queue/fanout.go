@@ -215,11 +215,12 @@ type newTask struct {
 func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
-	sent, err := s.addTasks(ctx, pipe, "", tasks)
+	formed, err := s.formTasks(ctx, tasks)
 	if err != nil {
 		return enqueued{}, err
 	}
+	pipe := s.rdb.Pipeline()
+	sent := s.addTasks(ctx, pipe, formed, "", true)
 	send(ctx, pipe)
 	defer func() {
 		for queue := range sent {
@@ -229,10 +230,9 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 	return s.countTasks(ctx, sent)
 }
 
-// addTasks adds what enqueues tasks to a pipeline, unless the batch with that meta key
-// does not exist. It returns the steps by queue.
-func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, meta string, tasks []newTask) (map[string]*redis.Cmd, error) {
-	forms, steps := make(map[string]*taskForm), make(map[string][]any) // by queue
+// formTasks returns ids and messages of tasks in turn, by queue.
+func (s *Store) formTasks(ctx context.Context, tasks []newTask) (map[string][]any, error) {
+	forms, formed := make(map[string]*taskForm), make(map[string][]any) // by queue
 	for i := range tasks {
 		t := &tasks[i]
 		form := forms[t.queue]
@@ -243,21 +243,36 @@ func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, meta string,
 			}
 			forms[t.queue] = form
 		}
-		steps[t.queue] = append(steps[t.queue], t.id, form.message(t.id, t.payload))
+		formed[t.queue] = append(formed[t.queue], t.id, form.message(t.id, t.payload))
 	}
-	sent := make(map[string]*redis.Cmd, len(steps))
+	return formed, nil
+}
+
+// addTasks adds what enqueues tasks to a pipeline, unless the batch with that meta key
+// does not exist, and tells workers elsewhere of them, if it is to. It returns the steps
+// by queue.
+func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, formed map[string][]any, meta string, tell bool) map[string]*redis.Cmd {
+	sent := make(map[string]*redis.Cmd, len(formed))
 	now := time.Now().UnixNano()
-	for queue, made := range steps {
+	for queue, made := range formed {
 		pipe.SAdd(ctx, asynqQueues, queue)
-		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, s.name + " " + queue}, made...)
+		word := ""
+		if tell {
+			word = s.word(queue)
+		}
+		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, word}, made...)
 		keys := []string{asynqPrefix(queue) + "pending"}
 		if meta != "" {
 			keys = append(keys, meta)
 		}
 		sent[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), keys, args...)
 	}
-	return sent, nil
+	return sent
 }
+
+// word is what workers elsewhere are told of a queue that has tasks. Those here pay no
+// heed to it; see heard.
+func (s *Store) word(queue string) string { return s.name + " " + queue }
 
 // countTasks reads the answers of the steps that addTasks added.
 func (s *Store) countTasks(ctx context.Context, sent map[string]*redis.Cmd) (enqueued, error) {

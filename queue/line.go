@@ -159,10 +159,17 @@ func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 	return taken
 }
 
-// turnAlong adds a turn to a pipeline that has just enqueued tasks, if a server of
-// this process has places for them. That spares it being told of them, and an exchange
-// of its own. The caller has to call took, unless that is nil, once the pipeline was sent.
-func (s *Store) turnAlong(ctx context.Context, pipe redis.Pipeliner, queue string) (took func() (taken int)) {
+// along is a turn that is made in an exchange of somebody else.
+type along struct {
+	*lane
+	parts []*part
+}
+
+// turnAlong returns a turn for a pipeline that enqueues tasks, if a server of this
+// process has places for them, or nil. That spares the server being told of them, and an
+// exchange of its own. The caller has to add it to the pipeline, send that, and call took.
+// Workers elsewhere need not be told of the tasks: the turn tells them of what it leaves.
+func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 	q := s.laneOf(queue)
 	if q == nil || q.Rate.N > 0 { // places at a rate are reserved first, which takes its time
 		return nil
@@ -180,12 +187,21 @@ func (s *Store) turnAlong(ctx context.Context, pipe redis.Pipeliner, queue strin
 		return nil
 	}
 	parts := q.plan(true)
-	q.add(ctx, pipe, parts)
-	return func() int {
-		defer q.wake() // what it is to do next may have changed
-		defer q.turning.Unlock()
-		return q.read(ctx, parts)
+	for _, p := range parts {
+		if p.lane == q {
+			p.word = s.word(queue)
+		}
 	}
+	return &along{q, parts}
+}
+
+func (a *along) add(ctx context.Context, pipe redis.Pipeliner) { a.line.add(ctx, pipe, a.parts) }
+
+// took reads the answer, and returns how many tasks were taken.
+func (a *along) took(ctx context.Context) int {
+	defer a.wake() // what it is to do next may have changed
+	defer a.turning.Unlock()
+	return a.read(ctx, a.parts)
 }
 
 // part is what a turn does with one queue.
@@ -194,6 +210,7 @@ type part struct {
 	want  int
 	ended []string
 	again []again
+	word  string // for other workers, if it leaves some
 	cmd   *redis.Cmd
 }
 
@@ -209,8 +226,8 @@ func (p *part) args() []any {
 	if p.Target == "" {
 		messages = 1
 	}
-	args := make([]any, 0, 6+len(p.ended)+2*len(p.again))
-	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, messages, len(p.ended))
+	args := make([]any, 0, 8+len(p.ended)+2*len(p.again))
+	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, messages, workChannel, p.word, len(p.ended))
 	for _, id := range p.ended {
 		args = append(args, id)
 	}

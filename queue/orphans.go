@@ -74,7 +74,7 @@ func (s *Store) requeue(ctx context.Context, queue string, ids []string) (int, e
 	found := 0
 	prefix := asynqPrefix(queue)
 	for chunk := range slices.Chunk(ids, fanOutChunk) {
-		args := []any{prefix + "t:", workChannel, s.name + " " + queue}
+		args := []any{prefix + "t:", workChannel, s.word(queue)}
 		for _, id := range chunk {
 			args = append(args, id)
 		}

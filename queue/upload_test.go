@@ -3,6 +3,7 @@ package queue
 import (
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"slices"
@@ -313,12 +314,41 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 			commits := exchanges.with(b.steps.commit.Hash())
 			return strings.Contains(commits[len(commits)-1], b.steps.turn.Hash())
 		}
+		words := b.rdb.Subscribe(b.ctx, workChannel)
+		defer words.Close()
+		_, err := words.Receive(b.ctx) // that it is subscribed
+		require.NoError(t, err)
+		// told returns how often workers elsewhere were told of tasks since it was called last.
+		told := func() (n int) {
+			t.Helper()
+			mark := rand.Text()
+			require.NoError(t, b.rdb.Publish(b.ctx, workChannel, mark).Err())
+			for {
+				m, err := words.ReceiveMessage(b.ctx)
+				require.NoError(t, err)
+				switch {
+				case m.Payload == mark:
+					return n
+				case strings.HasPrefix(m.Payload, b.name):
+					n++
+				}
+			}
+		}
 		one := b.shards == 1 // servers of a cluster keep no order among them
 		require.Equal(t, one, took(3))
+		if one {
+			require.Zero(t, told(), "there are none for others")
+		}
 		await(6)
 		require.Equal(t, one, took(places-3+2))
+		if one {
+			require.Equal(t, 1, told())
+		}
 		await(3 + places)
 		require.False(t, took(1), "no place is free")
+		if one {
+			require.Equal(t, 1, told())
+		}
 		end(places)
 		await(3 + places + 3)
 		require.Len(t, got.sorted(), 3+places+3, "the rest is taken as places come free")
@@ -326,7 +356,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 
 		u := b.upload(1)
 		require.NoError(t, u.Add(b.ctx, &batch.Action{Method: "POST", Path: "/", Body: bytes.Repeat([]byte("x"), alongBytes)}))
-		_, _, err := u.Commit(b.ctx, spec())
+		_, _, err = u.Commit(b.ctx, spec())
 		require.NoError(t, err)
 		commits := exchanges.with(b.steps.commit.Hash())
 		require.NotContains(t, commits[len(commits)-1], b.steps.turn.Hash(), "it would hold up the turn")
@@ -350,8 +380,8 @@ func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 	defer b.addTaker(newTaker(b.Store, cfg))()
 	patient, cancel := b.within(b.ctx)
 	defer cancel()
-	along := func(ctx context.Context, target string) func() int {
-		return b.turnAlong(ctx, b.rdb.Pipeline(), b.queuesOf(route{target, batch.Interactive})[0])
+	along := func(ctx context.Context, target string) *along {
+		return b.turnAlong(ctx, b.queuesOf(route{target, batch.Interactive})[0])
 	}
 	require.Nil(t, along(patient, "rated"))
 	require.Nil(t, along(patient, "held"))
@@ -359,10 +389,13 @@ func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 	hasty, cancelHasty := context.WithTimeout(patient, patience/4)
 	defer cancelHasty()
 	require.Nil(t, along(hasty, "free"), "its answer may not be waited for")
-	took := along(patient, "free")
-	require.NotNil(t, took)
+	turn := along(patient, "free")
+	require.NotNil(t, turn)
 	require.Nil(t, along(patient, "free"), "one is under way")
-	require.Zero(t, took())
+	pipe := b.rdb.Pipeline()
+	turn.add(patient, pipe)
+	send(patient, pipe)
+	require.Zero(t, turn.took(patient))
 	require.NotNil(t, along(patient, "free"))
 }
 

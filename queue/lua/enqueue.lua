@@ -1,7 +1,8 @@
 -- enqueue adds tasks to a queue, as asynq's client does one by one (enqueueCmd
--- in its internal/rdb), and wakes the workers. A task whose id is taken is left out.
+-- in its internal/rdb), and wakes the workers, unless it has no word for them: then a
+-- turn follows, which has. A task whose id is taken is left out.
 -- KEYS: pending, then the meta key of the batch if it must exist; a cluster has it elsewhere
--- ARGV: task key prefix, time in ns, channel, word for the workers, then id and message in turn
+-- ARGV: task key prefix, time in ns, channel, word for the workers or '', then id and message in turn
 -- returns: {the number of tasks added, the number that wait in the queue}
 if KEYS[2] and redis.call('EXISTS', KEYS[2]) == 0 then
   return {0, 0}
@@ -21,5 +22,7 @@ if #added == 0 then
   return {0, redis.call('LLEN', KEYS[1])}
 end
 local waiting = redis.call('LPUSH', KEYS[1], unpack(added))
-redis.call('PUBLISH', ARGV[3], ARGV[4])
+if ARGV[4] ~= '' then
+  redis.call('PUBLISH', ARGV[3], ARGV[4])
+end
 return {#added, waiting}

@@ -3,17 +3,18 @@
 -- internal/rdb).
 -- KEYS: pending, paused, active, lease, processed today, processed, retry
 -- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
---       most tasks to take, 1 if their messages are wanted, too, the number of those that
---       are done, their ids, then id and unix time in turn of those that are to come again
+--       most tasks to take, 1 if their messages are wanted, too, channel, word for other workers if
+--       it leaves some, or '', the number of those that are done, their ids, then id and unix time in
+--       turn of those that are to come again
 -- returns: {id, ...}, or {id, message, ...}
 -- Without a message nobody could run a task, and it is dropped. Where messages are not
 -- wanted, the ledger decides about tasks that have lost them, too.
 -- Repeating a turn ends nothing twice. What it takes is lost if its answer is,
 -- until the lease runs out or the sweeper finds it.
-local last = 6 + tonumber(ARGV[6])
-if last > 6 then
+local last = 8 + tonumber(ARGV[8])
+if last > 8 then
   local ended, gone = {}, {}
-  for i = 7, last do
+  for i = 9, last do
     -- One that is not active any more somebody has put back: it comes again. The oldest stand at the end.
     if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
       ended[#ended + 1] = ARGV[i]
@@ -43,6 +44,9 @@ end
 local ids = redis.call('RPOP', KEYS[1], want)
 if not ids or #ids == 0 then
   return {}
+end
+if #ids == want and ARGV[7] ~= '' and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('PUBLISH', ARGV[6], ARGV[7])
 end
 local taken, active, leases = {}, {}, {}
 local expiry = ms(math.floor(now_ms() / 1000) + tonumber(ARGV[2]))
