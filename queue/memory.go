@@ -61,22 +61,6 @@ func (s *Store) spare(ctx context.Context) error {
 	}
 }
 
-// Evicts reports whether Redis throws keys away when it is full, which would be
-// batches that were accepted.
-func (s *Store) Evicts(ctx context.Context) (bool, error) {
-	if s.embed != nil {
-		return false, nil
-	}
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	info, err := s.rdb.Info(ctx, "memory").Result()
-	if err != nil {
-		return false, mapError(ctx, err)
-	}
-	_, policy, found := strings.Cut(info, "maxmemory_policy:")
-	return found && !strings.HasPrefix(policy, "noeviction"), nil
-}
-
 // memoryUsed returns the used part of maxmemory, that of the fullest shard.
 func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 	if s.embed != nil {

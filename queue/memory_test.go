@@ -18,14 +18,6 @@ import (
 func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t, "--maxmemory", "50mb").URL())
-	evicts, err := b.Evicts(b.ctx)
-	require.NoError(t, err)
-	require.False(t, evicts)
-	require.NoError(t, b.rdb.ConfigSet(b.ctx, "maxmemory-policy", "allkeys-lru").Err())
-	evicts, err = b.Evicts(b.ctx)
-	require.NoError(t, err)
-	require.True(t, evicts)
-	require.NoError(t, b.rdb.ConfigSet(b.ctx, "maxmemory-policy", "noeviction").Err())
 	accepted := b.submit(2, spec()).ID
 	refill := func(megabytes int) {
 		require.NoError(t, b.rdb.Del(b.ctx, "filler").Err())
@@ -35,7 +27,7 @@ func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 		b.memory.at = b.memory.at.Add(-memoryEvery)
 	}
 	refill(36)
-	_, err = b.Open(b.ctx, "me", "")
+	_, err := b.Open(b.ctx, "me", "")
 	away := (*batch.UnavailableError)(nil)
 	require.ErrorAs(t, err, &away)
 	require.Equal(t, memoryRetryAfter, away.RetryAfter)

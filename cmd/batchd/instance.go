@@ -157,8 +157,10 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	if err := i.store.Ping(ctx); err != nil {
 		log.WarnContext(ctx, "redis does not answer, batches are refused until it does", "url", cfg.Redis.URL, "error", err)
 	}
-	if evicts, err := i.store.Evicts(ctx); err == nil && evicts {
-		log.ErrorContext(ctx, "redis throws keys away when it is full, and with them accepted batches: set its maxmemory-policy to noeviction")
+	if faults, err := i.store.Unfit(ctx); err == nil { // else it does not answer
+		for _, fault := range faults {
+			log.ErrorContext(ctx, "redis does not suit", "why", fault)
+		}
 	}
 	if cfg.Redis.URL == config.Embedded {
 		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")
