@@ -9,6 +9,7 @@ import (
 // Keys and channels that belong to no single batch.
 const (
 	openKey     = "batchd:open"
+	lostKey     = "batchd:lost"
 	sweeperKey  = "batchd:sweeper"
 	saltKey     = "batchd:salt"
 	doneChannel = "batchd:done"

@@ -18,6 +18,7 @@ type line struct {
 	nudge chan struct{}
 
 	turning   sync.Mutex // held during a turn
+	broken    uint32     // connections to Redis that had been given up before it
 	out       chan *task // to be run; it holds as many as can be
 	mu        sync.Mutex
 	runners   []*runner
@@ -145,6 +146,7 @@ func (l *line) turn(take bool) {
 
 // add adds a turn to a pipeline.
 func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
+	l.broken = l.t.s.broken()
 	for _, p := range parts {
 		p.cmd = pipe.EvalSha(ctx, l.t.s.steps.turn.Hash(), p.keys(), p.args()...)
 	}
@@ -152,9 +154,10 @@ func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
 
 // read reads the answers, and returns how many tasks were taken.
 func (l *line) read(ctx context.Context, parts []*part) (taken int) {
+	repeated := l.t.s.broken() != l.broken
 	for _, p := range parts {
 		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, p.cmd)
-		taken += l.took(p, cmd, mapError(ctx, cmd.Err())) //nolint:contextcheck // what it gives back does not end with the turn
+		taken += l.took(p, cmd, mapError(ctx, cmd.Err()), repeated) //nolint:contextcheck // what it gives back does not end with the turn
 	}
 	return taken
 }
@@ -347,13 +350,17 @@ func (m *lowest) turn(now time.Time) {
 }
 
 // took notes what a turn brought from one queue, and returns how many tasks that is.
-func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
+// If it may have been sent twice, the first time may have brought some, too.
+func (l *line) took(p *part, cmd *redis.Cmd, err error, repeated bool) int {
 	now := time.Now()
 	tasks := p.tasks(cmd, now)
 	l.mu.Lock()
 	l.count(p.lane, len(tasks)-p.want)
 	if len(tasks) > 0 && !p.bulk {
 		l.small = now
+	}
+	if p.want > 0 && (err != nil || repeated) {
+		p.missed()
 	}
 	if err != nil {
 		p.done = append(p.ended, p.done...)

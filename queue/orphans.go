@@ -24,8 +24,8 @@ const orphanPause = patience + 500*time.Millisecond
 const orphanPage = 500
 
 // adopt puts back what was taken from the queues and never begun, because the
-// worker died in between: the ledger knows nothing of that, and asynq waits one
-// to two minutes for such a task. It is told from a task that is about to be
+// worker died in between, or was not answered: the ledger knows nothing of that, and asynq
+// waits one to two minutes for such a task. It is told from a task that is about to be
 // begun by looking twice. Likewise a task by which an interrupted action was
 // brought to a worker that died before it decided about it: the ledger still names
 // the worker before that one, which nobody looks for any more.
@@ -66,6 +66,63 @@ func (s *Store) adopt(ctx context.Context, queues []string) (int, error) {
 		crash.At(crash.Adopting)
 	}
 	return found, nil
+}
+
+// missed has the sweeper told that the queue may have tasks that were taken and that
+// nobody holds, with the lock held: a turn was not answered, or they could not be given
+// back. Otherwise it would find them only once their batches have stood still for a while.
+func (q *lane) missed() {
+	if q.Target == "" {
+		return // asynq looks after webhooks
+	}
+	q.lost = true
+	if q.telling {
+		return
+	}
+	q.telling = true
+	s := q.t.s
+	s.fanouts.wg.Go(func() {
+		for q.toBeTold() {
+			if err := s.insist(s.fanouts.ctx, func() error { return s.noteLost(s.fanouts.ctx, q.name) }); err != nil {
+				s.log.Warn("tasks that were taken may come again late", "queue", q.name, "error", err)
+			}
+		}
+	})
+}
+
+// toBeTold reports whether tasks were missed since it was asked last.
+func (q *lane) toBeTold() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	lost := q.lost
+	q.lost, q.telling = false, lost
+	return lost
+}
+
+// noteLost notes that a queue may have lost tasks. Each note is told from others, so that
+// the sweeper takes back only those it has seen.
+func (s *Store) noteLost(ctx context.Context, queue string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.SAdd(ctx, lostKey, queue+" "+s.token()).Err())
+}
+
+// lostIn returns the notes of queues that may have lost tasks.
+func (s *Store) lostIn(ctx context.Context) ([]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	notes, err := s.rdb.SMembers(ctx, lostKey).Result()
+	return notes, mapError(ctx, err)
+}
+
+// forgetLost takes such notes back.
+func (s *Store) forgetLost(ctx context.Context, notes []string) error {
+	if len(notes) == 0 {
+		return nil
+	}
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.SRem(ctx, lostKey, notes).Err())
 }
 
 // requeue puts tasks that were taken back to the head of their queue, and returns

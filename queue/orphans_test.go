@@ -1,12 +1,21 @@
 package queue
 
 import (
+	"context"
+	"io"
+	"net"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
@@ -80,5 +89,196 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 		found, err = b.Recover(b.ctx, []string{"rescuer"})
 		require.NoError(t, err)
 		require.Zero(t, found)
+	})
+}
+
+func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}, WebhookPlaces: 1})
+		taker.lines[0].turn(true) // the script is loaded
+		b.submit(3, spec())
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
+		lost := &lostReplies{left: 1000, only: b.steps.turn.Hash()}
+		b.rdb.AddHook(lost)
+		for len(b.pending(batch.Interactive)) > 0 { // of several queues it may ask the wrong ones first
+			taker.lines[0].markAll()
+			taker.lines[0].turn(true)
+		}
+		taker.hooks.turn(true)
+		lost.mu.Lock()
+		lost.left = 0
+		lost.mu.Unlock()
+		notes := func() []string {
+			notes, err := b.lostIn(b.ctx)
+			require.NoError(t, err)
+			return notes
+		}
+		b.eventually("the end of telling", func() bool {
+			taker.lines[0].mu.Lock()
+			defer taker.lines[0].mu.Unlock()
+			return !slices.ContainsFunc(taker.lines[0].lanes, func(q *lane) bool { return q.telling })
+		})
+		require.NotEmpty(t, notes())
+		for _, note := range notes() {
+			require.NotContains(t, note, WebhookQueue, "asynq looks after these")
+		}
+
+		began := time.Now()
+		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.sweep())
+		require.Less(t, time.Since(began), stallPatience)
+		require.Len(t, b.pending(batch.Interactive), 3)
+		require.Empty(t, notes())
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
+	})
+}
+
+// go-redis sends a pipeline once more whose connection was closed before it was answered.
+func TestWhatATurnTookThatWasSentTwiceIsPutBackSoon(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	links := newBreaking(t, server.Addr)
+	b := open(t, "redis://"+links.addr+"/0")
+	l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}}).lines[0]
+	l.turn(true) // the script is loaded
+	b.submit(4, spec())
+	require.Equal(t, batch.Swept{Open: 1}, b.sweep())
+	b.fanouts.wg.Wait() // what follows a submission
+	for _, q := range l.lanes {
+		q.filled = !q.bulk
+	}
+	links.next.Store(true)
+	l.turn(true)
+	require.False(t, links.next.Load(), "nothing was broken")
+	require.Len(t, l.out, 2, "it was not repeated")
+	require.Empty(t, b.pending(batch.Interactive))
+	b.eventually("the note", func() bool { return len(must(b.lostIn(b.ctx))) > 0 })
+	for range 2 {
+		k := <-l.out
+		id, index, _ := parseTaskID(k.id)
+		b.begin(id, index)
+	}
+	require.Equal(t, batch.Swept{Open: 1, Lost: 2}, b.sweep())
+	require.Len(t, b.pending(batch.Interactive), 2)
+}
+
+// breaking passes connections on, and closes one instead of bringing its next answer.
+type breaking struct {
+	addr string
+	next atomic.Bool
+}
+
+func newBreaking(t *testing.T, to string) *breaking {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = l.Close() })
+	b := &breaking{addr: l.Addr().String()}
+	go func() {
+		for {
+			from, err := l.Accept()
+			if err != nil {
+				return
+			}
+			server, err := net.Dial("tcp", to)
+			if err != nil {
+				_ = from.Close()
+				continue
+			}
+			go func() {
+				_, _ = io.Copy(server, from)
+				_ = server.Close()
+			}()
+			go func() {
+				defer from.Close()
+				defer server.Close()
+				answer := make([]byte, 64<<10)
+				for {
+					n, err := server.Read(answer)
+					if err != nil || b.next.CompareAndSwap(true, false) {
+						return
+					}
+					if _, err := from.Write(answer[:n]); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return b
+}
+
+func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 3}}}).lines[0]
+		b.submit(3, spec())
+		for len(b.pending(batch.Interactive)) > 0 {
+			l.markAll()
+			l.turn(true)
+		}
+		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
+		var tasks []*task
+		for range 3 {
+			tasks = append(tasks, <-l.out)
+		}
+		// It is a step of its own, and repeated by its text where the digest is not known.
+		refused := &refusing{step: b.steps.requeue.Hash()}
+		b.rdb.AddHook(refused)
+		giveBackAll(tasks)
+		refused.over.Store(true)
+		require.Empty(t, b.pending(batch.Interactive))
+		b.eventually("the note", func() bool { return len(must(b.lostIn(b.ctx))) == 1 })
+		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.sweep())
+		require.Len(t, b.pending(batch.Interactive), 3)
+	})
+}
+
+// refusing is a hook that refuses a step before it is sent.
+type refusing struct {
+	step string
+	over atomic.Bool
+}
+
+func (r *refusing) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r *refusing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (r *refusing) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if !r.over.Load() && strings.Contains(cmd.String(), r.step) {
+			cmd.SetErr(net.ErrClosed)
+			return net.ErrClosed
+		}
+		return next(ctx, cmd)
+	}
+}
+
+func TestANoteThatComesWhileTasksArePutBackStays(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		queue := b.queuesOf(crm(batch.Interactive))[0]
+		require.NoError(t, b.noteLost(b.ctx, queue))
+		seen, err := b.lostIn(b.ctx)
+		require.NoError(t, err)
+		require.NoError(t, b.noteLost(b.ctx, queue))
+		require.NoError(t, b.forgetLost(b.ctx, seen))
+		left, err := b.lostIn(b.ctx)
+		require.NoError(t, err)
+		require.Len(t, left, 1)
+	})
+}
+
+// As when the next turn fails before the sweeper was told of the one before.
+func TestATurnThatIsMissedWhileAnotherIsToldIsToldToo(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		q := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}}).lines[0].lanes[0]
+		q.telling = true // somebody is about to
+		q.mu.Lock()
+		q.missed()
+		q.mu.Unlock()
+		require.True(t, q.toBeTold())
+		require.True(t, q.telling, "and he goes on")
+		require.False(t, q.toBeTold())
+		require.False(t, q.telling)
 	})
 }

@@ -73,12 +73,16 @@ func (q *lane) giveBack(tasks []*task) {
 		ids[i] = k.id
 	}
 	slices.Reverse(ids) // each goes to the head
-	if _, err := q.t.s.requeue(ctx, q.name, ids); err != nil {
-		q.t.s.log.Warn("tasks not given back, they come when their leases end", "queue", q.name, "error", err)
+	_, err := q.t.s.requeue(ctx, q.name, ids)
+	if err != nil {
+		q.t.s.log.Warn("tasks not given back, the sweeper will", "queue", q.name, "error", err)
 	}
 	q.mu.Lock()
 	q.count(q, -len(tasks))
 	q.filled = true
+	if err != nil {
+		q.missed()
+	}
 	q.mu.Unlock()
 	q.wake()
 }

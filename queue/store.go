@@ -146,6 +146,18 @@ func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeoutCause(ctx, patience, errSlow)
 }
 
+// broken counts the connections to Redis that were given up. If it has changed since a
+// step was sent, the step may have been sent twice: go-redis repeats by itself, and tells
+// nobody, what a connection broke off.
+func (s *Store) broken() uint32 {
+	stats := s.rdb.PoolStats()
+	n := stats.StaleConns
+	if stats.PipelineStats != nil {
+		n += stats.PipelineStats.StaleConns
+	}
+	return n
+}
+
 // send sends what is in a pipeline. Each command has its own error. If no
 // connection could be opened, go-redis says so to the pipeline alone, and the
 // commands would look as if they were answered.

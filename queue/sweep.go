@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -60,7 +61,7 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 			crash.At(crash.Sweeping)
 		}
 		if len(ids.order) < sweepPage || len(faults) > sweepFaults {
-			return swept, true, errors.Join(append(faults, s.adoptStalled(ctx, &swept))...)
+			return swept, true, errors.Join(append(faults, s.adoptLost(ctx, &swept))...)
 		}
 		cursor = "(" + ids.order[len(ids.order)-1]
 		if ok, err = s.electSweeper(ctx, worker); !ok {
@@ -69,16 +70,31 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	}
 }
 
-// adoptStalled puts back tasks that nobody holds. It takes a moment, so it is done
-// once for all batches that stand still.
-func (s *Store) adoptStalled(ctx context.Context, swept *batch.Swept) error {
-	if len(s.stalls.queues) == 0 {
+// adoptLost puts back tasks that nobody holds. It takes a moment, so it is done once for
+// all batches that stand still and all queues of which a worker missed what it took.
+func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
+	queues := s.stalls.queues
+	var notes []string
+	if swept.Open > 0 {
+		var err error
+		if notes, err = s.lostIn(ctx); err != nil {
+			return err
+		}
+	}
+	for _, note := range notes {
+		queue, _, _ := strings.Cut(note, " ")
+		queues = append(queues, queue)
+	}
+	if len(queues) == 0 {
 		return nil
 	}
-	slices.Sort(s.stalls.queues)
-	found, err := s.adopt(ctx, slices.Compact(s.stalls.queues))
+	slices.Sort(queues)
+	found, err := s.adopt(ctx, slices.Compact(queues))
 	swept.Lost += found
-	return err
+	if err != nil {
+		return err
+	}
+	return s.forgetLost(ctx, notes)
 }
 
 // electSweeper makes the worker the sweeper, or says that it still is.

@@ -111,6 +111,8 @@ type lane struct {
 	again   []again  // tasks that are to come again
 	retries map[int64]struct{}
 	looked  time.Time // when waiting retries were last looked through
+	lost    bool      // there may be tasks that were taken and that nobody holds
+	telling bool      // the sweeper is being told of that
 }
 
 func newTaker(s *Store, cfg ServerConfig) *taker {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"net"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -19,8 +20,20 @@ import (
 // lostReplies is a hook that loses the answers to a number of commands: Redis
 // has done them, and the caller does not know.
 type lostReplies struct {
+	mu   sync.Mutex
 	left int
 	only string // a text that the command must hold
+}
+
+// lose reports whether the answer to a command is to be lost.
+func (l *lostReplies) lose(cmd redis.Cmder) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.left == 0 || !strings.Contains(cmd.String(), l.only) {
+		return false
+	}
+	l.left--
+	return true
 }
 
 func (l *lostReplies) DialHook(next redis.DialHook) redis.DialHook { return next }
@@ -29,8 +42,7 @@ func (l *lostReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		err := next(ctx, cmds)
 		for _, cmd := range cmds {
-			if l.left > 0 && err == nil && strings.Contains(cmd.String(), l.only) {
-				l.left--
+			if err == nil && l.lose(cmd) {
 				cmd.SetErr(net.ErrClosed)
 			}
 		}
@@ -41,8 +53,7 @@ func (l *lostReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.
 func (l *lostReplies) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		err := next(ctx, cmd)
-		if l.left > 0 && err == nil && strings.Contains(cmd.String(), l.only) {
-			l.left--
+		if err == nil && l.lose(cmd) {
 			cmd.SetErr(net.ErrClosed)
 			return net.ErrClosed
 		}
