@@ -192,7 +192,7 @@ func (s *Store) exchange(rides []*ride) {
 			g.actions = pipe.HMGet(ctx, k.actions, fieldsOf(g.indexes())...)
 		}
 	}
-	send(ctx, pipe)
+	s.send(ctx, pipe)
 	for _, g := range steps {
 		g.cmd = s.answer(ctx, g.rides[0].step, g.cmd)
 		err := g.cmd.Err()

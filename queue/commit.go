@@ -131,12 +131,12 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 		if u.bytes <= alongBytes {
 			turn = u.s.turnAlong(ctx, queue)
 		}
-		tasks = u.s.addTasks(ctx, pipe, formed, u.keys.meta, turn == nil)
+		tasks = u.s.addTasks(ctx, pipe, formed, u.keys.meta, turn == nil || !turn.tells)
 		if turn != nil {
 			turn.add(ctx, pipe)
 		}
 	}
-	cmds := send(ctx, pipe)
+	cmds := u.s.send(ctx, pipe)
 	taken := 0
 	if turn != nil {
 		taken = turn.took(ctx)
@@ -152,6 +152,9 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 		out.enqueued = err == nil // else they are enqueued once more
 		if taken < u.n || late {
 			u.s.wake(queue)
+		}
+		if turn != nil && turn.tells && (late || turn.failed()) {
+			u.s.tellWorkers(ctx, queue) // the turn had nothing to tell them of, or did not
 		}
 	}
 	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis

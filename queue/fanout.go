@@ -166,7 +166,7 @@ func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
 	for i, f := range whole {
 		steps[i] = pipe.EvalSha(ctx, s.steps.progress.Hash(), []string{keysOf(f.id).meta}, f.total)
 	}
-	send(ctx, pipe)
+	s.send(ctx, pipe)
 	var fault error
 	for _, step := range steps {
 		if err := s.answer(ctx, s.steps.progress, step).Err(); err != nil {
@@ -221,7 +221,7 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 	}
 	pipe := s.rdb.Pipeline()
 	sent := s.addTasks(ctx, pipe, formed, "", true)
-	send(ctx, pipe)
+	s.send(ctx, pipe)
 	defer func() {
 		for queue := range sent {
 			s.wake(queue) // even if only the answer was lost
@@ -273,6 +273,14 @@ func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, formed map[s
 // word is what workers elsewhere are told of a queue that has tasks. Those here pay no
 // heed to it; see heard.
 func (s *Store) word(queue string) string { return s.name + " " + queue }
+
+// tellWorkers tells workers elsewhere of a queue that has tasks. A word that is lost is
+// made up for.
+func (s *Store) tellWorkers(ctx context.Context, queue string) {
+	if err := s.rdb.Publish(ctx, workChannel, s.word(queue)).Err(); err != nil {
+		s.log.DebugContext(ctx, "workers not told of tasks", "queue", queue, "error", err)
+	}
+}
 
 // countTasks reads the answers of the steps that addTasks added.
 func (s *Store) countTasks(ctx context.Context, sent map[string]*redis.Cmd) (enqueued, error) {

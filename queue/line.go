@@ -140,7 +140,7 @@ func (l *line) turn(take bool) {
 	defer cancel()
 	pipe := l.t.s.rdb.Pipeline()
 	l.add(ctx, pipe, parts)
-	send(ctx, pipe)
+	l.t.s.send(ctx, pipe)
 	l.read(ctx, parts)
 }
 
@@ -154,9 +154,9 @@ func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
 
 // read reads the answers, and returns how many tasks were taken.
 func (l *line) read(ctx context.Context, parts []*part) (taken int) {
-	repeated := l.t.s.broken() != l.broken
 	for _, p := range parts {
 		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, p.cmd)
+		repeated := l.t.s.broken() != l.broken
 		taken += l.took(p, cmd, mapError(ctx, cmd.Err()), repeated) //nolint:contextcheck // what it gives back does not end with the turn
 	}
 	return taken
@@ -166,12 +166,12 @@ func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 type along struct {
 	*lane
 	parts []*part
+	tells bool // workers elsewhere of what it leaves
 }
 
 // turnAlong returns a turn for a pipeline that enqueues tasks, if a server of this
 // process has places for them, or nil. That spares the server being told of them, and an
 // exchange of its own. The caller has to add it to the pipeline, send that, and call took.
-// Workers elsewhere need not be told of the tasks: the turn tells them of what it leaves.
 func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 	q := s.laneOf(queue)
 	if q == nil || q.Rate.N > 0 { // places at a rate are reserved first, which takes its time
@@ -189,13 +189,13 @@ func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 		q.turning.Unlock()
 		return nil
 	}
-	parts := q.plan(true)
-	for _, p := range parts {
-		if p.lane == q {
-			p.word = s.word(queue)
+	a := &along{lane: q, parts: q.plan(true)}
+	for _, p := range a.parts {
+		if p.lane == q && p.want > 0 { // it may be the turn of other queues
+			p.word, a.tells = s.word(queue), true
 		}
 	}
-	return &along{q, parts}
+	return a
 }
 
 func (a *along) add(ctx context.Context, pipe redis.Pipeliner) { a.line.add(ctx, pipe, a.parts) }
@@ -205,6 +205,11 @@ func (a *along) took(ctx context.Context) int {
 	defer a.wake() // what it is to do next may have changed
 	defer a.turning.Unlock()
 	return a.read(ctx, a.parts)
+}
+
+// failed reports whether a part of it was not answered at once.
+func (a *along) failed() bool {
+	return slices.ContainsFunc(a.parts, func(p *part) bool { return p.cmd.Err() != nil })
 }
 
 // part is what a turn does with one queue.

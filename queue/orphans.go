@@ -13,6 +13,7 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
+	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 )
 
@@ -83,7 +84,7 @@ func (q *lane) missed() {
 	s := q.t.s
 	s.fanouts.wg.Go(func() {
 		for q.toBeTold() {
-			if err := s.insist(s.fanouts.ctx, func() error { return s.noteLost(s.fanouts.ctx, q.name) }); err != nil {
+			if err := s.noteLost(s.fanouts.ctx, q.name); err != nil {
 				s.log.Warn("tasks that were taken may come again late", "queue", q.name, "error", err)
 			}
 		}
@@ -100,11 +101,20 @@ func (q *lane) toBeTold() bool {
 }
 
 // noteLost notes that a queue may have lost tasks. Each note is told from others, so that
-// the sweeper takes back only those it has seen.
-func (s *Store) noteLost(ctx context.Context, queue string) error {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	return mapError(ctx, s.rdb.SAdd(ctx, lostKey, queue+" "+s.token()).Err())
+// the sweeper takes back only those it has seen. It goes on until Redis takes it, or the
+// store is closed, and tries once even then.
+func (s *Store) noteLost(ctx context.Context, queue string) (err error) {
+	note := queue + " " + s.token()
+	for {
+		err = s.insist(ctx, func() error {
+			ctx, cancel := s.within(context.WithoutCancel(ctx))
+			defer cancel()
+			return mapError(ctx, s.rdb.SAdd(ctx, lostKey, note).Err())
+		})
+		if away := (*batch.UnavailableError)(nil); ctx.Err() != nil || !errors.As(err, &away) {
+			return err
+		}
+	}
 }
 
 // lostIn returns the notes of queues that may have lost tasks.

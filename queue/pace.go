@@ -75,7 +75,7 @@ func (q *lane) giveBack(tasks []*task) {
 	slices.Reverse(ids) // each goes to the head
 	_, err := q.t.s.requeue(ctx, q.name, ids)
 	if err != nil {
-		q.t.s.log.Warn("tasks not given back, the sweeper will", "queue", q.name, "error", err)
+		q.t.s.log.Warn("tasks not given back, they come again later", "queue", q.name, "error", err)
 	}
 	q.mu.Lock()
 	q.count(q, -len(tasks))

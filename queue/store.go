@@ -45,6 +45,7 @@ type Store struct {
 	fanouts *fanouts
 	combine *combiner
 	seated  atomic.Int64 // actions that have places here
+	reached atomic.Bool  // Redis was, once
 	name    string       // tells this process from others on the same Redis
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64
@@ -150,6 +151,9 @@ func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc
 // step was sent, the step may have been sent twice: go-redis repeats by itself, and tells
 // nobody, what a connection broke off.
 func (s *Store) broken() uint32 {
+	if !s.reached.Load() {
+		return 0 // a cluster's client would look for the cluster first, for as long as that takes
+	}
 	stats := s.rdb.PoolStats()
 	n := stats.StaleConns
 	if stats.PipelineStats != nil {
@@ -161,8 +165,11 @@ func (s *Store) broken() uint32 {
 // send sends what is in a pipeline. Each command has its own error. If no
 // connection could be opened, go-redis says so to the pipeline alone, and the
 // commands would look as if they were answered.
-func send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
+func (s *Store) send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
 	cmds, err := pipe.Exec(ctx)
+	if err == nil {
+		s.reached.Store(true)
+	}
 	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
 		return cmds
 	}

@@ -75,26 +75,24 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
 	queues := s.stalls.queues
 	var notes []string
+	var fault error
 	if swept.Open > 0 {
-		var err error
-		if notes, err = s.lostIn(ctx); err != nil {
-			return err
-		}
+		notes, fault = s.lostIn(ctx)
 	}
 	for _, note := range notes {
 		queue, _, _ := strings.Cut(note, " ")
 		queues = append(queues, queue)
 	}
 	if len(queues) == 0 {
-		return nil
+		return fault
 	}
 	slices.Sort(queues)
 	found, err := s.adopt(ctx, slices.Compact(queues))
 	swept.Lost += found
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.forgetLost(ctx, notes)
 	}
-	return s.forgetLost(ctx, notes)
+	return errors.Join(fault, err)
 }
 
 // electSweeper makes the worker the sweeper, or says that it still is.

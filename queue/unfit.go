@@ -18,13 +18,13 @@ func (s *Store) Unfit(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, mapError(ctx, err)
 	}
-	sharding, err := s.rdb.Info(ctx, "cluster").Result()
-	if err != nil {
-		return nil, mapError(ctx, err)
-	}
 	var faults []string
 	if _, policy, found := strings.Cut(memory, "maxmemory_policy:"); found && !strings.HasPrefix(policy, "noeviction") {
 		faults = append(faults, "it throws keys away when it is full, and with them accepted batches: set its maxmemory-policy to noeviction")
+	}
+	sharding, err := s.rdb.Info(ctx, "cluster").Result()
+	if err != nil {
+		return faults, mapError(ctx, err)
 	}
 	if _, cluster := s.rdb.(*redis.ClusterClient); !cluster && strings.Contains(sharding, "cluster_enabled:1") {
 		faults = append(faults, "it is a node of a cluster, which refuses what does not lie on one node: let redis.url begin with redis+cluster:// or rediss+cluster://")

@@ -20,7 +20,7 @@ func TestWhatDoesNotSuitIsTold(t *testing.T) {
 	require.Len(t, evicting, 1)
 	require.Contains(t, evicting[0], "noeviction")
 
-	node := unfit(open(t, redistest.Start(t, "--cluster-enabled", "yes").URL()))
+	node := unfit(open(t, redistest.Start(t, "--cluster-enabled", "yes", "--cluster-port", redistest.FreePort(t)).URL()))
 	require.Len(t, node, 1)
 	require.Contains(t, node[0], "redis+cluster://")
 }

@@ -114,7 +114,7 @@ func (u *upload) markAndClaim(ctx context.Context) (holder string, err error) {
 	pipe := u.s.rdb.Pipeline()
 	mark := pipe.Set(ctx, u.keys.upload, 1, markerTTL)
 	claim := pipe.EvalSha(ctx, u.s.steps.claim.Hash(), []string{u.claim}, u.claimArgs("")...)
-	send(ctx, pipe)
+	u.s.send(ctx, pipe)
 	if err := mark.Err(); err != nil {
 		return "", mapError(ctx, err)
 	}

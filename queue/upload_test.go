@@ -270,6 +270,74 @@ func TestABatchThatLacksAnEntryHasItOnceItIsRepeated(t *testing.T) {
 	})
 }
 
+// words returns what says how often workers elsewhere were told of tasks since it was
+// called last.
+func (b *bundle) words() (told func() int) {
+	b.t.Helper()
+	words := b.rdb.Subscribe(b.ctx, workChannel)
+	b.t.Cleanup(func() { _ = words.Close() })
+	_, err := words.Receive(b.ctx) // that it is subscribed
+	require.NoError(b.t, err)
+	return func() (n int) {
+		b.t.Helper()
+		mark := rand.Text()
+		require.NoError(b.t, b.rdb.Publish(b.ctx, workChannel, mark).Err())
+		for {
+			m, err := words.ReceiveMessage(b.ctx)
+			require.NoError(b.t, err)
+			switch {
+			case m.Payload == mark:
+				return n
+			case strings.HasPrefix(m.Payload, b.name):
+				n++
+			}
+		}
+	}
+}
+
+// The turn that goes along may be that of another lane alone.
+func TestWhatNoTurnTakesIsToldToWorkersElsewhere(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		if b.shards > 1 {
+			return // no batch is taken along there
+		}
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 1}}})
+		defer b.addTaker(taker)()
+		l := taker.lines[0]
+		told := b.words()
+		for range 60 {
+			for _, q := range l.lanes {
+				q.filled = true
+			}
+			b.submit(1, spec())
+			if n := told(); len(b.pending(batch.Interactive)) > 0 {
+				require.Positive(t, n)
+			}
+			for range len(l.out) {
+				l.count((<-l.out).lane, -1)
+				l.seated--
+			}
+		}
+	})
+}
+
+// As with a server that was started again and knows only some of the steps.
+func TestTasksThatAreEnqueuedAfterTheirTurnAreToldToWorkersElsewhere(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := open(t, server.URL())
+	defer b.addTaker(newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}}))()
+	b.submit(1, spec())
+	told := b.words()
+	require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err())
+	for _, step := range []*redis.Script{b.steps.stage, b.steps.commit, b.steps.turn} {
+		require.NoError(t, step.Load(b.ctx, b.rdb).Err())
+	}
+	b.submit(1, spec())
+	require.Len(t, b.pending(batch.Interactive), 1)
+	require.Equal(t, 1, told())
+}
+
 func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const places = 8
@@ -314,26 +382,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 			commits := exchanges.with(b.steps.commit.Hash())
 			return strings.Contains(commits[len(commits)-1], b.steps.turn.Hash())
 		}
-		words := b.rdb.Subscribe(b.ctx, workChannel)
-		defer words.Close()
-		_, err := words.Receive(b.ctx) // that it is subscribed
-		require.NoError(t, err)
-		// told returns how often workers elsewhere were told of tasks since it was called last.
-		told := func() (n int) {
-			t.Helper()
-			mark := rand.Text()
-			require.NoError(t, b.rdb.Publish(b.ctx, workChannel, mark).Err())
-			for {
-				m, err := words.ReceiveMessage(b.ctx)
-				require.NoError(t, err)
-				switch {
-				case m.Payload == mark:
-					return n
-				case strings.HasPrefix(m.Payload, b.name):
-					n++
-				}
-			}
-		}
+		told := b.words()
 		one := b.shards == 1 // servers of a cluster keep no order among them
 		require.Equal(t, one, took(3))
 		if one {
@@ -356,7 +405,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 
 		u := b.upload(1)
 		require.NoError(t, u.Add(b.ctx, &batch.Action{Method: "POST", Path: "/", Body: bytes.Repeat([]byte("x"), alongBytes)}))
-		_, _, err = u.Commit(b.ctx, spec())
+		_, _, err := u.Commit(b.ctx, spec())
 		require.NoError(t, err)
 		commits := exchanges.with(b.steps.commit.Hash())
 		require.NotContains(t, commits[len(commits)-1], b.steps.turn.Hash(), "it would hold up the turn")
@@ -394,7 +443,7 @@ func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 	require.Nil(t, along(patient, "free"), "one is under way")
 	pipe := b.rdb.Pipeline()
 	turn.add(patient, pipe)
-	send(patient, pipe)
+	b.send(patient, pipe)
 	require.Zero(t, turn.took(patient))
 	require.NotNil(t, along(patient, "free"))
 }

@@ -157,10 +157,12 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	if err := i.store.Ping(ctx); err != nil {
 		log.WarnContext(ctx, "redis does not answer, batches are refused until it does", "url", cfg.Redis.URL, "error", err)
 	}
-	if faults, err := i.store.Unfit(ctx); err == nil { // else it does not answer
-		for _, fault := range faults {
-			log.ErrorContext(ctx, "redis does not suit", "why", fault)
-		}
+	faults, err := i.store.Unfit(ctx)
+	if err != nil {
+		log.DebugContext(ctx, "whether redis suits is not known", "error", err)
+	}
+	for _, fault := range faults {
+		log.ErrorContext(ctx, "redis does not suit", "why", fault)
 	}
 	if cfg.Redis.URL == config.Embedded {
 		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")

@@ -7,6 +7,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -36,7 +37,7 @@ type Server struct {
 // are added to its command line.
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
-	port := freePort(tb)
+	port := FreePort(tb)
 	s := &Server{tb: tb, Addr: net.JoinHostPort("127.0.0.1", port)}
 	s.args = append([]string{
 		"--port", port, "--bind", "127.0.0.1", "--dir", tb.TempDir(), "--save", "", "--databases", "16",
@@ -147,7 +148,7 @@ func StartSentinel(tb testing.TB) string {
 	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
 		tb.Fatalf("write the sentinel's configuration: %v", err)
 	}
-	port = freePort(tb)
+	port = FreePort(tb)
 	s := &Server{tb: tb, Addr: net.JoinHostPort("127.0.0.1", port)}
 	s.args = []string{conf, "--sentinel", "--port", port, "--bind", "127.0.0.1", "--dir", tb.TempDir()}
 	tb.Cleanup(s.Kill)
@@ -161,7 +162,7 @@ func StartCluster(tb testing.TB) string {
 	const slots = 16384
 	servers := make([]*Server, 3)
 	for i := range servers {
-		servers[i] = Start(tb, "--cluster-enabled", "yes", "--cluster-port", freePort(tb), "--cluster-node-timeout", "5000")
+		servers[i] = Start(tb, "--cluster-enabled", "yes", "--cluster-port", FreePort(tb), "--cluster-node-timeout", "5000")
 		servers[i].must("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
 		servers[i].must("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/3), strconv.Itoa((i+1)*slots/3-1))
 	}
@@ -210,13 +211,18 @@ func (s *Server) inCluster(masters int) bool {
 	return err == nil && strings.Contains(text, "cluster_state:ok") && strings.Contains(text, fmt.Sprintf("cluster_size:%d", masters))
 }
 
-func freePort(tb testing.TB) string {
+// FreePort returns a port on which nobody listens. It is none of those that the kernel
+// gives to connections, which might take it before it is used.
+func FreePort(tb testing.TB) string {
 	tb.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatalf("find a free port: %v", err)
+	for range 100 {
+		port := strconv.Itoa(16384 + rand.N(16384))
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", port))
+		if err == nil {
+			_ = l.Close()
+			return port
+		}
 	}
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String()) // an address that listens has a port
-	return port
+	tb.Fatal("no free port was found")
+	return ""
 }
