@@ -13,13 +13,14 @@ import (
 // model is an installation with one batch in it, simulated by events. Time in it
 // is simulated, and the same seed gives the same forecast.
 //
-// What it knows: actions are read and then put into a queue in chunks; workers
-// take them, many at a time, as they have places; places at a target's rate are
-// handed out to all workers; taking, beginning and ending an action is an
-// exchange with Redis each, which those that are ready share, two of them under
-// way at a time; Redis does one after another; and whatever is computed shares the
-// cores, first come, first served. It knows no network, no cost of switching
-// between processes and no failures.
+// What it knows: actions are read and then put into a queue in chunks, with pauses
+// while many wait there; workers take them, many at a time, as they have places or
+// will have them in a moment; a place is free once the target has answered, or, at a
+// target's rate, of which all workers have places, once that is recorded; taking,
+// beginning and ending an action is an exchange with Redis each, which those that are
+// ready share, two of them under way at a time; Redis does one after another; and
+// whatever is computed shares the cores, first come, first served. It knows no
+// network, no cost of switching between processes and no failures.
 type model struct {
 	actions int
 	workers int
@@ -92,17 +93,23 @@ func forecastOf(took time.Duration, waits []float64) forecast {
 	return forecast{rate: n / took.Seconds(), mean: sum / n, p50: quantile(waits, 0.5), p99: quantile(waits, 0.99)}
 }
 
-// These are batchd's own: how many tasks are enqueued in one exchange, and when a
-// worker takes which number of them; and how many steps of the ledger share an
-// exchange, of which how many are under way (package queue).
+// These are batchd's own: how many tasks are enqueued in one exchange, and how many
+// wait when it pauses in between; when a worker takes which number of them, how far
+// ahead of its places, and how many may be on their way to be recorded without one; and
+// how many steps of the ledger share an exchange, of which how many are under way
+// (package queue).
 const (
-	modelChunk  = 500
-	modelTaken  = 128
-	modelEnough = 32
-	modelLinger = time.Millisecond
-	modelBurst  = 10 // the share of a rate that may be used at once
-	modelShared = 256
-	modelFlying = 2
+	modelChunk   = 100
+	modelInQueue = 1000
+	modelTaken   = 128
+	modelEnough  = 12
+	modelLinger  = time.Millisecond
+	modelAhead   = 5 * time.Millisecond
+	modelWindow  = 100 * time.Millisecond // what it is reckoned from
+	modelLeaving = 64
+	modelBurst   = 10 // the share of a rate that may be used at once
+	modelShared  = 256
+	modelFlying  = 2
 )
 
 // simulation is a model that runs.
@@ -125,12 +132,29 @@ type simulation struct {
 }
 
 type modelWorker struct {
-	free   int
-	taking bool
-	turned time.Duration // when it last took tasks
-	due    bool          // it will look again by itself
-	riding []func()      // steps that wait for an exchange
-	flying int           // exchanges under way
+	free    int // places
+	ready   int // tasks taken ahead of their places
+	leaving int // tasks that have left their places and not ended
+	left    int // tasks that left theirs since the window began
+	before  int // and in the window before
+	window  time.Duration
+	taking  bool
+	turned  time.Duration // when it last took tasks
+	due     bool          // it will look again by itself
+	riding  []func()      // steps that wait for an exchange
+	flying  int           // exchanges under way
+}
+
+// ahead returns how many tasks it takes ahead of their places.
+func (w *modelWorker) ahead(now time.Duration) int {
+	if age := now - w.window; age >= modelWindow {
+		w.before = w.left
+		if age >= 2*modelWindow {
+			w.before = 0
+		}
+		w.left, w.window = 0, now
+	}
+	return w.before * int(modelAhead) / int(modelWindow)
 }
 
 // forecast runs the model.
@@ -227,23 +251,34 @@ func (s *simulation) fly(w *modelWorker) {
 // fanOut puts the remaining tasks into the queue, chunk by chunk.
 func (s *simulation) fanOut(left int) {
 	n := min(left, modelChunk)
+	began := s.now
 	s.compute(time.Duration(n)*s.costs.fanOut, func() {
 		s.waiting += n
+		pause := time.Duration(0)
+		if s.waiting >= modelInQueue {
+			pause = 2 * (s.now - began)
+		}
 		for _, i := range s.rand.Perm(len(s.workers)) {
 			s.turn(s.workers[i])
 		}
 		if left > n {
-			s.fanOut(left - n)
+			s.after(pause, func() { s.fanOut(left - n) })
 		}
 	})
 }
 
-// turn has a worker take as many tasks as it has places for, if that is due.
+// turn has a worker take as many tasks as it has places for, or will have in a moment,
+// if that is due.
 func (s *simulation) turn(w *modelWorker) {
-	if w.taking || w.free == 0 || s.waiting == 0 {
+	ahead := 0
+	if s.rate == 0 {
+		ahead = min(s.places, w.ahead(s.now))
+	}
+	free := w.free + ahead - w.ready
+	if w.taking || free <= 0 || s.waiting == 0 {
 		return
 	}
-	if rest := w.turned + modelLinger - s.now; w.free < min(modelEnough, s.places/4+1) && rest > 0 {
+	if rest := w.turned + modelLinger - s.now; free < min(modelEnough, s.places/4+1) && rest > 0 {
 		if !w.due {
 			w.due = true
 			s.after(rest, func() {
@@ -253,17 +288,33 @@ func (s *simulation) turn(w *modelWorker) {
 		}
 		return
 	}
-	n := min(w.free, s.waiting, modelTaken)
+	n := min(free, s.waiting, modelTaken)
 	w.taking, w.turned = true, s.now
-	w.free -= n
 	s.waiting -= n
 	s.askRedis(n, func() {
-		for range n {
-			s.after(s.place(), func() { s.begin(w) })
-		}
+		w.ready += n
 		w.taking = false
+		s.seat(w)
 		s.turn(w)
 	})
+}
+
+// seat has what was taken begin as there are places.
+func (s *simulation) seat(w *modelWorker) {
+	for w.ready > 0 && w.free > 0 {
+		w.ready--
+		w.free--
+		s.after(s.place(), func() { s.begin(w) })
+	}
+}
+
+// vacate gives a place to the next task.
+func (s *simulation) vacate(w *modelWorker) {
+	w.ahead(s.now)
+	w.left++
+	w.free++
+	s.seat(w)
+	s.turn(w)
 }
 
 // place returns how long it is until the next place at the target's rate.
@@ -289,10 +340,18 @@ func (s *simulation) begin(w *modelWorker) {
 func (s *simulation) end(w *modelWorker) {
 	s.compute((s.costs.run-s.costs.redis)/2, func() {
 		s.waits = append(s.waits, float64(s.now)/float64(time.Millisecond))
+		leaves := s.rate == 0 && w.leaving < min(s.places, modelLeaving)
+		if leaves {
+			w.leaving++
+			s.vacate(w)
+		}
 		s.ride(w, func() {
 			s.ended++
-			w.free++
-			s.turn(w)
+			if leaves {
+				w.leaving--
+			} else {
+				s.vacate(w)
+			}
 		})
 	})
 }

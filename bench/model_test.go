@@ -1,6 +1,7 @@
 package main
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -26,7 +27,7 @@ func TestAModelIsAsFastAsItsNarrowestPart(t *testing.T) {
 			m.cores, m.costs.run, m.costs.redis = 16, 8*time.Millisecond, 6*time.Millisecond
 		}, 1 / 0.006},
 		"submission": {func(m *model) { m.costs.submit = 50 * time.Millisecond }, 1 / 0.050},
-		"exchanges":  {func(m *model) { m.workers, m.places, m.costs.exchange = 1, 1, 10*time.Millisecond }, 1 / 0.050},
+		"exchanges":  {func(m *model) { m.workers, m.places, m.costs.exchange = 1, 1, 10*time.Millisecond }, 1 / 0.040},
 	}
 	for name, test := range tests {
 		m := plainModel()
@@ -54,6 +55,16 @@ func TestAForecastIsTheSameForTheSameSeed(t *testing.T) {
 	m.seed++
 	require.NotEqual(t, first, m.forecast())
 	require.InEpsilon(t, 1000, first.rate, 0.1, "a place that is free does not wait for the others")
+}
+
+func TestAnExchangeIsReckonedFromWhatOnePlaceDoes(t *testing.T) {
+	t.Parallel()
+	c := costs{submit: 5 * time.Microsecond, fanOut: 20 * time.Microsecond, run: 120 * time.Microsecond, redis: 50 * time.Microsecond}
+	for _, want := range []time.Duration{0, 100 * time.Microsecond, 700 * time.Microsecond, 20 * time.Millisecond} {
+		c.exchange = want
+		m := model{actions: alonePlace, workers: 1, places: 1, target: fixed(0), cores: runtime.NumCPU(), costs: c, seed: 1}
+		require.InDelta(t, want, c.exchangeFor(m.forecast().rate), float64(2*time.Microsecond+want/50), want)
+	}
 }
 
 func TestLatencies(t *testing.T) {

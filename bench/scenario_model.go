@@ -112,9 +112,24 @@ func (b *bench) measureCosts(ctx context.Context) (costs, error) {
 	if err != nil {
 		return c, err
 	}
-	each := time.Duration(float64(time.Second) / one.rate)
-	c.exchange = max(each-c.submit-c.fanOut-c.run, 0) / 3 // take, begin, end
+	c.exchange = c.exchangeFor(one.rate)
 	return c, nil
+}
+
+// exchangeFor returns how long an exchange with Redis takes, so that the model says of one
+// place what was measured of it.
+func (c costs) exchangeFor(rate float64) time.Duration {
+	m := model{actions: alonePlace, workers: 1, places: 1, target: fixed(0), cores: runtime.NumCPU(), costs: c, seed: 1}
+	low, high := time.Duration(0), time.Second
+	for high-low > time.Microsecond {
+		m.costs.exchange = (low + high) / 2
+		if m.forecast().rate > rate {
+			low = m.costs.exchange
+		} else {
+			high = m.costs.exchange
+		}
+	}
+	return low
 }
 
 // submissionCosts returns how long an action takes to be accepted, and then to be
@@ -136,18 +151,34 @@ func (w *world) submissionCosts(ctx context.Context, n int) (costs, error) {
 	if _, err := c.upload(ctx, bodies); err != nil {
 		return costs{}, err
 	}
-	accepted := time.Now()
-	for {
+	took := time.Since(began)
+	before, err := w.snapshot(ctx)
+	if err != nil {
+		return costs{}, err
+	}
+	inQueue := func() (int, error) {
 		queued, err := w.redis.client.LLen(ctx, "asynq:{target-0.bulk}:pending").Result()
 		if err != nil {
-			return costs{}, fmt.Errorf("look into the queue: %w", err)
+			return 0, fmt.Errorf("look into the queue: %w", err)
 		}
-		if queued >= int64(n) {
-			took := time.Since(accepted)
-			full, err := w.redis.info(ctx, "memory")
+		return int(queued), nil
+	}
+	already, err := inQueue()
+	if err != nil {
+		return costs{}, err
+	}
+	for {
+		queued, err := inQueue()
+		if err != nil {
+			return costs{}, err
+		}
+		if queued >= n {
+			full, err := w.snapshot(ctx)
 			return costs{
-				submit: accepted.Sub(began) / time.Duration(n), fanOut: took / time.Duration(n),
-				queued: (full["used_memory"] - empty["used_memory"]) / float64(n),
+				submit: took / time.Duration(n),
+				// It pauses while nobody takes them, so its time says nothing.
+				fanOut: (full.server + full.redis - before.server - before.redis) / time.Duration(max(n-already, 1)),
+				queued: (full.info["used_memory"] - empty["used_memory"]) / float64(n),
 			}, err
 		}
 		if err := pause(ctx, 2*time.Millisecond); err != nil {
