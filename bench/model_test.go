@@ -26,8 +26,9 @@ func TestAModelIsAsFastAsItsNarrowestPart(t *testing.T) {
 		"Redis": {func(m *model) {
 			m.cores, m.costs.run, m.costs.redis = 16, 8*time.Millisecond, 6*time.Millisecond
 		}, 1 / 0.006},
-		"submission": {func(m *model) { m.costs.submit = 50 * time.Millisecond }, 1 / 0.050},
-		"exchanges":  {func(m *model) { m.workers, m.places, m.costs.exchange = 1, 1, 10*time.Millisecond }, 1 / 0.040},
+		"submission":                             {func(m *model) { m.costs.submit = 50 * time.Millisecond }, 1 / 0.050},
+		"exchanges":                              {func(m *model) { m.workers, m.places, m.costs.exchange = 1, 1, 10*time.Millisecond }, 1 / 0.040},
+		"places, with tasks taken ahead of them": {func(m *model) { m.workers, m.costs.exchange = 1, 3*time.Millisecond }, 10 / 0.023},
 	}
 	for name, test := range tests {
 		m := plainModel()

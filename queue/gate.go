@@ -128,8 +128,5 @@ func (s *Store) eachLane(ctx context.Context, target string, change func(queue s
 
 // Tripped implements [batch.Gate].
 func (s *Store) Tripped(ctx context.Context) ([]string, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	targets, err := s.rdb.SMembers(ctx, trippedKey).Result()
-	return targets, mapError(ctx, err)
+	return s.members(ctx, trippedKey)
 }

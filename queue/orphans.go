@@ -117,14 +117,6 @@ func (s *Store) noteLost(ctx context.Context, queue string) (err error) {
 	}
 }
 
-// lostIn returns the notes of queues that may have lost tasks.
-func (s *Store) lostIn(ctx context.Context) ([]string, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	notes, err := s.rdb.SMembers(ctx, lostKey).Result()
-	return notes, mapError(ctx, err)
-}
-
 // forgetLost takes such notes back.
 func (s *Store) forgetLost(ctx context.Context, notes []string) error {
 	if len(notes) == 0 {

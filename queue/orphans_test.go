@@ -109,7 +109,7 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 		lost.left = 0
 		lost.mu.Unlock()
 		notes := func() []string {
-			notes, err := b.lostIn(b.ctx)
+			notes, err := b.members(b.ctx, lostKey)
 			require.NoError(t, err)
 			return notes
 		}
@@ -151,7 +151,7 @@ func TestWhatATurnTookThatWasSentTwiceIsPutBackSoon(t *testing.T) {
 	require.False(t, links.next.Load(), "nothing was broken")
 	require.Len(t, l.out, 2, "it was not repeated")
 	require.Empty(t, b.pending(batch.Interactive))
-	b.eventually("the note", func() bool { return len(must(b.lostIn(b.ctx))) > 0 })
+	b.eventually("the note", func() bool { return len(must(b.members(b.ctx, lostKey))) > 0 })
 	for range 2 {
 		k := <-l.out
 		id, index, _ := parseTaskID(k.id)
@@ -226,7 +226,7 @@ func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
 		giveBackAll(tasks)
 		refused.over.Store(true)
 		require.Empty(t, b.pending(batch.Interactive))
-		b.eventually("the note", func() bool { return len(must(b.lostIn(b.ctx))) == 1 })
+		b.eventually("the note", func() bool { return len(must(b.members(b.ctx, lostKey))) == 1 })
 		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.sweep())
 		require.Len(t, b.pending(batch.Interactive), 3)
 	})
@@ -258,11 +258,11 @@ func TestANoteThatComesWhileTasksArePutBackStays(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		queue := b.queuesOf(crm(batch.Interactive))[0]
 		require.NoError(t, b.noteLost(b.ctx, queue))
-		seen, err := b.lostIn(b.ctx)
+		seen, err := b.members(b.ctx, lostKey)
 		require.NoError(t, err)
 		require.NoError(t, b.noteLost(b.ctx, queue))
 		require.NoError(t, b.forgetLost(b.ctx, seen))
-		left, err := b.lostIn(b.ctx)
+		left, err := b.members(b.ctx, lostKey)
 		require.NoError(t, err)
 		require.Len(t, left, 1)
 	})

@@ -216,6 +216,14 @@ func (s *Store) run(ctx context.Context, step *redis.Script, keys []string, args
 	}
 }
 
+// members returns the members of a set.
+func (s *Store) members(ctx context.Context, key string) ([]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	members, err := s.rdb.SMembers(ctx, key).Result()
+	return members, mapError(ctx, err)
+}
+
 // Owner returns the owner's name for a credential that is passed through: a hash
 // keyed with a salt that all processes on this Redis share, so that neither the
 // credential nor a hash that could be looked up elsewhere is ever stored.

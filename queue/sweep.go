@@ -77,7 +77,7 @@ func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
 	var notes []string
 	var fault error
 	if swept.Open > 0 {
-		notes, fault = s.lostIn(ctx)
+		notes, fault = s.members(ctx, lostKey)
 	}
 	for _, note := range notes {
 		queue, _, _ := strings.Cut(note, " ")

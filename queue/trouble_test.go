@@ -164,6 +164,18 @@ func TestASlowUploadKeepsItsKey(t *testing.T) {
 	})
 }
 
+// go-redis looks for a cluster that it does not know before it tells of its connections.
+func TestACountOfConnectionsWaitsForNoCluster(t *testing.T) {
+	t.Parallel()
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connections, nobody answers
+	require.NoError(t, err)
+	defer silent.Close()
+	b := open(t, "redis+cluster://"+silent.Addr().String())
+	began := time.Now()
+	require.Zero(t, b.broken())
+	require.Less(t, time.Since(began), ioTimeout/2)
+}
+
 func TestAStepThatFindsNoConnectionHasFailed(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)

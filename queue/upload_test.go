@@ -336,6 +336,10 @@ func TestTasksThatAreEnqueuedAfterTheirTurnAreToldToWorkersElsewhere(t *testing.
 	b.submit(1, spec())
 	require.Len(t, b.pending(batch.Interactive), 1)
 	require.Equal(t, 1, told())
+
+	b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.turn.Hash()})
+	b.submit(1, spec())
+	require.Equal(t, 1, told(), "whether the turn told them is not known")
 }
 
 func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
