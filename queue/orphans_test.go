@@ -95,7 +95,7 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}, WebhookPlaces: 1})
-		taker.lines[0].turn(true) // the script is loaded
+		require.NoError(t, b.steps.turn.Load(b.ctx, b.rdb).Err()) // on all servers: what is sent by its text is not lost
 		b.submit(3, spec())
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
 		lost := &lostReplies{left: 1000, only: b.steps.turn.Hash()}
