@@ -126,7 +126,7 @@ func (c *conn) ask(req *http.Request) (*http.Response, error) {
 // something can be read. It reports whether it is done.
 func (c *conn) beginStep(fd uintptr) bool {
 	if c.asked {
-		n, err := again(syscall.Read, fd, c.buffer[:])
+		n, err := readNow(fd, c.buffer[:])
 		if err == syscall.EAGAIN { //nolint:errorlint // errno, as it comes
 			return false
 		}
@@ -136,7 +136,7 @@ func (c *conn) beginStep(fd uintptr) bool {
 	// Nothing is there, if all is well. Of a connection that was used, what is there
 	// belongs to no request; of a new one it may be the answer of a server that does
 	// not wait for requests.
-	n, err := again(syscall.Read, fd, c.buffer[:])
+	n, err := readNow(fd, c.buffer[:])
 	if err != syscall.EAGAIN { //nolint:errorlint // as above
 		if c.used || n <= 0 || err != nil {
 			return true
@@ -145,7 +145,7 @@ func (c *conn) beginStep(fd uintptr) bool {
 	}
 	c.asked = true
 	c.x.advance(sending)
-	n, err = again(syscall.Write, fd, c.out)
+	n, err = writeNow(fd, c.out)
 	if n > 0 {
 		c.written = n
 	}
@@ -169,16 +169,6 @@ func (c *conn) took(n int, err error) {
 	default:
 		c.x.advance(answering)
 		c.first = c.buffer[:n]
-	}
-}
-
-// again makes a system call that signals may interrupt.
-func again(call func(fd int, p []byte) (int, error), fd uintptr, p []byte) (int, error) {
-	for {
-		n, err := call(int(fd), p)
-		if err != syscall.EINTR { //nolint:errorlint // as above
-			return n, err
-		}
 	}
 }
 
