@@ -27,6 +27,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -88,19 +89,49 @@ type target struct {
 type carrier interface {
 	// roundTrip sends the request, with the body of the exchange's action, and
 	// returns when the headers of the answer are there, whose body is to be closed.
-	// It tells the exchange how far it is.
+	// It tells the exchange how far it is, and ends it with the context, or when its
+	// time has passed.
 	roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error)
 	// close closes the connections that are idle.
 	close()
+}
+
+// hurried is the body of an answer as carriers return it, if there is one.
+type hurried interface {
+	// hurry has it end within that time, whole or not.
+	hurry(within time.Duration)
 }
 
 // transported is the carrier by net/http's transport.
 type transported struct{ *http.Transport }
 
 func (t transported) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
+	ctx, cancel := context.WithDeadline(ctx, x.until)
 	req = req.WithContext(x.traced(ctx))
 	setBody(req, x.action)
-	return t.RoundTrip(req) //nolint:wrapcheck // explain tells it by its type
+	res, err := t.RoundTrip(req)
+	if err != nil {
+		cancel()
+		return nil, err //nolint:wrapcheck // explain tells it by its type
+	}
+	res.Body = &timedBody{res.Body, cancel}
+	return res, nil
+}
+
+// timedBody is the body of an answer, with which the exchange's time ends.
+type timedBody struct {
+	io.ReadCloser
+
+	cancel context.CancelFunc
+}
+
+// hurry implements hurried.
+func (b *timedBody) hurry(within time.Duration) { time.AfterFunc(within, b.cancel) }
+
+// Close implements io.Closer.
+func (b *timedBody) Close() error {
+	defer b.cancel()
+	return b.ReadCloser.Close() //nolint:wrapcheck // net/http's own
 }
 
 func (t transported) close() { t.CloseIdleConnections() }
@@ -251,10 +282,7 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	if r.Action.Timeout > 0 {
 		timeout = r.Action.Timeout
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout, errDeadline)
-	defer cancel()
-
-	x := &exchange{target: t, action: r.Action, timeout: timeout}
+	x := &exchange{target: t, action: r.Action, timeout: timeout, until: time.Now().Add(timeout)}
 	req := d.newRequest(t, r)
 	res, err := t.carrier.roundTrip(ctx, x, req)
 	if err != nil {
@@ -264,7 +292,7 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	x.status = res.StatusCode
 	x.protoMajor = res.ProtoMajor
 	x.advance(reading)
-	body, err := d.readBody(res, t.MaxResponseBody, decodes(r.Action, req), cancel)
+	body, err := d.readBody(res, t.MaxResponseBody, decodes(r.Action, req))
 	if err != nil {
 		return x.unanswered(ctx, err)
 	}

@@ -33,8 +33,10 @@ type conn struct {
 	raw   syscall.RawConn
 	begin func(fd uintptr) bool // of it, made once
 	in    *bufio.Reader
-	used  bool      // there was an exchange before
-	since time.Time // idle
+	used  bool            // there was an exchange before
+	since time.Time       // idle
+	ctx   context.Context // of the last exchange, with which what is read and written ends
+	quiet func() bool     // has it not do that
 
 	// Of one exchange.
 	x       *exchange
@@ -83,14 +85,16 @@ func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*h
 	if len(c.more) <= bodyAlong {
 		c.out, c.more = append(c.out, c.more...), nil
 	}
-	quiet := context.AfterFunc(ctx, c.interrupt)
-	res, err := c.ask(req)
+	err := c.limit(ctx, x.until)
+	var res *http.Response
+	if err == nil {
+		res, err = c.ask(req)
+	}
 	if err != nil {
-		quiet()
 		_ = c.Close()
 		return nil, err
 	}
-	answer := &answer{Reader: res.Body, c: c, quiet: quiet, last: res.Close || res.StatusCode < http.StatusOK}
+	answer := &answer{Reader: res.Body, c: c, last: res.Close || res.StatusCode < http.StatusOK}
 	if res.Body == http.NoBody {
 		answer.end(true)
 		return res, nil
@@ -99,8 +103,32 @@ func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*h
 	return res, nil
 }
 
+// limit has what is read and written from now on end with the context, and at that time.
+// Attempts have a context in common, so it is watched as long as the connection is used with it.
+func (c *conn) limit(ctx context.Context, until time.Time) error {
+	if c.ctx != ctx {
+		if c.quiet != nil && !c.quiet() {
+			return errGone // it may be interrupted at any moment by the one before
+		}
+		c.ctx, c.quiet = ctx, context.AfterFunc(ctx, c.interrupt)
+	}
+	_ = c.SetDeadline(until) // it fails on what is closed, which is as well
+	if ctx.Err() != nil {    // it may have been interrupted before that
+		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
+	}
+	return nil
+}
+
 // interrupt ends what is read and written.
-func (c *conn) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) } // it fails on what is closed, which is as well
+func (c *conn) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) }
+
+// Close implements io.Closer.
+func (c *conn) Close() error {
+	if c.quiet != nil {
+		c.quiet()
+	}
+	return c.Conn.Close() //nolint:wrapcheck // net's own
+}
 
 // ask sends the request and reads the head of the answer.
 func (c *conn) ask(req *http.Request) (*http.Response, error) {
@@ -228,10 +256,9 @@ func (c *conn) Read(p []byte) (int, error) {
 type answer struct {
 	io.Reader
 
-	c     *conn
-	quiet func() bool
-	last  bool // no other exchange can follow
-	over  bool
+	c    *conn
+	last bool // no other exchange can follow
+	over bool
 }
 
 // Read implements io.Reader.
@@ -244,6 +271,13 @@ func (a *answer) Read(p []byte) (int, error) {
 		a.end(err == io.EOF)
 	}
 	return n, err //nolint:wrapcheck // net/http's own
+}
+
+// hurry implements hurried.
+func (a *answer) hurry(within time.Duration) {
+	if at := time.Now().Add(within); !a.over && at.Before(a.c.x.until) {
+		_ = a.c.SetReadDeadline(at)
+	}
 }
 
 // Close implements io.Closer.
@@ -259,7 +293,7 @@ func (a *answer) end(whole bool) {
 	}
 	a.over = true
 	c := a.c
-	if a.quiet() && whole && !a.last && c.in.Buffered() == 0 && len(c.first) == 0 && c.allWritten() {
+	if whole && !a.last && c.in.Buffered() == 0 && len(c.first) == 0 && c.allWritten() {
 		c.d.put(c)
 	} else {
 		_ = c.Close()

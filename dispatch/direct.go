@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -61,27 +62,15 @@ func (d *direct) roundTrip(ctx context.Context, x *exchange, req *http.Request) 
 	select {
 	case d.slots <- struct{}{}:
 	default:
-		select {
-		case d.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil, context.Cause(ctx) //nolint:wrapcheck // it is not shown
+		if err := d.wait(ctx, x); err != nil {
+			return nil, err
 		}
 	}
 	for {
-		if ctx.Err() != nil { // what is sent now would be broken off at once
+		c, err := d.connection(ctx, x)
+		if err != nil {
 			<-d.slots
-			return nil, context.Cause(ctx) //nolint:wrapcheck // as above
-		}
-		c := d.take()
-		if c == nil {
-			dialed, err := d.dial(context.WithValue(ctx, exchangeKey{}, x), "tcp", d.addr)
-			if err == nil {
-				c, err = d.newConn(dialed)
-			}
-			if err != nil {
-				<-d.slots
-				return nil, err
-			}
+			return nil, err
 		}
 		res, err := c.exchange(ctx, x, req)
 		if errors.Is(err, errGone) {
@@ -92,6 +81,37 @@ func (d *direct) roundTrip(ctx context.Context, x *exchange, req *http.Request) 
 		}
 		return res, err
 	}
+}
+
+// wait waits until there may be another connection.
+func (d *direct) wait(ctx context.Context, x *exchange) error {
+	timer := time.NewTimer(time.Until(x.until))
+	defer timer.Stop()
+	select {
+	case d.slots <- struct{}{}:
+		return nil
+	case <-timer.C:
+		return os.ErrDeadlineExceeded
+	case <-ctx.Done():
+		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
+	}
+}
+
+// connection returns one that is idle, or a new one.
+func (d *direct) connection(ctx context.Context, x *exchange) (*conn, error) {
+	if ctx.Err() != nil { // what is sent now would be broken off at once
+		return nil, context.Cause(ctx) //nolint:wrapcheck // it is not shown
+	}
+	if c := d.take(); c != nil {
+		return c, nil
+	}
+	ctx, cancel := context.WithDeadline(context.WithValue(ctx, exchangeKey{}, x), x.until)
+	defer cancel()
+	dialed, err := d.dial(ctx, "tcp", d.addr)
+	if err != nil {
+		return nil, err
+	}
+	return d.newConn(dialed)
 }
 
 // take returns the connection that was used last, or nil.

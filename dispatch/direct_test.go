@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,4 +263,95 @@ func TestNothingIsSentOnceTheContextHasEnded(t *testing.T) {
 	require.EqualValues(t, 1, target.requests.Load())
 	require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status)
 	require.EqualValues(t, 1, target.conns.Load(), "the connection is still good")
+}
+
+// watched counts those who are to be told of its end.
+type watched struct {
+	context.Context
+
+	now, ever atomic.Int64
+}
+
+func (w *watched) AfterFunc(f func()) func() bool {
+	w.now.Add(1)
+	w.ever.Add(1)
+	stop := context.AfterFunc(w.Context, f)
+	return sync.OnceValue(func() bool {
+		w.now.Add(-1)
+		return stop()
+	})
+}
+
+// Value hides what the context is made of, so that it is asked.
+func (w *watched) Value(any) any { return nil }
+
+func TestAConnectionWatchesTheContextOfItsExchanges(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, func(w *wire) {
+		for w.request() != nil {
+			w.say(empty)
+		}
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url})
+	c := carrierOf(t, d)
+	use := func(ctx context.Context) {
+		require.Equal(t, 200, d.Do(ctx, &batch.Request{Target: "crm", Action: &batch.Action{Method: "GET", Path: "/"}}).Result.Status)
+	}
+	first, second := &watched{Context: t.Context()}, &watched{Context: t.Context()}
+	for range 20 {
+		use(first)
+	}
+	require.EqualValues(t, 1, first.ever.Load(), "once for all exchanges")
+	require.EqualValues(t, 1, first.now.Load())
+	use(second)
+	require.Zero(t, first.now.Load())
+	require.EqualValues(t, 1, second.now.Load())
+	require.EqualValues(t, 1, target.conns.Load())
+	c.mu.Lock()
+	c.idle[0].since = time.Now().Add(-idleTimeout)
+	c.mu.Unlock()
+	c.reap()
+	require.Zero(t, second.now.Load(), "nothing is kept of a connection that is closed")
+}
+
+func TestAConnectionThatMayBeInterruptedIsNotUsed(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, func(w *wire) {
+		for w.request() != nil {
+			w.say(empty)
+		}
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url})
+	_ = carrierOf(t, d)
+	for n := range 20 {
+		ctx, cancel := context.WithCancel(t.Context())
+		require.Equal(t, 200, d.Do(ctx, &batch.Request{Target: "crm", Action: &batch.Action{Method: "GET", Path: "/"}}).Result.Status)
+		cancel()
+		resp := do(t, d, batch.Action{Method: "POST"})
+		require.Equal(t, 200, resp.Result.Status, "%+v", resp.Result.Error)
+		require.EqualValues(t, n+2, target.conns.Load())
+	}
+}
+
+func TestTimeIsKeptWithoutOpenConnections(t *testing.T) {
+	t.Parallel()
+	release := make(chan struct{})
+	target := newRawTarget(t, func(w *wire) {
+		for w.request() != nil {
+			<-release
+			w.say(empty)
+		}
+	})
+	d := newDispatcher(t, batch.Target{BaseURL: target.url, Concurrency: 1})
+	var done sync.WaitGroup
+	done.Go(func() { do(t, d, batch.Action{}) })
+	require.Eventually(t, func() bool { return target.requests.Load() == 1 }, 5*time.Second, time.Millisecond)
+	resp := do(t, d, batch.Action{Method: "POST", Timeout: 50 * time.Millisecond})
+	requireErrored(t, resp, batch.Errored, batch.CodeTimeout)
+	require.Contains(t, resp.Result.Error.Message, "none of its 1 connections came free within 50ms")
+	require.True(t, resp.Unsent)
+	require.Less(t, resp.Result.Duration, 5*time.Second)
+	close(release)
+	done.Wait()
+	require.Equal(t, 200, do(t, d, batch.Action{Timeout: 5 * time.Second}).Result.Status)
 }

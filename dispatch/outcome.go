@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"os"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -17,10 +18,6 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 )
-
-// errDeadline is the cause with which an attempt's own deadline ends it. Any
-// other cause is the caller's.
-var errDeadline = errors.New("the attempt's timeout passed")
 
 // phase is how far an exchange got.
 type phase int32
@@ -41,6 +38,7 @@ type exchange struct {
 	target  *target
 	action  *batch.Action
 	timeout time.Duration
+	until   time.Time    // when that has passed
 	phase   atomic.Int32 // some of it is told from other goroutines
 
 	status     int // once reading
@@ -59,6 +57,9 @@ func (x *exchange) advance(p phase) {
 		}
 	}
 }
+
+// over reports whether its time has passed.
+func (x *exchange) over() bool { return !time.Now().Before(x.until) }
 
 // traced returns a context by which the transport tells of its progress.
 func (x *exchange) traced(ctx context.Context) context.Context {
@@ -200,10 +201,11 @@ func blocked(target, detail string) *batch.Response {
 // of a dial or a handshake tell of addresses and certificates, and are quoted;
 // later ones may hold what the target sent, and are not.
 func (x *exchange) explain(ctx context.Context, p phase, err error) (batch.ErrorCode, string) {
-	if cause := context.Cause(ctx); errors.Is(cause, errDeadline) {
-		return batch.CodeTimeout, x.late(p, x.timeout)
-	} else if cause != nil {
+	if cause := context.Cause(ctx); cause != nil {
 		return batch.CodeInterrupted, interrupted(p, cause)
+	}
+	if x.over() || p >= sending && errors.Is(err, os.ErrDeadlineExceeded) { // it may come a moment early
+		return batch.CodeTimeout, x.late(p, x.timeout)
 	}
 	if failed, ok := errors.AsType[*answerError](err); ok {
 		return failed.code, failed.message

@@ -378,13 +378,15 @@ func TestExplanations(t *testing.T) {
 		{connecting, syscall.ETIMEDOUT, batch.CodeTimeout, "no connection could be made within 10s"},
 		{securing, os.ErrDeadlineExceeded, batch.CodeTimeout, "the TLS handshake did not end within 10s"},
 		{resolving, &net.DNSError{Err: "i/o timeout\n", Name: "crm", IsTimeout: true}, batch.CodeDNS, `the name "crm" did not resolve: i/o timeout `},
+		// The clock of connections may be a moment ahead.
+		{awaiting, &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}, batch.CodeTimeout, "no answer within 1m0s"},
 		// The connection was lost under an answer that the attempt still had time for.
 		{awaiting, lost, batch.CodeReset, "the connection broke before an answer came"},
 		{reading, lost, batch.CodeReset, "the connection broke before the answer (status 200) was whole"},
 		{awaiting, errors.New("http2: client connection lost"), batch.CodeReset, "the connection broke before an answer came"},
 		{connecting, errors.New(strings.Repeat("é", 1000)), batch.CodeRefused, "no connection could be made: " + strings.Repeat("é", 150) + "…"},
 	} {
-		x := &exchange{target: d.targets["crm"], action: &batch.Action{Method: "GET"}, timeout: time.Minute, status: 200, protoMajor: 1}
+		x := &exchange{target: d.targets["crm"], action: &batch.Action{Method: "GET"}, timeout: time.Minute, until: time.Now().Add(time.Minute), status: 200, protoMajor: 1}
 		code, message := x.explain(t.Context(), tt.at, tt.err)
 		require.Equal(t, tt.code, code, message)
 		require.Contains(t, message, tt.message)

@@ -1,7 +1,6 @@
 package dispatch
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -54,7 +53,7 @@ func decodes(a *batch.Action, req *http.Request) bool {
 
 // readBody reads the body of an answer. Of a compressed one, limit is applied
 // to what it decodes to. Cancel ends the attempt's context.
-func (d *Dispatcher) readBody(res *http.Response, limit int64, decode bool, cancel context.CancelFunc) (b body, err error) {
+func (d *Dispatcher) readBody(res *http.Response, limit int64, decode bool) (b body, err error) {
 	if res.StatusCode < http.StatusOK {
 		// 101 was not asked for: Upgrade is never sent. Below 100 is no status (RFC 9110 §15).
 		return body{}, &answerError{batch.CodeProtocol, fmt.Sprintf("it answered with the status %d, which ends no request", res.StatusCode)}
@@ -65,7 +64,7 @@ func (d *Dispatcher) readBody(res *http.Response, limit int64, decode bool, canc
 		b.bytes, b.truncated, err = readCapped(res.Body, limit, res.ContentLength)
 	}
 	if err == nil && b.truncated && res.ProtoMajor == 1 {
-		d.drain(res.Body, cancel)
+		d.drain(res.Body)
 	}
 	return b, err
 }
@@ -162,9 +161,10 @@ func readCapped(r io.Reader, limit, length int64) (kept []byte, truncated bool, 
 
 // drain reads the rest of a body if it is small and there already, since an
 // HTTP/1 connection can be used again only after that.
-func (d *Dispatcher) drain(rest io.Reader, cancel context.CancelFunc) {
-	timer := time.AfterFunc(d.drainTime, cancel)
-	defer timer.Stop()
+func (d *Dispatcher) drain(rest io.Reader) {
+	if h, ok := rest.(hurried); ok {
+		h.hurry(d.drainTime)
+	}
 	_, _ = io.CopyN(io.Discard, rest, drainBytes) // it ends how it ends: the connection is kept or it is not
 }
 

@@ -258,7 +258,7 @@ func TestTargetThatDoesNotRead(t *testing.T) {
 
 func TestTooLargeIsNotRepeated(t *testing.T) {
 	t.Parallel()
-	x := &exchange{target: &target{}, action: &batch.Action{Method: "GET"}}
+	x := &exchange{target: &target{}, until: time.Now().Add(time.Minute), action: &batch.Action{Method: "GET"}}
 	x.advance(reading)
 	resp := x.unanswered(t.Context(), &answerError{batch.CodeBodyTooLarge, "too large"})
 	require.Equal(t, batch.Errored, resp.Result.Outcome)
