@@ -20,6 +20,13 @@ import (
 
 const empty = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
+// sayEmpty answers each request with nothing.
+func sayEmpty(w *wire) {
+	for w.request() != nil {
+		w.say(empty)
+	}
+}
+
 // carrierOf returns what carries a dispatcher's exchanges, or skips the test where it
 // is the transport's turn.
 func carrierOf(t *testing.T, d *Dispatcher) *direct {
@@ -246,11 +253,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 
 func TestNothingIsSentOnceTheContextHasEnded(t *testing.T) {
 	t.Parallel()
-	target := newRawTarget(t, func(w *wire) {
-		for w.request() != nil {
-			w.say(empty)
-		}
-	})
+	target := newRawTarget(t, sayEmpty)
 	d := newDispatcher(t, batch.Target{BaseURL: target.url})
 	require.Equal(t, 200, do(t, d, batch.Action{}).Result.Status)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -287,11 +290,7 @@ func (w *watched) Value(any) any { return nil }
 
 func TestAConnectionWatchesTheContextOfItsExchanges(t *testing.T) {
 	t.Parallel()
-	target := newRawTarget(t, func(w *wire) {
-		for w.request() != nil {
-			w.say(empty)
-		}
-	})
+	target := newRawTarget(t, sayEmpty)
 	d := newDispatcher(t, batch.Target{BaseURL: target.url})
 	c := carrierOf(t, d)
 	use := func(ctx context.Context) {
@@ -316,11 +315,7 @@ func TestAConnectionWatchesTheContextOfItsExchanges(t *testing.T) {
 
 func TestAConnectionThatMayBeInterruptedIsNotUsed(t *testing.T) {
 	t.Parallel()
-	target := newRawTarget(t, func(w *wire) {
-		for w.request() != nil {
-			w.say(empty)
-		}
-	})
+	target := newRawTarget(t, sayEmpty)
 	d := newDispatcher(t, batch.Target{BaseURL: target.url})
 	_ = carrierOf(t, d)
 	for n := range 20 {
@@ -331,6 +326,40 @@ func TestAConnectionThatMayBeInterruptedIsNotUsed(t *testing.T) {
 		require.Equal(t, 200, resp.Result.Status, "%+v", resp.Result.Error)
 		require.EqualValues(t, n+2, target.conns.Load())
 	}
+}
+
+// blind is a context whose end is not seen at first.
+type blind struct {
+	context.Context
+
+	looks atomic.Int64
+}
+
+func (b *blind) Err() error {
+	if b.looks.Add(-1) >= 0 {
+		return nil
+	}
+	return b.Context.Err()
+}
+
+func TestAContextThatEndsJustNowIsSeen(t *testing.T) {
+	t.Parallel()
+	target := newRawTarget(t, sayEmpty)
+	d := newDispatcher(t, batch.Target{BaseURL: target.url})
+	_ = carrierOf(t, d)
+	parent, cancel := context.WithCancel(t.Context())
+	ctx := &blind{Context: parent}
+	send := func() *batch.Response {
+		return d.Do(ctx, &batch.Request{Target: "crm", Action: &batch.Action{Method: "POST", Path: "/"}})
+	}
+	require.Equal(t, 200, send().Result.Status)
+	cancel()
+	time.Sleep(50 * time.Millisecond) // the connection is interrupted, before it has another deadline
+	ctx.looks.Store(1)
+	resp := send()
+	requireErrored(t, resp, batch.Errored, batch.CodeInterrupted)
+	require.True(t, resp.Unsent)
+	require.EqualValues(t, 1, target.requests.Load())
 }
 
 func TestTimeIsKeptWithoutOpenConnections(t *testing.T) {
