@@ -130,11 +130,12 @@ func (s *Store) Close() error {
 // Sealed reports whether what is stored is sealed.
 func (s *Store) Sealed() bool { return s.seals.first != "" }
 
-// Ping implements [batch.Store].
+// Ping implements [batch.Store]. It reads a key: a server that cannot persist its
+// data refuses PING along with writes, but still answers reads.
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.Ping(ctx).Err())
+	return mapError(ctx, s.rdb.Exists(ctx, openKey).Err())
 }
 
 // errSlow is the cause of a context that ended because Redis took too long.

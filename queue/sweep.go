@@ -216,11 +216,6 @@ func (s *Store) reopen(ctx context.Context, id string) error {
 // Resign implements [batch.Sweeper]. A process that cannot say so is succeeded
 // when its lease ends.
 func (s *Store) Resign(ctx context.Context, worker string) error {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	holder, err := s.rdb.Get(ctx, sweeperKey).Result()
-	if errors.Is(err, redis.Nil) || holder != worker {
-		return nil
-	}
-	return mapError(ctx, s.rdb.Del(ctx, sweeperKey).Err())
+	_, err := s.run(ctx, s.steps.resign, []string{sweeperKey}, worker)
+	return err
 }

@@ -2,10 +2,16 @@ package queue
 
 import (
 	"context"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
 )
+
+// oldestRedis is the first version, major and minor, that has all commands that are
+// used: RPOP with a count, and ZADD with GT.
+var oldestRedis = [2]int{6, 2}
 
 // Unfit returns what about Redis does not suit, each with what to do about it.
 func (s *Store) Unfit(ctx context.Context) ([]string, error) {
@@ -22,6 +28,13 @@ func (s *Store) Unfit(ctx context.Context) ([]string, error) {
 	if _, policy, found := strings.Cut(memory, "maxmemory_policy:"); found && !strings.HasPrefix(policy, "noeviction") {
 		faults = append(faults, "it throws keys away when it is full, and with them accepted batches: set its maxmemory-policy to noeviction")
 	}
+	server, err := s.rdb.Info(ctx, "server").Result()
+	if err != nil {
+		return faults, mapError(ctx, err)
+	}
+	if version := infoField(server, "redis_version"); !atLeast(version, oldestRedis) {
+		faults = append(faults, fmt.Sprintf("it is version %s, and batchd needs %d.%d or later: upgrade it", version, oldestRedis[0], oldestRedis[1]))
+	}
 	sharding, err := s.rdb.Info(ctx, "cluster").Result()
 	if err != nil {
 		return faults, mapError(ctx, err)
@@ -30,4 +43,30 @@ func (s *Store) Unfit(ctx context.Context) ([]string, error) {
 		faults = append(faults, "it is a node of a cluster, which refuses what does not lie on one node: let redis.url begin with redis+cluster:// or rediss+cluster://")
 	}
 	return faults, nil
+}
+
+// infoField returns a field of the answer to INFO, or nothing if it is not there.
+func infoField(info, name string) string {
+	for line := range strings.SplitSeq(info, "\r\n") {
+		if value, found := strings.CutPrefix(line, name+":"); found {
+			return value
+		}
+	}
+	return ""
+}
+
+// atLeast reports whether a version such as "7.0.15" is at least that major and minor
+// one. A version that cannot be read passes: a server that is compatible with Redis may
+// have one of its own.
+func atLeast(version string, oldest [2]int) bool {
+	parts := strings.SplitN(version, ".", 3)
+	if len(parts) < 2 {
+		return true
+	}
+	major, err := strconv.Atoi(parts[0])
+	if err != nil {
+		return true
+	}
+	minor, err := strconv.Atoi(parts[1])
+	return err != nil || major > oldest[0] || major == oldest[0] && minor >= oldest[1]
 }

@@ -1,8 +1,11 @@
 package queue
 
 import (
+	"context"
+	"strings"
 	"testing"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
@@ -23,4 +26,43 @@ func TestWhatDoesNotSuitIsTold(t *testing.T) {
 	node := unfit(open(t, redistest.Start(t, "--cluster-enabled", "yes", "--cluster-port", redistest.FreePort(t)).URL()))
 	require.Len(t, node, 1)
 	require.Contains(t, node[0], "redis+cluster://")
+}
+
+func TestAServerOlderThanWhatIsNeededIsTold(t *testing.T) {
+	t.Parallel()
+	for version, fits := range map[string]bool{
+		"5.0.14": false, "6.0.20": false, "6.2.0": true, "6.2.14": true, "6.10.1": true, "7.0.15": true, "8.2.1": true, "10.0.0": true,
+		"": true, "unknown": true, "6": true, "255.255.255": true,
+	} {
+		require.Equal(t, fits, atLeast(version, oldestRedis), version)
+	}
+	require.Equal(t, "6.0.1", infoField("# Server\r\nredis_version:6.0.1\r\nredis_mode:standalone\r\n", "redis_version"))
+	require.Empty(t, infoField("# Server\r\n", "redis_version"))
+
+	b := open(t, redistest.Start(t).URL())
+	b.rdb.AddHook(answering{command: "info", old: "redis_version:", new: "redis_version:5.0.7\r\nwas:"})
+	faults, err := b.Unfit(b.ctx)
+	require.NoError(t, err)
+	require.Len(t, faults, 1)
+	require.Contains(t, faults[0], "5.0.7")
+	require.Contains(t, faults[0], "6.2")
+}
+
+// answering is a hook that changes the text of what a command answers.
+type answering struct{ command, old, new string }
+
+func (a answering) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (a answering) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (a answering) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if got, ok := cmd.(*redis.StringCmd); ok && cmd.Name() == a.command {
+			got.SetVal(strings.Replace(got.Val(), a.old, a.new, 1))
+		}
+		return err
+	}
 }

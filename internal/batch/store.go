@@ -45,7 +45,8 @@ type Store interface {
 	// looks. Others may have the same one. A wake-up can be lost with a connection, so
 	// the caller looks by itself now and then. Stop releases the watch.
 	Watch(id string) (wake <-chan *Batch, stop func())
-	// Ping reports whether the store can be reached and written to.
+	// Ping reports whether the store can be reached and read. A store that takes no
+	// writes, because it is full or read-only, still serves those who read.
 	Ping(ctx context.Context) error
 }
 

@@ -1,0 +1,9 @@
+-- resign gives up the lease of the sweeper, unless another process holds it.
+-- KEYS: sweeper
+-- ARGV: worker
+-- returns: 1 if the worker held it | 0
+-- Repeating it changes nothing.
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then
+  return 0
+end
+return redis.call('DEL', KEYS[1])
