@@ -13,8 +13,8 @@ import (
 // lower case and without parameters.
 func negotiate(c *gin.Context, offers ...string) (string, error) {
 	ranges := c.Request.Header.Values("Accept")
-	if len(ranges) == 0 {
-		return offers[0], nil
+	if strings.TrimSpace(strings.Join(ranges, "")) == "" {
+		return offers[0], nil // an empty header says as little as none
 	}
 	best, bestQuality := "", 0.0
 	for _, offer := range offers {

@@ -461,3 +461,72 @@ func TestALargeActionDoesNotKeepTheNextOnesOut(t *testing.T) {
 	w := serve(f, call{method: "POST", path: "/batch", body: `{"target":"crm","actions":[` + large + fine + `]}`}.request(t))
 	requireFaults(t, w, []fault{{0, "/actions/0/body", "at most 1024"}})
 }
+
+func TestTextThatIsNotUTF8IsRefusedByName(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	id := f.created(t, call{body: actions(1)})
+	get := `{"method":"GET","path":"/"}`
+	for _, row := range []struct{ path, says string }{
+		{"/batch?target=crm&metadata.k=M%FCller", `query parameter "metadata.k"`},
+		{"/batch?target=crm&metadata.k=M\xfcller", `query parameter "metadata.k"`},
+		{"/batch?target=crm&metadata.M%FC=v", `query parameter "metadata.M\xfc"`},
+		{"/batch?target=cr%FC", `query parameter "target"`},
+		{"/batch?target=crm&webhook=https://example.com/%FC%C3", "query parameter \"webhook\""},
+		{"/batch?target=crm&retention=%FC", `query parameter "retention"`},
+	} {
+		w := f.do(t, call{method: http.MethodPost, path: row.path, headers: []string{"Content-Type: application/x-ndjson"}, body: get, bad: true})
+		p := requireProblem(t, w, http.StatusBadRequest)
+		require.Len(t, p.Errors, 1, row.path)
+		require.Contains(t, p.Errors[0].Detail, row.says)
+		require.Contains(t, p.Errors[0].Detail, "not UTF-8")
+	}
+	for _, row := range []struct{ method, path string }{
+		{"GET", "/batch?cursor=%FC"}, {"GET", "/batch?limit=%FC"}, {"GET", "/batch/" + id + "/results?outcome=%FC"}, {"GET", "/batch/" + id + "?%FC=1"},
+		{"POST", "/batch/" + id + "/retry?outcome=fail%FCd"},
+	} {
+		p := requireProblem(t, f.do(t, call{method: row.method, path: row.path, bad: true}), http.StatusBadRequest)
+		require.Contains(t, p.Detail, "not UTF-8", row.path)
+	}
+}
+
+func TestByteOrderMarksAreTakenAtTheStartOnly(t *testing.T) {
+	t.Parallel()
+	const mark = "\xef\xbb\xbf"
+	get := `{"method":"GET","path":"/"}`
+	for _, row := range []struct{ media, body, pointer, says string }{
+		{mediaJSON, mark + actions(1), "", ""},
+		{mediaJSON, mark + " " + actions(1), "", ""},
+		{mediaNDJSON, mark + get + "\n", "", ""},
+		{mediaNDJSON, mark + "\n" + get, "", ""},
+		{mediaJSON, mark + mark + actions(1), "", "not valid JSON at byte 3: there is a byte order mark (U+FEFF)"},
+		{mediaJSON, actions(1) + mark, "", "there is a byte order mark (U+FEFF)"},
+		{mediaJSON, `{"target":` + mark + `"crm"}`, "/target", "not valid JSON at byte 10: there is a byte order mark (U+FEFF)"},
+		{mediaNDJSON, get + "\n" + mark + get, "", "there is a byte order mark (U+FEFF)"},
+		{mediaNDJSON, mark + "\n" + mark + get, "", "there is a byte order mark (U+FEFF)"},
+		{mediaJSON, "\xff\xfe{\x00}\x00", "", "in UTF-16"},
+		{mediaJSON, "{\x00}\x00", "", "in UTF-16"},
+		{mediaJSON, "\xfe\xff\x00{\x00}", "", "in UTF-16"},
+		{mediaNDJSON, "\xff\xfe{\x00}\x00", "", "in UTF-16"},
+		{mediaNDJSON, "\x00{\x00}\x00\n", "", "in UTF-16"},
+		{mediaJSON, "\xff\xfe\x00\x00{\x00\x00\x00}\x00\x00\x00", "", "in UTF-32"},
+		{mediaJSON, mark, "", "the body is empty"},
+		{mediaNDJSON, mark, "", "there are no actions"},
+		{mediaJSON, mark + "{\"x\xff\":1}", "", "not valid JSON at byte 6: invalid UTF-8"},
+	} {
+		f := setup(t)
+		path := "/batch"
+		if row.media == mediaNDJSON {
+			path += "?target=crm"
+		}
+		w := f.do(t, call{method: http.MethodPost, path: path, headers: []string{"Content-Type: " + row.media}, body: row.body, bad: true})
+		if row.says == "" {
+			require.Equal(t, http.StatusAccepted, w.Code, "%q: %s", row.body, w.Body)
+			continue
+		}
+		p := requireProblem(t, w, http.StatusBadRequest)
+		require.NotEmpty(t, p.Errors)
+		require.Contains(t, p.Errors[0].Detail, row.says, "%q", row.body)
+		require.Equal(t, row.pointer, p.Errors[0].Pointer)
+	}
+}

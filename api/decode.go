@@ -51,10 +51,12 @@ type decoder struct {
 	// stage takes an action that it may not keep. Its error ends reading.
 	stage func(*batch.Action) error
 
-	spec   batch.Spec
-	count  int
-	draft  draft
-	groups batch.Groups
+	spec batch.Spec
+	// targeted says that the submission names a target, however badly.
+	targeted bool
+	count    int
+	draft    draft
+	groups   batch.Groups
 }
 
 func newDecoder(r rules, stage func(*batch.Action) error) *decoder {
@@ -70,7 +72,11 @@ func (l *Limits) maxItem() int64 { return 6*l.MaxActionBody + envelopeSize }
 
 // readJSON reads a submission in one JSON document, to the end of the body.
 func (d *decoder) readJSON(b *body) (*batch.Spec, error) {
-	src := &itemReader{src: bufio.NewReaderSize(b, 16<<10), span: d.limits.maxItem()}
+	text := bufio.NewReaderSize(b, 16<<10)
+	if !d.Begin(text) {
+		return d.finish("", false)
+	}
+	src := &itemReader{src: text, span: d.limits.maxItem()}
 	dec := intake.NewDecoder(src)
 	whole, err := d.document(dec, src)
 	if err == nil {
@@ -104,14 +110,14 @@ func (d *decoder) document(dec *jsontext.Decoder, src *itemReader) (bool, error)
 		src.mark = dec.InputOffset()
 		switch name {
 		case "target":
+			d.targeted = true
 			return d.Text(dec, d.setTarget)
 		case "expires_in":
 			return d.Text(dec, d.setExpiresIn)
 		case "retention":
 			return d.Text(dec, d.setRetention)
 		case "webhook":
-			_, err := d.Object(dec, webhookFields, func(string) error { return d.Text(dec, d.setWebhook) })
-			return err
+			return d.webhook(dec)
 		case "metadata":
 			_, err := d.Object(dec, nil, func(key string) error {
 				return d.Text(dec, func(value string) error { return d.setMetadata(key, value) })
@@ -121,6 +127,19 @@ func (d *decoder) document(dec *jsontext.Decoder, src *itemReader) (bool, error)
 			return d.actions(dec, src)
 		}
 	})
+}
+
+// webhook reads the webhook, whose URL must be there.
+func (d *decoder) webhook(dec *jsontext.Decoder) error {
+	hasURL := false
+	ok, err := d.Object(dec, webhookFields, func(string) error {
+		hasURL = true
+		return d.Text(dec, d.setWebhook)
+	})
+	if ok && !hasURL {
+		d.FaultHere(dec, "the webhook has no url: expected one, or leave the webhook out")
+	}
+	return err
 }
 
 func (d *decoder) actions(dec *jsontext.Decoder, src *itemReader) error {
@@ -157,7 +176,7 @@ func (d *decoder) finish(actions string, whole bool) (*batch.Spec, error) {
 		if d.count == 0 && !d.faulted("/actions") {
 			d.Fault(actions, "there are no actions: expected at least one")
 		}
-		if d.spec.Target == "" && !d.faulted("/target") {
+		if !d.targeted {
 			d.chooseTarget()
 		}
 		if slices.Contains(d.targets, d.spec.Target) {

@@ -8,7 +8,6 @@ import (
 	"io"
 	"mime"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -133,9 +132,9 @@ func foreignMedia(h http.Header, also []string) error {
 
 // foreignRequest reads what a dialect sees of a request.
 func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dialect.Request, error) {
-	query, err := url.ParseQuery(c.Request.URL.RawQuery)
+	query, err := parseQuery(c.Request.URL.RawQuery)
 	if err != nil {
-		return nil, refuse(kindBadParameter, "the query cannot be parsed: it must be percent-encoded")
+		return nil, err
 	}
 	data, err := io.ReadAll(body)
 	if err != nil {

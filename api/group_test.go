@@ -75,7 +75,7 @@ func TestGroupsThatCannotBeKeptAreRefused(t *testing.T) {
 			{0, "/actions/0/undo/path", "does not start with /"},
 		}},
 		{"a name that is empty", "crm", `{"method":"POST","path":"/","group":""}`, []fault{{0, "/actions/0/group", "no name"}}},
-		{"a name that is long", "crm", `{"method":"POST","path":"/","group":"` + strings.Repeat("x", 257) + `"}`, []fault{{0, "/actions/0/group", "257 bytes"}}},
+		{"a name that is long", "crm", `{"method":"POST","path":"/","group":"` + strings.Repeat("x", 257) + `"}`, []fault{{0, "/actions/0/group", "257 characters"}}},
 		{"too many members", "billing", strings.TrimSuffix(strings.Repeat(member("")+",", 101), ","), []fault{{100, "/actions/100/group", `the group "g" has 101 members: at most 100 are allowed`}}},
 	} {
 		t.Run(row.name, func(t *testing.T) {

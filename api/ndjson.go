@@ -19,11 +19,16 @@ import (
 // not keep the others from being checked.
 func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 	d.readOptions(query)
-	lines := bufio.NewScanner(b)
+	text := bufio.NewReaderSize(b, 16<<10)
+	if !d.Begin(text) {
+		return d.finish("", false)
+	}
+	lines := bufio.NewScanner(text)
 	lines.Buffer(make([]byte, 0, 16<<10), int(d.limits.maxItem()))
 	for lines.Scan() && b.err == nil {
-		line := bytes.Trim(lines.Bytes(), " \t\r")
+		line := intake.TrimBlank(lines.Bytes())
 		if len(line) == 0 {
+			d.Skipped = 0
 			continue
 		}
 		if d.full("") {
@@ -33,6 +38,7 @@ func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 		if err := d.readLine(line); err != nil {
 			return nil, err
 		}
+		d.Skipped = 0
 		d.count++
 		d.Index = -1
 	}
@@ -72,8 +78,10 @@ func (d *decoder) readOptions(raw string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		values := query[name]
-		var err error
+		d.targeted = d.targeted || name == "target" && len(values) == 1
+		err := checkParameterText(name, values)
 		switch {
+		case err != nil:
 		case len(values) > 1:
 			err = errors.New("it is there more than once")
 		case name == "target":

@@ -5,14 +5,18 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
+	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// Bounds of a submission's options.
+// Bounds of a submission's options. The lengths are in characters, as those of a
+// schema.
 const (
 	maxWebhookURL    = 2048
 	maxMetadata      = 64
@@ -59,13 +63,16 @@ func (d *decoder) setRetention(s string) error {
 	return setDuration(&d.spec.Retention, s, d.limits.MaxRetention)
 }
 
+// durationForm matches what [time.ParseDuration] reads, also what is too long for it.
+var durationForm = regexp.MustCompile(`^[-+]?((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+$`)
+
 // setDuration parses a duration such as "90s" or "1h30m".
 func setDuration(to *time.Duration, s string, most time.Duration) error {
 	parsed, err := time.ParseDuration(s)
 	switch {
-	case err != nil:
+	case err != nil && !durationForm.MatchString(s):
 		return fmt.Errorf(`%q is not a duration: expected one such as "90s" or "1h30m", more than 0 and at most %s`, intake.Clip(s), shortDuration(most))
-	case parsed <= 0 || parsed > most:
+	case err != nil || parsed <= 0 || parsed > most:
 		return fmt.Errorf("%s is out of range: expected more than 0 and at most %s", intake.Clip(s), shortDuration(most))
 	}
 	*to = parsed
@@ -96,13 +103,18 @@ func (d *decoder) setWebhook(raw string) error {
 // repeat the URL, which may hold a secret. Names, and addresses in forms that
 // only a resolver understands, are checked when they are dialled.
 func validateWebhookURL(raw string, allowPrivate bool) error {
-	if len(raw) > maxWebhookURL {
-		return fmt.Errorf("the URL has %d bytes: at most %d are allowed", len(raw), maxWebhookURL)
+	if raw == "" {
+		return errors.New("the URL is empty: expected an absolute http or https URL, or leave the webhook out")
+	}
+	if n := utf8.RuneCountInString(raw); n > maxWebhookURL {
+		return fmt.Errorf("the URL has %d characters: at most %d are allowed", n, maxWebhookURL)
 	}
 	u, err := url.Parse(raw)
 	switch {
 	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return errors.New("expected an absolute http or https URL")
+	case batch.CheckPort(u) != nil:
+		return batch.CheckPort(u)
 	case u.User != nil:
 		return errors.New("the URL holds a user name or password: webhooks are signed, so that none is needed")
 	case allowPrivate:
@@ -121,11 +133,12 @@ func validateWebhookURL(raw string, allowPrivate bool) error {
 }
 
 func (d *decoder) setMetadata(key, value string) error {
+	keyLength, valueLength := utf8.RuneCountInString(key), utf8.RuneCountInString(value)
 	switch {
-	case key == "" || len(key) > maxMetadataKey:
-		return fmt.Errorf("the key has %d bytes: expected 1 to %d", len(key), maxMetadataKey)
-	case len(value) > maxMetadataValue:
-		return fmt.Errorf("the value has %d bytes: at most %d are allowed", len(value), maxMetadataValue)
+	case keyLength < 1 || keyLength > maxMetadataKey:
+		return fmt.Errorf("the key has %d characters: expected 1 to %d", keyLength, maxMetadataKey)
+	case valueLength > maxMetadataValue:
+		return fmt.Errorf("the value has %d characters: at most %d are allowed", valueLength, maxMetadataValue)
 	case len(d.spec.Metadata) == maxMetadata:
 		return fmt.Errorf("too many entries: at most %d are allowed", maxMetadata)
 	}

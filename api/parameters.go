@@ -1,6 +1,8 @@
 package api
 
 import (
+	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -17,9 +19,9 @@ import (
 // not allowed, and any that is there twice: a misspelt parameter must not pass
 // for one that was obeyed.
 func parameters(c *gin.Context, allowed ...string) (url.Values, error) {
-	values, err := url.ParseQuery(c.Request.URL.RawQuery)
+	values, err := parseQuery(c.Request.URL.RawQuery)
 	if err != nil {
-		return nil, refuse(kindBadParameter, "the query cannot be parsed: it must be percent-encoded")
+		return nil, err
 	}
 	for name, list := range values {
 		switch {
@@ -32,6 +34,30 @@ func parameters(c *gin.Context, allowed ...string) (url.Values, error) {
 		}
 	}
 	return values, nil
+}
+
+// parseQuery returns the parameters of a query, all of them in UTF-8.
+func parseQuery(raw string) (url.Values, error) {
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return nil, refuse(kindBadParameter, "the query cannot be parsed: it must be percent-encoded")
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		if err := checkParameterText(name, values[name]); err != nil {
+			return nil, refuse(kindBadParameter, "the query parameter %q: %v", intake.Clip(name), err)
+		}
+	}
+	return values, nil
+}
+
+// checkParameterText refuses a parameter whose name or values are not UTF-8.
+func checkParameterText(name string, values []string) error {
+	for _, text := range append([]string{name}, values...) {
+		if i := intake.InvalidUTF8([]byte(text)); i >= 0 {
+			return fmt.Errorf("it holds the byte 0x%02x, which is not UTF-8: percent-encode the UTF-8 of the text", text[i])
+		}
+	}
+	return nil
 }
 
 // integer returns a parameter as a number, or def where it is missing.

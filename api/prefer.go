@@ -28,14 +28,27 @@ func parsePrefer(h http.Header) preferences {
 			case "respond-async":
 				p.async = true
 			case "wait":
-				seconds, err := strconv.ParseUint(value, 10, 31)
-				if err == nil && !p.waits { // the first one counts
-					p.wait, p.waits = time.Duration(seconds)*time.Second, true
+				if wait, ok := parseWait(value); ok && !p.waits { // the first one counts
+					p.wait, p.waits = wait, true
 				}
 			}
 		}
 	}
 	return p
+}
+
+// parseWait reads the seconds of a wait: digits, however many, since whoever would
+// wait longer than a server does is to wait as long as it does.
+func parseWait(value string) (time.Duration, bool) {
+	const most = 1<<31 - 1
+	if value == "" || strings.Trim(value, "0123456789") != "" {
+		return 0, false
+	}
+	seconds, err := strconv.ParseUint(value, 10, 64)
+	if err != nil {
+		seconds = most // it has more digits than a number holds
+	}
+	return time.Duration(min(seconds, most)) * time.Second, true
 }
 
 // waitFor returns how long to wait for the end of a batch, and what to say of

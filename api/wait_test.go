@@ -16,6 +16,7 @@ import (
 
 func TestPreferences(t *testing.T) {
 	t.Parallel()
+	const longest = (1<<31 - 1) * time.Second
 	for _, row := range []struct {
 		headers []string
 		want    preferences
@@ -29,7 +30,11 @@ func TestPreferences(t *testing.T) {
 		{[]string{`other="a, wait=3"; x=y, wait=2; foo`}, preferences{wait: 2 * time.Second, waits: true}},
 		{[]string{`other="a\", wait=3"`}, preferences{}},
 		{[]string{"wait=0"}, preferences{waits: true}},
-		{[]string{"wait=-1", "wait=x", "wait", "wait=99999999999", ",,;="}, preferences{}},
+		{[]string{"wait=99999999999"}, preferences{wait: longest, waits: true}},
+		{[]string{"wait=99999999999999999999"}, preferences{wait: longest, waits: true}},
+		{[]string{`wait="` + strings.Repeat("9", 400) + `"`}, preferences{wait: longest, waits: true}},
+		{[]string{"wait=" + strings.Repeat("0", 400) + "7"}, preferences{wait: 7 * time.Second, waits: true}},
+		{[]string{"wait=-1", "wait=+1", "wait=1e9", "wait=1.5", "wait=0x10", "wait=x", "wait", "wait=", "wait=-99999999999999999999", ",,;="}, preferences{}},
 	} {
 		require.Equal(t, row.want, parsePrefer(http.Header{"Prefer": row.headers}), "%q", row.headers)
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/klauspost/compress/gzip"
 
@@ -179,6 +180,19 @@ var lowered = func() map[string]string {
 	return names
 }()
 
+// headerText returns a header's value as text. One that is not UTF-8 is taken for
+// ISO 8859-1, which HTTP used before (RFC 9110 §5.5), so that no byte is lost.
+func headerText(v string) string {
+	if utf8.ValidString(v) {
+		return v
+	}
+	runes := make([]rune, len(v))
+	for i := range len(v) {
+		runes[i] = rune(v[i])
+	}
+	return string(runes)
+}
+
 // resultHeaders returns the end-to-end headers of an answer, names in lower
 // case and in order.
 func resultHeaders(h http.Header, decoded bool) []batch.Field {
@@ -196,7 +210,7 @@ func resultHeaders(h http.Header, decoded bool) []batch.Field {
 			name = strings.ToLower(key)
 		}
 		for _, v := range values {
-			fields = append(fields, batch.Field{Name: name, Value: strings.ToValidUTF8(v, "\uFFFD")})
+			fields = append(fields, batch.Field{Name: name, Value: headerText(v)})
 		}
 	}
 	// Stable, so that the values of one name stay in order.

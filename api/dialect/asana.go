@@ -111,13 +111,21 @@ func (it *item) asanaOptions(dec *jsontext.Decoder) (string, error) {
 		switch name {
 		case "limit":
 			return it.Scalar(dec, func(value string) {
-				if n, err := strconv.Atoi(value); err != nil || n < 1 {
+				switch n, err := strconv.Atoi(value); {
+				case errors.Is(err, strconv.ErrRange):
+					it.FaultHere(dec, "the limit is %q, which is out of range", intake.Clip(value))
+				case err != nil || n < 1:
 					it.FaultHere(dec, "the limit is %q: expected a whole number from 1 on", intake.Clip(value))
 				}
 				add(value)
 			})
 		case "offset":
-			return it.Scalar(dec, add)
+			return it.Scalar(dec, func(value string) {
+				if value == "" {
+					it.FaultHere(dec, "the offset is empty: leave it out for the first page")
+				}
+				add(value)
+			})
 		default:
 			return it.OneOrMany(dec, func() error {
 				return it.Text(dec, func(value string) error { add(value); return nil })

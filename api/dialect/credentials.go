@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"unicode/utf8"
 )
 
 // Credentials are what a caller identifies itself with, in any dialect.
@@ -44,6 +45,9 @@ func only(what string, values []string) (string, error) {
 	case 0:
 		return "", nil
 	case 1:
+		if !utf8.ValidString(values[0]) {
+			return "", &UnauthorizedError{fmt.Sprintf("the %s is not UTF-8", what)}
+		}
 		return values[0], nil
 	}
 	return "", &UnauthorizedError{fmt.Sprintf("the %s is there %d times: expected one", what, len(values))}

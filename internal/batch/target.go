@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -158,8 +159,10 @@ func (t Target) Validate() []Fault {
 		add("/max_response_body", "the size is %d bytes: expected 1 byte to 256 MiB", t.MaxResponseBody)
 	}
 	if t.Proxy != "" {
-		if u, err := url.Parse(t.Proxy); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" {
+		if u, err := url.Parse(t.Proxy); err != nil || u.Hostname() == "" || u.Scheme != "http" && u.Scheme != "https" && u.Scheme != "socks5" {
 			add("/proxy", "expected a URL such as http://proxy:3128")
+		} else if err := CheckPort(u); err != nil {
+			add("/proxy", "%v", err)
 		}
 	}
 	for i := range t.Deny {
@@ -207,6 +210,8 @@ func ParseBaseURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("the base URL's scheme is %q: expected http or https", clip(u.Scheme))
 	case u.Host == "" || u.Hostname() == "":
 		return nil, fmt.Errorf("the base URL has no host: %s", expected)
+	case CheckPort(u) != nil:
+		return nil, CheckPort(u)
 	case u.User != nil:
 		return nil, fmt.Errorf("the base URL holds a user name or password: send credentials in a header")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
@@ -219,6 +224,19 @@ func ParseBaseURL(raw string) (*url.URL, error) {
 	}
 	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
 	return u, nil
+}
+
+// CheckPort refuses a URL with a port that nobody can listen on. Its error does
+// not repeat the URL.
+func CheckPort(u *url.URL) error {
+	port := u.Port()
+	if port == "" {
+		return nil
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("the port of the URL is %s: expected 1 to 65535", clip(port))
+	}
+	return nil
 }
 
 func (x *Transactions) validate(add func(pointer, format string, args ...any)) {

@@ -12,7 +12,8 @@ import (
 )
 
 // Bounds of what one action may say. They are not settings: nothing that is
-// meant seriously comes near them.
+// meant seriously comes near them. MaxIDLength is in characters, MaxPathLength and
+// MaxHeaderLength are in bytes.
 const (
 	MaxIDLength     = 256
 	MaxPathLength   = 8 << 10
@@ -32,8 +33,8 @@ func (a *Action) Validate() []Fault {
 	add := func(pointer, format string, args ...any) {
 		faults = append(faults, Fault{Pointer: pointer, Detail: fmt.Sprintf(format, args...)})
 	}
-	if len(a.ID) > MaxIDLength {
-		add("/id", "the id has %d bytes: at most %d are allowed", len(a.ID), MaxIDLength)
+	if n := utf8.RuneCountInString(a.ID); n > MaxIDLength {
+		add("/id", "the id has %d characters: at most %d are allowed", n, MaxIDLength)
 	}
 	if strings.ContainsFunc(a.ID, unicode.IsControl) || !utf8.ValidString(a.ID) {
 		add("/id", "the id holds a control character")
@@ -66,8 +67,8 @@ func (a *Action) Validate() []Fault {
 	default:
 		add("/retry", "unknown retry mode %q: expected %q or %q", clip(string(a.Retry)), RetrySafe, RetryNever)
 	}
-	if len(a.Group) > MaxIDLength {
-		add("/group", "the group's name has %d bytes: at most %d are allowed", len(a.Group), MaxIDLength)
+	if n := utf8.RuneCountInString(a.Group); n > MaxIDLength {
+		add("/group", "the group's name has %d characters: at most %d are allowed", n, MaxIDLength)
 	}
 	if a.Undo != nil {
 		if a.Group == "" {
@@ -178,6 +179,9 @@ func validateHeader(h Field) error {
 	}
 	if len(h.Name)+len(h.Value) > MaxHeaderLength {
 		return fmt.Errorf("the header has %d bytes: at most %d are allowed", len(h.Name)+len(h.Value), MaxHeaderLength)
+	}
+	if !utf8.ValidString(h.Value) {
+		return fmt.Errorf("the value of header %q is not UTF-8", clip(h.Name))
 	}
 	for i := range len(h.Value) {
 		if c := h.Value[i]; c < 0x20 && c != '\t' || c == 0x7f {

@@ -1,6 +1,7 @@
 package intake
 
 import (
+	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -21,6 +22,9 @@ type Reader struct {
 	Invalid batch.InvalidError
 	// Index is that of the action being read, or -1 outside of actions.
 	Index int
+	// Skipped is how many bytes were left out in front of what a decoder reads, for
+	// the offsets of faults: those of a byte order mark.
+	Skipped int64
 	// Prefix goes in front of the pointers into what a decoder reads, where that
 	// is a part of the document only.
 	Prefix string
@@ -67,11 +71,35 @@ func (r *Reader) SyntaxFault(what string, err error) {
 	if !errors.As(err, &syntax) {
 		return
 	}
-	reason := "it ends too early"
-	if !errors.Is(syntax.Err, io.ErrUnexpectedEOF) {
-		reason = syntax.Err.Error()
+	r.Fault(string(syntax.JSONPointer), "not valid JSON at byte %d%s: %s", syntax.ByteOffset+r.Skipped, what, SyntaxReason(syntax))
+}
+
+// SyntaxReason says what is wrong with JSON, without the place.
+func SyntaxReason(syntax *jsontext.SyntacticError) string {
+	switch reason := syntax.Err.Error(); {
+	case errors.Is(syntax.Err, io.ErrUnexpectedEOF):
+		return "it ends too early"
+	case strings.Contains(reason, `'\ufeff'`):
+		return MarkInside
+	default:
+		return reason
 	}
-	r.Fault(string(syntax.JSONPointer), "not valid JSON at byte %d%s: %s", syntax.ByteOffset, what, reason)
+}
+
+// Begin skips a byte order mark at the start of a text, and faults one that is
+// not in UTF-8. It reports whether the text can be read.
+func (r *Reader) Begin(text *bufio.Reader) bool {
+	const looked = 16
+	start, _ := text.Peek(looked) // its error comes again on reading
+	if encoding := OtherEncoding(start); encoding != "" {
+		r.Fault("", "%s", NotInUTF8(encoding))
+		return false
+	}
+	if HasMark(start) {
+		n, _ := text.Discard(len(byteOrderMark)) // they are there
+		r.Skipped = int64(n)
+	}
+	return true
 }
 
 // IsSyntax reports whether an error says that something is no JSON.
@@ -83,7 +111,13 @@ func IsSyntax(err error) bool {
 // Document reads a whole document with read, to its end. It reports whether all
 // of it is JSON; an error that is not one of syntax is read's own.
 func (r *Reader) Document(document []byte, read func(*jsontext.Decoder) error) (bool, error) {
-	dec := NewDecoder(bytes.NewBuffer(document))
+	if encoding := OtherEncoding(document); encoding != "" {
+		r.Fault("", "%s", NotInUTF8(encoding))
+		return false, nil
+	}
+	text := CutMark(document)
+	r.Skipped = int64(len(document) - len(text))
+	dec := NewDecoder(bytes.NewBuffer(text))
 	err := read(dec)
 	if err == nil {
 		switch _, end := dec.ReadToken(); {

@@ -1,0 +1,108 @@
+package intake
+
+import (
+	"bytes"
+	"fmt"
+	"unicode/utf8"
+)
+
+// byteOrderMark is U+FEFF in UTF-8, which Windows programs write in front of a text.
+const byteOrderMark = "\xef\xbb\xbf"
+
+// CutMark returns the text without a byte order mark at its start (RFC 8259 §8.1).
+func CutMark(text []byte) []byte { return bytes.TrimPrefix(text, []byte(byteOrderMark)) }
+
+// HasMark reports whether the text begins with a byte order mark.
+func HasMark(text []byte) bool { return bytes.HasPrefix(text, []byte(byteOrderMark)) }
+
+// TextPlace is where something stands in a text. Line and column count from 1,
+// columns in characters, of which a byte that is not UTF-8 is one.
+type TextPlace struct{ Line, Column int }
+
+// PlaceIn returns the place of the byte at an offset.
+func PlaceIn(text []byte, offset int) TextPlace {
+	before := text[:min(offset, len(text))]
+	line := bytes.Count(before, []byte{'\n'})
+	start := bytes.LastIndexByte(before, '\n') + 1
+	return TextPlace{Line: line + 1, Column: utf8.RuneCount(before[start:]) + 1}
+}
+
+// CheckText returns what keeps a text from being read as UTF-8, and where: another
+// encoding, a byte that is not UTF-8, or a byte order mark that is not at its
+// start. The detail is empty where nothing does.
+func CheckText(text []byte) (at TextPlace, detail string) {
+	if encoding := OtherEncoding(text); encoding != "" {
+		return TextPlace{1, 1}, NotInUTF8(encoding)
+	}
+	if i := InvalidUTF8(text); i >= 0 {
+		return PlaceIn(text, i), fmt.Sprintf("the byte 0x%02x is not UTF-8: save the text as UTF-8", text[i])
+	}
+	first := len(text) - len(CutMark(text))
+	if i := bytes.Index(text[first:], []byte(byteOrderMark)); i >= 0 {
+		return PlaceIn(text, first+i), MarkInside
+	}
+	return TextPlace{}, ""
+}
+
+// MarkInside says that a byte order mark stands where none may be.
+const MarkInside = "there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another?"
+
+// NotInUTF8 says that a text is in another encoding.
+func NotInUTF8(encoding string) string {
+	return "the text is in " + encoding + ": save it as UTF-8"
+}
+
+// InvalidUTF8 returns the offset of the first byte that is not UTF-8, or -1.
+func InvalidUTF8(text []byte) int {
+	if utf8.Valid(text) {
+		return -1
+	}
+	for i := 0; i < len(text); {
+		r, size := utf8.DecodeRune(text[i:])
+		if r == utf8.RuneError && size <= 1 {
+			return i
+		}
+		i += size
+	}
+	return -1
+}
+
+// OtherEncoding names the encoding of a text that begins with start, if that
+// shows it to be UTF-16 or UTF-32, by a byte order mark or by the zero bytes that
+// ASCII has in them. It returns nothing for all else.
+func OtherEncoding(start []byte) string {
+	for _, mark := range []struct{ bytes, encoding string }{
+		{"\xff\xfe\x00\x00", "UTF-32"}, {"\x00\x00\xfe\xff", "UTF-32"}, {"\xff\xfe", "UTF-16"}, {"\xfe\xff", "UTF-16"},
+	} {
+		if bytes.HasPrefix(start, []byte(mark.bytes)) {
+			return mark.encoding
+		}
+	}
+	const looked = 4 << 10
+	start = start[:min(len(start), looked)]
+	var zeros [4]int
+	for i, c := range start {
+		if c == 0 {
+			zeros[i%4]++
+		}
+	}
+	even, odd := zeros[0]+zeros[2], zeros[1]+zeros[3]
+	switch {
+	case even+odd == 0:
+		return ""
+	case even+odd < max(2, len(start)/16) && len(start) > 2:
+		return "" // stray bytes
+	case len(start) >= 4 && even+odd > len(start)/2 && (zeros[0] == 0 || zeros[3] == 0):
+		return "UTF-32"
+	case even == 0 || odd == 0:
+		return "UTF-16"
+	}
+	return ""
+}
+
+// IsBlank reports whether a line of NDJSON holds nothing but the white space of
+// JSON. Such a line is no action.
+func IsBlank(line []byte) bool { return len(TrimBlank(line)) == 0 }
+
+// TrimBlank cuts the white space of JSON off both ends (RFC 8259 §2).
+func TrimBlank(text []byte) []byte { return bytes.Trim(text, " \t\r\n") }
