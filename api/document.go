@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,7 +16,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// inlineResults is the largest batch whose document holds its results.
+// inlineResults is the largest batch whose document holds its results, as far as
+// [pageBytes] allows.
 const inlineResults = 1000
 
 // document is a batch as the API shows it, in the order of the API.
@@ -83,8 +85,12 @@ func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 		return writeBytes(c, status, mediaJSON, doc)
 	}
 	out := newResultWriter(c, status, mediaJSON, append(doc[:len(doc)-1], `,"results":[`...), ",")
+	out.most = pageBytes
 	if err := s.allPages(c.Request.Context(), b, out.write); err != nil {
 		return err
+	}
+	if out.cut >= 0 {
+		return out.end(`],"results_next":` + strconv.Itoa(out.cut) + "}")
 	}
 	return out.end("]}")
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 )
+
+// answerBytes is the default of Server.answerBytes.
+const answerBytes = 64 << 20
 
 // keyDialect is where a request's dialect is, if it has one: its errors speak it.
 const keyDialect = "dialect"
@@ -220,18 +222,24 @@ func (s *Server) cancelAbandoned(c *gin.Context, id string) {
 }
 
 // gather returns the results of a batch in order. What has not ended is pending,
-// and so is what cannot be read: the batch goes on.
+// and so is what cannot be read: the batch goes on. A body for which the answer has
+// no room is left out, and the Location header names the batch, which has it.
 func (s *Server) gather(c *gin.Context, b *batch.Batch, n int) []batch.Result {
 	results := make([]batch.Result, n)
 	for i := range results {
 		results[i].Index = i
 	}
 	ctx := c.Request.Context()
+	room := s.answerBytes
 	err := s.allPages(ctx, b, func(page [][]byte) (bool, error) {
 		for _, encoded := range page {
 			var r batch.Result
-			if err := json.Unmarshal(encoded, &r); err != nil {
+			if err := r.UnmarshalJSON(encoded); err != nil {
 				return false, err
+			}
+			if room -= len(r.Body); room < 0 && len(r.Body) > 0 {
+				c.Header("Location", location(b.ID))
+				r.Body, r.Truncated, room = nil, true, room+len(r.Body)
 			}
 			if r.Index >= 0 && r.Index < n {
 				results[r.Index] = r

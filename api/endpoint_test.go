@@ -104,6 +104,36 @@ func eachDialect(t *testing.T, test func(scene), options ...func(*Config)) {
 	}
 }
 
+func TestBodiesThatAreTextKeepTheirWhiteSpace(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f, d := setup(t, endpoints), foreigners()["primaerp"]
+		body := "\n{\r\n\t\"a b\": 1.10\n}\n"
+		f.store.run = func(int, *batch.Action) *batch.Result { return succeeded(body) }
+		w := serve(f, d.call().request(t))
+		var items []struct{ Body string }
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &items))
+		require.Len(t, items, 2)
+		require.Equal(t, body, items[0].Body)
+		require.Equal(t, body, items[1].Body)
+	})
+}
+
+func TestAnAnswerHoldsNoMoreThanMayBeHeldInMemory(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(s scene) {
+		s.f.answerBytes = 1000
+		half := `"` + strings.Repeat("x", 600) + `"`
+		s.f.store.run = func(int, *batch.Action) *batch.Result { return succeeded(half) }
+		w := serve(s.f, s.d.call().request(s.t))
+		require.Equal(s.t, http.StatusOK, w.Code)
+		require.Less(s.t, w.Body.Len(), 1200)
+		require.Equal(s.t, 1, strings.Count(w.Body.String(), `"truncated":true`))
+		require.Equal(s.t, []int{200, 200}, s.d.statuses(s.t, w))
+		require.NotEmpty(s.t, w.Header().Get("Location"), "where the rest is")
+	})
+}
+
 func TestADialectAnswersWithTheResultsInOrder(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(s scene) {

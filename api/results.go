@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"slices"
@@ -17,7 +18,8 @@ import (
 const (
 	defaultResultLimit = 1000
 	maxResultLimit     = 10_000
-	// pageBytes ends a JSON page early, so that it stays readable in one piece.
+	// pageBytes is the most bytes of the results in one JSON document, be it a page or a
+	// batch, so that it stays readable in one piece. One result is always in it.
 	pageBytes = 8 << 20
 
 	// chunkBytes is what one read from the store should bring. The number of
@@ -67,6 +69,9 @@ func (s *Server) results(c *gin.Context) error {
 	next, err := s.eachPage(ctx, owner(c), id, query, out.write)
 	if err != nil {
 		return err
+	}
+	if out.cut >= 0 {
+		next = out.cut
 	}
 	tail, err := encodeJSON(pageTail(id, query, next, given))
 	if err != nil {
@@ -201,21 +206,28 @@ type resultWriter struct {
 	media   string
 	head    []byte
 	between string
-	// most ends the stream after so many bytes, 0 means never.
+	// most bounds the bytes of the results, 0 means not at all.
 	most    int
 	written int
 	count   int
+	cut     int    // the index of the first result that there was no room for, or -1
 	text    []byte // of the chunk that is written
 }
 
 func newResultWriter(c *gin.Context, status int, media string, head []byte, between string) *resultWriter {
-	return &resultWriter{c: c, status: status, media: media, head: head, between: between}
+	return &resultWriter{c: c, status: status, media: media, head: head, between: between, cut: -1}
 }
 
 // write takes a chunk, and reports whether there is room for another.
 func (w *resultWriter) write(results [][]byte) (bool, error) {
 	out := append(slices.Grow(w.text[:0], len(w.head)+size(results)+len(results)), w.begin()...)
 	for _, r := range results {
+		r = batch.Served(r)
+		if w.most > 0 && w.count > 0 && w.written+len(r) > w.most {
+			w.cut = indexOf(r)
+			break
+		}
+		w.written += len(r) + len(w.between)
 		if w.between == "," && w.count > 0 {
 			out = append(out, ',')
 		}
@@ -226,14 +238,22 @@ func (w *resultWriter) write(results [][]byte) (bool, error) {
 		w.count++
 	}
 	w.text = out
-	w.written += len(out)
 	if _, err := w.c.Writer.Write(out); err != nil {
 		return false, err
 	}
 	if w.between == "\n" {
 		w.c.Writer.Flush() // lines are of use before the last one is there
 	}
-	return w.most == 0 || w.written < w.most, nil
+	return w.cut < 0, nil
+}
+
+// indexOf returns the index in an encoded result.
+func indexOf(encoded []byte) int {
+	var r struct {
+		Index int `json:"index"`
+	}
+	_ = json.Unmarshal(encoded, &r) // it was encoded by batchd
+	return r.Index
 }
 
 // begin writes the header once, and returns what the body starts with.

@@ -105,6 +105,74 @@ func TestResultsAreInlineUpToAThousandActions(t *testing.T) {
 	}
 }
 
+func TestADocumentHoldsAsManyResultsAsFit(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.store.run = func(i int, _ *batch.Action) *batch.Result {
+		if i < 100 {
+			return succeeded("1") // small ones first: what follows is larger than they let expect
+		}
+		return succeeded(`"` + strings.Repeat("x", 300_000) + `"`)
+	}
+	id := f.created(t, call{body: actions(140)})
+	type document struct {
+		Results     []*batch.Result `json:"results"`
+		ResultsNext int             `json:"results_next"`
+		Next        *int            `json:"next"`
+	}
+	read := func(c call) document {
+		w := f.do(t, c)
+		require.Equal(t, http.StatusOK, w.Code)
+		require.LessOrEqual(t, w.Body.Len(), pageBytes+2000)
+		var doc document
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+		return doc
+	}
+	for _, c := range []call{{method: "GET", path: "/batch/" + id}, {method: "POST", path: "/batch", body: actions(140), headers: []string{"Prefer: wait=5"}}} {
+		doc := read(c)
+		require.Len(t, doc.Results, doc.ResultsNext)
+		require.Greater(t, doc.ResultsNext, 120)
+		require.Less(t, doc.ResultsNext, 140)
+	}
+	next := read(call{method: "GET", path: "/batch/" + id}).ResultsNext
+	page := read(call{method: "GET", path: fmt.Sprintf("/batch/%s/results?from=%d", id, next)})
+	require.Len(t, page.Results, 140-next)
+	require.Equal(t, next, page.Results[0].Index)
+	filtered := read(call{method: "GET", path: "/batch/" + id + "/results?outcome=succeeded"})
+	require.Len(t, filtered.Results, next)
+	require.Equal(t, next, *filtered.Next)
+}
+
+func TestALargeResultIsInAPageOfItsOwn(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	id := f.completed(t, 2, pageBytes+1)
+	w := f.do(t, call{method: "GET", path: "/batch/" + id})
+	var doc struct {
+		Results     []*batch.Result `json:"results"`
+		ResultsNext int             `json:"results_next"`
+	}
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+	require.Len(t, doc.Results, 1)
+	require.Equal(t, 1, doc.ResultsNext)
+}
+
+func TestJSONIsServedWithoutWhiteSpaceInAnyForm(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	f.store.run = func(int, *batch.Action) *batch.Result { return succeeded("\n{\r\n\t\"a b\": 1.10\n}\n") }
+	id := f.created(t, call{body: actions(2)})
+	for _, c := range []call{
+		{method: "GET", path: "/batch/" + id},
+		{method: "GET", path: "/batch/" + id + "/results"},
+		{method: "GET", path: "/batch/" + id + "/results", headers: []string{"Accept: " + mediaNDJSON}},
+		{method: "POST", path: "/batch", body: actions(2), headers: []string{"Prefer: wait=5"}},
+	} {
+		w := f.do(t, c)
+		require.Equal(t, 2, strings.Count(w.Body.String(), `"body":{"a b":1.10},"attempts"`), "%s", w.Body)
+	}
+}
+
 func TestAnAnswerThatBreaksOffBreaksTheConnection(t *testing.T) {
 	t.Parallel()
 	for _, accept := range []string{mediaJSON, mediaNDJSON} {

@@ -29,6 +29,9 @@ type Server struct {
 	metrics *metrics
 	nesting *nesting
 	handler http.Handler
+	// answerBytes is the most bytes of targets' bodies in one answer of a dialect,
+	// which is held in memory as a whole.
+	answerBytes int
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -42,7 +45,7 @@ func New(cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("configure the API: %w", err)
 	}
 	cfg.Store, cfg.Owner = patientStore{cfg.Store}, patiently(cfg.Owner)
-	s := &Server{cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), draining: make(chan struct{})}
+	s := &Server{cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), answerBytes: answerBytes, draining: make(chan struct{})}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)

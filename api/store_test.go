@@ -336,11 +336,7 @@ func (b *fakeBatch) page(q batch.ResultQuery) (*batch.ResultPage, error) {
 			break
 		}
 		if len(q.Outcomes) == 0 || slices.Contains(q.Outcomes, b.results[i].Outcome) {
-			encoded, err := b.results[i].MarshalJSON()
-			if err != nil {
-				return nil, err
-			}
-			page.Results = append(page.Results, encoded)
+			page.Results = append(page.Results, b.results[i].Encode())
 		}
 	}
 	return page, nil

@@ -108,6 +108,9 @@ type Batch struct {
 	// Results are inline in a batch that has ended and is small. For all others
 	// read [Client.Results].
 	Results []Result `json:"results,omitempty"`
+	// ResultsNext is the index of the first result that Results had no room for, 0
+	// if it has all of them.
+	ResultsNext int `json:"results_next,omitempty"`
 }
 
 // AllSucceeded reports whether the batch has ended and every action of it succeeded.

@@ -133,11 +133,7 @@ func (s *Store) Note(ctx context.Context, id string, token batch.Token, g *batch
 		args[6] = "1"
 	}
 	if staged != nil {
-		encoded, err := staged.MarshalJSON()
-		if err != nil {
-			return time.Time{}, err
-		}
-		args[4], args[5] = staged.Index, s.seals.seal(place{id, "r", staged.Index}, encoded)
+		args[4], args[5] = staged.Index, s.seals.seal(place{id, "r", staged.Index}, staged.Encode())
 	}
 	answer, err := s.run(ctx, s.steps.note, keysOf(id).step(), args...)
 	if err != nil {
@@ -157,11 +153,7 @@ func (s *Store) Conclude(ctx context.Context, id string, token batch.Token, g *b
 		}
 		var sealed []byte
 		if r.ID != "" {
-			encoded, err := r.MarshalJSON()
-			if err != nil {
-				return err
-			}
-			sealed = s.seals.seal(place{id, "r", index}, encoded)
+			sealed = s.seals.seal(place{id, "r", index}, r.Encode())
 		}
 		args = append(args, index, state, sealed)
 	}

@@ -181,11 +181,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	if err != nil {
 		return err
 	}
-	encoded, err := r.MarshalJSON()
-	if err != nil {
-		return err
-	}
-	sealed := s.seals.seal(place{id, "r", index}, encoded)
+	sealed := s.seals.seal(place{id, "r", index}, r.Encode())
 	origin, waited := "", s.notices.awaited(id)
 	if waited > 0 {
 		origin = s.name

@@ -167,6 +167,9 @@ func (s *Store) Webhook(ctx context.Context, id string) (*batch.Notice, error) {
 	}
 	if page.Next < 0 { // else they are few, but large
 		n.Results = page.Results
+		for i, r := range n.Results {
+			n.Results[i] = batch.Served(r)
+		}
 	}
 	return n, nil
 }

@@ -13,14 +13,20 @@ import (
 
 const mediaProblem = "application/problem+json"
 
-// base64Encoding marks a body that is neither JSON nor text.
-const base64Encoding = "base64"
+const (
+	// base64Encoding marks a body that is neither JSON nor text.
+	base64Encoding = "base64"
+	// textEncoding marks a body that is said to be JSON and stands there as text,
+	// because it is nested too deep.
+	textEncoding = "text"
+)
 
 // content is a target's body, in a place of an answer that takes any JSON.
 type content struct {
 	// value is nil where there is no body.
 	value json.RawMessage
-	// encoding is "base64" where value is a string that is encoded so.
+	// encoding is "base64" where value is a string that is encoded so, and "text"
+	// where it is the text of JSON that is nested deeper than [batch.MaxDepth].
 	encoding string
 }
 
@@ -29,10 +35,14 @@ func contentOf(r *batch.Result) (content, error) {
 	if len(r.Body) == 0 {
 		return content{}, nil
 	}
-	if isJSON(r) {
-		return content{value: r.Body}, nil
-	}
 	text, encoding := textOf(r)
+	if saysJSON(r) && encoding == "" && !r.Truncated {
+		if !batch.Shallow(r.Body) {
+			encoding = textEncoding // not to be parsed to see whether it is valid
+		} else if json.Valid(r.Body) {
+			return content{value: r.Body}, nil
+		}
+	}
 	value, err := encode(text)
 	return content{value, encoding}, err
 }
@@ -45,20 +55,17 @@ func textOf(r *batch.Result) (text, encoding string) {
 	return base64.StdEncoding.EncodeToString(r.Body), base64Encoding
 }
 
-// isJSON reports whether a body is whole, and what it is said to be. A target
-// that says nothing leaves it to the recipient to look (RFC 9110 §8.3); then a
-// number or a word may be text as well.
-func isJSON(r *batch.Result) bool {
-	if r.Truncated || !utf8.Valid(r.Body) || !json.Valid(r.Body) {
-		return false
-	}
+// saysJSON reports whether a body is said to be JSON. A target that says nothing
+// leaves it to the recipient to look (RFC 9110 §8.3); then a number or a word may be
+// text as well.
+func saysJSON(r *batch.Result) bool {
 	for _, h := range r.Headers {
 		if strings.EqualFold(h.Name, "Content-Type") {
 			return namesJSON(h.Value)
 		}
 	}
-	first := bytes.TrimLeft(r.Body, " \t\r\n")[0]
-	return first == '{' || first == '['
+	first := bytes.TrimLeft(r.Body, " \t\r\n")
+	return len(first) > 0 && (first[0] == '{' || first[0] == '[')
 }
 
 // namesJSON reports whether a Content-Type is one of JSON.

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/batch"
 )
 
 func TestTheBodyOfAnActionIsBounded(t *testing.T) {
@@ -33,6 +34,63 @@ func TestTheBodyOfAnActionIsBounded(t *testing.T) {
 		_, err = d.Decode(r)
 		require.ErrorContains(t, err, "at most 100 are allowed", name)
 	}
+}
+
+func TestDeepJSONOfATargetLeavesTheAnswerReadable(t *testing.T) {
+	t.Parallel()
+	media := []batch.Field{{Name: "content-type", Value: "application/json"}}
+	for _, d := range dialect.All() {
+		for _, depth := range []int{100, 101, 9_998, 10_000, 30_000} {
+			for _, headers := range [][]batch.Field{media, nil} {
+				body := strings.Repeat("[", depth) + strings.Repeat("]", depth)
+				for _, query := range []url.Values{{}, {"opt_pretty": {"true"}}} {
+					answer, err := d.Encode(&dialect.Request{Query: query}, &dialect.Submission{IDs: make([]json.RawMessage, 2)}, []batch.Result{
+						{Outcome: batch.Succeeded, Status: 200, Headers: headers, Body: []byte(body)},
+						{Index: 1, Outcome: batch.Succeeded, Status: 200, Headers: media, Body: []byte(`{"lone":"\ud800"}`)},
+					})
+					require.NoError(t, err)
+					item := firstItem(t, answer)
+					encoding, _ := item["body_encoding"].(string)
+					content := item["body"]
+					if d.Name == "syncano" {
+						encoding, _ = item["content_encoding"].(string)
+						content = item["content"]
+					}
+					text, isText := content.(string)
+					switch {
+					case d.Name == "primaerp":
+						require.Equal(t, body, text)
+						require.Empty(t, encoding)
+					case depth <= batch.MaxDepth:
+						require.False(t, isText)
+						require.Empty(t, encoding)
+					default:
+						require.Equal(t, body, text, d.Name)
+						require.Equal(t, "text", encoding)
+					}
+				}
+			}
+		}
+	}
+}
+
+// firstItem returns the first of the list that an answer is or has.
+func firstItem(t *testing.T, answer []byte) map[string]any {
+	t.Helper()
+	var whole any
+	require.NoError(t, json.Unmarshal(answer, &whole))
+	if object, ok := whole.(map[string]any); ok {
+		require.Len(t, object, 1)
+		for _, list := range object {
+			whole = list
+		}
+	}
+	list, ok := whole.([]any)
+	require.True(t, ok)
+	require.Len(t, list, 2)
+	item, ok := list[0].(map[string]any)
+	require.True(t, ok)
+	return item
 }
 
 func TestUnknownNamesAreNoDialects(t *testing.T) {

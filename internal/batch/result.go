@@ -34,7 +34,8 @@ type Result struct {
 	Truncated bool
 	// Error is set where there was no answer.
 	Error *Failure
-	// Attempts counts the tries at sending, this result's included.
+	// Attempts counts the tries at sending, this result's and those of all earlier
+	// rounds included.
 	Attempts int
 	// StartedAt is when the last attempt began.
 	StartedAt time.Time
@@ -46,16 +47,24 @@ type Result struct {
 
 // Past is what an action ended with before it was retried.
 type Past struct {
-	Outcome   Outcome    `json:"outcome"`
-	Status    int        `json:"status,omitempty"`
-	Error     *Failure   `json:"error,omitempty"`
+	Outcome Outcome  `json:"outcome"`
+	Status  int      `json:"status,omitempty"`
+	Error   *Failure `json:"error,omitempty"`
+	// Attempts counts the tries of that round alone.
 	Attempts  int        `json:"attempts"`
 	StartedAt *time.Time `json:"started_at,omitempty"`
 }
 
-// Past returns the result as one that was followed by another, with those before it.
+// Past returns the history of the result that follows this one. A result that has
+// not ended adds nothing to its own.
 func (r *Result) Past() []Past {
+	if !r.Outcome.Final() {
+		return slices.Clone(r.History)
+	}
 	p := Past{Outcome: r.Outcome, Status: r.Status, Error: r.Error, Attempts: r.Attempts}
+	for i := range r.History {
+		p.Attempts -= r.History[i].Attempts
+	}
 	if !r.StartedAt.IsZero() {
 		at := r.StartedAt.UTC().Truncate(time.Millisecond)
 		p.StartedAt = &at
@@ -90,12 +99,18 @@ type resultDocument struct {
 }
 
 // MarshalJSON encodes the result as the native API serves it: one line, without
-// HTML escaping. A JSON body stands as it came (white space aside) in "body", text in
-// "body_text", anything else in "body_base64"; an empty body is left out. It is
+// HTML escaping. A JSON body stands as it came, less its insignificant white space,
+// in "body", text in "body_text", anything else in "body_base64"; an empty body is
+// left out. An unknown outcome has "sent_at", which is when its attempt began.
+func (r *Result) MarshalJSON() ([]byte, error) { return Served(r.Encode()), nil }
+
+// Encode encodes the result as the store keeps it: as MarshalJSON does, but a JSON
+// body keeps its white space. If it has any, the document begins with a space. It is
 // written field by field, since encoding/json would read headers and body three times.
-func (r *Result) MarshalJSON() ([]byte, error) {
+func (r *Result) Encode() []byte {
 	out := make([]byte, 0, 256+len(r.Body)+len(r.Body)/8)
-	out = appendString(append(out, `{"id":`...), r.ID)
+	spaced := false
+	out = appendString(append(out, ` {"id":`...), r.ID)
 	out = strconv.AppendInt(append(out, `,"index":`...), int64(r.Index), 10)
 	out = appendString(append(out, `,"outcome":`...), r.Outcome.String())
 	if r.Status != 0 {
@@ -105,7 +120,7 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 		out = appendFields(append(out, `,"headers":`...), r.Headers)
 	}
 	if len(r.Body) > 0 {
-		out = r.appendBody(out)
+		out, spaced = r.appendBody(out)
 	}
 	if r.Truncated {
 		out = append(out, `,"truncated":true`...)
@@ -117,26 +132,63 @@ func (r *Result) MarshalJSON() ([]byte, error) {
 	if !r.StartedAt.IsZero() {
 		out = r.StartedAt.UTC().Truncate(time.Millisecond).AppendFormat(append(out, `,"started_at":"`...), time.RFC3339Nano)
 		out = strconv.AppendInt(append(out, `","duration_ms":`...), r.Duration.Milliseconds(), 10)
+		if r.Outcome == Unknown {
+			out = r.StartedAt.UTC().Truncate(time.Millisecond).AppendFormat(append(out, `,"sent_at":"`...), time.RFC3339Nano)
+			out = append(out, '"')
+		}
 	}
 	if len(r.History) > 0 {
 		out = appendValue(append(out, `,"history":`...), r.History)
 	}
-	return append(out, '}'), nil
+	out = append(out, '}')
+	if spaced {
+		return out
+	}
+	return out[1:]
 }
 
-func (r *Result) appendBody(out []byte) []byte {
+// appendBody writes the body, and reports whether it has insignificant white space.
+func (r *Result) appendBody(out []byte) (_ []byte, spaced bool) {
 	valid := utf8.Valid(r.Body)
-	if valid && !r.Truncated && r.isJSON() && shallow(r.Body) {
-		body := bytes.NewBuffer(append(out, `,"body":`...))
+	if valid && !r.Truncated && r.isJSON() && Shallow(r.Body) {
+		out = append(out, `,"body":`...)
+		body := bytes.NewBuffer(out)
 		if json.Compact(body, r.Body) == nil {
-			return body.Bytes()
+			if body.Len() == len(out)+len(r.Body) {
+				return body.Bytes(), false
+			}
+			return append(out, r.Body...), true
 		}
+		out = out[:len(out)-len(`,"body":`)]
 	}
 	if valid {
-		return appendString(append(out, `,"body_text":`...), string(r.Body))
+		return appendString(append(out, `,"body_text":`...), string(r.Body)), false
 	}
 	out = base64.StdEncoding.AppendEncode(append(out, `,"body_base64":"`...), r.Body)
-	return append(out, '"')
+	return append(out, '"'), false
+}
+
+// Served returns a result that [Result.Encode] encoded as the native API serves it:
+// without insignificant white space.
+func Served(encoded []byte) []byte {
+	if len(encoded) == 0 || encoded[0] != ' ' {
+		return encoded
+	}
+	out, from := make([]byte, 0, len(encoded)), 0
+	for i := 0; i < len(encoded); i++ {
+		switch encoded[i] {
+		case ' ', '\t', '\r', '\n':
+			out = append(out, encoded[from:i]...)
+			from = i + 1
+		case '"':
+			for i++; encoded[i] != '"'; i++ {
+				if encoded[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return append(out, encoded[from:]...)
 }
 
 // isJSON reports whether the body says that it is JSON.
@@ -151,13 +203,15 @@ func (r *Result) isJSON() bool {
 	return false
 }
 
-// maxDepth is how deep a JSON body may be nested to be served as JSON. A document
-// as a whole must stay readable for every reader, some of which give up at 128.
-const maxDepth = 100
+// MaxDepth is how deep, in levels, a JSON body may be nested to stand in a document
+// as JSON. The document as a whole must stay readable for every reader, some of which
+// give up at 128.
+const MaxDepth = 100
 
-// shallow reports whether a JSON text is nested no deeper than maxDepth.
-func shallow(text []byte) bool {
-	if bytes.Count(text, []byte{'['})+bytes.Count(text, []byte{'{'}) <= maxDepth {
+// Shallow reports whether a JSON text is nested no deeper than [MaxDepth]. Every
+// document that has a target's JSON in it asks, whatever its format.
+func Shallow(text []byte) bool {
+	if bytes.Count(text, []byte{'['})+bytes.Count(text, []byte{'{'}) <= MaxDepth {
 		return true
 	}
 	depth, quoted := 0, false
@@ -169,7 +223,7 @@ func shallow(text []byte) bool {
 			quoted = !quoted
 		case quoted:
 		case c == '[' || c == '{':
-			if depth++; depth > maxDepth {
+			if depth++; depth > MaxDepth {
 				return false
 			}
 		case c == ']' || c == '}':
@@ -179,7 +233,7 @@ func shallow(text []byte) bool {
 	return true
 }
 
-// UnmarshalJSON is the inverse of MarshalJSON.
+// UnmarshalJSON is the inverse of MarshalJSON and of Encode.
 func (r *Result) UnmarshalJSON(data []byte) error {
 	var doc resultDocument
 	if err := json.Unmarshal(data, &doc); err != nil {
@@ -196,6 +250,12 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	switch {
 	case doc.Body != nil:
 		r.Body = doc.Body
+		if data[0] == ' ' {
+			r.Body, err = spacedBody(data)
+		}
+		if err != nil {
+			return err
+		}
 	case doc.BodyText != nil:
 		r.Body = []byte(*doc.BodyText)
 	case doc.BodyBase64 != nil:
@@ -210,6 +270,28 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 		r.Duration = time.Duration(*doc.DurationMS) * time.Millisecond
 	}
 	return nil
+}
+
+// spacedBody returns the member "body" of a document with the white space around it,
+// which encoding/json leaves out.
+func spacedBody(data []byte) ([]byte, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	_, err := dec.Token()
+	for err == nil {
+		var name json.Token
+		if name, err = dec.Token(); err != nil {
+			break
+		}
+		start := dec.InputOffset() + int64(len(":"))
+		var value json.RawMessage
+		if err = dec.Decode(&value); err != nil || name != "body" {
+			continue
+		}
+		end := dec.InputOffset()
+		end += int64(bytes.IndexAny(data[end:], ",}"))
+		return data[start:end:end], nil
+	}
+	return nil, fmt.Errorf("decode the body of a result: %w", err)
 }
 
 // appendFields writes an object of name to value, or to a list where a name

@@ -90,6 +90,48 @@ func TestAnyResultSurvivesItsEncoding(t *testing.T) {
 	})
 }
 
+func TestTheStoreKeepsTheWhiteSpaceThatTheNativeAPILeavesOut(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(r *rapid.T) {
+		space := rapid.StringMatching(`[ \t\r\n]{0,3}`)
+		body := space.Draw(r, "before") + `{` + space.Draw(r, "a") + `"a b\"\\"` + space.Draw(r, "b") + `:[1.10,` + space.Draw(r, "c") + `" \t<\u2028"]}` + space.Draw(r, "after")
+		want := Result{
+			ID: `,"body": `, Outcome: Succeeded, Status: 200, Body: []byte(body), Attempts: 1,
+			Headers: []Field{{"content-type", "application/json"}, {"body", "1 2"}},
+		}
+		encoded := want.Encode()
+		var got Result
+		require.NoError(r, got.UnmarshalJSON(encoded))
+		require.Equal(r, body, string(got.Body))
+		served, err := want.MarshalJSON()
+		require.NoError(r, err)
+		require.Equal(r, string(served), string(Served(encoded)))
+		require.Contains(r, string(served), `,"body":{"a b\"\\":[1.10," \t<\u2028"]},"attempts":1`)
+		require.True(r, json.Valid(served))
+	})
+}
+
+func TestAHistoryCountsTheAttemptsOfEachRound(t *testing.T) {
+	t.Parallel()
+	first := Result{Outcome: Failed, Status: 500, Attempts: 3}
+	second := Result{Outcome: Errored, Attempts: 5, History: first.Past()}
+	third := Result{Outcome: Pending, Attempts: 6, History: second.Past()}
+	require.Equal(t, []Past{{Outcome: Failed, Status: 500, Attempts: 3}, {Outcome: Errored, Attempts: 2}}, second.Past())
+	require.Equal(t, second.Past(), third.Past(), "what has not ended is nothing to look back on")
+}
+
+func TestAnUnknownResultSaysWhenItWasSent(t *testing.T) {
+	t.Parallel()
+	r := Result{ID: "a", Outcome: Unknown, Attempts: 1, StartedAt: time.Date(2026, 3, 4, 5, 6, 7, 8_000_000, time.UTC)}
+	encoded, err := r.MarshalJSON()
+	require.NoError(t, err)
+	require.JSONEq(t, `{"id":"a","index":0,"outcome":"unknown","attempts":1,"started_at":"2026-03-04T05:06:07.008Z","duration_ms":0,"sent_at":"2026-03-04T05:06:07.008Z"}`, string(encoded))
+	r.Outcome = Failed
+	encoded, err = r.MarshalJSON()
+	require.NoError(t, err)
+	require.NotContains(t, string(encoded), "sent_at")
+}
+
 func TestEveryOutcomeIsHandled(t *testing.T) {
 	t.Parallel()
 	var c Counts

@@ -81,7 +81,8 @@ type ResultQuery struct {
 	Outcomes []Outcome
 }
 
-// ResultPage is a page of results, each encoded as [Result.MarshalJSON] does.
+// ResultPage is a page of results, each encoded as [Result.Encode] does: [Served]
+// makes of it what the native API serves.
 // Actions that have not ended stand in it with the outcome "pending".
 type ResultPage struct {
 	Results [][]byte
