@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"regexp"
 	"strings"
 	"time"
 
@@ -15,12 +16,6 @@ import (
 
 // retryAfter is what callers are told while Redis cannot serve.
 const retryAfter = 2 * time.Second
-
-// refusals are the first words of the errors by which a Redis server says that
-// it cannot serve just now.
-var refusals = []string{
-	"LOADING", "READONLY", "OOM", "CLUSTERDOWN", "MASTERDOWN", "TRYAGAIN", "NOREPLICAS", "MISCONF", "BUSY", "UNBLOCKED",
-}
 
 // mapError turns what go-redis says into what the domain knows. The caller's
 // own cancellation stays what it is.
@@ -37,25 +32,83 @@ func mapError(ctx context.Context, err error) error {
 	return err
 }
 
+// isUnavailable reports whether mapError found that Redis cannot serve.
+func isUnavailable(err error) bool {
+	away := (*batch.UnavailableError)(nil)
+	return err != nil && errors.As(err, &away)
+}
+
+// unavailable reports whether an error means that Redis cannot serve. No list of
+// the replies that mean it is ever complete: Redis, its modules, access rules,
+// proxies and managed services each have their own. So every error reply means it,
+// except for those by which Redis says that a command of ours is wrong.
 func unavailable(err error) bool {
 	var netErr net.Error
 	switch {
+	case errors.Is(err, redis.Nil), errors.Is(err, redis.ErrClosed):
+		return false
 	case errors.Is(err, errSlow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.EOF),
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
 		errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted), errors.As(err, &netErr):
 		return true
 	}
-	message := err.Error()
-	for _, word := range refusals {
-		if redis.HasErrorPrefix(err, word) || strings.Contains(message, ": "+word+" ") {
+	var reply redis.Error
+	if errors.As(err, &reply) {
+		return !ourFault(reply.Error())
+	}
+	return unavailableText(err.Error())
+}
+
+// ourFaults are what replies begin with by which Redis says that a command of ours is
+// wrong, in lower case and without the word ERR. Asking again would not help.
+var ourFaults = []string{
+	"wrongtype ", "crossslot ", "syntax error",
+	"wrong number of arg", "unknown command", "unknown subcommand", "unknown redis command",
+	// Faults of our own Lua.
+	"error compiling script", "script attempted to access", "attempt to ", "bad argument",
+}
+
+// inScript is what Redis puts in front of an error that a script has run into. Before
+// version 7 that is all of this, since then only the last part.
+var inScript = regexp.MustCompile(`^(?i:err )?(?i:error running script \([^)]*\): ?)?(?:@?\w+: ?\d+: ?)*-?`)
+
+// ourFault reports whether an error reply means that a command of ours is wrong.
+func ourFault(reply string) bool {
+	reply = reply[len(inScript.FindString(reply)):]
+	if len(reply) >= 4 && strings.EqualFold(reply[:4], "ERR ") {
+		reply = reply[4:]
+	}
+	reply = strings.ToLower(reply)
+	for _, fault := range ourFaults {
+		if strings.HasPrefix(reply, fault) {
 			return true
 		}
 	}
-	for _, words := range []string{"dial tcp", "i/o timeout", "connection refused", "connection reset"} {
-		if strings.Contains(message, words) { // asynq keeps the words of an error, not the error
+	return false
+}
+
+// clientFaults are the words by which go-redis says, without an error of its own
+// type, that there is no server to talk to, or that what answered is no Redis.
+var clientFaults = []string{
+	"dial tcp", "i/o timeout", "connection refused", "connection reset", "connection pool: failed to dial",
+	"redis: all sentinels specified in configuration are unreachable", "redis: cluster has no nodes",
+	"redis: connection not available", "redis: timed out trying to mark connection as unusable", "redis: invalid reply",
+	"redis: invalid line", "redis: can't parse",
+}
+
+// repliedTo are the words in front of a reply of which asynq keeps only the text.
+var repliedTo = regexp.MustCompile(`redis (?:eval error|command error: \w+ failed): `)
+
+// unavailableText is unavailable for errors of which only the text was kept.
+func unavailableText(text string) bool {
+	for _, words := range clientFaults {
+		if strings.Contains(text, words) {
 			return true
 		}
 	}
-	return strings.Contains(message, "all sentinels specified in configuration are unreachable") ||
-		strings.Contains(message, "connection pool: failed to dial")
+	at := repliedTo.FindStringIndex(text)
+	if at == nil || strings.HasSuffix(text, redis.Nil.Error()) || strings.HasSuffix(text, redis.ErrClosed.Error()) {
+		return false
+	}
+	return !ourFault(text[at[1]:])
 }

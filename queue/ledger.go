@@ -13,10 +13,13 @@ import (
 )
 
 const (
-	// beginPatience is how long a begin is repeated while Redis is away.
-	beginPatience = time.Minute
-	// beginPause is the pause between two of them.
-	beginPause = 200 * time.Millisecond
+	// beginPatience is how long a begin is repeated while Redis is away, and its giving
+	// back: who does not know whether an action is begun would leave it in doubt.
+	beginPatience = 90 * time.Minute
+	// stepPatience is how long other steps are repeated that matter less.
+	stepPatience = time.Minute
+	// stepPause is the pause between two repetitions.
+	stepPause = 200 * time.Millisecond
 )
 
 // Begin implements [batch.Ledger].
@@ -25,7 +28,18 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 		return &batch.Begun{Verdict: batch.Gone}, nil
 	}
 	r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.token()}, read: true}
-	err := s.insist(ctx, func() error { return s.combine.do(r) })
+	begun, err := s.begin(ctx, r, worker)
+	if err != nil && r.mayBeBegun() {
+		err = errors.Join(err, s.giveBackBegun(ctx, r))
+	}
+	return begun, err
+}
+
+// begin runs the step and reads its answer. With an error the action may be begun.
+func (s *Store) begin(ctx context.Context, r *ride, worker string) (*batch.Begun, error) {
+	id, index := r.id, r.index
+	again := func() error { return s.insistFor(ctx, beginPatience, func() error { return s.combine.do(r) }) }
+	err := again()
 	if err == nil && r.first {
 		s.tellIf(ctx, id, text(r.common[2]))
 	}
@@ -34,7 +48,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 		holder := parseEntry(r.own[1])
 		if alive, err = s.alive(ctx); err == nil && (holder.worker == worker || !slices.Contains(alive, holder.worker)) {
 			r.head = []any{worker, holder.token}
-			err = s.combine.do(r)
+			err = again()
 		}
 	}
 	if err == nil && r.verdict() == "interrupted" {
@@ -94,11 +108,6 @@ func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*b
 	}
 	var err error
 	if b.Action, err = s.openAction(r.id, r.index, text(r.action)); err != nil {
-		if verdict == batch.Run && group == "" {
-			// Nothing was sent: it is left to a worker that can read it.
-			_, released := s.Release(ctx, r.id, r.index, b.Token)
-			err = errors.Join(err, released)
-		}
 		return nil, err
 	}
 	if group != "" {
@@ -133,20 +142,24 @@ func (s *Store) heldByOther(ctx context.Context, worker, holder string, began ti
 	return slices.Contains(alive, holder), err
 }
 
-// insist repeats a step whose answer may have been lost. Redis may have done it
-// all the same, and who does not know that his action is begun would take it for
-// another's.
+// insist repeats a step while Redis is away, for a minute at most.
 func (s *Store) insist(ctx context.Context, step func() error) error {
-	deadline := time.Now().Add(beginPatience)
+	return s.insistFor(ctx, stepPatience, step)
+}
+
+// insistFor repeats a step while Redis is away: the step may have been done although
+// its answer was lost, or was replaced by an error. It stops with the context.
+func (s *Store) insistFor(ctx context.Context, patience time.Duration, step func() error) error {
+	deadline := time.Now().Add(patience)
 	for {
 		err := step()
-		if away := (*batch.UnavailableError)(nil); err == nil || !errors.As(err, &away) || time.Now().After(deadline) {
+		if !isUnavailable(err) || time.Now().After(deadline) {
 			return err
 		}
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(beginPause):
+		case <-time.After(stepPause):
 		}
 	}
 }
@@ -221,7 +234,36 @@ func (s *Store) endedBatch(ctx context.Context, id string, answer any) *batch.Ba
 
 // Release implements [batch.Ledger].
 func (s *Store) Release(ctx context.Context, id string, index int, token batch.Token) (bool, error) {
-	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token))
+	return s.release(ctx, id, index, token, "0")
+}
+
+// GiveBack implements [batch.Ledger].
+func (s *Store) GiveBack(ctx context.Context, id string, index int, token batch.Token) (bool, error) {
+	return s.release(ctx, id, index, token, "1")
+}
+
+// giveBackBegun gives back an action that a begin may have begun, and that is not
+// going to be sent. Until Redis says what became of that, the action may be taken for
+// one whose fate is not known, so this goes on for as long as the store is open.
+func (s *Store) giveBackBegun(ctx context.Context, r *ride) error {
+	ctx = context.WithoutCancel(ctx)
+	err := s.insistFor(ctx, beginPatience, func() error {
+		_, err := s.GiveBack(ctx, r.id, r.index, batch.Token(text(r.args[0])))
+		return err
+	})
+	if errors.Is(err, batch.ErrStale) || errors.Is(err, batch.ErrNotFound) {
+		return nil // it was not begun, or is gone
+	}
+	return err
+}
+
+// mayBeBegun reports whether the last try of a begin may have begun the action.
+func (r *ride) mayBeBegun() bool {
+	return r.err != nil || r.verdict() != "held" && r.verdict() != "interrupted"
+}
+
+func (s *Store) release(ctx context.Context, id string, index int, token batch.Token, unsent string) (bool, error) {
+	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent)
 	if err != nil {
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)
 	}

@@ -13,7 +13,6 @@ import (
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
-	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 )
 
@@ -111,7 +110,7 @@ func (s *Store) noteLost(ctx context.Context, queue string) (err error) {
 			defer cancel()
 			return mapError(ctx, s.rdb.SAdd(ctx, lostKey, note).Err())
 		})
-		if away := (*batch.UnavailableError)(nil); ctx.Err() != nil || !errors.As(err, &away) {
+		if ctx.Err() != nil || !isUnavailable(err) {
 			return err
 		}
 	}

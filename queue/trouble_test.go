@@ -187,6 +187,6 @@ func TestAStepThatFindsNoConnectionHasFailed(t *testing.T) {
 	l.turn(true)
 	require.Equal(t, []string{"done"}, l.lanes[0].done, "what has ended is told again")
 	require.True(t, l.lanes[0].filled, "there may still be tasks")
-	_, err = b.Begin(b.ctx, uuid.Must(uuid.NewV7()).String(), 0, "w1")
+	err = b.combine.do(&ride{step: b.steps.begin, id: uuid.Must(uuid.NewV7()).String(), head: []any{"w1", ""}, args: []any{"token"}})
 	require.ErrorContains(t, err, "WRONGPASS", "it says what is wrong")
 }

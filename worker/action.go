@@ -92,7 +92,7 @@ func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 				return w.runGroup(w.held, id, begun, !late)
 			}
 			if g := w.gates[begun.Target]; late && g != nil && !g.again(w.held) {
-				return w.release(w.held, id, index, begun, storeAway)
+				return w.giveBack(w.held, id, index, begun)
 			}
 			return w.attempt(w.held, id, index, begun, place)
 		case batch.Interrupted:
@@ -172,7 +172,10 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 	target := w.targets[begun.Target]
 	w.log.InfoContext(ctx, "action was interrupted", "batch", id, "index", index, "worker", begun.Worker, "attempt", begun.Attempt)
 	if w.cfg.Dispatcher.Repeatable(begun.Target, &begun.Action) && begun.Attempt-begun.Earlier < target.Retry.Attempts {
-		_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token)
+		err := w.insist(ctx, func(ctx context.Context) error {
+			_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token)
+			return err
+		})
 		crash.At(crash.Resumed)
 		switch {
 		case errors.Is(err, batch.ErrStale), errors.Is(err, batch.ErrNotFound), err == nil:
@@ -192,11 +195,23 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 	return false, w.finish(ctx, id, index, begun, r)
 }
 
+// giveBack puts an action back that was begun and of which nothing was sent.
+func (w *Worker) giveBack(ctx context.Context, id string, index int, begun *batch.Begun) error {
+	return w.putBack(ctx, id, index, begun, storeAway, w.cfg.Ledger.GiveBack)
+}
+
 // release puts an action back, and has its task come again after the delay.
 func (w *Worker) release(ctx context.Context, id string, index int, begun *batch.Begun, delay time.Duration) error {
+	return w.putBack(ctx, id, index, begun, delay, w.cfg.Ledger.Release)
+}
+
+// putBack puts an action back by the given step of the ledger.
+func (w *Worker) putBack(ctx context.Context, id string, index int, begun *batch.Begun, delay time.Duration,
+	step func(context.Context, string, int, batch.Token) (bool, error),
+) error {
 	released := false
 	err := w.insist(ctx, func(ctx context.Context) (err error) {
-		released, err = w.cfg.Ledger.Release(ctx, id, index, begun.Token)
+		released, err = step(ctx, id, index, begun.Token)
 		return err
 	})
 	if !released || err != nil {

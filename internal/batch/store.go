@@ -126,7 +126,9 @@ type Delivery struct {
 type Ledger interface {
 	// Begin marks the action as started before any byte of it is sent, and
 	// returns it with the token that Finish and Release ask for; or it says why
-	// there is nothing to send.
+	// there is nothing to send. It goes on while the store is unavailable, until the
+	// context ends. With an error the action is not begun: what may have been begun
+	// was given back.
 	Begin(ctx context.Context, id string, index int, worker string) (*Begun, error)
 	// Finish records the result. The first write wins: a token that is no longer
 	// the action's gets [ErrStale] and changes nothing. A repetition of the write
@@ -136,6 +138,9 @@ type Ledger interface {
 	// was cancelled or has expired in the meantime, the action ends as that, and
 	// released is false.
 	Release(ctx context.Context, id string, index int, token Token) (released bool, err error)
+	// GiveBack is Release for an action of which nothing was sent: the attempt does
+	// not count.
+	GiveBack(ctx context.Context, id string, index int, token Token) (released bool, err error)
 	// Webhook returns what is needed to tell of the batch's end.
 	Webhook(ctx context.Context, id string) (*Notice, error)
 	// Delivered records an attempt at delivery and the state that follows.

@@ -7,10 +7,11 @@
 --          sealed result that it had before the batch was retried, or ''}, or 1 for 'run' if this is the
 --          first attempt at an action without a group
 --          verdict: 'run' | 'interrupted' | 'held', for a group that another holds; the entry tells of the
---          holder | 'ended' | 'gone' | 'waiting', alone
+--          holder | 'ended' | 'gone' | 'waiting' | 'released', alone
 -- The first action of a group begins the whole group. A group that was begun is
 -- taken over: its record tells how far it is.
--- Repeating a begin with the same token answers as the first did.
+-- Repeating a begin with the same token answers as the first did, unless the action was
+-- released with that token: then it begins nothing.
 local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried')
 local answer = {m[2] or '0', m[3] or '', '0', '0'}
 if not m[1] then
@@ -61,6 +62,8 @@ for n, index in ipairs(indexes) do
   elseif state == 'p' and not entries[n] and not m[5] then
     verdict = 1
     begin(number, index, token .. fresh)
+  elseif state == 'p' and entries[n] and string.sub(entries[n], 1, #token + 1) == token .. '|' then
+    verdict = {'released'}
   else
     local e = parse_entry(entries[n]) or {attempts = 0, earlier = 0, first = started, started = started}
     local what = 'run'

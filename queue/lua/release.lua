@@ -1,35 +1,65 @@
 -- release puts an action back, to wait for its next attempt. If its batch is
 -- ending, the action ends with it.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, index, token
+-- ARGV: batch id, channel, index, token, '1' if nothing of it was sent
 -- returns: {'released' | 'ended' | 'stale' | 'gone', '1' if this ended the batch and a webhook is to be sent}
+-- If nothing was sent, the attempt does not count, and a begin with the same token
+-- that arrives only now begins nothing. The first action of a group puts the whole
+-- group back; if the group's record says that some of it was sent, the group stays
+-- begun, and whoever begins it next goes on from the record.
 -- Repeating a release that nothing followed answers as the first did.
-local m = redis.call('HMGET', KEYS[1], 'ending', 'expires')
+local m = redis.call('HMGET', KEYS[1], 'ending', 'expires', 'groups', 'gone')
 if not m[2] then
   return {'gone', '0'}
 end
-local index, token = ARGV[3], ARGV[4]
+local index, token, unsent = ARGV[3], ARGV[4], ARGV[5] == '1'
 local e = read_entry(KEYS[3], index)
+local state = redis.call('GETRANGE', KEYS[2], index, index)
+local now = now_ms()
 if not e or e.token ~= token then
+  if unsent and state == 'p' then
+    e = e or {attempts = 0, first = ms(now), started = ms(now), earlier = 0, worker = ''}
+    e.token = token
+    write_entry(KEYS[3], index, e)
+    redis.call('PEXPIREAT', KEYS[3], m[4])
+  end
   return {'stale', '0'}
 end
-local state = redis.call('GETRANGE', KEYS[2], index, index)
 if state == 'p' then
   return {'released', '0'}
 end
 if state ~= 'r' then
   return {(state == 'C' or state == 'X') and 'ended' or 'stale', '0'}
 end
-local now = now_ms()
+local members, number, _
+if m[3] then
+  members, number, _ = read_group(KEYS[6], index)
+end
+if members and number ~= '0' then
+  e.worker = ''
+  write_entry(KEYS[3], index, e)
+  return {'released', '0'}
+end
+if unsent then
+  e.attempts = e.attempts - 1
+  write_entry(KEYS[3], index, e)
+end
 if not m[1] and now >= tonumber(m[2]) then
   m[1] = 'expired'
   end_waiting(KEYS, 'X', m[1])
 end
+local to, others = 'p', 'w'
 if m[1] then
-  local to = m[1] == 'cancelled' and 'C' or 'X'
-  redis.call('SETRANGE', KEYS[2], index, to)
-  move(KEYS[1], 'r', to, 1)
-  return {'ended', settle(KEYS, ARGV[1], ARGV[2], now)}
+  to = m[1] == 'cancelled' and 'C' or 'X'
+  others = to
 end
-redis.call('SETRANGE', KEYS[2], index, 'p')
-return {'released', '0'}
+local n = 0
+for member in string.gmatch(members or index, '%d+') do
+  redis.call('SETRANGE', KEYS[2], member, member == index and to or others)
+  n = n + 1
+end
+if not m[1] then
+  return {'released', '0'}
+end
+move(KEYS[1], 'r', to, n)
+return {'ended', settle(KEYS, ARGV[1], ARGV[2], now)}

@@ -1,0 +1,232 @@
+package queue
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// behindProxy opens a store behind a proxy.
+func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
+	t.Helper()
+	p := redistest.StartProxy(t, redistest.Start(t).Addr)
+	return open(t, p.URL()), p
+}
+
+// ofStep matches the runs of a step, by its digest, on one batch.
+func (b *bundle) ofStep(digest, id string) func(words []string) bool {
+	return func(words []string) bool {
+		return words[0] == "EVALSHA" && words[1] == digest && slices.Contains(words, keysOf(id).meta)
+	}
+}
+
+// ofContent matches the reading of a batch's actions.
+func ofContent(id string) func(words []string) bool {
+	return func(words []string) bool { return words[0] == "HMGET" && words[1] == keysOf(id).actions }
+}
+
+// endingWith makes a context that ends once a rule was used so many times.
+func endingWith(t *testing.T, rule redistest.Rule, times int64) (context.Context, redistest.Rule) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(cancel)
+	var n atomic.Int64
+	match := rule.Match
+	rule.Match = func(words []string) bool {
+		if !match(words) {
+			return false
+		}
+		if n.Add(1) == times {
+			cancel()
+		}
+		return true
+	}
+	return ctx, rule
+}
+
+const noRoom = "OOM command not allowed when used memory > 'maxmemory'."
+
+func TestABeginWhoseContentIsReadOnlyLaterGoesOn(t *testing.T) {
+	t.Parallel()
+	b, p := behindProxy(t)
+	id := b.submit(2, spec()).ID
+	b.begin(id, 1)
+	stop := p.Answer(redistest.Rule{Reply: noRoom, Match: ofContent(id), Times: 3})
+	begun := b.begin(id, 0)
+	require.Equal(t, 3, stop())
+	require.Equal(t, 1, begun.Attempt)
+	require.Equal(t, "a-0", begun.Action.ID)
+	require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
+}
+
+func TestAnActionWhoseContentCannotBeReadReturnsToWaiting(t *testing.T) {
+	t.Parallel()
+	b, p := behindProxy(t)
+	id := b.submit(2, spec()).ID
+	b.begin(id, 1)
+	ctx, rule := endingWith(t, redistest.Rule{Reply: "NOPERM no permissions to run the 'hmget' command", Match: ofContent(id)}, 2)
+	stop := p.Answer(rule)
+	// Its giving back is not answered either, at first.
+	stopRelease := p.Answer(redistest.Rule{Reply: noRoom, Match: b.ofStep(b.steps.release.Hash(), id), Times: 3})
+	_, err := b.Begin(ctx, id, 0, "w1")
+	require.True(t, isUnavailable(err), "%v", err)
+	require.Equal(t, 2, stop())
+	require.Equal(t, 3, stopRelease())
+	begun := b.begin(id, 0)
+	require.Equal(t, 1, begun.Attempt, "what was not sent is no attempt")
+	require.Equal(t, batch.Counts{Total: 2, Pending: 2}, b.get(id).Counts)
+}
+
+func TestAnActionWhoseBeginWasAnsweredWithAnErrorReturnsToWaiting(t *testing.T) {
+	t.Parallel()
+	for name, way := range map[string]redistest.Way{"refused": redistest.Refused, "replaced": redistest.Replaced} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, p := behindProxy(t)
+			id := b.submit(2, spec()).ID
+			b.begin(id, 1)
+			ctx, rule := endingWith(t, redistest.Rule{Reply: "ERR max daily request limit exceeded", Match: b.ofStep(b.steps.begin.Hash(), id), Way: way}, 2)
+			stop := p.Answer(rule)
+			_, err := b.Begin(ctx, id, 0, "w1")
+			require.True(t, isUnavailable(err), "%v", err)
+			stop()
+			begun, err := b.Begin(b.ctx, id, 0, "w2")
+			require.NoError(t, err)
+			require.Equal(t, batch.Run, begun.Verdict)
+			require.Equal(t, 1, begun.Attempt)
+		})
+	}
+}
+
+func TestABeginThatArrivesAfterItWasGivenBackBeginsNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(2, spec()).ID
+		for round, attempts := range []int{1, 2} {
+			token := "late" + strconv.Itoa(round)
+			_, err := b.GiveBack(b.ctx, id, 0, batch.Token(token))
+			require.ErrorIs(t, err, batch.ErrStale)
+			late := &ride{step: b.steps.begin, id: id, head: []any{"gone", ""}, index: 0, args: []any{token}, read: true}
+			require.NoError(t, b.combine.do(late))
+			require.Equal(t, "released", late.verdict())
+			begun := b.begin(id, 0)
+			require.Equal(t, attempts, begun.Attempt)
+			released, err := b.Release(b.ctx, id, 0, begun.Token)
+			require.NoError(t, err)
+			require.True(t, released)
+		}
+		requireTTLs(b, id, 4, 10*time.Hour) // meta, state, actions, ledger
+	})
+}
+
+func TestWhatIsGivenBackWasNoAttempt(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		for range 2 {
+			begun := b.begin(id, 0)
+			require.Equal(t, 1, begun.Attempt)
+			for range 2 { // it is repeated because its answer was lost
+				released, err := b.GiveBack(b.ctx, id, 0, begun.Token)
+				require.NoError(t, err)
+				require.True(t, released)
+			}
+		}
+		begun := b.begin(id, 0)
+		_, err := b.Release(b.ctx, id, 0, begun.Token)
+		require.NoError(t, err)
+		begun = b.begin(id, 0)
+		require.Equal(t, 2, begun.Attempt)
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		released, err := b.GiveBack(b.ctx, id, 0, begun.Token)
+		require.NoError(t, err)
+		require.False(t, released)
+		r := b.results(id, 10)[0]
+		require.Equal(t, batch.Cancelled, r.Outcome)
+		require.Equal(t, 1, r.Attempts)
+	})
+}
+
+func TestAGroupOfWhichNothingWasSentReturnsToWaiting(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.grouped(spec())
+		for range 2 {
+			begun := b.begin(id, 1)
+			for range 2 {
+				released, err := b.GiveBack(b.ctx, id, 1, begun.Token)
+				require.NoError(t, err)
+				require.True(t, released)
+			}
+		}
+		got, err := b.Begin(b.ctx, id, 3, "w1")
+		require.NoError(t, err)
+		require.Equal(t, batch.Waiting, got.Verdict)
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, batch.Counts{Total: 6, Cancelled: 6}, b.get(id).Counts, "nothing of it is left behind")
+
+		id = b.grouped(spec())
+		begun := b.begin(id, 1)
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, batch.Counts{Total: 6, Pending: 3, Cancelled: 3}, b.get(id).Counts)
+		released, err := b.GiveBack(b.ctx, id, 1, begun.Token)
+		require.NoError(t, err)
+		require.False(t, released)
+		require.Equal(t, batch.Counts{Total: 6, Cancelled: 6}, b.get(id).Counts)
+		require.Equal(t, batch.StatusCancelled, b.get(id).Status)
+	})
+}
+
+func TestAGroupOfWhichSomeWasSentIsLeftToWhoeverBeginsItNext(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.grouped(spec())
+		_, err := b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		begun := b.begin(id, 1)
+		begun.Group.Step, begun.Group.At = batch.GroupMember, 1
+		require.NoError(t, b.note(id, begun, result(1, batch.Succeeded)))
+		for range 2 {
+			released, err := b.GiveBack(b.ctx, id, 1, begun.Token)
+			require.NoError(t, err)
+			require.True(t, released)
+		}
+		next, err := b.Begin(b.ctx, id, 1, "w2")
+		require.NoError(t, err)
+		require.Equal(t, batch.Run, next.Verdict, "although its holder is alive")
+		require.Equal(t, begun.Group, next.Group)
+	})
+}
+
+// A group that is taken over may be another's by then, for all that its new holder knows.
+func TestAGroupWhoseTakingOverWasAnsweredWithAnErrorIsNobodys(t *testing.T) {
+	t.Parallel()
+	b, p := behindProxy(t)
+	id := b.grouped(spec())
+	first := b.begin(id, 1)
+	first.Group.Step, first.Group.At = batch.GroupMember, 1
+	require.NoError(t, b.note(id, first, result(1, batch.Succeeded)))
+	for _, worker := range []string{"w2", "w3"} {
+		_, err := b.Beat(b.ctx, worker)
+		require.NoError(t, err)
+	}
+	takeOver := b.ofStep(b.steps.begin.Hash(), id)
+	ctx, rule := endingWith(t, redistest.Rule{Reply: noRoom, Way: redistest.Replaced, Match: func(words []string) bool {
+		return takeOver(words) && slices.Contains(words, string(first.Token))
+	}}, 2)
+	stop := p.Answer(rule)
+	_, err := b.Begin(ctx, id, 1, "w2")
+	require.True(t, isUnavailable(err), "%v", err)
+	stop()
+	next, err := b.Begin(b.ctx, id, 1, "w3")
+	require.NoError(t, err)
+	require.Equal(t, batch.Run, next.Verdict)
+	require.Equal(t, first.Group, next.Group)
+}
