@@ -29,7 +29,7 @@ for n, index in ipairs(indexes) do
   local number = tonumber(index)
   local at = number - first + 1
   local state = string.sub(states, at, at)
-  if not entries[n] or string.sub(entries[n], 1, #token + 1) ~= token .. '|' then
+  if not entries[n] or string.match(entries[n], '^[^|]*') ~= token then
     answer[#answer + 1] = 'stale'
   elseif state ~= 'r' then
     answer[#answer + 1] = state == to and 1 or 'stale'

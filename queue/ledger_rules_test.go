@@ -1,0 +1,227 @@
+package queue
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// Results with different outcomes share one exchange, and each keeps its own.
+func TestOutcomesThatShareAnExchangeStayApart(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	outcomes := []batch.Outcome{batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Succeeded, batch.Failed, batch.Succeeded}
+	id := b.submit(len(outcomes)+2, spec()).ID // two go on
+	begun := make([]*batch.Begun, len(outcomes))
+	for i := range outcomes {
+		begun[i] = b.begin(id, i)
+	}
+	b.together(len(outcomes), func(i int) error {
+		return b.Finish(b.ctx, id, i, begun[i].Token, result(i, outcomes[i]))
+	})
+	got := b.get(id)
+	require.Equal(t, batch.Counts{Total: 9, Pending: 2, Succeeded: 3, Failed: 2, Errored: 1, Unknown: 1}, got.Counts)
+	require.Equal(t, batch.StatusRunning, got.Status)
+	for i, r := range b.results(id, 100) {
+		want := batch.Pending
+		if i < len(outcomes) {
+			want = outcomes[i]
+		}
+		require.Equal(t, want, r.Outcome, "action %d", i)
+		require.Equal(t, i, r.Index)
+	}
+	for i, o := range outcomes {
+		found := b.results(id, 100, o)
+		require.Contains(t, indexesOf(found), i, "the filter by outcome %s", o)
+	}
+}
+
+func indexesOf(results []batch.Result) []int {
+	indexes := make([]int, len(results))
+	for i, r := range results {
+		indexes[i] = r.Index
+	}
+	return indexes
+}
+
+// A group whose worker never came back ends as a whole: its leader and its members.
+func TestAnOverdueGroupEndsAsUnknownWithAllItsMembers(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	id := b.grouped(spec())
+	b.begin(id, 1) // and with it 3 and 4
+	expire := func(ago time.Duration) {
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
+	}
+	expire(time.Minute)
+	b.sweep()
+	require.Equal(t, batch.Counts{Total: 6, Pending: 3, Expired: 3}, b.get(id).Counts, "the group has begun, and has its time")
+	expire(overdueAfter + time.Minute)
+	b.sweep()
+	got := b.get(id)
+	require.Equal(t, batch.Counts{Total: 6, Unknown: 3, Expired: 3}, got.Counts)
+	require.Equal(t, batch.StatusExpired, got.Status)
+	require.Equal(t, []int{1, 3, 4}, indexesOf(b.results(id, 10, batch.Unknown)))
+	require.Equal(t, []int{0, 2, 5}, indexesOf(b.results(id, 10, batch.Expired)))
+}
+
+// A batch that was cancelled, or that expired, runs after a retry like any other: nothing
+// of its former end is left.
+func TestARetryOfABatchThatWasEndedEarlyRunsToItsOwnEnd(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	for name, c := range map[string]struct {
+		outcome batch.Outcome
+		status  batch.Status
+		end     func(id string)
+	}{
+		"cancelled": {batch.Cancelled, batch.StatusCancelled, func(id string) {
+			_, err := b.Cancel(b.ctx, "me", id)
+			require.NoError(t, err)
+		}},
+		"expired": {batch.Expired, batch.StatusExpired, func(id string) {
+			late := time.Now().Add(-time.Minute)
+			require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", late.Add(-time.Hour).UnixMilli(), "expires", late.UnixMilli()).Err())
+			b.sweep()
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			id := b.submit(4, spec()).ID
+			b.end(id, 0, batch.Succeeded)
+			inFlight := b.begin(id, 1)
+			c.end(id)
+			require.NoError(t, b.Finish(b.ctx, id, 1, inFlight.Token, result(1, batch.Succeeded)))
+			require.Equal(t, c.status, b.get(id).Status)
+
+			again, err := b.Retry(b.ctx, "me", id, []batch.Outcome{c.outcome})
+			require.NoError(t, err)
+			require.Equal(t, batch.StatusQueued, again.Status)
+			require.Equal(t, 2, again.Counts.Pending)
+			require.Zero(t, again.EndedAt)
+			b.sweep()
+			require.Equal(t, 2, b.get(id).Counts.Pending, "the sweeper ends nothing of it")
+
+			begun := b.begin(id, 2)
+			released, err := b.Release(b.ctx, id, 2, begun.Token)
+			require.NoError(t, err)
+			require.True(t, released, "an attempt that is repeated goes back to wait")
+			b.end(id, 2, batch.Failed)
+			b.end(id, 3, batch.Succeeded)
+			done := b.get(id)
+			require.Equal(t, batch.StatusCompleted, done.Status)
+			require.Equal(t, batch.Counts{Total: 4, Succeeded: 3, Failed: 1}, done.Counts)
+		})
+	}
+}
+
+// A page holds as many results as it may, also where that is more than the store reads at
+// a time and no multiple of it.
+func TestAPageHoldsAsManyResultsAsItsLimitSays(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	const total, limit = 2600, 1203
+	id := b.submit(total, spec()).ID
+	for i := 0; i < total; i += 7 {
+		b.end(id, i, batch.Failed)
+	}
+	var pages []int
+	next := 0
+	for from := 0; from >= 0; {
+		page, err := b.Results(b.ctx, "me", id, batch.ResultQuery{From: from, Limit: limit})
+		require.NoError(t, err)
+		pages = append(pages, len(page.Results))
+		for _, encoded := range page.Results {
+			var r batch.Result
+			require.NoError(t, r.UnmarshalJSON(encoded))
+			require.Equal(t, next, r.Index)
+			next++
+		}
+		from = page.Next
+	}
+	require.Equal(t, []int{limit, limit, total - 2*limit}, pages)
+
+	filtered := b.results(id, 301, batch.Failed)
+	require.Len(t, filtered, (total+6)/7)
+	for i, r := range filtered {
+		require.Equal(t, 7*i, r.Index)
+	}
+}
+
+// A token is another action's, or another attempt's, unless every byte is the same.
+func TestATokenThatOnlyResemblesTheHoldersChangesNothing(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	id := b.submit(1, spec()).ID
+	begun := b.begin(id, 0)
+	held := string(begun.Token)
+	for _, token := range []string{"", held[:1], held[:len(held)-1], held + "1", held + "|1", held + "|", held[1:], "|" + held} {
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, batch.Token(token), result(0, batch.Failed)), batch.ErrStale, "token %q", token)
+		_, err := b.Release(b.ctx, id, 0, batch.Token(token))
+		require.ErrorIs(t, err, batch.ErrStale, "token %q", token)
+		require.False(t, bringsTheAttempt(b, id, token), "token %q", token)
+	}
+	require.True(t, bringsTheAttempt(b, id, held))
+	require.Equal(t, batch.Counts{Total: 1, Pending: 1}, b.get(id).Counts)
+	require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
+	require.Equal(t, batch.Counts{Total: 1, Succeeded: 1}, b.get(id).Counts)
+}
+
+// bringsTheAttempt reports whether a recovery task with that token brings the attempt at
+// action 0 that the ledger holds.
+func bringsTheAttempt(b *bundle, id, token string) bool {
+	return bringsInterrupted(taskID(id, 0, token), b.rdb.HMGet(b.ctx, keysOf(id).ledger, strconv.Itoa(0)))
+}
+
+// Whoever can write to Redis cannot have one value pass for another.
+func TestASealedValueOpensOnlyWhereItWasStored(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	ids := []string{b.submit(3, spec()).ID, b.submit(3, spec()).ID}
+	for _, id := range ids {
+		b.end(id, 0, batch.Succeeded)
+		b.end(id, 1, batch.Succeeded)
+	}
+	kind := map[string]func(id string) string{
+		"actions": func(id string) string { return keysOf(id).actions },
+		"results": func(id string) string { return keysOf(id).results },
+	}
+	read := map[string]func(id string) error{
+		"actions": func(id string) error {
+			begun, err := b.Begin(b.ctx, id, 2, "w1")
+			if err == nil {
+				_, err = b.Release(b.ctx, id, 2, begun.Token)
+				require.NoError(t, err)
+				return nil
+			}
+			return err
+		},
+		"results": func(id string) error {
+			_, err := b.Results(b.ctx, "me", id, batch.ResultQuery{Limit: 10})
+			return err
+		},
+	}
+	field := map[string]string{"actions": "2", "results": "1"}
+	for name, c := range map[string]struct{ into, from, fromID, fromField string }{
+		"an action of another index":   {"actions", "actions", ids[0], "1"},
+		"an action of another batch":   {"actions", "actions", ids[1], "2"},
+		"a result as an action":        {"actions", "results", ids[0], "1"},
+		"a result of another index":    {"results", "results", ids[0], "0"},
+		"a result of another batch":    {"results", "results", ids[1], "1"},
+		"an action in place of result": {"results", "actions", ids[0], "1"},
+	} {
+		key := kind[c.into](ids[0])
+		own, err := b.rdb.HGet(b.ctx, key, field[c.into]).Result()
+		require.NoError(t, err)
+		other, err := b.rdb.HGet(b.ctx, kind[c.from](c.fromID), c.fromField).Result()
+		require.NoError(t, err)
+		require.NoError(t, b.rdb.HSet(b.ctx, key, field[c.into], other).Err())
+		require.ErrorIs(t, read[c.into](ids[0]), errSealed, name)
+		require.NoError(t, b.rdb.HSet(b.ctx, key, field[c.into], own).Err())
+		require.NoError(t, read[c.into](ids[0]), "%s: with its own value it opens again", name)
+	}
+}
