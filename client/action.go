@@ -1,13 +1,16 @@
 package client
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
 	"time"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
 // RetryMode says whether an action may be sent again when its answer was not seen.
@@ -20,7 +23,8 @@ const (
 	RetryNever RetryMode = "never" // at most one attempt, whatever the method
 )
 
-// Action is one HTTP request that the server is to make.
+// Action is one HTTP request that the server is to make. All text in it is UTF-8;
+// what is not is an error, except in BodyBytes.
 type Action struct {
 	// ID names the action in its result, unique in the batch. Defaults to the index.
 	ID string
@@ -86,16 +90,12 @@ func (a Action) MarshalJSON() ([]byte, error) {
 	return encodeJSON(&doc)
 }
 
-// encodeJSON encodes without escaping <, > and &, so that bodies stay as they are.
-func encodeJSON(v any) ([]byte, error) {
-	var out bytes.Buffer
-	enc := json.NewEncoder(&out)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(out.Bytes(), []byte{'\n'}), nil
-}
+// strict encodes as encoding/json does, but without escaping <, > and &, so that
+// bodies stay as they are, and refuses text that is not UTF-8 instead of replacing
+// what is wrong with it.
+var strict = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsontext.EscapeForHTML(false), jsontext.AllowInvalidUTF8(false))
+
+func encodeJSON(v any) ([]byte, error) { return jsonv2.Marshal(v, strict) }
 
 // fields is an object of names to a value, or to a list where a name has several.
 type fields map[string][]string

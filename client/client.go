@@ -126,12 +126,19 @@ func parseBaseURL(raw string) (*url.URL, error) {
 		return nil, fmt.Errorf("the server's URL cannot be parsed: %s", expected)
 	case u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
 		return nil, fmt.Errorf("the server's URL is not usable: %s", expected)
+	case u.Port() != "" && !validPort(u.Port()):
+		return nil, fmt.Errorf("the port of the server's URL is %s: expected 1 to 65535", clip(u.Port()))
 	case u.User != nil:
 		return nil, errors.New("the server's URL holds a user name or password: send credentials in a header")
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("the server's URL holds a query or a fragment: %s", expected)
 	}
 	return u, nil
+}
+
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
 }
 
 func validHeader(name, value string) bool {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -9,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Problem is what the server answers instead of what was asked for
@@ -51,8 +53,9 @@ func (f *Fault) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// String names the place and says what is wrong.
+// String names the place and says what is wrong, on one line.
 func (f Fault) String() string {
+	f.Pointer, f.Detail = oneLine(f.Pointer), oneLine(f.Detail)
 	switch {
 	case f.Index >= 0 && f.Pointer != "":
 		return fmt.Sprintf("action %d, %s: %s", f.Index, f.Pointer, f.Detail)
@@ -81,7 +84,7 @@ func (p *Problem) Error() string {
 	return msg.String()
 }
 
-// Summary is the message without the faults.
+// Summary is the message without the faults, on one line.
 func (p *Problem) Summary() string {
 	what := p.Detail
 	if what == "" {
@@ -90,6 +93,7 @@ func (p *Problem) Summary() string {
 	if what == "" {
 		what = strings.ToLower(http.StatusText(p.Status))
 	}
+	what = oneLine(what)
 	if p.RetryAfter > 0 {
 		return fmt.Sprintf("the server answered %d: %s (come back in %s)", p.Status, what, p.RetryAfter)
 	}
@@ -122,8 +126,12 @@ func readProblem(resp *http.Response) *Problem {
 // parseRetryAfter reads seconds or a date (RFC 9110 §10.2.3).
 func parseRetryAfter(value string, now time.Time) time.Duration {
 	const most = 24 * time.Hour
-	if seconds, err := strconv.ParseUint(value, 10, 32); err == nil {
+	seconds, err := strconv.ParseUint(value, 10, 32)
+	switch {
+	case err == nil:
 		return min(time.Duration(seconds)*time.Second, most)
+	case errors.Is(err, strconv.ErrRange):
+		return most
 	}
 	if at, err := http.ParseTime(value); err == nil {
 		return min(max(at.Sub(now), 0), most)
@@ -131,16 +139,24 @@ func parseRetryAfter(value string, now time.Time) time.Duration {
 	return 0
 }
 
+// oneLine makes foreign text fit for a message: what a terminal would obey instead of
+// show is replaced, a line end by a space.
+func oneLine(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case unicode.IsGraphic(r):
+			return r
+		case unicode.IsSpace(r):
+			return ' '
+		}
+		return unicode.ReplacementChar
+	}, s)
+}
+
 // clip keeps foreign text in a message short and on one line.
 func clip(s string) string {
 	const most = 200
-	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, s)
-	if len(s) > most {
+	if s = oneLine(s); len(s) > most {
 		s = strings.ToValidUTF8(s[:most], "") + "…"
 	}
 	return s

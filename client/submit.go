@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+	"unicode/utf8"
 )
 
 // Options says what a submission says beside its actions. The zero value is usable.
@@ -47,6 +48,9 @@ func NewIdempotencyKey() string { return rand.Text() }
 func (c *Client) Submit(ctx context.Context, actions []Action, opts Options) (*Batch, error) {
 	if opts.IdempotencyKey == "" {
 		opts.IdempotencyKey = NewIdempotencyKey()
+	}
+	if err := opts.check(); err != nil {
+		return nil, err
 	}
 	doc := submission{
 		Target: opts.Target, Actions: actions, Metadata: opts.Metadata,
@@ -112,6 +116,20 @@ func seconds(d time.Duration) string {
 	return d.String()
 }
 
+// check refuses options that are not UTF-8.
+func (o *Options) check() error {
+	named := [][2]string{{"target", o.Target}, {"webhook", o.WebhookURL}, {"idempotency key", o.IdempotencyKey}}
+	for key, value := range o.Metadata {
+		named = append(named, [2]string{fmt.Sprintf("metadata %q", key), key + value})
+	}
+	for _, text := range named {
+		if !utf8.ValidString(text[1]) {
+			return fmt.Errorf("the %s is not UTF-8", text[0])
+		}
+	}
+	return nil
+}
+
 // query holds the options of an NDJSON submission, whose body has no place for them.
 func (o *Options) query() url.Values {
 	q := url.Values{}
@@ -132,6 +150,9 @@ func (o *Options) query() url.Values {
 
 // upload sends body, again and again if it may, and reads the answer.
 func (c *Client) upload(ctx context.Context, contentType string, query url.Values, body io.Reader, opts Options) (*Batch, error) {
+	if err := opts.check(); err != nil {
+		return nil, err
+	}
 	header := http.Header{"Content-Type": {contentType}}
 	if opts.IdempotencyKey != "" {
 		header.Set("Idempotency-Key", opts.IdempotencyKey)

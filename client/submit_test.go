@@ -9,6 +9,7 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync/atomic"
@@ -262,4 +263,66 @@ func TestCancellingAnUploadReturnsTheContextsError(t *testing.T) {
 	go func() { <-arrived; cancel() }()
 	_, err := c.SubmitStream(ctx, count(1<<40), client.Options{})
 	require.ErrorIs(t, err, context.Canceled)
+}
+
+func TestTextThatIsNotUTF8IsNotSubmitted(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	t.Cleanup(server.Close)
+	c, err := client.New(server.URL)
+	require.NoError(t, err)
+	const bad = "M\xfcller"
+	good := client.Action{Method: "POST", Path: "/"}
+	for name, change := range map[string]func(*client.Action){
+		"id":           func(a *client.Action) { a.ID = bad },
+		"path":         func(a *client.Action) { a.Path = "/" + bad },
+		"query":        func(a *client.Action) { a.Query = url.Values{"q": {bad}} },
+		"query name":   func(a *client.Action) { a.Query = url.Values{bad: {"v"}} },
+		"header":       func(a *client.Action) { a.Headers = http.Header{"A": {"x", bad}} },
+		"body":         func(a *client.Action) { a.Body = map[string]any{"name": []string{bad}} },
+		"body struct":  func(a *client.Action) { a.Body = struct{ Name string }{bad} },
+		"raw body":     func(a *client.Action) { a.Body = json.RawMessage(`"` + bad + `"`) },
+		"raw escape":   func(a *client.Action) { a.Body = json.RawMessage(`{"a":"\ud800"}`) },
+		"text":         func(a *client.Action) { a.BodyText = bad },
+		"group":        func(a *client.Action) { a.Group = bad },
+		"undo":         func(a *client.Action) { a.Group, a.Undo = "g", &client.Action{Method: "POST", Path: bad} },
+		"batch target": nil,
+	} {
+		action, opts := good, client.Options{}
+		if change != nil {
+			change(&action)
+		} else {
+			opts.Target = bad
+		}
+		_, err := c.Submit(t.Context(), []client.Action{action}, opts)
+		require.Error(t, err, name)
+		require.Regexp(t, "UTF-8|surrogate", err.Error(), name)
+		_, err = c.SubmitStream(t.Context(), func(yield func(client.Action, error) bool) { yield(action, nil) }, opts)
+		require.Error(t, err, name)
+		require.Regexp(t, "UTF-8|surrogate", err.Error(), name)
+	}
+	for _, opts := range []client.Options{{WebhookURL: bad}, {Metadata: map[string]string{"k": bad}}, {Metadata: map[string]string{bad: "v"}}, {IdempotencyKey: bad}} {
+		_, err := c.Submit(t.Context(), []client.Action{good}, opts)
+		require.ErrorContains(t, err, "not UTF-8")
+		_, err = c.SubmitNDJSON(t.Context(), strings.NewReader("{}\n"), opts)
+		require.ErrorContains(t, err, "not UTF-8")
+	}
+	action := good
+	action.BodyBytes = []byte(bad)
+	text, err := json.Marshal(action)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"method":"POST","path":"/","body_base64":"TfxsbGVy"}`, string(text))
+	action = good
+	action.Body = json.RawMessage(` {"b": 1.0, "a": "\ufffd<&>` + "\u2028" + `", "a": 1e400} `)
+	text, err = action.MarshalJSON()
+	require.NoError(t, err)
+	require.Equal(t, `{"method":"POST","path":"/","body":{"b":1.0,"a":"\ufffd<&>`+"\u2028"+`","a":1e400}}`, string(text)) //nolint:testifylint // byte for byte
+}
+
+func TestPortsThatNobodyListensOnAreRefused(t *testing.T) {
+	t.Parallel()
+	for _, port := range []string{"0", "65536", "99999999999999999999"} {
+		_, err := client.New("http://127.0.0.1:" + port)
+		require.ErrorContains(t, err, "expected 1 to 65535")
+	}
 }

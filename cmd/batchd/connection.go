@@ -38,6 +38,9 @@ func (c *connection) url() string {
 func (c *connection) client(patience time.Duration) (*client.Client, error) {
 	opts := []client.Option{client.WithPatience(patience)}
 	token := os.Getenv(config.TokenVariable)
+	if err := errors.Join(checkArgument(config.TokenVariable, token), checkArgument(config.ServerVariable, os.Getenv(config.ServerVariable))); err != nil {
+		return nil, err
+	}
 	for _, h := range c.headers {
 		name, value, ok := strings.Cut(h, ":")
 		if !ok {

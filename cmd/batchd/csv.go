@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
@@ -13,6 +14,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"github.com/batchd/batchd/client"
 )
 
@@ -21,6 +24,8 @@ type rowFlags struct {
 	id, method, path, body, bodyText string
 	headers                          []string
 	delimiter                        string
+	// byExtension says that the delimiter follows from the name of the file.
+	byExtension bool
 }
 
 // given reports whether any of them was set, which only makes sense for CSV.
@@ -33,6 +38,8 @@ type rowTemplate struct {
 	id, method, path, query, body, bodyText *template
 	headers                                 []headerTemplate
 	delimiter                               rune
+	// delimited says that a flag gives the delimiter.
+	delimited bool
 }
 
 type headerTemplate struct {
@@ -48,7 +55,7 @@ func (f *rowFlags) parse() (*rowTemplate, error) {
 	if f.body != "" && f.bodyText != "" {
 		return nil, errors.New("--body and --body-text exclude each other")
 	}
-	t := &rowTemplate{delimiter: ','}
+	t := &rowTemplate{delimiter: ',', delimited: f.delimiter != "" && !f.byExtension}
 	var errs []error
 	parse := func(flag, source string, where place) *template {
 		parsed, err := parseTemplate(source, where)
@@ -111,7 +118,7 @@ func (t *rowTemplate) bind(header []string) error {
 		}
 		for _, column := range tmpl.columns() {
 			if !slices.Contains(header, column) {
-				return fmt.Errorf("there is no column %q: the columns are %s", column, strings.Join(header, ", "))
+				return fmt.Errorf("there is no column %q: the columns are %s", column, visible(strings.Join(header, ", ")))
 			}
 		}
 	}
@@ -147,8 +154,8 @@ func (t *rowTemplate) action(header []string, row map[string]string) (client.Act
 		a.BodyText = expand(t.bodyText)
 	case t.body != nil:
 		text := expand(t.body)
-		if firstErr == nil && !json.Valid([]byte(text)) {
-			firstErr = fmt.Errorf("the body is not JSON once its placeholders are filled in: %s (for other bodies there is --body-text)", clip(text))
+		if firstErr == nil && !validJSON(text) {
+			firstErr = fmt.Errorf("the body is not JSON once its placeholders are filled in: %s (for other bodies there is --body-text)", visible(clip(text)))
 		}
 		a.Body = json.RawMessage(text)
 	case hasBody(a.Method):
@@ -175,9 +182,13 @@ func rowObject(header []string, row map[string]string) json.RawMessage {
 }
 
 // readCSV yields the action of every row, and notes the line of each.
-func readCSV(name string, in io.Reader, t *rowTemplate, at *places) iter.Seq2[client.Action, error] {
+func readCSV(name string, in *bufio.Reader, t *rowTemplate, at *places) iter.Seq2[client.Action, error] {
 	return func(yield func(client.Action, error) bool) {
-		r := csv.NewReader(in)
+		if err := checkStart(name, in); err != nil {
+			yield(client.Action{}, err)
+			return
+		}
+		r := csv.NewReader(newCSVText(in))
 		r.Comma = t.delimiter
 		r.ReuseRecord = true
 		first, err := r.Read()
@@ -191,7 +202,8 @@ func readCSV(name string, in io.Reader, t *rowTemplate, at *places) iter.Seq2[cl
 		}
 		header := slices.Clone(first)
 		if err := checkHeader(header, t); err != nil {
-			yield(client.Action{}, fmt.Errorf("%s:1: %w", name, err))
+			line, _ := r.FieldPos(0)
+			yield(client.Action{}, fmt.Errorf("%s:%d: %w", name, line, err))
 			return
 		}
 		values := make(map[string]string, len(header))
@@ -222,7 +234,13 @@ func readCSV(name string, in io.Reader, t *rowTemplate, at *places) iter.Seq2[cl
 }
 
 func checkHeader(header []string, t *rowTemplate) error {
+	if err := checkDelimiter(header, t); err != nil {
+		return err
+	}
 	for i, column := range header {
+		if strings.TrimSpace(column) == "" {
+			return fmt.Errorf("column %d has no name: name it, or take its delimiter out of every row", i+1)
+		}
 		if slices.Contains(header[:i], column) {
 			return fmt.Errorf("the column %q comes twice", clip(column))
 		}
@@ -230,10 +248,35 @@ func checkHeader(header []string, t *rowTemplate) error {
 	return t.bind(header)
 }
 
+// checkDelimiter refuses a header of one column that looks like several of another
+// delimiter, unless the delimiter was given.
+func checkDelimiter(header []string, t *rowTemplate) error {
+	if len(header) != 1 || t.delimited {
+		return nil
+	}
+	at := strings.IndexAny(header[0], ";\t|,")
+	if at < 0 {
+		return nil
+	}
+	other := header[0][at : at+1]
+	return fmt.Errorf("the only column is %q, which holds the delimiter of other files: use --delimiter %s, or --delimiter %s if it is one column",
+		clip(header[0]), shellQuoted(other), shellQuoted(string(t.delimiter)))
+}
+
+// validJSON reports whether the text is a JSON value in UTF-8.
+func validJSON(text string) bool {
+	return jsontext.Value(text).IsValid(jsontext.AllowDuplicateNames(true))
+}
+
 // csvError names the line, and the column that is missing.
 func csvError(name string, header, record []string, err error) error {
 	parse, ok := errors.AsType[*csv.ParseError](err)
+	text, isText := errors.AsType[*textError](err)
 	switch {
+	case isText && len(record) > 0 && len(record) <= len(header):
+		return fmt.Errorf("%s:%d:%d: column %q: %s", name, text.at.Line, text.at.Column, clip(header[len(record)-1]), text.detail)
+	case isText:
+		return fmt.Errorf("%s:%w", name, err)
 	case !ok:
 		return fmt.Errorf("read %s: %w", name, err)
 	case !errors.Is(err, csv.ErrFieldCount):

@@ -197,13 +197,16 @@ func (d *document) fault(err error) error {
 	if d.in.failed != nil {
 		return fmt.Errorf("read %s: %w", d.name, d.in.failed)
 	}
-	line := d.line()
+	line, column := d.line(), ""
 	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
 		unread := d.dec.UnreadBuffer()
 		ahead := min(max(syntax.ByteOffset-d.dec.InputOffset(), 0), int64(len(unread)))
 		line += bytes.Count(unread[:ahead], []byte{'\n'})
 	}
-	return fmt.Errorf("%s:%d: %w", d.name, line, jsonCause(err))
+	if offset, ok := syntaxOffset(err); ok {
+		column = fmt.Sprintf(":%d", offset-d.in.lineStart(offset)+1)
+	}
+	return fmt.Errorf("%s:%d%s: %w", d.name, line, column, jsonCause(err))
 }
 
 // lineCounter counts the lines that were read through it.
@@ -211,12 +214,41 @@ type lineCounter struct {
 	in     io.Reader
 	lines  int
 	failed error
+
+	// read counts the bytes; starts holds where lines begin, the latest of them.
+	read   int64
+	starts []int64
+}
+
+// latestStarts is how many starts of lines are kept at least: a fault stands in
+// what the decoder read last.
+const latestStarts = 64 << 10
+
+// lineStart returns where the line begins that holds the byte at an offset.
+func (c *lineCounter) lineStart(offset int64) int64 {
+	i, found := slices.BinarySearch(c.starts, offset)
+	switch {
+	case found:
+		return offset
+	case i == 0:
+		return 0
+	}
+	return c.starts[i-1]
 }
 
 // Read implements [io.Reader].
 func (c *lineCounter) Read(p []byte) (int, error) {
 	n, err := c.in.Read(p)
 	c.lines += bytes.Count(p[:n], []byte{'\n'})
+	for i, b := range p[:n] {
+		if b == '\n' {
+			c.starts = append(c.starts, c.read+int64(i)+1)
+		}
+	}
+	if extra := len(c.starts) - latestStarts; extra > latestStarts {
+		c.starts = slices.Delete(c.starts, 0, extra)
+	}
+	c.read += int64(n)
 	if err != nil && !errors.Is(err, io.EOF) {
 		c.failed = err
 	}

@@ -9,8 +9,11 @@ import (
 	"iter"
 	"path/filepath"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // The formats of a submission.
@@ -26,6 +29,9 @@ const maxLine = 64 << 20
 
 // sniffed is how much of an input is looked at to tell its format.
 const sniffed = 64 << 10
+
+// jsonBlanks is the white space of JSON (RFC 8259 §2).
+const jsonBlanks = " \t\r\n"
 
 // places holds the line on which each action began, four bytes an action.
 type places struct{ lines []uint32 }
@@ -52,7 +58,7 @@ func detectFormat(name string, in *bufio.Reader) string {
 		return formatCSV
 	}
 	start, _ := in.Peek(sniffed) // an error comes again on reading
-	start = bytes.TrimLeft(start, " \t\r\n")
+	start = bytes.TrimLeft(start, jsonBlanks)
 	switch {
 	case bytes.HasPrefix(start, []byte("[")):
 		return formatJSON
@@ -65,7 +71,7 @@ func detectFormat(name string, in *bufio.Reader) string {
 	}
 	// An action a line, or a document: a line that is whole and has no "actions" is an action.
 	line, _, _ := bytes.Cut(start, []byte("\n"))
-	line = bytes.TrimSpace(line)
+	line = intake.TrimBlank(line)
 	if jsontext.Value(line).IsValid() && !hasMember(line, "actions") {
 		return formatNDJSON
 	}
@@ -92,11 +98,15 @@ func hasMember(object []byte, name string) bool {
 	return false
 }
 
-// skipBOM drops a byte order mark, which Windows programs write.
-func skipBOM(in *bufio.Reader) {
-	if start, _ := in.Peek(3); bytes.Equal(start, []byte("\xef\xbb\xbf")) {
-		_, _ = in.Discard(3)
+// checkEncoding drops a byte order mark, which Windows programs write, and refuses
+// what is not UTF-8 as a whole.
+func checkEncoding(name string, in *bufio.Reader) error {
+	start, _ := in.Peek(sniffed) // an error comes again on reading
+	if encoding := intake.OtherEncoding(start); encoding != "" {
+		return fmt.Errorf("%s: %s", name, intake.NotInUTF8(encoding))
 	}
+	_, _ = in.Discard(len(start) - len(intake.CutMark(start))) // they are there
+	return nil
 }
 
 // readNDJSON yields the lines of the input that are not blank, checked.
@@ -113,9 +123,10 @@ func readNDJSON(name string, in *bufio.Reader, at *places) iter.Seq2[[]byte, err
 				yield(nil, fmt.Errorf("read %s: %w", name, err))
 				return
 			}
-			if line = bytes.TrimSpace(line); len(line) > 0 {
-				if err := checkLine(line); err != nil {
-					yield(nil, fmt.Errorf("%s:%d: %w", name, number, err))
+			blanks := len(line) - len(bytes.TrimLeft(line, jsonBlanks))
+			if line := intake.TrimBlank(line); len(line) > 0 {
+				if err := checkLine(line, blanks); err != nil {
+					yield(nil, fmt.Errorf("%s:%d%w", name, number, err))
 					return
 				}
 				at.add(number)
@@ -147,32 +158,51 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 	}
 }
 
-func checkLine(line []byte) error {
-	if line[0] != '{' {
-		return fmt.Errorf("expected an action, which is a JSON object, not %s", clip(string(line)))
-	}
-	if jsontext.Value(line).IsValid() {
+// checkLine says what is wrong with a line, with the column in front, if there is
+// one, and a colon. Blanks in front of the action are those that were trimmed off.
+func checkLine(line []byte, blanks int) error {
+	switch isObject := line[0] == '{'; {
+	case isObject && jsontext.Value(line).IsValid():
 		return nil
+	case !isObject && !intake.HasMark(line) && utf8.Valid(line):
+		return fmt.Errorf(": expected an action, which is a JSON object, not %s", visible(clip(string(line))))
 	}
 	dec := jsontext.NewDecoder(bytes.NewReader(line))
 	if _, err := dec.ReadValue(); err != nil {
-		return jsonCause(err)
+		column := ""
+		if offset, ok := syntaxOffset(err); ok {
+			column = fmt.Sprintf(":%d", int64(blanks)+offset+1)
+		}
+		return fmt.Errorf("%s: %w", column, jsonCause(err))
 	}
-	return errors.New("there is something after the JSON object: write one action a line")
+	return errors.New(": there is something after the JSON object: write one action a line")
 }
 
-// jsonCause says what is wrong with JSON, without an offset, which the line replaces.
+// syntaxOffset returns the offset of a fault of JSON that stands at a place, rather
+// than being that there is no more.
+func syntaxOffset(err error) (int64, bool) {
+	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
+	if !ok || isCut(err) || errors.Is(err, jsontext.ErrDuplicateName) {
+		return 0, false
+	}
+	return syntax.ByteOffset, true
+}
+
+func isCut(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) }
+
+// jsonCause says what is wrong with JSON, without an offset, which line and column
+// replace.
 func jsonCause(err error) error {
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
+	switch {
+	case isCut(err):
 		return errors.New("the JSON ends too early")
+	case !ok:
+		return err
+	case syntax.JSONPointer != "":
+		return fmt.Errorf("%s at %s", intake.SyntaxReason(syntax), syntax.JSONPointer)
 	}
-	if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
-		if syntax.JSONPointer != "" {
-			return fmt.Errorf("%w at %s", syntax.Err, syntax.JSONPointer)
-		}
-		return syntax.Err
-	}
-	return err
+	return errors.New(intake.SyntaxReason(syntax))
 }
 
 // chunkReader reads what an iterator yields. It is closed by its owner.

@@ -41,7 +41,7 @@ func newListCmd() *cobra.Command {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), batchTable(batches))
 				return err
 			}
-			enc := json.NewEncoder(cmd.OutOrStdout())
+			enc := json.NewEncoder(faithful(cmd.OutOrStdout()))
 			enc.SetEscapeHTML(false)
 			for _, batch := range batches {
 				if err := enc.Encode(batch); err != nil {
@@ -61,7 +61,7 @@ func batchTable(batches []*client.Batch) string {
 	tw := newTable("ID", "STATUS", "ACTIONS", "CREATED", "OUTCOMES")
 	tw.SetColumnConfigs([]table.ColumnConfig{right("ACTIONS")})
 	for _, b := range batches {
-		tw.AppendRow(table.Row{b.ID, b.Status, grouped(b.Counts.Total), b.CreatedAt.UTC().Format("2006-01-02 15:04:05"), outcomes(&b.Counts)})
+		tw.AppendRow(table.Row{visible(b.ID), visible(string(b.Status)), grouped(b.Counts.Total), b.CreatedAt.UTC().Format("2006-01-02 15:04:05"), outcomes(&b.Counts)})
 	}
 	return tw.Render()
 }

@@ -46,6 +46,7 @@ var (
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	root := newRootCmd()                      //nolint:contextcheck // the commands take the context that cobra hands on
 	root.SetArgs(append([]string{}, args...)) // never nil, for which cobra would take the process's own
+	stdout, stderr = plain(stdout), plain(stderr)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)

@@ -37,6 +37,7 @@ type sample struct {
 }
 
 func newProgress(out io.Writer) *progress {
+	out = unwrapped(out) // the bar is drawn with control characters
 	return &progress{out: out, width: func() int { return terminalWidth(out) }, now: time.Now}
 }
 
@@ -104,7 +105,7 @@ func (p *progress) bar(c *client.Counts, width int) string {
 
 func (p *progress) line(b *client.Batch) string {
 	c := &b.Counts
-	text := fmt.Sprintf("%s: %d of %d done (%d%%)", b.Status, c.Done(), c.Total, percent(c))
+	text := fmt.Sprintf("%s: %d of %d done (%d%%)", visible(string(b.Status)), c.Done(), c.Total, percent(c))
 	if perSecond, left := p.rate(c); perSecond > 0 && c.Pending > 0 {
 		text += fmt.Sprintf(", %s/s, %s left", formatRate(perSecond), roughly(left))
 	}
@@ -116,7 +117,7 @@ func (p *progress) line(b *client.Batch) string {
 
 // summary says how a batch ended.
 func summary(b *client.Batch) string {
-	text := fmt.Sprintf("%s: %s", b.Status, outcomes(&b.Counts))
+	text := fmt.Sprintf("%s: %s", visible(string(b.Status)), outcomes(&b.Counts))
 	if b.EndedAt != nil {
 		text += " in " + duration(b.EndedAt.Sub(b.CreatedAt))
 	}

@@ -112,6 +112,9 @@ func (f *format) resolve(w io.Writer) string {
 }
 
 func writeResults(w io.Writer, format string, results iter.Seq2[*client.Result, error]) error {
+	if format != "table" {
+		w = faithful(w)
+	}
 	out := bufio.NewWriter(w)
 	var err error
 	switch format {

@@ -32,7 +32,7 @@ func (in *input) shown() string {
 	if in.isStdin() {
 		return "standard input"
 	}
-	return in.name
+	return visible(in.name)
 }
 
 // send reads the input once, and submits it as it is read.
@@ -43,7 +43,9 @@ func (in *input) send(ctx context.Context, c *client.Client, opts client.Options
 	}
 	defer file.Close()
 	buffered := bufio.NewReaderSize(file, sniffed)
-	skipBOM(buffered)
+	if err := checkEncoding(in.shown(), buffered); err != nil {
+		return nil, err
+	}
 	kind := in.format.name
 	if kind == formatAuto {
 		kind = detectFormat(in.name, buffered)
@@ -75,13 +77,13 @@ func (in *input) open(ctx context.Context) (io.ReadCloser, error) {
 	}
 	file, err := os.Open(in.name)
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
-		return nil, fmt.Errorf("cannot open %s: %w", in.name, pathErr.Err)
+		return nil, fmt.Errorf("cannot open %s: %w", in.shown(), pathErr.Err)
 	}
 	if err != nil {
 		return nil, err
 	}
 	if info, err := file.Stat(); err == nil && info.IsDir() {
-		return nil, errors.Join(fmt.Errorf("%s is a directory: expected a file", in.name), file.Close())
+		return nil, errors.Join(fmt.Errorf("%s is a directory: expected a file", in.shown()), file.Close())
 	}
 	return file, nil
 }
@@ -89,7 +91,7 @@ func (in *input) open(ctx context.Context) (io.ReadCloser, error) {
 func (in *input) template() (*rowTemplate, error) {
 	flags := in.rows
 	if flags.delimiter == "" && strings.EqualFold(filepath.Ext(in.name), ".tsv") {
-		flags.delimiter = "tab"
+		flags.delimiter, flags.byExtension = "tab", true
 	}
 	return flags.parse()
 }
@@ -125,7 +127,7 @@ func (e *located) Error() string {
 	listed := min(len(e.problem.Errors), most)
 	for _, f := range e.problem.Errors[:listed] {
 		if line := e.in.at.line(f.Index); line > 0 {
-			fmt.Fprintf(&msg, "\n  %s:%d: %s", e.in.shown(), line, strings.TrimPrefix(f.Pointer+": "+f.Detail, ": "))
+			fmt.Fprintf(&msg, "\n  %s:%d: %s", e.in.shown(), line, visible(strings.TrimPrefix(f.Pointer+": "+f.Detail, ": ")))
 		} else {
 			msg.WriteString("\n  " + f.String())
 		}

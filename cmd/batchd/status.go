@@ -46,7 +46,7 @@ exit with 2 if not every action succeeded.`,
 			}
 			if asJSON {
 				batch.Results = nil // those are `batchd results`
-				err = writeJSON(cmd.OutOrStdout(), batch)
+				err = writeJSON(faithful(cmd.OutOrStdout()), batch)
 			} else {
 				err = printBatch(cmd.OutOrStdout(), batch)
 			}
@@ -79,7 +79,7 @@ keep their results.`,
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", batch.Status, outcomes(&batch.Counts))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", visible(string(batch.Status)), outcomes(&batch.Counts))
 			return err
 		}),
 	}
@@ -118,7 +118,7 @@ again if you say so with --outcome.`,
 			if wait {
 				return conn.follow(cmd, args[0])
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", batch.Status, outcomes(&batch.Counts))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", visible(string(batch.Status)), outcomes(&batch.Counts))
 			return err
 		}),
 	}
@@ -135,7 +135,13 @@ func exactArgs(name string) cobra.PositionalArgs {
 		case 0:
 			return fmt.Errorf("the %s is missing: usage: %s", name, cmd.UseLine())
 		case 1:
-			return nil
+			if args[0] == "" {
+				return fmt.Errorf("the %s is empty: usage: %s", name, cmd.UseLine())
+			}
+			if name == "FILE" {
+				return nil // which may be called anything
+			}
+			return checkArgument("the "+name, args[0])
 		}
 		return fmt.Errorf("expected one %s, got %d: usage: %s", name, len(args), cmd.UseLine())
 	}
@@ -147,10 +153,10 @@ func printBatch(w io.Writer, b *client.Batch) error {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(tw, "%s\t%s\n", name, fmt.Sprintf(format, args...))
 	}
-	row("id", "%s", b.ID)
-	row("status", "%s", b.Status)
+	row("id", "%s", visible(b.ID))
+	row("status", "%s", visible(string(b.Status)))
 	if b.Target != "" {
-		row("target", "%s", b.Target)
+		row("target", "%s", visible(b.Target))
 	}
 	row("actions", "%s of %s done (%d%%): %s", grouped(b.Counts.Done()), grouped(b.Counts.Total), percent(&b.Counts), outcomes(&b.Counts))
 	row("created", "%s", b.CreatedAt.UTC().Format(at))
@@ -163,7 +169,7 @@ func printBatch(w io.Writer, b *client.Batch) error {
 		}
 	}
 	for _, key := range slices.Sorted(maps.Keys(b.Metadata)) {
-		row("metadata", "%s=%s", printable(key), printable(b.Metadata[key]))
+		row("metadata", "%s=%s", visible(key), visible(b.Metadata[key]))
 	}
 	return tw.Flush()
 }

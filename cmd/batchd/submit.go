@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -96,7 +95,7 @@ func newSubmitCmd() *cobra.Command {
 }
 
 func (s *submitCommand) run(cmd *cobra.Command, args []string) error {
-	if err := s.finishOptions(); err != nil {
+	if err := s.finishOptions(cmd); err != nil {
 		return err
 	}
 	s.input.name = args[0]
@@ -115,7 +114,7 @@ func (s *submitCommand) run(cmd *cobra.Command, args []string) error {
 		}
 		return err
 	}
-	if _, err := fmt.Fprintln(cmd.OutOrStdout(), batch.ID); err != nil {
+	if _, err := fmt.Fprintln(cmd.OutOrStdout(), visible(batch.ID)); err != nil {
 		return err
 	}
 	stderr := cmd.ErrOrStderr()
@@ -132,7 +131,7 @@ func (s *submitCommand) run(cmd *cobra.Command, args []string) error {
 	return s.conn.follow(cmd, batch.ID)
 }
 
-func (s *submitCommand) finishOptions() error {
+func (s *submitCommand) finishOptions(cmd *cobra.Command) error {
 	for _, pair := range s.metadata {
 		key, value, ok := strings.Cut(pair, "=")
 		if !ok || key == "" {
@@ -146,10 +145,17 @@ func (s *submitCommand) finishOptions() error {
 	switch {
 	case !slices.Contains([]string{"none", "gzip", "zstd"}, s.compression):
 		return fmt.Errorf("--compress %q: expected none, gzip or zstd", clip(s.compression))
-	case s.options.ExpiresIn < 0:
-		return errors.New("--expires-in is below zero")
-	case s.options.Retention < 0:
-		return errors.New("--retention is below zero")
+	}
+	for _, given := range []struct {
+		flag  string
+		value time.Duration
+	}{{"expires-in", s.options.ExpiresIn}, {"retention", s.options.Retention}} {
+		switch {
+		case given.value < 0:
+			return fmt.Errorf("--%s is below zero", given.flag)
+		case given.value == 0 && cmd.Flags().Changed(given.flag):
+			return fmt.Errorf("--%s is zero: expected more, or leave it out for the server's own", given.flag)
+		}
 	}
 	if s.compression != "none" {
 		s.options.Compression = client.Compression(s.compression)

@@ -75,7 +75,7 @@ func resultRow(r *client.Result, answer int) table.Row {
 	if !r.StartedAt.IsZero() {
 		took = duration(r.Duration)
 	}
-	return table.Row{r.Index, shorten(printable(r.ID), 24), r.Outcome, status, r.Attempts, took, answerText(r, answer)}
+	return table.Row{r.Index, shorten(printable(r.ID), 24), printable(string(r.Outcome)), status, r.Attempts, took, answerText(r, answer)}
 }
 
 // answerText says in one line what came back.

@@ -182,7 +182,7 @@ func (t *template) insert(p *part, value string) (string, error) {
 		}
 		return value, nil
 	case asJSON:
-		if !json.Valid([]byte(value)) {
+		if !validJSON(value) {
 			return "", fmt.Errorf("%q is not JSON", clip(value))
 		}
 		return value, nil

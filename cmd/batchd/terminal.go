@@ -10,7 +10,7 @@ import (
 // terminalWidth returns the columns of the terminal that w writes to, or 0 if it
 // writes to none.
 func terminalWidth(w io.Writer) int {
-	file, ok := w.(*os.File)
+	file, ok := unwrapped(w).(*os.File)
 	if !ok {
 		return 0
 	}

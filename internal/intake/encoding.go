@@ -16,7 +16,7 @@ func CutMark(text []byte) []byte { return bytes.TrimPrefix(text, []byte(byteOrde
 func HasMark(text []byte) bool { return bytes.HasPrefix(text, []byte(byteOrderMark)) }
 
 // TextPlace is where something stands in a text. Line and column count from 1,
-// columns in characters, of which a byte that is not UTF-8 is one.
+// columns in bytes.
 type TextPlace struct{ Line, Column int }
 
 // PlaceIn returns the place of the byte at an offset.
@@ -24,7 +24,7 @@ func PlaceIn(text []byte, offset int) TextPlace {
 	before := text[:min(offset, len(text))]
 	line := bytes.Count(before, []byte{'\n'})
 	start := bytes.LastIndexByte(before, '\n') + 1
-	return TextPlace{Line: line + 1, Column: utf8.RuneCount(before[start:]) + 1}
+	return TextPlace{Line: line + 1, Column: len(before) - start + 1}
 }
 
 // CheckText returns what keeps a text from being read as UTF-8, and where: another

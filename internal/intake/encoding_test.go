@@ -48,11 +48,11 @@ func TestWhatIsWrongWithATextHasItsPlace(t *testing.T) {
 	}{
 		"":                      {},
 		"\xef\xbb\xbfa\n":       {},
-		"a\nü7,M\xfcller\n":     {2, 5, "the byte 0xfc is not UTF-8"},
+		"a\nü7,M\xfcller\n":     {2, 6, "the byte 0xfc is not UTF-8"},
 		"a\nb\xc3":              {2, 2, "the byte 0xc3 is not UTF-8"},
 		"a\n\xed\xa0\x80":       {2, 1, "the byte 0xed is not UTF-8"},
 		"a\n\xef\xbb\xbfb":      {2, 1, "byte order mark (U+FEFF)"},
-		"\ufeff\ufeffb":         {1, 2, "byte order mark (U+FEFF)"},
+		"\ufeff\ufeffb":         {1, 4, "byte order mark (U+FEFF)"},
 		"\xff\xfea\x00":         {1, 1, "in UTF-16"},
 		"a\xff\xfe\x00\x00 ...": {1, 2, "0xff"},
 	} {

@@ -1,0 +1,136 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+
+	"github.com/batchd/batchd/internal/intake"
+)
+
+// maxRow is the longest row of CSV that is read: an open quote takes in all that follows.
+const maxRow = maxLine
+
+// csvText is CSV on its way to [csv.Reader]. It keeps what that reader changes, and
+// refuses what that reader takes: a line end CRLF within quotes stays as it is,
+// and text that is not UTF-8, zero bytes, a quote without an end and a byte order
+// mark in front of a row are errors, of the type [textError].
+type csvText struct {
+	in *bufio.Reader
+
+	line, column int // of the next byte, from 1
+	quoted       bool
+	opened       intake.TextPlace // the last quote
+	last         rune
+	row          int // bytes of the row so far
+	err          error
+}
+
+func newCSVText(in *bufio.Reader) *csvText { return &csvText{in: in, line: 1, column: 1} }
+
+// textError is a fault of a text at a place in it.
+type textError struct {
+	at     intake.TextPlace
+	detail string
+}
+
+// Error implements error.
+func (e *textError) Error() string { return fmt.Sprintf("%d:%d: %s", e.at.Line, e.at.Column, e.detail) }
+
+// Read implements [io.Reader].
+func (t *csvText) Read(p []byte) (int, error) {
+	const longest = 5 // a character, and a CR in front of it
+	n := 0
+	for t.err == nil && n+longest <= len(p) && (n == 0 || t.in.Buffered() > 0) {
+		var added []byte
+		added, t.err = t.next(p[n:n])
+		n += len(added)
+	}
+	if n > 0 {
+		return n, nil
+	}
+	return 0, t.err
+}
+
+// next appends the next character, as csv.Reader is to see it.
+func (t *csvText) next(to []byte) ([]byte, error) {
+	r, size, err := t.in.ReadRune()
+	switch {
+	case errors.Is(err, io.EOF) && t.quoted:
+		return nil, &textError{t.opened, "the quote that opens here has no end: a quote within a quoted value is written twice"}
+	case err != nil:
+		return nil, err
+	}
+	if err := t.check(r, size); err != nil {
+		return nil, err
+	}
+	switch {
+	case r == '"':
+		if t.quoted = !t.quoted; t.quoted {
+			t.opened = intake.TextPlace{Line: t.line, Column: t.column}
+		}
+	case r == '\n' && t.last == '\r' && t.quoted:
+		to = append(to, '\r') // csv.Reader drops one in front of every line end
+	}
+	t.last = r
+	t.row += size
+	t.column += size
+	if r == '\n' {
+		t.line, t.column = t.line+1, 1
+		if !t.quoted {
+			t.row = 0
+		}
+	}
+	return append(to, string(r)...), nil
+}
+
+func (t *csvText) check(r rune, size int) error {
+	fault := func(format string, args ...any) error {
+		return &textError{intake.TextPlace{Line: t.line, Column: t.column}, fmt.Sprintf(format, args...)}
+	}
+	switch {
+	case r == '\ufffd' && size == 1:
+		_ = t.in.UnreadRune() // a rune was just read
+		bad, err := t.in.ReadByte()
+		if err != nil {
+			return err
+		}
+		return fault("the byte 0x%02x is not UTF-8: save the file as UTF-8", bad)
+	case r == 0:
+		return fault("there is a zero byte here, which no text has")
+	case r == '\ufeff' && t.row == 0:
+		return fault("%s", intake.MarkInside)
+	case t.last == '\r' && r != '\n' && !t.quoted:
+		return fault("a line ends before this with CR alone, as on old Macs: save the file with LF or CRLF")
+	case t.row >= maxRow && t.quoted:
+		return &textError{t.opened, fmt.Sprintf("the row goes on for more than %d MiB: is the quote that opens here meant to?", maxRow>>20)}
+	case t.row >= maxRow:
+		return fault("the row has more than %d MiB", maxRow>>20)
+	}
+	return nil
+}
+
+// separatorLine matches a first line by which Excel is told the delimiter.
+var separatorLine = regexp.MustCompile(`^(?i:"?(sep=([^\r\n]?))"?)(\r?\n|\r|$)`)
+
+// checkStart refuses a file whose first line is no row.
+func checkStart(name string, in *bufio.Reader) error {
+	start, _ := in.Peek(16) // its error comes again on reading
+	if found := separatorLine.FindSubmatch(start); found != nil {
+		return fmt.Errorf("%s:1: the first line is %q, which is for Excel and no row: delete it, and use --delimiter %s", name, found[1], shellQuoted(string(found[2])))
+	}
+	return nil
+}
+
+// shellQuoted writes a delimiter as a shell takes it.
+func shellQuoted(delimiter string) string {
+	switch delimiter {
+	case "\t":
+		return "tab"
+	case "'":
+		return `"'"`
+	}
+	return "'" + delimiter + "'"
+}
