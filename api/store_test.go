@@ -177,7 +177,7 @@ func (u *fakeUpload) Commit(_ context.Context, spec *batch.Spec) (*batch.Batch, 
 		Counts: batch.Counts{Total: len(u.actions), Pending: len(u.actions)}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
 		CreatedAt: now, ExpiresAt: now.Add(spec.ExpiresIn), Retention: spec.Retention,
 	}
-	b.log = batch.DeliveryLog{MessageID: "msg_" + b.ID, State: batch.DeliveryWaiting}
+	b.log = batch.DeliveryLog{Round: 1, MessageID: "msg_" + b.ID, State: batch.DeliveryWaiting}
 	for i := range b.results {
 		b.results[i] = &batch.Result{ID: batch.ActionID(u.actions[i].ID, i), Index: i}
 	}

@@ -22,7 +22,11 @@ type Event struct {
 	Type string `json:"type"`
 	// Timestamp is when the event happened.
 	Timestamp time.Time `json:"timestamp"`
-	// Batch is the batch at that time.
+	// Round counts the ends of the batch from 1: each retry leads to another, and each
+	// is an event with an ID of its own.
+	Round int `json:"-"`
+	// Batch is the batch as it ended: its id, status, counts and metadata, and its results
+	// if it is small.
 	Batch Batch `json:"data"`
 }
 
@@ -48,11 +52,19 @@ func VerifyWebhook(header http.Header, body []byte, secrets ...string) (*Event, 
 	if err != nil {
 		return nil, fmt.Errorf("verify webhook: %w", err)
 	}
-	event := &Event{ID: header.Get(standardwebhooks.HeaderWebhookID)}
-	if err := json.Unmarshal(body, event); err != nil {
+	var doc struct {
+		Type      string    `json:"type"`
+		Timestamp time.Time `json:"timestamp"`
+		Data      struct {
+			Batch
+			Round int `json:"round"`
+		} `json:"data"`
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
 		return nil, fmt.Errorf("decode webhook: %w", err)
 	}
-	return event, nil
+	id := header.Get(standardwebhooks.HeaderWebhookID)
+	return &Event{ID: id, Type: doc.Type, Timestamp: doc.Timestamp, Round: doc.Data.Round, Batch: doc.Data.Batch}, nil
 }
 
 func verify(header http.Header, body []byte, secret string) error {
@@ -78,22 +90,37 @@ const (
 	DeliveryDelivered DeliveryState = "delivered" // the receiver answered 2xx
 	DeliveryGone      DeliveryState = "gone"      // the receiver answered 410: never again
 	DeliveryFailed    DeliveryState = "failed"    // the schedule is exhausted
+	DeliveryWithdrawn DeliveryState = "withdrawn" // the batch was retried before the event was delivered
 )
 
 // DeliveryLog is what happened to the webhook of a batch.
 type DeliveryLog struct {
-	// MessageID is the webhook-id that the receiver sees.
+	// Round is the round that the batch is in: 1, and one more for each retry.
+	Round int `json:"round"`
+	// MessageID is the webhook-id of the event of this round.
 	MessageID string        `json:"message_id"`
 	State     DeliveryState `json:"state"`
 	// NextAt is when the next attempt is due, nil where there is none.
 	NextAt *time.Time `json:"next_at,omitempty"`
-	// Attempts are those made, oldest first.
+	// Attempts are those of all rounds, oldest first.
 	Attempts []Delivery `json:"attempts"`
+	// Earlier says what became of the events of earlier rounds, oldest first.
+	Earlier []PastDelivery `json:"earlier,omitempty"`
+}
+
+// PastDelivery is what became of the event of an earlier round.
+type PastDelivery struct {
+	Round     int           `json:"round"`
+	MessageID string        `json:"message_id"`
+	State     DeliveryState `json:"state"`
 }
 
 // Delivery is one attempt at delivering a webhook.
 type Delivery struct {
-	At time.Time `json:"at"`
+	// Round and MessageID name the event that was sent.
+	Round     int       `json:"round"`
+	MessageID string    `json:"message_id"`
+	At        time.Time `json:"at"`
 	// Status is the receiver's, 0 where it did not answer; Error then says why.
 	Status     int    `json:"status,omitempty"`
 	Error      string `json:"error,omitempty"`
@@ -110,7 +137,7 @@ func (c *Client) Deliveries(ctx context.Context, id string) (*DeliveryLog, error
 	})
 }
 
-// Redeliver has the webhook of a batch that has ended delivered anew.
+// Redeliver sends the event of a batch that has ended again: the same bytes under the same id.
 func (c *Client) Redeliver(ctx context.Context, id string) error {
 	if err := checkID(id); err != nil {
 		return err

@@ -15,7 +15,7 @@ import (
 
 var secret = "whsec_" + base64.StdEncoding.EncodeToString([]byte("0123456789abcdef0123456789abcdef"))
 
-const eventBody = `{"type":"batch.completed","timestamp":"2026-01-02T03:04:05Z","data":{"id":"b1","status":"completed","counts":{"total":1,"succeeded":1}}}`
+const eventBody = `{"type":"batch.completed","timestamp":"2026-01-02T03:04:05Z","data":{"id":"b1","round":2,"status":"completed","counts":{"total":1,"succeeded":1},"results":[{"id":"0","index":0,"outcome":"succeeded","attempts":1,"status":200}]}}`
 
 func sign(t *testing.T, secret, body string, at time.Time) http.Header {
 	t.Helper()
@@ -37,7 +37,10 @@ func TestVerifyWebhookReturnsTheEvent(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "msg_1", event.ID)
 	require.Equal(t, "batch.completed", event.Type)
+	require.Equal(t, 2, event.Round)
+	require.Equal(t, 5, event.Timestamp.Second())
 	require.Equal(t, "b1", event.Batch.ID)
+	require.Equal(t, 200, event.Batch.Results[0].Status)
 	require.True(t, event.Batch.AllSucceeded())
 }
 

@@ -586,7 +586,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		for i := range 3 {
 			b.end(id, i, batch.Succeeded)
 		}
-		require.NoError(t, b.Delivered(b.ctx, id, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
+		require.NoError(t, b.Delivered(b.ctx, id, 1, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
 		requireTTLs(b, id, 6, s.Retention)
 		require.NoError(t, b.Delete(b.ctx, "me", id))
 		for key := range b.allKeys() {
@@ -599,7 +599,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		require.Equal(t, batch.Gone, begun.Verdict)
 		_, err = b.Release(b.ctx, id, 0, "t")
 		require.ErrorIs(t, err, batch.ErrNotFound)
-		require.ErrorIs(t, b.Delivered(b.ctx, id, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
+		require.ErrorIs(t, b.Delivered(b.ctx, id, 1, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
 		require.NoError(t, b.fanOut(b.ctx, fanOut{id: id, route: crm(batch.Bulk), total: 3}))
 		for key := range b.allKeys() {
 			require.NotContains(t, key, "batchd:{"+id, "late steps bring nothing back")
@@ -626,16 +626,16 @@ func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, id, got)
 
-		n, err := b.Webhook(b.ctx, id)
+		n, err := b.Webhook(b.ctx, id, 1)
 		require.NoError(t, err)
 		require.Equal(t, s.WebhookURL, n.Batch.WebhookURL)
 		require.Equal(t, s.Metadata, n.Batch.Metadata)
 		require.Len(t, n.Results, 2)
-		require.Equal(t, "msg_"+id, n.Log.MessageID)
-		require.Equal(t, batch.DeliveryPending, n.Log.State)
+		require.Equal(t, "msg_"+id, n.MessageID)
+		require.Equal(t, 1, n.Round)
 
 		next := time.Now().Add(10 * time.Hour).Truncate(time.Millisecond).UTC()
-		require.NoError(t, b.Delivered(b.ctx, id, batch.Delivery{At: time.Now(), Status: 500, Error: "x"}, batch.DeliveryPending, next))
+		require.NoError(t, b.Delivered(b.ctx, id, 1, batch.Delivery{At: time.Now(), Status: 500, Error: "x"}, batch.DeliveryPending, next))
 		l, err = b.Deliveries(b.ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, &next, l.NextAt)

@@ -63,6 +63,7 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 		return batch.ErrNotFound
 	}
 	crash.At(crash.Erased)
+	s.withdraw(ctx, id, answer[1])
 	ctx, cancel := s.within(context.WithoutCancel(ctx))
 	defer cancel()
 	// What is left if this fails is dropped by whoever meets it.

@@ -45,6 +45,7 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 		return nil, batch.ErrNothingToRetry
 	}
 	crash.At(crash.Retried)
+	s.withdraw(ctx, id, answer[3])
 	b, err := s.Get(ctx, owner, id, 0)
 	if err != nil {
 		return nil, err

@@ -157,7 +157,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 		return nil
 	case status.Terminal():
 		swept.Notified++
-		return s.tell(ctx, id)
+		return s.tell(ctx, id, int(atoi(m["outbox"])))
 	case m["ending"] == "" && now.After(fromMillis(m["expires"])):
 		swept.Expired++
 		return s.expire(ctx, id)

@@ -36,7 +36,7 @@ func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 		s.WebhookURL = "https://example.com/hook"
 		told := b.submit(1, s).ID
 		b.end(told, 0, batch.Succeeded)
-		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(told)))
+		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(told, 1)))
 		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(told).meta, "outbox", "1").Err())
 		require.Equal(t, batch.Swept{Open: 2, Notified: 1}, b.sweep())
 		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
@@ -80,7 +80,7 @@ func TestNothingOfASecretStandsInRedis(t *testing.T) {
 		r := result(0, batch.Succeeded)
 		r.Body = []byte(secret)
 		require.NoError(t, b.Finish(b.ctx, got.ID, 0, begun.Token, r))
-		require.NoError(t, b.Delivered(b.ctx, got.ID, batch.Delivery{Error: secret}, batch.DeliveryFailed, time.Time{}))
+		require.NoError(t, b.Delivered(b.ctx, got.ID, 1, batch.Delivery{Error: secret}, batch.DeliveryFailed, time.Time{}))
 		owner, err := b.Owner(b.ctx, secret)
 		require.NoError(t, err)
 		require.Len(t, owner, 32)

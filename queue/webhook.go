@@ -5,8 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"strings"
+	"strconv"
 	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
@@ -22,57 +25,71 @@ const (
 	noticeResults = 100
 )
 
-// messageID is the webhook-id of a batch's end: the same for every attempt, and
-// another for the end that follows a retry.
-func messageID(id, round string) string {
-	if round == "" {
+// roundOf returns the round that a batch is in. The meta hash names it from the second on.
+func roundOf(m map[string]string) int { return max(int(atoi(m["round"])), 1) }
+
+// messageID is the webhook-id of the end of a round: the same for every attempt.
+func messageID(id string, round int) string {
+	if round == 1 {
 		return "msg_" + id
 	}
-	return "msg_" + id + "_" + round
+	return "msg_" + id + "_" + strconv.Itoa(round)
 }
 
-// webhookTaskID is that of the one task that delivers a batch's webhook.
-func webhookTaskID(id string) string { return id + ":webhook" }
+// webhookTaskID is that of the one task of a delivery. asynq counts its failures, so every
+// delivery has the whole schedule.
+func webhookTaskID(id string, delivery int) string {
+	return id + ":webhook:" + strconv.Itoa(delivery)
+}
 
-// tellIf enqueues the webhook where a step says that it wrote the outbox mark.
+// tellIf enqueues the delivery of which a step says that it wrote the outbox mark.
 // A failure is only logged: the mark stands, and the sweeper looks for it.
 func (s *Store) tellIf(ctx context.Context, id, mark string) {
-	if mark != "1" {
+	delivery := int(atoi(mark))
+	if delivery == 0 {
 		return
 	}
 	crash.At(crash.OutboxMarked)
-	if err := s.tell(context.WithoutCancel(ctx), id); err != nil {
+	if err := s.tell(context.WithoutCancel(ctx), id, delivery); err != nil {
 		s.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
 	}
 }
 
-// tell enqueues the webhook of a batch, and only then clears its outbox mark:
-// a crash in between enqueues it twice, never not at all.
-func (s *Store) tell(ctx context.Context, id string) error {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	// Pending comes before the task, which may be done before this is.
-	if err := s.noteDelivery(ctx, id, "", batch.DeliveryPending, time.Now()); errors.Is(err, batch.ErrNotFound) {
+// tell enqueues a delivery, and only then clears its outbox mark: a crash in between
+// has it enqueued again, which asynq or the ledger refuses. A delivery that was
+// withdrawn meanwhile changes nothing of the one that follows.
+func (s *Store) tell(ctx context.Context, id string, delivery int) error {
+	k := keysOf(id)
+	answer, err := s.run(ctx, s.steps.due, append(k.step(), k.deliveries), delivery, millis(deliveryGrace))
+	if err != nil {
+		return fmt.Errorf("note that the webhook is due: %w", err)
+	}
+	if answer[0] != "ok" {
 		return nil
-	} else if err != nil {
-		return err
 	}
 	crash.At(crash.WebhookNoted)
-	got, err := s.enqueueTasks(ctx, []newTask{{queue: WebhookQueue, kind: TaskWebhook, id: webhookTaskID(id), payload: EncodeTask(id, 0)}})
-	if err == nil && got.added == 0 {
-		// It waits for a later attempt: have that one made now. If it is just being
-		// made, the mark stays, and the sweeper asks again when it has ended.
-		err = s.inspect.RunTask(WebhookQueue, webhookTaskID(id))
-		if err != nil && strings.Contains(err.Error(), "already in pending state") {
-			err = nil
-		}
-		s.wake(WebhookQueue)
-	}
-	if err != nil {
-		return fmt.Errorf("enqueue the webhook: %w", mapError(ctx, err))
+	task := newTask{queue: WebhookQueue, kind: TaskWebhook, id: webhookTaskID(id, delivery), payload: EncodeTask(id, delivery)}
+	if _, err := s.enqueueTasks(ctx, []newTask{task}); err != nil {
+		return fmt.Errorf("enqueue the webhook: %w", err)
 	}
 	crash.At(crash.WebhookEnqueued)
-	return mapError(ctx, s.rdb.HDel(ctx, keysOf(id).meta, "outbox").Err())
+	if _, err := s.run(ctx, s.steps.enqueued, []string{k.meta}, delivery); err != nil {
+		return fmt.Errorf("clear the outbox mark: %w", err)
+	}
+	return nil
+}
+
+// withdraw removes the task of a delivery that is stale. One that stays, or is under way,
+// changes nothing: the ledger refuses what it brings.
+func (s *Store) withdraw(ctx context.Context, id, number string) {
+	delivery := int(atoi(number))
+	if delivery == 0 {
+		return
+	}
+	err := s.inspect.DeleteTask(WebhookQueue, webhookTaskID(id, delivery))
+	if err != nil && !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
+		s.log.DebugContext(ctx, "task of a withdrawn webhook left to its worker", "batch", id, "error", err)
+	}
 }
 
 // Redeliver implements [batch.Store].
@@ -95,7 +112,8 @@ func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
 	case "gone":
 		return batch.ErrNotFound
 	}
-	s.tellIf(ctx, id, "1")
+	s.withdraw(ctx, id, answer[2])
+	s.tellIf(ctx, id, answer[1])
 	return nil
 }
 
@@ -104,29 +122,38 @@ func (s *Store) Deliveries(ctx context.Context, owner, id string) (*batch.Delive
 	if !known(id) {
 		return nil, batch.ErrNotFound
 	}
-	m, err := s.meta(ctx, id)
-	if err != nil {
-		return nil, err
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	k := keysOf(id)
+	var meta *redis.MapStringStringCmd
+	var stored *redis.StringSliceCmd
+	// Of one moment, so that the states are what the attempts led to.
+	if _, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		meta, stored = p.HGetAll(ctx, k.meta), p.LRange(ctx, k.deliveries, 0, -1)
+		return nil
+	}); err != nil {
+		return nil, mapError(ctx, err)
 	}
+	m := meta.Val()
 	if len(m) == 0 || m["owner"] != owner {
 		return nil, batch.ErrNotFound
 	}
 	if m["webhook"] == "" {
 		return nil, batch.ErrNoWebhook
 	}
-	return s.deliveryLog(ctx, id, m)
+	return s.deliveryLog(id, m, stored.Val())
 }
 
-func (s *Store) deliveryLog(ctx context.Context, id string, m map[string]string) (*batch.DeliveryLog, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	l := &batch.DeliveryLog{MessageID: messageID(id, m["round"]), State: batch.DeliveryState(m["delivery"]), Attempts: []batch.Delivery{}}
+func (s *Store) deliveryLog(id string, m map[string]string, stored []string) (*batch.DeliveryLog, error) {
+	round := roundOf(m)
+	l := &batch.DeliveryLog{Round: round, MessageID: messageID(id, round), State: batch.DeliveryState(m["delivery"]), Attempts: []batch.Delivery{}}
+	for past := 1; past < round; past++ {
+		if state := m["end:"+strconv.Itoa(past)]; state != "" {
+			l.Earlier = append(l.Earlier, batch.PastDelivery{Round: past, MessageID: messageID(id, past), State: batch.DeliveryState(state)})
+		}
+	}
 	if next := fromMillis(m["next"]); !next.IsZero() {
 		l.NextAt = &next
-	}
-	stored, err := s.rdb.LRange(ctx, keysOf(id).deliveries, 0, -1).Result()
-	if err != nil {
-		return nil, mapError(ctx, err)
 	}
 	for _, sealed := range stored {
 		opened, err := s.seals.open(place{id, "w", 0}, []byte(sealed))
@@ -142,28 +169,31 @@ func (s *Store) deliveryLog(ctx context.Context, id string, m map[string]string)
 	return l, nil
 }
 
-// Webhook implements [batch.Ledger].
-func (s *Store) Webhook(ctx context.Context, id string) (*batch.Notice, error) {
-	m, err := s.meta(ctx, id)
+// Webhook implements [batch.Ledger]. Nothing of a batch changes between its end and a
+// retry, which withdraws the delivery, so what is read while the delivery counts is the
+// batch as it ended, and is the same each time.
+func (s *Store) Webhook(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
+	seen, err := s.sighting(ctx, id, noticeResults)
 	if err != nil {
 		return nil, err
 	}
-	if len(m) == 0 {
-		return nil, batch.ErrNotFound
-	}
-	n := &batch.Notice{}
-	if n.Batch, err = s.batchFrom(id, m); err != nil {
+	m := seen.meta
+	if err := stillDue(m["sending"], m["delivery"], delivery); err != nil {
 		return nil, err
 	}
-	if n.Log, err = s.deliveryLog(ctx, id, m); err != nil {
+	b, err := s.seenBatch(ctx, id, seen)
+	if err != nil {
 		return nil, err
 	}
-	if n.Batch.Counts.Total > noticeResults {
+	n := &batch.Notice{Batch: b, Round: roundOf(m), MessageID: messageID(id, roundOf(m))}
+	if b.Counts.Total > noticeResults {
 		return n, nil
 	}
-	page, err := s.Results(ctx, n.Batch.Owner, id, batch.ResultQuery{Limit: noticeResults})
-	if err != nil {
-		return nil, err
+	page := b.First
+	if page == nil || page.Next >= 0 {
+		if page, err = s.Results(ctx, b.Owner, id, batch.ResultQuery{Limit: noticeResults}); err != nil {
+			return nil, err
+		}
 	}
 	if page.Next < 0 { // else they are few, but large
 		n.Results = page.Results
@@ -171,26 +201,46 @@ func (s *Store) Webhook(ctx context.Context, id string) (*batch.Notice, error) {
 			n.Results[i] = batch.Served(r)
 		}
 	}
-	return n, nil
+	return n, s.checkDue(ctx, id, delivery)
+}
+
+// checkDue answers as stillDue does, after the results were read.
+func (s *Store) checkDue(ctx context.Context, id string, delivery int) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	fields, err := s.rdb.HMGet(ctx, keysOf(id).meta, "sending", "delivery").Result()
+	if err != nil {
+		return mapError(ctx, err)
+	}
+	return stillDue(text(fields[0]), text(fields[1]), delivery)
+}
+
+// stillDue returns nil if a delivery is the one that counts and is not done.
+func stillDue(sending, state string, delivery int) error {
+	switch {
+	case sending == "":
+		return batch.ErrNotFound
+	case int(atoi(sending)) != delivery || batch.DeliveryState(state) != batch.DeliveryPending:
+		return batch.ErrStale
+	default:
+		return nil
+	}
 }
 
 // Delivered implements [batch.Ledger].
-func (s *Store) Delivered(ctx context.Context, id string, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
+func (s *Store) Delivered(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
 	encoded, err := json.Marshal(d)
 	if err != nil {
 		return fmt.Errorf("encode a delivery: %w", err)
 	}
-	return s.noteDelivery(ctx, id, string(s.seals.seal(place{id, "w", 0}, encoded)), state, nextAt)
-}
-
-func (s *Store) noteDelivery(ctx context.Context, id, sealed string, state batch.DeliveryState, nextAt time.Time) error {
 	k := keysOf(id)
 	next, hold := "", int64(0)
 	if !nextAt.IsZero() {
-		next = fmt.Sprint(nextAt.UnixMilli())
+		next = strconv.FormatInt(nextAt.UnixMilli(), 10)
 		hold = millis(time.Until(nextAt) + deliveryGrace)
 	}
-	answer, err := s.run(ctx, s.steps.delivered, append(k.step(), k.deliveries), sealed, string(state), next, logEntries, hold)
+	answer, err := s.run(ctx, s.steps.delivered, append(k.step(), k.deliveries),
+		delivery, d.Round, s.seals.seal(place{id, "w", 0}, encoded), string(state), next, logEntries, hold)
 	if err != nil {
 		return fmt.Errorf("note a delivery of batch %s: %w", id, err)
 	}

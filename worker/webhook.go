@@ -30,6 +30,9 @@ var schedule = [...]time.Duration{
 	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 10 * time.Hour,
 }
 
+// timeFormat is how the API writes times: RFC 3339 with milliseconds.
+const timeFormat = "2006-01-02T15:04:05.000Z"
+
 // webhookTimeout bounds one delivery.
 const webhookTimeout = 15 * time.Second
 
@@ -88,15 +91,21 @@ func (d *deliverer) close() { d.transport.CloseIdleConnections() }
 
 // runWebhook handles the task of one batch's webhook.
 func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
-	id, _, err := queue.DecodeTask(t.Payload())
+	id, number, err := queue.DecodeTask(t.Payload())
+	if err == nil && t.Type() != queue.TaskWebhook {
+		err = fmt.Errorf("a task of type %.32q in the queue of webhooks", t.Type())
+	}
 	if err != nil {
 		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
 		return nil
 	}
 	failures, _ := asynq.GetRetryCount(ctx)
-	notice, err := w.cfg.Ledger.Webhook(w.held, id)
+	notice, err := w.cfg.Ledger.Webhook(w.held, id, number)
 	switch {
 	case errors.Is(err, batch.ErrNotFound):
+		return nil
+	case errors.Is(err, batch.ErrStale):
+		w.log.InfoContext(w.held, "webhook withdrawn before it was sent", "batch", id)
 		return nil
 	case err != nil:
 		w.log.WarnContext(w.held, "webhook not read", "batch", id, "error", err)
@@ -117,12 +126,12 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	w.log.InfoContext(w.held, "webhook attempt", "batch", id, "attempt", failures+1, "status", delivery.Status,
 		"error", delivery.Error, "state", string(state), "duration_ms", delivery.DurationMS)
 	err = w.insist(w.held, func(ctx context.Context) error {
-		return w.cfg.Ledger.Delivered(ctx, id, delivery, state, next)
+		return w.cfg.Ledger.Delivered(ctx, id, number, delivery, state, next)
 	})
 	crash.At(crash.WebhookRecorded)
 	switch {
-	case errors.Is(err, batch.ErrNotFound):
-		return nil
+	case errors.Is(err, batch.ErrNotFound), errors.Is(err, batch.ErrStale):
+		return nil // the batch is gone, or was retried, or the event is delivered again: nothing follows from this attempt
 	case err != nil:
 		w.log.ErrorContext(w.held, "webhook attempt not recorded", "batch", id, "error", err)
 		return &laterError{after: storeAway, reason: "the attempt could not be recorded"}
@@ -156,7 +165,7 @@ func after(d *batch.Delivery, failures int) (batch.DeliveryState, time.Duration)
 // URL, which may be a secret.
 func (d *deliverer) deliver(ctx context.Context, n *batch.Notice) batch.Delivery {
 	start := time.Now()
-	out := batch.Delivery{At: start.UTC().Truncate(time.Millisecond)}
+	out := batch.Delivery{Round: n.Round, MessageID: n.MessageID, At: start.UTC().Truncate(time.Millisecond)}
 	status, err := d.post(ctx, n, start)
 	out.DurationMS = time.Since(start).Milliseconds()
 	out.Status = status
@@ -179,7 +188,7 @@ func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (i
 	if err != nil {
 		return 0, err
 	}
-	signature, err := d.signer.Sign(n.Log.MessageID, now, payload)
+	signature, err := d.signer.Sign(n.MessageID, now, payload)
 	if err != nil {
 		return 0, deliveryError("the webhook could not be signed")
 	}
@@ -189,7 +198,7 @@ func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (i
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", d.agent)
-	req.Header.Set("Webhook-Id", n.Log.MessageID)
+	req.Header.Set("Webhook-Id", n.MessageID)
 	req.Header.Set("Webhook-Timestamp", strconv.FormatInt(now.Unix(), 10))
 	req.Header.Set("Webhook-Signature", signature)
 	resp, err := d.client.Do(req)
@@ -234,37 +243,46 @@ func reason(err error) string {
 	return "the exchange with the receiver broke off" // net/http's own words hold the URL
 }
 
-// noticeDocument is the body of a webhook.
+// noticeDocument is the body of a webhook, as api/openapi.yaml describes it. The results
+// follow as its last part.
 type noticeDocument struct {
 	Type      string     `json:"type"`
-	Timestamp time.Time  `json:"timestamp"`
+	Timestamp string     `json:"timestamp"`
 	Data      noticeData `json:"data"`
 }
 
 type noticeData struct {
 	ID       string            `json:"id"`
+	Round    int               `json:"round"`
 	Status   batch.Status      `json:"status"`
 	Counts   batch.Counts      `json:"counts"`
 	Metadata map[string]string `json:"metadata,omitempty"`
 	Links    map[string]string `json:"links"`
-	Results  []json.RawMessage `json:"results,omitempty"`
 }
 
+// encodeNotice returns the same bytes for the same event. Results stand in them as
+// in every other answer.
 func encodeNotice(n *batch.Notice) ([]byte, error) {
 	b := n.Batch
 	doc := noticeDocument{
-		Type: "batch." + string(b.Status), Timestamp: b.EndedAt,
+		Type: "batch." + string(b.Status), Timestamp: b.EndedAt.UTC().Format(timeFormat),
 		Data: noticeData{
-			ID: b.ID, Status: b.Status, Counts: b.Counts, Metadata: b.Metadata,
+			ID: b.ID, Round: n.Round, Status: b.Status, Counts: b.Counts, Metadata: b.Metadata,
 			Links: map[string]string{"self": "/batch/" + b.ID, "results": "/batch/" + b.ID + "/results"},
 		},
 	}
-	for _, r := range n.Results {
-		doc.Data.Results = append(doc.Data.Results, r)
-	}
-	payload, err := json.Marshal(doc)
-	if err != nil {
+	var out bytes.Buffer
+	enc := json.NewEncoder(&out)
+	enc.SetEscapeHTML(false)
+	if err := enc.Encode(doc); err != nil {
 		return nil, fmt.Errorf("encode the webhook of batch %s: %w", b.ID, err)
 	}
-	return payload, nil
+	if n.Results == nil {
+		return bytes.TrimSuffix(out.Bytes(), []byte("\n")), nil
+	}
+	out.Truncate(out.Len() - len("}}\n"))
+	out.WriteString(`,"results":[`)
+	out.Write(bytes.Join(n.Results, []byte{','}))
+	out.WriteString("]}}")
+	return out.Bytes(), nil
 }

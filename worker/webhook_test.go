@@ -73,7 +73,13 @@ func TestTheEndIsToldByASignedWebhook(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, wh.Verify(body, headers))
 	require.Equal(t, "msg_"+id, headers.Get("Webhook-Id"))
-	var doc noticeDocument
+	var doc struct {
+		noticeDocument
+		Data struct {
+			noticeData
+			Results []json.RawMessage
+		} `json:"data"`
+	}
 	require.NoError(t, json.Unmarshal(body, &doc))
 	require.Equal(t, "batch.completed", doc.Type)
 	require.Equal(t, id, doc.Data.ID)
@@ -135,7 +141,7 @@ func TestWebhooksDoNotReachPrivateAddresses(t *testing.T) {
 	require.NoError(t, err)
 	defer d.close()
 	for _, url := range []string{"http://127.0.0.1:1/", "http://[::1]/", "http://10.0.0.1/", "http://169.254.169.254/", "http://168.63.129.16/", "http://[::ffff:127.0.0.1]/", "http://0.0.0.0/", "http://localhost:1/"} {
-		got := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, Log: &batch.DeliveryLog{MessageID: "m"}})
+		got := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, MessageID: "m"})
 		require.Equal(t, errBlocked.Error(), got.Error, url)
 	}
 }
@@ -163,7 +169,7 @@ func TestWhatIsSaidOfAFailedWebhookHoldsNothingOfItsURL(t *testing.T) {
 	require.NoError(t, err)
 	defer d.close()
 	for _, url := range []string{"http://127.0.0.1:1/hush", "http://hush.invalid/hush", "https://127.0.0.1:1/hush", "http://%zz/hush", "hush:hush"} {
-		got := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, Log: &batch.DeliveryLog{MessageID: "m"}})
+		got := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, MessageID: "m"})
 		require.NotEmpty(t, got.Error, url)
 		require.NotContains(t, got.Error, "hush")
 	}

@@ -37,8 +37,8 @@ type Store interface {
 	Delete(ctx context.Context, owner, id string) error
 	// Deliveries returns the log of the batch's webhook, oldest first.
 	Deliveries(ctx context.Context, owner, id string) (*DeliveryLog, error)
-	// Redeliver has the webhook of a terminal batch delivered anew. It answers
-	// [ErrNoWebhook] or [ErrNotTerminal].
+	// Redeliver sends the event of a terminal batch again, with the whole schedule; a
+	// delivery that is not done is withdrawn. It answers [ErrNoWebhook] or [ErrNotTerminal].
 	Redeliver(ctx context.Context, owner, id string) error
 	// Watch returns a channel that receives a value soon after the batch turned
 	// terminal: the batch as it ended, whoever owns it, or nil, upon which the caller
@@ -100,21 +100,38 @@ const (
 	DeliveryDelivered DeliveryState = "delivered" // the receiver answered 2xx
 	DeliveryGone      DeliveryState = "gone"      // the receiver answered 410: never again
 	DeliveryFailed    DeliveryState = "failed"    // the schedule is exhausted
+	DeliveryWithdrawn DeliveryState = "withdrawn" // the batch was retried before the event was delivered
 )
 
 // DeliveryLog is what happened to a batch's webhook. The URL is not in it,
 // because it may hold a secret.
 type DeliveryLog struct {
-	// MessageID is the stable webhook-id.
+	// Round is the round that the batch is in: 1, and one more for each retry. Every
+	// round ends with an event of its own.
+	Round int `json:"round"`
+	// MessageID is the webhook-id of this round's event, the same for every attempt.
 	MessageID string        `json:"message_id"`
 	State     DeliveryState `json:"state"`
 	// NextAt is when the next attempt is due, nil where there is none.
-	NextAt   *time.Time `json:"next_at,omitempty"`
+	NextAt *time.Time `json:"next_at,omitempty"`
+	// Attempts are those of all rounds, oldest first.
 	Attempts []Delivery `json:"attempts"`
+	// Earlier says what became of the events of earlier rounds, oldest first.
+	Earlier []PastDelivery `json:"earlier,omitempty"`
+}
+
+// PastDelivery is what became of the event of an earlier round.
+type PastDelivery struct {
+	Round     int           `json:"round"`
+	MessageID string        `json:"message_id"`
+	State     DeliveryState `json:"state"`
 }
 
 // Delivery is one attempt at delivering a webhook.
 type Delivery struct {
+	// Round and MessageID name the event that was sent.
+	Round      int       `json:"round"`
+	MessageID  string    `json:"message_id"`
 	At         time.Time `json:"at"`
 	Status     int       `json:"status,omitempty"`
 	Error      string    `json:"error,omitempty"`
@@ -141,10 +158,13 @@ type Ledger interface {
 	// GiveBack is Release for an action of which nothing was sent: the attempt does
 	// not count.
 	GiveBack(ctx context.Context, id string, index int, token Token) (released bool, err error)
-	// Webhook returns what is needed to tell of the batch's end.
-	Webhook(ctx context.Context, id string) (*Notice, error)
-	// Delivered records an attempt at delivery and the state that follows.
-	Delivered(ctx context.Context, id string, d Delivery, state DeliveryState, nextAt time.Time) error
+	// Webhook returns the event that a delivery is to send: the end of the batch as it
+	// was. It answers [ErrStale] if the delivery was withdrawn, because the batch was
+	// retried or the event is delivered again, or has come to its end.
+	Webhook(ctx context.Context, id string, delivery int) (*Notice, error)
+	// Delivered records an attempt at a delivery and the state that follows. It answers
+	// [ErrStale] if the delivery was withdrawn meanwhile: then nothing follows.
+	Delivered(ctx context.Context, id string, delivery int, d Delivery, state DeliveryState, nextAt time.Time) error
 	GroupLedger
 }
 
@@ -223,10 +243,13 @@ type Begun struct {
 	Group *Group
 }
 
-// Notice is what a webhook tells of.
+// Notice is the event that a webhook tells of.
 type Notice struct {
+	// Batch is the batch as it ended.
 	Batch *Batch
-	Log   *DeliveryLog
+	// Round counts the ends of the batch from 1. MessageID is the webhook-id of this one.
+	Round     int
+	MessageID string
 	// Results are all results if the batch is small, else nil.
 	Results [][]byte
 }

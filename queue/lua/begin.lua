@@ -2,7 +2,7 @@
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, worker, token of the holder to take a group from or '', then index
 --       and token of each action in turn, by ascending index
--- returns: {expires ms, target, '1' if this ended the batch and a webhook is to be sent, start ms}, then for
+-- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0', start ms}, then for
 --          each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
 --          sealed result that it had before the batch was retried, or ''}, or 1 for 'run' if this is the
 --          first attempt at an action without a group

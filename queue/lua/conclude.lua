@@ -3,7 +3,7 @@
 -- ARGV: batch id, channel, index of the first member, token, then index, state
 --       and sealed result of each member in turn, the first one first; an empty
 --       result stands for the one that was noted
--- returns: {'ok' | 'stale' | 'gone', '1' if this ended the batch and a webhook is to be sent}
+-- returns: {'ok' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'}
 -- Repeating the write that won answers 'ok' and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 if not gone then

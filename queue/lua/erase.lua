@@ -1,9 +1,10 @@
 -- erase removes a batch and all that belongs to it.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries
 -- ARGV: owner
--- returns: 1 | 0 if there is no such batch of this owner
-if redis.call('HGET', KEYS[1], 'owner') ~= ARGV[1] then
-  return 0
+-- returns: {1, number of the webhook's delivery, or ''} | {0} if there is no such batch of this owner
+local m = redis.call('HMGET', KEYS[1], 'owner', 'sending')
+if m[1] ~= ARGV[1] then
+  return {0}
 end
 redis.call('UNLINK', unpack(KEYS))
-return 1
+return {1, m[2] or ''}

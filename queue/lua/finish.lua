@@ -3,7 +3,7 @@
 -- ARGV: batch id, channel, name of the process if somebody waits for the batch there, or '', the most
 --       actions and the most bytes of results of a batch that is worth answering with, then index,
 --       token, state and sealed result of each action in turn, by ascending index
--- returns: {'1' if this ended the batch and a webhook is to be sent, '' or what those in the process wait
+-- returns: {number of the webhook's delivery if this ended the batch, or '0', '' or what those in the process wait
 --          for, if the batch has ended: {fields and values of the meta hash in turn, states, results} or
 --          1 if it is not worth it, then 1 | 'stale' | 'gone' for each action}
 -- They are not woken by the word for others, which says where it is from.

@@ -91,7 +91,9 @@ end
 
 -- settle turns the batch terminal once nothing of it is pending: it says how it
 -- ended, writes the outbox mark of its webhook, starts its retention, and wakes
--- those who wait. It returns '1' if a webhook is to be sent, else '0'.
+-- those who wait. It returns the number of the webhook's delivery, or '0' if the
+-- batch has not ended or has no webhook. Every delivery of a batch has a number of
+-- its own (sending); a later number withdraws the earlier ones.
 -- keys: meta, state, ledger, actions, results, groups; word: what wakes them
 local function settle(keys, word, channel, now)
   local m = redis.call('HMGET', keys[1], 'pending', 'ending', 'retention', 'webhook')
@@ -104,15 +106,17 @@ local function settle(keys, word, channel, now)
   end
   local gone = now + tonumber(m[3])
   redis.call('HSET', keys[1], 'status', status, 'ended', ms(now), 'gone', ms(gone))
+  local delivery = '0'
   if m[4] then
-    redis.call('HSET', keys[1], 'outbox', '1', 'delivery', 'pending')
+    delivery = string.format('%d', redis.call('HINCRBY', keys[1], 'sending', 1))
+    redis.call('HSET', keys[1], 'outbox', delivery, 'delivery', 'pending')
   else
     for _, key in ipairs(keys) do
       redis.call('PEXPIREAT', key, ms(gone))
     end
   end
   redis.call('PUBLISH', channel, word)
-  return m[4] and '1' or '0'
+  return delivery
 end
 
 -- end_waiting ends every action that is not begun, in one step.

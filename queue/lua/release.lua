@@ -2,7 +2,7 @@
 -- ending, the action ends with it.
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, index, token, '1' if nothing of it was sent
--- returns: {'released' | 'ended' | 'stale' | 'gone', '1' if this ended the batch and a webhook is to be sent}
+-- returns: {'released' | 'ended' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'}
 -- If nothing was sent, the attempt does not count, and a begin with the same token
 -- that arrives only now begins nothing. The first action of a group puts the whole
 -- group back; if the group's record says that some of it was sent, the group stays

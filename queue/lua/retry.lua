@@ -2,8 +2,8 @@
 -- same places.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries
 -- ARGV: owner, states to run again
--- returns: {'ok', number of actions, round} | {'gone'} | {'not_terminal'} | {'groups'} | {'nothing'}
-local m = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'groups', 'created', 'expires', 'retention', 'round', 'retried', 'total', 'webhook')
+-- returns: {'ok', number of actions, round, number of the webhook's delivery that this withdraws, or ''} | {'gone'} | {'not_terminal'} | {'groups'} | {'nothing'}
+local m = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'groups', 'created', 'expires', 'retention', 'round', 'retried', 'total', 'webhook', 'delivery', 'sending')
 if m[1] ~= ARGV[1] then
   return {'gone'}
 end
@@ -25,17 +25,20 @@ end
 if moved == 0 then
   return {'nothing'}
 end
+local round = tonumber(m[7] or '1')
 local now = now_ms()
 local expires = now + tonumber(m[5]) - tonumber(m[8] or m[4])
 local gone = expires + tonumber(m[6]) + GRACE
 redis.call('SETRANGE', KEYS[2], 0, states)
 redis.call('HSET', KEYS[1], 'status', 'queued', 'expires', ms(expires), 'gone', ms(gone), 'retried', ms(now),
-  'round', tonumber(m[7] or '1') + 1, 'enqueued', m[9])
+  'round', round + 1, 'enqueued', m[9])
 redis.call('HDEL', KEYS[1], 'ended', 'ending', 'outbox', 'next')
 if m[10] then
-  redis.call('HSET', KEYS[1], 'delivery', 'waiting')
+  -- The event of the end that is over is withdrawn: another number makes what is under way stale.
+  redis.call('HSET', KEYS[1], 'delivery', 'waiting', 'end:' .. round, m[11] == 'pending' and 'withdrawn' or m[11])
+  redis.call('HINCRBY', KEYS[1], 'sending', 1)
 end
 for _, key in ipairs(KEYS) do
   redis.call('PEXPIREAT', key, ms(gone))
 end
-return {'ok', moved, tonumber(m[7] or '1') + 1}
+return {'ok', moved, round + 1, m[11] == 'pending' and m[12] or ''}

@@ -3,7 +3,7 @@
 -- was begun so long ago that nobody can be holding it any more.
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, owner or '' for any, 'cancelled', 'expired' or 'overdue'
--- returns: {'ok' | 'terminal' | 'early' | 'gone', '1' if this ended the batch and a webhook is to be sent}
+-- returns: {'ok' | 'terminal' | 'early' | 'gone', number of the webhook's delivery if this ended the batch, or '0'}
 local m = redis.call('HMGET', KEYS[1], 'owner', 'status', 'expires')
 if not m[1] or (ARGV[3] ~= '' and m[1] ~= ARGV[3]) then
   return {'gone', '0'}

@@ -1,0 +1,264 @@
+package queue
+
+import (
+	"context"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// interlude does something once, before or after the first command that holds a text.
+type interlude struct {
+	text  string
+	after bool
+	once  sync.Once
+	do    func()
+}
+
+// interrupt has something done once, before the first command of the store that holds
+// a text is sent, or after it was answered.
+func (b *bundle) interrupt(text string, after bool, do func()) {
+	b.t.Helper()
+	b.rdb.AddHook(&interlude{text: text, after: after, do: do})
+}
+
+func (i *interlude) around(next func() error, cmds ...redis.Cmder) error {
+	meets := false
+	for _, cmd := range cmds {
+		meets = meets || strings.Contains(cmd.String(), i.text)
+	}
+	if !meets {
+		return next()
+	}
+	if !i.after {
+		i.once.Do(i.do)
+	}
+	err := next()
+	if i.after {
+		i.once.Do(i.do)
+	}
+	return err
+}
+
+func (i *interlude) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (i *interlude) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		return i.around(func() error { return next(ctx, cmd) }, cmd)
+	}
+}
+
+func (i *interlude) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return i.around(func() error { return next(ctx, cmds) }, cmds...)
+	}
+}
+
+// hooked submits a batch with a webhook and ends it with a failure.
+func (b *bundle) hooked(n int) string {
+	b.t.Helper()
+	s := spec()
+	s.WebhookURL = "https://example.com/hook"
+	id := b.submit(n, s).ID
+	for i := range n {
+		b.end(id, i, batch.Failed)
+	}
+	return id
+}
+
+// again retries a batch, and ends all of it.
+func (b *bundle) again(id string) {
+	b.t.Helper()
+	got, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+	require.NoError(b.t, err)
+	for i := range got.Counts.Total {
+		b.end(id, i, batch.Succeeded)
+	}
+}
+
+// webhooks returns the ids of the tasks of webhooks that are pending.
+func (b *bundle) webhooks() (ids []string) {
+	b.t.Helper()
+	tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+	if err != nil {
+		require.ErrorIs(b.t, err, asynq.ErrQueueNotFound)
+	}
+	for _, task := range tasks {
+		ids = append(ids, task.ID)
+	}
+	return ids
+}
+
+func (b *bundle) outbox(id string) string { return b.rdb.HGet(b.ctx, keysOf(id).meta, "outbox").Val() }
+
+func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.hooked(2)
+		require.Equal(t, []string{webhookTaskID(id, 1)}, b.webhooks())
+		first, err := b.Webhook(b.ctx, id, 1)
+		require.NoError(t, err)
+		require.Equal(t, batch.Counts{Total: 2, Failed: 2}, first.Batch.Counts)
+
+		got, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+		require.NoError(t, err)
+		require.Empty(t, b.webhooks(), "the one before is withdrawn")
+		for delivery := range 4 { // whatever its task would be called
+			_, err = b.Webhook(b.ctx, id, delivery)
+			require.ErrorIs(t, err, batch.ErrStale)
+			require.ErrorIs(t, b.Delivered(b.ctx, id, delivery, batch.Delivery{Round: 1}, batch.DeliveryPending, time.Now()), batch.ErrStale)
+		}
+		for i := range got.Counts.Total {
+			b.end(id, i, batch.Succeeded)
+		}
+		require.Equal(t, []string{webhookTaskID(id, 3)}, b.webhooks())
+		second, err := b.Webhook(b.ctx, id, 3)
+		require.NoError(t, err)
+		require.Equal(t, batch.Counts{Total: 2, Succeeded: 2}, second.Batch.Counts)
+		require.Equal(t, 2, second.Round)
+		require.Equal(t, first.MessageID+"_2", second.MessageID)
+
+		require.NoError(t, b.Delivered(b.ctx, id, 3, batch.Delivery{Round: 2}, batch.DeliveryDelivered, time.Time{}))
+		_, err = b.Webhook(b.ctx, id, 3)
+		require.ErrorIs(t, err, batch.ErrStale, "a second task sends nothing")
+		require.ErrorIs(t, b.Delivered(b.ctx, id, 3, batch.Delivery{Round: 2, Status: 500}, batch.DeliveryPending, time.Now()), batch.ErrStale)
+		log, err := b.Deliveries(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, batch.DeliveryDelivered, log.State)
+		require.Equal(t, []batch.PastDelivery{{Round: 1, MessageID: first.MessageID, State: batch.DeliveryWithdrawn}}, log.Earlier)
+
+		require.NoError(t, b.Redeliver(b.ctx, "me", id))
+		require.Contains(t, b.webhooks(), webhookTaskID(id, 4))
+		again, err := b.Webhook(b.ctx, id, 4)
+		require.NoError(t, err)
+		require.Equal(t, second.MessageID, again.MessageID)
+		require.Equal(t, second.Results, again.Results)
+	})
+}
+
+// The outbox mark is written with the end, and goes when the task exists: whatever
+// dies in between, the sweeper finds it.
+func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for name, step := range map[string]*redis.Script{
+			"before the task": b.steps.due, "before the mark is cleared": b.steps.enqueued,
+		} {
+			dead := &mute{text: step.Hash()}
+			b.rdb.AddHook(dead)
+			dead.armed.Store(true)
+			id := b.hooked(1)
+			dead.armed.Store(false)
+			require.NotEmpty(t, b.outbox(id), "%s: the mark stands", name)
+			require.Equal(t, 1, b.sweep().Notified, name)
+			require.Empty(t, b.outbox(id), name)
+			require.Equal(t, []string{webhookTaskID(id, 1)}, b.webhooks(), name)
+			require.Zero(t, b.sweep().Notified, name)
+			require.NoError(t, b.Delete(b.ctx, "me", id))
+			require.Empty(t, b.webhooks(), "what is erased has no webhook left")
+		}
+	})
+}
+
+// A mark that was left behind by a process that died after it had enqueued the task
+// is gone with the first attempt, and what is enqueued all the same sends nothing.
+func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.hooked(1)
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "outbox", "1").Err())
+		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(id, 1)))
+		require.NoError(t, b.Delivered(b.ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
+		require.Empty(t, b.outbox(id))
+		require.NoError(t, b.tell(b.ctx, id, 1))
+		require.Empty(t, b.webhooks())
+		log, err := b.Deliveries(b.ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, batch.DeliveryDelivered, log.State)
+	})
+}
+
+func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		// The batch is retried, and ends again, while its first end is being enqueued.
+		for name, script := range map[string]*redis.Script{"before": b.steps.due, "after": b.steps.enqueued} {
+			s := spec()
+			s.WebhookURL = "https://example.com/hook"
+			id := b.submit(1, s).ID
+			b.interrupt(script.Hash(), false, func() {
+				got, err := b.run(b.ctx, b.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries), "me", "F")
+				require.NoError(t, err)
+				require.Equal(t, "ok", got[0])
+				for _, key := range []string{"outbox", "sending"} {
+					require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, key, "3", "delivery", "pending").Err())
+				}
+			})
+			b.end(id, 0, batch.Failed)
+			require.Equal(t, "3", b.outbox(id), "%s: the mark is not the late one's to clear", name)
+			_, err := b.Webhook(b.ctx, id, 1)
+			require.ErrorIs(t, err, batch.ErrStale)
+			require.NoError(t, b.Delete(b.ctx, "me", id))
+		}
+	})
+}
+
+func TestAnEventIsReadWholeOrNotAtAll(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		s := spec()
+		s.WebhookURL = "https://example.com/hook"
+		id := b.submit(3, s).ID
+		for i := range 3 {
+			begun, err := b.Begin(b.ctx, id, i, "w1")
+			require.NoError(t, err)
+			r := result(i, batch.Failed)
+			r.Body = []byte(strings.Repeat("x", firstBytes/2)) // so that they are read one after the other
+			require.NoError(t, b.Finish(b.ctx, id, i, begun.Token, r))
+		}
+		n, err := b.Webhook(b.ctx, id, 1)
+		require.NoError(t, err)
+		require.Len(t, n.Results, 3)
+		b.interrupt(b.steps.look.Hash(), true, func() { b.again(id) })
+		_, err = b.Webhook(b.ctx, id, 1)
+		require.ErrorIs(t, err, batch.ErrStale, "it is of two rounds")
+	})
+}
+
+// mute refuses commands that hold a text, while it is armed: they are not sent.
+type mute struct {
+	text  string
+	armed atomic.Bool
+}
+
+func (r *mute) around(next func() error, cmds ...redis.Cmder) error {
+	refused := false
+	for _, cmd := range cmds {
+		refused = refused || r.armed.Load() && strings.Contains(cmd.String(), r.text)
+	}
+	if !refused {
+		return next()
+	}
+	for _, cmd := range cmds {
+		cmd.SetErr(io.ErrUnexpectedEOF)
+	}
+	return io.ErrUnexpectedEOF
+}
+
+func (r *mute) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (r *mute) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		return r.around(func() error { return next(ctx, cmd) }, cmd)
+	}
+}
+
+func (r *mute) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		return r.around(func() error { return next(ctx, cmds) }, cmds...)
+	}
+}
