@@ -62,6 +62,7 @@ type combiner struct {
 	gather  time.Duration
 	over    *time.Timer // that long after the first of them
 	fliers  int
+	nodes   map[*redis.Client]*nodeRides // of a cluster
 	closed  bool
 	wg      sync.WaitGroup
 }
@@ -141,34 +142,41 @@ func (c *combiner) fly() {
 			c.mu.Unlock()
 			continue // another was faster
 		}
-		rides := c.waiting[:c.fitting()]
+		rides := c.waiting[:fitting(c.waiting)]
 		c.waiting = c.waiting[len(rides):]
 		if len(c.waiting) == 0 {
 			c.waiting, c.hurry = nil, false // what flies must not be overwritten
 		}
 		c.mu.Unlock()
-		c.s.exchange(rides)
-		for _, r := range rides {
-			close(r.done)
+		if c.s.cluster != nil {
+			c.toNodes(rides)
+		} else {
+			c.exchange(rides)
 		}
 	}
 }
 
-// fitting returns how many of those who wait go along in one exchange, with the
-// lock held.
-func (c *combiner) fitting() int {
+func (c *combiner) exchange(rides []*ride) {
+	c.s.exchange(rides)
+	for _, r := range rides {
+		close(r.done)
+	}
+}
+
+// fitting returns how many of those who wait go along in one exchange.
+func fitting(waiting []*ride) int {
 	bytes := 0
-	for n, r := range c.waiting {
+	for n, r := range waiting {
 		for _, arg := range r.args {
 			if sealed, ok := arg.([]byte); ok {
 				bytes += len(sealed)
 			}
 		}
-		if n == flightActions || (n > 0 && (bytes > flightBytes || r.alone || c.waiting[0].alone)) {
+		if n == flightActions || (n > 0 && (bytes > flightBytes || r.alone || waiting[0].alone)) {
 			return n
 		}
 	}
-	return len(c.waiting)
+	return len(waiting)
 }
 
 // shared is a step for some actions of one batch.

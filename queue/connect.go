@@ -75,6 +75,7 @@ func connect(raw string) (redis.UniversalClient, error) {
 		if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
 			return nil, fmt.Errorf("a Redis cluster has no numbered databases or options: %s", expected)
 		}
+		opts.DialerRetries = 1 // a node that is gone has a replica, which is found the sooner
 		return redis.NewClusterClient(opts.Cluster()), nil
 	}
 	query := u.Query()

@@ -18,7 +18,6 @@ type line struct {
 	nudge chan struct{}
 
 	turning   sync.Mutex // held during a turn
-	broken    uint32     // connections to Redis that had been given up before it
 	out       chan *task // to be run; it holds as many as can be
 	mu        sync.Mutex
 	runners   []*runner
@@ -35,7 +34,9 @@ type line struct {
 	turned    time.Time // when the last turn was
 	ended     time.Time // when the first of the ended tasks did
 	notBefore time.Time // when tasks may be taken again, by the target's rate
-	failed    time.Time // when Redis may be asked again
+	polling   int       // exchanges under way with single nodes of a cluster
+	polled    *sync.Cond
+	audit     audit
 }
 
 // run makes turns until no task can end any more.
@@ -52,7 +53,7 @@ func (l *line) run() {
 		l.seatOrGiveBack(held)
 		wait, take, end := l.next(held)
 		if take || end {
-			l.turn(take)
+			l.startTurn(take)
 			continue
 		}
 		timer.Reset(wait)
@@ -63,7 +64,8 @@ func (l *line) run() {
 		case <-l.t.closed:
 			// What cannot be told now is found by asynq when the leases end.
 			for since := time.Now(); time.Since(since) < lastPatience; {
-				if l.turn(false); l.untold() == 0 {
+				l.turn(false)
+				if l.untold() == 0 {
 					return
 				}
 				timer.Reset(takerPause)
@@ -102,10 +104,6 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 	wait = time.Hour
 	filled, done := false, 0
 	bulkFree := l.bulkFree(now)
-	for _, q := range l.lanes {
-		filled = filled || q.filled && (!q.bulk || bulkFree > 0)
-		done += q.untold()
-	}
 	at := func(t time.Time) bool {
 		if left := t.Sub(now); left > 0 {
 			wait = min(wait, left)
@@ -113,29 +111,78 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 		}
 		return true
 	}
+	for _, q := range l.lanes {
+		if q.polling || (q.filled || q.untold() > 0) && !at(q.failed) {
+			continue
+		}
+		filled = filled || q.filled && (!q.bulk || bulkFree > 0)
+		done += q.untold()
+	}
 	if bulkFree <= 0 {
 		_ = at(l.small.Add(smallLast))
 	}
 	if len(l.ready) > 0 {
 		_ = at(l.ready[0].taken.Add(readyFor))
 	}
-	if free := l.Places + l.ahead(now) - l.inHand; free > 0 && filled && !l.stopped() && at(now.Add(held)) && at(l.notBefore) && at(l.failed) {
+	if free := l.Places + l.ahead(now) - l.inHand; free > 0 && filled && !l.stopped() && at(now.Add(held)) && at(l.notBefore) {
 		if free >= min(enoughPlaces, l.Places/4+1) || at(l.turned.Add(linger)) {
 			return 0, true, false
 		}
 	}
-	return wait, false, done > 0 && (done >= mostDone || at(l.ended.Add(doneWithin))) && at(l.failed)
+	return wait, false, done > 0 && (done >= mostDone || at(l.ended.Add(doneWithin)))
 }
 
-// turn takes what has ended from asynq's books and, if it is told to, takes as
-// many tasks as there are places for.
+// turn makes a turn, and returns when it is made.
 func (l *line) turn(take bool) {
+	l.startTurn(take)
+	l.awaitPolls()
+}
+
+// startTurn takes what has ended from asynq's books and, if it is told to, takes as
+// many tasks as there are places for. On a cluster it does not wait for the replies: each
+// node is asked on its own, so that one that does not answer keeps no other from it.
+func (l *line) startTurn(take bool) {
 	l.turning.Lock()
 	defer l.turning.Unlock()
 	parts := l.plan(take && !l.stopped())
 	if len(parts) == 0 {
 		return
 	}
+	if l.t.s.cluster == nil {
+		l.exchange(parts)
+		return
+	}
+	byNode := make(map[*redis.Client][]*part)
+	for _, p := range parts {
+		node := l.t.s.nodeOf(context.Background(), p.prefix)
+		byNode[node] = append(byNode[node], p)
+	}
+	l.mu.Lock()
+	l.polling += len(byNode)
+	l.mu.Unlock()
+	for _, parts := range byNode {
+		go func() {
+			l.exchange(parts)
+			l.mu.Lock()
+			l.polling--
+			l.polled.Broadcast()
+			l.mu.Unlock()
+			l.wake()
+		}()
+	}
+}
+
+// awaitPolls waits for the exchanges under way with single nodes.
+func (l *line) awaitPolls() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for l.polling > 0 {
+		l.polled.Wait()
+	}
+}
+
+// exchange makes a turn in one exchange.
+func (l *line) exchange(parts []*part) {
 	ctx, cancel := l.t.s.within(context.Background())
 	defer cancel()
 	pipe := l.t.s.rdb.Pipeline()
@@ -146,7 +193,6 @@ func (l *line) turn(take bool) {
 
 // add adds a turn to a pipeline.
 func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
-	l.broken = l.t.s.broken()
 	for _, p := range parts {
 		p.cmd = pipe.EvalSha(ctx, l.t.s.steps.turn.Hash(), p.keys(), p.args()...)
 	}
@@ -156,8 +202,10 @@ func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
 func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 	for _, p := range parts {
 		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, p.cmd)
-		repeated := l.t.s.broken() != l.broken
-		taken += l.took(p, cmd, mapError(ctx, cmd.Err()), repeated) //nolint:contextcheck // what it gives back does not end with the turn
+		taken += l.took(p, cmd, mapError(ctx, cmd.Err())) //nolint:contextcheck // what it gives back does not end with the turn
+		l.mu.Lock()
+		p.polling = false // not before: what it gave back is to be taken first
+		l.mu.Unlock()
 	}
 	return taken
 }
@@ -256,8 +304,9 @@ func (l *line) plan(take bool) []*part {
 		free = max(0, min(l.Places+l.ahead(l.turned)-l.inHand, l.fitting())) // fewer than next saw, if fewer leave their places now
 	}
 	var waiting [2][]*lane
+	cluster := l.t.s.cluster != nil
 	for _, q := range l.lanes {
-		if q.filled {
+		if q.filled && !q.polling && (!cluster || !l.turned.Before(q.failed)) {
 			kind := 0
 			if q.bulk {
 				kind = 1
@@ -279,19 +328,24 @@ func (l *line) plan(take bool) []*part {
 		rand.Shuffle(len(lanes), func(i, j int) { lanes[i], lanes[j] = lanes[j], lanes[i] }) //nolint:gosec // an order, no secret
 		for i, q := range lanes {
 			wants[q] = min(max(share[kind]/(len(lanes)-i), fewTaken), share[kind], mostTaken)
+			if cluster && !q.failed.IsZero() {
+				wants[q] = min(wants[q], 1) // places that wait for a node in vain are no other's
+			}
 			share[kind] -= wants[q]
 		}
 	}
 	var parts []*part
 	for _, q := range l.lanes {
-		if wants[q] == 0 && q.untold() == 0 {
+		if q.polling || wants[q] == 0 && q.untold() == 0 {
 			continue
 		}
 		n, m := min(len(q.done), mostEnded), min(len(q.again), mostEnded)
 		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n]), again: slices.Clip(q.again[:m])}
 		q.done, q.again = q.done[n:], q.again[m:]
+		q.polling = true
 		if p.want > 0 {
 			q.filled = false // unless it turns out to hold more, or somebody says so meanwhile
+			q.wanted = p.want
 			l.count(q, p.want)
 		}
 		parts = append(parts, p)
@@ -355,24 +409,34 @@ func (m *lowest) turn(now time.Time) {
 }
 
 // took notes what a turn brought from one queue, and returns how many tasks that is.
-// If it may have been sent twice, the first time may have brought some, too.
-func (l *line) took(p *part, cmd *redis.Cmd, err error, repeated bool) int {
+func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 	now := time.Now()
-	tasks := p.tasks(cmd, now)
+	var tasks []*task
+	if err == nil {
+		tasks = p.tasks(cmd, now)
+	}
 	l.mu.Lock()
+	p.wanted = 0
 	l.count(p.lane, len(tasks)-p.want)
+	l.audit.took(tasks)
+	if l.Rate.N > 0 {
+		for _, k := range tasks {
+			k.moving = true
+		}
+	}
 	if len(tasks) > 0 && !p.bulk {
 		l.small = now
 	}
-	if p.want > 0 && (err != nil || repeated) {
-		p.missed()
-	}
 	if err != nil {
+		if p.want > 0 {
+			p.missed() // Redis may have handed out some
+		}
 		p.done = append(p.ended, p.done...)
 		p.lane.again = append(p.again, p.lane.again...)
 		p.filled = true
-		l.failed = now.Add(takerPause)
+		p.failed = now.Add(takerPause)
 	} else {
+		p.failed = time.Time{}
 		if p.want > 0 && len(tasks) == p.want {
 			p.filled = true
 		}

@@ -79,6 +79,9 @@ func (q *lane) giveBack(tasks []*task) {
 	}
 	q.mu.Lock()
 	q.count(q, -len(tasks))
+	for _, k := range tasks {
+		q.audit.ended(&k.place)
+	}
 	q.filled = true
 	if err != nil {
 		q.missed()

@@ -47,6 +47,7 @@ func (p *Place) end() {
 }
 
 func (p *Place) endLocked() {
+	p.lane.audit.ended(p)
 	if p.left {
 		p.lane.leaving--
 	} else {
@@ -134,6 +135,9 @@ func (l *line) unready() []*task {
 	defer l.mu.Unlock()
 	tasks := l.ready
 	l.ready = nil
+	for _, k := range tasks {
+		k.moving = true
+	}
 	return tasks
 }
 

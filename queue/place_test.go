@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -157,7 +158,7 @@ func TestPlacesThatWereReckonedWithAreNotTaken(t *testing.T) {
 		l.markAll()
 		l.turn(true)
 		require.Equal(t, 5, l.inHand)
-		require.Zero(t, l.failed)
+		require.False(t, slices.ContainsFunc(l.lanes, func(q *lane) bool { return !q.failed.IsZero() }))
 		require.Len(t, b.pending(batch.Interactive), 6)
 	})
 }

@@ -23,6 +23,7 @@ type runner struct {
 
 // hand has a task run by a runner that is idle, or by a new one, with the lock held.
 func (l *line) hand(k *task) {
+	k.seated, k.moving = true, false
 	l.out <- k
 	switch {
 	case l.t.action == nil || l.Target == "": // somebody else takes it from there
@@ -95,6 +96,7 @@ func (l *line) unrun() (tasks []*task) {
 	l.shut = true
 	close(l.out)           // the server has stopped: nothing is handed over any more
 	for k := range l.out { // runners take some, too
+		k.seated, k.moving = false, true
 		tasks = append(tasks, k)
 	}
 	l.sit(-len(tasks))

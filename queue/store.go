@@ -36,6 +36,7 @@ type Config struct {
 // and is safe for concurrent use.
 type Store struct {
 	rdb     redis.UniversalClient
+	cluster *redis.ClusterClient // the same, if it is one
 	steps   *scripts
 	seals   *sealer
 	log     *slog.Logger
@@ -45,7 +46,6 @@ type Store struct {
 	fanouts *fanouts
 	combine *combiner
 	seated  atomic.Int64 // actions that have places here
-	reached atomic.Bool  // Redis was, once
 	name    string       // tells this process from others on the same Redis
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64
@@ -95,9 +95,10 @@ func Open(cfg Config) (*Store, error) {
 	} else if s.rdb, err = connect(cfg.URL); err != nil {
 		return nil, err
 	}
-	if _, ok := s.rdb.(*redis.ClusterClient); ok {
-		s.shards = clusterShards
+	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
+		s.shards, s.cluster = clusterShards, cluster
 	}
+	s.rdb.AddHook(replies{})
 	if s.seals, err = newSealer(keys); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -148,29 +149,11 @@ func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc
 	return context.WithTimeoutCause(ctx, patience, errSlow)
 }
 
-// broken counts the connections to Redis that were given up. If it has changed since a
-// step was sent, the step may have been sent twice: go-redis repeats by itself, and tells
-// nobody, what a connection broke off.
-func (s *Store) broken() uint32 {
-	if !s.reached.Load() {
-		return 0 // a cluster's client would look for the cluster first, for as long as that takes
-	}
-	stats := s.rdb.PoolStats()
-	n := stats.StaleConns
-	if stats.PipelineStats != nil {
-		n += stats.PipelineStats.StaleConns
-	}
-	return n
-}
-
-// send sends what is in a pipeline. Each command has its own error. If no
-// connection could be opened, go-redis says so to the pipeline alone, and the
-// commands would look as if they were answered.
+// send sends what is in a pipeline. Each command has its own reply or its own error; see
+// [replies]. If no connection could be opened, go-redis says so to the pipeline alone, and
+// the commands would look as if they were answered.
 func (s *Store) send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
 	cmds, err := pipe.Exec(ctx)
-	if err == nil {
-		s.reached.Store(true)
-	}
 	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
 		return cmds
 	}
@@ -265,4 +248,17 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	}
 	s.owners.Store(&salt)
 	return salt, nil
+}
+
+// nodeOf returns the node of a cluster that has a key, or nil on anything else, or while
+// the cluster is not known.
+func (s *Store) nodeOf(ctx context.Context, key string) *redis.Client {
+	if s.cluster == nil {
+		return nil
+	}
+	node, err := s.cluster.MasterForKey(ctx, key)
+	if err != nil {
+		return nil
+	}
+	return node
 }

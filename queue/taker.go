@@ -91,6 +91,12 @@ type task struct {
 	message string // of a webhook
 	taken   time.Time
 	place   Place
+
+	// Guarded by the line's mutex.
+	seated  bool // it has a place
+	moving  bool // somebody is about to hand it over, or to give it back
+	started bool // a webhook's: its handler was called
+	suspect bool // the last audit did not find it anywhere
 }
 
 // again is a task that is to come again at a time, in unix seconds.
@@ -113,6 +119,9 @@ type lane struct {
 	looked  time.Time // when waiting retries were last looked through
 	lost    bool      // there may be tasks that were taken and that nobody holds
 	telling bool      // the sweeper is being told of that
+	polling bool      // a turn with it is under way
+	wanted  int       // the tasks that this turn asks for
+	failed  time.Time // when it may be asked again, if the last turn with it failed
 }
 
 func newTaker(s *Store, cfg ServerConfig) *taker {
@@ -141,6 +150,7 @@ func (t *taker) add(c Line) *line {
 		c.Held = func() (time.Duration, <-chan struct{}) { return 0, nil }
 	}
 	l := &line{Line: c, t: t, nudge: make(chan struct{}, 1)}
+	l.polled = sync.NewCond(&l.mu)
 	l.out = make(chan *task, l.Places+l.leavers())
 	t.lines = append(t.lines, l)
 	return l
@@ -164,6 +174,7 @@ func (t *taker) start(action func(id string, index int, place *Place) error) {
 	}
 	t.wg.Go(t.poll)
 	t.wg.Go(t.keepLeases)
+	t.wg.Go(t.auditSlots)
 }
 
 func (t *taker) stop() {
@@ -182,6 +193,7 @@ func (t *taker) giveBackRest() {
 	for _, l := range t.lines { // a turn under way may still bring some
 		l.turning.Lock()
 		l.turning.Unlock() //nolint:staticcheck // that it was free is all that is asked
+		l.awaitPolls()
 	}
 	t.delays.Wait()
 	var rest []*task
@@ -251,10 +263,27 @@ func (t *taker) poll() {
 // asynq's handler, of webhooks, which knows of places.
 func (t *taker) seating(h asynq.HandlerFunc) asynq.Handler {
 	return asynq.HandlerFunc(func(ctx context.Context, k *asynq.Task) error {
-		place := &Place{lane: t.hooks.lanes[0], since: time.Now()}
+		id, _ := asynq.GetTaskID(ctx)
+		place := t.hooks.webhook(id)
 		defer place.end()
 		return h(ctx, k) //nolint:wrapcheck // asynq is to see the handler's own
 	})
+}
+
+// webhook returns the place of a webhook's task that is now run.
+func (l *line) webhook(id string) *Place {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	place := l.audit.webhook(id)
+	if place == nil { // it was given up as lost, and was not
+		k := &task{lane: l.lanes[0], id: id, place: Place{lane: l.lanes[0]}, seated: true, started: true}
+		l.audit.took([]*task{k})
+		l.count(k.lane, 1)
+		l.sit(1)
+		place = &k.place
+	}
+	place.since = time.Now()
+	return place
 }
 
 // EvalSha answers asynq's steps for taking and ending tasks, and lets all else through.

@@ -444,7 +444,7 @@ func TestLargeBatchesMakeRoomWhileSmallOnesCome(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	line := func(takes time.Duration) *line {
-		l := &line{Line: Line{Places: 64}, t: &taker{quit: make(chan struct{})}, small: now, inBulk: 5, inHand: 5}
+		l := &line{Line: Line{Places: 64}, t: &taker{s: &Store{}, quit: make(chan struct{})}, small: now, inBulk: 5, inHand: 5}
 		l.lanes = []*lane{{line: l, bulk: true, filled: true}}
 		l.fastest.add(now, time.Second)
 		l.fastest.add(now, takes)

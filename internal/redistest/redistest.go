@@ -156,61 +156,6 @@ func StartSentinel(tb testing.TB) string {
 	return "redis+sentinel://" + s.Addr + "/0?master=main"
 }
 
-// StartCluster starts a cluster of three masters and returns its URL.
-func StartCluster(tb testing.TB) string {
-	tb.Helper()
-	const slots = 16384
-	servers := make([]*Server, 3)
-	for i := range servers {
-		servers[i] = Start(tb, "--cluster-enabled", "yes", "--cluster-port", FreePort(tb), "--cluster-node-timeout", "5000")
-		servers[i].must("CLUSTER", "SET-CONFIG-EPOCH", strconv.Itoa(i+1))
-		servers[i].must("CLUSTER", "ADDSLOTSRANGE", strconv.Itoa(i*slots/3), strconv.Itoa((i+1)*slots/3-1))
-	}
-	addrs := make([]string, len(servers))
-	for i, s := range servers {
-		addrs[i] = s.Addr
-		_, port, _ := net.SplitHostPort(s.Addr) // made by Start
-		bus := s.args[len(s.args)-3]
-		for _, other := range servers {
-			other.must("CLUSTER", "MEET", "127.0.0.1", port, bus)
-		}
-	}
-	deadline := time.Now().Add(30 * time.Second)
-	for _, s := range servers {
-		for !s.inCluster(len(servers)) {
-			if time.Now().After(deadline) {
-				tb.Fatal("the cluster does not come up")
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-	}
-	return "redis+cluster://" + strings.Join(addrs, ",")
-}
-
-func (s *Server) must(words ...string) {
-	s.tb.Helper()
-	if _, err := s.Command(words...); err != nil {
-		s.tb.Fatalf("%v: %v", words, err)
-	}
-}
-
-// inCluster reports whether the server sees a whole cluster of that many masters.
-func (s *Server) inCluster(masters int) bool {
-	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
-	if err != nil {
-		return false
-	}
-	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(time.Second)) // a connection just made takes a deadline
-	if _, err := conn.Write([]byte("CLUSTER INFO\r\n")); err != nil {
-		return false
-	}
-	buf := make([]byte, 4096)
-	n, err := conn.Read(buf)
-	text := string(buf[:n])
-	return err == nil && strings.Contains(text, "cluster_state:ok") && strings.Contains(text, fmt.Sprintf("cluster_size:%d", masters))
-}
-
 // FreePort returns a port on which nobody listens. It is none of those that the kernel
 // gives to connections, which might take it before it is used.
 func FreePort(tb testing.TB) string {

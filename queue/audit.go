@@ -1,0 +1,133 @@
+package queue
+
+import (
+	"time"
+)
+
+// auditEvery is how often the counts of slots are compared with the tasks that are really
+// in hand.
+const auditEvery = 5 * time.Second
+
+// audit knows every task that was taken and has not ended, so that the counts of a line
+// can be checked. It is guarded by the line's mutex.
+type audit struct {
+	held map[*Place]*task
+}
+
+func (a *audit) took(tasks []*task) {
+	if a.held == nil {
+		a.held = make(map[*Place]*task)
+	}
+	for _, k := range tasks {
+		a.held[&k.place] = k
+	}
+}
+
+// ended forgets a task that has ended, or that was given back.
+func (a *audit) ended(p *Place) { delete(a.held, p) }
+
+// webhook returns the place of a webhook's task that was handed to asynq and is now run.
+func (a *audit) webhook(id string) *Place {
+	for p, k := range a.held {
+		if k.id == id && !k.started {
+			k.started = true
+			return p
+		}
+	}
+	return nil
+}
+
+// slots are the counts of a line.
+type slots struct{ inHand, inBulk, seated, leaving int }
+
+// auditSlots compares the counts with the tasks in hand until no task can end any more.
+func (t *taker) auditSlots() {
+	tick := time.NewTicker(auditEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			for _, l := range t.lines {
+				l.auditSlots()
+			}
+		case <-t.closed:
+			return
+		}
+	}
+}
+
+// auditSlots corrects the counts, and gives up tasks that have no runner and are on no way
+// to one: if the count of a slot that nobody uses stayed, the slot would never be used
+// again. The sweeper puts such tasks back into their queues.
+func (l *line) auditSlots() {
+	l.mu.Lock()
+	lost := l.lostTasks()
+	for _, k := range lost {
+		l.audit.ended(&k.place)
+		k.lane.missed()
+	}
+	was, is := slots{l.inHand, l.inBulk, l.seated, l.leaving}, l.countHeld()
+	if was != is {
+		l.inHand, l.inBulk, l.leaving = is.inHand, is.inBulk, is.leaving
+		l.sit(is.seated - was.seated)
+		l.seat()
+	}
+	l.mu.Unlock()
+	if was == is {
+		return
+	}
+	l.t.s.log.Error("slots were counted as used by tasks that do not run: corrected", "target", l.Target, "lost_tasks", len(lost),
+		"taken_was", was.inHand, "taken_is", is.inHand, "running_was", was.seated, "running_is", is.seated)
+	l.wake()
+}
+
+// countHeld counts the tasks in hand, and those that turns under way have asked for, with
+// the lock held.
+func (l *line) countHeld() (is slots) {
+	for _, q := range l.lanes {
+		is.inHand += q.wanted
+		if q.bulk {
+			is.inBulk += q.wanted
+		}
+	}
+	for p, k := range l.audit.held {
+		if p.left {
+			is.leaving++
+			continue
+		}
+		is.inHand++
+		if k.lane.bulk {
+			is.inBulk++
+		}
+		if k.seated {
+			is.seated++
+		}
+	}
+	return is
+}
+
+// lostTasks returns the tasks in hand that neither wait, nor are moved, nor run, and did
+// not at the last audit, with the lock held.
+func (l *line) lostTasks() (lost []*task) {
+	waits := len(l.out) > 0 // for a runner; which tasks, a channel does not tell
+	known := make(map[*task]bool, len(l.ready)+len(l.runners))
+	for _, k := range l.ready {
+		known[k] = true
+	}
+	for _, r := range l.runners {
+		if k := r.now.Load(); k != nil {
+			known[k] = true
+		}
+	}
+	for _, k := range l.audit.held {
+		switch {
+		case known[k] || k.moving || k.started || k.seated && waits:
+			k.suspect = false
+		case k.suspect:
+			lost = append(lost, k)
+		default:
+			k.suspect = true
+		}
+	}
+	return lost
+}

@@ -1,0 +1,70 @@
+package queue
+
+import (
+	"context"
+	"errors"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// replies is a hook by which every command of a pipeline ends with its own reply, or with
+// an error of its own.
+//
+// Without it go-redis marks commands that were answered as failed when the connection
+// breaks behind their replies, or when time runs out while it repeats others; and it sends
+// a whole pipeline again, to one server or to one node of a cluster, although some of its
+// commands were executed: their first replies are lost, and with them the tasks that they
+// brought.
+type replies struct{}
+
+// DialHook implements [redis.Hook].
+func (replies) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements [redis.Hook].
+func (replies) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+// ProcessPipelineHook implements [redis.Hook].
+func (replies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if len(cmds) == 0 || cmds[0].Name() == "multi" { // all of a transaction is executed, or nothing
+			return next(ctx, cmds)
+		}
+		kept := make([]keptReply, len(cmds))
+		sent := make([]redis.Cmder, len(cmds))
+		for i, cmd := range cmds {
+			kept[i].Cmder = cmd
+			sent[i] = &kept[i]
+		}
+		return next(ctx, sent)
+	}
+}
+
+// keptReply is a command of a pipeline that keeps its reply.
+type keptReply struct {
+	redis.Cmder
+	answered bool
+}
+
+// SetErr sets what became of the command, unless that is the fault of another: a command
+// that was answered cannot fail for want of an answer.
+func (k *keptReply) SetErr(err error) {
+	var refused redis.Error
+	if err == nil || errors.As(err, &refused) {
+		k.answered = true
+	} else if k.answered {
+		return
+	}
+	k.Cmder.SetErr(err)
+}
+
+// NoRetry reports whether the command, and with it its pipeline, must not be sent again
+// once it may have been executed. Commands that no server executed, because no connection
+// could be opened or because a node of a cluster does not have their keys, still are.
+func (k *keptReply) NoRetry() bool {
+	switch k.Name() {
+	case "exists", "get", "getrange", "hget", "hgetall", "hmget", "lrange":
+		return k.Cmder.NoRetry()
+	default:
+		return true
+	}
+}
