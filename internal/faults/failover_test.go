@@ -1,10 +1,8 @@
 package faults
 
 import (
-	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,7 +12,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/batchd/batchd/client"
 	"github.com/batchd/batchd/internal/redistest"
 )
 
@@ -41,29 +38,12 @@ func TestAfterAFailoverABatchIsWholeOrGone(t *testing.T) {
 			accepted := time.Since(killed)
 			time.Sleep(3 * time.Second)
 			batches := load.stop()
-			var kept []*planned
-			for _, p := range batches {
-				_, err := w.client.Get(t.Context(), p.id, 0)
-				problem := &client.Problem{}
-				if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
-					continue
-				}
-				require.NoError(t, err)
-				kept = append(kept, p)
-			}
+			kept := w.kept(batches)
 			w.settle(150*time.Second, kept...)
 			ended := time.Since(killed)
 			sum := w.verifyAll(kept)
-			twice := 0
-			for _, p := range batches {
-				for _, a := range p.actions {
-					if a.Method == http.MethodPost && len(w.target.of(a.ID)) > 1 {
-						twice++
-					}
-				}
-			}
 			figure(t, "failover: batches=%d gone=%d outcomes=%v POSTs sent twice=%d, accepted again after %.1fs, last batch ended after %.1fs",
-				len(batches), len(batches)-len(kept), sum, twice, accepted.Seconds(), ended.Seconds())
+				len(batches), len(batches)-len(kept), sum, w.sentTwice(batches), accepted.Seconds(), ended.Seconds())
 		})
 	}
 }

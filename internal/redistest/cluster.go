@@ -1,10 +1,13 @@
 package redistest
 
 import (
-	"bytes"
+	"bufio"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -94,11 +97,32 @@ func (c *Cluster) Masters() []*Server {
 	c.tb.Helper()
 	var masters []*Server
 	for _, s := range c.Nodes {
-		if strings.Contains(s.text("INFO", "replication"), "role:master") {
+		if s.Running() && strings.Contains(s.text("INFO", "replication"), "role:master") {
 			masters = append(masters, s)
 		}
 	}
 	return masters
+}
+
+// AwaitMasters waits until so many of the nodes that run are masters of a whole cluster.
+func (c *Cluster) AwaitMasters(n int) {
+	c.tb.Helper()
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		whole := 0
+		for _, s := range c.Nodes {
+			if s.Running() && strings.Contains(s.text("INFO", "replication"), "role:master") && strings.Contains(s.text("CLUSTER", "INFO"), "cluster_state:ok") {
+				whole++
+			}
+		}
+		if whole >= n {
+			return
+		}
+		if time.Now().After(deadline) {
+			c.tb.Fatalf("%d of %d masters serve", whole, n)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
 }
 
 // AwaitReplicas waits until that many nodes are replicas in step with their masters.
@@ -108,7 +132,10 @@ func (c *Cluster) AwaitReplicas(n int) {
 	for {
 		found := 0
 		for _, s := range c.Nodes {
-			info := s.text("INFO", "replication")
+			info := ""
+			if s.Running() {
+				info = s.text("INFO", "replication")
+			}
 			if strings.Contains(info, "role:slave") && strings.Contains(info, "master_link_status:up") {
 				found++
 			}
@@ -123,15 +150,69 @@ func (c *Cluster) AwaitReplicas(n int) {
 	}
 }
 
-// Reshard moves slots from one master to another, with their keys, while they are used.
+// Reshard moves slots from one master to another, with their keys, while they are used,
+// as redis-cli --cluster reshard does, but a hundred slots at a time.
 func (c *Cluster) Reshard(from, to *Server, n int) {
 	c.tb.Helper()
-	id := func(s *Server) string { return strings.TrimSpace(s.text("CLUSTER", "MYID")) }
-	out, err := exec.Command("redis-cli", "--cluster", "reshard", from.Addr, "--cluster-from", id(from), "--cluster-to", id(to),
-		"--cluster-slots", strconv.Itoa(n), "--cluster-yes", "--cluster-pipeline", "100").CombinedOutput()
-	if err != nil {
-		c.tb.Fatalf("reshard: %v\n%s", err, tail(out, 20))
+	source, target := strings.TrimSpace(from.text("CLUSTER", "MYID")), strings.TrimSpace(to.text("CLUSTER", "MYID"))
+	host, port, _ := net.SplitHostPort(to.Addr) // made by Start
+	for moved := range slices.Chunk(c.slotsOf(source, n), 100) {
+		each := func(s *Server, words ...string) []any {
+			commands := make([][]string, len(moved))
+			for i, slot := range moved {
+				commands[i] = slices.Clone(words)
+				commands[i][slices.Index(words, "slot")] = slot
+			}
+			return s.pipeline(commands)
+		}
+		each(to, "CLUSTER", "SETSLOT", "slot", "IMPORTING", source)
+		each(from, "CLUSTER", "SETSLOT", "slot", "MIGRATING", target)
+		for left := true; left; {
+			left = false
+			var migrate [][]string
+			for _, found := range each(from, "CLUSTER", "GETKEYSINSLOT", "slot", "100") {
+				keys, _ := found.([]any)
+				if len(keys) == 0 {
+					continue
+				}
+				left = true
+				words := []string{"MIGRATE", host, port, "", "0", "5000", "KEYS"}
+				for _, key := range keys {
+					words = append(words, key.(string))
+				}
+				migrate = append(migrate, words)
+			}
+			from.pipeline(migrate)
+		}
+		each(to, "CLUSTER", "SETSLOT", "slot", "NODE", target)
+		each(from, "CLUSTER", "SETSLOT", "slot", "NODE", target)
 	}
+}
+
+// slotsOf returns the first slots of a master.
+func (c *Cluster) slotsOf(id string, n int) (slots []string) {
+	c.tb.Helper()
+	for line := range strings.Lines(c.Masters()[0].text("CLUSTER", "NODES")) {
+		fields := strings.Fields(line)
+		if fields[0] != id {
+			continue
+		}
+		for _, part := range fields[8:] {
+			first, last, found := strings.Cut(part, "-")
+			if !found {
+				last = first
+			}
+			low, _ := strconv.Atoi(first)
+			high, _ := strconv.Atoi(last)
+			for slot := low; slot <= high && len(slots) < n; slot++ {
+				slots = append(slots, strconv.Itoa(slot))
+			}
+		}
+	}
+	if len(slots) < n {
+		c.tb.Fatalf("%s has only %d slots", id, len(slots))
+	}
+	return slots
 }
 
 // await waits until something holds for every node.
@@ -165,7 +246,55 @@ func (s *Server) text(words ...string) string {
 	return string(out)
 }
 
-func tail(out []byte, lines int) []byte {
-	all := bytes.Split(out, []byte("\n"))
-	return bytes.Join(all[max(0, len(all)-lines):], []byte("\n"))
+// pipeline sends commands over one connection and returns their replies. It fails the test
+// if one of them is an error.
+func (s *Server) pipeline(commands [][]string) []any {
+	s.tb.Helper()
+	conn, err := net.DialTimeout("tcp", s.Addr, time.Second)
+	if err != nil {
+		s.tb.Fatalf("dial redis-server: %v", err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second)) // a connection just made takes a deadline
+	var request strings.Builder
+	for _, words := range commands {
+		writeCommand(&request, words)
+	}
+	go func() { _, _ = conn.Write([]byte(request.String())) }() // else the replies are missing
+	lines := bufio.NewReader(conn)
+	replies := make([]any, len(commands))
+	for i := range replies {
+		if replies[i], err = readReply(lines); err != nil {
+			s.tb.Fatalf("%v: %v", commands[i], err)
+		}
+	}
+	return replies
+}
+
+// readReply reads a reply: a string, or a list of replies.
+func readReply(lines *bufio.Reader) (any, error) {
+	line, err := lines.ReadString('\n')
+	if err != nil {
+		return nil, fmt.Errorf("read from redis-server: %w", err)
+	}
+	line = strings.TrimRight(line, "\r\n")
+	n, _ := strconv.Atoi(line[1:])
+	switch line[0] {
+	case '-':
+		return nil, errors.New(line[1:])
+	case '$':
+		text := make([]byte, max(n, 0)+2)
+		_, err := io.ReadFull(lines, text)
+		return string(text[:max(n, 0)]), err
+	case '*':
+		list := make([]any, max(n, 0))
+		for i := range list {
+			if list[i], err = readReply(lines); err != nil {
+				return nil, err
+			}
+		}
+		return list, nil
+	default:
+		return line[1:], nil
+	}
 }

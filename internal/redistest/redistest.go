@@ -31,6 +31,8 @@ type Server struct {
 	cmd  *exec.Cmd
 	done chan struct{}
 	out  bytes.Buffer
+
+	frozen bool
 }
 
 // Start starts a server that is stopped at the end of the test. The arguments
@@ -92,14 +94,31 @@ func (s *Server) Kill() {
 	}
 	_ = s.cmd.Process.Kill() // it may have ended already
 	<-s.done
-	s.cmd = nil
+	s.cmd, s.frozen = nil, false
 }
 
 // Freeze has the server stand still, its connections open, until Thaw.
-func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Freeze() {
+	s.signal(syscall.SIGSTOP)
+	s.mu.Lock()
+	s.frozen = true
+	s.mu.Unlock()
+}
 
 // Thaw lets a frozen server go on.
-func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
+func (s *Server) Thaw() {
+	s.signal(syscall.SIGCONT)
+	s.mu.Lock()
+	s.frozen = false
+	s.mu.Unlock()
+}
+
+// Running reports whether the server was started, and neither killed nor frozen.
+func (s *Server) Running() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cmd != nil && !s.frozen
+}
 
 func (s *Server) signal(sig syscall.Signal) {
 	s.tb.Helper()
@@ -119,10 +138,7 @@ func (s *Server) Command(words ...string) (string, error) {
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(5 * time.Second)) // a connection just made takes a deadline
 	var request strings.Builder
-	fmt.Fprintf(&request, "*%d\r\n", len(words))
-	for _, w := range words {
-		fmt.Fprintf(&request, "$%d\r\n%s\r\n", len(w), w)
-	}
+	writeCommand(&request, words)
 	if _, err := conn.Write([]byte(request.String())); err != nil {
 		return "", fmt.Errorf("write to redis-server: %w", err)
 	}
@@ -135,6 +151,13 @@ func (s *Server) Command(words ...string) (string, error) {
 		return "", errors.New(line[1:])
 	}
 	return line, nil
+}
+
+func writeCommand(to *strings.Builder, words []string) {
+	fmt.Fprintf(to, "*%d\r\n", len(words))
+	for _, w := range words {
+		fmt.Fprintf(to, "$%d\r\n%s\r\n", len(w), w)
+	}
 }
 
 // StartSentinel starts a master with a sentinel that knows it as "main", and
