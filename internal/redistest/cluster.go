@@ -264,15 +264,15 @@ func (s *Server) pipeline(commands [][]string) []any {
 	lines := bufio.NewReader(conn)
 	replies := make([]any, len(commands))
 	for i := range replies {
-		if replies[i], err = readReply(lines); err != nil {
+		if replies[i], err = parseReply(lines); err != nil {
 			s.tb.Fatalf("%v: %v", commands[i], err)
 		}
 	}
 	return replies
 }
 
-// readReply reads a reply: a string, or a list of replies.
-func readReply(lines *bufio.Reader) (any, error) {
+// parseReply reads a reply: a string, or a list of replies.
+func parseReply(lines *bufio.Reader) (any, error) {
 	line, err := lines.ReadString('\n')
 	if err != nil {
 		return nil, fmt.Errorf("read from redis-server: %w", err)
@@ -289,7 +289,7 @@ func readReply(lines *bufio.Reader) (any, error) {
 	case '*':
 		list := make([]any, max(n, 0))
 		for i := range list {
-			if list[i], err = readReply(lines); err != nil {
+			if list[i], err = parseReply(lines); err != nil {
 				return nil, err
 			}
 		}
