@@ -33,7 +33,7 @@ func openCluster(t *testing.T) (*bundle, *redistest.Server) {
 	return nil, nil
 }
 
-func (b *bundle) keyOn(addr string, kind string) string {
+func (b *bundle) keyOn(addr, kind string) string {
 	b.t.Helper()
 	for i := range 10_000 {
 		if key := fmt.Sprintf("%s%d", kind, i); b.nodeOf(b.ctx, key).Options().Addr == addr {

@@ -94,7 +94,7 @@ type task struct {
 
 	// Guarded by the line's mutex.
 	seated  bool // it has a place
-	moving  bool // somebody is about to hand it over, or to give it back
+	moving  bool // it is being handed over or given back
 	started bool // a webhook's: its handler was called
 	suspect bool // the last audit did not find it anywhere
 }

@@ -178,7 +178,7 @@ func (c *Cluster) Reshard(from, to *Server, n int) {
 				left = true
 				words := []string{"MIGRATE", host, port, "", "0", "5000", "KEYS"}
 				for _, key := range keys {
-					words = append(words, key.(string))
+					words = append(words, fmt.Sprint(key))
 				}
 				migrate = append(migrate, words)
 			}
