@@ -30,8 +30,8 @@ const (
 	Failed    Outcome = "failed"    // the target answered 400 or above, after the retry policy
 	Errored   Outcome = "errored"   // there is no answer; the result's error says why
 	Unknown   Outcome = "unknown"   // sent, the answer was never seen, and not safe to send again
-	Cancelled Outcome = "cancelled" // the batch was cancelled before the action was sent
-	Expired   Outcome = "expired"   // the deadline passed before the action was sent
+	Cancelled Outcome = "cancelled" // the batch was cancelled before the action was sent, or sent again
+	Expired   Outcome = "expired"   // the deadline passed before the action was sent, or sent again
 	Skipped   Outcome = "skipped"   // something that the action depended on did not succeed
 )
 

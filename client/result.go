@@ -23,7 +23,8 @@ type Result struct { //nolint:recvcheck // it is encoded by value, too
 	// Index is the action's place in its batch, from 0.
 	Index   int
 	Outcome Outcome
-	// Status is the target's HTTP status, 0 where there was no answer.
+	// Status is the target's HTTP status, 0 where there was no answer. Cancelled and
+	// Expired have one if the action was answered and waited for its next attempt.
 	Status  int
 	Headers http.Header
 	// Body is the body that the target sent, decoded from whatever form it
@@ -35,15 +36,29 @@ type Result struct { //nolint:recvcheck // it is encoded by value, too
 	Truncated bool
 	// Error is set where there was no answer.
 	Error *Failure
-	// Attempts counts the tries at sending.
+	// Attempts counts the tries at sending, over all rounds.
 	Attempts int
 	// StartedAt is when the last attempt began, zero where there was none.
 	StartedAt time.Time
 	// Duration is that of the last attempt, to the millisecond.
 	Duration time.Duration
+	// SentAt is set for Unknown: when the attempt began whose answer was not seen.
+	SentAt time.Time
+	// History is what the action ended with before it was retried, oldest first.
+	History []Past
 
 	// raw is the document as the server sent it.
 	raw json.RawMessage
+}
+
+// Past is what an action ended with before it was retried.
+type Past struct {
+	Outcome Outcome  `json:"outcome"`
+	Status  int      `json:"status,omitempty"`
+	Error   *Failure `json:"error,omitempty"`
+	// Attempts counts the tries of that round alone.
+	Attempts  int       `json:"attempts"`
+	StartedAt time.Time `json:"started_at,omitzero"`
 }
 
 // Decode reads a JSON body into v.
@@ -68,6 +83,8 @@ type resultDocument struct {
 	Attempts   int             `json:"attempts"`
 	StartedAt  *time.Time      `json:"started_at,omitempty"`
 	DurationMS *int64          `json:"duration_ms,omitempty"`
+	SentAt     time.Time       `json:"sent_at,omitzero"`
+	History    []Past          `json:"history,omitempty"`
 }
 
 // UnmarshalJSON reads the document that the server sends.
@@ -78,7 +95,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	}
 	*r = Result{
 		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status, Truncated: doc.Truncated,
-		Error: doc.Error, Attempts: doc.Attempts, raw: append(json.RawMessage(nil), data...),
+		Error: doc.Error, Attempts: doc.Attempts, SentAt: doc.SentAt, History: doc.History, raw: append(json.RawMessage(nil), data...),
 	}
 	if len(doc.Headers) > 0 {
 		r.Headers = make(http.Header, len(doc.Headers))
@@ -113,7 +130,7 @@ func (r Result) MarshalJSON() ([]byte, error) {
 	}
 	doc := resultDocument{
 		ID: r.ID, Index: r.Index, Outcome: r.Outcome, Status: r.Status, Truncated: r.Truncated,
-		Error: r.Error, Attempts: r.Attempts,
+		Error: r.Error, Attempts: r.Attempts, SentAt: r.SentAt, History: r.History,
 	}
 	if len(r.Headers) > 0 {
 		doc.Headers = make(fields, len(r.Headers))

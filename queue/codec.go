@@ -134,13 +134,16 @@ func decodeAction(data []byte) (batch.Action, error) {
 // states maps the byte that the ledger keeps of an action to its outcome.
 var states = map[byte]batch.Outcome{
 	'p': batch.Pending, 'r': batch.Pending, 'w': batch.Pending, 'g': batch.Pending,
-	'S': batch.Succeeded, 'F': batch.Failed, 'E': batch.Errored, 'U': batch.Unknown,
+	'S': batch.Succeeded, 'F': batch.Failed, 'E': batch.Errored, 'U': batch.Unknown, overdueState: batch.Unknown,
 	'C': batch.Cancelled, 'X': batch.Expired, 'K': batch.Skipped,
 }
 
+// overdueState is that of an action whose holder never said what came of it.
+const overdueState = 'O'
+
 func stateOf(o batch.Outcome) (string, error) {
 	for state, outcome := range states {
-		if outcome == o && o.Final() {
+		if outcome == o && o.Final() && state != overdueState {
 			return string(state), nil
 		}
 	}

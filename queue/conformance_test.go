@@ -95,14 +95,14 @@ func TestAnInterruptedActionIsReportedAndFenced(t *testing.T) {
 		require.Equal(t, "w1", second.Worker)
 		require.Equal(t, *action(0), second.Action)
 
-		released, err := b.Release(b.ctx, id, 0, second.Token)
+		released, err := b.Release(b.ctx, id, 0, second.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.True(t, released)
 		third := b.begin(id, 0)
 		require.Equal(t, 2, third.Attempt)
 		require.Equal(t, first.StartedAt, third.FirstAt)
 		require.ErrorIs(t, b.Finish(b.ctx, id, 0, first.Token, result(0, batch.Succeeded)), batch.ErrStale, "the earlier holder wakes up")
-		_, err = b.Release(b.ctx, id, 0, first.Token)
+		_, err = b.Release(b.ctx, id, 0, first.Token, new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrStale)
 		require.NoError(t, b.Finish(b.ctx, id, 0, third.Token, result(0, batch.Failed)))
 		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
@@ -114,7 +114,7 @@ func TestAReleaseBearsRepetition(t *testing.T) {
 		id := b.submit(1, spec()).ID
 		begun := b.begin(id, 0)
 		for range 2 {
-			released, err := b.Release(b.ctx, id, 0, begun.Token)
+			released, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 			require.True(t, released)
 		}
@@ -285,7 +285,7 @@ func TestCancelEndsWhatWaitsAndNothingElse(t *testing.T) {
 		_, err = b.Cancel(b.ctx, "me", id)
 		require.NoError(t, err, "cancelling twice is cancelling once")
 
-		released, err := b.Release(b.ctx, id, 2, returned.Token)
+		released, err := b.Release(b.ctx, id, 2, returned.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.False(t, released, "no further attempt follows")
 		require.NoError(t, b.Finish(b.ctx, id, 1, flying.Token, result(1, batch.Failed)), "what was in flight is told truthfully")
@@ -316,7 +316,7 @@ func TestTheDeadlineEndsWhatWaits(t *testing.T) {
 			begun, err := b.Begin(b.ctx, id, 1, "w1")
 			require.NoError(t, err)
 			if begun.Verdict == batch.Run {
-				_, err = b.Release(b.ctx, id, 1, begun.Token)
+				_, err = b.Release(b.ctx, id, 1, begun.Token, new(batch.Result))
 				require.NoError(t, err)
 			}
 			return begun.Verdict == batch.Ended
@@ -349,7 +349,7 @@ func TestAReleaseAfterTheDeadlineEndsTheBatch(t *testing.T) {
 		id := b.submit(3, spec()).ID
 		begun := b.begin(id, 0)
 		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
-		released, err := b.Release(b.ctx, id, 0, begun.Token)
+		released, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.False(t, released)
 		got := b.get(id)
@@ -597,7 +597,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		begun, err := b.Begin(b.ctx, id, 0, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Gone, begun.Verdict)
-		_, err = b.Release(b.ctx, id, 0, "t")
+		_, err = b.Release(b.ctx, id, 0, "t", new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrNotFound)
 		require.ErrorIs(t, b.Delivered(b.ctx, id, 1, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
 		require.NoError(t, b.fanOut(b.ctx, fanOut{id: id, route: crm(batch.Bulk), total: 3}))

@@ -16,7 +16,8 @@
 //	batchd:{<id>}:a   hash     index → sealed action
 //	batchd:{<id>}:l   hash     index → who began it, when, how often
 //	batchd:{<id>}:r   hash     index → sealed result, as it will be served
-//	batchd:{<id>}:g   hash     index of a group's first action → its members and sealed record
+//	batchd:{<id>}:g   hash     index of a group's first action → its members and sealed record;
+//	                           "o" and index → what the last attempt at an action came to that is to have another
 //	batchd:{<id>}:w   list     the attempts at delivering the webhook
 //	batchd:{<id>}:u   string   stands while an upload with an idempotency key or under a limit is open
 //

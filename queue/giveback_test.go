@@ -118,11 +118,11 @@ func TestABeginThatArrivesAfterItWasGivenBackBeginsNothing(t *testing.T) {
 			require.Equal(t, "released", late.verdict())
 			begun := b.begin(id, 0)
 			require.Equal(t, attempts, begun.Attempt)
-			released, err := b.Release(b.ctx, id, 0, begun.Token)
+			released, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 			require.True(t, released)
 		}
-		requireTTLs(b, id, 4, 10*time.Hour) // meta, state, actions, ledger
+		requireTTLs(b, id, 5, 10*time.Hour) // meta, state, actions, ledger
 	})
 }
 
@@ -139,7 +139,7 @@ func TestWhatIsGivenBackWasNoAttempt(t *testing.T) {
 			}
 		}
 		begun := b.begin(id, 0)
-		_, err := b.Release(b.ctx, id, 0, begun.Token)
+		_, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
 		require.NoError(t, err)
 		begun = b.begin(id, 0)
 		require.Equal(t, 2, begun.Attempt)

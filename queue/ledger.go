@@ -95,7 +95,7 @@ func (r *ride) verdict() string {
 // begunOf reads the answer of lua/begin.lua for an action that somebody has begun.
 func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*batch.Begun, error) {
 	b := &batch.Begun{Verdict: verdict, ExpiresAt: fromMillis(text(r.common[0])), Target: text(r.common[1])}
-	var group, previous string
+	var group, previous, last string
 	if r.own == nil {
 		b.Token, b.Worker = batch.Token(text(r.args[0])), text(r.head[0])
 		b.Attempt, b.StartedAt = 1, fromMillis(text(r.common[3]))
@@ -104,7 +104,7 @@ func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*b
 		e := parseEntry(r.own[1])
 		b.Token, b.Worker = batch.Token(e.token), e.worker
 		b.Attempt, b.Earlier, b.FirstAt, b.StartedAt = e.attempts, e.earlier, e.first, e.started
-		group, previous = r.own[2], r.own[3]
+		group, previous, last = r.own[2], r.own[3], r.own[4]
 	}
 	var err error
 	if b.Action, err = s.openAction(r.id, r.index, text(r.action)); err != nil {
@@ -115,10 +115,8 @@ func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*b
 			return nil, err
 		}
 	}
-	if previous != "" {
-		if b.Previous, err = s.openResult(r.id, r.index, previous); err != nil {
-			return nil, err
-		}
+	if b.Previous, err = s.previous(r.id, r.index, previous, last); err != nil {
+		return nil, err
 	}
 	return b, nil
 }
@@ -233,13 +231,13 @@ func (s *Store) endedBatch(ctx context.Context, id string, answer any) *batch.Ba
 }
 
 // Release implements [batch.Ledger].
-func (s *Store) Release(ctx context.Context, id string, index int, token batch.Token) (bool, error) {
-	return s.release(ctx, id, index, token, "0")
+func (s *Store) Release(ctx context.Context, id string, index int, token batch.Token, last *batch.Result) (bool, error) {
+	return s.release(ctx, id, index, token, "0", s.sealLast(id, index, last))
 }
 
 // GiveBack implements [batch.Ledger].
 func (s *Store) GiveBack(ctx context.Context, id string, index int, token batch.Token) (bool, error) {
-	return s.release(ctx, id, index, token, "1")
+	return s.release(ctx, id, index, token, "1", nil)
 }
 
 // giveBackBegun gives back an action that a begin may have begun, and that is not
@@ -262,8 +260,8 @@ func (r *ride) mayBeBegun() bool {
 	return r.err != nil || r.verdict() != "held" && r.verdict() != "interrupted"
 }
 
-func (s *Store) release(ctx context.Context, id string, index int, token batch.Token, unsent string) (bool, error) {
-	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent)
+func (s *Store) release(ctx context.Context, id string, index int, token batch.Token, unsent string, last []byte) (bool, error) {
+	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent, last)
 	if err != nil {
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)
 	}
@@ -294,11 +292,4 @@ func parseEntry(packed string) entry {
 		token: parts[0], attempts: int(atoi(parts[1])), first: fromMillis(parts[2]), started: fromMillis(parts[3]),
 		earlier: int(atoi(parts[4])), worker: parts[5],
 	}
-}
-
-// attemptsIn reads the attempts from a ledger entry; see lua/lib.lua.
-func attemptsIn(entry string) int {
-	_, rest, _ := strings.Cut(entry, "|")
-	attempts, _, _ := strings.Cut(rest, "|")
-	return int(atoi(attempts))
 }

@@ -107,7 +107,7 @@ func TestARetryOfABatchThatWasEndedEarlyRunsToItsOwnEnd(t *testing.T) {
 			require.Equal(t, 2, b.get(id).Counts.Pending, "the sweeper ends nothing of it")
 
 			begun := b.begin(id, 2)
-			released, err := b.Release(b.ctx, id, 2, begun.Token)
+			released, err := b.Release(b.ctx, id, 2, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 			require.True(t, released, "an attempt that is repeated goes back to wait")
 			b.end(id, 2, batch.Failed)
@@ -161,7 +161,7 @@ func TestATokenThatOnlyResemblesTheHoldersChangesNothing(t *testing.T) {
 	held := string(begun.Token)
 	for _, token := range []string{"", held[:1], held[:len(held)-1], held + "1", held + "|1", held + "|", held[1:], "|" + held} {
 		require.ErrorIs(t, b.Finish(b.ctx, id, 0, batch.Token(token), result(0, batch.Failed)), batch.ErrStale, "token %q", token)
-		_, err := b.Release(b.ctx, id, 0, batch.Token(token))
+		_, err := b.Release(b.ctx, id, 0, batch.Token(token), new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrStale, "token %q", token)
 		require.False(t, bringsTheAttempt(b, id, token), "token %q", token)
 	}
@@ -194,7 +194,7 @@ func TestASealedValueOpensOnlyWhereItWasStored(t *testing.T) {
 		"actions": func(id string) error {
 			begun, err := b.Begin(b.ctx, id, 2, "w1")
 			if err == nil {
-				_, err = b.Release(b.ctx, id, 2, begun.Token)
+				_, err = b.Release(b.ctx, id, 2, begun.Token, new(batch.Result))
 				require.NoError(t, err)
 				return nil
 			}

@@ -81,7 +81,7 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 		require.Equal(t, 1, found)
 		require.Equal(t, rescue, take())
 		// Once it is decided, a task that is still held brings nothing.
-		_, err = b.Release(b.ctx, id, 0, begun.Token)
+		_, err = b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
 		require.NoError(t, err)
 		again, err := b.Begin(b.ctx, id, 0, "third")
 		require.NoError(t, err)

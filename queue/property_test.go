@@ -93,7 +93,7 @@ func (b *bundle) play(r *rapid.T) {
 				continue
 			}
 		case 1: // it is to be tried again
-			released, err := b.Release(b.ctx, id, index, token)
+			released, err := b.Release(b.ctx, id, index, token, new(batch.Result))
 			if err != nil {
 				r.Fatalf("release: %v", err)
 			}

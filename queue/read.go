@@ -322,18 +322,19 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 			bare = append(bare, index)
 		}
 	}
-	var actions, entries []any
+	var actions, entries, lasts []any
 	if given == nil || len(bare) > 0 {
 		ctx, cancel := s.within(ctx)
 		defer cancel()
 		k := keysOf(id)
-		results, ofActions, ofEntries := &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}
+		results, ofActions, ofEntries, ofLasts := &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}
 		pipe := s.rdb.Pipeline()
 		if given == nil {
 			results = pipe.HMGet(ctx, k.results, fieldsOf(indexes)...)
 		}
 		if len(bare) > 0 {
 			ofActions, ofEntries = pipe.HMGet(ctx, k.actions, fieldsOf(bare)...), pipe.HMGet(ctx, k.ledger, fieldsOf(bare)...)
+			ofLasts = pipe.HMGet(ctx, k.groups, lastFieldsOf(bare)...)
 		}
 		if _, err := pipe.Exec(ctx); err != nil {
 			return nil, mapError(ctx, err)
@@ -341,30 +342,24 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 		if given == nil {
 			given = results.Val()
 		}
-		actions, entries = ofActions.Val(), ofEntries.Val()
+		actions, entries, lasts = ofActions.Val(), ofEntries.Val(), ofLasts.Val()
 	}
 	out := make([][]byte, len(indexes))
 	at := 0
 	for i, index := range indexes {
 		var err error
 		if stored(found[i]) {
-			sealed, _ := given[i].(string)
-			switch {
-			case sealed != "":
-				out[i], err = s.seals.open(place{id, "r", index}, []byte(sealed))
-			case states[found[i]] == batch.Unknown:
-				out[i], err = overdueResult(index)
-			default:
-				err = batch.ErrNotFound
-			}
-		} else {
-			sealed, ok := actions[at].(string)
-			if !ok {
+			sealed, ok := given[i].(string)
+			if !ok || sealed == "" {
 				return nil, batch.ErrNotFound
 			}
-			entry, _ := entries[at].(string)
+			out[i], err = s.seals.open(place{id, "r", index}, []byte(sealed))
+		} else {
+			out[i], err = s.withoutResult(&remnant{
+				id: id, index: index, state: found[i],
+				action: text(actions[at]), entry: text(entries[at]), result: text(given[i]), last: text(lasts[at]),
+			})
 			at++
-			out[i], err = s.resultOf(id, index, states[found[i]], []byte(sealed), entry)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read result %d of batch %s: %w", index, id, err)
@@ -373,18 +368,12 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 	return out, nil
 }
 
-// overdueResult is the result of an action whose holder never said what came of
-// it. Its id is left to the index: this is for a case that has lost more than that.
-func overdueResult(index int) ([]byte, error) {
-	r := &batch.Result{ID: batch.ActionID("", index), Index: index, Outcome: batch.Unknown, Error: &batch.Failure{
-		Code: batch.CodeInterrupted, Message: "the action was in flight at the batch's deadline, and nobody ever said what came of it",
-	}}
-	return r.MarshalJSON()
-}
-
 // stored reports whether an action in that state has a result of its own, made
 // by a worker. The others ended, or wait, without one.
 func stored(state byte) bool {
+	if state == overdueState {
+		return false
+	}
 	switch states[state] {
 	case batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Skipped:
 		return true
@@ -392,25 +381,4 @@ func stored(state byte) bool {
 		return false
 	}
 	return false
-}
-
-// resultOf encodes the result of an action that has none of its own.
-func (s *Store) resultOf(id string, index int, o batch.Outcome, sealed []byte, entry string) ([]byte, error) {
-	opened, err := s.seals.open(place{id, "a", index}, sealed)
-	if err != nil {
-		return nil, err
-	}
-	a, err := decodeAction(opened)
-	if err != nil {
-		return nil, err
-	}
-	r := &batch.Result{ID: batch.ActionID(a.ID, index), Index: index, Outcome: o, Attempts: attemptsIn(entry)}
-	switch o {
-	case batch.Cancelled:
-		r.Error = &batch.Failure{Code: batch.CodeCancelled, Message: "the batch was cancelled before this action got an answer"}
-	case batch.Expired:
-		r.Error = &batch.Failure{Code: batch.CodeExpired, Message: "the batch's deadline passed before this action got an answer"}
-	case batch.Pending, batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Skipped:
-	}
-	return r.MarshalJSON()
 }

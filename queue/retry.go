@@ -21,6 +21,9 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 			return nil, err
 		}
 		again.WriteString(state)
+		if o == batch.Unknown {
+			again.WriteByte(overdueState)
+		}
 	}
 	// The sweeper has to know of it before it runs: it brings what a crash leaves
 	// waiting.

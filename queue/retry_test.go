@@ -49,7 +49,7 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 		require.Equal(t, begun.StartedAt, begun.FirstAt)
 		require.Equal(t, batch.Failed, begun.Previous.Outcome)
 		require.Equal(t, batch.StatusRunning, b.get(id).Status)
-		released, err := b.Release(b.ctx, id, 1, begun.Token)
+		released, err := b.Release(b.ctx, id, 1, begun.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.True(t, released)
 		begun = b.begin(id, 1)

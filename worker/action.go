@@ -136,10 +136,14 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 	}
 
 	if resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeInterrupted && resp.Repeat {
-		return w.release(ctx, id, index, begun, 0) // a shutdown broke it off, which is no fault of its own
+		// A shutdown broke it off, which is no fault of its own.
+		if resp.Unsent {
+			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)
+		}
+		return w.release(ctx, id, index, begun, &resp.Result, 0)
 	}
 	if delay, again := nextAttempt(&target.Retry, begun, resp); again {
-		return w.release(ctx, id, index, begun, delay)
+		return w.release(ctx, id, index, begun, &resp.Result, delay)
 	}
 	return w.finish(ctx, id, index, begun, &resp.Result)
 }
@@ -172,8 +176,11 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 	target := w.targets[begun.Target]
 	w.log.InfoContext(ctx, "action was interrupted", "batch", id, "index", index, "worker", begun.Worker, "attempt", begun.Attempt)
 	if w.cfg.Dispatcher.Repeatable(begun.Target, &begun.Action) && begun.Attempt-begun.Earlier < target.Retry.Attempts {
+		last := lastAttempt(index, begun, &batch.Result{StartedAt: begun.StartedAt, Error: &batch.Failure{
+			Code: batch.CodeInterrupted, Message: "the worker stopped while it was in flight",
+		}})
 		err := w.insist(ctx, func(ctx context.Context) error {
-			_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token)
+			_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token, last)
 			return err
 		})
 		crash.At(crash.Resumed)
@@ -200,9 +207,13 @@ func (w *Worker) giveBack(ctx context.Context, id string, index int, begun *batc
 	return w.putBack(ctx, id, index, begun, storeAway, w.cfg.Ledger.GiveBack)
 }
 
-// release puts an action back, and has its task come again after the delay.
-func (w *Worker) release(ctx context.Context, id string, index int, begun *batch.Begun, delay time.Duration) error {
-	return w.putBack(ctx, id, index, begun, delay, w.cfg.Ledger.Release)
+// release puts an action back, and has its task come again after the delay. Last is what
+// the attempt came to.
+func (w *Worker) release(ctx context.Context, id string, index int, begun *batch.Begun, last *batch.Result, delay time.Duration) error {
+	last = lastAttempt(index, begun, last)
+	return w.putBack(ctx, id, index, begun, delay, func(ctx context.Context, id string, index int, token batch.Token) (bool, error) {
+		return w.cfg.Ledger.Release(ctx, id, index, token, last)
+	})
 }
 
 // putBack puts an action back by the given step of the ledger.
@@ -219,6 +230,18 @@ func (w *Worker) putBack(ctx context.Context, id string, index int, begun *batch
 	}
 	crash.At(crash.Released)
 	return &laterError{after: delay, reason: "waits for its next attempt"}
+}
+
+// lastAttempt returns what is kept of an attempt that is followed by another.
+func lastAttempt(index int, begun *batch.Begun, r *batch.Result) *batch.Result {
+	last := &batch.Result{
+		ID: batch.ActionID(begun.Action.ID, index), Index: index, Status: r.Status, Error: r.Error,
+		Attempts: begun.Attempt, StartedAt: r.StartedAt, Duration: r.Duration,
+	}
+	if begun.Previous != nil {
+		last.History = begun.Previous.Past()
+	}
+	return last
 }
 
 // finish records what became of an action.

@@ -135,7 +135,7 @@ func TestAnActionThatIsInterruptedAgainAndAgainEnds(t *testing.T) {
 		begun, err := b.store.Begin(t.Context(), id, 0, "dead")
 		require.NoError(t, err)
 		if begun.Attempt < 3 {
-			_, err = b.store.Release(t.Context(), id, 0, begun.Token)
+			_, err = b.store.Release(t.Context(), id, 0, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 		}
 	}
@@ -380,4 +380,35 @@ func TestWhoIsNextKnowsThatHeIsToWait(t *testing.T) {
 	b.wait(b.submit(quick+20, http.MethodPost, nil))
 	require.Len(t, sent, quick+20)
 	require.GreaterOrEqual(t, sent[quick].Sub(sent[quick-1]), 900*time.Millisecond)
+}
+
+func TestACancelledActionThatWasAnsweredKeepsItsStatus(t *testing.T) {
+	t.Parallel()
+	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
+		r := answer(429)
+		r.Repeat = true
+		return r
+	})
+	b.cfg.Targets[0].Retry = batch.Retry{Attempts: 3, Base: 10 * time.Minute, Max: 20 * time.Minute, Budget: time.Hour}
+	id := b.submit(2, "POST", nil)
+	b.run()
+	require.Eventually(t, func() bool {
+		page, err := b.store.Results(t.Context(), "me", id, batch.ResultQuery{Limit: 10})
+		require.NoError(t, err)
+		got, err := b.store.Get(t.Context(), "me", id, 0)
+		require.NoError(t, err)
+		sent := b.attempts(id, 0) + b.attempts(id, 1)
+		return sent == 2 && got.Counts.Pending == 2 && len(page.Results) == 2
+	}, 30*time.Second, 5*time.Millisecond)
+	_, err := b.store.Cancel(t.Context(), "me", id)
+	require.NoError(t, err)
+	got, results := b.wait(id)
+	require.Equal(t, batch.StatusCancelled, got.Status)
+	for _, r := range results {
+		require.Equal(t, batch.Cancelled, r.Outcome)
+		require.Equal(t, 429, r.Status)
+		require.Equal(t, 1, r.Attempts)
+		require.NotZero(t, r.StartedAt)
+		require.Contains(t, r.Error.Message, "status 429")
+	}
 }

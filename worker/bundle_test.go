@@ -125,6 +125,9 @@ func (b *bundle) wait(id string) (*batch.Batch, []batch.Result) {
 	for i, encoded := range page.Results {
 		require.NoError(b.t, results[i].UnmarshalJSON(encoded))
 		require.Equal(b.t, i, results[i].Index)
+		if results[i].Outcome == batch.Unknown {
+			require.Contains(b.t, string(encoded), `"sent_at":"20`)
+		}
 	}
 	require.Len(b.t, results, got.Counts.Total)
 	return got, results

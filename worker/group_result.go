@@ -27,7 +27,7 @@ func (s *saga) result(at int) batch.Result {
 		return s.failed(at)
 	}
 	m := s.g.Members[at]
-	r := batch.Result{ID: m.ID, Index: m.Index, Outcome: batch.Skipped, Attempts: m.Attempts}
+	r := batch.Result{ID: m.ID, Index: m.Index, Outcome: batch.Skipped, Attempts: m.Attempts, StartedAt: m.StartedAt, Duration: m.Duration}
 	message := "not run: " + s.why()
 	if detail, remains := s.g.Remaining(at); remains {
 		r.Outcome = batch.Unknown

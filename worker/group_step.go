@@ -77,6 +77,9 @@ func (s *saga) decideMember(x *exchange, ok bool) {
 	m.Attempts = s.g.Attempt
 	r := &x.resp.Result
 	r.ID, r.Index, r.Attempts = m.ID, m.Index, m.Attempts
+	if m.Attempts > 0 {
+		m.StartedAt, m.Duration = r.StartedAt, r.Duration
+	}
 	switch {
 	case ok && at < last:
 		s.staged = r

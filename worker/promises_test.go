@@ -99,7 +99,7 @@ func (s *scripted) Begin(context.Context, string, int, string) (*batch.Begun, er
 	}, nil
 }
 
-func (s *scripted) Release(context.Context, string, int, batch.Token) (bool, error) {
+func (s *scripted) Release(context.Context, string, int, batch.Token, *batch.Result) (bool, error) {
 	s.released++
 	return true, nil
 }

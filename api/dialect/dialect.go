@@ -113,6 +113,8 @@ type Problem struct {
 	Code   string         `json:"code,omitempty"`
 	Errors []ProblemError `json:"errors,omitempty"`
 	More   int            `json:"more,omitempty"`
+	// SentAt is when a request was sent whose fate is not known (RFC 3339).
+	SentAt string `json:"sent_at,omitempty"`
 	// Items is the number of items of a request that was read to its end.
 	Items int `json:"-"`
 }

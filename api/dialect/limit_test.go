@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,6 +71,21 @@ func TestDeepJSONOfATargetLeavesTheAnswerReadable(t *testing.T) {
 					}
 				}
 			}
+		}
+	}
+}
+
+func TestEveryDialectSaysWhenAnActionWasSentWhoseFateIsNotKnown(t *testing.T) {
+	t.Parallel()
+	for _, d := range dialect.All() {
+		at := time.Date(2026, 3, 4, 5, 6, 7, 8_000_000, time.FixedZone("x", 3600))
+		failure := &batch.Failure{Code: batch.CodeInterrupted, Message: "the worker stopped"}
+		for outcome, says := range map[batch.Outcome]bool{batch.Unknown: true, batch.Cancelled: false} {
+			one := batch.Result{Outcome: outcome, Attempts: 1, Status: map[bool]int{false: 429}[says], StartedAt: at, Error: failure}
+			answer, err := d.Encode(&dialect.Request{}, &dialect.Submission{IDs: make([]json.RawMessage, 2)}, []batch.Result{one, one})
+			require.NoError(t, err)
+			require.Equal(t, says, strings.Contains(string(answer), "2026-03-04T04:06:07.008Z"), "%s: %s", d.Name, answer)
+			require.NotContains(t, string(answer), "429", "what the target answered is no answer to this action")
 		}
 	}
 }

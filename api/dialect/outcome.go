@@ -46,8 +46,24 @@ func statusOf(r *batch.Result) int {
 	return http.StatusInternalServerError
 }
 
-// reasonOf says why a result is no answer.
+// reasonOf says why a result is no answer, and of one whose fate is not known when it
+// was sent.
 func reasonOf(r *batch.Result) string {
+	if at := sentAt(r); at != "" {
+		return causeOf(r) + " (sent at " + at + ")"
+	}
+	return causeOf(r)
+}
+
+// sentAt is when a request was sent whose fate is not known, empty for any other.
+func sentAt(r *batch.Result) string {
+	if r.Outcome != batch.Unknown || r.StartedAt.IsZero() {
+		return ""
+	}
+	return r.StartedAt.UTC().Format("2006-01-02T15:04:05.000Z07:00")
+}
+
+func causeOf(r *batch.Result) string {
 	if r.Error != nil && r.Error.Message != "" {
 		return r.Error.Message
 	}
@@ -69,7 +85,7 @@ func reasonOf(r *batch.Result) string {
 
 // problemOf returns what a result without an answer is, as a problem document.
 func problemOf(r *batch.Result) *Problem {
-	p := &Problem{Status: statusOf(r), Detail: reasonOf(r), Code: r.Outcome.String()}
+	p := &Problem{Status: statusOf(r), Detail: causeOf(r), Code: r.Outcome.String(), SentAt: sentAt(r)}
 	p.Title = http.StatusText(p.Status)
 	if r.Error != nil {
 		p.Code = string(r.Error.Code)

@@ -49,8 +49,11 @@ type Group struct {
 type Member struct {
 	Index int    `json:"index"`
 	ID    string `json:"id"` // as [ActionID] returns it
-	// Attempts counts the tries at sending it, once it has ended.
-	Attempts int `json:"attempts,omitempty"`
+	// Attempts counts the tries at sending it, once it has ended. StartedAt and
+	// Duration are those of the last one.
+	Attempts  int           `json:"attempts,omitempty"`
+	StartedAt time.Time     `json:"started_at,omitzero"`
+	Duration  time.Duration `json:"duration,omitempty"`
 }
 
 // GroupStep is one of the requests that a group is made of. The set is closed.

@@ -17,9 +17,11 @@ const (
 	Errored
 	// Unknown: sent, the answer was never seen, and not safe to send again.
 	Unknown
-	// Cancelled: the batch was cancelled before the action was sent.
+	// Cancelled: the batch was cancelled before the action was sent, or while it
+	// waited for its next attempt. The result has the status of the last one.
 	Cancelled
-	// Expired: the batch's deadline passed before the action was sent.
+	// Expired: the batch's deadline passed before the action was sent, or while it
+	// waited for its next attempt. The result has the status of the last one.
 	Expired
 	// Skipped: something that the action depended on did not succeed.
 	Skipped

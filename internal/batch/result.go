@@ -25,7 +25,8 @@ type Result struct {
 	Index int
 	// Outcome is Pending while the action waits or is in flight.
 	Outcome Outcome
-	// Status is the target's HTTP status, 0 where there was no answer.
+	// Status is the target's HTTP status, 0 where there was no answer. Cancelled and
+	// Expired have that of the last attempt, if there was one.
 	Status int
 	// Headers are the target's end-to-end headers, names in lower case.
 	Headers []Field

@@ -153,8 +153,9 @@ type Ledger interface {
 	Finish(ctx context.Context, id string, index int, token Token, r *Result) error
 	// Release puts the action back, to wait for its next attempt. If its batch
 	// was cancelled or has expired in the meantime, the action ends as that, and
-	// released is false.
-	Release(ctx context.Context, id string, index int, token Token) (released bool, err error)
+	// released is false. Last is what this attempt came to: should the action end
+	// without another one, its result keeps the status.
+	Release(ctx context.Context, id string, index int, token Token, last *Result) (released bool, err error)
 	// GiveBack is Release for an action of which nothing was sent: the attempt does
 	// not count.
 	GiveBack(ctx context.Context, id string, index int, token Token) (released bool, err error)
@@ -228,7 +229,9 @@ type Begun struct {
 	// Token is this attempt's, or for Interrupted the earlier holder's.
 	Token Token
 	// Earlier is how many attempts there were before the batch was retried, and
-	// Previous the result that they led to, nil where there is none.
+	// Previous the result that they led to, nil where there is none. If the action
+	// was released since then, Previous is pending and has what came before as its
+	// history.
 	Earlier  int
 	Previous *Result
 	// Attempt counts from 1; for Interrupted it is the earlier holder's.

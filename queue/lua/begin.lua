@@ -4,7 +4,8 @@
 --       and token of each action in turn, by ascending index
 -- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0', start ms}, then for
 --          each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
---          sealed result that it had before the batch was retried, or ''}, or 1 for 'run' if this is the
+--          sealed result that it had before the batch was retried, or '', and what its last attempt came to,
+--          as last_of has it, or '', both only in a batch that was retried}, or 1 for 'run' if this is the
 --          first attempt at an action without a group
 --          verdict: 'run' | 'interrupted' | 'held', for a group that another holds; the entry tells of the
 --          holder | 'ended' | 'gone' | 'waiting' | 'released', alone
@@ -88,11 +89,15 @@ for n, index in ipairs(indexes) do
       if members and state == 'p' then
         for member in string.gmatch(members, '%d+') do
           redis.call('SETRANGE', KEYS[2], member, 'g')
+          if member ~= index then
+            redis.call('HSET', KEYS[3], member, '|0|' .. started .. '|' .. started .. '|0|' .. ARGV[3])
+          end
         end
       end
       begin(number, index, format_entry(e))
     end
-    verdict = {what, format_entry(e), record or '', m[6] and redis.call('HGET', KEYS[5], index) or ''}
+    verdict = {what, format_entry(e), record or '', m[6] and redis.call('HGET', KEYS[5], index) or '',
+               m[6] and redis.call('HGET', KEYS[6], last_of(index)) or ''}
   end
   answer[#answer + 1] = verdict
 end

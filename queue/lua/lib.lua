@@ -4,11 +4,12 @@
 --   p pending, waiting      r running, begun
 --   w waiting with its group, which its first action leads      g begun with it
 --   S succeeded  F failed  E errored  U unknown  C cancelled  X expired  K skipped
+--   O unknown, overdue: nobody ever said what came of it, so it has no result
 -- The ledger entry of action i is "token|attempts|first|started|earlier|worker", times
 -- in milliseconds by this server's clock, which is the only one that decides.
 
 local FIELD = {p = 'pending', r = 'pending', w = 'pending', g = 'pending', S = 'succeeded', F = 'failed', E = 'errored',
-               U = 'unknown', C = 'cancelled', X = 'expired', K = 'skipped'}
+               U = 'unknown', O = 'unknown', C = 'cancelled', X = 'expired', K = 'skipped'}
 
 -- GRACE is how much longer than deadline and retention the keys of a batch that
 -- has not ended live: what is in flight at the deadline may take its time.
@@ -38,6 +39,14 @@ end
 
 local function format_entry(e)
   return e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.earlier .. '|' .. e.worker
+end
+
+-- last_of is the field of the groups hash with what the last attempt at an action came
+-- to that waits for its next one, or ended while it did: 'p' and the sealed result. In a
+-- batch that is retried, the state in which that action ended takes the place of 'p';
+-- what was overdue has 'O' and 'attempts|started'.
+local function last_of(index)
+  return 'o' .. index
 end
 
 local function write_entry(key, index, e)

@@ -1,7 +1,8 @@
 -- release puts an action back, to wait for its next attempt. If its batch is
 -- ending, the action ends with it.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, index, token, '1' if nothing of it was sent
+-- ARGV: batch id, channel, index, token, '1' if nothing of it was sent, sealed
+--       result of the attempt if it was
 -- returns: {'released' | 'ended' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'}
 -- If nothing was sent, the attempt does not count, and a begin with the same token
 -- that arrives only now begins nothing. The first action of a group puts the whole
@@ -43,6 +44,9 @@ end
 if unsent then
   e.attempts = e.attempts - 1
   write_entry(KEYS[3], index, e)
+else
+  redis.call('HSET', KEYS[6], last_of(index), 'p' .. ARGV[6])
+  redis.call('PEXPIREAT', KEYS[6], m[4])
 end
 if not m[1] and now >= tonumber(m[2]) then
   m[1] = 'expired'

@@ -13,7 +13,8 @@ end
 if m[3] then
   return {'groups'}
 end
-local states, moved = redis.call('GET', KEYS[2]), 0
+local before, moved = redis.call('GET', KEYS[2]), 0
+local states = before
 for state in string.gmatch(ARGV[2], '.') do
   local n
   states, n = string.gsub(states, state, 'p')
@@ -24,6 +25,18 @@ for state in string.gmatch(ARGV[2], '.') do
 end
 if moved == 0 then
   return {'nothing'}
+end
+-- What ended without a result keeps the state in which it did, for its history.
+for _, field in ipairs(redis.call('HKEYS', KEYS[6])) do
+  local index = string.match(field, '^o(%d+)$')
+  local state = index and string.sub(before, index + 1, index + 1) or ''
+  if (state == 'C' or state == 'X') and string.find(ARGV[2], state, 1, true) then
+    redis.call('HSET', KEYS[6], field, state .. string.sub(redis.call('HGET', KEYS[6], field), 2))
+  end
+end
+for at in string.gmatch(string.find(ARGV[2], 'O', 1, true) and before or '', '()O') do
+  local e = read_entry(KEYS[3], at - 1)
+  redis.call('HSET', KEYS[6], last_of(at - 1), 'O' .. (e and e.attempts .. '|' .. e.started or '0|'))
 end
 local round = tonumber(m[7] or '1')
 local now = now_ms()

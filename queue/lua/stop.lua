@@ -22,9 +22,9 @@ if ARGV[4] == 'cancelled' then
   end_waiting(KEYS, 'C', 'cancelled')
 elseif ARGV[4] == 'overdue' then
   local states = redis.call('GET', KEYS[2])
-  local changed, n = string.gsub(states, '[rg]', 'U')
+  local changed, n = string.gsub(states, '[rg]', 'O')
   redis.call('SETRANGE', KEYS[2], 0, changed)
-  move(KEYS[1], 'r', 'U', n)
+  move(KEYS[1], 'r', 'O', n)
 else
   if now < tonumber(m[3]) then
     return {'early', '0'}

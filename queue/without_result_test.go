@@ -1,0 +1,176 @@
+package queue
+
+import (
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// attempted is what is kept of an attempt that is followed by another.
+func attempted(begun *batch.Begun, status int, failure *batch.Failure) *batch.Result {
+	r := &batch.Result{Status: status, Error: failure, Attempts: begun.Attempt, StartedAt: begun.StartedAt, Duration: time.Second}
+	if begun.Previous != nil {
+		r.History = begun.Previous.Past()
+	}
+	return r
+}
+
+// putBack begins an action, and releases it after an attempt with that status.
+func (b *bundle) putBack(id string, index, status int) {
+	b.t.Helper()
+	begun := b.begin(id, index)
+	_, err := b.Release(b.ctx, id, index, begun.Token, attempted(begun, status, nil))
+	require.NoError(b.t, err)
+}
+
+// passDeadline has a batch's deadline, an hour after it was created, be over.
+func (b *bundle) passDeadline(id string) {
+	b.t.Helper()
+	now, err := b.now(b.ctx)
+	require.NoError(b.t, err)
+	require.NoError(b.t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", now.Add(-time.Hour).UnixMilli(), "expires", now.UnixMilli()-1).Err())
+}
+
+func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for outcome, end := range map[batch.Outcome]func(id string){
+			batch.Cancelled: func(id string) {
+				_, err := b.Cancel(b.ctx, "me", id)
+				require.NoError(t, err)
+			},
+			batch.Expired: func(id string) {
+				b.passDeadline(id)
+				require.NoError(t, b.expire(b.ctx, id))
+			},
+		} {
+			id := b.submit(6, spec()).ID
+			b.putBack(id, 0, 429)
+			refused := b.begin(id, 1)
+			_, err := b.Release(b.ctx, id, 1, refused.Token, attempted(refused, 0, &batch.Failure{Code: batch.CodeRefused, Message: "refused by 10.0.0.1"}))
+			require.NoError(t, err)
+			unsent := b.begin(id, 2)
+			_, err = b.GiveBack(b.ctx, id, 2, unsent.Token)
+			require.NoError(t, err)
+			b.putBack(id, 4, 429)
+			b.putBack(id, 4, 503)
+			flying := b.begin(id, 5)
+			end(id)
+			released, err := b.Release(b.ctx, id, 5, flying.Token, attempted(flying, 502, nil))
+			require.NoError(t, err)
+			require.False(t, released)
+			require.True(t, b.get(id).Status.Terminal())
+			requireTTLs(b, id, 5, time.Hour)
+
+			for _, all := range [][]batch.Result{b.results(id, 10), b.results(id, 10, outcome)} {
+				for i, want := range []struct {
+					status, attempts int
+					why              string
+				}{
+					{429, 1, "number 1, was answered with status 429"},
+					{0, 1, "number 1, ended with refused: refused by 10.0.0.1"},
+					{0, 0, "before this action was sent"},
+					{0, 0, "before this action was sent"},
+					{503, 2, "number 2, was answered with status 503"},
+					{502, 1, "number 1, was answered with status 502"},
+				} {
+					r := all[i]
+					require.Equal(t, outcome, r.Outcome)
+					require.Equal(t, "a-"+strconv.Itoa(i), r.ID)
+					require.Equal(t, want.status, r.Status, i)
+					require.Equal(t, want.attempts, r.Attempts, i)
+					require.Equal(t, want.attempts > 0, !r.StartedAt.IsZero())
+					require.Contains(t, r.Error.Message, want.why)
+					require.Equal(t, outcome.String(), string(r.Error.Code))
+				}
+			}
+
+			_, err = b.Retry(b.ctx, "me", id, []batch.Outcome{outcome})
+			require.NoError(t, err)
+			again := b.begin(id, 0)
+			require.Equal(t, 2, again.Attempt)
+			require.Equal(t, 1, again.Earlier)
+			past := again.Previous.Past()
+			require.Len(t, past, 1)
+			require.Equal(t, outcome, past[0].Outcome)
+			require.Equal(t, 429, past[0].Status)
+			require.Equal(t, 1, past[0].Attempts)
+			_, err = b.Release(b.ctx, id, 0, again.Token, attempted(again, 500, nil))
+			require.NoError(t, err)
+			require.Equal(t, past, b.begin(id, 0).Previous.Past(), "an attempt of this round adds nothing to the history")
+			require.Nil(t, b.begin(id, 3).Previous, "nothing was sent in the round before")
+			_, err = b.Cancel(b.ctx, "me", id)
+			require.NoError(t, err)
+			r := b.results(id, 10)[4]
+			require.Equal(t, batch.Cancelled, r.Outcome)
+			require.Zero(t, r.Status, "in this round it was not sent")
+			require.Equal(t, 503, r.History[0].Status)
+			require.Equal(t, 2, r.History[0].Attempts)
+			require.Equal(t, outcome, r.History[0].Outcome)
+		}
+	})
+}
+
+func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(2, spec()).ID
+		b.putBack(id, 0, 429)
+		begun := b.begin(id, 0)
+		failed := result(0, batch.Failed)
+		failed.Attempts = begun.Attempt
+		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, failed))
+		b.end(id, 1, batch.Succeeded)
+		_, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+		require.NoError(t, err)
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		r := b.results(id, 10)[0]
+		require.Equal(t, batch.Cancelled, r.Outcome)
+		require.Zero(t, r.Status)
+		require.Equal(t, 2, r.Attempts)
+		require.Len(t, r.History, 1)
+		require.Equal(t, batch.Failed, r.History[0].Outcome)
+		require.Equal(t, 2, r.History[0].Attempts)
+		_, err = b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Cancelled})
+		require.NoError(t, err)
+		previous := b.begin(id, 0).Previous
+		require.Equal(t, batch.Failed, previous.Outcome, "it was not sent in the round between")
+	})
+}
+
+func TestWhatIsOverdueSaysWhenItWasSent(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(3, spec()).ID
+		b.putBack(id, 0, 429)
+		begun := b.begin(id, 0)
+		b.end(id, 1, batch.Succeeded)
+		b.end(id, 2, batch.Failed)
+		require.NoError(t, b.overdue(b.ctx, id))
+		require.Equal(t, batch.Counts{Total: 3, Succeeded: 1, Failed: 1, Unknown: 1}, b.get(id).Counts)
+		for _, all := range [][]batch.Result{b.results(id, 10), b.results(id, 10, batch.Unknown)} {
+			r := all[0]
+			require.Equal(t, "a-0", r.ID)
+			require.Equal(t, batch.Unknown, r.Outcome)
+			require.Equal(t, begun.StartedAt, r.StartedAt)
+			require.Equal(t, 2, r.Attempts)
+			require.Equal(t, batch.CodeInterrupted, r.Error.Code)
+		}
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)), batch.ErrStale)
+
+		_, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Unknown, batch.Failed})
+		require.NoError(t, err)
+		past := b.begin(id, 0).Previous.Past()
+		require.Len(t, past, 1)
+		require.Equal(t, batch.Unknown, past[0].Outcome)
+		require.Equal(t, 2, past[0].Attempts)
+		again := b.begin(id, 2)
+		require.NoError(t, b.overdue(b.ctx, id))
+		r := b.results(id, 10)[2]
+		require.Equal(t, batch.Unknown, r.Outcome, "not what it came to before it was retried")
+		require.Equal(t, again.StartedAt, r.StartedAt)
+		require.Equal(t, batch.Failed, r.History[0].Outcome)
+	})
+}
