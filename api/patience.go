@@ -57,6 +57,24 @@ func spend(ctx context.Context) (context.Context, func(*error)) {
 	}
 }
 
+// pause lets some of the request's patience pass. It reports false, at once, if there is
+// not that much left.
+func pause(ctx context.Context, d time.Duration) bool {
+	p, ok := ctx.Value(patienceKey{}).(*patience)
+	if !ok || p.left <= d {
+		return false
+	}
+	p.left -= d
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
 // patientStore bounds the calls of a store by the patience of their requests.
 type patientStore struct{ batch.Store }
 

@@ -3,11 +3,13 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/gin-gonic/gin"
 
@@ -28,6 +30,8 @@ const (
 	firstChunk = 100
 	leastChunk = 8
 	mostChunk  = 500
+	// pagePause is the pause before a store that is unavailable is asked for a page again.
+	pagePause = 100 * time.Millisecond
 )
 
 // results answers with results in the order of the actions, at any time: as
@@ -158,7 +162,7 @@ func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQ
 		if q.Limit > 0 {
 			part.Limit = min(chunk, left)
 		}
-		page, err := s.cfg.Store.Results(ctx, owner, id, part)
+		page, err := s.page(ctx, owner, id, part)
 		if err != nil {
 			return 0, err
 		}
@@ -173,6 +177,17 @@ func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQ
 		q.From = page.Next
 		if n := len(page.Results); n > 0 {
 			chunk = min(max(chunkBytes/max(1, size(page.Results)/n), leastChunk), mostChunk)
+		}
+	}
+}
+
+// page reads one page. Half of an answer may be out, so a store that is unavailable is
+// asked once more, as long as the request's patience lasts.
+func (s *Server) page(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
+	for {
+		page, err := s.cfg.Store.Results(ctx, owner, id, q)
+		if err == nil || !errors.As(err, new(*batch.UnavailableError)) || !pause(ctx, pagePause) {
+			return page, err
 		}
 	}
 }

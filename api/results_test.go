@@ -10,6 +10,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -195,6 +197,26 @@ func TestAnAnswerThatBreaksOffBreaksTheConnection(t *testing.T) {
 		srv.Close()
 		require.Contains(t, f.log.String(), "answer broken off")
 	}
+}
+
+func TestAPageThatTheStoreRefusesIsAskedForOnceMore(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setup(t)
+		id := f.completed(t, 1000, 100)
+		f.store.mu.Lock()
+		f.store.down, f.store.downAfter = &batch.UnavailableError{Err: fmt.Errorf("away")}, 1
+		f.store.mu.Unlock()
+		time.AfterFunc(3*pagePause, func() { f.store.setDown(nil) })
+		w := f.do(t, call{method: "GET", path: "/batch/" + id + "/results", headers: []string{"Accept: " + mediaNDJSON}})
+		require.Equal(t, http.StatusOK, w.Code)
+		require.Equal(t, 1000, strings.Count(w.Body.String(), "\n"))
+
+		f.store.setDown(&batch.UnavailableError{Err: fmt.Errorf("away")})
+		began := time.Now()
+		requireProblem(t, f.do(t, call{method: "GET", path: "/batch/" + id + "/results"}), http.StatusServiceUnavailable)
+		require.LessOrEqual(t, time.Since(began), storePatience)
+	})
 }
 
 func TestDocumentsAreSentInOnePiece(t *testing.T) {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -53,9 +54,13 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 		}
 		refresh(ctx)
 		b, err := s.cfg.Store.Get(ctx, owner, id, w.few)
-		if err != nil || b.Status.Terminal() || last {
+		switch {
+		case err != nil && !last && errors.As(err, new(*batch.UnavailableError)):
+			look.Reset(pollInterval / 8) // the store may be back before the time is over
+		case err != nil || b.Status.Terminal() || last:
 			return b, err
+		default:
+			look.Reset(pollInterval)
 		}
-		look.Reset(pollInterval)
 	}
 }

@@ -134,6 +134,18 @@ func TestASubmissionCanWait(t *testing.T) {
 			require.LessOrEqual(t, took, newPause)
 		})
 	})
+	t.Run("while the store goes away and comes back", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			f := setup(t)
+			time.AfterFunc(time.Second, func() { f.store.setDown(&batch.UnavailableError{}) })
+			time.AfterFunc(7*time.Second, func() { f.store.setDown(nil) })
+			endAfter(f, 8*time.Second)
+			w, took := f.within(t, post("wait=20"))
+			require.Equal(t, http.StatusOK, w.Code)
+			require.Equal(t, 8*time.Second, took)
+		})
+	})
 	t.Run("and is told what exists when the store goes away", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {

@@ -81,12 +81,18 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.id, "error", err)
 		}
 	}
+	s.enqueueBehind(ctx, f.total, run)
+}
+
+// enqueueBehind enqueues the tasks of so many actions in the background, and waits for
+// that if they are few.
+func (s *Store) enqueueBehind(ctx context.Context, n int, run func(context.Context)) {
 	done := make(chan struct{})
 	s.fanouts.wg.Go(func() {
 		defer close(done)
 		run(s.fanouts.ctx)
 	})
-	if f.total > inlineActions {
+	if n > inlineActions {
 		return
 	}
 	select {
@@ -96,17 +102,26 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 }
 
 // fanOut enqueues one task an action. Doing it twice is harmless: asynq refuses
-// a task whose id is taken, and the ledger an action that has ended.
+// a task whose id is taken, and the ledger an action that has ended. While Redis is
+// away it goes on trying: the sweeper would wait for a while before it takes over.
 func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	for f.from < f.total {
 		next := min(f.from+fanOutChunk, f.total)
 		began := time.Now()
-		got, err := s.enqueue(ctx, f.id, f.route, "", span(f.from, next))
+		var got enqueued
+		err := s.insist(ctx, func() (err error) {
+			got, err = s.enqueue(ctx, f.id, f.route, "", span(f.from, next))
+			return err
+		})
 		if err != nil {
 			return err
 		}
 		crash.At(crash.ChunkEnqueued)
-		answer, err := s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
+		var answer []string
+		err = s.insist(ctx, func() (err error) {
+			answer, err = s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
+			return err
+		})
 		if err != nil {
 			return fmt.Errorf("note the progress: %w", err)
 		}

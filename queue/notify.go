@@ -3,16 +3,24 @@ package queue
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// notesAhead is the number of messages that may wait to be heard.
-const notesAhead = 1000
+const (
+	// notesAhead is the number of messages that may wait to be heard.
+	notesAhead = 1000
+	// subscribeEvery is how often the subscription is made once more. If Redis answers it
+	// with an error, go-redis keeps the connection and does not say so.
+	subscribeEvery = 5 * time.Second
+)
 
 // notices hears what is published: the ends of batches, for those who wait, and
 // what others listen to. All share one subscription, which is made with the first.
@@ -23,6 +31,9 @@ type notices struct {
 
 	mu       sync.Mutex
 	sub      *redis.PubSub
+	every    time.Duration
+	again    *time.Timer // makes the subscription once more
+	closed   bool
 	channels map[string]bool
 	waiting  map[string]map[chan *batch.Batch]int    // by batch; they are numbered
 	watches  int                                     // so many there were in all
@@ -32,7 +43,7 @@ type notices struct {
 }
 
 func newNotices(rdb redis.UniversalClient, log *slog.Logger, name string) *notices {
-	return &notices{rdb: rdb, log: log, name: name, channels: make(map[string]bool), waiting: make(map[string]map[chan *batch.Batch]int), hearers: make(map[string]map[int]func(string))}
+	return &notices{rdb: rdb, log: log, name: name, every: subscribeEvery, channels: make(map[string]bool), waiting: make(map[string]map[chan *batch.Batch]int), hearers: make(map[string]map[int]func(string))}
 }
 
 // Watch implements [batch.Store].
@@ -83,12 +94,34 @@ func (n *notices) subscribe(channel string) {
 		n.sub = n.rdb.Subscribe(context.Background(), channel)
 		messages := n.sub.Channel(redis.WithChannelSize(notesAhead))
 		n.wg.Go(func() { n.receive(messages) })
+		n.again = time.AfterFunc(n.every, n.resubscribe)
 	case !n.channels[channel]:
 		if err := n.sub.Subscribe(context.Background(), channel); err != nil {
 			n.log.Warn("subscription waits for Redis", "channel", channel, "error", err)
 		}
 	}
 	n.channels[channel] = true
+}
+
+// resubscribe makes the subscription once more, and sees to the next time. To be
+// subscribed twice is to be subscribed once.
+func (n *notices) resubscribe() {
+	n.mu.Lock()
+	channels, closed := slices.Collect(maps.Keys(n.channels)), n.closed
+	n.mu.Unlock()
+	if closed {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
+	defer cancel()
+	if err := n.sub.Subscribe(ctx, channels...); err != nil {
+		n.log.Debug("subscription waits for Redis", "error", err)
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.closed {
+		n.again.Reset(n.every)
+	}
 }
 
 func (n *notices) receive(messages <-chan *redis.Message) {
@@ -136,10 +169,12 @@ func (n *notices) tell(id string, b *batch.Batch, last int) {
 func (n *notices) close() {
 	n.mu.Lock()
 	sub := n.sub
+	n.closed = true
 	n.mu.Unlock()
 	if sub == nil {
 		return
 	}
+	n.again.Stop()
 	if err := sub.Close(); err != nil {
 		n.log.Debug("subscription closed", "error", err)
 	}

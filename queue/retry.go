@@ -11,7 +11,8 @@ import (
 
 // Retry implements [batch.Store].
 func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Outcome) (*batch.Batch, error) {
-	if _, err := s.Get(ctx, owner, id, 0); err != nil {
+	b, err := s.Get(ctx, owner, id, 0)
+	if err != nil {
 		return nil, err
 	}
 	var again strings.Builder
@@ -49,14 +50,15 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 	}
 	crash.At(crash.Retried)
 	s.withdraw(ctx, id, answer[3])
-	b, err := s.Get(ctx, owner, id, 0)
-	if err != nil {
-		return nil, err
-	}
+	// Before anything else can fail: what waits without a task is found only later.
 	m := map[string]string{"target": b.Target, "lane": string(b.Lane), "round": answer[2]}
-	hand := func(ctx context.Context) {
+	s.enqueueBehind(ctx, int(atoi(answer[1])), func(ctx context.Context) {
 		for cursor := 0; ; {
-			_, next, err := s.enqueueWaiting(ctx, id, m, cursor)
+			var next int
+			err := s.insist(ctx, func() (err error) {
+				_, next, err = s.enqueueWaiting(ctx, id, m, cursor)
+				return err
+			})
 			if err != nil {
 				s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)
 			}
@@ -65,11 +67,10 @@ func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Ou
 			}
 			cursor = next
 		}
-	}
-	if b.Counts.Pending <= inlineActions {
-		hand(context.WithoutCancel(ctx))
-	} else {
-		s.fanouts.wg.Go(func() { hand(s.fanouts.ctx) })
-	}
-	return b, nil
+	})
+	err = s.insist(ctx, func() (err error) { // asked for once more, it would be refused
+		b, err = s.Get(ctx, owner, id, 0)
+		return err
+	})
+	return b, err
 }

@@ -7,29 +7,38 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
+// missedBeat is the pause after a heartbeat that the store did not take: the others
+// consider a worker dead whose heartbeats do not arrive for a while.
+const missedBeat = batch.BeatEvery / 8
+
 // beatUntil says that this worker is alive until the context ends, and takes
 // over what workers began that are not.
 func (w *Worker) beatUntil(ctx context.Context) {
-	tick := time.NewTicker(batch.BeatEvery)
-	defer tick.Stop()
+	next := time.NewTimer(batch.BeatEvery)
+	defer next.Stop()
 	var pulse pulse
+	missed := false
 	for {
+		next.Reset(batch.BeatEvery)
 		dead, err := w.cfg.Registry.Beat(ctx, w.cfg.Name)
 		steady := pulse.beat(time.Now(), err == nil)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
-			w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
+			if next.Reset(missedBeat); !missed {
+				w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
+			}
 		case len(dead) > 0 && steady:
 			w.takeOver(ctx, dead)
 		}
+		missed = err != nil
 		select {
 		case <-ctx.Done():
 			if err := w.cfg.Registry.Leave(context.WithoutCancel(ctx), w.cfg.Name); err != nil {
 				w.log.WarnContext(ctx, "could not leave the list of workers", "error", err)
 			}
 			return
-		case <-tick.C:
+		case <-next.C:
 		}
 	}
 }

@@ -2,8 +2,11 @@ package worker
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -31,6 +34,36 @@ func TestTheSilenceOfOthersMeansNothingWhileOneIsUnsteadyOneself(t *testing.T) {
 	}
 	require.True(t, step(batch.BeatEvery, true))
 	require.False(t, step(time.Minute, true), "the process itself stood still")
+}
+
+// flaky is a registry that takes only every third heartbeat.
+type flaky struct {
+	silent
+	n     int
+	taken []time.Time
+}
+
+func (f *flaky) Beat(context.Context, string) ([]string, error) {
+	if f.n++; f.n%3 != 0 {
+		return nil, &batch.UnavailableError{Err: errors.New("OOM no room")}
+	}
+	f.taken = append(f.taken, time.Now())
+	return nil, nil
+}
+
+func TestAWorkerWhoseHeartbeatsAreRefusedIsNotTakenForDead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		registry := &flaky{}
+		w := &Worker{cfg: Config{Name: "w", Registry: registry}, log: slog.New(slog.DiscardHandler)}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		w.beatUntil(ctx)
+		require.Greater(t, len(registry.taken), 20)
+		for i, at := range registry.taken[1:] {
+			require.Less(t, at.Sub(registry.taken[i]), batch.DeadAfter/2)
+		}
+	})
 }
 
 func TestWhatADeadWorkerHeldIsResolvedSoon(t *testing.T) {
