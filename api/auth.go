@@ -12,6 +12,17 @@ const (
 	anonymous = "anonymous"
 )
 
+// headerStore tells a client whether its batches outlive the server: "memory" or
+// "redis".
+const headerStore = "Batchd-Store"
+
+func (s *Server) storeName() string {
+	if s.cfg.InMemory {
+		return "memory"
+	}
+	return "redis"
+}
+
 // authenticate finds the owner of a request.
 func (s *Server) authenticate(c *gin.Context) {
 	owner := anonymous
@@ -28,6 +39,7 @@ func (s *Server) authenticate(c *gin.Context) {
 	}
 	c.Set(keyOwner, owner)
 	c.Header("Cache-Control", "private, no-cache")
+	c.Header(headerStore, s.storeName())
 	c.Next()
 }
 

@@ -64,6 +64,9 @@ type Config struct {
 	// Sealed says that the store encrypts actions. Without it, an action that
 	// carries a credential is refused. Required by AuthPassthrough.
 	Sealed bool
+	// InMemory says that the store is in this process, and forgets all batches when
+	// the process ends. Clients are told so. Defaults to a store that outlives it.
+	InMemory bool
 	// Endpoints are further paths that accept batches.
 	Endpoints []Endpoint
 	// DrainTimeout is how long Run waits for requests in flight once its

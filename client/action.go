@@ -93,7 +93,7 @@ func (a Action) MarshalJSON() ([]byte, error) {
 // strict encodes as encoding/json does, but without escaping <, > and &, so that
 // bodies stay as they are, and refuses text that is not UTF-8 instead of replacing
 // what is wrong with it.
-var strict = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsontext.EscapeForHTML(false), jsontext.AllowInvalidUTF8(false))
+var strict = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsontext.EscapeForHTML(false), jsontext.EscapeForJS(false), jsontext.AllowInvalidUTF8(false))
 
 func encodeJSON(v any) ([]byte, error) { return jsonv2.Marshal(v, strict) }
 

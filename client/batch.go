@@ -80,6 +80,16 @@ func (c *Counts) Of(o Outcome) int {
 // Done is the number of actions that have ended, however they did.
 func (c *Counts) Done() int { return c.Total - c.Pending }
 
+// Store is where a server keeps batches.
+type Store string
+
+// The stores.
+const (
+	StoreUnknown Store = ""       // the server does not say
+	StoreRedis   Store = "redis"  // batches outlive the server
+	StoreMemory  Store = "memory" // batches are gone when the server ends
+)
+
 // Links are the paths of what belongs to a batch, relative to the server.
 type Links struct {
 	Self    string `json:"self,omitempty"`
@@ -105,6 +115,8 @@ type Batch struct {
 	// ExpiresAt is the deadline: what is not begun by then ends as expired.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	Links     Links      `json:"links"`
+	// Store is where the server keeps the batch. It is no part of the document.
+	Store Store `json:"-"`
 	// Results are inline in a batch that has ended and is small. For all others
 	// read [Client.Results].
 	Results []Result `json:"results,omitempty"`

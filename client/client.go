@@ -214,6 +214,9 @@ func decode[T any](ctx context.Context, c *Client, call call) (*T, error) {
 	if err := json.NewDecoder(resp.Body).Decode(doc); err != nil {
 		return nil, fmt.Errorf("read the answer to %s %s: %w", call.method, resp.Request.URL.Redacted(), err)
 	}
+	if batch, ok := any(doc).(*Batch); ok {
+		batch.Store = Store(resp.Header.Get("Batchd-Store"))
+	}
 	return doc, nil
 }
 

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 	"time"
 
@@ -16,9 +18,11 @@ import (
 const followPatience = 2 * time.Minute
 
 // follow shows the progress of a batch until it has ended, on standard error.
-// It answers errNotAllSucceeded where that is so. When it is interrupted, the
-// batch runs on, and the user is told how to come back.
-func (c *connection) follow(cmd *cobra.Command, id string) error {
+// It answers errNotAllSucceeded where that is so. When it is interrupted, the user
+// is told what becomes of the batch, and how to come back. Of the batch, no more
+// than its id need be known.
+func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
+	id, store, seen := known.ID, known.Store, !known.CreatedAt.IsZero()
 	patient, err := c.client(followPatience)
 	if err != nil {
 		return err
@@ -31,11 +35,11 @@ func (c *connection) follow(cmd *cobra.Command, id string) error {
 			_, away := client.Transient(err)
 			switch {
 			case cmd.Context().Err() != nil:
-				fmt.Fprintf(stderr, "interrupted: batch %s goes on without you\n", id)
+				fmt.Fprintln(stderr, interruptedText(id, store))
 			case away:
-				fmt.Fprintf(stderr, "the server is away: batch %s goes on when it is back\n", id)
+				fmt.Fprintln(stderr, awayText(id, store))
 			default:
-				return err
+				return forgotten(err, seen, store)
 			}
 			printHints(stderr,
 				hint{c.command("batchd status " + id + " --wait"), "come back to it"},
@@ -43,6 +47,7 @@ func (c *connection) follow(cmd *cobra.Command, id string) error {
 				hint{c.command("batchd cancel " + id), "stop what has not started"})
 			return err
 		}
+		store, seen = batch.Store, true
 		if batch.Status.Terminal() {
 			shown.clear()
 			return c.finish(stderr, batch)
@@ -50,6 +55,45 @@ func (c *connection) follow(cmd *cobra.Command, id string) error {
 		shown.update(batch)
 	}
 	return nil
+}
+
+// interruptedText says what becomes of a batch that is no longer followed.
+func interruptedText(id string, store client.Store) string {
+	text := "interrupted: batch " + visible(id) + " goes on without you"
+	if store == client.StoreMemory {
+		text += ", as long as the server runs"
+	}
+	return text
+}
+
+// awayText says what becomes of a batch whose server does not answer.
+func awayText(id string, store client.Store) string {
+	text := "the server is away: batch " + visible(id)
+	switch store {
+	case client.StoreMemory:
+		return text + " is gone if the server has ended, because it was kept in the server's memory"
+	case client.StoreRedis:
+		return text + " goes on when it is back"
+	case client.StoreUnknown:
+	}
+	return text + " goes on when it is back, unless the server kept it in its memory and has ended"
+}
+
+// forgotten adds to the answer that there is no such batch why that may be so of
+// one that was there before.
+func forgotten(err error, seen bool, store client.Store) error {
+	p, ok := errors.AsType[*client.Problem](err)
+	if !ok || p.Status != http.StatusNotFound || !seen {
+		return err
+	}
+	switch store {
+	case client.StoreMemory:
+		return fmt.Errorf("%w\nthe server kept the batch in its memory: if it was started again, the batch is gone", err)
+	case client.StoreUnknown:
+		return fmt.Errorf("%w\nif the server kept the batch in its memory and was started again, the batch is gone", err)
+	case client.StoreRedis:
+	}
+	return err
 }
 
 // finish says how a batch ended.

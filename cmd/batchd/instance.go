@@ -182,7 +182,7 @@ func sealKeys(cfg *config.Config) []queue.SealKey {
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	l := cfg.Limits
 	out := api.Config{
-		Store: store, Auth: api.Auth(cfg.Auth.Mode), Owner: store.Owner, Sealed: store.Sealed(),
+		Store: store, InMemory: cfg.Redis.URL == config.Embedded, Auth: api.Auth(cfg.Auth.Mode), Owner: store.Owner, Sealed: store.Sealed(),
 		Limits: api.Limits{
 			MaxActions: l.MaxActions, MaxBody: int64(l.MaxBody), MaxActionBody: int64(l.MaxActionBody),
 			ExpiresIn: l.ExpiresIn, MaxExpiresIn: l.MaxExpiresIn, Retention: l.Retention, MaxRetention: l.MaxRetention,

@@ -25,7 +25,26 @@ func mainCode() int {
 	defer stop()
 	// The first signal ends things in order; a second one ends the process.
 	context.AfterFunc(ctx, stop)
+	ctx, hangUp := context.WithCancel(ctx)
+	defer hangUp()
+	onHangup(hangUp)
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+}
+
+// onHangup has the process end in order when its terminal is closed. Several SIGHUP
+// come then, from the kernel and from the shell, so that no further one counts: it
+// must not cut off the drain that the first one began. Who started the process with
+// SIGHUP ignored, as nohup does, wants it to stay.
+func onHangup(end func()) {
+	if signal.Ignored(syscall.SIGHUP) {
+		return
+	}
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	go func() {
+		<-hangups
+		end()
+	}()
 }
 
 // The exit codes.

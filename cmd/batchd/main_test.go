@@ -15,7 +15,15 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// asProcess is the variable by which the test binary is batchd itself.
+const asProcess = "RUN_AS_BATCHD"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asProcess) != "" {
+		os.Exit(mainCode())
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // golden compares with a file in testdata.
 func golden(t *testing.T, name, got string) {

@@ -4,6 +4,8 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -49,6 +51,9 @@ func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 		// net/http logs bytes that a target sends unasked to the standard logger.
 		// What a target sends is not ours to show.
 		log.SetOutput(io.Discard)
+		// A log that nobody reads any more, as when a terminal was closed, must not end
+		// what is still in flight.
+		signal.Ignore(syscall.SIGPIPE)
 		i, err := startInstance(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), r)
 		if err != nil {
 			return err

@@ -33,7 +33,7 @@ exit with 2 if not every action succeeded.`,
 			var ended error
 			if wait {
 				// The document is still to be shown when not every action succeeded.
-				if ended = conn.follow(cmd, args[0]); ended != nil && ended != errNotAllSucceeded { //nolint:errorlint // the very value
+				if ended = conn.follow(cmd, &client.Batch{ID: args[0]}); ended != nil && ended != errNotAllSucceeded { //nolint:errorlint // the very value
 					return ended
 				}
 				if !asJSON {
@@ -116,7 +116,7 @@ again if you say so with --outcome.`,
 				return err
 			}
 			if wait {
-				return conn.follow(cmd, args[0])
+				return conn.follow(cmd, batch)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", visible(string(batch.Status)), outcomes(&batch.Counts))
 			return err

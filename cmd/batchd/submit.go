@@ -128,7 +128,7 @@ func (s *submitCommand) run(cmd *cobra.Command, args []string) error {
 	case batch.Status.Terminal():
 		return s.conn.finish(stderr, batch)
 	}
-	return s.conn.follow(cmd, batch.ID)
+	return s.conn.follow(cmd, batch)
 }
 
 func (s *submitCommand) finishOptions(cmd *cobra.Command) error {
