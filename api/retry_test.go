@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -30,11 +31,8 @@ func TestARetryWithoutOutcomesLeavesUnknownAndCancelledAlone(t *testing.T) {
 		require.Equal(t, http.StatusAccepted, w.Code, "%s", w.Body)
 		for i, r := range f.store.batches[id].results {
 			want := outcomes[i]
-			for _, o := range again {
-				if o == want {
-					want = batch.Pending
-					break
-				}
+			if slices.Contains(again, want) {
+				want = batch.Pending
 			}
 			require.Equal(t, want, r.Outcome, "%q: action %d was %s", query, i, outcomes[i])
 		}

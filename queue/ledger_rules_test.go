@@ -74,27 +74,28 @@ func TestAnOverdueGroupEndsAsUnknownWithAllItsMembers(t *testing.T) {
 // of its former end is left.
 func TestARetryOfABatchThatWasEndedEarlyRunsToItsOwnEnd(t *testing.T) {
 	t.Parallel()
-	b := open(t, redistest.Start(t).URL())
 	for name, c := range map[string]struct {
 		outcome batch.Outcome
 		status  batch.Status
-		end     func(id string)
+		end     func(b *bundle, id string)
 	}{
-		"cancelled": {batch.Cancelled, batch.StatusCancelled, func(id string) {
+		"cancelled": {batch.Cancelled, batch.StatusCancelled, func(b *bundle, id string) {
 			_, err := b.Cancel(b.ctx, "me", id)
-			require.NoError(t, err)
+			require.NoError(b.t, err)
 		}},
-		"expired": {batch.Expired, batch.StatusExpired, func(id string) {
+		"expired": {batch.Expired, batch.StatusExpired, func(b *bundle, id string) {
 			late := time.Now().Add(-time.Minute)
-			require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", late.Add(-time.Hour).UnixMilli(), "expires", late.UnixMilli()).Err())
+			require.NoError(b.t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", late.Add(-time.Hour).UnixMilli(), "expires", late.UnixMilli()).Err())
 			b.sweep()
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := open(t, redistest.Start(t).URL())
 			id := b.submit(4, spec()).ID
 			b.end(id, 0, batch.Succeeded)
 			inFlight := b.begin(id, 1)
-			c.end(id)
+			c.end(b, id)
 			require.NoError(t, b.Finish(b.ctx, id, 1, inFlight.Token, result(1, batch.Succeeded)))
 			require.Equal(t, c.status, b.get(id).Status)
 
