@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -63,14 +62,11 @@ func (d *decoder) setRetention(s string) error {
 	return setDuration(&d.spec.Retention, s, d.limits.MaxRetention)
 }
 
-// durationForm matches what [time.ParseDuration] reads, also what is too long for it.
-var durationForm = regexp.MustCompile(`^[-+]?((\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h))+$`)
-
 // setDuration parses a duration such as "90s" or "1h30m".
 func setDuration(to *time.Duration, s string, most time.Duration) error {
 	parsed, err := time.ParseDuration(s)
 	switch {
-	case err != nil && !durationForm.MatchString(s):
+	case err != nil && !intake.IsDuration(s):
 		return fmt.Errorf(`%q is not a duration: expected one such as "90s" or "1h30m", more than 0 and at most %s`, intake.Clip(s), shortDuration(most))
 	case err != nil || parsed <= 0 || parsed > most:
 		return fmt.Errorf("%s is out of range: expected more than 0 and at most %s", intake.Clip(s), shortDuration(most))

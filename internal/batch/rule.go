@@ -7,7 +7,7 @@ import (
 
 // Rule matches requests by method and path.
 type Rule struct {
-	// Method is an HTTP method in upper case, or empty or "*" for any.
+	// Method is an HTTP method in upper case, or "*" for any. Defaults to "*".
 	Method string `yaml:"method"`
 	// Path is a pattern: "*" stands for one segment, a final "**" for the rest,
 	// the empty one included.

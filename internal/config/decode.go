@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -145,6 +146,10 @@ func (l *loader) decodeSequence(path string, v reflect.Value, n ast.Node) {
 		l.fault(path, "expected a list, not %s", kindOf(n))
 		return
 	}
+	if meaning, refused := emptyList(path); refused && len(sequence.Values) == 0 {
+		l.fault(path, "the list is empty: fill it in, or leave the key out, %s", meaning)
+		return
+	}
 	// An empty list is not the default one: "statuses: []" repeats after none.
 	v.Set(reflect.MakeSlice(v.Type(), len(sequence.Values), len(sequence.Values)))
 	for i, n := range sequence.Values {
@@ -156,6 +161,18 @@ func (l *loader) decodeSequence(path string, v reflect.Value, n ast.Node) {
 			l.fault(key, "the item is empty: fill it in or take its dash away")
 		}
 	}
+}
+
+// emptyList reports whether a list must not be empty, because that could be taken
+// for the opposite of what it would mean, and what it means to leave it out.
+func emptyList(path string) (meaning string, refused bool) {
+	switch {
+	case path == "seal.keys":
+		return "which stores in clear", true
+	case strings.HasSuffix(path, ".allow"):
+		return "which allows all", true
+	}
+	return "", false
 }
 
 // prefill puts the defaults into an item of a list before it is read, so that a

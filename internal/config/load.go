@@ -7,6 +7,8 @@ import (
 	"os"
 	"reflect"
 	"slices"
+
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // Options says what a configuration is read from.
@@ -84,7 +86,11 @@ func (l *loader) readFile(file string) bool {
 
 // readSource reads what is in the file, and reports whether it is YAML.
 func (l *loader) readSource(source []byte) bool {
-	root, at, err := parse(source)
+	if at, detail := intake.CheckText(source); detail != "" {
+		l.faultAt(place{l.places[""].file, at.Line, at.Column}, "", "column %d: %s", at.Column, detail)
+		return false
+	}
+	root, at, err := parse(intake.CutMark(source))
 	if err != nil {
 		at.file = l.places[""].file
 		l.faultAt(at, "", "%v", err)

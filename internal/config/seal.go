@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // sealKeySize is that of an AES-256 key.
@@ -88,7 +90,11 @@ func (l *loader) readSealFile(configFile string) {
 		l.fault("seal.file", "cannot read %s: %v", file, withoutPath(err))
 		return
 	}
-	for i, line := range strings.Split(string(source), "\n") {
+	if at, detail := intake.CheckText(source); detail != "" {
+		l.faultAt(place{file, at.Line, at.Column}, "", "column %d: %s", at.Column, detail)
+		return
+	}
+	for i, line := range strings.Split(string(intake.CutMark(source)), "\n") {
 		line = strings.TrimSpace(line)
 		if line == "" || strings.HasPrefix(line, "#") {
 			continue

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
 )
 
 const (
@@ -121,6 +122,12 @@ func (l *loader) environment(environ []string) map[string]string {
 // override sets one setting from a variable or a flag.
 func (l *loader) override(path, value, source string) {
 	p := place{file: source}
+	if i := intake.InvalidUTF8([]byte(value)); i >= 0 {
+		l.forget(path)
+		l.places[path] = p
+		l.fault(path, "the value holds the byte 0x%02x, which is not UTF-8", value[i])
+		return
+	}
 	if path == targetPath {
 		l.forget("targets")
 		l.places["targets"] = p

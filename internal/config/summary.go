@@ -97,13 +97,16 @@ func written(path string, v reflect.Value) string {
 		return ByteSize(value).String()
 	}
 	if v.Kind() == reflect.Slice {
+		if _, refused := emptyList(path); refused {
+			return ""
+		}
 		return "[]"
 	}
 	text := scalar(v.Interface())
 	if strings.HasSuffix(path, ".proxy") {
 		text = redactURL(text)
 	}
-	if v.Kind() == reflect.String && (!plainText.MatchString(text) || text == "null") {
+	if v.Kind() == reflect.String && text != "" && (!plainText.MatchString(text) || text == "null") {
 		return strconv.Quote(text)
 	}
 	return text

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"regexp"
 	"slices"
 	"strconv"
@@ -297,15 +298,21 @@ func checkRedisURL(u RedisURL) error {
 		return fmt.Errorf("unknown scheme %q: expected %s", clip(u.Scheme()), oneOf(known))
 	}
 	rest = rest[strings.LastIndexByte(rest, '@')+1:]
+	hosts, more := rest, ""
 	if i := strings.IndexAny(rest, "/?#"); i >= 0 {
-		rest = rest[:i]
+		hosts, more = rest[:i], rest[i:]
 	}
-	for host := range strings.SplitSeq(rest, ",") {
+	if _, query, ok := strings.Cut(more, "?"); ok {
+		if values, err := url.ParseQuery(query); err == nil && len(values["addr"]) > 0 { // further nodes of a cluster
+			hosts += "," + strings.Join(values["addr"], ",")
+		}
+	}
+	for host := range strings.SplitSeq(hosts, ",") {
 		name, port := host, "6379"
 		if h, p, err := net.SplitHostPort(host); err == nil {
 			name, port = h, p
 		}
-		if _, err := strconv.ParseUint(port, 10, 16); err != nil || name == "" || strings.Contains(strings.Trim(name, "[]"), ":") && !strings.HasPrefix(host, "[") {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || name == "" || strings.Contains(strings.Trim(name, "[]"), ":") && !strings.HasPrefix(host, "[") {
 			return errors.New("the URL has no usable host and port: " + expected)
 		}
 	}

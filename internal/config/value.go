@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // ByteSize is a number of bytes, written as "512KiB", "10MB" or plainly.
@@ -41,7 +42,10 @@ func ParseByteSize(text string) (ByteSize, error) {
 		}
 	}
 	n, err := strconv.ParseInt(digits, 10, 64)
-	if err != nil || n < 0 || digits[0] == '+' || n > (1<<63-1)/unit {
+	if errors.Is(err, strconv.ErrRange) || err == nil && n > (1<<63-1)/unit {
+		return 0, fmt.Errorf("cannot read %q as a size: it is out of range", clip(text))
+	}
+	if err != nil || n < 0 || digits[0] == '+' {
 		return 0, fmt.Errorf("cannot read %q as a size: expected for example 1MiB, 10MB or a number of bytes", clip(text))
 	}
 	return ByteSize(n * unit), nil
@@ -137,8 +141,10 @@ func setText(p any, text string) error {
 	switch p := p.(type) {
 	case *string:
 		*p = text
+		return checkNotEmpty(text)
 	case *Secret:
 		*p = Secret(text)
+		return checkNotEmpty(text)
 	case *RedisURL:
 		*p = RedisURL(text)
 	case *LogLevel:
@@ -152,6 +158,9 @@ func setText(p any, text string) error {
 	case *WhenExceeded:
 		return setWord(p, text)
 	case *batch.Rate:
+		if err := checkNotEmpty(text); err != nil {
+			return err
+		}
 		return p.UnmarshalText([]byte(text))
 	case *int:
 		return setInt(p, text)
@@ -172,6 +181,15 @@ func setText(p any, text string) error {
 		*p = keys
 	default:
 		return fmt.Errorf("expected %s", describe(p))
+	}
+	return nil
+}
+
+// checkNotEmpty refuses a text that is given, but empty, as where a template was
+// filled in with nothing: it must not pass for the default.
+func checkNotEmpty(text string) error {
+	if text == "" {
+		return errors.New("the value is empty: fill it in, or leave the key out for the default")
 	}
 	return nil
 }
@@ -229,6 +247,9 @@ func setDuration(p *time.Duration, text string) error {
 		return fmt.Errorf("cannot read %q as a duration: its unit is missing: expected for example 30s", clip(text))
 	}
 	d, err := time.ParseDuration(text)
+	if err != nil && intake.IsDuration(text) {
+		return fmt.Errorf("the duration %q is out of range", clip(text))
+	}
 	if err != nil {
 		return fmt.Errorf("cannot read %q as a duration: expected for example 30s", clip(text))
 	}

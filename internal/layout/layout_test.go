@@ -26,7 +26,7 @@ const module = "github.com/batchd/batchd"
 // no tests. "*" is every package.
 var ours = map[string][]string{
 	"internal/batch":     {},
-	"internal/config":    {"internal/batch", "api", "api/dialect", "queue", "dispatch", "worker"},
+	"internal/config":    {"internal/batch", "internal/intake", "api", "api/dialect", "queue", "dispatch", "worker"},
 	"internal/crash":     {},
 	"internal/intake":    {"internal/batch"},
 	"internal/redistest": {},
