@@ -1,0 +1,180 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/client"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// refusals are replies by which Redis, a proxy or a managed service refuses commands.
+// The first ones make up the short form.
+var refusals = []string{
+	"ERR max number of clients reached",
+	"ERR Error running script (call to f_9c4b1e): @user_script:12: -OOM command not allowed when used memory > 'maxmemory'.",
+	"TOO_MANY_REQUESTS slow down",
+	"NOPERM this user has no permissions to run the 'evalsha' command",
+	"NOAUTH Authentication required.",
+	"ERR max daily request limit exceeded. Limit: 10000, Usage: 10001.",
+	"MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk.",
+	"OOM command not allowed when used memory > 'maxmemory'.",
+	"READONLY You can't write against a read only replica.",
+	"LOADING Redis is loading the dataset in memory",
+	"BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+	"UNKILLABLE Sorry the script already executed write commands against the dataset.",
+	"NOREPLICAS Not enough good replicas to write.",
+	"CLUSTERDOWN The cluster is down",
+	"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+	"ERR unknown reason",
+	"",
+}
+
+// endsWithin is how long after the last error reply every action has ended.
+const endsWithin = 15 * time.Second
+
+// Redis answers three of ten commands with an error, after it did what they say or not.
+// Whoever submits is told to come back, nothing is lost or sent twice, and soon
+// afterwards all has ended.
+func TestErrorRepliesOfRedisLoseNothing(t *testing.T) {
+	scenario(t)
+	w := newWorld(t)
+	w.target.delay = 10 * time.Millisecond
+	proxy := redistest.StartProxy(t, w.redis.Addr)
+	w.redisURL = proxy.URL()
+	w.startAPI()
+	w.startWorker("w0")
+	worker := w.startWorker("w1")
+	for n, text := range scale(refusals[:2], refusals) {
+		w.refuse(proxy, n, redistest.Rule{Reply: text, Share: 0.3}, func() {})
+	}
+	// Also as clients set up connections, while a worker is replaced.
+	w.refuse(proxy, len(refusals), redistest.Rule{Reply: refusals[0], Share: 0.3, Match: redistest.All}, func() {
+		worker.signal(syscall.SIGTERM)
+		require.Zero(t, worker.exit(40*time.Second))
+		w.startWorker("w2")
+	})
+}
+
+// refuse has commands refused while clients submit, and something else happens.
+func (w *world) refuse(proxy *redistest.Proxy, n int, rule redistest.Rule, meanwhile func()) {
+	t := w.t
+	t.Helper()
+	flying := plan(fmt.Sprintf("flying%d", n), 200, http.MethodPost, http.MethodGet)
+	w.submit(flying, client.Options{})
+	eventually(t, 20*time.Second, func() bool { return w.target.seen(flying.tag) > 20 }, "nothing is under way")
+	stop := proxy.Answer(rule)
+	ask := w.startAsking(n, flying.id)
+	until := time.After(scale(1500*time.Millisecond, 4*time.Second))
+	meanwhile()
+	<-until
+	accepted := ask.stop()
+	refused := stop()
+	last := proxy.Last()
+	all := append(accepted, flying)
+	w.settle(time.Until(last.Add(endsWithin)), all...)
+	ended := time.Since(last)
+	sum := w.verifyAll(all)
+	figure(t, "%d commands answered with -%.60s: answers=%v, %d batches, outcomes=%v, all ended %.1fs after the last reply",
+		refused, rule.Reply, ask.kinds, len(all), sum, ended.Seconds())
+	require.Positive(t, refused)
+	require.Empty(t, ask.wrong)
+	require.Positive(t, len(accepted))
+	total := 0
+	for _, p := range all {
+		total += len(p.actions)
+	}
+	require.Equal(t, tally{client.Succeeded: total}, sum, "no worker died, so each result is known")
+	require.Zero(t, w.target.count(func(v *visit) bool { return v.method == http.MethodPost && len(w.target.byID[v.id]) > 1 }),
+		"POSTs were sent twice")
+}
+
+// asking is clients that ask for everything, and repeat nothing.
+type asking struct {
+	w      *world
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	kinds    map[string]int
+	wrong    []string
+	accepted []*planned
+}
+
+func (w *world) startAsking(n int, earlier string) *asking {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	a := &asking{w: w, cancel: cancel, kinds: map[string]int{}}
+	every := func(kind, method, path string, body func(tag string) *planned) {
+		a.wg.Go(func() {
+			for i := 0; ctx.Err() == nil; i++ {
+				var p *planned
+				var text []byte
+				if body != nil {
+					p = body(fmt.Sprintf("%s%d.%d", kind, n, i))
+					text = p.submission(w.t)
+				}
+				a.ask(kind, method, path, text, p)
+			}
+		})
+	}
+	few := func(tag string) *planned { return plan(tag, 5, http.MethodPost, http.MethodGet) }
+	many := func(tag string) *planned { return plan(tag, 150, http.MethodPost, http.MethodGet) }
+	for i := range 3 {
+		every("few"+strconv.Itoa(i), http.MethodPost, "/batch", few)
+	}
+	every("many", http.MethodPost, "/batch", many)
+	every("get", http.MethodGet, "/batch/"+earlier, nil)
+	every("results", http.MethodGet, "/batch/"+earlier+"/results", nil)
+	every("list", http.MethodGet, "/batch", nil)
+	every("readyz", http.MethodGet, "/readyz", nil)
+	a.wg.Go(func() {
+		for ctx.Err() == nil {
+			a.ask("asana", http.MethodPost, "/asana", []byte(`{"data":{"actions":[{"method":"get","relative_path":"/do/asana"}]}}`), nil)
+		}
+	})
+	w.t.Cleanup(func() { a.stop() })
+	return a
+}
+
+// ask asks once, and notes an answer that is neither what was asked for nor asks to
+// come back.
+func (a *asking) ask(kind, method, path string, body []byte, p *planned) {
+	got, err := a.w.ask(kind, method, path, body, "Authorization", "Bearer test")
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err != nil {
+		// Half of the results must not pass for all of them.
+		if kind != "results" || !errors.Is(err, io.ErrUnexpectedEOF) {
+			a.wrong = append(a.wrong, kind+": "+err.Error())
+		}
+		return
+	}
+	a.kinds[strings.TrimRight(kind, "0123456789")+" "+strconv.Itoa(got.status)]++
+	switch {
+	case got.status == http.StatusAccepted && p != nil:
+		p.id = strings.TrimPrefix(got.header.Get("Location"), "/batch/")
+		a.accepted = append(a.accepted, p)
+	case got.status == http.StatusOK:
+	case got.status == http.StatusServiceUnavailable && got.header.Get("Retry-After") != "":
+	default:
+		a.wrong = append(a.wrong, fmt.Sprintf("%s: %d %.200s", kind, got.status, got.body))
+	}
+}
+
+// stop returns the batches that were accepted.
+func (a *asking) stop() []*planned {
+	a.cancel()
+	a.wg.Wait()
+	return a.accepted
+}
