@@ -153,6 +153,9 @@ func (s *Server) list(c *gin.Context) error {
 		return err
 	}
 	found, next, err := s.cfg.Store.List(c.Request.Context(), owner(c), cursor, limit)
+	if errors.Is(err, batch.ErrCursor) {
+		return errNoCursor
+	}
 	if err != nil {
 		return err
 	}
@@ -168,6 +171,8 @@ func (s *Server) list(c *gin.Context) error {
 	return writeJSON(c, http.StatusOK, mediaJSON, page)
 }
 
+var errNoCursor = refuse(kindBadParameter, `the query parameter "cursor" is not one that was handed out: take next_cursor of the page before`)
+
 func decodeCursor(given url.Values) (string, error) {
 	if !given.Has("cursor") {
 		return "", nil
@@ -177,7 +182,7 @@ func decodeCursor(given url.Values) (string, error) {
 		err = errors.New("no id")
 	}
 	if err != nil {
-		return "", refuse(kindBadParameter, `the query parameter "cursor" is not one that was handed out: take next_cursor of the page before`)
+		return "", errNoCursor
 	}
 	return string(decoded), nil
 }

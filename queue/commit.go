@@ -35,13 +35,6 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		return nil, false, err
 	}
 	crash.At(crash.Committed)
-	if olderThan(u.id, stagedTTL/2) {
-		// It took so long that somebody may have taken its entries for those of an
-		// upload that came to nothing.
-		if err := u.index(context.WithoutCancel(ctx), out.throttled); err != nil {
-			u.s.log.ErrorContext(ctx, "a batch may be missing from the indexes", "batch", u.id, "error", err)
-		}
-	}
 	b := &batch.Batch{
 		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
 		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
@@ -58,7 +51,7 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	}
 	args := []any{
 		u.n, needMarker, millis(spec.ExpiresIn), millis(spec.Retention),
-		len(u.groups.order), u.groups.states(u.n), u.id, millis(claimLife(spec)),
+		len(u.groups.order), u.groups.states(u.n), u.id, millis(claimLife(spec)), millis(ownerIndexTTL),
 		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
 	}
 	if spec.WebhookURL != "" {
@@ -77,9 +70,11 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	return args, nil
 }
 
-// commit stages what is left, writes both indexes, and commits. It returns when the
+// commit stages what is left, writes the indexes, and commits. It returns when the
 // batch was created. The indexes come first: an entry without a batch is dropped by
-// whoever meets it, a batch without an entry would be found by nobody.
+// whoever meets it, a batch without an entry would be found by nobody. One server writes
+// the owner's list in the step that commits; in a cluster that comes first, too, and is
+// put in order afterwards, by the time of the batch.
 func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (time.Time, error) {
 	if u.s.shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, args, out)
@@ -96,13 +91,32 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	if err := u.index(ctx, out.throttled); err != nil {
 		return time.Time{}, err
 	}
+	if u.s.shards > 1 {
+		if err := u.list(ctx, "", true); err != nil {
+			return time.Time{}, err
+		}
+	}
 	crash.At(crash.Indexed)
 	if err := u.stageGroups(ctx); err != nil {
 		return time.Time{}, err
 	}
 	crash.At(crash.BeforeCommit)
 	u.doubtful = true
-	return u.created(u.s.run(ctx, u.s.steps.commit, u.commitKeys(), args...))
+	answer, err := u.s.run(ctx, u.s.steps.commit, u.commitKeys(), args...)
+	created, err := u.created(answer, err)
+	if err == nil && u.s.shards > 1 {
+		if err := u.list(ctx, answer[2], false); err != nil {
+			u.s.log.WarnContext(ctx, "a batch is listed by the time before its commit", "batch", u.id, "error", err)
+		}
+	}
+	return created, err
+}
+
+// list puts the batch into its owner's list, by the time at which it was created, in
+// microseconds; empty means now.
+func (u *upload) list(ctx context.Context, created string, keep bool) error {
+	_, err := u.s.run(ctx, u.s.steps.list, []string{ownerKey(u.owner)}, u.id, created, millis(ownerIndexTTL), keep)
+	return err
 }
 
 // commitAtOnce does it all in one exchange, for a small batch, and has its tasks
@@ -162,7 +176,11 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 
 func (u *upload) commitKeys() []string {
 	keys := append(u.keys.step(), u.keys.upload)
-	if u.claim != "" && u.s.shards == 1 {
+	if u.s.shards > 1 {
+		return keys
+	}
+	keys = append(keys, ownerKey(u.owner))
+	if u.claim != "" {
 		keys = append(keys, u.claim)
 	}
 	return keys
@@ -199,6 +217,9 @@ func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 		return b, err
 	}
 	// It may lack an entry, of which its client was told.
+	if err := u.list(ctx, m["created"]+"000", true); err != nil {
+		return nil, err
+	}
 	return b, u.index(ctx, m["throttle"] != "")
 }
 
@@ -225,21 +246,10 @@ func (u *upload) index(ctx context.Context, throttled bool) error {
 }
 
 func (u *upload) addIndexes(ctx context.Context, p redis.Pipeliner, throttled bool) {
-	owner := ownerKey(u.owner)
-	p.ZAdd(ctx, owner, redis.Z{Member: u.id})
-	p.ZRemRangeByLex(ctx, owner, "-", "("+idAt(time.Now().Add(-ownerIndexTTL)))
-	p.PExpire(ctx, owner, ownerIndexTTL)
 	p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
 	if throttled {
 		p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
 	}
-}
-
-// idAt returns the beginning of the ids made at that time: version 7 UUIDs sort
-// by time (RFC 9562 §5.7).
-func idAt(t time.Time) string {
-	ms := fmt.Sprintf("%012x", t.UnixMilli())
-	return ms[:8] + "-" + ms[8:]
 }
 
 // private is what of a batch may hold secrets.

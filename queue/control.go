@@ -3,9 +3,8 @@ package queue
 import (
 	"context"
 	"fmt"
-	"time"
 
-	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
@@ -73,14 +72,27 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	return nil
 }
 
-// olderThan reports whether a batch's id was made longer ago than that: an entry
-// without a batch may be of an upload that is about to commit.
-func olderThan(id string, age time.Duration) bool {
-	u, err := uuid.Parse(id)
-	if err != nil {
-		return true
+// staged returns those of the ids, of which none has a batch, whose actions are staged:
+// their uploads may be about to commit. No clock decides, since processes differ in the
+// time, and an upload takes as long as it takes.
+func (s *Store) staged(ctx context.Context, ids []string) (map[string]bool, error) {
+	if len(ids) == 0 {
+		return nil, nil
 	}
-	seconds, nanos := u.Time().UnixTime()
-	was := time.Since(time.Unix(seconds, nanos))
-	return was > age || was < -age // nobody's clock is that far ahead
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	cmds := make([]*redis.IntCmd, len(ids))
+	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, id := range ids {
+			cmds[i] = p.Exists(ctx, keysOf(id).actions)
+		}
+		return nil
+	}); err != nil {
+		return nil, mapError(ctx, err)
+	}
+	found := make(map[string]bool)
+	for i, id := range ids {
+		found[id] = cmds[i].Val() > 0
+	}
+	return found, nil
 }

@@ -21,7 +21,7 @@
 //	batchd:{<id>}:w   list     the attempts at delivering the webhook
 //	batchd:{<id>}:u   string   stands while an upload with an idempotency key or under a limit is open
 //
-//	batchd:owner:{<owner>}            zset    the owner's batches; ids sort by time
+//	batchd:owner:{<owner>}            zset    the owner's batches by the time at which they were created, in µs
 //	batchd:key:{<hash>}               string  idempotency key → batch id
 //	batchd:limit:{<owner>}:<scope>:…  hashes  what an owner was admitted: by slice of time, and in flight by batch
 //	batchd:gate:{<target>}            hash    the next place at a target's rate, and until when it is held

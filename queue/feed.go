@@ -50,9 +50,13 @@ func (s *Store) feed(ctx context.Context, id string) error {
 	}
 	f := fanOut{id: id, route: routeOf(m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
 	var limit batch.Limit
+	if len(m) == 0 {
+		staged, err := s.staged(ctx, []string{id})
+		if err != nil || staged[id] {
+			return err // it is about to be committed
+		}
+	}
 	switch {
-	case len(m) == 0 && !olderThan(id, stagedTTL):
-		return nil // it is about to be committed
 	case len(m) == 0, m["ending"] != "", f.from >= f.total:
 		return s.dismiss(ctx, id)
 	}

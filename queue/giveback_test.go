@@ -122,7 +122,7 @@ func TestABeginThatArrivesAfterItWasGivenBackBeginsNothing(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, released)
 		}
-		requireTTLs(b, id, 5, 10*time.Hour) // meta, state, actions, ledger
+		requireTTLs(b, id, 5, 10*time.Hour) // meta, state, actions, ledger, last attempts
 	})
 }
 

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
@@ -49,6 +50,7 @@ type Store struct {
 	name    string       // tells this process from others on the same Redis
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64
+	newID   func() (uuid.UUID, error)
 
 	takersMu sync.Mutex
 	takers   map[*taker]struct{}
@@ -75,7 +77,7 @@ var (
 // It does not wait for Redis: a store whose Redis is away answers
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{})}
+	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -120,6 +120,7 @@ var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "
 type openPage struct {
 	order  []string
 	fields map[string]map[string]string
+	staged map[string]bool // of those without a batch
 }
 
 func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error) {
@@ -148,7 +149,14 @@ func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error)
 		}
 		page.fields[id] = m
 	}
-	return page, nil
+	var bare []string
+	for _, id := range ids {
+		if page.fields[id]["status"] == "" {
+			bare = append(bare, id)
+		}
+	}
+	page.staged, err = s.staged(ctx, bare)
+	return page, err
 }
 
 func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
@@ -183,7 +191,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 func (p *openPage) closed(id string) bool {
 	m := p.fields[id]
 	status := batch.Status(m["status"])
-	return status.Terminal() && m["outbox"] == "" || status == "" && olderThan(id, stagedTTL)
+	return status.Terminal() && m["outbox"] == "" || status == "" && !p.staged[id]
 }
 
 // closeEntries removes the entries in which there is nothing to be looked after.

@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -57,7 +56,7 @@ func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, erro
 	if err := s.spare(ctx); err != nil {
 		return nil, err
 	}
-	id, err := uuid.NewV7()
+	id, err := s.newID()
 	if err != nil {
 		return nil, fmt.Errorf("make a batch id: %w", err)
 	}

@@ -18,6 +18,8 @@ var (
 	ErrTerminal = errors.New("the batch has ended already")
 	// ErrNotTerminal: the batch has not ended, so there is nothing to tell of.
 	ErrNotTerminal = errors.New("the batch has not ended yet")
+	// ErrCursor: the cursor of a list is not one that the store has handed out.
+	ErrCursor = errors.New("not a cursor that was handed out")
 	// ErrNothingToRetry: no action of the batch has one of the outcomes asked for.
 	ErrNothingToRetry = errors.New("no action has one of these outcomes")
 	// ErrGrouped: the batch has groups, which count as a whole and cannot be

@@ -18,9 +18,10 @@ type Store interface {
 	// Get returns one batch. If it has ended and has at most so many actions as are
 	// said to be few, its first results come with it.
 	Get(ctx context.Context, owner, id string, few int) (*Batch, error)
-	// List returns up to limit batches of the owner, newest first, that come
-	// after the batch id cursor. Empty means from the newest. The second value
-	// is the next cursor, empty at the end.
+	// List returns up to limit batches of the owner, those created last first, that
+	// come after the cursor. Empty means from the newest. The second value is the
+	// next cursor, letters, digits and dashes, empty at the end. A cursor that List
+	// has not returned is an [ErrCursor].
 	List(ctx context.Context, owner, cursor string, limit int) ([]*Batch, string, error)
 	// Results returns a page of results in the order of the actions.
 	Results(ctx context.Context, owner, id string, q ResultQuery) (*ResultPage, error)

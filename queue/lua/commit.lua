@@ -1,28 +1,30 @@
 -- commit makes a batch exist. Before it nothing of the batch can be seen; after
 -- it the batch is whole.
--- KEYS: meta, state, ledger, actions, results, groups, upload, then the idempotency key if it
---       must still point here and is to for as long as it is told; a cluster has it elsewhere
+-- KEYS: meta, state, ledger, actions, results, groups, upload, then the owner's list, and the
+--       idempotency key if it must still point here and is to for as long as it is told; a cluster
+--       has both elsewhere
 -- ARGV: number of actions, '1' if the upload marker must still stand,
 --       expires_in ms, retention ms, number of groups, the states or '' if no
---       action waits for its group, batch id, time to live of the idempotency key in ms, then
---       field and value of the meta hash in turn
--- returns: {'ok', created ms} | {'lost'}
+--       action waits for its group, batch id, time to live of the idempotency key in ms, ms that
+--       the owner's list lives, then field and value of the meta hash in turn
+-- returns: {'ok', created ms, created in microseconds} | {'lost'}
 -- Repeating a commit that succeeded answers as it did.
 local created = redis.call('HGET', KEYS[1], 'created')
 if created then
-  return {'ok', created}
+  return {'ok', created, created .. '000'}
 end
 local n = tonumber(ARGV[1])
 if (ARGV[2] == '1' and redis.call('EXISTS', KEYS[7]) == 0) or redis.call('HLEN', KEYS[4]) ~= n
-  or redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[5]) or (KEYS[8] and redis.call('GET', KEYS[8]) ~= ARGV[7]) then
+  or redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[5]) or (KEYS[9] and redis.call('GET', KEYS[9]) ~= ARGV[7]) then
   return {'lost'}
 end
-local now = now_ms()
+local us = now_us()
+local now = math.floor(us / 1000)
 local expires = now + tonumber(ARGV[3])
 local gone = expires + tonumber(ARGV[4]) + GRACE
 local fields = {}
-for i = 9, #ARGV do
-  fields[i - 8] = ARGV[i]
+for i = 10, #ARGV do
+  fields[i - 9] = ARGV[i]
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('HSET', KEYS[1], 'status', 'queued', 'total', n, 'pending', n, 'succeeded', 0, 'failed', 0, 'errored', 0,
@@ -40,6 +42,9 @@ redis.call('PEXPIREAT', KEYS[2], ms(gone))
 redis.call('PEXPIREAT', KEYS[4], ms(gone))
 redis.call('DEL', KEYS[7])
 if KEYS[8] then
-  redis.call('PEXPIRE', KEYS[8], ARGV[8])
+  list(KEYS[8], ARGV[7], us, tonumber(ARGV[9]))
 end
-return {'ok', ms(now)}
+if KEYS[9] then
+  redis.call('PEXPIRE', KEYS[9], ARGV[8])
+end
+return {'ok', ms(now), ms(us)}

@@ -15,14 +15,29 @@ local FIELD = {p = 'pending', r = 'pending', w = 'pending', g = 'pending', S = '
 -- has not ended live: what is in flight at the deadline may take its time.
 local GRACE = 8 * 3600 * 1000
 
-local function now_ms()
+local function now_us()
   local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  return tonumber(t[1]) * 1000000 + tonumber(t[2])
+end
+
+local function now_ms()
+  return math.floor(now_us() / 1000)
 end
 
 -- ms writes a time without an exponent.
 local function ms(n)
   return string.format('%.0f', n)
+end
+
+-- list puts a batch into its owner's list, by the time at which it was created, in
+-- microseconds, and drops what is older than any batch lives. An entry that is there may
+-- be kept as it is.
+local function list(key, id, created, life, keep)
+  if not keep or not redis.call('ZSCORE', key, id) then
+    redis.call('ZADD', key, ms(created), id)
+  end
+  redis.call('ZREMRANGEBYSCORE', key, '-inf', ms(now_us() - life * 1000))
+  redis.call('PEXPIRE', key, ms(life))
 end
 
 local function parse_entry(packed)

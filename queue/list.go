@@ -1,0 +1,156 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// listEntry is an entry of an owner's list: a batch, and when it was created, in
+// microseconds by Redis's clock. As a cursor it is "<time>-<id>".
+type listEntry struct {
+	created int64
+	id      string
+}
+
+func (e listEntry) cursor() string { return fmt.Sprintf("%d-%s", e.created, e.id) }
+
+func parseListCursor(cursor string) (listEntry, error) {
+	created, id, _ := strings.Cut(cursor, "-")
+	us, err := strconv.ParseInt(created, 10, 64)
+	if err != nil || us < 0 || !known(id) {
+		return listEntry{}, batch.ErrCursor
+	}
+	return listEntry{us, id}, nil
+}
+
+// List implements [batch.Store].
+func (s *Store) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
+	var after *listEntry
+	if cursor != "" {
+		e, err := parseListCursor(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		after = &e
+	}
+	var found []*batch.Batch
+	for {
+		entries, more, err := s.listEntries(ctx, owner, after, limit-len(found))
+		if err != nil {
+			return nil, "", err
+		}
+		batches, err := s.listed(ctx, owner, entries)
+		if err != nil {
+			return nil, "", err
+		}
+		found = append(found, batches...)
+		if !more {
+			return found, "", nil
+		}
+		after = &entries[len(entries)-1]
+		if len(found) == limit {
+			return found, after.cursor(), nil
+		}
+	}
+}
+
+// listEntries returns up to limit entries of the owner's list, the newest first, that
+// come after that one, and whether there are more. Those of the same time are ordered
+// by id.
+func (s *Store) listEntries(ctx context.Context, owner string, after *listEntry, limit int) ([]listEntry, bool, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	var entries []listEntry
+	by := redis.ZRangeBy{Max: "+inf", Min: "-inf", Count: int64(limit) + 1}
+	if after != nil {
+		by.Max = strconv.FormatInt(after.created, 10)
+	}
+	for {
+		page, err := s.rdb.ZRevRangeByScoreWithScores(ctx, ownerKey(owner), &by).Result()
+		if err != nil {
+			return nil, false, mapError(ctx, err)
+		}
+		for _, z := range page {
+			e := listEntry{int64(z.Score), text(z.Member)}
+			if after != nil && e.created == after.created && e.id >= after.id {
+				continue
+			}
+			if len(entries) == limit {
+				return entries, true, nil
+			}
+			entries = append(entries, e)
+		}
+		if int64(len(page)) < by.Count {
+			return entries, false, nil
+		}
+		by.Offset += int64(len(page))
+	}
+}
+
+// listed reads the batches of entries, and drops the entries whose batches are gone.
+func (s *Store) listed(ctx context.Context, owner string, entries []listEntry) ([]*batch.Batch, error) {
+	metas, err := s.metas(ctx, entries)
+	if err != nil {
+		return nil, err
+	}
+	var batches []*batch.Batch
+	var bare []string
+	for i, e := range entries {
+		if len(metas[i]) == 0 {
+			bare = append(bare, e.id)
+			continue
+		}
+		b, err := s.batchFrom(e.id, metas[i])
+		if err != nil {
+			return nil, err
+		}
+		batches = append(batches, b)
+	}
+	return batches, s.dropEntries(ctx, owner, bare)
+}
+
+func (s *Store) metas(ctx context.Context, entries []listEntry) ([]map[string]string, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	cmds := make([]*redis.MapStringStringCmd, len(entries))
+	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, e := range entries {
+			cmds[i] = p.HGetAll(ctx, keysOf(e.id).meta)
+		}
+		return nil
+	}); err != nil {
+		return nil, mapError(ctx, err)
+	}
+	metas := make([]map[string]string, len(entries))
+	for i, cmd := range cmds {
+		metas[i] = cmd.Val()
+	}
+	return metas, nil
+}
+
+// dropEntries removes entries without a batch, unless their uploads may still be about
+// to commit.
+func (s *Store) dropEntries(ctx context.Context, owner string, ids []string) error {
+	staged, err := s.staged(ctx, ids)
+	if err != nil {
+		return err
+	}
+	var gone []any
+	for _, id := range ids {
+		if !staged[id] {
+			gone = append(gone, id)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.ZRem(ctx, ownerKey(owner), gone...).Err())
+}

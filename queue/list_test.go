@@ -1,0 +1,129 @@
+package queue
+
+import (
+	"encoding/binary"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// skewed returns ids as a process makes them whose clock differs by so much.
+func skewed(by time.Duration) func() (uuid.UUID, error) {
+	return func() (uuid.UUID, error) {
+		id, err := uuid.NewV7()
+		var ms [8]byte
+		binary.BigEndian.PutUint64(ms[:], uint64(time.Now().Add(by).UnixMilli())) //nolint:gosec // after 1970
+		copy(id[:6], ms[2:])
+		return id, err
+	}
+}
+
+func TestListsFollowTheTimeOfRedisWhateverTheClocksOfProcesses(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var made []*batch.Batch
+		for i := range 12 {
+			b.newID = skewed([]time.Duration{-20 * time.Minute, 0, 20 * time.Minute}[i%3])
+			made = append(made, b.submit(1, spec()))
+		}
+		list := func(limit int) []string {
+			var ids []string
+			for cursor := ""; ; {
+				page, next, err := b.List(b.ctx, "me", cursor, limit)
+				require.NoError(t, err)
+				require.LessOrEqual(t, len(page), limit)
+				for _, one := range page {
+					ids = append(ids, one.ID)
+				}
+				if cursor = next; cursor == "" {
+					return ids
+				}
+			}
+		}
+		var want []string
+		for _, one := range slices.Backward(made) {
+			want = append(want, one.ID)
+		}
+		for limit := range 5 {
+			require.Equal(t, want, list(limit+1))
+		}
+		_, cursor, err := b.List(b.ctx, "me", "", 6)
+		require.NoError(t, err)
+		require.NoError(t, b.Delete(b.ctx, "me", made[6].ID)) // the last of that page
+		page, _, err := b.List(b.ctx, "me", cursor, 1)
+		require.NoError(t, err)
+		require.Equal(t, made[5].ID, page[0].ID)
+		want = slices.Delete(want, 5, 6)
+		require.Equal(t, want, list(3))
+		for _, cursor := range []string{"x", made[1].ID, "1-x", "-1-" + made[1].ID} {
+			_, _, err := b.List(b.ctx, "me", cursor, 1)
+			require.ErrorIs(t, err, batch.ErrCursor, cursor)
+		}
+	})
+}
+
+func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var want []string
+		at := time.Now().UnixMicro()
+		for range 9 {
+			id := b.submit(1, spec()).ID
+			_, err := b.run(b.ctx, b.steps.list, []string{ownerKey("me")}, id, at, millis(ownerIndexTTL), false)
+			require.NoError(t, err)
+			want = append(want, id)
+		}
+		slices.Reverse(want)
+		for limit := 1; limit < 11; limit++ {
+			var ids []string
+			for cursor := ""; ; {
+				page, next, err := b.List(b.ctx, "me", cursor, limit)
+				require.NoError(t, err)
+				for _, one := range page {
+					ids = append(ids, one.ID)
+				}
+				if cursor = next; cursor == "" {
+					break
+				}
+			}
+			require.Equal(t, want, ids)
+		}
+	})
+}
+
+// An entry whose batch is not there yet is that of an upload which may take its time, in
+// a process whose clock may be late.
+func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for _, by := range []time.Duration{-time.Hour, time.Hour} {
+			b.newID = skewed(by)
+			u := b.upload(3)
+			require.NoError(t, u.flush(b.ctx))
+			require.NoError(t, u.settle())
+			require.NoError(t, u.index(b.ctx, true))
+			require.NoError(t, u.list(b.ctx, "", true))
+			look := func() {
+				b.sweep()
+				_, err := b.Feed(b.ctx)
+				require.NoError(t, err)
+				page, _, err := b.List(b.ctx, "me", "", 10)
+				require.NoError(t, err)
+				require.Empty(t, page)
+			}
+			indexes := []string{openKey, throttledKey, ownerKey("me")}
+			look()
+			for _, index := range indexes {
+				require.NoError(t, b.rdb.ZScore(b.ctx, index, u.id).Err(), index)
+			}
+			u.Abort(b.ctx)
+			b.fanouts.wg.Wait()
+			look()
+			for _, index := range indexes {
+				require.Error(t, b.rdb.ZScore(b.ctx, index, u.id).Err(), index)
+			}
+		}
+	})
+}
