@@ -20,7 +20,9 @@ FORMATS
   csv     a row with the names of the columns, then one action a row
 
 The format is told by the extension (.ndjson, .jsonl, .json, .csv, .tsv), or else
-by how the file begins. Members of an action: id, method, path, query, headers,
+by how the file begins. All are UTF-8, and may start with a byte order mark; blank
+lines are no actions. Every column of csv needs a name of its own, and values keep
+their line ends. Members of an action: id, method, path, query, headers,
 body (or body_text, body_base64), timeout, retry. Flags go before what a document
 says; metadata is merged.
 
