@@ -482,7 +482,10 @@ func TestTextThatIsNotUTF8IsRefusedByName(t *testing.T) {
 		require.Contains(t, p.Errors[0].Detail, "not UTF-8")
 	}
 	for _, row := range []struct{ method, path string }{
-		{"GET", "/batch?cursor=%FC"}, {"GET", "/batch?limit=%FC"}, {"GET", "/batch/" + id + "/results?outcome=%FC"}, {"GET", "/batch/" + id + "?%FC=1"},
+		{"GET", "/batch?cursor=%FC"},
+		{"GET", "/batch?limit=%FC"},
+		{"GET", "/batch/" + id + "/results?outcome=%FC"},
+		{"GET", "/batch/" + id + "?%FC=1"},
 		{"POST", "/batch/" + id + "/retry?outcome=fail%FCd"},
 	} {
 		p := requireProblem(t, f.do(t, call{method: row.method, path: row.path, bad: true}), http.StatusBadRequest)

@@ -137,7 +137,7 @@ func TestEmptyParametersAndHeadersAreRefusedOrHaveAMeaning(t *testing.T) {
 		w := f.do(t, call{method: "POST", path: "/batch", headers: []string{header}, body: actions(1), bad: true})
 		require.Equal(t, status, w.Code, "%s: %s", header, w.Body)
 		require.Empty(t, w.Header().Get("Preference-Applied"), header)
-		require.NotEmpty(t, w.Header().Get("X-Request-Id"), header)
+		require.NotEmpty(t, w.Header().Get("X-Request-ID"), header)
 	}
 	w = f.do(t, call{method: "GET", path: "/batch/" + id, headers: []string{"If-None-Match:"}})
 	require.Equal(t, http.StatusOK, w.Code)

@@ -58,15 +58,18 @@ func TestRowsBecomeActions(t *testing.T) {
 			[]string{`{"method":"POST","path":"/7","body":{"id":"7","note":"a\r\nb\nc\r\r\nd"}}`, `{"method":"POST","path":"/8","body":{"id":"8","note":"\r\n"}}`},
 		},
 		"no line end at the last row, blank lines": {
-			"a.csv", "\nid,note\r\n\r\n7,x\n\n8,\"y\"", []string{"--path", "/{id}"},
+			"a.csv", "\nid,note\r\n\r\n7,x\n\n8,\"y\"",
+			[]string{"--path", "/{id}"},
 			[]string{`{"method":"POST","path":"/7","body":{"id":"7","note":"x"}}`, `{"method":"POST","path":"/8","body":{"id":"8","note":"y"}}`},
 		},
 		"one column that holds a semicolon": {
-			"a.csv", "a;b\n7\n", []string{"--path", "/{a;b}", "--delimiter", ","},
+			"a.csv", "a;b\n7\n",
+			[]string{"--path", "/{a;b}", "--delimiter", ","},
 			[]string{`{"method":"POST","path":"/7","body":{"a;b":"7"}}`},
 		},
 		"a mark within a value": {
-			"a.csv", "id,n\n7,x\ufeff\n", []string{"--path", "/{id}"},
+			"a.csv", "id,n\n7,x\ufeff\n",
+			[]string{"--path", "/{id}"},
 			[]string{`{"method":"POST","path":"/7","body":{"id":"7","n":"x` + "\ufeff" + `"}}`},
 		},
 		"only a header": {"a.csv", "id\n", []string{"--path", "/{id}"}, nil},

@@ -38,7 +38,7 @@ func startProcess(t *testing.T, under []string, args ...string) *process {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	line := append(append(append([]string{}, under...), self), args...)
-	p := &process{Cmd: exec.CommandContext(context.WithoutCancel(t.Context()), line[0], line[1:]...), ended: make(chan error, 1)} //nolint:gosec // the test's own binary
+	p := &process{Cmd: exec.CommandContext(context.WithoutCancel(t.Context()), line[0], line[1:]...), ended: make(chan error, 1)}
 	p.Env = append(os.Environ(), asProcess+"=1")
 	p.log, err = p.StderrPipe()
 	require.NoError(t, err)
