@@ -144,13 +144,13 @@ func TestRefusedSubmissions(t *testing.T) {
 		}},
 		{"a body over its bound", one(`{"method":"GET","path":"/","body_text":"` + strings.Repeat("x", 51) + `"}`), []fault{{0, "/actions/0/body_text", "the body has 51 bytes: at most 50"}}},
 		{"durations", `{"target":"crm","expires_in":"876000h","retention":"-1s","actions":[{"method":"GET","path":"/","timeout":"2h"},{"method":"GET","path":"/","timeout":"0s"},{"method":"GET","path":"/","timeout":"10"}]}`, []fault{
-			{-1, "/expires_in", "876000h is out of range: expected more than 0 and at most 168h"},
-			{-1, "/retention", "at most 168h"},
+			{-1, "/expires_in", "876000h is out of range: expected more than 0 and at most 720h"},
+			{-1, "/retention", "at most 720h"},
 			{0, "/actions/0/timeout", "at most 1h"},
 			{1, "/actions/1/timeout", "more than 0"},
 			{2, "/actions/2/timeout", `"10" is not a duration`},
 		}},
-		{"a duration beyond all numbers", `{"target":"crm","expires_in":"99999999999h","actions":[` + get + `]}`, []fault{{-1, "/expires_in", "at most 168h"}}},
+		{"a duration beyond all numbers", `{"target":"crm","expires_in":"99999999999h","actions":[` + get + `]}`, []fault{{-1, "/expires_in", "at most 720h"}}},
 		{"retry modes", one(`{"method":"GET","path":"/","retry":"always"},{"method":"GET","path":"/","retry":""}`), []fault{{0, "/actions/0/retry", "unknown retry mode"}, {1, "/actions/1/retry", "empty"}}},
 		{"a webhook that is relative", `{"target":"crm","webhook":{"url":"/hook"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", "absolute http or https URL"}}},
 		{"a webhook of another scheme", `{"target":"crm","webhook":{"url":"gopher://x/"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", "absolute http or https URL"}}},
@@ -446,7 +446,7 @@ func TestAGigabyteIsNeverReadInFull(t *testing.T) {
 		r.ContentLength = gigabyte
 		r.Header.Set("Content-Type", mediaJSON)
 		p := requireProblem(t, serve(f, r), http.StatusRequestEntityTooLarge)
-		require.Contains(t, p.Detail, fmt.Sprint(128<<20))
+		require.Contains(t, p.Detail, fmt.Sprint(256<<20))
 		require.Zero(t, body.sent)
 	})
 }

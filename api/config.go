@@ -86,18 +86,18 @@ type Limits struct {
 	// MaxActions is the most actions of one batch. Defaults to 100,000.
 	MaxActions int
 	// MaxBody bounds the body of a submission in bytes, after decompression.
-	// Defaults to 128 MiB.
+	// Defaults to 256 MiB.
 	MaxBody int64
 	// MaxActionBody bounds the body of one action in bytes. Defaults to 1 MiB.
 	MaxActionBody int64
 	// ExpiresIn is the deadline of a batch that names none. Defaults to 24h.
 	ExpiresIn time.Duration
-	// MaxExpiresIn bounds the deadline that a submission may name. Defaults to 168h.
+	// MaxExpiresIn bounds the deadline that a submission may name. Defaults to 720h.
 	MaxExpiresIn time.Duration
 	// Retention is how long results are kept where a submission does not say.
 	// Defaults to 24h.
 	Retention time.Duration
-	// MaxRetention bounds the retention that a submission may name. Defaults to 168h.
+	// MaxRetention bounds the retention that a submission may name. Defaults to 720h.
 	MaxRetention time.Duration
 	// MaxWait bounds "Prefer: wait". Defaults to 60s.
 	MaxWait time.Duration
@@ -132,15 +132,8 @@ type Endpoint struct {
 func (c Config) withDefaults() Config {
 	setDefault(&c.Auth, AuthNone)
 	setDefault(&c.DrainTimeout, 20*time.Second)
+	c.Limits = c.Limits.withDefaults()
 	l := &c.Limits
-	setDefault(&l.MaxActions, 100_000)
-	setDefault(&l.MaxBody, 128<<20)
-	setDefault(&l.MaxActionBody, 1<<20)
-	setDefault(&l.MaxExpiresIn, 168*time.Hour)
-	setDefault(&l.MaxRetention, 168*time.Hour)
-	setDefault(&l.ExpiresIn, min(24*time.Hour, l.MaxExpiresIn))
-	setDefault(&l.Retention, min(24*time.Hour, l.MaxRetention))
-	setDefault(&l.MaxWait, time.Minute)
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -158,6 +151,21 @@ func (c Config) withDefaults() Config {
 		setDefault(&ep.MaxActions, l.MaxActions)
 	}
 	return c
+}
+
+// DefaultLimits are those of a server whose configuration says nothing of them.
+func DefaultLimits() Limits { return Limits{}.withDefaults() }
+
+func (l Limits) withDefaults() Limits {
+	setDefault(&l.MaxActions, 100_000)
+	setDefault(&l.MaxBody, 256<<20)
+	setDefault(&l.MaxActionBody, 1<<20)
+	setDefault(&l.MaxExpiresIn, 720*time.Hour)
+	setDefault(&l.MaxRetention, 720*time.Hour)
+	setDefault(&l.ExpiresIn, min(24*time.Hour, l.MaxExpiresIn))
+	setDefault(&l.Retention, min(24*time.Hour, l.MaxRetention))
+	setDefault(&l.MaxWait, time.Minute)
+	return l
 }
 
 func setDefault[T comparable](value *T, def T) {

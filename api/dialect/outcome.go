@@ -33,8 +33,6 @@ func statusOf(r *batch.Result) int {
 		return http.StatusGatewayTimeout
 	case batch.CodeDNS, batch.CodeRefused, batch.CodeTLS, batch.CodeReset, batch.CodeProtocol, batch.CodeBodyTooLarge, batch.CodeInterrupted:
 		return http.StatusBadGateway
-	case batch.CodeCircuitOpen:
-		return http.StatusServiceUnavailable
 	case batch.CodeBlocked:
 		return http.StatusBadRequest
 	case batch.CodeDependencyFailed:

@@ -95,7 +95,6 @@ const (
 	CodeBodyTooLarge     ErrorCode = "body_too_large"    // a compressed answer grew past what may be read
 	CodeBlocked          ErrorCode = "blocked"           // the target's rules do not allow the request
 	CodeInterrupted      ErrorCode = "interrupted"       // the worker stopped while the action was in flight
-	CodeCircuitOpen      ErrorCode = "circuit_open"      // the target is paused because it does not answer
 	CodeDependencyFailed ErrorCode = "dependency_failed" // something that the action depended on did not succeed
 	CodeLimited          ErrorCode = "rate_limited"      // the owner's limit had no room for the action
 	CodeCancelled        ErrorCode = "cancelled"         // the batch was cancelled

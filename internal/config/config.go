@@ -3,6 +3,7 @@ package config
 import (
 	"time"
 
+	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -153,20 +154,21 @@ type EndpointLimits struct {
 // Default returns the configuration that an empty file stands for. It has no
 // target, so it is not valid yet.
 func Default() *Config {
+	limits := api.DefaultLimits()
 	return &Config{
 		Listen: "127.0.0.1:8080",
 		Log:    Log{Level: "info", Format: LogText},
 		Redis:  Redis{URL: Embedded},
 		Auth:   Auth{Mode: AuthNone},
 		Limits: Limits{
-			MaxActions:    100_000,
-			MaxBody:       256 << 20,
-			MaxActionBody: 1 << 20,
-			ExpiresIn:     24 * time.Hour,
-			MaxExpiresIn:  30 * 24 * time.Hour,
-			Retention:     24 * time.Hour,
-			MaxRetention:  30 * 24 * time.Hour,
-			MaxWait:       time.Minute,
+			MaxActions:    limits.MaxActions,
+			MaxBody:       ByteSize(limits.MaxBody),
+			MaxActionBody: ByteSize(limits.MaxActionBody),
+			ExpiresIn:     limits.ExpiresIn,
+			MaxExpiresIn:  limits.MaxExpiresIn,
+			Retention:     limits.Retention,
+			MaxRetention:  limits.MaxRetention,
+			MaxWait:       limits.MaxWait,
 			WhenExceeded:  ExceededReject,
 		},
 		Worker: Worker{Listen: "127.0.0.1:8081", Drain: 25 * time.Second},
