@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bufio"
+	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -78,6 +80,24 @@ func TestRowsBecomeActions(t *testing.T) {
 		got := batchd(t, "", append([]string{"submit", file(t, tc.file, tc.content), "--server", server.URL}, tc.flags...)...)
 		require.Equal(t, exitOK, got.code, "%s: %s", name, got.stderr)
 		require.Equal(t, tc.want, server.submissions[0].actions(t), name)
+	}
+}
+
+func TestRowsBeyondAllMeasureAreRefused(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"id\n" + strings.Repeat("x", 99) + "\n" + strings.Repeat("x", 99) + "\n": "",
+		"id\n" + strings.Repeat("x", 101) + "\n":                                 "2:101: the row has more than 0 MiB",
+		"id,n\n1,\"" + strings.Repeat("x\n", 99):                                 "2:3: the row goes on for more than 0 MiB: should the quote that opens here have an end?",
+	} {
+		r := newCSVText(bufio.NewReader(strings.NewReader(text)))
+		r.most = 100
+		_, err := io.Copy(io.Discard, r)
+		if want == "" {
+			require.NoError(t, err)
+		} else {
+			require.EqualError(t, err, want)
+		}
 	}
 }
 

@@ -24,11 +24,11 @@ type csvText struct {
 	quoted       bool
 	opened       intake.TextPlace // the last quote
 	last         rune
-	row          int // bytes of the row so far
+	row, most    int // bytes of the row so far, and at most
 	err          error
 }
 
-func newCSVText(in *bufio.Reader) *csvText { return &csvText{in: in, line: 1, column: 1} }
+func newCSVText(in *bufio.Reader) *csvText { return &csvText{in: in, line: 1, column: 1, most: maxRow} }
 
 // textError is a fault of a text at a place in it.
 type textError struct {
@@ -104,10 +104,10 @@ func (t *csvText) check(r rune, size int) error {
 		return fault("%s", intake.MarkInside)
 	case t.last == '\r' && r != '\n' && !t.quoted:
 		return fault("a line ends before this with CR alone, as on old Macs: save the file with LF or CRLF")
-	case t.row >= maxRow && t.quoted:
-		return &textError{t.opened, fmt.Sprintf("the row goes on for more than %d MiB: is the quote that opens here meant to?", maxRow>>20)}
-	case t.row >= maxRow:
-		return fault("the row has more than %d MiB", maxRow>>20)
+	case t.row >= t.most && t.quoted:
+		return &textError{t.opened, fmt.Sprintf("the row goes on for more than %d MiB: should the quote that opens here have an end?", t.most>>20)}
+	case t.row >= t.most:
+		return fault("the row has more than %d MiB", t.most>>20)
 	}
 	return nil
 }
@@ -119,7 +119,11 @@ var separatorLine = regexp.MustCompile(`^(?i:"?(sep=([^\r\n]?))"?)(\r?\n|\r|$)`)
 func checkStart(name string, in *bufio.Reader) error {
 	start, _ := in.Peek(16) // its error comes again on reading
 	if found := separatorLine.FindSubmatch(start); found != nil {
-		return fmt.Errorf("%s:1: the first line is %q, which is for Excel and no row: delete it, and use --delimiter %s", name, found[1], shellQuoted(string(found[2])))
+		advice := "delete it"
+		if len(found[2]) > 0 {
+			advice += ", and use --delimiter " + shellQuoted(string(found[2]))
+		}
+		return fmt.Errorf("%s:1: the first line is %q, which is for Excel and no row: %s", name, found[1], advice)
 	}
 	return nil
 }

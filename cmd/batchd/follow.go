@@ -121,6 +121,6 @@ func printHints(w io.Writer, hints ...hint) {
 		widest = max(widest, len(h.command))
 	}
 	for _, h := range hints {
-		fmt.Fprintf(w, "  %-*s  # %s\n", widest, h.command, h.purpose)
+		fmt.Fprintf(w, "  %-*s  # %s\n", widest, visible(h.command), h.purpose)
 	}
 }

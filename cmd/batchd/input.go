@@ -101,7 +101,8 @@ func hasMember(object []byte, name string) bool {
 // checkEncoding drops a byte order mark, which Windows programs write, and refuses
 // what is not UTF-8 as a whole.
 func checkEncoding(name string, in *bufio.Reader) error {
-	start, _ := in.Peek(sniffed) // an error comes again on reading
+	const looked = 1 << 10
+	start, _ := in.Peek(looked) // an error comes again on reading
 	if encoding := intake.OtherEncoding(start); encoding != "" {
 		return fmt.Errorf("%s: %s", name, intake.NotInUTF8(encoding))
 	}
