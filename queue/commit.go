@@ -134,7 +134,7 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 	u.addIndexes(ctx, pipe, out.throttled)
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
-	var tasks map[string]*redis.Cmd
+	var tasks *sentTasks
 	var turn *along
 	queue := u.s.queueOf(out.route, u.id, 0) // there is one
 	if u.n <= fanOutChunk && !out.throttled {
@@ -161,7 +161,7 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 		}
 	}
 	if tasks != nil {
-		late := tasks[queue].Err() != nil // it is sent again, after the turn
+		late := tasks.steps[queue].Err() != nil // it is sent again, after the turn
 		_, err := u.s.countTasks(ctx, tasks)
 		out.enqueued = err == nil // else they are enqueued once more
 		if taken < u.n || late {

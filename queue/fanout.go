@@ -238,7 +238,7 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 	sent := s.addTasks(ctx, pipe, formed, "", true)
 	s.send(ctx, pipe)
 	defer func() {
-		for queue := range sent {
+		for queue := range sent.steps {
 			s.wake(queue) // even if only the answer was lost
 		}
 	}()
@@ -263,14 +263,20 @@ func (s *Store) formTasks(ctx context.Context, tasks []newTask) (map[string][]an
 	return formed, nil
 }
 
+// sentTasks are the commands that enqueue tasks.
+type sentTasks struct {
+	steps  map[string]*redis.Cmd // by queue
+	queues []*redis.IntCmd       // tell asynq of them: it lists no task of a queue that it does not know
+}
+
 // addTasks adds what enqueues tasks to a pipeline, unless the batch with that meta key
 // does not exist, and tells workers elsewhere of them, if it is to. It returns the steps
 // by queue.
-func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, formed map[string][]any, meta string, tell bool) map[string]*redis.Cmd {
-	sent := make(map[string]*redis.Cmd, len(formed))
+func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, formed map[string][]any, meta string, tell bool) *sentTasks {
+	sent := &sentTasks{steps: make(map[string]*redis.Cmd, len(formed))}
 	now := time.Now().UnixNano()
 	for queue, made := range formed {
-		pipe.SAdd(ctx, asynqQueues, queue)
+		sent.queues = append(sent.queues, pipe.SAdd(ctx, asynqQueues, queue))
 		word := ""
 		if tell {
 			word = s.word(queue)
@@ -280,7 +286,7 @@ func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, formed map[s
 		if meta != "" {
 			keys = append(keys, meta)
 		}
-		sent[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), keys, args...)
+		sent.steps[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), keys, args...)
 	}
 	return sent
 }
@@ -298,10 +304,15 @@ func (s *Store) tellWorkers(ctx context.Context, queue string) {
 }
 
 // countTasks reads the answers of the steps that addTasks added.
-func (s *Store) countTasks(ctx context.Context, sent map[string]*redis.Cmd) (enqueued, error) {
+func (s *Store) countTasks(ctx context.Context, sent *sentTasks) (enqueued, error) {
 	var got enqueued
 	var faults []error
-	for _, cmd := range sent {
+	for _, cmd := range sent.queues {
+		if err := cmd.Err(); err != nil {
+			faults = append(faults, fmt.Errorf("announce a queue: %w", mapError(ctx, err)))
+		}
+	}
+	for _, cmd := range sent.steps {
 		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int64Slice()
 		if err == nil && len(n) != 2 {
 			err = errAnswer

@@ -325,7 +325,14 @@ func (t *taker) eval(ctx context.Context, keys []string, args []any, through fun
 		return redis.NewCmdResult("OK", nil)
 	case is(8, "t", "active", "lease", "retry") && len(args) == 6:
 		cmd := through() // who looks for the task before this is done does not find it
-		if at, err := strconv.ParseInt(text(args[2]), 10, 64); err == nil {
+		at, err := strconv.ParseInt(text(args[2]), 10, 64)
+		switch {
+		case err != nil:
+		case isUnavailable(mapError(ctx, cmd.Err())):
+			// asynq repeats it with a context that has ended, and leaves the task to its lease.
+			q.putAside(text(args[0]), at)
+			return redis.NewCmdResult("OK", nil)
+		default:
 			q.mu.Lock()
 			q.retries[at] = struct{}{}
 			q.mu.Unlock()
@@ -369,6 +376,15 @@ func (q *lane) end(id string) {
 	q.mu.Lock()
 	q.noteEnd()
 	q.done = append(q.done, id)
+	q.mu.Unlock()
+	q.wake()
+}
+
+// putAside notes that a task is to come again at a time, in unix seconds.
+func (q *lane) putAside(id string, at int64) {
+	q.mu.Lock()
+	q.noteEnd()
+	q.again = append(q.again, again{id, at})
 	q.mu.Unlock()
 	q.wake()
 }

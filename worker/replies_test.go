@@ -109,3 +109,31 @@ func TestWhatAWorkerCouldNotBeginIsRunByAnother(t *testing.T) {
 		})
 	}
 }
+
+// asynq would leave the task of the webhook to its lease, which lasts for half a minute.
+func TestAWebhookComesInTimeInSpiteOfErrorReplies(t *testing.T) {
+	t.Parallel()
+	for name, way := range map[string]redistest.Way{"refused": redistest.Refused, "replaced": redistest.Replaced} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b, proxy := behindProxy(t)
+			r := receive(t, func(call int) int {
+				if call == 1 {
+					return 500
+				}
+				return 204
+			})
+			stopReads := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Way: way, Times: 2, Match: runsOf(t, "look")})
+			stopRetry := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Way: way, Times: 2, Match: func(words []string) bool {
+				return words[0] == "EVALSHA" && words[2] == "8" && strings.HasPrefix(words[3], "asynq:{webhooks}:t:")
+			}})
+			id := b.withWebhook(r.URL)
+			b.run()
+			b.log(id, batch.DeliveryPending, 1)
+			b.log(id, batch.DeliveryDelivered, 2)
+			require.Equal(t, 2, stopReads())
+			require.Positive(t, stopRetry())
+			require.EqualValues(t, 2, r.calls.Load())
+		})
+	}
+}

@@ -100,7 +100,7 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		return nil
 	}
 	failures, _ := asynq.GetRetryCount(ctx)
-	notice, err := w.cfg.Ledger.Webhook(w.held, id, number)
+	notice, err := w.readNotice(id, number)
 	switch {
 	case errors.Is(err, batch.ErrNotFound):
 		return nil
@@ -139,6 +139,22 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		return &laterError{after: wait, reason: "the receiver did not accept the webhook", failed: true}
 	}
 	return nil
+}
+
+// readNotice reads what a webhook tells. While the store is unavailable it goes on until
+// the worker gives up what it holds.
+func (w *Worker) readNotice(id string, number int) (*batch.Notice, error) {
+	for {
+		notice, err := w.cfg.Ledger.Webhook(w.held, id, number)
+		if !isAway(err) {
+			return notice, err
+		}
+		select {
+		case <-w.held.Done():
+			return nil, err
+		case <-time.After(storePause):
+		}
+	}
 }
 
 // isFailedDelivery tells asynq which runs count as failed ones.
