@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -44,6 +45,10 @@ func (t *csvText) Read(p []byte) (int, error) {
 	const longest = 5 // a character, and a CR in front of it
 	n := 0
 	for t.err == nil && n+longest <= len(p) && (n == 0 || t.in.Buffered() > 0) {
+		if k := t.copyPlain(p[n:]); k > 0 {
+			n += k
+			continue
+		}
 		var added []byte
 		added, t.err = t.next(p[n:n])
 		n += len(added)
@@ -52,6 +57,24 @@ func (t *csvText) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	return 0, t.err
+}
+
+// copyPlain copies characters that were read already and need no look, which most
+// are: ASCII within a line, but no quotes. It returns how many.
+func (t *csvText) copyPlain(to []byte) int {
+	read, _ := t.in.Peek(min(t.in.Buffered(), len(to), t.most-t.row)) // they are there
+	n := bytes.IndexFunc(read, func(r rune) bool { return r < ' ' || r > '~' || r == '"' })
+	if n < 0 {
+		n = len(read)
+	}
+	if n == 0 || t.last == '\r' {
+		return 0
+	}
+	n, _ = t.in.Discard(copy(to, read[:n]))
+	t.last = rune(to[n-1])
+	t.row += n
+	t.column += n
+	return n
 }
 
 // next appends the next character, as csv.Reader is to see it.
