@@ -48,6 +48,27 @@ func (s *Server) admissionOf(ep *Endpoint) (*Admission, batch.Limit) {
 	return a, batch.Limit{Scope: scope, Rate: a.Rate, Concurrent: a.Concurrent}
 }
 
+// retryAdmission returns within which limit a batch is retried: that of the endpoint under
+// whose own limit it was submitted, or else the one over all. A limit that refuses item
+// by item refuses the retry as a whole, whose caller knows of no items.
+func (s *Server) retryAdmission(b *batch.Batch) (limit, throttle *batch.Limit) {
+	var ep *Endpoint
+	for i := range s.cfg.Endpoints {
+		if b.Scope != "" && s.cfg.Endpoints[i].Path == b.Scope {
+			ep = &s.cfg.Endpoints[i]
+		}
+	}
+	a, of := s.admissionOf(ep)
+	switch {
+	case !a.bounded():
+		return nil, nil
+	case a.WhenExceeded == Queue:
+		return nil, &of
+	default:
+		return &of, nil
+	}
+}
+
 // admit asks the owner's limit for n actions. It returns how many of them are
 // admitted, from the first on, which is all of them unless the limit refuses
 // item by item. It may have the batch throttled instead.
@@ -56,6 +77,7 @@ func (s *Server) admit(ctx context.Context, header http.Header, up batch.Upload,
 	if !a.bounded() {
 		return n, nil
 	}
+	spec.Scope = limit.Scope
 	if a.WhenExceeded == Queue {
 		spec.Throttle = &limit
 		return n, nil

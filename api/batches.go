@@ -103,9 +103,19 @@ func (s *Server) retry(c *gin.Context) error {
 	if outcomes == nil {
 		outcomes = retryable[:slices.Index(retryable, batch.Unknown)]
 	}
-	b, err := s.cfg.Store.Retry(c.Request.Context(), owner(c), id, outcomes)
+	ctx := c.Request.Context()
+	before, err := s.cfg.Store.Get(ctx, owner(c), id, 0)
 	if err != nil {
 		return err
+	}
+	spec := &batch.RetrySpec{Outcomes: outcomes}
+	spec.Limit, spec.Throttle = s.retryAdmission(before)
+	b, state, err := s.cfg.Store.Retry(ctx, owner(c), id, spec)
+	if err != nil {
+		return err
+	}
+	if state != nil {
+		setRateLimit(c.Writer.Header(), state)
 	}
 	doc := newDocument(b)
 	c.Header("Location", doc.Links.Self)

@@ -123,10 +123,10 @@ func (s patientStore) Cancel(ctx context.Context, owner, id string) (_ *batch.Ba
 }
 
 // Retry implements [batch.Store].
-func (s patientStore) Retry(ctx context.Context, owner, id string, outcomes []batch.Outcome) (_ *batch.Batch, err error) {
+func (s patientStore) Retry(ctx context.Context, owner, id string, spec *batch.RetrySpec) (_ *batch.Batch, _ *batch.LimitState, err error) {
 	ctx, end := spend(ctx)
 	defer end(&err)
-	return s.Store.Retry(ctx, owner, id, outcomes)
+	return s.Store.Retry(ctx, owner, id, spec)
 }
 
 // Delete implements [batch.Store].

@@ -2,8 +2,11 @@ package api
 
 import (
 	"net/http"
+	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -36,5 +39,61 @@ func TestARetryWithoutOutcomesLeavesUnknownAndCancelledAlone(t *testing.T) {
 			}
 			require.Equal(t, want, r.Outcome, "%q: action %d was %s", query, i, outcomes[i])
 		}
+	}
+}
+
+// A retry is held to the limit that the submission was held to.
+func TestARetryAsksTheOwnersLimit(t *testing.T) {
+	t.Parallel()
+	rate := batch.Rate{N: 5, Per: time.Minute}
+	for name, test := range map[string]struct {
+		when     WhenExceeded
+		rate     batch.Rate
+		status   int
+		throttle bool
+	}{
+		"reject":           {Reject, rate, http.StatusTooManyRequests, false},
+		"item by item":     {PerItem, rate, http.StatusTooManyRequests, false},
+		"queue":            {Queue, rate, http.StatusAccepted, true},
+		"room":             {Reject, batch.Rate{N: 6, Per: time.Minute}, http.StatusAccepted, false},
+		"without a limit":  {Reject, batch.Rate{}, http.StatusAccepted, false},
+		"an endpoint's":    {"", rate, http.StatusTooManyRequests, false},
+		"room at endpoint": {"", batch.Rate{N: 6, Per: time.Minute}, http.StatusAccepted, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			path := "/batch"
+			f := setup(t, func(c *Config) {
+				c.Admission = Admission{Rate: test.rate, WhenExceeded: test.when}
+				if test.when == "" { // the one over all has room for everything
+					c.Admission = Admission{Rate: batch.Rate{N: 100, Per: time.Minute}}
+					path = "/crm/batch"
+					c.Endpoints = []Endpoint{{Path: path, Target: "crm", MaxActions: 10, Admission: Admission{Rate: test.rate}}}
+				}
+			})
+			target := `"target":"crm",`
+			if test.when == "" {
+				target = ""
+			}
+			body := `{` + target + `"actions":[` + strings.Repeat(`{"method":"GET","path":"/"},`, 2) + `{"method":"GET","path":"/"}]}`
+			submitted := httptest.NewRecorder()
+			f.Handler().ServeHTTP(submitted, call{method: http.MethodPost, path: path, body: body}.request(t))
+			require.Equal(t, http.StatusAccepted, submitted.Code, "%s", submitted.Body)
+			id := strings.TrimPrefix(submitted.Header().Get("Location"), "/batch/")
+			for i := range 3 {
+				f.store.finish(id, i, &batch.Result{Outcome: batch.Failed, Attempts: 1})
+			}
+			w := f.do(t, call{method: http.MethodPost, path: "/batch/" + id + "/retry"})
+			require.Equal(t, test.status, w.Code, "%s", w.Body)
+			if test.status == http.StatusTooManyRequests {
+				require.Contains(t, w.Body.String(), "urn:problem-type:batchd:limit-exceeded")
+				require.NotEmpty(t, w.Header().Get("Retry-After"))
+				require.NotEmpty(t, w.Header().Get("Ratelimit"))
+				require.Equal(t, 0, f.store.batches[id].Counts.Pending, "nothing runs again")
+			} else if test.rate.N > 0 && !test.throttle {
+				require.Contains(t, w.Header().Get("Ratelimit"), "r=0")
+			}
+			require.Equal(t, test.throttle, f.store.batches[id].throttle != nil)
+		})
 	}
 }

@@ -39,9 +39,10 @@ type fakeStore struct {
 
 type fakeBatch struct {
 	batch.Batch
-	actions []batch.Action
-	results []*batch.Result
-	log     batch.DeliveryLog
+	throttle *batch.Limit // of its last retry
+	actions  []batch.Action
+	results  []*batch.Result
+	log      batch.DeliveryLog
 }
 
 type fakeKey struct {
@@ -135,11 +136,15 @@ func (u *fakeUpload) Admit(_ context.Context, n int, limit batch.Limit, partial 
 		return 0, batch.LimitState{}, err
 	}
 	defer unlock()
+	return u.s.admit(n, limit, partial)
+}
+
+func (s *fakeStore) admit(n int, limit batch.Limit, partial bool) (int, batch.LimitState, error) {
 	room := n
 	if limit.Rate.N > 0 {
-		room = min(n, limit.Rate.N-u.s.admitted)
+		room = min(n, limit.Rate.N-s.admitted)
 	}
-	state := batch.LimitState{Limit: limit, Remaining: limit.Rate.N - u.s.admitted, Reset: time.Minute}
+	state := batch.LimitState{Limit: limit, Remaining: limit.Rate.N - s.admitted, Reset: time.Minute}
 	if room < n && !partial {
 		e := &batch.LimitedError{State: state, Detail: "too many just now"}
 		if n <= limit.Rate.N {
@@ -147,7 +152,7 @@ func (u *fakeUpload) Admit(_ context.Context, n int, limit batch.Limit, partial 
 		}
 		return 0, state, e
 	}
-	u.s.admitted += room
+	s.admitted += room
 	state.Remaining -= room
 	return room, state, nil
 }
@@ -174,7 +179,7 @@ func (u *fakeUpload) Commit(_ context.Context, spec *batch.Spec) (*batch.Batch, 
 	b.Batch = batch.Batch{
 		ID: fmt.Sprintf("batch-%d", len(s.order)+1), Owner: u.owner, Target: spec.Target, Status: batch.StatusQueued,
 		Lane:   batch.LaneFor(len(u.actions), spec.Waited),
-		Counts: batch.Counts{Total: len(u.actions), Pending: len(u.actions)}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
+		Counts: batch.Counts{Total: len(u.actions), Pending: len(u.actions)}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata, Scope: spec.Scope,
 		CreatedAt: now, ExpiresAt: now.Add(spec.ExpiresIn), Retention: spec.Retention,
 	}
 	b.log = batch.DeliveryLog{Round: 1, MessageID: "msg_" + b.ID, State: batch.DeliveryWaiting}
@@ -342,34 +347,44 @@ func (b *fakeBatch) page(q batch.ResultQuery) (*batch.ResultPage, error) {
 	return page, nil
 }
 
-func (s *fakeStore) Retry(_ context.Context, owner, id string, outcomes []batch.Outcome) (*batch.Batch, error) {
+func (s *fakeStore) Retry(_ context.Context, owner, id string, spec *batch.RetrySpec) (*batch.Batch, *batch.LimitState, error) {
 	unlock, err := s.lock()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer unlock()
 	b, err := s.find(owner, id)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if !b.Status.Terminal() {
-		return nil, fmt.Errorf("retry: %w", batch.ErrNotTerminal)
+		return nil, nil, fmt.Errorf("retry: %w", batch.ErrNotTerminal)
 	}
-	again := 0
+	var again []*batch.Result
 	for _, r := range b.results {
-		if slices.Contains(outcomes, r.Outcome) {
-			*b.Counts.Of(r.Outcome)--
-			b.Counts.Pending++
-			r.Outcome = batch.Pending
-			again++
+		if slices.Contains(spec.Outcomes, r.Outcome) {
+			again = append(again, r)
 		}
 	}
-	if again == 0 {
-		return nil, fmt.Errorf("retry: %w", batch.ErrNothingToRetry)
+	if len(again) == 0 {
+		return nil, nil, fmt.Errorf("retry: %w", batch.ErrNothingToRetry)
 	}
-	b.Status, b.EndedAt = batch.StatusQueued, time.Time{}
+	var state *batch.LimitState
+	if spec.Limit != nil {
+		_, of, err := s.admit(len(again), *spec.Limit, false)
+		if err != nil {
+			return nil, nil, err
+		}
+		state = &of
+	}
+	for _, r := range again {
+		*b.Counts.Of(r.Outcome)--
+		b.Counts.Pending++
+		r.Outcome = batch.Pending
+	}
+	b.Status, b.EndedAt, b.throttle = batch.StatusQueued, time.Time{}, spec.Throttle
 	c := b.Batch
-	return &c, nil
+	return &c, state, nil
 }
 
 func (s *fakeStore) Cancel(_ context.Context, owner, id string) (*batch.Batch, error) {

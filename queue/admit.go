@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -41,16 +42,16 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 			return 0, batch.LimitState{}, err
 		}
 	}
-	given, err := u.s.admit(ctx, u.owner, u.id, n, limit, partial)
+	given, err := u.s.admit(ctx, asked{owner: u.owner, grant: grantName(u.id, ""), n: n, limit: limit, partial: partial})
 	if err != nil {
 		return 0, batch.LimitState{}, err
 	}
-	u.admitted = admission{keys: limitKeys(u.owner, limit.Scope), n: given.admitted, slice: given.slice}
+	u.admitted = admission{keys: limitKeys(u.owner, limit.Scope), n: given.holds, slice: given.slice}
 	crash.At(crash.Admitted)
-	if given.admitted < n && !partial {
+	if given.holds < n && !partial {
 		return 0, given.state, given.refusal(n)
 	}
-	return given.admitted, given.state, nil
+	return given.holds, given.state, nil
 }
 
 // readmit gives back what an upload was admitted, because it comes to nothing.
@@ -58,43 +59,74 @@ func (u *upload) readmit(ctx context.Context) {
 	if u.admitted.n == 0 {
 		return
 	}
-	if _, err := u.s.run(ctx, u.s.steps.readmit, u.admitted.keys, u.id, u.admitted.n, u.admitted.slice); err != nil {
+	if _, err := u.s.run(ctx, u.s.steps.readmit, u.admitted.keys, grantName(u.id, ""), u.admitted.n, u.admitted.slice); err != nil {
 		u.s.log.WarnContext(ctx, "what a broken upload was admitted is left to run out", "batch", u.id, "error", err)
 	}
 }
 
 // given is what a limit gave.
 type given struct {
-	admitted, flying int
-	state            batch.LimitState
-	wait             time.Duration
-	slice            string
+	holds  int // so many actions the grant holds in all
+	flying int
+	state  batch.LimitState
+	wait   time.Duration
+	slice  string
 }
 
-func (s *Store) admit(ctx context.Context, owner, id string, n int, limit batch.Limit, partial bool) (*given, error) {
-	keys := limitKeys(owner, limit.Scope)
-	part := "0"
-	if partial {
-		part = "1"
+// grantName names the grant of one round of a batch: that of its submission, or of the retry
+// with that token.
+func grantName(id, token string) string {
+	if token == "" {
+		return id
 	}
+	return id + ":" + token
+}
+
+// asked is what a limit is asked for.
+type asked struct {
+	owner   string
+	grant   string // see grantName
+	n       int    // so many actions it is to hold in all
+	limit   batch.Limit
+	partial bool // as many as there is room for, else all or none
+	kept    bool // asking again for the same grant goes on from what it holds, whatever the limit bounds
+}
+
+// admit asks a limit. What is in flight is known to be at most so much; only if that leaves less
+// than half of the limit, the batches are asked how much it really is.
+func (s *Store) admit(ctx context.Context, a asked) (*given, error) {
+	got, err := s.askLimit(ctx, a, nil)
+	most := a.limit.Concurrent
+	if err != nil || most == 0 || (a.n > most && !a.partial) || (got.holds >= a.n && 2*got.state.Free >= most) {
+		return got, err
+	}
+	seen, err := s.lookAtFlying(ctx, limitKeys(a.owner, a.limit.Scope)[1])
+	if err != nil {
+		return nil, err
+	}
+	return s.askLimit(ctx, a, seen)
+}
+
+func (s *Store) askLimit(ctx context.Context, a asked, seen []any) (*given, error) {
+	limit := a.limit
 	slice := max(limit.Rate.Per.Milliseconds()/windowSlices, 1)
-	args := []any{id, n, part, limit.Rate.N, limit.Rate.Per.Milliseconds(), slice, limit.Concurrent}
-	if limit.Concurrent > 0 {
-		flying, err := s.lookAtFlying(ctx, keys[1])
-		if err != nil {
-			return nil, err
-		}
-		args = append(args, flying...)
-	}
-	answer, err := s.run(ctx, s.steps.admit, keys, args...)
+	args := append([]any{a.grant, a.n, flag(a.partial), limit.Rate.N, limit.Rate.Per.Milliseconds(), slice, limit.Concurrent, flag(a.kept)}, seen...)
+	answer, err := s.run(ctx, s.steps.admit, limitKeys(a.owner, limit.Scope), args...)
 	if err != nil {
 		return nil, fmt.Errorf("ask the owner's limit: %w", err)
 	}
 	return &given{
-		admitted: int(atoi(answer[0])), flying: int(atoi(answer[4])), slice: answer[5],
+		holds: int(atoi(answer[0])), flying: int(atoi(answer[4])), slice: answer[5],
 		state: batch.LimitState{Limit: limit, Remaining: int(atoi(answer[1])), Free: max(limit.Concurrent-int(atoi(answer[4])), 0), Reset: time.Duration(atoi(answer[2])) * time.Millisecond},
 		wait:  time.Duration(atoi(answer[3])) * time.Millisecond,
 	}, nil
+}
+
+func flag(set bool) string {
+	if set {
+		return "1"
+	}
+	return "0"
 }
 
 // refusal says why n actions were not admitted.
@@ -116,45 +148,36 @@ func (g *given) refusal(n int) *batch.LimitedError {
 	return e
 }
 
-// lookAtFlying returns what is really in flight of the batches that a limit
-// counts: batch id and number in turn. Asking the batches themselves is what
-// gives back the place of an action however it ended, and whoever ended it.
+// lookAtFlying asks the batches of a limit's grants what is in flight: grant, what was found, and
+// number in turn. Asking the batches themselves is what gives back the place of an action however
+// it ended, and whichever process ended it.
 func (s *Store) lookAtFlying(ctx context.Context, key string) ([]any, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	ids, err := s.rdb.HKeys(ctx, key).Result()
-	if err != nil || len(ids) == 0 {
+	grants, err := s.rdb.HKeys(ctx, key).Result()
+	if err != nil || len(grants) == 0 {
 		return nil, mapError(ctx, err)
 	}
-	metas, open := make([]*redis.SliceCmd, len(ids)), make([]*redis.IntCmd, len(ids))
-	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, id := range ids {
-			// In this order: an upload that commits in between shows as both, never as
-			// neither, which would give back the places of a batch that has just begun.
-			open[i] = p.Exists(ctx, keysOf(id).upload)
-			metas[i] = p.HMGet(ctx, keysOf(id).meta, "pending", "throttle", "total", "enqueued")
-		}
-		return nil
-	}); err != nil {
-		return nil, mapError(ctx, err)
+	pipe := s.rdb.Pipeline()
+	looks := make([]*redis.Cmd, len(grants))
+	for i, grant := range grants {
+		id, token, _ := strings.Cut(grant, ":")
+		k := keysOf(id)
+		looks[i] = pipe.EvalSha(ctx, s.steps.flying.Hash(), []string{k.meta, k.state, markerKey(id, token)}, token)
 	}
-	var flying []any
-	for i, id := range ids {
-		m := metas[i].Val()
-		pending, exists := m[0].(string)
-		if !exists {
-			if open[i].Val() == 0 {
-				flying = append(flying, id, 0)
-			}
-			continue
+	s.send(ctx, pipe)
+	var seen []any
+	for i, grant := range grants {
+		found, err := s.answer(ctx, s.steps.flying, looks[i]).Slice()
+		if err == nil && len(found) != 2 {
+			err = errAnswer
 		}
-		n := atoi(pending)
-		if m[1] != nil { // what was not handed out yet is not in flight
-			total, _ := m[2].(string)
-			enqueued, _ := m[3].(string)
-			n = max(n-(atoi(total)-atoi(enqueued)), 0)
+		if err != nil {
+			return nil, mapError(ctx, err)
 		}
-		flying = append(flying, id, n)
+		if text(found[0]) != "reserved" {
+			seen = append(seen, grant, found[0], found[1])
+		}
 	}
-	return flying, nil
+	return seen, nil
 }

@@ -154,7 +154,7 @@ func stateOf(o batch.Outcome) (string, error) {
 func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) {
 	b := &batch.Batch{
 		ID: id, Owner: m["owner"], Target: m["target"], Lane: batch.Lane(m["lane"]),
-		Status: batch.Status(m["status"]), Retention: time.Duration(atoi(m["retention"])) * time.Millisecond,
+		Status: batch.Status(m["status"]), Scope: m["scope"], Retention: time.Duration(atoi(m["retention"])) * time.Millisecond,
 		CreatedAt: fromMillis(m["created"]), StartedAt: fromMillis(m["started"]),
 		EndedAt: fromMillis(m["ended"]), ExpiresAt: fromMillis(m["expires"]),
 	}

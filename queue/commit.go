@@ -38,7 +38,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	b := &batch.Batch{
 		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
 		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
-		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention,
+		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention, Scope: spec.Scope,
 	}
 	u.s.startFanOut(ctx, out)
 	return b, false, nil
@@ -57,12 +57,15 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	if spec.WebhookURL != "" {
 		args = append(args, "webhook", "1", "delivery", string(batch.DeliveryWaiting))
 	}
+	if spec.Scope != "" {
+		args = append(args, "scope", spec.Scope)
+	}
 	if spec.Throttle != nil {
 		limit, err := json.Marshal(spec.Throttle)
 		if err != nil {
 			return nil, fmt.Errorf("encode the limit: %w", err)
 		}
-		args = append(args, "throttle", limit)
+		args = append(args, "throttle", limit, "handed", 0)
 	}
 	if private := encodePrivate(spec); private != nil {
 		args = append(args, "private", u.s.seals.seal(place{u.id, "m", 0}, private))

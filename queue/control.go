@@ -63,6 +63,9 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	}
 	crash.At(crash.Erased)
 	s.withdraw(ctx, id, answer[1])
+	if err := s.forgetGrant(context.WithoutCancel(ctx), owner, id, answer[2], answer[3]); err != nil {
+		s.log.WarnContext(ctx, "grant of a deleted batch left to expire", "batch", id, "error", err)
+	}
 	ctx, cancel := s.within(context.WithoutCancel(ctx))
 	defer cancel()
 	// What is left if this fails is dropped by whoever meets it.

@@ -20,12 +20,14 @@
 //	                           "o" and index → what the last attempt at an action came to that is to have another
 //	batchd:{<id>}:w   list     the attempts at delivering the webhook
 //	batchd:{<id>}:u   string   stands while an upload with an idempotency key or under a limit is open
+//	batchd:{<id>}:u:… string   stands while a retry of the batch is under way
 //
 //	batchd:owner:{<owner>}            zset    the owner's batches by the time at which they were created, in µs
 //	batchd:key:{<hash>}               string  idempotency key → batch id
-//	batchd:limit:{<owner>}:<scope>:…  hashes  what an owner was admitted: by slice of time, and in flight by batch
+//	batchd:limit:{<owner>}:<scope>:…  hashes  what an owner was admitted: by slice of time, and by grant (see lua/admit.lua)
 //	batchd:gate:{<target>}            hash    the next place at a target's rate, and until when it is held
 //	batchd:open, batchd:throttled     zsets   batches that are not done, and those handed out as limits allow
+//	{batchd:open}:again, likewise     zsets   entries of these that were made again shortly before, by time
 //	batchd:workers, batchd:sweeper    zset, string  the workers by their last beat, and the one that sweeps
 //	batchd:tripped, batchd:salt       set, string   targets whose circuit is open, and what owners' names are hashed with
 //

@@ -117,16 +117,9 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 			return err
 		}
 		crash.At(crash.ChunkEnqueued)
-		var answer []string
-		err = s.insist(ctx, func() (err error) {
-			answer, err = s.run(ctx, s.steps.progress, []string{keysOf(f.id).meta}, next)
+		more, err := s.noteProgress(ctx, f.id, "", next)
+		if err != nil || !more {
 			return err
-		})
-		if err != nil {
-			return fmt.Errorf("note the progress: %w", err)
-		}
-		if answer[0] != "1" {
-			return nil
 		}
 		f.from = next
 		crash.At(crash.ChunkNoted)
@@ -142,6 +135,20 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 	}
 	crash.At(crash.FannedOut)
 	return nil
+}
+
+// noteProgress notes up to which index a batch is enqueued in the round with that grant, and
+// reports whether it is to go on.
+func (s *Store) noteProgress(ctx context.Context, id, grant string, upTo int) (bool, error) {
+	var answer []string
+	err := s.insist(ctx, func() (err error) {
+		answer, err = s.run(ctx, s.steps.progress, []string{keysOf(id).meta}, upTo, grant)
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("note the progress: %w", err)
+	}
+	return answer[0] == "1", nil
 }
 
 // noteWhole has it noted that all of a batch is enqueued, together with others of the
@@ -179,7 +186,7 @@ func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
 	pipe := s.rdb.Pipeline()
 	steps := make([]*redis.Cmd, len(whole))
 	for i, f := range whole {
-		steps[i] = pipe.EvalSha(ctx, s.steps.progress.Hash(), []string{keysOf(f.id).meta}, f.total)
+		steps[i] = pipe.EvalSha(ctx, s.steps.progress.Hash(), []string{keysOf(f.id).meta}, f.total, "")
 	}
 	s.send(ctx, pipe)
 	var fault error

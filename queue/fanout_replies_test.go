@@ -45,7 +45,7 @@ func TestARetryThatIsRefusedGoesOn(t *testing.T) {
 	id := b.submit(1, spec()).ID
 	b.end(id, 0, batch.Failed)
 	stop := p.Answer(refusedTimes(3, b.steps.enqueue.Hash(), ""))
-	got, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+	got, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 	require.NoError(t, err)
 	require.Equal(t, 1, got.Counts.Pending)
 	require.Equal(t, 3, stop())

@@ -46,6 +46,15 @@ func (k batchKeys) step() []string {
 	return []string{k.meta, k.state, k.ledger, k.actions, k.results, k.groups}
 }
 
+// markerKey is that of a mark that stands while an upload or, with a token of its own,
+// a retry is under way.
+func markerKey(id, token string) string {
+	if token == "" {
+		return keysOf(id).upload
+	}
+	return keysOf(id).upload + ":" + token
+}
+
 func ownerKey(owner string) string { return "batchd:owner:{" + owner + "}" }
 
 // idempotencyKey hashes owner and key, so that neither stands in Redis and

@@ -99,7 +99,7 @@ func TestARetryOfABatchThatWasEndedEarlyRunsToItsOwnEnd(t *testing.T) {
 			require.NoError(t, b.Finish(b.ctx, id, 1, inFlight.Token, result(1, batch.Succeeded)))
 			require.Equal(t, c.status, b.get(id).Status)
 
-			again, err := b.Retry(b.ctx, "me", id, []batch.Outcome{c.outcome})
+			again, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{c.outcome}})
 			require.NoError(t, err)
 			require.Equal(t, batch.StatusQueued, again.Status)
 			require.Equal(t, 2, again.Counts.Pending)

@@ -2,73 +2,202 @@ package queue
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 )
 
+const (
+	// retryTTL is how long a retry may take from its marker to its step. It is shorter
+	// than listHold, so that the batch stays in its lists until then.
+	retryTTL = 20 * time.Second
+	// retryTries is how often a retry begins again because another one overtook it.
+	retryTries = 3
+)
+
+// errOvertaken says that a batch changed while a retry was prepared.
+var errOvertaken = errors.New("the batch changed while its retry was prepared")
+
+// retrial is one try at retrying a batch. Its marker stands until its step: without it the
+// step is refused, and what the limit gave for it is free again.
+type retrial struct {
+	s        *Store
+	owner    string
+	id       string
+	token    string
+	marker   string
+	n        int
+	admitted admission
+}
+
 // Retry implements [batch.Store].
-func (s *Store) Retry(ctx context.Context, owner, id string, outcomes []batch.Outcome) (*batch.Batch, error) {
-	b, err := s.Get(ctx, owner, id, 0)
-	if err != nil {
-		return nil, err
+func (s *Store) Retry(ctx context.Context, owner, id string, spec *batch.RetrySpec) (*batch.Batch, *batch.LimitState, error) {
+	if !known(id) {
+		return nil, nil, batch.ErrNotFound
 	}
 	var again strings.Builder
-	for _, o := range outcomes {
+	for _, o := range spec.Outcomes {
 		state, err := stateOf(o)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		again.WriteString(state)
 		if o == batch.Unknown {
 			again.WriteByte(overdueState)
 		}
 	}
-	// The sweeper has to know of it before it runs: it brings what a crash leaves
-	// waiting.
-	if err := s.reopen(ctx, id); err != nil {
-		return nil, err
+	for range retryTries {
+		m, state, err := s.tryRetry(ctx, owner, id, again.String(), spec)
+		if errors.Is(err, errOvertaken) {
+			continue
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		b, err := s.startRetry(ctx, owner, id, m)
+		return b, state, err
 	}
-	crash.At(crash.Reopened)
-	k := keysOf(id)
-	answer, err := s.run(ctx, s.steps.retry, append(k.step(), k.deliveries), owner, again.String())
+	return nil, nil, &batch.UnavailableError{RetryAfter: time.Second, Err: errOvertaken}
+}
+
+// tryRetry asks the limit for the actions with one of the states, and has them run again. It returns
+// what of the batch's hash says how.
+func (s *Store) tryRetry(ctx context.Context, owner, id, states string, spec *batch.RetrySpec) (map[string]string, *batch.LimitState, error) {
+	m, err := s.meta(ctx, id)
 	if err != nil {
-		return nil, fmt.Errorf("retry batch %s: %w", id, err)
+		return nil, nil, err
+	}
+	t := &retrial{s: s, owner: owner, id: id, token: rand.Text()}
+	t.marker = markerKey(id, t.token)
+	for _, o := range spec.Outcomes {
+		t.n += int(atoi(m[o.String()]))
+	}
+	switch {
+	case len(m) == 0 || m["owner"] != owner:
+		return nil, nil, batch.ErrNotFound
+	case m["ended"] == "":
+		return nil, nil, batch.ErrNotTerminal
+	case m["groups"] != "":
+		return nil, nil, batch.ErrGrouped
+	case t.n == 0:
+		return nil, nil, batch.ErrNothingToRetry
+	}
+	throttle := ""
+	if spec.Throttle != nil {
+		limit, err := json.Marshal(spec.Throttle)
+		if err != nil {
+			return nil, nil, fmt.Errorf("encode the limit: %w", err)
+		}
+		throttle = string(limit)
+	}
+	state, err := t.prepare(ctx, spec.Limit, throttle != "")
+	if err != nil {
+		s.aside(t.drop)
+		return nil, nil, err
+	}
+	answer, err := s.run(ctx, s.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, t.marker), owner, states, t.token, t.n, throttle)
+	if err != nil || answer[0] != "ok" {
+		s.aside(t.drop)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("retry batch %s: %w", id, err)
 	}
 	switch answer[0] {
 	case "ok":
+		crash.At(crash.Retried)
+		s.withdraw(ctx, id, answer[2])
+		if err := s.forgetGrant(ctx, owner, id, m["throttle"], m["grant"]); err != nil {
+			s.log.WarnContext(ctx, "grant of an earlier round left to expire", "batch", id, "error", err)
+		}
+		m["asked"], m["round"], m["throttle"], m["grant"] = answer[1], strconv.Itoa(roundOf(m)+1), throttle, t.token
+		return m, state, nil
 	case "gone":
-		return nil, batch.ErrNotFound
+		return nil, nil, batch.ErrNotFound
 	case "not_terminal":
-		return nil, batch.ErrNotTerminal
+		return nil, nil, batch.ErrNotTerminal
 	case "groups":
-		return nil, batch.ErrGrouped
+		return nil, nil, batch.ErrGrouped
+	case "nothing":
+		return nil, nil, batch.ErrNothingToRetry
 	default:
-		return nil, batch.ErrNothingToRetry
+		return nil, nil, errOvertaken
 	}
-	crash.At(crash.Retried)
-	s.withdraw(ctx, id, answer[3])
-	// Before anything else can fail: what waits without a task is found only later.
-	m := map[string]string{"target": b.Target, "lane": string(b.Lane), "round": answer[2]}
-	s.enqueueBehind(ctx, int(atoi(answer[1])), func(ctx context.Context) {
-		for cursor := 0; ; {
-			var next int
-			err := s.insist(ctx, func() (err error) {
-				_, next, err = s.enqueueWaiting(ctx, id, m, cursor)
-				return err
-			})
-			if err != nil {
-				s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)
+}
+
+// prepare marks the retry, asks the limit for its actions, and has the batch looked after: the
+// sweeper has to know of it before it runs, since it brings what a crash leaves waiting.
+func (t *retrial) prepare(ctx context.Context, limit *batch.Limit, throttled bool) (*batch.LimitState, error) {
+	if err := t.mark(ctx); err != nil {
+		return nil, err
+	}
+	var state *batch.LimitState
+	if limit != nil {
+		given, err := t.s.admit(ctx, asked{owner: t.owner, grant: grantName(t.id, t.token), n: t.n, limit: *limit})
+		if err != nil {
+			return nil, err
+		}
+		if given.holds < t.n {
+			return nil, given.refusal(t.n)
+		}
+		t.admitted = admission{keys: limitKeys(t.owner, limit.Scope), n: t.n, slice: given.slice}
+		state = &given.state
+		crash.At(crash.RetryAdmitted)
+	}
+	if err := t.s.reopen(ctx, t.id, throttled); err != nil {
+		return nil, err
+	}
+	crash.At(crash.Reopened)
+	return state, nil
+}
+
+func (t *retrial) mark(ctx context.Context) error {
+	ctx, cancel := t.s.within(ctx)
+	defer cancel()
+	return mapError(ctx, t.s.rdb.Set(ctx, t.marker, 1, retryTTL).Err())
+}
+
+// drop ends a retry that may have come to nothing. Once the marker is gone, its step is
+// refused even if it comes late; if it was done, the grant is the batch's.
+func (t *retrial) drop(ctx context.Context) {
+	if err := t.s.unlink(ctx, t.marker); err != nil {
+		t.s.log.WarnContext(ctx, "marker of a retry left to expire", "batch", t.id, "error", err)
+		return
+	}
+	if t.admitted.n == 0 {
+		return
+	}
+	m, err := t.s.meta(ctx, t.id)
+	if err == nil && m["grant"] != t.token {
+		_, err = t.s.run(ctx, t.s.steps.readmit, t.admitted.keys, grantName(t.id, t.token), t.admitted.n, t.admitted.slice)
+	}
+	if err != nil {
+		t.s.log.WarnContext(ctx, "what a retry was admitted is left to run out", "batch", t.id, "error", err)
+	}
+}
+
+// startRetry enqueues the actions of a batch that runs again, as its limit allows, and returns
+// the batch. It enqueues before anything else can fail: what waits without a task is found
+// only later.
+func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
+	s.enqueueBehind(ctx, int(atoi(m["asked"])), func(ctx context.Context) {
+		err := s.insist(ctx, func() error {
+			if m["throttle"] != "" {
+				return s.feed(ctx, id)
 			}
-			if err != nil || next == 0 {
-				return
-			}
-			cursor = next
+			return s.enqueueAllWaiting(ctx, id, m, 0, int(atoi(m["total"])))
+		})
+		if err != nil {
+			s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)
 		}
 	})
-	err = s.insist(ctx, func() (err error) { // asked for once more, it would be refused
+	err = s.insist(ctx, func() (err error) { // asked for once more, the retry would be refused
 		b, err = s.Get(ctx, owner, id, 0)
 		return err
 	})

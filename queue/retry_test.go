@@ -15,13 +15,13 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 		s.WebhookURL = "https://example.com/hook"
 		id := b.submit(6, s).ID
 		for i, o := range []batch.Outcome{batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Failed, batch.Succeeded} {
-			_, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+			_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 			require.ErrorIs(t, err, batch.ErrNotTerminal)
 			b.end(id, i, o)
 		}
-		_, err := b.Retry(b.ctx, "you", id, []batch.Outcome{batch.Failed})
+		_, _, err := b.Retry(b.ctx, "you", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.ErrorIs(t, err, batch.ErrNotFound)
-		_, err = b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Skipped, batch.Expired})
+		_, _, err = b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Skipped, batch.Expired}})
 		require.ErrorIs(t, err, batch.ErrNothingToRetry)
 		stale := b.get(id)
 		first, err := b.Webhook(b.ctx, id, 1)
@@ -30,7 +30,7 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 			b.dropTask(id, i)
 		}
 
-		again, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed, batch.Errored})
+		again, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed, batch.Errored}})
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 6, Pending: 3, Succeeded: 2, Unknown: 1}, again.Counts)
 		require.Equal(t, batch.StatusQueued, again.Status)
@@ -83,7 +83,7 @@ func TestARetryDoesNotWaitForTheTasksOfTheRoundBefore(t *testing.T) {
 		b.end(id, 0, batch.Failed)
 		b.end(id, 1, batch.Succeeded)
 		require.Len(t, b.pending(batch.Interactive), 2)
-		_, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
 		b.dropTask(id, 0) // now they are
 		b.dropTask(id, 1)

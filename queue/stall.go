@@ -49,7 +49,7 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 	if now.Sub(was.since) < stallPatience {
 		return nil
 	}
-	lost, cursor, err := s.enqueueWaiting(ctx, id, m, was.cursor)
+	lost, cursor, err := s.enqueueWaiting(ctx, id, m, was.cursor, int(atoi(m["enqueued"])))
 	swept.Lost += lost
 	if err != nil {
 		return err
@@ -71,12 +71,15 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 	return err
 }
 
-// enqueueWaiting enqueues waiting actions from the cursor on, those that have a
+// enqueueWaiting enqueues waiting actions from the cursor up to an index, those that have a
 // task aside. It returns the next cursor, 0 at the end.
-func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]string, cursor int) (lost, next int, err error) {
+func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]string, cursor, upTo int) (lost, next int, err error) {
+	if cursor >= upTo {
+		return 0, 0, nil
+	}
 	look, cancel := s.within(ctx)
 	defer cancel()
-	all, err := s.rdb.GetRange(look, keysOf(id).state, int64(cursor), -1).Result()
+	all, err := s.rdb.GetRange(look, keysOf(id).state, int64(cursor), int64(upTo-1)).Result()
 	if err != nil {
 		return 0, 0, mapError(look, err)
 	}
@@ -99,6 +102,17 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 		}
 	}
 	return lost, next, nil
+}
+
+// enqueueAllWaiting enqueues all waiting actions in a range, those that have a task aside.
+func (s *Store) enqueueAllWaiting(ctx context.Context, id string, m map[string]string, from, upTo int) error {
+	for {
+		_, next, err := s.enqueueWaiting(ctx, id, m, from, upTo)
+		if err != nil || next == 0 {
+			return err
+		}
+		from = next
+	}
 }
 
 // alive returns the workers that are not dead.

@@ -35,14 +35,10 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 		return swept, false, err
 	}
 	s.stalls.nextRound()
-	var now time.Time
 	var faults []error
 	cursor := "-"
 	for {
 		ids, err := s.sweepPage(ctx, cursor)
-		if err == nil && now.IsZero() && len(ids.order) > 0 {
-			now, err = s.now(ctx)
-		}
 		if err != nil {
 			return swept, true, err
 		}
@@ -55,7 +51,7 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 				continue
 			}
 			// One batch that cannot be mended keeps no other from it.
-			if err := s.sweepBatch(ctx, id, ids.fields[id], now, &swept); err != nil {
+			if err := s.sweepBatch(ctx, id, ids.fields[id], ids.at, &swept); err != nil {
 				faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
 			}
 			crash.At(crash.Sweeping)
@@ -115,9 +111,10 @@ func (s *Store) now(ctx context.Context) (time.Time, error) {
 }
 
 // sweepFields are those of the meta hash that a round looks at.
-var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round"}
+var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round", "asked", "given"}
 
 type openPage struct {
+	at     time.Time // before the batches were looked at
 	order  []string
 	fields map[string]map[string]string
 	staged map[string]bool // of those without a batch
@@ -126,10 +123,12 @@ type openPage struct {
 func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	ids, err := s.rdb.ZRangeByLex(ctx, openKey, &redis.ZRangeBy{Min: cursor, Max: "+", Count: sweepPage}).Result()
-	if err != nil {
+	list := s.rdb.Pipeline()
+	at, listed := list.Time(ctx), list.ZRangeByLex(ctx, openKey, &redis.ZRangeBy{Min: cursor, Max: "+", Count: sweepPage})
+	if _, err := list.Exec(ctx); err != nil {
 		return nil, mapError(ctx, err)
 	}
+	ids := listed.Val()
 	cmds := make([]*redis.SliceCmd, len(ids))
 	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
@@ -139,7 +138,7 @@ func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error)
 	}); err != nil {
 		return nil, mapError(ctx, err)
 	}
-	page := &openPage{order: ids, fields: make(map[string]map[string]string, len(ids))}
+	page := &openPage{at: at.Val(), order: ids, fields: make(map[string]map[string]string, len(ids))}
 	for i, id := range ids {
 		m := make(map[string]string, len(sweepFields))
 		for j, v := range cmds[i].Val() {
@@ -155,6 +154,7 @@ func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error)
 			bare = append(bare, id)
 		}
 	}
+	var err error
 	page.staged, err = s.staged(ctx, bare)
 	return page, err
 }
@@ -175,10 +175,13 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 	}
 	stalled := max(atoi(m["fanned"]), atoi(m["created"]))
 	f := fanOut{id: id, route: routeOf(m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
-	if f.from >= f.total {
+	if m["throttle"] != "" && m["ending"] == "" && int(atoi(m["pending"])) == askedOf(m)-int(atoi(m["given"])) {
+		return nil // it waits for its owner's limit, and nothing of it is in flight
+	}
+	if f.from >= f.total || m["throttle"] != "" {
 		return s.mendStall(ctx, id, m, now, swept)
 	}
-	if m["ending"] != "" || m["throttle"] != "" || now.Sub(time.UnixMilli(stalled)) < fanOutPatience {
+	if m["ending"] != "" || now.Sub(time.UnixMilli(stalled)) < fanOutPatience {
 		return nil
 	}
 	swept.Resumed++
@@ -196,7 +199,7 @@ func (p *openPage) closed(id string) bool {
 
 // closeEntries removes the entries in which there is nothing to be looked after.
 func (s *Store) closeEntries(ctx context.Context, page *openPage, swept *batch.Swept) error {
-	var ids []any
+	var ids []string
 	for _, id := range page.order {
 		if page.closed(id) {
 			ids = append(ids, id)
@@ -205,20 +208,9 @@ func (s *Store) closeEntries(ctx context.Context, page *openPage, swept *batch.S
 	if len(ids) == 0 {
 		return nil
 	}
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	swept.Closed += len(ids)
-	if err := s.rdb.ZRem(ctx, openKey, ids...).Err(); err != nil {
-		return fmt.Errorf("close entries: %w", mapError(ctx, err))
-	}
-	return nil
-}
-
-// reopen has the sweeper look at a batch again.
-func (s *Store) reopen(ctx context.Context, id string) error {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	return mapError(ctx, s.rdb.ZAdd(ctx, openKey, redis.Z{Member: id}).Err())
+	removed, err := s.unlist(ctx, openKey, page.at, ids...)
+	swept.Closed += removed
+	return err
 }
 
 // Resign implements [batch.Sweeper]. A process that cannot say so is succeeded

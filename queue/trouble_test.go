@@ -118,7 +118,7 @@ func TestRedeliveringWhatIsNotThereLeavesNothing(t *testing.T) {
 			require.ErrorIs(t, b.Redeliver(b.ctx, "me", id), batch.ErrNotFound)
 		}
 		require.Equal(t, batch.Swept{}, b.sweep())
-		require.NoError(t, b.reopen(b.ctx, "ffffffff-ffff-7fff-bfff-ffffffffffff"))
+		require.NoError(t, b.rdb.ZAdd(b.ctx, openKey, redis.Z{Member: "ffffffff-ffff-7fff-bfff-ffffffffffff"}).Err())
 		require.Equal(t, batch.Swept{Open: 1, Closed: 1}, b.sweep(), "an id from the future is none of ours")
 	})
 }

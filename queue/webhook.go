@@ -97,7 +97,7 @@ func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
 	if _, err := s.Get(ctx, owner, id, 0); err != nil {
 		return err
 	}
-	if err := s.reopen(ctx, id); err != nil {
+	if err := s.reopen(ctx, id, false); err != nil {
 		return err
 	}
 	answer, err := s.run(ctx, s.steps.redeliver, []string{keysOf(id).meta}, owner)

@@ -2,9 +2,7 @@ package queue
 
 import (
 	"context"
-	"io"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -20,7 +18,7 @@ import (
 type interlude struct {
 	text  string
 	after bool
-	once  sync.Once
+	done  atomic.Bool // it was, or is being done
 	do    func()
 }
 
@@ -39,12 +37,12 @@ func (i *interlude) around(next func() error, cmds ...redis.Cmder) error {
 	if !meets {
 		return next()
 	}
-	if !i.after {
-		i.once.Do(i.do)
+	if !i.after && i.done.CompareAndSwap(false, true) {
+		i.do()
 	}
 	err := next()
-	if i.after {
-		i.once.Do(i.do)
+	if i.after && i.done.CompareAndSwap(false, true) {
+		i.do()
 	}
 	return err
 }
@@ -78,7 +76,7 @@ func (b *bundle) hooked(n int) string {
 // again retries a batch, and ends all of it.
 func (b *bundle) again(id string) {
 	b.t.Helper()
-	got, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+	got, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 	require.NoError(b.t, err)
 	for i := range got.Counts.Total {
 		b.end(id, i, batch.Succeeded)
@@ -108,7 +106,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Failed: 2}, first.Batch.Counts)
 
-		got, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+		got, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
 		require.Empty(t, b.webhooks(), "the one before is withdrawn")
 		for delivery := range 4 { // whatever its task would be called
@@ -192,12 +190,8 @@ func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
 			s.WebhookURL = "https://example.com/hook"
 			id := b.submit(1, s).ID
 			b.interrupt(script.Hash(), false, func() {
-				got, err := b.run(b.ctx, b.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries), "me", "F")
-				require.NoError(t, err)
-				require.Equal(t, "ok", got[0])
-				for _, key := range []string{"outbox", "sending"} {
-					require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, key, "3", "delivery", "pending").Err())
-				}
+				b.again(id)
+				require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "outbox", "3").Err())
 			})
 			b.end(id, 0, batch.Failed)
 			require.Equal(t, "3", b.outbox(id), "%s: the mark is not the late one's to clear", name)
@@ -229,7 +223,8 @@ func TestAnEventIsReadWholeOrNotAtAll(t *testing.T) {
 	})
 }
 
-// mute refuses commands that hold a text, while it is armed: they are not sent.
+// mute refuses commands that hold a text, while it is armed: they are not sent, and not repeated,
+// as if the process had died.
 type mute struct {
 	text  string
 	armed atomic.Bool
@@ -244,9 +239,9 @@ func (r *mute) around(next func() error, cmds ...redis.Cmder) error {
 		return next()
 	}
 	for _, cmd := range cmds {
-		cmd.SetErr(io.ErrUnexpectedEOF)
+		cmd.SetErr(redis.ErrClosed)
 	}
-	return io.ErrUnexpectedEOF
+	return redis.ErrClosed
 }
 
 func (r *mute) DialHook(next redis.DialHook) redis.DialHook { return next }

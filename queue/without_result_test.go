@@ -88,7 +88,7 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 				}
 			}
 
-			_, err = b.Retry(b.ctx, "me", id, []batch.Outcome{outcome})
+			_, _, err = b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{outcome}})
 			require.NoError(t, err)
 			again := b.begin(id, 0)
 			require.Equal(t, 2, again.Attempt)
@@ -123,7 +123,7 @@ func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
 		failed.Attempts = begun.Attempt
 		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, failed))
 		b.end(id, 1, batch.Succeeded)
-		_, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Failed})
+		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
 		_, err = b.Cancel(b.ctx, "me", id)
 		require.NoError(t, err)
@@ -134,7 +134,7 @@ func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
 		require.Len(t, r.History, 1)
 		require.Equal(t, batch.Failed, r.History[0].Outcome)
 		require.Equal(t, 2, r.History[0].Attempts)
-		_, err = b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Cancelled})
+		_, _, err = b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Cancelled}})
 		require.NoError(t, err)
 		previous := b.begin(id, 0).Previous
 		require.Equal(t, batch.Failed, previous.Outcome, "it was not sent in the round between")
@@ -160,7 +160,7 @@ func TestWhatIsOverdueSaysWhenItWasSent(t *testing.T) {
 		}
 		require.ErrorIs(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)), batch.ErrStale)
 
-		_, err := b.Retry(b.ctx, "me", id, []batch.Outcome{batch.Unknown, batch.Failed})
+		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Unknown, batch.Failed}})
 		require.NoError(t, err)
 		past := b.begin(id, 0).Previous.Past()
 		require.Len(t, past, 1)

@@ -349,7 +349,7 @@ func TestARetriedActionKeepsItsHistory(t *testing.T) {
 	id := b.submit(3, "POST", nil)
 	got, _ := b.wait(id)
 	require.Equal(t, batch.Counts{Total: 3, Succeeded: 2, Failed: 1}, got.Counts)
-	_, err := b.store.Retry(t.Context(), "me", id, []batch.Outcome{batch.Failed})
+	_, _, err := b.store.Retry(t.Context(), "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 	require.NoError(t, err)
 	got, results := b.wait(id)
 	require.Equal(t, batch.Counts{Total: 3, Succeeded: 3}, got.Counts)

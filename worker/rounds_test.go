@@ -114,7 +114,7 @@ func (r *rounds) next() *post {
 
 func (r *rounds) retry() {
 	r.t.Helper()
-	_, err := r.store.Retry(r.t.Context(), "me", r.id, []batch.Outcome{batch.Failed})
+	_, _, err := r.store.Retry(r.t.Context(), "me", r.id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 	require.NoError(r.t, err)
 }
 

@@ -130,6 +130,8 @@ type Batch struct {
 	ExpiresAt time.Time
 	// Retention is how long results are kept after the end.
 	Retention time.Duration
+	// Scope is that of the limit that the batch was submitted under; see [Limit].
+	Scope string
 	// First is the beginning of the results, where they were asked for. Nil says nothing.
 	First *ResultPage
 }
@@ -149,6 +151,8 @@ type Spec struct {
 	// Throttle has the actions wait until the owner's limit allows each. Nil
 	// means that they run as soon as a worker is free.
 	Throttle *Limit
+	// Scope is that of the owner's limit that the submission was held to; see [Limit].
+	Scope string
 	// Fingerprint identifies the submission's content. It matters only with an
 	// idempotency key: the same key with another fingerprint is refused.
 	Fingerprint []byte

@@ -31,8 +31,10 @@ type Store interface {
 	Cancel(ctx context.Context, owner, id string) (*Batch, error)
 	// Retry has the actions with one of the outcomes run again, in a batch that
 	// has ended: same batch, same places, with a new deadline as far off as the
-	// first was. It answers [ErrNotTerminal], [ErrNothingToRetry] or [ErrGrouped].
-	Retry(ctx context.Context, owner, id string, outcomes []Outcome) (*Batch, error)
+	// first was. It answers [ErrNotTerminal], [ErrNothingToRetry], [ErrGrouped] or, if
+	// the owner's limit has no room, a [LimitedError]. The state is that of the limit, nil
+	// if it was not asked.
+	Retry(ctx context.Context, owner, id string, spec *RetrySpec) (*Batch, *LimitState, error)
 	// Delete erases the batch and all that belongs to it. What is in flight is
 	// not stopped; its result is dropped.
 	Delete(ctx context.Context, owner, id string) error
@@ -70,6 +72,15 @@ type Upload interface {
 	Commit(ctx context.Context, spec *Spec) (b *Batch, replayed bool, err error)
 	// Abort drops what was staged. After Commit it does nothing, so it can be deferred.
 	Abort(ctx context.Context)
+}
+
+// RetrySpec says what is run again, and within which limit of the owner's.
+type RetrySpec struct {
+	Outcomes []Outcome
+	// Limit admits all of the actions or none. Nil admits all.
+	Limit *Limit
+	// Throttle, instead of Limit, has the actions wait until it allows each.
+	Throttle *Limit
 }
 
 // ResultQuery selects results.

@@ -100,7 +100,8 @@ type Limits struct {
 	// default, is no bound.
 	Concurrent int `yaml:"concurrent"`
 	// WhenExceeded says what becomes of a submission beyond Rate or Concurrent:
-	// reject, per_item or queue. Defaults to reject.
+	// reject, per_item or queue. Defaults to reject. A retry is held to the same
+	// limits; per_item rejects it.
 	WhenExceeded WhenExceeded `yaml:"when_exceeded"`
 }
 

@@ -39,8 +39,12 @@ const (
 	ChunkNoted Point = "chunk_noted"
 	// FannedOut is after the last chunk.
 	FannedOut Point = "fanned_out"
-	// Fed is after a throttled batch got places, before its tasks are enqueued.
+	// Fed is after a throttled batch got places, before its actions are handed out.
 	Fed Point = "fed"
+	// HandedOut is after some of them are handed out, before their tasks are enqueued.
+	HandedOut Point = "handed_out"
+	// HandedEnqueued is after those are enqueued, before that is noted.
+	HandedEnqueued Point = "handed_enqueued"
 )
 
 // One action, in a worker.
@@ -109,6 +113,8 @@ const (
 const (
 	// Cancelled is after what is not begun was ended, before the webhook and the answer.
 	Cancelled Point = "cancelled"
+	// RetryAdmitted is after the owner's limit has given a retry its places, before its step.
+	RetryAdmitted Point = "retry_admitted"
 	// Reopened is after the sweeper was told of a retry, before its step.
 	Reopened Point = "reopened"
 	// Retried is after the step of a retry, before its tasks are enqueued.
@@ -121,11 +127,11 @@ const (
 func Points() []Point {
 	return []Point{
 		KeyClaimed, ChunkStaged, Admitted, Readmitted, Indexed, BeforeCommit, Committed, BeforeAnswer,
-		ChunkEnqueued, ChunkNoted, FannedOut, Fed,
+		ChunkEnqueued, ChunkNoted, FannedOut, Fed, HandedOut, HandedEnqueued,
 		Taken, Begun, Answered, Finished, Released, Interrupted, Resumed,
 		GroupNoted, GroupAnswered, GroupDecided, GroupConcluding, GroupConcluded,
 		OutboxMarked, WebhookNoted, WebhookEnqueued, WebhookTaken, WebhookSent, WebhookRecorded,
 		Sweeping, Expired, Recovering, Adopting, BeforeBurial,
-		Cancelled, Reopened, Retried, Erased,
+		Cancelled, RetryAdmitted, Reopened, Retried, Erased,
 	}
 }

@@ -147,7 +147,11 @@ var families = []family{
 	{
 		name: "throttled upload", within: busyKey, settings: "limits: {concurrent: 50, when_exceeded: queue}\n",
 		delay: 5 * time.Millisecond, workers: 2, concurrency: concurrency,
-		points: []pointCase{{crash.Fed, inAPI(throttledUpload)}},
+		points: []pointCase{
+			{crash.Fed, inAPI(throttledUpload)},
+			{crash.HandedOut, inAPI(throttledUpload)},
+			{crash.HandedEnqueued, inAPI(throttledUpload)},
+		},
 	},
 	{
 		name: "action", delay: 20 * time.Millisecond, workers: 2, concurrency: 2,
@@ -206,6 +210,11 @@ var families = []family{
 			{crash.Adopting, inRescuers},
 			{crash.BeforeBurial, inRescuers},
 		},
+	},
+	{
+		name: "limited owner", settings: "limits: {concurrent: 1000, when_exceeded: reject}\n",
+		delay: 5 * time.Millisecond, workers: 2, concurrency: 4,
+		points: []pointCase{{crash.RetryAdmitted, retrying}},
 	},
 	{
 		name: "owner", delay: 5 * time.Millisecond, workers: 2, concurrency: 4,
@@ -423,7 +432,7 @@ func retrying(a *arena, at crash.Point) {
 		p.rename(1, ".refused")
 		a.submit(p, client.Options{})
 		a.settle(20*time.Second, p)
-		if at == crash.Reopened {
+		if at == crash.RetryAdmitted || at == crash.Reopened {
 			a.afterwards(func() {
 				_, err := a.client.Retry(a.t.Context(), p.id)
 				require.NoError(a.t, err)

@@ -2,29 +2,49 @@
 --
 -- The rate is a sliding window: actions are counted in slices of it, and a
 -- slice counts until all of it has left the window, so that no window of that
--- length ever holds more. What is in flight is counted by batch.
--- KEYS: counts by slice (hash), in flight by batch (hash)
--- ARGV: batch id, actions, '1' to admit a part, rate (0: none), window ms, slice ms,
---       most in flight (0: none), then batch id and actions in flight of batches that
---       were looked at
--- returns: {admitted, remaining, reset ms, wait ms, in flight, slice}
+-- length ever holds more. What is in flight is counted by grant: a grant is all that
+-- one round of a batch was given, kept as "given|ended". What is given stands here
+-- before anything else knows of it, and what has ended only grows, so a look that is
+-- out of date frees too little, never too much.
+-- KEYS: counts by slice (hash), grants (hash)
+-- ARGV: grant, actions that it is to hold in all, '1' to admit a part, rate (0: none), window ms, slice ms,
+--       most in flight (0: none), '1' to keep the grant even if nothing bounds what is in flight, then grant,
+--       what a look at it found, and number in turn, of several grants; see flying.lua
+-- returns: {actions that the grant holds, remaining, reset ms, wait ms, in flight, slice}
 --          wait is when all of them would be admitted: 0 never, -1 unknown
-local id, n, partial = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
+-- Repeating it takes nothing more, where the grant is kept.
+local id, upto, partial = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local rate, window, slice, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
+local keep = most > 0 or ARGV[8] == '1'
 local now = now_ms()
+
+local function read_grant(packed)
+  local given, ended = string.match(packed or '', '^(%d+)|(%d+)$')
+  return tonumber(given or '0'), tonumber(ended or '0')
+end
+
+for i = 9, #ARGV, 3 do
+  local grant, found, n = ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 2])
+  local packed = redis.call('HGET', KEYS[2], grant)
+  if packed and found == 'gone' then
+    redis.call('HDEL', KEYS[2], grant)
+  elseif packed then
+    local given, ended = read_grant(packed)
+    if found == 'pending' then
+      n = given - n
+    end
+    n = math.min(n, given)
+    if n > ended then
+      redis.call('HSET', KEYS[2], grant, given .. '|' .. n)
+    end
+  end
+end
 
 local flying = 0
 if most > 0 then
-  for i = 8, #ARGV, 2 do
-    local held = tonumber(redis.call('HGET', KEYS[2], ARGV[i]) or '0')
-    if tonumber(ARGV[i + 1]) == 0 then
-      redis.call('HDEL', KEYS[2], ARGV[i])
-    elseif tonumber(ARGV[i + 1]) < held then
-      redis.call('HSET', KEYS[2], ARGV[i], ARGV[i + 1])
-    end
-  end
-  for _, held in ipairs(redis.call('HVALS', KEYS[2])) do
-    flying = flying + tonumber(held)
+  for _, packed in ipairs(redis.call('HVALS', KEYS[2])) do
+    local given, ended = read_grant(packed)
+    flying = flying + given - ended
   end
 end
 
@@ -43,6 +63,11 @@ if rate > 0 then
   table.sort(slices, function(a, b) return a[1] < b[1] end)
 end
 
+local given, ended = 0, 0
+if keep then
+  given, ended = read_grant(redis.call('HGET', KEYS[2], id))
+end
+local n = math.max(upto - given, 0)
 local room = n
 if rate > 0 then
   room = math.min(room, math.max(rate - used, 0))
@@ -79,8 +104,8 @@ if admitted > 0 then
     used = used + admitted
     slices[#slices + 1] = {(current + 1) * slice + window, admitted}
   end
-  if most > 0 then
-    redis.call('HINCRBY', KEYS[2], id, admitted)
+  if keep then
+    redis.call('HSET', KEYS[2], id, (given + admitted) .. '|' .. ended)
     redis.call('PEXPIRE', KEYS[2], 86400000 * 90)
     flying = flying + admitted
   end
@@ -89,4 +114,4 @@ local reset = 0
 if #slices > 0 then
   reset = slices[#slices][1] - now
 end
-return {admitted, math.max(rate - used, 0), reset, wait, flying, ms(current)}
+return {given + admitted, math.max(rate - used, 0), reset, wait, flying, ms(current)}

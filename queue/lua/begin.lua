@@ -13,7 +13,8 @@
 -- taken over: its record tells how far it is.
 -- Repeating a begin with the same token answers as the first did, unless the action was
 -- released with that token: then it begins nothing.
-local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried')
+local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried', 'handed')
+local handed = m[7] and tonumber(m[7]) -- of a throttled batch: what comes after that is not to run yet
 local answer = {m[2] or '0', m[3] or '', '0', '0'}
 if not m[1] then
   for _ = 5, #ARGV, 2 do
@@ -60,6 +61,8 @@ for n, index in ipairs(indexes) do
     verdict = {'waiting'}
   elseif state ~= 'p' and state ~= 'r' then
     verdict = {'ended'}
+  elseif state == 'p' and handed and number >= handed then
+    verdict = {'waiting'} -- the task is left over from an earlier round
   elseif state == 'p' and not entries[n] and not m[5] then
     verdict = 1
     begin(number, index, token .. fresh)

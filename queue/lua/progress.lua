@@ -1,9 +1,9 @@
 -- progress notes how far the fan-out of a batch has come, and when.
 -- KEYS: meta
--- ARGV: number of actions enqueued
--- returns: 1 to go on | 0 if the batch has ended, is ending, or is gone
-local m = redis.call('HMGET', KEYS[1], 'enqueued', 'ending')
-if not m[1] then
+-- ARGV: number of actions enqueued, token of the round's grant or '' in the first round
+-- returns: 1 to go on | 0 if the batch has ended, is ending, is gone, or was retried
+local m = redis.call('HMGET', KEYS[1], 'enqueued', 'ending', 'grant')
+if not m[1] or (m[3] or '') ~= ARGV[2] then
   return 0
 end
 if tonumber(ARGV[1]) > tonumber(m[1]) then

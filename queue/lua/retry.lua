@@ -1,11 +1,19 @@
 -- retry has actions of a batch that has ended run again: the same batch, the
 -- same places.
--- KEYS: meta, state, ledger, actions, results, groups, deliveries
--- ARGV: owner, states to run again
--- returns: {'ok', number of actions, round, number of the webhook's delivery that this withdraws, or ''} | {'gone'} | {'not_terminal'} | {'groups'} | {'nothing'}
-local m = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'groups', 'created', 'expires', 'retention', 'round', 'retried', 'total', 'webhook', 'delivery', 'sending')
+-- KEYS: meta, state, ledger, actions, results, groups, deliveries, marker of the retry
+-- ARGV: owner, states to run again, token of the retry and of its grant, number of actions that it was admitted,
+--       limit as which they are handed out, or '' for all at once
+-- returns: {'ok', number of actions, number of the webhook's delivery that this withdraws, or ''} | {'gone'} |
+--          {'not_terminal'} | {'groups'} | {'nothing'} | {'changed'} if it is another number of actions |
+--          {'lost'} if the marker is gone: what was done for the retry counts no more
+-- Repeating a retry that succeeded answers as it did, but for the delivery.
+local m = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'groups', 'created', 'expires', 'retention', 'round', 'retried', 'total', 'webhook', 'delivery', 'sending',
+  'grant', 'asked')
 if m[1] ~= ARGV[1] then
   return {'gone'}
+end
+if m[13] == ARGV[3] then
+  return {'ok', m[14], ''}
 end
 if not m[2] then
   return {'not_terminal'}
@@ -13,18 +21,25 @@ end
 if m[3] then
   return {'groups'}
 end
-local before, moved = redis.call('GET', KEYS[2]), 0
+if redis.call('EXISTS', KEYS[8]) == 0 then
+  return {'lost'}
+end
+local before, moved, counts = redis.call('GET', KEYS[2]), 0, {}
 local states = before
 for state in string.gmatch(ARGV[2], '.') do
-  local n
-  states, n = string.gsub(states, state, 'p')
-  if n > 0 then
-    move(KEYS[1], state, 'p', n)
-    moved = moved + n
-  end
+  states, counts[state] = string.gsub(states, state, 'p')
+  moved = moved + counts[state]
 end
 if moved == 0 then
   return {'nothing'}
+end
+if moved ~= tonumber(ARGV[4]) then
+  return {'changed'}
+end
+for state, n in pairs(counts) do
+  if n > 0 then
+    move(KEYS[1], state, 'p', n)
+  end
 end
 -- What ended without a result keeps the state in which it did, for its history.
 for _, field in ipairs(redis.call('HKEYS', KEYS[6])) do
@@ -44,14 +59,21 @@ local expires = now + tonumber(m[5]) - tonumber(m[8] or m[4])
 local gone = expires + tonumber(m[6]) + GRACE
 redis.call('SETRANGE', KEYS[2], 0, states)
 redis.call('HSET', KEYS[1], 'status', 'queued', 'expires', ms(expires), 'gone', ms(gone), 'retried', ms(now),
-  'round', round + 1, 'enqueued', m[9])
-redis.call('HDEL', KEYS[1], 'ended', 'ending', 'outbox', 'next')
+  'round', round + 1, 'grant', ARGV[3], 'asked', moved)
+redis.call('HDEL', KEYS[1], 'ended', 'ending', 'outbox', 'next', 'given')
+if ARGV[5] ~= '' then
+  redis.call('HSET', KEYS[1], 'enqueued', 0, 'handed', 0, 'throttle', ARGV[5])
+else
+  redis.call('HSET', KEYS[1], 'enqueued', m[9])
+  redis.call('HDEL', KEYS[1], 'handed', 'throttle')
+end
 if m[10] then
   -- The event of the end that is over is withdrawn: another number makes what is under way stale.
   redis.call('HSET', KEYS[1], 'delivery', 'waiting', 'end:' .. round, m[11] == 'pending' and 'withdrawn' or m[11])
   redis.call('HINCRBY', KEYS[1], 'sending', 1)
 end
-for _, key in ipairs(KEYS) do
-  redis.call('PEXPIREAT', key, ms(gone))
+for i = 1, 7 do
+  redis.call('PEXPIREAT', KEYS[i], ms(gone))
 end
-return {'ok', moved, round + 1, m[11] == 'pending' and m[12] or ''}
+redis.call('DEL', KEYS[8])
+return {'ok', moved, m[11] == 'pending' and m[12] or ''}
