@@ -101,7 +101,7 @@ func (d *decoder) readFields(dec *jsontext.Decoder, fields []string, a *draft) (
 
 // complete fills in what follows from the rest of the action.
 func (d *decoder) complete(a *draft) {
-	a.Path, a.Query = intake.SplitPath(a.Path)
+	intake.SetURL(a.Action, a.Path)
 	a.Query = intake.JoinQuery(a.Query, a.query)
 	if _, ok := a.Header("Content-Type"); !ok {
 		switch a.bodyField {

@@ -170,8 +170,11 @@ func TestActionsReachTheStoreAsTheyShould(t *testing.T) {
 			a.Query = "z=a%20b%26c&a=1.50&a=true&a=%C3%A9&m=false"
 		})},
 		{"a query in the path", `{"method":"GET","path":"/p?a=1&b=x%20y?z","query":{"c":"2"}}`, get(func(a *batch.Action) { a.Query = "a=1&b=x%20y?z&c=2" })},
-		{"a query in the path that is not encoded", `{"method":"GET","path":"/p?q=a b é 100% \"<>"}`, get(func(a *batch.Action) { a.Query = "q=a%20b%20%C3%A9%20100%25%20%22%3C%3E" })},
-		{"an empty query", `{"method":"GET","path":"/p?"}`, get(func(*batch.Action) {})},
+		{"a query in the path that is not encoded", `{"method":"GET","path":"/p?q=a b é 100% \"<>"}`, get(func(a *batch.Action) { a.Query = "q=a%20b%20%C3%A9%20100%%20%22%3C%3E" })},
+		{"an empty query", `{"method":"GET","path":"/p?"}`, get(func(a *batch.Action) { a.ForceQuery = true })},
+		{"percent-encoded bytes", `{"method":"GET","path":"/a%2Fb%2fc/C%23/%5C/%E9?a=%zz&b=%2f"}`, get(func(a *batch.Action) {
+			a.Path, a.Query = "/a%2Fb%2fc/C%23/%5C/%E9", "a=%zz&b=%2f"
+		})},
 		{"the rest", `{"method":"GET","path":"/p","timeout":"1m30s","retry":"never","id":"x"}`, get(func(a *batch.Action) {
 			a.Timeout, a.Retry, a.ID = 90e9, batch.RetryNever, "x"
 		})},

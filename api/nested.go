@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -12,7 +13,7 @@ import (
 // spelling, so that no batch can multiply itself.
 type nesting struct {
 	mounts [][]string // of all batch endpoints, in segments
-	bases  []string   // paths of the targets' base URLs
+	bases  [][]string // paths of the targets' base URLs, and the empty one
 }
 
 // version matches the segment by which APIs name their version: an endpoint that
@@ -20,9 +21,12 @@ type nesting struct {
 var version = regexp.MustCompile(`^v[0-9]+(\.[0-9]+)*$`)
 
 func newNesting(endpoints []Endpoint, bases []string) *nesting {
-	n := &nesting{bases: bases}
+	n := &nesting{bases: [][]string{{""}}}
 	for i := range endpoints {
-		n.mounts = append(n.mounts, strings.Split(batch.PlainPath(endpoints[i].Path), "/"))
+		n.mounts = append(n.mounts, segmentsOf(endpoints[i].Path))
+	}
+	for _, base := range bases {
+		n.bases = append(n.bases, segmentsOf(base))
 	}
 	return n
 }
@@ -37,25 +41,33 @@ func (n *nesting) refuse(ep *Endpoint, a *batch.Action) {
 }
 
 func (n *nesting) nested(ep *Endpoint, a *batch.Action) bool {
-	path := batch.PlainPath(a.Path)
-	if path == "/batch" && a.Method == http.MethodPost {
-		return true
-	}
-	if ep != nil {
-		own := strings.Split(batch.PlainPath(ep.Path), "/")
-		if last := own[len(own)-1]; !strings.HasPrefix(last, ":") && path == "/"+last {
+	for _, path := range batch.Readings(a.Path) {
+		if len(path) == 2 && path[1] == "batch" && a.Method == http.MethodPost {
 			return true
 		}
-	}
-	for _, base := range append([]string{""}, n.bases...) {
-		have := strings.Split(batch.PlainPath(base+path), "/")
-		for _, mount := range n.mounts {
-			if covers(mount, have) {
+		if ep != nil && len(path) == 2 {
+			own := segmentsOf(ep.Path)
+			if last := own[len(own)-1]; !strings.HasPrefix(last, ":") && path[1] == last {
 				return true
+			}
+		}
+		for _, base := range n.bases {
+			have := slices.Concat(base, path[1:])
+			for _, mount := range n.mounts {
+				if covers(mount, have) {
+					return true
+				}
 			}
 		}
 	}
 	return false
+}
+
+// segmentsOf returns the segments of a configured path as actions' paths are compared
+// with them.
+func segmentsOf(path string) []string {
+	readings := batch.Readings(path)
+	return readings[len(readings)-1]
 }
 
 // covers reports whether a path, in segments, is where an endpoint is mounted.

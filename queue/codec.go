@@ -11,7 +11,7 @@ import (
 )
 
 // actionVersion is the first byte of an encoded action.
-const actionVersion = 1
+const actionVersion = 2
 
 // errAction says that stored bytes are no action.
 var errAction = errors.New("malformed stored action")
@@ -29,6 +29,11 @@ func appendAction(out []byte, a *batch.Action) []byte {
 	str(a.Method)
 	str(a.Path)
 	str(a.Query)
+	if a.ForceQuery {
+		out = append(out, 1)
+	} else {
+		out = append(out, 0)
+	}
 	out = binary.AppendUvarint(out, uint64(len(a.Headers)))
 	for _, h := range a.Headers {
 		str(h.Name)
@@ -93,6 +98,7 @@ func decodeAction(data []byte) (batch.Action, error) {
 	}
 	f, hasBody := &fields{data: data[1 : len(data)-1]}, data[len(data)-1] == 1
 	a.ID, a.Method, a.Path, a.Query = f.str(), f.str(), f.str(), f.str()
+	a.ForceQuery = f.num() == 1
 	if n := f.num(); n > 0 && n <= uint64(len(f.data)) {
 		a.Headers = make([]batch.Field, n)
 		for i := range a.Headers {

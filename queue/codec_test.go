@@ -14,7 +14,7 @@ import (
 func drawAction(r *rapid.T, nested bool) *batch.Action {
 	text := rapid.String()
 	a := &batch.Action{
-		ID: text.Draw(r, "id"), Method: text.Draw(r, "method"), Path: text.Draw(r, "path"), Query: text.Draw(r, "query"),
+		ID: text.Draw(r, "id"), Method: text.Draw(r, "method"), Path: text.Draw(r, "path"), Query: text.Draw(r, "query"), ForceQuery: rapid.Bool().Draw(r, "forceQuery"),
 		Timeout: time.Duration(rapid.Int64().Draw(r, "timeout")),
 		Retry:   rapid.SampledFrom([]batch.RetryMode{batch.RetryAuto, batch.RetrySafe, batch.RetryNever}).Draw(r, "retry"),
 		Group:   text.Draw(r, "group"),

@@ -10,7 +10,6 @@ import (
 	"io"
 	"iter"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -137,11 +136,7 @@ func (t *rowTemplate) action(header []string, row map[string]string) (client.Act
 	}
 	a := client.Action{ID: expand(t.id), Method: strings.ToUpper(expand(t.method)), Path: expand(t.path)}
 	if t.query != nil {
-		values, err := url.ParseQuery(expand(t.query))
-		if err != nil && firstErr == nil {
-			firstErr = fmt.Errorf("the query of --path: %w", err)
-		}
-		a.Query = values
+		a.Path += "?" + expand(t.query) // in its own order and spelling
 	}
 	for _, h := range t.headers {
 		if a.Headers == nil {

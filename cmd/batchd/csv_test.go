@@ -30,9 +30,14 @@ func TestRowsBecomeActions(t *testing.T) {
 			"a.csv", people,
 			[]string{"--id", "p-{id}", "--method", "put", "--path", "/people/{id}?by={name}&dry=1", "--body", `{"n": {name}, "age": {age:number?}}`, "--header-template", "X-Who: {name:url}", "--header-template", "x-static: 1"},
 			[]string{
-				`{"id":"p-7","method":"PUT","path":"/people/7","query":{"by":"Ada, \"Countess\"","dry":"1"},"headers":{"X-Static":"1","X-Who":"Ada%2C%20%22Countess%22"},"body":{"n":"Ada, \"Countess\"","age":36}}`,
-				`{"id":"p-8","method":"PUT","path":"/people/8","query":{"by":"Bob","dry":"1"},"headers":{"X-Static":"1","X-Who":"Bob"},"body":{"n":"Bob","age":null}}`,
+				`{"id":"p-7","method":"PUT","path":"/people/7?by=Ada%2C%20%22Countess%22&dry=1","headers":{"X-Static":"1","X-Who":"Ada%2C%20%22Countess%22"},"body":{"n":"Ada, \"Countess\"","age":36}}`,
+				`{"id":"p-8","method":"PUT","path":"/people/8?by=Bob&dry=1","headers":{"X-Static":"1","X-Who":"Bob"},"body":{"n":"Bob","age":null}}`,
 			},
+		},
+		"URLs": {
+			"a.csv", "key,v\nC#/x,a=b&c d+50%\n",
+			[]string{"--method", "GET", "--path", "/%2Fkeys/{key}?z=%zz&v={v}&{key}=1&a=+"},
+			[]string{`{"method":"GET","path":"/%2Fkeys/C%23%2Fx?z=%zz&v=a%3Db%26c%20d%2B50%25&C%23%2Fx=1&a=+"}`},
 		},
 		"a GET has no body": {
 			"a.csv", people,

@@ -30,12 +30,14 @@ TEMPLATES (csv)
   --path, --body, --body-text, --header-template, --id and --method make an action
   of a row. {name} stands for the value in the column "name":
 
-  in --path           percent-encoded: /items/{sku}?tag={tag}
+  in --path           percent-encoded, as one segment of the path or as one name or
+                      value of the query: with /items/{sku}?tag={tag}, the sku C#/1
+                      becomes C%23%2F1. What the template itself says stays as it is.
   in --body           a JSON string: {"name": {name}, "note": "from {city}"}
                       Within quotes, only the inside of the string is inserted.
   in all others       as it is
 
-  {name:number} {name:bool} {name:json}   as it is, and checked
+  {name:number} {name:bool} {name:json}   checked, and not made a string
   {name:raw}    as it is, unchecked       {name:url}  percent-encoded
   {name:number?}  the same, but null where the value is empty; {name?} as well
   {{            a { that stands for itself; in JSON none is needed

@@ -25,9 +25,9 @@ const (
 	asDefault = ""
 	asRaw     = "raw"    // as it is
 	asURL     = "url"    // percent-encoded
-	asNumber  = "number" // as it is, and it must be a JSON number
+	asNumber  = "number" // a JSON number, as it is; in a URL percent-encoded
 	asBool    = "bool"   // true or false
-	asJSON    = "json"   // as it is, and it must be JSON
+	asJSON    = "json"   // JSON, as it is; in a URL percent-encoded
 )
 
 var templateKinds = []string{asRaw, asURL, asNumber, asBool, asJSON}
@@ -175,23 +175,22 @@ func (t *template) insert(p *part, value string) (string, error) {
 		if !isNumber(value) {
 			return "", fmt.Errorf("%q is not a number as JSON writes it", clip(value))
 		}
-		return value, nil
 	case asBool:
 		if value != "true" && value != "false" {
 			return "", fmt.Errorf("%q is neither true nor false", clip(value))
 		}
-		return value, nil
 	case asJSON:
 		if !validJSON(value) {
 			return "", fmt.Errorf("%q is not JSON", clip(value))
 		}
-		return value, nil
 	}
 	switch t.place {
 	case placePath, placeQuery:
 		return percentEncode(value), nil
 	case placeJSON:
-		return quote(value, p.quoted), nil
+		if p.kind == asDefault {
+			return quote(value, p.quoted), nil
+		}
 	case placeText:
 	}
 	return value, nil

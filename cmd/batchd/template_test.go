@@ -12,7 +12,7 @@ import (
 
 func TestTemplatesInsertByPlaceAndKind(t *testing.T) {
 	t.Parallel()
-	row := map[string]string{"name": `A "b" & c/d`, "n": "1.50", "flag": "true", "json": `{"x":[1]}`, "empty": "", "First Name": "Ada", "bad": "\xff"}
+	row := map[string]string{"name": `A "b" & c/d`, "n": "1.50", "flag": "true", "json": `{"x":[1]}`, "empty": "", "First Name": "Ada", "hostile": `C#/a?b&c=d+50% \e;f`, "umlaut": "Müller", "big": "1e+5", "bad": "\xff"}
 	for _, tc := range []struct {
 		place        place
 		source, want string
@@ -27,6 +27,10 @@ func TestTemplatesInsertByPlaceAndKind(t *testing.T) {
 		{placePath, `/items/{name}/{n:number}`, `/items/A%20%22b%22%20%26%20c%2Fd/1.50`},
 		{placePath, `/{name:raw}{empty?}`, `/A "b" & c/d`},
 		{placeQuery, `q={name}&e={empty}`, `q=A%20%22b%22%20%26%20c%2Fd&e=`},
+		{placePath, `/{hostile}/{hostile:url}`, `/C%23%2Fa%3Fb%26c%3Dd%2B50%25%20%5Ce%3Bf/C%23%2Fa%3Fb%26c%3Dd%2B50%25%20%5Ce%3Bf`},
+		{placeQuery, `{hostile}={hostile}`, `C%23%2Fa%3Fb%26c%3Dd%2B50%25%20%5Ce%3Bf=C%23%2Fa%3Fb%26c%3Dd%2B50%25%20%5Ce%3Bf`},
+		{placePath, `/{umlaut}/%2F{n:raw}`, `/M%C3%BCller/%2F1.50`},
+		{placeQuery, `n={big:number}&j={json:json}&b={flag:bool}`, `n=1e%2B5&j=%7B%22x%22%3A%5B1%5D%7D&b=true`},
 		{placeText, `{name} {name:url}{empty}`, `A "b" & c/d A%20%22b%22%20%26%20c%2Fd`},
 	} {
 		tmpl, err := parseTemplate(tc.source, tc.place)

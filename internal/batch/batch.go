@@ -30,6 +30,8 @@ type Action struct {
 	Path string
 	// Query is the encoded query, without the question mark.
 	Query string
+	// ForceQuery says that the URL ends with a question mark if Query is empty.
+	ForceQuery bool
 	// Headers are the end-to-end headers to send.
 	Headers []Field
 	// Body is sent as it is. Nil means that the request has none.

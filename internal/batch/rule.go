@@ -1,16 +1,14 @@
 package batch
 
-import (
-	"net/url"
-	"strings"
-)
+import "strings"
 
 // Rule matches requests by method and path.
 type Rule struct {
 	// Method is an HTTP method in upper case, or "*" for any. Defaults to "*".
 	Method string `yaml:"method"`
-	// Path is a pattern: "*" stands for one segment, a final "**" for the rest,
-	// the empty one included.
+	// Path is a pattern: "*" matches one segment, a final "**" the rest, the empty
+	// one included. An allow rule compares it with the path as it is written, a deny
+	// rule also with the path decoded, once and twice.
 	Path string `yaml:"path"`
 }
 
@@ -25,79 +23,105 @@ func (r *Rule) validate(pointer string, add func(pointer, format string, args ..
 	}
 }
 
-// Denies reports whether the rule forbids a request. It takes every spelling of
-// a path for the same: case, escapes (decoded twice), a trailing slash, and
-// matrix parameters make no difference, because the target may not see one.
-func (r *Rule) Denies(method, path string) bool {
-	return r.matches(method, PlainPath(path), strings.ToLower(strings.TrimSuffix(r.Path, "/")))
+// Denies reports whether the rule forbids a request, which servers could read in
+// those ways ([Readings]). It takes every spelling of a path for the same, because
+// the target may not see a difference: as the path is written and decoded, in any
+// case, with or without a trailing slash and parameters.
+func (r *Rule) Denies(method string, readings [][]string) bool {
+	if !r.hasMethod(method) {
+		return false
+	}
+	written, decoded := r.pattern(strings.ToLower), r.pattern(func(s string) string { return strings.ToLower(unescape(s)) })
+	for _, path := range readings {
+		if matches(written, path[1:]) || matches(decoded, path[1:]) {
+			return true
+		}
+	}
+	return false
 }
 
-// Allows reports whether the rule permits a request. It takes a path as it is
-// spelled, but for its escapes.
+// Allows reports whether the rule permits a request. It takes a path as it is written.
 func (r *Rule) Allows(method, path string) bool {
-	decoded, err := url.PathUnescape(path)
-	return err == nil && r.matches(method, decoded, r.Path)
+	if !r.hasMethod(method) {
+		return false
+	}
+	var want []pattern
+	for segment := range strings.SplitSeq(strings.TrimPrefix(EscapePath(r.Path), "/"), "/") {
+		want = append(want, pattern{text: segment, any: segment == "*", rest: segment == "**"})
+	}
+	return matches(want, strings.Split(strings.TrimPrefix(EscapePath(path), "/"), "/"))
 }
 
-// Permits reports whether the target's rules let an action through: no deny rule
-// matches, and an allow rule does where there are any. The rules match the path
-// below the base URL.
-func (t Target) Permits(a *Action) bool {
-	for i := range t.Deny {
-		if t.Deny[i].Denies(a.Method, a.Path) {
-			return false
+// Forbids says why a target's rules do not let an action through, or nothing if they do:
+// no deny rule matches, an allow rule does where there are any, and the path has no
+// encoded slash where that is refused. The rules match the path below the base URL.
+func (t *Target) Forbids(a *Action) string {
+	if t.EncodedSlash == EncodedSlashRefuse && EncodesSlash(a.Path) {
+		return "its setting encoded_slash refuses a path with an encoded slash or backslash (%2F, %5C)"
+	}
+	forbidden := "its rules do not allow " + a.Method + " on this path"
+	if len(t.Deny) > 0 {
+		readings := Readings(a.Path)
+		for i := range t.Deny {
+			if t.Deny[i].Denies(a.Method, readings) {
+				return forbidden
+			}
 		}
 	}
 	for i := range t.Allow {
 		if t.Allow[i].Allows(a.Method, a.Path) {
-			return true
+			return ""
 		}
 	}
-	return len(t.Allow) == 0
+	if len(t.Allow) == 0 {
+		return ""
+	}
+	return forbidden
 }
 
-func (r *Rule) matches(method, path, pattern string) bool {
-	if r.Method != "" && r.Method != "*" && r.Method != method {
-		return false
+func (r *Rule) hasMethod(method string) bool {
+	return r.Method == "" || r.Method == "*" || r.Method == method
+}
+
+// pattern is a segment of a rule's path.
+type pattern struct {
+	text      string
+	any, rest bool // "*" and "**"
+}
+
+// pattern returns the segments of the rule's path that are not empty, with f applied to
+// those that are no wildcards.
+func (r *Rule) pattern(f func(string) string) []pattern {
+	var out []pattern
+	for segment := range strings.SplitSeq(r.Path, "/") {
+		if segment == "*" || segment == "**" {
+			out = append(out, pattern{any: segment == "*", rest: segment == "**"})
+			continue
+		}
+		for part := range strings.SplitSeq(f(segment), "/") {
+			if part != "" {
+				out = append(out, pattern{text: part})
+			}
+		}
 	}
-	want, have := strings.Split(pattern, "/"), strings.Split(path, "/")
+	return out
+}
+
+// matches compares a path with a pattern, both in segments.
+func matches(want []pattern, have []string) bool {
 	for i, segment := range want {
 		switch {
-		case segment == "**":
+		case segment.rest:
 			return true
 		case i >= len(have):
 			return false
-		case segment == "*":
+		case segment.any:
 			if have[i] == "" {
 				return false
 			}
-		case segment != have[i]:
+		case segment.text != have[i]:
 			return false
 		}
 	}
 	return len(have) == len(want)
-}
-
-// PlainPath reduces a path to what any server could read of it: decoded twice, in
-// lower case, without empty segments, matrix parameters, blanks around segments,
-// or what would be a query after decoding.
-func PlainPath(path string) string {
-	for range 2 {
-		decoded, err := url.PathUnescape(path)
-		if err != nil {
-			break
-		}
-		path = decoded
-	}
-	path, _, _ = strings.Cut(path, "?")
-	segments := strings.Split(path, "/")
-	kept := segments[:0]
-	for i, segment := range segments {
-		segment, _, _ = strings.Cut(segment, ";")
-		segment = strings.TrimSpace(segment)
-		if i == 0 || segment != "" {
-			kept = append(kept, strings.ToLower(segment))
-		}
-	}
-	return strings.Join(kept, "/")
 }

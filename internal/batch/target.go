@@ -25,7 +25,7 @@ type Target struct {
 	// repeated, and on every answer by RateLimit with nothing remaining
 	// ("default";r=0;t=30) or by RateLimit-Remaining, X-RateLimit-Remaining or
 	// X-Rate-Limit-Remaining of 0 with the Reset of the same name, in seconds from now
-	// or since 1970. Retry.Max bounds that wait. Defaults to no bound.
+	// or since 1970; the longest if there are several. Retry.Max bounds that wait. Defaults to no bound.
 	Rate Rate `yaml:"rate"`
 	// Timeout bounds one attempt from dialling to the last byte of the answer,
 	// where the action has no timeout of its own. Defaults to 30s.
@@ -35,7 +35,8 @@ type Target struct {
 	// only if the target honours it. Defaults to none.
 	IdempotencyKeyHeader string `yaml:"idempotency_key_header"`
 	// MaxResponseBody is the number of bytes kept of an answer's body; the rest
-	// is cut and the result marked as truncated. Defaults to 1 MiB.
+	// is cut and the result marked as truncated. A compressed one counts as it is
+	// decoded, or as it came if it cannot be. Defaults to 1 MiB.
 	MaxResponseBody int64 `yaml:"max_response_body"`
 	// Proxy is the URL of a forward proxy. The environment's is never used.
 	// Defaults to none.
@@ -48,11 +49,23 @@ type Target struct {
 	// Allow lists the only requests that are sent. Deny comes first. Defaults to
 	// all.
 	Allow []Rule `yaml:"allow"`
+	// EncodedSlash says what becomes of a path that holds a slash or backslash in
+	// encoded form (%2F, %5C, also encoded twice): EncodedSlashData sends it,
+	// EncodedSlashRefuse does not, because a target that decodes it may see a path
+	// that no allow rule matches. Defaults to refuse if there are allow rules, else
+	// to data.
+	EncodedSlash string `yaml:"encoded_slash"`
 	// Transactions are the calls by which the target groups requests so that all
 	// count or none. Defaults to none: then every member of a group but the last
 	// needs an undo.
 	Transactions *Transactions `yaml:"transactions"`
 }
+
+// What becomes of a path that holds an encoded slash.
+const (
+	EncodedSlashData   = "data"   // the slash is part of a segment, and sent as it is
+	EncodedSlashRefuse = "refuse" // the action ends as errored, with the code blocked
+)
 
 // Transactions are a target's calls for a transaction of its own.
 type Transactions struct {
@@ -116,6 +129,10 @@ func (t Target) WithDefaults() Target {
 	setDefault(&t.Retry.Base, 500*time.Millisecond)
 	setDefault(&t.Retry.Max, time.Minute)
 	setDefault(&t.Retry.Budget, 10*time.Minute)
+	if len(t.Allow) > 0 {
+		setDefault(&t.EncodedSlash, EncodedSlashRefuse)
+	}
+	setDefault(&t.EncodedSlash, EncodedSlashData)
 	if t.Retry.Statuses == nil {
 		t.Retry.Statuses = []int{408, 425, 429, 502, 503, 504}
 	}
@@ -171,6 +188,9 @@ func (t Target) Validate() []Fault {
 	for i := range t.Allow {
 		t.Allow[i].validate(fmt.Sprintf("/allow/%d", i), add)
 	}
+	if t.EncodedSlash != EncodedSlashData && t.EncodedSlash != EncodedSlashRefuse {
+		add("/encoded_slash", "unknown value %q: expected data or refuse", clip(t.EncodedSlash))
+	}
 	if t.Transactions != nil {
 		t.Transactions.validate(add)
 	}
@@ -217,12 +237,17 @@ func ParseBaseURL(raw string) (*url.URL, error) {
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, fmt.Errorf("the base URL holds a query or a fragment: %s", expected)
 	}
-	if path := strings.TrimSuffix(u.EscapedPath(), "/"); path != "" {
+	path := u.RawPath // as it was written, if its escapes are not those that net/url would make
+	if path == "" {
+		path = u.EscapedPath()
+	}
+	path = strings.TrimSuffix(EscapePath(path), "/")
+	if path != "" {
 		if err := ValidatePath(path); err != nil {
 			return nil, fmt.Errorf("the base URL is not usable: %w", err)
 		}
 	}
-	u.Path, u.RawPath = strings.TrimSuffix(u.Path, "/"), strings.TrimSuffix(u.RawPath, "/")
+	u.Path, u.RawPath = unescape(path), path
 	return u, nil
 }
 

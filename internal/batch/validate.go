@@ -3,7 +3,6 @@ package batch
 import (
 	"bytes"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -86,73 +85,6 @@ func (a *Action) Validate() []Fault {
 
 func knownMethod(m string) bool {
 	return slices.Contains(Methods, m)
-}
-
-// ValidatePath reports what is wrong with a path that is to be appended to a
-// target's base URL: anything by which it could leave the base, reach another
-// host, or be read differently by the next server. The path is decoded twice
-// for that, because servers and proxies on the way may decode it again.
-func ValidatePath(path string) error {
-	switch {
-	case path == "":
-		return fmt.Errorf("the path is missing: expected one that starts with /")
-	case len(path) > MaxPathLength:
-		return fmt.Errorf("the path has %d bytes: at most %d are allowed", len(path), MaxPathLength)
-	case path[0] != '/':
-		return fmt.Errorf("the path %q does not start with /", clip(path))
-	case strings.Contains(path, "?"):
-		return fmt.Errorf("the path holds a query: put it into the query")
-	}
-	for level := range 3 {
-		if err := validateDecodedPath(path); err != nil {
-			if level > 0 {
-				return fmt.Errorf("%w (after decoding its percent-escapes)", err)
-			}
-			return err
-		}
-		if level == 2 {
-			break
-		}
-		decoded, err := url.PathUnescape(path)
-		if err != nil {
-			if level > 0 {
-				break // %25 followed by anything: a literal percent sign, which is fine
-			}
-			return fmt.Errorf("the path has a broken percent-escape: %w", err)
-		}
-		if decoded == path {
-			break
-		}
-		path = decoded
-	}
-	return nil
-}
-
-func validateDecodedPath(path string) error {
-	if !utf8.ValidString(path) {
-		return fmt.Errorf("the path is not valid UTF-8")
-	}
-	for _, r := range path {
-		switch {
-		case r < 0x20 || r == 0x7f:
-			return fmt.Errorf("the path holds the control character U+%04X", r)
-		case r == '\\':
-			return fmt.Errorf(`the path holds a backslash`)
-		case r == '#':
-			return fmt.Errorf("the path holds a #")
-		}
-	}
-	if strings.Contains(path, "//") {
-		return fmt.Errorf("the path holds an empty segment (//)")
-	}
-	for segment := range strings.SplitSeq(path, "/") {
-		// A matrix parameter after the dots does not disarm them on every server.
-		name, _, _ := strings.Cut(segment, ";")
-		if name == "." || name == ".." {
-			return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", segment)
-		}
-	}
-	return nil
 }
 
 func validateQuery(query string) error {

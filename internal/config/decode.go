@@ -156,6 +156,7 @@ func (l *loader) decodeSequence(path string, v reflect.Value, n ast.Node) {
 		item, key := v.Index(i), index(path, i)
 		prefill(item.Addr().Interface())
 		l.decode(key, item, n)
+		l.derive(key, item.Addr().Interface())
 		if n.Type() == ast.NullType {
 			l.places[key] = l.placeOfNode(n)
 			l.fault(key, "the item is empty: fill it in or take its dash away")
@@ -184,6 +185,14 @@ func prefill(item any) {
 	case *Endpoint:
 		item.Dialect = DialectNative
 		item.Limits.WhenExceeded = ExceededReject
+	}
+}
+
+// derive puts in the defaults that depend on the rest of an item.
+func (l *loader) derive(key string, item any) {
+	target, ok := item.(*batch.Target)
+	if _, given := l.places[key+".encoded_slash"]; ok && !given {
+		target.EncodedSlash = batch.Target{Allow: target.Allow}.WithDefaults().EncodedSlash
 	}
 }
 

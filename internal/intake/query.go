@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"net/url"
 	"strings"
+
+	"github.com/batchd/batchd/internal/batch"
 )
 
-// SplitPath cuts the query off a path, and encodes what may not stand in it.
-func SplitPath(s string) (path, query string) {
-	path, query, _ = strings.Cut(s, "?")
-	return path, escapeQuery(query)
+// SetURL sets the path of an action, and its query if there is one behind the path.
+func SetURL(a *batch.Action, s string) {
+	path, query, found := strings.Cut(s, "?")
+	a.Path, a.Query, a.ForceQuery = path, escapeQuery(query), found && query == ""
 }
 
 // JoinQuery joins two encoded queries, either of which may be empty.
@@ -26,24 +28,21 @@ func EscapeQueryPart(s string) string {
 	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
 }
 
-// escapeQuery encodes what may not stand in a query as it is. What is encoded
-// already stays so. Control characters and # are left for validation to refuse.
+// escapeQuery encodes the characters that cannot be part of a request line or that
+// RFC 3986 §3.4 leaves out. A percent sign stays as it is, whether two hexadecimal
+// digits follow or not: targets differ in what they make of it. Control characters
+// and # are left for validation to refuse.
 func escapeQuery(s string) string {
 	const hex = "0123456789ABCDEF"
 	var out bytes.Buffer
 	for i := range len(s) {
 		c := s[i]
 		switch {
-		case c == '%' && (i+2 >= len(s) || !isHex(s[i+1]) || !isHex(s[i+2])),
-			c == ' ', c > 0x7f, strings.IndexByte("\"<>\\^`{|}", c) >= 0:
+		case c == ' ', c > 0x7f, strings.IndexByte("\"<>\\^`{|}", c) >= 0:
 			out.Write([]byte{'%', hex[c>>4], hex[c&15]})
 		default:
 			out.WriteByte(c)
 		}
 	}
 	return out.String()
-}
-
-func isHex(c byte) bool {
-	return c >= '0' && c <= '9' || c >= 'a' && c <= 'f' || c >= 'A' && c <= 'F'
 }

@@ -1,0 +1,249 @@
+package batch
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"unicode/utf8"
+)
+
+// ValidatePath reports what is wrong with a path that is to be appended to a target's
+// base URL. Its percent-escapes reach the target as they are, so it refuses only what
+// some server or proxy could read as leaving the base URL: dot segments and control
+// characters, also if they show only after the escapes are decoded once or twice,
+// and also where a backslash separates segments.
+func ValidatePath(path string) error {
+	switch {
+	case path == "":
+		return fmt.Errorf("the path is missing: expected one that starts with /")
+	case len(path) > MaxPathLength:
+		return fmt.Errorf("the path has %d bytes: at most %d are allowed", len(path), MaxPathLength)
+	case path[0] != '/':
+		return fmt.Errorf("the path %q does not start with /", clip(path))
+	case strings.HasPrefix(path, "//"):
+		return fmt.Errorf("the path starts with //, which could name another host")
+	case !utf8.ValidString(path):
+		return fmt.Errorf("the path is not valid UTF-8: percent-encode the bytes of another encoding")
+	case strings.Contains(path, "?"):
+		return fmt.Errorf("the path holds a query: put it into the query")
+	case strings.Contains(path, "#"):
+		return fmt.Errorf("the path holds a #, which would begin a fragment: write %%23")
+	case strings.Contains(path, `\`):
+		return fmt.Errorf(`the path holds a backslash, which some servers read as a slash: write %%5C`)
+	}
+	if at := brokenEscape(path); at >= 0 {
+		return fmt.Errorf("the path has a broken percent-escape: %q: write %%25 for a percent sign", clip(path[at:min(at+3, len(path))]))
+	}
+	for level := range 3 {
+		if err := validateReading(path); err != nil {
+			if level > 0 {
+				return fmt.Errorf("%w (after decoding its percent-escapes)", err)
+			}
+			return err
+		}
+		decoded := unescape(path)
+		if decoded == path {
+			return nil
+		}
+		path = decoded
+	}
+	return nil
+}
+
+// validateReading checks a path as somebody on the way may read it.
+func validateReading(path string) error {
+	for i := range len(path) {
+		if c := path[i]; c < 0x20 || c == 0x7f {
+			return fmt.Errorf("the path holds the control character U+%04X", c)
+		}
+	}
+	for segment := range strings.FieldsFuncSeq(lookalikes.Replace(path), func(r rune) bool { return r == '/' || r == '\\' }) {
+		// Servers differ in whether they cut off a parameter, what would be a query or a
+		// fragment, and blanks, before they look for the dots.
+		name := segment
+		if i := strings.IndexAny(segment, ";?#"); i >= 0 {
+			name = segment[:i]
+		}
+		if name = strings.Trim(name, " "); name == "." || name == ".." {
+			return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", clip(segment))
+		}
+	}
+	return nil
+}
+
+// lookalikes replaces what lenient decoders and Unicode normalization make a dot, a
+// slash or a backslash: overlong UTF-8 and compatibility characters.
+var lookalikes = strings.NewReplacer(
+	"\xc0\xae", ".", "\xe0\x80\xae", ".", "\xf0\x80\x80\xae", ".",
+	"\xc0\xaf", "/", "\xe0\x80\xaf", "/", "\xf0\x80\x80\xaf", "/",
+	"\xc1\x9c", `\`, "\xe0\x81\x9c", `\`, "\xf0\x80\x81\x9c", `\`,
+	"\uff0e", ".", "\u2024", ".", "\ufe52", ".", "\u2025", "..",
+	"\uff0f", "/", "\uff3c", `\`, "\ufe68", `\`,
+)
+
+// EncodesSlash reports whether a path has a slash or a backslash that shows only after
+// its percent-escapes are decoded, once or twice.
+func EncodesSlash(path string) bool {
+	separators := func(s string) int { return strings.Count(s, "/") + strings.Count(s, `\`) }
+	written := separators(path)
+	for range 2 {
+		if path = unescape(path); separators(lookalikes.Replace(path)) > written {
+			return true
+		}
+	}
+	return false
+}
+
+// EscapePath escapes what cannot be part of a request line (a space, UTF-8, and the
+// few characters that RFC 3986 §3.3 leaves out) and leaves the rest, the escapes that
+// are there included, as it is.
+func EscapePath(path string) string {
+	const upperHex = "0123456789ABCDEF"
+	i := 0
+	for i < len(path) && isPathByte(path[i]) {
+		i++
+	}
+	if i == len(path) {
+		return path
+	}
+	var out strings.Builder
+	out.Grow(len(path) + 16)
+	out.WriteString(path[:i])
+	for ; i < len(path); i++ {
+		if c := path[i]; isPathByte(c) {
+			out.WriteByte(c)
+		} else {
+			out.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
+		}
+	}
+	return out.String()
+}
+
+func isPathByte(c byte) bool {
+	switch {
+	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
+		return true
+	}
+	return strings.IndexByte("/-._~!$&'()*+,;=:@[]%", c) >= 0
+}
+
+// brokenEscape returns where a percent sign is without two hexadecimal digits, or -1.
+func brokenEscape(s string) int {
+	for i := 0; i < len(s); i++ {
+		if s[i] != '%' {
+			continue
+		}
+		if _, ok := unhex(s[i:]); !ok {
+			return i
+		}
+		i += 2
+	}
+	return -1
+}
+
+// unescape decodes the percent-escapes, and leaves a percent sign that begins none.
+func unescape(s string) string {
+	if strings.IndexByte(s, '%') < 0 {
+		return s
+	}
+	out := make([]byte, 0, len(s))
+	for i := 0; i < len(s); i++ {
+		c := s[i]
+		if c == '%' {
+			if decoded, ok := unhex(s[i:]); ok {
+				c = decoded
+				i += 2
+			}
+		}
+		out = append(out, c)
+	}
+	return string(out)
+}
+
+// unhex decodes the escape that a text begins with.
+func unhex(s string) (byte, bool) {
+	if len(s) < 3 {
+		return 0, false
+	}
+	high, low := digit(s[1]), digit(s[2])
+	return high<<4 | low, high < 16 && low < 16
+}
+
+func digit(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	case c >= 'A' && c <= 'F':
+		return c - 'A' + 10
+	}
+	return 16
+}
+
+// Readings returns what servers could read of a path, each in segments: as it is
+// written, and decoded once or twice, before or after it is split; split at slashes,
+// or at backslashes too; with and without parameters, and what would be a query after
+// decoding. All are in lower case and without blanks and empty segments, but for the
+// first segment, which is always empty.
+func Readings(path string) [][]string {
+	var all [][]string
+	add := func(segments []string) {
+		kept := make([]string, 1, len(segments))
+		for _, segment := range segments {
+			if segment = strings.ToLower(strings.TrimSpace(segment)); segment != "" {
+				kept = append(kept, segment)
+			}
+		}
+		if !slices.ContainsFunc(all, func(other []string) bool { return slices.Equal(other, kept) }) {
+			all = append(all, kept)
+		}
+	}
+	for before := range 3 {
+		for _, form := range forms(path) {
+			segments := strings.Split(form, "/")
+			for range 3 - before {
+				add(segments)
+				add(bare(segments))
+				segments = mapped(segments, unescape)
+			}
+		}
+		decoded := unescape(path)
+		if decoded == path {
+			break
+		}
+		path = decoded
+	}
+	return all
+}
+
+// forms returns a path as it is, without what may be a query or a fragment, and both
+// with backslashes taken for slashes.
+func forms(path string) []string {
+	all := []string{path}
+	if i := strings.IndexAny(path, "?#"); i >= 0 {
+		all = append(all, path[:i])
+	}
+	if strings.Contains(path, `\`) {
+		for _, form := range slices.Clone(all) {
+			all = append(all, strings.ReplaceAll(form, `\`, "/"))
+		}
+	}
+	return all
+}
+
+// bare returns segments without their parameters.
+func bare(segments []string) []string {
+	return mapped(segments, func(segment string) string {
+		segment, _, _ = strings.Cut(segment, ";")
+		return segment
+	})
+}
+
+func mapped(segments []string, f func(string) string) []string {
+	out := make([]string, len(segments))
+	for i, segment := range segments {
+		out[i] = f(segment)
+	}
+	return out
+}
