@@ -32,8 +32,12 @@ type Result struct { //nolint:recvcheck // it is encoded by value, too
 	Body []byte
 	// JSON says that Body is JSON, by the target's content type and in fact.
 	JSON bool
-	// Truncated says that Body is only the beginning of what the target sent.
+	// Truncated says that Body is only the beginning of what the target sent: it was
+	// longer than the server keeps, or its transfer broke off.
 	Truncated bool
+	// Undecoded says that Body is still in the content codings that the header
+	// Content-Encoding names, or is said to be.
+	Undecoded bool
 	// Error is set where there was no answer.
 	Error *Failure
 	// Attempts counts the tries at sending, over all rounds.
@@ -79,6 +83,7 @@ type resultDocument struct {
 	BodyText   string          `json:"body_text,omitempty"`
 	BodyBase64 []byte          `json:"body_base64,omitempty"`
 	Truncated  bool            `json:"truncated,omitempty"`
+	Undecoded  bool            `json:"body_undecoded,omitempty"`
 	Error      *Failure        `json:"error,omitempty"`
 	Attempts   int             `json:"attempts"`
 	StartedAt  *time.Time      `json:"started_at,omitempty"`
@@ -94,7 +99,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("decode result: %w", err)
 	}
 	*r = Result{
-		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status, Truncated: doc.Truncated,
+		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status, Truncated: doc.Truncated, Undecoded: doc.Undecoded,
 		Error: doc.Error, Attempts: doc.Attempts, SentAt: doc.SentAt, History: doc.History, raw: append(json.RawMessage(nil), data...),
 	}
 	if len(doc.Headers) > 0 {
@@ -129,7 +134,7 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		return r.raw, nil
 	}
 	doc := resultDocument{
-		ID: r.ID, Index: r.Index, Outcome: r.Outcome, Status: r.Status, Truncated: r.Truncated,
+		ID: r.ID, Index: r.Index, Outcome: r.Outcome, Status: r.Status, Truncated: r.Truncated, Undecoded: r.Undecoded,
 		Error: r.Error, Attempts: r.Attempts, SentAt: r.SentAt, History: r.History,
 	}
 	if len(r.Headers) > 0 {
@@ -141,7 +146,7 @@ func (r Result) MarshalJSON() ([]byte, error) {
 	switch {
 	case r.JSON:
 		doc.Body = r.Body
-	case utf8.Valid(r.Body):
+	case !r.Undecoded && utf8.Valid(r.Body):
 		doc.BodyText = string(r.Body)
 	default:
 		doc.BodyBase64 = r.Body

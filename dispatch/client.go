@@ -14,15 +14,17 @@
 // environment's proxy is not used.
 //
 // Targets without TLS are reached by connections of its own (direct.go), all others
-// by net/http's transport.
+// by net/http's transport. Over both, framing.go refuses the answers whose end two
+// readers could see in two places.
 //
 // Nothing here quotes an answer, a query or a header in a log or an error. But that
-// transport prints what a target sends on an idle connection to the standard
-// logger of package log, and has no setting for that: a program that uses this
-// package should discard that logger's output.
+// transport has messages of its own for the standard logger of package log, and no
+// setting for that: a program that uses this package should discard that logger's
+// output.
 package dispatch
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -68,7 +70,7 @@ type Dispatcher struct {
 	userAgent []string // as a header's values, which requests share
 	log       *slog.Logger
 	drainTime time.Duration
-	inflaters sync.Pool // of *gzip.Reader
+	inflaters sync.Pool // of *inflater
 }
 
 var (
@@ -112,6 +114,9 @@ func (t transported) roundTrip(ctx context.Context, x *exchange, req *http.Reque
 	res, err := t.RoundTrip(req)
 	if err != nil {
 		cancel()
+		if x.conn != nil { // net/http may have its own reading of half a line
+			err = cmp.Or(x.conn.fault(), err)
+		}
 		return nil, err //nolint:wrapcheck // explain tells it by its type
 	}
 	res.Body = &timedBody{res.Body, cancel}
@@ -217,26 +222,34 @@ func hostPort(u *url.URL) string {
 // the attempt's deadline covers them.
 func newTransport(t *batch.Target) (*http.Transport, error) {
 	transport := &http.Transport{
-		DialContext:            dial,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
-		TLSHandshakeTimeout:    connectTimeout,
-		DisableCompression:     true, // decoding is done under the body's cap
-		MaxIdleConnsPerHost:    t.Concurrency,
-		MaxConnsPerHost:        t.Concurrency,
-		IdleConnTimeout:        idleTimeout,
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := dial(ctx, network, addr)
+			return follow(conn), err
+		},
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
+		DisableCompression:  true, // decoding is done under the body's cap
+		MaxIdleConnsPerHost: t.Concurrency,
+		MaxConnsPerHost:     t.Concurrency,
+		IdleConnTimeout:     idleTimeout,
+		// Not reached: framing has the bound, and for HTTP/2 it is that of the frames.
 		MaxResponseHeaderBytes: maxResponseHeaders,
 		ForceAttemptHTTP2:      true,
 		// A dead HTTP/2 connection would otherwise swallow requests until the
 		// kernel gives it up, which takes minutes.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
 	}
+	var proxy *url.URL
 	if t.Proxy != "" {
-		proxy, err := url.Parse(t.Proxy)
-		if err != nil {
+		var err error
+		if proxy, err = url.Parse(t.Proxy); err != nil {
 			return nil, errors.New("the proxy's URL cannot be parsed") // the cause repeats the URL, which may hold a password
 		}
-		transport.Proxy = http.ProxyURL(proxy)
 	}
+	secure := &secureDialer{transport: transport, proxy: proxy}
+	if proxy != nil && !strings.HasPrefix(t.BaseURL, "https:") {
+		transport.Proxy, secure.proxy = http.ProxyURL(proxy), nil
+	}
+	transport.DialTLSContext = secure.dial
 	return transport, nil
 }
 
@@ -275,14 +288,20 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	if faults := r.Action.Validate(); len(faults) > 0 {
 		return blocked(t.Name, faults[0].Detail)
 	}
-	if !r.Call && !t.Permits(r.Action) {
-		return blocked(t.Name, fmt.Sprintf("its rules do not allow %s on this path", r.Action.Method))
+	if !r.Call {
+		if why := t.Forbids(r.Action); why != "" {
+			return blocked(t.Name, why)
+		}
 	}
 	timeout := t.Timeout
 	if r.Action.Timeout > 0 {
 		timeout = r.Action.Timeout
 	}
-	x := &exchange{target: t, action: r.Action, timeout: timeout, until: time.Now().Add(timeout)}
+	now := time.Now()
+	x := &exchange{target: t, action: r.Action, timeout: timeout, until: now.Add(timeout)}
+	if !r.Now.IsZero() {
+		x.ahead = r.Now.Sub(now)
+	}
 	req := d.newRequest(t, r)
 	res, err := t.carrier.roundTrip(ctx, x, req)
 	if err != nil {
@@ -291,10 +310,14 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	defer func() { _ = res.Body.Close() }() // what goes wrong in closing is nothing to the result
 	x.status = res.StatusCode
 	x.protoMajor = res.ProtoMajor
+	if x.status < http.StatusOK {
+		// 101 was not asked for: Upgrade is never sent. Below 100 is no status (RFC 9110 §15).
+		return x.unanswered(ctx, &answerError{batch.CodeProtocol, fmt.Sprintf("it answered with the status %d, which ends no request", x.status)})
+	}
 	x.advance(reading)
 	body, err := d.readBody(res, t.MaxResponseBody, decodes(r.Action, req))
 	if err != nil {
-		return x.unanswered(ctx, err)
+		return x.brokenOff(ctx, res.Header, body, err)
 	}
 	return x.answered(res.Header, body)
 }

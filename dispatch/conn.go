@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"net"
 	"net/http"
 	"slices"
@@ -46,7 +45,7 @@ type conn struct {
 	asked   bool   // the request was written, or as much of it as could be at once
 	first   []byte // of the answer
 	err     error
-	left    int64      // what may still be read of the answer's headers
+	framing framer     // of its answers
 	rest    chan error // ends the writing of the rest, if there is some
 	buffer  [4 << 10]byte
 }
@@ -73,14 +72,13 @@ var (
 	// the request was written, and errAtOnce that a new one was.
 	errGone   = errors.New("the connection is gone")
 	errAtOnce = errors.New("the connection was closed before the request was sent")
-	// errHeaders says that an answer's headers are too long.
-	errHeaders = fmt.Errorf("the headers are over %d bytes", maxResponseHeaders)
 )
 
 // exchange makes one exchange. With an error the connection is closed; else once
 // the answer's body is, or when that was read to its end.
 func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
-	c.x, c.written, c.asked, c.first, c.err, c.left, c.rest = x, 0, false, nil, nil, maxResponseHeaders, nil
+	c.x, c.written, c.asked, c.first, c.err, c.rest = x, 0, false, nil, nil, nil
+	c.framing.expect(req.Method)
 	c.out, c.more = appendRequest(c.out[:0], req, len(x.action.Body)), x.action.Body
 	if len(c.more) <= bodyAlong {
 		c.out, c.more = append(c.out, c.more...), nil
@@ -92,7 +90,7 @@ func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*h
 	}
 	if err != nil {
 		_ = c.Close()
-		return nil, err
+		return nil, cmp.Or(c.framing.fault, err)
 	}
 	answer := &answer{Reader: res.Body, c: c, last: res.Close || res.StatusCode < http.StatusOK}
 	if res.Body == http.NoBody {
@@ -228,7 +226,6 @@ func (c *conn) readHead(req *http.Request) (*http.Response, error) {
 			return nil, err //nolint:wrapcheck // net/http's own
 		}
 		if res.StatusCode >= http.StatusOK || res.StatusCode < http.StatusContinue || res.StatusCode == http.StatusSwitchingProtocols {
-			c.left = math.MaxInt64
 			return res, nil
 		}
 	}
@@ -236,8 +233,8 @@ func (c *conn) readHead(req *http.Request) (*http.Response, error) {
 
 // Read implements io.Reader, for the answer.
 func (c *conn) Read(p []byte) (int, error) {
-	if c.left <= 0 {
-		return 0, errHeaders
+	if c.framing.fault != nil {
+		return 0, c.framing.fault
 	}
 	var n int
 	var err error
@@ -247,8 +244,14 @@ func (c *conn) Read(p []byte) (int, error) {
 	} else {
 		n, err = c.Conn.Read(p)
 	}
-	c.left -= int64(n)
-	return n, err //nolint:wrapcheck // net's own
+	allowed, fault := c.framing.feed(p[:n])
+	switch {
+	case fault != nil && allowed == 0:
+		return 0, fault
+	case fault != nil:
+		err = nil // it comes with the next call, if there is one
+	}
+	return allowed, err //nolint:wrapcheck // net's own
 }
 
 // answer is the body of an answer. With its end, or when it is closed, the
@@ -293,7 +296,7 @@ func (a *answer) end(whole bool) {
 	}
 	a.over = true
 	c := a.c
-	if whole && !a.last && c.in.Buffered() == 0 && len(c.first) == 0 && c.allWritten() {
+	if whole && !a.last && c.framing.usable() && c.in.Buffered() == 0 && len(c.first) == 0 && c.allWritten() {
 		c.d.put(c)
 	} else {
 		_ = c.Close()
@@ -316,14 +319,17 @@ func (c *conn) allWritten() bool {
 	}
 }
 
-// appendRequest writes a request line and headers (RFC 9112 §3). Names and values
-// were checked with the action.
+// appendRequest writes a request line and headers (RFC 9112 §3), in the order in which
+// net/http has them. Names and values were checked with the action.
 func appendRequest(out []byte, req *http.Request, length int) []byte {
 	out = append(out, req.Method...)
 	out = append(out, ' ')
 	out = append(out, req.URL.RequestURI()...)
 	out = append(out, " HTTP/1.1\r\n"...)
 	out = appendField(out, "Host", req.Host)
+	if agents := req.Header[userAgent]; len(agents) > 0 && agents[0] != "" {
+		out = appendField(out, userAgent, agents[0])
+	}
 	switch {
 	case length > 0:
 		out = append(out, "Content-Length: "...)
@@ -335,7 +341,9 @@ func appendRequest(out []byte, req *http.Request, length int) []byte {
 	var room [16]string
 	keys := room[:0]
 	for key := range req.Header {
-		keys = append(keys, key)
+		if key != userAgent {
+			keys = append(keys, key)
+		}
 	}
 	slices.Sort(keys)
 	for _, key := range keys {

@@ -38,11 +38,13 @@ type exchange struct {
 	target  *target
 	action  *batch.Action
 	timeout time.Duration
-	until   time.Time    // when that has passed
-	phase   atomic.Int32 // some of it is told from other goroutines
+	until   time.Time     // when that has passed
+	ahead   time.Duration // of the clock here, the ledger's
+	phase   atomic.Int32  // some of it is told from other goroutines
 
-	status     int // once reading
-	protoMajor int // once reading
+	conn       *framedConn // the transport's, unless it speaks HTTP/2
+	status     int         // once reading
+	protoMajor int         // once reading
 }
 
 func (x *exchange) at() phase { return phase(x.phase.Load()) }
@@ -73,7 +75,12 @@ func (x *exchange) traced(ctx context.Context) context.Context {
 			}
 		},
 		TLSHandshakeStart: func() { x.advance(securing) },
-		GotConn:           func(httptrace.GotConnInfo) { x.advance(sending) },
+		GotConn: func(info httptrace.GotConnInfo) {
+			if x.conn, _ = info.Conn.(*framedConn); x.conn != nil {
+				x.conn.expect(x.action.Method)
+			}
+			x.advance(sending)
+		},
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if info.Err == nil {
 				x.advance(awaiting)
@@ -133,17 +140,19 @@ func (x *exchange) answered(header http.Header, b body) *batch.Response {
 			Headers:   resultHeaders(header, b.decoded),
 			Body:      b.bytes,
 			Truncated: b.truncated,
+			Undecoded: b.undecoded,
 		},
 		Repeat: x.askedAgain(),
 	}
 	if x.status >= http.StatusBadRequest {
 		resp.Result.Outcome = batch.Failed
 	}
+	now := time.Now().Add(x.ahead)
 	if resp.Repeat || busy(x.status) {
-		resp.After = retryAfter(header, time.Now())
+		resp.After = retryAfter(header, now)
 	}
 	if resp.After == 0 { // Retry-After is the more precise one
-		resp.After = quotaAfter(header, time.Now())
+		resp.After = quotaAfter(header, now)
 	}
 	return resp
 }
@@ -166,7 +175,30 @@ func (x *exchange) askedAgain() bool {
 	return slices.Contains(x.target.Retry.Statuses, x.status) && x.repeatable()
 }
 
-// unanswered returns the response where no whole answer was seen.
+// brokenOff returns the response where status and headers were read, but not all of the
+// body. What was read is kept, and the policy that follows from it holds. By a status
+// from 400 on, the answer is known well enough. Below, the rest may matter: the action is
+// sent again if that is safe, and else its outcome is unknown, beside a status that says
+// that it probably took effect.
+func (x *exchange) brokenOff(ctx context.Context, header http.Header, b body, err error) *batch.Response {
+	code, message := x.explain(ctx, reading, err)
+	resp := x.answered(header, b)
+	resp.Result.Truncated = true
+	interrupted := code == batch.CodeInterrupted && x.repeatable()
+	switch {
+	case x.status >= http.StatusBadRequest && !interrupted:
+		return resp
+	case x.repeatable():
+		resp.Result.Outcome, resp.Repeat = batch.Errored, true
+	default:
+		resp.Result.Outcome = batch.Unknown
+		message += "; the request was sent, and is not safe to send again"
+	}
+	resp.Result.Error = &batch.Failure{Code: code, Message: fmt.Sprintf("target %q: %s", x.target.Name, message)}
+	return resp
+}
+
+// unanswered returns the response where no status was seen.
 func (x *exchange) unanswered(ctx context.Context, err error) *batch.Response {
 	p := x.at()
 	code, message := x.explain(ctx, p, err)
@@ -177,7 +209,7 @@ func (x *exchange) unanswered(ctx context.Context, err error) *batch.Response {
 		resp.Repeat = x.action.Retry != batch.RetryNever && !isCertificate(err)
 	case x.repeatable():
 		resp.Result.Outcome = batch.Errored
-		resp.Repeat = code != batch.CodeBodyTooLarge // it would be again
+		resp.Repeat = true
 	default:
 		resp.Result.Outcome = batch.Unknown
 		message += "; the request was sent and its answer not seen, so whether it took effect is not known"

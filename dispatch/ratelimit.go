@@ -30,16 +30,44 @@ func quotaAfter(h http.Header, now time.Time) time.Duration {
 		return quotaField(values)
 	}
 	for _, names := range quotaNames {
-		remaining := h.Get(names.remaining)
-		if remaining == "" {
-			continue
+		if remaining := items(h[names.remaining]); len(remaining) > 0 {
+			return quotaItems(remaining, items(h[names.reset]), serverTime(h, now))
 		}
-		if left, err := strconv.ParseFloat(strings.TrimSpace(remaining), 64); err != nil || left > 0 {
-			return 0
-		}
-		return untilReset(strings.TrimSpace(h.Get(names.reset)), serverTime(h, now))
 	}
 	return 0
+}
+
+// items returns the members of a header that may come as a list, or several times.
+func items(lines []string) []string {
+	var all []string
+	for _, line := range lines {
+		for item := range strings.SplitSeq(line, ",") {
+			if item = strings.TrimSpace(item); item != "" {
+				all = append(all, item)
+			}
+		}
+	}
+	return all
+}
+
+// quotaItems returns the longest time until one of several quotas begins anew of which
+// nothing remains. Each has the reset at its own place in the list; where there are more
+// or fewer of these, every one may be its own.
+func quotaItems(remaining, resets []string, now time.Time) time.Duration {
+	longest := time.Duration(0)
+	for i, item := range remaining {
+		if left, err := strconv.ParseFloat(item, 64); err != nil || left > 0 {
+			continue
+		}
+		own := resets
+		if len(resets) == len(remaining) {
+			own = resets[i : i+1]
+		}
+		for _, reset := range own {
+			longest = max(longest, untilReset(reset, now))
+		}
+	}
+	return longest
 }
 
 // quotaField reads the field of draft-ietf-httpapi-ratelimit-headers, a list of

@@ -66,6 +66,16 @@ func TestQuotaAfter(t *testing.T) {
 		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: soon"}},
 		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 1.2.3"}},
 		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 90000"}, want: 24 * time.Hour},
+		// Several: the longest of those that are used up counts.
+		{lines: []string{"X-RateLimit-Remaining: 0, 5", "X-RateLimit-Reset: 12, 3600"}, want: 12 * time.Second},
+		{lines: []string{"X-RateLimit-Remaining: 5, 0", "X-RateLimit-Reset: 12, 3600"}, want: time.Hour},
+		{lines: []string{"X-RateLimit-Remaining: 0, 0", "X-RateLimit-Reset: 12, 30"}, want: 30 * time.Second},
+		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 30", "X-RateLimit-Reset: 12"}, want: 30 * time.Second},
+		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 12, 30"}, want: 30 * time.Second},
+		{lines: []string{"X-RateLimit-Remaining: 5, 0", "X-RateLimit-Reset: 12"}, want: 12 * time.Second},
+		{lines: []string{"X-RateLimit-Remaining: none, 0", "X-RateLimit-Reset: 60, 12"}, want: 12 * time.Second},
+		{lines: []string{"X-RateLimit-Remaining: 1, 5", "X-RateLimit-Reset: 12, 30"}},
+		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 12, 1795262430"}, want: 30 * time.Second},
 		// Times since 1970, in seconds and in milliseconds.
 		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 1795262430"}, want: 30 * time.Second},
 		{lines: []string{"X-RateLimit-Remaining: 0", "X-RateLimit-Reset: 1795262430500"}, want: 30500 * time.Millisecond},

@@ -13,6 +13,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
+const userAgent = "User-Agent"
+
 // newRequest builds the request of a valid action, without its body.
 func (d *Dispatcher) newRequest(t *target, r *batch.Request) *http.Request {
 	a := r.Action
@@ -28,45 +30,12 @@ func (d *Dispatcher) newRequest(t *target, r *batch.Request) *http.Request {
 // url appends the action's path to the base URL. It is assembled from fields:
 // resolving the path as a reference would let it name another host.
 func (t *target) url(a *batch.Action) *url.URL {
-	raw := t.basePath + escapePath(a.Path)
+	raw := t.basePath + batch.EscapePath(a.Path)
 	path, err := url.PathUnescape(raw)
 	if err != nil {
 		path = raw // not reached: escapes were checked with the action
 	}
-	return &url.URL{Scheme: t.base.Scheme, Host: t.base.Host, Path: path, RawPath: raw, RawQuery: a.Query}
-}
-
-// escapePath escapes what cannot stand in a request line (a space, UTF-8, and
-// the few characters that RFC 3986 §3.3 leaves out) and leaves the rest, the
-// escapes that are there included, as it is.
-func escapePath(path string) string {
-	const upperHex = "0123456789ABCDEF"
-	i := 0
-	for i < len(path) && isPathByte(path[i]) {
-		i++
-	}
-	if i == len(path) {
-		return path
-	}
-	var out strings.Builder
-	out.Grow(len(path) + 16)
-	out.WriteString(path[:i])
-	for ; i < len(path); i++ {
-		if c := path[i]; isPathByte(c) {
-			out.WriteByte(c)
-		} else {
-			out.Write([]byte{'%', upperHex[c>>4], upperHex[c&15]})
-		}
-	}
-	return out.String()
-}
-
-func isPathByte(c byte) bool {
-	switch {
-	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9':
-		return true
-	}
-	return strings.IndexByte("/-._~!$&'()*+,;=:@[]%", c) >= 0
+	return &url.URL{Scheme: t.base.Scheme, Host: t.base.Host, Path: path, RawPath: raw, RawQuery: a.Query, ForceQuery: a.ForceQuery}
 }
 
 // setBody sets the body such that the transport cannot send the request twice.
@@ -113,10 +82,14 @@ func (d *Dispatcher) requestHeader(t *target, r *batch.Request) http.Header {
 			continue
 		}
 		key = headerKey(key)
-		header[key] = append(header[key], h.Value)
+		// White space around a value belongs to no value (RFC 9110 §5.5).
+		header[key] = append(header[key], strings.Trim(h.Value, " \t"))
 	}
-	if header["User-Agent"] == nil {
-		header["User-Agent"] = d.userAgent
+	switch agents := header[userAgent]; {
+	case agents == nil:
+		header[userAgent] = d.userAgent
+	case len(agents) > 1: // net/http sends one, and none if it is empty
+		header[userAgent] = agents[:1]
 	}
 	// As net/http does it: not for a range, since a part of a compressed body
 	// can't be decoded, and not for HEAD, which has none.

@@ -1,8 +1,8 @@
 package dispatch
 
 import (
+	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"slices"
@@ -32,8 +32,8 @@ type body struct {
 	bytes     []byte
 	truncated bool
 	// decoded says that bytes are not what Content-Encoding and Content-Length
-	// of the answer speak of.
-	decoded bool
+	// of the answer speak of, undecoded that they are still compressed, or said to be.
+	decoded, undecoded bool
 }
 
 // answerError says that an answer began but can't be used.
@@ -52,17 +52,16 @@ func decodes(a *batch.Action, req *http.Request) bool {
 	return !own && req.Header["Accept-Encoding"] != nil
 }
 
-// readBody reads the body of an answer. Of a compressed one, limit is applied
-// to what it decodes to. Cancel ends the attempt's context.
+// readBody reads the body of an answer. Of a compressed one, limit is applied to what it
+// decodes to; what cannot be decoded is kept as it came. With an error the answer broke
+// off, and the body is what came of it.
 func (d *Dispatcher) readBody(res *http.Response, limit int64, decode bool) (b body, err error) {
-	if res.StatusCode < http.StatusOK {
-		// 101 was not asked for: Upgrade is never sent. Below 100 is no status (RFC 9110 §15).
-		return body{}, &answerError{batch.CodeProtocol, fmt.Sprintf("it answered with the status %d, which ends no request", res.StatusCode)}
-	}
-	if decode && isGzip(res.Header) {
+	codings := contentCodings(res.Header)
+	if decode && len(codings) == 1 && (codings[0] == "gzip" || codings[0] == "x-gzip") {
 		b, err = d.inflate(res.Body, limit)
 	} else {
 		b.bytes, b.truncated, err = readCapped(res.Body, limit, res.ContentLength)
+		b.undecoded = len(b.bytes) > 0 && slices.ContainsFunc(codings, isCompression)
 	}
 	if err == nil && b.truncated && res.ProtoMajor == 1 {
 		d.drain(res.Body)
@@ -70,49 +69,87 @@ func (d *Dispatcher) readBody(res *http.Response, limit int64, decode bool) (b b
 	return b, err
 }
 
-func isGzip(h http.Header) bool {
-	v := h["Content-Encoding"]
-	return len(v) == 1 && (strings.EqualFold(v[0], "gzip") || strings.EqualFold(v[0], "x-gzip"))
+// contentCodings returns the codings that were applied to a body, in order and in lower
+// case. Identity is none.
+func contentCodings(h http.Header) []string {
+	var codings []string
+	for _, line := range h["Content-Encoding"] {
+		for coding := range strings.SplitSeq(line, ",") {
+			if coding = strings.ToLower(strings.TrimSpace(coding)); coding != "" && coding != "identity" {
+				codings = append(codings, coding)
+			}
+		}
+	}
+	return codings
+}
+
+// isCompression reports whether a content coding makes other bytes of a body. Some
+// targets name a character set or a framing there instead, which do not.
+func isCompression(coding string) bool {
+	switch coding {
+	case "gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip":
+		return true
+	}
+	return false
+}
+
+// inflater decodes gzip, and keeps what it reads. Answers share it, one after the other.
+type inflater struct {
+	gzip.Reader
+
+	source watchedReader
 }
 
 // inflate reads and decodes a gzip body.
 func (d *Dispatcher) inflate(raw io.Reader, limit int64) (body, error) {
+	in, ok := d.inflaters.Get().(*inflater)
+	if !ok {
+		in = new(inflater)
+	}
+	source := &in.source
 	// A stream of empty blocks decodes to nothing for ever. A serious one that
 	// is flushed after every few bytes grows, but not to four times its size.
-	source := &watchedReader{r: raw, left: 4*limit + firstBuffer}
-	inflater, ok := d.inflaters.Get().(*gzip.Reader)
-	if !ok {
-		inflater = new(gzip.Reader)
-	}
+	*source = watchedReader{r: raw, left: 4*limit + firstBuffer, kept: source.kept[:0], most: limit + 1}
 	defer func() {
 		source.r = nil // or the pool keeps the connection's buffers
-		d.inflaters.Put(inflater)
+		if cap(source.kept) > firstBuffer {
+			source.kept = nil
+		}
+		d.inflaters.Put(in)
 	}()
-	err := inflater.Reset(source)
+	err := in.Reset(source)
 	if errors.Is(err, io.EOF) && source.read == 0 {
 		return body{}, nil // 204, 304, or an empty body in spite of the header
 	}
-	b := body{decoded: true}
 	if err == nil {
-		b.bytes, b.truncated, err = readCapped(inflater, limit, -1)
+		b := body{decoded: true}
+		if b.bytes, b.truncated, err = readCapped(in, limit, -1); err == nil {
+			return b, nil
+		}
 	}
-	if err == nil {
-		return b, nil
+	// It is no gzip, or hardly decodes to anything. Its beginning has been kept; the
+	// rest follows.
+	if source.err == nil {
+		source.left = max(limit+1-source.read, 0)
+		_, _ = io.Copy(io.Discard, source) // how it ends is in source.err
 	}
-	switch {
-	case source.left <= 0:
-		return body{}, &answerError{batch.CodeBodyTooLarge, fmt.Sprintf("its compressed answer is over %d bytes and decodes to hardly any", source.read)}
-	case source.err != nil && !errors.Is(source.err, io.EOF):
-		return body{}, source.err
+	b := body{bytes: bytes.Clone(source.kept), undecoded: true}
+	if int64(len(b.bytes)) > limit {
+		b.bytes, b.truncated = b.bytes[:limit], true
 	}
-	return body{}, &answerError{batch.CodeProtocol, "its answer is not the gzip stream that its Content-Encoding announces"}
+	if source.err != nil && !errors.Is(source.err, io.EOF) {
+		return b, source.err
+	}
+	return b, nil
 }
 
-// watchedReader bounds a reader, and remembers how it ended.
+// watchedReader bounds a reader, and remembers its beginning and how it ended.
 type watchedReader struct {
 	r    io.Reader
 	left int64
 	read int64
+	kept []byte // up to most bytes
+	most int64
 	err  error
 }
 
@@ -124,6 +161,7 @@ func (w *watchedReader) Read(p []byte) (int, error) {
 	n, err := w.r.Read(p[:min(int64(len(p)), w.left)])
 	w.left -= int64(n)
 	w.read += int64(n)
+	w.kept = append(w.kept, p[:min(int64(n), w.most-int64(len(w.kept)))]...)
 	if err != nil {
 		w.err = err
 	}
@@ -131,7 +169,8 @@ func (w *watchedReader) Read(p []byte) (int, error) {
 }
 
 // readCapped reads up to limit bytes, and says whether there are more. Length is
-// the announced one, or below 0: a hint that is not trusted with memory.
+// the announced one, or below 0: a hint that is not trusted with memory. With an error
+// it returns what came before.
 func readCapped(r io.Reader, limit, length int64) (kept []byte, truncated bool, err error) {
 	size := min(limit, firstBuffer)
 	if length >= 0 {
@@ -155,7 +194,7 @@ func readCapped(r io.Reader, limit, length int64) (kept []byte, truncated bool, 
 		case errors.Is(err, io.EOF):
 			return buf, false, nil
 		case err != nil:
-			return nil, false, err
+			return buf, false, err
 		}
 	}
 }

@@ -116,7 +116,7 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		action, cut := cutAtDeadline(begun, &target)
 		inFlight := w.metrics.inFlight.WithLabelValues(target.Name)
 		inFlight.Inc()
-		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action})
+		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt})
 		inFlight.Dec()
 		if cut && resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeTimeout {
 			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"

@@ -121,7 +121,7 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	crash.At(crash.GroupNoted)
 	index := s.g.Members[s.g.At].Index
 	s.w.metrics.inFlight.WithLabelValues(s.target.Name).Inc()
-	resp := s.w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls()})
+	resp := s.w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Now: s.g.StartedAt})
 	s.w.metrics.inFlight.WithLabelValues(s.target.Name).Dec()
 	crash.At(crash.GroupAnswered)
 	s.w.learn(ctx, s.target.Name, resp)

@@ -87,8 +87,10 @@ func (s *saga) member(ctx context.Context) (*batch.Action, *batch.Failure) {
 	if s.g.At < len(s.g.Members)-1 && a.Undo == nil && !batch.Reads(a.Method) {
 		return nil, internal("the target %q has no transactions, and the action has no undo", s.begun.Target)
 	}
-	if a.Undo != nil && !s.target.Permits(a.Undo) { // better known before it is needed
-		return nil, &batch.Failure{Code: batch.CodeBlocked, Message: fmt.Sprintf("target %q: not sent: its rules do not allow the undo", s.begun.Target)}
+	if a.Undo != nil { // better known before it is needed
+		if why := s.target.Forbids(a.Undo); why != "" {
+			return nil, &batch.Failure{Code: batch.CodeBlocked, Message: fmt.Sprintf("target %q: not sent, because of its undo: %s", s.begun.Target, why)}
+		}
 	}
 	return a, nil
 }

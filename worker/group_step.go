@@ -42,7 +42,7 @@ func (s *saga) decide(ctx context.Context, x *exchange) {
 	case batch.GroupRollback:
 		s.decideRollback(x, ok)
 	case batch.GroupUndo:
-		if !ok && !absent(x.resp) {
+		if !ok && !accepted(x.resp) && !absent(x.resp) {
 			s.remain(s.g.At, "done, and its undo "+ending(&x.resp.Result))
 		}
 		s.undoBelow(s.g.At)
@@ -116,7 +116,7 @@ func (s *saga) decideMember(x *exchange, ok bool) {
 
 func (s *saga) decideCommit(x *exchange, ok bool) {
 	switch {
-	case ok:
+	case ok || accepted(x.resp):
 		s.next(batch.GroupEnd, 0)
 	case x.resp.Result.Status > 0 || !s.g.Doubt:
 		s.fail(&x.resp.Result)
@@ -135,7 +135,7 @@ func (s *saga) decideRollback(x *exchange, ok bool) {
 		sent = cause.At // of the one that failed, its own answer tells
 	}
 	switch {
-	case !ok && !absent(x.resp):
+	case !ok && !accepted(x.resp) && !absent(x.resp):
 		cause.Open = true
 		if cause.Step == batch.GroupMember && cause.Doubt {
 			sent++
@@ -176,6 +176,12 @@ func (s *saga) remainAll(n int, detail string) {
 	}
 }
 
+// accepted reports whether an answer that was not read to its end had a status of
+// success. For a call whose answer holds nothing that is needed, that is enough.
+func accepted(resp *batch.Response) bool {
+	return resp.Result.Status > 0 && resp.Result.Status < http.StatusBadRequest
+}
+
 // absent reports whether an answer says that there is nothing to take back.
 func absent(resp *batch.Response) bool {
 	return resp.Result.Status == http.StatusNotFound || resp.Result.Status == http.StatusGone
@@ -184,7 +190,7 @@ func absent(resp *batch.Response) bool {
 // ending says how a request ended that did not succeed.
 func ending(r *batch.Result) string {
 	switch {
-	case r.Status > 0:
+	case r.Error == nil && r.Status > 0:
 		return fmt.Sprintf("failed with status %d", r.Status)
 	case r.Error != nil && r.Outcome == batch.Unknown:
 		return fmt.Sprintf("got no answer that was seen (%s)", r.Error.Code)

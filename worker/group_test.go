@@ -65,8 +65,8 @@ type trouble struct {
 
 var (
 	everything = trouble{
-		[][]fate{{refused}, {busy, fine}, {busy}, {unsent}, {lost}, {swallowed}, {swallowed, refused}, {lost, refused}, {lost, fine}, {swallowed, fine}, {swallowed, unsent}},
-		[]fate{refused, lost, swallowed, unsent, busy},
+		[][]fate{{refused}, {busy, fine}, {busy}, {unsent}, {lost}, {swallowed}, {swallowed, refused}, {lost, refused}, {lost, fine}, {swallowed, fine}, {swallowed, unsent}, {cut}, {cut, refused}, {cut, fine}},
+		[]fate{refused, lost, swallowed, unsent, busy, cut},
 	}
 	// typical is what is left of it where it is multiplied by crashes.
 	typical = trouble{[][]fate{{refused}, {busy, fine}, {lost}, {swallowed, refused}}, []fate{refused, swallowed}}
@@ -107,7 +107,7 @@ func scripts(n int, transactions bool, x trouble) []script {
 // taking things back.
 func (s script) plain() bool {
 	for name, fates := range s {
-		if name == "rollback" || name[0] == 'u' || slices.Contains(fates, lost) || slices.Contains(fates, swallowed) {
+		if name == "rollback" || name[0] == 'u' || slices.Contains(fates, lost) || slices.Contains(fates, swallowed) || slices.Contains(fates, cut) {
 			return false
 		}
 	}

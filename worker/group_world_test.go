@@ -22,6 +22,7 @@ const (
 	unsent    fate = "unsent"    // it never left
 	lost      fate = "lost"      // it did not arrive, and that is not known
 	swallowed fate = "swallowed" // it took effect, and its answer was not seen
+	cut       fate = "cut"       // it took effect, and the body of its answer broke off behind the status
 	nameless  fate = "nameless"  // answered 200, without a transaction id
 )
 
@@ -179,13 +180,16 @@ func (w *world) Do(_ context.Context, r *batch.Request) *batch.Response {
 		resp = answer(409)
 	case nameless:
 		resp = answer(200)
-	case lost, swallowed:
-		if f == swallowed {
+	case lost, swallowed, cut:
+		if f != lost {
 			w.serve(name, r)
 		}
 		resp = &batch.Response{Repeat: safe, Result: batch.Result{Outcome: batch.Unknown, Error: &batch.Failure{Code: batch.CodeTimeout, Message: "no answer within 1s"}}}
 		if safe {
 			resp.Result.Outcome = batch.Errored
+		}
+		if f == cut {
+			resp.Result.Status, resp.Result.Truncated, resp.Result.Error.Code = 200, true, batch.CodeReset
 		}
 	case fine:
 		resp = w.serve(name, r)

@@ -156,6 +156,7 @@ type asanaResult struct {
 	Headers      *map[string]any `json:"headers,omitempty"`
 	Body         json.RawMessage `json:"body,omitempty"`
 	BodyEncoding string          `json:"body_encoding,omitempty"`
+	Undecoded    bool            `json:"body_undecoded,omitempty"`
 	Truncated    bool            `json:"truncated,omitempty"`
 }
 
@@ -175,7 +176,7 @@ func (asana) Encode(r *Request, _ *Submission, results []batch.Result) ([]byte, 
 			one.Headers = nil
 		}
 		if !fields("body") {
-			one.Body, one.BodyEncoding, one.Truncated = nil, "", false
+			one.Body, one.BodyEncoding, one.Undecoded, one.Truncated = nil, "", false, false
 		}
 		list[i] = one
 	}
@@ -192,13 +193,15 @@ func (asana) Encode(r *Request, _ *Submission, results []batch.Result) ([]byte, 
 
 func asanaAnswer(r *batch.Result) (asanaResult, error) {
 	headers := headersOf(r)
-	one := asanaResult{StatusCode: statusOf(r), Headers: &headers, Truncated: r.Truncated}
+	one := asanaResult{StatusCode: statusOf(r), Headers: &headers}
 	if !answered(r) {
 		var err error
+		clear(headers) // those of half an answer say nothing of this body
 		one.Body, err = encode(asanaError{[]asanaMessage{{reasonOf(r)}}})
 		return one, err
 	}
 	body, err := contentOf(r)
+	one.Undecoded, one.Truncated = r.Undecoded, r.Truncated
 	if one.Body, one.BodyEncoding = body.value, body.encoding; one.Body == nil {
 		one.Body = json.RawMessage("{}")
 	}

@@ -49,7 +49,7 @@ func contentOf(r *batch.Result) (content, error) {
 
 // textOf returns a target's body as text, and "base64" where it is encoded so.
 func textOf(r *batch.Result) (text, encoding string) {
-	if utf8.Valid(r.Body) {
+	if !r.Undecoded && utf8.Valid(r.Body) {
 		return string(r.Body), ""
 	}
 	return base64.StdEncoding.EncodeToString(r.Body), base64Encoding

@@ -31,7 +31,7 @@ func statusOf(r *batch.Result) int {
 	switch r.Error.Code {
 	case batch.CodeTimeout, batch.CodeCancelled, batch.CodeExpired:
 		return http.StatusGatewayTimeout
-	case batch.CodeDNS, batch.CodeRefused, batch.CodeTLS, batch.CodeReset, batch.CodeProtocol, batch.CodeBodyTooLarge, batch.CodeInterrupted:
+	case batch.CodeDNS, batch.CodeRefused, batch.CodeTLS, batch.CodeReset, batch.CodeProtocol, batch.CodeInterrupted:
 		return http.StatusBadGateway
 	case batch.CodeBlocked:
 		return http.StatusBadRequest

@@ -144,6 +144,7 @@ type primaerpResult struct {
 	Headers      string          `json:"headers"`
 	Body         string          `json:"body"`
 	BodyEncoding string          `json:"body_encoding,omitempty"`
+	Undecoded    bool            `json:"body_undecoded,omitempty"`
 	Truncated    bool            `json:"truncated,omitempty"`
 }
 
@@ -152,7 +153,7 @@ func (primaerp) Encode(_ *Request, s *Submission, results []batch.Result) ([]byt
 	list := make([]primaerpResult, len(results))
 	for i := range results {
 		r := &results[i]
-		one := primaerpResult{ID: s.IDs[i], Code: statusOf(r), Truncated: r.Truncated}
+		one := primaerpResult{ID: s.IDs[i], Code: statusOf(r)}
 		if answered(r) {
 			lines := make([]string, len(r.Headers))
 			for j, h := range r.Headers {
@@ -160,6 +161,7 @@ func (primaerp) Encode(_ *Request, s *Submission, results []batch.Result) ([]byt
 			}
 			one.Headers = strings.Join(lines, "\n")
 			one.Body, one.BodyEncoding = textOf(r)
+			one.Undecoded, one.Truncated = r.Undecoded, r.Truncated
 		} else {
 			body, err := encode(problemOf(r))
 			if err != nil {

@@ -112,7 +112,7 @@ func (it *item) method(dec *jsontext.Decoder, allowed ...string) error {
 // pathAndQuery reads a path that may hold a query.
 func (it *item) pathAndQuery(dec *jsontext.Decoder) error {
 	return it.Text(dec, func(s string) error {
-		it.action.Path, it.action.Query = intake.SplitPath(s)
+		intake.SetURL(&it.action, s)
 		return nil
 	})
 }

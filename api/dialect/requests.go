@@ -111,6 +111,7 @@ type response struct {
 	Headers      map[string]any  `json:"headers,omitempty"`
 	Body         json.RawMessage `json:"body,omitempty"`
 	BodyEncoding string          `json:"body_encoding,omitempty"`
+	Undecoded    bool            `json:"body_undecoded,omitempty"`
 	Truncated    bool            `json:"truncated,omitempty"`
 }
 
@@ -119,13 +120,14 @@ func (requests) Encode(_ *Request, s *Submission, results []batch.Result) ([]byt
 	list := make([]response, len(results))
 	for i := range results {
 		r := &results[i]
-		one := response{ID: s.IDs[i], Status: statusOf(r), Truncated: r.Truncated}
+		one := response{ID: s.IDs[i], Status: statusOf(r)}
 		if answered(r) {
 			body, err := contentOf(r)
 			if err != nil {
 				return nil, err
 			}
 			one.Headers, one.Body, one.BodyEncoding = headersOf(r), body.value, body.encoding
+			one.Undecoded, one.Truncated = r.Undecoded, r.Truncated
 		} else {
 			body, err := encode(problemOf(r))
 			if err != nil {

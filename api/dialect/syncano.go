@@ -84,7 +84,8 @@ func readSyncano(dec *jsontext.Decoder, it *item) (bool, error) {
 			return it.method(dec, http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodPut, http.MethodDelete)
 		case "path":
 			return it.Text(dec, func(s string) error {
-				if it.action.Path, it.action.Query = intake.SplitPath(s); !within(it.action.Path, it.request.Params["instance"]) {
+				intake.SetURL(&it.action, s)
+				if !within(it.action.Path, it.request.Params["instance"]) {
 					// Not a fault of the item: it is the whole batch that keeps to one instance.
 					index := it.Index
 					it.Index = -1
@@ -115,7 +116,7 @@ func readSyncano(dec *jsontext.Decoder, it *item) (bool, error) {
 func within(path, instance string) bool {
 	for _, version := range syncanoVersions {
 		if strings.HasPrefix(path, "/"+version+"/instances/"+instance+"/") {
-			return batch.ValidatePath(path) == nil
+			return !strings.Contains(path, "//") && batch.ValidatePath(path) == nil
 		}
 	}
 	return false
@@ -125,6 +126,7 @@ type syncanoResult struct {
 	Code            int             `json:"code"`
 	Content         json.RawMessage `json:"content,omitempty"`
 	ContentEncoding string          `json:"content_encoding,omitempty"`
+	Undecoded       bool            `json:"content_undecoded,omitempty"`
 	Truncated       bool            `json:"truncated,omitempty"`
 }
 
@@ -137,12 +139,13 @@ func (syncano) Encode(_ *Request, _ *Submission, results []batch.Result) ([]byte
 	list := make([]syncanoResult, len(results))
 	for i := range results {
 		r := &results[i]
-		one := syncanoResult{Code: statusOf(r), Truncated: r.Truncated}
+		one := syncanoResult{Code: statusOf(r)}
 		var err error
 		if answered(r) {
 			var body content
+			one.Truncated = r.Truncated
 			body, err = contentOf(r)
-			one.Content, one.ContentEncoding = body.value, body.encoding
+			one.Content, one.ContentEncoding, one.Undecoded = body.value, body.encoding, r.Undecoded
 		} else {
 			if r.Error != nil && r.Error.Code == batch.CodeBlocked {
 				one.Code = http.StatusMethodNotAllowed

@@ -32,7 +32,7 @@ batch runs, too: what has not ended has the outcome "pending".
 
 The formats ndjson, json and csv are streamed and hold the bodies whole. The
 columns of csv are ` + strings.Join(csvColumns, ", ") + `.
-A body that is not text stands there as base64:…`,
+A body that is not text, or is still compressed, is written as base64:…`,
 		Example: `  batchd results ID --outcome failed,errored
   batchd results ID --format csv > results.csv`,
 		Args: exactArgs("ID"),
@@ -193,7 +193,7 @@ func writeResultCSV(w io.Writer, results iter.Seq2[*client.Result, error]) error
 		if r.Error != nil {
 			code = r.Error.Code
 		}
-		row := []string{r.ID, strconv.Itoa(r.Index), string(r.Outcome), status, strconv.Itoa(r.Attempts), duration, code, bodyText(r.Body)}
+		row := []string{r.ID, strconv.Itoa(r.Index), string(r.Outcome), status, strconv.Itoa(r.Attempts), duration, code, bodyText(r)}
 		if err := out.Write(row); err != nil {
 			return err
 		}
@@ -203,9 +203,9 @@ func writeResultCSV(w io.Writer, results iter.Seq2[*client.Result, error]) error
 }
 
 // bodyText is the body where it is text, else its base64 with a prefix that says so.
-func bodyText(body []byte) string {
-	if utf8.Valid(body) {
-		return string(body)
+func bodyText(r *client.Result) string {
+	if !r.Undecoded && utf8.Valid(r.Body) {
+		return string(r.Body)
 	}
-	return "base64:" + base64.StdEncoding.EncodeToString(body)
+	return "base64:" + base64.StdEncoding.EncodeToString(r.Body)
 }

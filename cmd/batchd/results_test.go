@@ -16,6 +16,7 @@ const resultLines = `{"id":"ada","index":0,"outcome":"succeeded","status":201,"h
 {"id":"1","index":1,"outcome":"failed","status":404,"body_text":"gone, \"really\"\nfor ever \u001b[31m","attempts":2,"started_at":"2026-01-02T03:04:05Z","duration_ms":61003}
 {"id":"2","index":2,"outcome":"succeeded","status":200,"body_base64":"/wABAg==","attempts":1,"started_at":"2026-01-02T03:04:05Z","duration_ms":1500}
 {"id":"3","index":3,"outcome":"errored","error":{"code":"timeout","message":"the answer did not come in time, which was half a second, as the action asks for"},"attempts":1,"started_at":"2026-01-02T03:04:05Z","duration_ms":500}
+{"id":"5","index":5,"outcome":"failed","status":429,"headers":{"content-encoding":"gzip"},"body_base64":"YnVzeQ==","body_undecoded":true,"attempts":1,"started_at":"2026-01-02T03:04:05Z","duration_ms":5}
 {"id":"a-very-long-id-that-somebody-thought-was-fine","index":4,"outcome":"pending","attempts":0}
 `
 
@@ -33,11 +34,11 @@ func TestResultsInEveryFormat(t *testing.T) {
 		case "json":
 			var results []client.Result
 			require.NoError(t, json.Unmarshal([]byte(got.stdout), &results))
-			require.Len(t, results, 5)
+			require.Len(t, results, 6)
 		case "csv":
 			rows, err := csv.NewReader(strings.NewReader(got.stdout)).ReadAll()
 			require.NoError(t, err)
-			require.Len(t, rows, 6)
+			require.Len(t, rows, 7)
 			golden(t, "results.csv.golden", got.stdout)
 		default:
 			require.NotContains(t, got.stdout, "\x1b", "a body must not command the terminal")
@@ -65,7 +66,7 @@ func TestResultsThatAreCutOffEndInAnError(t *testing.T) {
 	for _, format := range []string{"ndjson", "csv", "json", "table"} {
 		got := batchd(t, "", "results", "b1", "--server", server.URL, "--format", format)
 		require.Equal(t, exitFailure, got.code, format)
-		require.Equal(t, "batchd: read the results of batch b1 after 5 of them: unexpected EOF\n", got.stderr)
+		require.Equal(t, "batchd: read the results of batch b1 after 6 of them: unexpected EOF\n", got.stderr)
 		if format != "table" {
 			require.Contains(t, got.stdout, "Ada", "what was there is worth having")
 		}

@@ -85,6 +85,8 @@ func answerText(r *client.Result, width int) string {
 		return shorten(printable(r.Error.Code+": "+r.Error.Message), width)
 	case len(r.Body) == 0:
 		return ""
+	case r.Undecoded:
+		return fmt.Sprintf("%s bytes, not decoded", grouped(len(r.Body)))
 	case !utf8.Valid(r.Body):
 		return fmt.Sprintf("%s bytes, not text", grouped(len(r.Body)))
 	}

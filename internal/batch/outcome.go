@@ -92,7 +92,6 @@ const (
 	CodeTLS              ErrorCode = "tls"               // the TLS handshake failed
 	CodeReset            ErrorCode = "reset"             // the connection broke before the answer was whole
 	CodeProtocol         ErrorCode = "protocol"          // the answer was not HTTP, or broke its rules
-	CodeBodyTooLarge     ErrorCode = "body_too_large"    // a compressed answer grew past what may be read
 	CodeBlocked          ErrorCode = "blocked"           // the target's rules do not allow the request
 	CodeInterrupted      ErrorCode = "interrupted"       // the worker stopped while the action was in flight
 	CodeDependencyFailed ErrorCode = "dependency_failed" // something that the action depended on did not succeed

@@ -33,6 +33,9 @@ type Result struct {
 	Body    []byte
 	// Truncated says that Body is only the beginning of what the target sent.
 	Truncated bool
+	// Undecoded says that Body is still in the content codings that the header
+	// content-encoding names, or is said to be.
+	Undecoded bool
 	// Error is set where there was no answer.
 	Error *Failure
 	// Attempts counts the tries at sending, this result's and those of all earlier
@@ -92,6 +95,7 @@ type resultDocument struct {
 	BodyText   *string         `json:"body_text,omitempty"`
 	BodyBase64 *string         `json:"body_base64,omitempty"`
 	Truncated  bool            `json:"truncated,omitempty"`
+	Undecoded  bool            `json:"body_undecoded,omitempty"`
 	Error      *Failure        `json:"error,omitempty"`
 	Attempts   int             `json:"attempts"`
 	StartedAt  *time.Time      `json:"started_at,omitempty"`
@@ -126,6 +130,9 @@ func (r *Result) Encode() []byte {
 	if r.Truncated {
 		out = append(out, `,"truncated":true`...)
 	}
+	if r.Undecoded {
+		out = append(out, `,"body_undecoded":true`...)
+	}
 	if r.Error != nil {
 		out = appendValue(append(out, `,"error":`...), r.Error)
 	}
@@ -150,7 +157,7 @@ func (r *Result) Encode() []byte {
 
 // appendBody writes the body, and reports whether it has insignificant white space.
 func (r *Result) appendBody(out []byte) (_ []byte, spaced bool) {
-	valid := utf8.Valid(r.Body)
+	valid := !r.Undecoded && utf8.Valid(r.Body)
 	if valid && !r.Truncated && r.isJSON() && Shallow(r.Body) {
 		out = append(out, `,"body":`...)
 		body := bytes.NewBuffer(out)
@@ -242,7 +249,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	}
 	*r = Result{
 		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status,
-		Truncated: doc.Truncated, Error: doc.Error, Attempts: doc.Attempts, History: doc.History,
+		Truncated: doc.Truncated, Undecoded: doc.Undecoded, Error: doc.Error, Attempts: doc.Attempts, History: doc.History,
 	}
 	var err error
 	if r.Headers, err = decodeFields(doc.Headers); err != nil {

@@ -178,3 +178,18 @@ func TestHeadersThatCameMoreThanOnceAreLists(t *testing.T) {
 	}
 	require.Contains(t, string(appendFields(nil, fields)), `{"b":["1","3"],"a":"2","x0":"-","x1":"-",`)
 }
+
+func TestABodyThatWasNotDecodedIsNeitherJSONNorText(t *testing.T) {
+	t.Parallel()
+	r := &Result{
+		ID: "a", Outcome: Failed, Status: 429, Headers: []Field{{"content-type", "application/json"}, {"content-encoding", "gzip"}},
+		Body: []byte(`{"a":1}`), Undecoded: true, Attempts: 1,
+	}
+	encoded, err := json.Marshal(r)
+	require.NoError(t, err)
+	require.Contains(t, string(encoded), `"body_base64":"eyJhIjoxfQ==","body_undecoded":true`)
+	require.NotContains(t, string(encoded), `"body":`)
+	var decoded Result
+	require.NoError(t, json.Unmarshal(encoded, &decoded))
+	require.Equal(t, *r, decoded)
+}

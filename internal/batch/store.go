@@ -280,6 +280,10 @@ type Request struct {
 	// Call says that this is one of the calls that the target is configured with:
 	// its rules are for what clients send.
 	Call bool
+	// Now is the time by the ledger's clock. Times in an answer are compared with it
+	// if the answer does not say what the target's clock shows. Zero means the time by
+	// the machine's clock.
+	Now time.Time
 }
 
 // Response is what a dispatcher made of one attempt.

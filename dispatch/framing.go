@@ -1,0 +1,368 @@
+package dispatch
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// framer follows the bytes of the answers on one HTTP/1 connection, in front of
+// net/http, which reads them. net/http is lenient: it drops a Content-Length beside
+// chunks, ignores Transfer-Encoding in HTTP/1.0 and beside white space, and takes any
+// version. Where two readers can see two ends of one answer, everything behind that
+// answer is in doubt, so framer refuses what RFC 9112 forbids. It also knows where an
+// answer ends, and hands over nothing that comes behind it.
+//
+// What RFC 9112 tells a client to accept is accepted: a line that ends with LF alone, a
+// folded field, a minor version above 1, and a repeated but equal Content-Length.
+type framer struct {
+	state  framingState
+	method string // of the request
+	// fault says why the answer is refused. It stays.
+	fault error
+	// spent says that no other answer can follow on the connection, and dead that a
+	// request was to be made nevertheless.
+	spent, dead bool
+
+	budget int64  // how many bytes of heads and trailers may still come
+	line   []byte // the beginning of a line that is not whole yet
+	fields int    // of the present head, so far
+	status int
+	old    bool         // HTTP/1.0
+	field  framingField // the last one, which may go on in the next line
+	value  []byte       // of that field
+	length int64        // announced by Content-Length; -1: not announced
+	coded  int          // how many Transfer-Encoding fields there are
+	left   int64        // bytes of the body, or of the chunk, still to come
+}
+
+type framingState uint8
+
+const (
+	framingFresh     framingState = iota // no request was made yet: a proxy may speak
+	framingStatus                        // expecting a status line
+	framingFields                        // in a head
+	framingLength                        // in a body of known length
+	framingChunkSize                     // expecting the line before a chunk
+	framingChunk                         // in a chunk
+	framingChunkEnd                      // expecting the end of the line behind a chunk
+	framingTrailers                      // behind the last chunk
+	framingUntilEnd                      // in a body that ends with the connection
+	framingOver                          // behind an answer
+)
+
+type framingField uint8
+
+const (
+	otherField framingField = iota
+	lengthField
+	codingField
+)
+
+// longestChunkLine is the most bytes that the line before a chunk may have, which is
+// also net/http's bound.
+const longestChunkLine = 4096
+
+// errSurplus says that a connection carries bytes that belong to no answer.
+var errSurplus = errors.New("the connection carries more than the answer")
+
+func forbidden(format string, args ...any) error {
+	return &answerError{batch.CodeProtocol, fmt.Sprintf(format, args...)}
+}
+
+// expect prepares for the answer to a request with that method.
+func (f *framer) expect(method string) {
+	if f.spent || f.state != framingFresh && f.state != framingOver {
+		f.state, f.spent, f.dead = framingOver, true, true
+		return
+	}
+	f.state, f.method, f.budget, f.line = framingStatus, method, maxResponseHeaders, f.line[:0]
+}
+
+// usable reports whether another exchange can follow the present one.
+func (f *framer) usable() bool { return f.state == framingOver && !f.spent && f.fault == nil }
+
+// feed follows the next bytes of the connection. It returns how many of them may be
+// read, and an error if what follows these may not. The error comes before the end of a
+// head that is refused.
+func (f *framer) feed(p []byte) (n int, err error) {
+	if f.fault != nil {
+		return 0, f.fault
+	}
+	for n < len(p) {
+		switch f.state {
+		case framingFresh, framingUntilEnd:
+			return len(p), nil
+		case framingOver:
+			f.spent = true
+			return n, errSurplus
+		case framingLength, framingChunk:
+			part := min(f.left, int64(len(p)-n))
+			n += int(part)
+			if f.left -= part; f.left > 0 {
+				continue
+			}
+			if f.state == framingLength {
+				f.state = framingOver
+			} else {
+				f.state = framingChunkEnd
+			}
+		default:
+			read, err := f.feedLine(p[n:])
+			if err != nil {
+				f.fault = err
+				if n == 0 && f.state == framingStatus {
+					// One byte, or net/http takes the connection for one that was
+					// closed while it was idle, and repeats a GET.
+					return 1, err
+				}
+				return n, err
+			}
+			n += read
+		}
+	}
+	return n, nil
+}
+
+// feedLine follows up to one line.
+func (f *framer) feedLine(p []byte) (n int, err error) {
+	end := bytes.IndexByte(p, '\n')
+	if n = end + 1; end < 0 {
+		n = len(p)
+	}
+	if f.state != framingChunkSize && f.state != framingChunkEnd {
+		if f.budget -= int64(n); f.budget < 0 {
+			return 0, forbidden("the headers of its answer are over %d KiB", maxResponseHeaders>>10)
+		}
+	} else if len(f.line)+n > longestChunkLine {
+		return 0, forbidden("its answer has a chunk without a usable length")
+	}
+	line := p[:n]
+	if len(f.line) > 0 || end < 0 {
+		f.line = append(f.line, line...)
+		line = f.line
+	}
+	if end < 0 {
+		return n, nil
+	}
+	f.line = f.line[:0]
+	return n, f.take(line)
+}
+
+// take follows one line, its end included.
+func (f *framer) take(line []byte) error {
+	text, crlf := bytes.CutSuffix(line[:len(line)-1], []byte{'\r'})
+	switch f.state {
+	case framingStatus:
+		return f.takeStatus(text)
+	case framingFields:
+		if len(text) == 0 {
+			return f.endHead()
+		}
+		return f.takeField(text)
+	case framingChunkSize:
+		if !crlf || bytes.IndexByte(text, '\r') >= 0 {
+			return forbidden("its answer has a chunk without a usable length")
+		}
+		return f.takeChunkSize(text)
+	case framingChunkEnd:
+		if !crlf || len(text) > 0 {
+			return forbidden("its answer has a chunk that is longer than it says")
+		}
+		f.state = framingChunkSize
+	case framingTrailers:
+		if len(text) == 0 {
+			f.state = framingOver
+		}
+	default:
+	}
+	return nil
+}
+
+// takeStatus follows a status line (RFC 9112 §4).
+func (f *framer) takeStatus(line []byte) error {
+	version, rest, _ := bytes.Cut(line, []byte{' '})
+	if len(version) != len("HTTP/1.1") || string(version[:len("HTTP/1.")]) != "HTTP/1." || !isDigit(version[len(version)-1]) {
+		return forbidden("its answer is not HTTP/1.1")
+	}
+	code := bytes.TrimLeft(rest, " ")
+	if len(code) < 3 || !isDigit(code[0]) || !isDigit(code[1]) || !isDigit(code[2]) || len(code) > 3 && code[3] != ' ' {
+		return forbidden("its answer has no status")
+	}
+	for _, c := range code {
+		if c < ' ' && c != '\t' || c == 0x7f {
+			return forbidden("its status line holds the control character 0x%02x", c)
+		}
+	}
+	f.status, _ = strconv.Atoi(string(code[:3]))
+	f.old = version[len(version)-1] == '0'
+	f.state, f.fields, f.field, f.length, f.coded = framingFields, 0, otherField, -1, 0
+	return nil
+}
+
+// takeField follows a line of a head (RFC 9112 §5).
+func (f *framer) takeField(line []byte) error {
+	if line[0] == ' ' || line[0] == '\t' {
+		if f.fields == 0 {
+			return forbidden("its answer begins with a folded header")
+		}
+		if f.field != otherField {
+			f.value = append(append(f.value, ' '), line...) // the field before goes on
+		}
+		return nil
+	}
+	if err := f.endField(); err != nil {
+		return err
+	}
+	name, value, _ := bytes.Cut(line, []byte{':'})
+	if len(name) == 0 || len(name) == len(line) || bytes.ContainsAny(name, " \t") { // net/http looks at the rest
+		return forbidden("its answer has a header whose name is not followed by a colon")
+	}
+	f.fields++
+	switch {
+	case bytes.EqualFold(name, []byte("Content-Length")):
+		f.field = lengthField
+	case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+		f.field = codingField
+	default:
+		f.field = otherField
+	}
+	if f.value = f.value[:0]; f.field != otherField {
+		f.value = append(f.value, value...)
+	}
+	return nil
+}
+
+// endField follows the end of the field before.
+func (f *framer) endField() error {
+	value := bytes.Trim(f.value, " \t")
+	switch f.field {
+	case lengthField:
+		n, err := strconv.ParseUint(string(value), 10, 63)
+		if err != nil || f.length >= 0 && f.length != int64(n) { //nolint:gosec // it has 63 bits
+			return forbidden("its answer has a Content-Length that is not one number")
+		}
+		f.length = int64(n) //nolint:gosec // as above
+	case codingField:
+		if f.coded++; f.coded > 1 || !bytes.EqualFold(value, []byte("chunked")) {
+			return forbidden("its answer has a Transfer-Encoding other than chunked")
+		}
+	case otherField:
+	}
+	f.field = otherField
+	return nil
+}
+
+// endHead follows the end of a head, and finds out where the answer ends (RFC 9112 §6.3).
+func (f *framer) endHead() error {
+	if err := f.endField(); err != nil {
+		return err
+	}
+	switch {
+	case f.coded > 0 && f.old:
+		return forbidden("its answer is HTTP/1.0 and has a Transfer-Encoding")
+	case f.coded > 0 && f.length >= 0:
+		return forbidden("its answer has both a Transfer-Encoding and a Content-Length")
+	case f.status < http.StatusContinue || f.status == http.StatusSwitchingProtocols:
+		f.state, f.spent = framingUntilEnd, true
+	case f.status < http.StatusOK:
+		f.state = framingStatus
+	case f.method == http.MethodHead || f.status == http.StatusNotModified:
+		f.state = framingOver
+	case f.status == http.StatusNoContent:
+		// It has no body, whatever it says; if it says so, there may be one after all.
+		f.state, f.spent = framingOver, f.spent || f.coded > 0 || f.length > 0
+	case f.coded > 0:
+		f.state = framingChunkSize
+	case f.length > 0:
+		f.state, f.left = framingLength, f.length
+	case f.length == 0:
+		f.state = framingOver
+	default:
+		f.state, f.spent = framingUntilEnd, true
+	}
+	return nil
+}
+
+// takeChunkSize follows the line before a chunk (RFC 9112 §7.1). Blanks behind the
+// number are let through: old servers reserve room for it, and no reader differs.
+func (f *framer) takeChunkSize(line []byte) error {
+	size, _, _ := bytes.Cut(line, []byte{';'})
+	size = bytes.TrimRight(size, " \t")
+	n, err := strconv.ParseUint(string(size), 16, 63)
+	if err != nil || len(size) > 16 {
+		return forbidden("its answer has a chunk without a usable length")
+	}
+	if f.left = int64(n); n == 0 { //nolint:gosec // it has 63 bits
+		f.state = framingTrailers
+	} else {
+		f.state = framingChunk
+	}
+	return nil
+}
+
+func isDigit(c byte) bool { return c >= '0' && c <= '9' }
+
+// framedConn is a connection of net/http's transport whose answers are followed.
+type framedConn struct {
+	net.Conn
+
+	mu      sync.Mutex
+	framing framer
+}
+
+// expect prepares for the answer to a request with that method.
+func (c *framedConn) expect(method string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.framing.expect(method)
+}
+
+// fault returns why the answer was refused, or nil.
+func (c *framedConn) fault() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.framing.fault
+}
+
+// Read implements io.Reader.
+func (c *framedConn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	fault, over := c.framing.fault, c.framing.state == framingOver && c.framing.spent
+	c.mu.Unlock()
+	switch {
+	case fault != nil:
+		return 0, fault
+	case over:
+		return 0, errSurplus
+	}
+	n, err := c.Conn.Read(p)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	allowed, fault := c.framing.feed(p[:n])
+	if fault != nil && allowed == 0 {
+		return 0, fault
+	}
+	if fault != nil {
+		err = nil // it comes with the next call
+	}
+	return allowed, err //nolint:wrapcheck // net's own
+}
+
+// Write implements io.Writer. It writes nothing to a connection whose next answer could
+// not be told from what is there already, upon which the transport takes another one.
+func (c *framedConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	dead := c.framing.dead
+	c.mu.Unlock()
+	if dead {
+		return 0, errSurplus
+	}
+	return c.Conn.Write(p) //nolint:wrapcheck // net's own
+}

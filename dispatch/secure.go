@@ -1,0 +1,165 @@
+package dispatch
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/url"
+	"strings"
+	"time"
+
+	"golang.org/x/net/proxy"
+)
+
+// secureDialer makes the TLS connections of a transport, through a proxy if there is
+// one. net/http could do it by itself, but would not show what comes over them.
+type secureDialer struct {
+	transport *http.Transport
+	proxy     *url.URL
+}
+
+// follow has the answers on a connection followed.
+func follow(conn net.Conn) net.Conn {
+	if conn == nil {
+		return nil
+	}
+	return &framedConn{Conn: conn}
+}
+
+// dial returns a *tls.Conn if the target speaks HTTP/2, and else a *framedConn.
+func (d *secureDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := d.connect(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	if trace := httptrace.ContextClientTrace(ctx); trace != nil && trace.TLSHandshakeStart != nil {
+		trace.TLSHandshakeStart()
+	}
+	secured, err := d.handshake(ctx, conn, addr, "h2", "http/1.1")
+	if err != nil {
+		return nil, err
+	}
+	if secured.ConnectionState().NegotiatedProtocol == "h2" {
+		return secured, nil
+	}
+	return follow(secured), nil
+}
+
+// connect returns a connection over which the handshake can be made.
+func (d *secureDialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
+	switch {
+	case d.proxy == nil:
+		return d.transport.DialContext(ctx, network, addr) //nolint:wrapcheck // explain tells it by its type
+	case strings.HasPrefix(d.proxy.Scheme, "socks5"):
+		return d.socks(ctx, network, addr)
+	}
+	conn, err := d.transport.DialContext(ctx, network, hostPort(d.proxy))
+	if err == nil && d.proxy.Scheme == "https" {
+		conn, err = d.handshake(ctx, conn, hostPort(d.proxy), "http/1.1")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("connect to the proxy: %w", err)
+	}
+	if err := d.tunnel(ctx, conn, addr); err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// handshake closes the connection if it fails.
+func (d *secureDialer) handshake(ctx context.Context, conn net.Conn, addr string, protocols ...string) (*tls.Conn, error) {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		_ = conn.Close()
+		return nil, fmt.Errorf("read the address: %w", err)
+	}
+	config := d.transport.TLSClientConfig.Clone()
+	config.ServerName, config.NextProtos = host, protocols
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	secured := tls.Client(conn, config)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		_ = conn.Close()
+		return nil, err //nolint:wrapcheck // explain tells it by its type
+	}
+	return secured, nil
+}
+
+// socks has a SOCKS5 proxy connect to the address, whose name it resolves.
+func (d *secureDialer) socks(ctx context.Context, network, addr string) (net.Conn, error) {
+	var auth *proxy.Auth
+	if u := d.proxy.User; u != nil {
+		password, _ := u.Password()
+		auth = &proxy.Auth{User: u.Username(), Password: password}
+	}
+	dialer, err := proxy.SOCKS5(network, hostPort(d.proxy), auth, forward(d.transport.DialContext))
+	if err != nil {
+		return nil, fmt.Errorf("use the proxy: %w", err)
+	}
+	contextual, ok := dialer.(proxy.ContextDialer)
+	if !ok {
+		return nil, fmt.Errorf("a %T cannot be given up", dialer)
+	}
+	conn, err := contextual.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("connect through the proxy: %w", err)
+	}
+	return conn, nil
+}
+
+// forward is a function that dials, as package proxy wants it.
+type forward func(ctx context.Context, network, addr string) (net.Conn, error)
+
+// DialContext implements [proxy.ContextDialer].
+func (f forward) DialContext(ctx context.Context, network, addr string) (net.Conn, error) {
+	return f(ctx, network, addr)
+}
+
+// Dial implements [proxy.Dialer].
+func (f forward) Dial(network, addr string) (net.Conn, error) {
+	return f(context.Background(), network, addr)
+}
+
+// tunnel has an HTTP proxy connect to the address (RFC 9110 §9.3.6).
+func (d *secureDialer) tunnel(ctx context.Context, conn net.Conn, addr string) error {
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	_ = conn.SetDeadline(time.Now().Add(connectTimeout)) // it fails on what is closed, which is as well
+	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: addr}, Host: addr, Header: http.Header{"User-Agent": {""}}}
+	if u := d.proxy.User; u != nil {
+		password, _ := u.Password()
+		req.SetBasicAuth(u.Username(), password)
+		req.Header["Proxy-Authorization"] = req.Header["Authorization"]
+		delete(req.Header, "Authorization")
+	}
+	res, err := ask(conn, req)
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
+	case err != nil:
+		return fmt.Errorf("ask the proxy: %w", err)
+	case res.StatusCode != http.StatusOK:
+		return fmt.Errorf("the proxy answered with status %d", res.StatusCode)
+	}
+	if !stop() { // the deadline may be overwritten at any moment
+		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
+	}
+	_ = conn.SetDeadline(time.Time{})
+	return nil
+}
+
+// ask makes an exchange with a proxy. Its reader may hold more than the answer: a
+// TLS server does not speak first.
+func ask(conn net.Conn, req *http.Request) (*http.Response, error) {
+	if err := req.Write(conn); err != nil {
+		return nil, err //nolint:wrapcheck // the caller does
+	}
+	in := bufio.NewReader(io.LimitReader(conn, maxResponseHeaders))
+	return http.ReadResponse(in, req) //nolint:wrapcheck // as above
+}
