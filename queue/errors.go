@@ -52,8 +52,7 @@ func unavailable(err error) bool {
 		errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted), errors.As(err, &netErr):
 		return true
 	}
-	var reply redis.Error
-	if errors.As(err, &reply) {
+	if reply, ok := errors.AsType[redis.Error](err); ok {
 		return !ourFault(reply.Error())
 	}
 	return unavailableText(err.Error())

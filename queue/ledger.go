@@ -65,9 +65,9 @@ func (s *Store) begin(ctx context.Context, r *ride, worker string) (*batch.Begun
 	}
 	switch r.verdict() {
 	case usual, "run":
-		return s.begunOf(ctx, r, batch.Run)
+		return s.begunOf(r, batch.Run)
 	case "interrupted":
-		return s.begunOf(ctx, r, batch.Interrupted)
+		return s.begunOf(r, batch.Interrupted)
 	case "ended":
 		return &batch.Begun{Verdict: batch.Ended}, nil
 	case "gone":
@@ -93,7 +93,7 @@ func (r *ride) verdict() string {
 }
 
 // begunOf reads the answer of lua/begin.lua for an action that somebody has begun.
-func (s *Store) begunOf(ctx context.Context, r *ride, verdict batch.Verdict) (*batch.Begun, error) {
+func (s *Store) begunOf(r *ride, verdict batch.Verdict) (*batch.Begun, error) {
 	b := &batch.Begun{Verdict: verdict, ExpiresAt: fromMillis(text(r.common[0])), Target: text(r.common[1])}
 	var group, previous, last string
 	if r.own == nil {

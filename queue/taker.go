@@ -328,6 +328,7 @@ func (t *taker) eval(ctx context.Context, keys []string, args []any, through fun
 		at, err := strconv.ParseInt(text(args[2]), 10, 64)
 		switch {
 		case err != nil:
+		case redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT"): // asynq sends the text next
 		case isUnavailable(mapError(ctx, cmd.Err())):
 			// asynq repeats it with a context that has ended, and leaves the task to its lease.
 			q.putAside(text(args[0]), at)
