@@ -207,7 +207,9 @@ func (s *Store) exchange(rides []*ride) {
 		if err == nil && g.actions != nil {
 			err = g.actions.Err()
 		}
-		g.answer(mapError(ctx, err))
+		err = mapError(ctx, err)
+		s.doubtIf(g.rides[0].id, err)
+		g.answer(err)
 	}
 }
 

@@ -15,6 +15,10 @@ func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, err
 	if !known(id) || owner == "" {
 		return nil, batch.ErrNotFound
 	}
+	// The sweeper sends the webhook of a batch that ends here, should this process die.
+	if err := s.reopenAll(ctx, []string{id}); err != nil {
+		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
+	}
 	answer, err := s.run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, owner, "cancelled")
 	if err != nil {
 		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
@@ -69,8 +73,13 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	ctx, cancel := s.within(context.WithoutCancel(ctx))
 	defer cancel()
 	// What is left if this fails is dropped by whoever meets it.
-	if err := s.rdb.ZRem(ctx, ownerKey(owner), id).Err(); err != nil {
-		s.log.WarnContext(ctx, "index entry of a deleted batch left behind", "batch", id, "error", err)
+	pipe := s.rdb.Pipeline()
+	pipe.ZRem(ctx, ownerKey(owner), id)
+	pipe.ZRem(ctx, openKey, id)
+	for _, cmd := range s.send(ctx, pipe) {
+		if err := cmd.Err(); err != nil {
+			s.log.WarnContext(ctx, "index entry of a deleted batch left behind", "batch", id, "error", err)
+		}
 	}
 	return nil
 }

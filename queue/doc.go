@@ -26,8 +26,10 @@
 //	batchd:key:{<hash>}               string  idempotency key → batch id
 //	batchd:limit:{<owner>}:<scope>:…  hashes  what an owner was admitted: by slice of time, and by grant (see lua/admit.lua)
 //	batchd:gate:{<target>}            hash    the next place at a target's rate, and until when it is held
-//	batchd:open, batchd:throttled     zsets   batches that are not done, and those handed out as limits allow
-//	{batchd:open}:again, likewise     zsets   entries of these that were made again shortly before, by time
+//	batchd:open                       zset    batches that are not done, by when the sweeper looks at them next, in ms
+//	batchd:throttled                  zset    batches that are handed out as limits allow
+//	batchd:lost                       set     queues with tasks that were taken and that no worker holds
+//	{batchd:open}:again, likewise     zsets   entries of these two that were made again shortly before, by time
 //	batchd:workers, batchd:sweeper    zset, string  the workers by their last beat, and the one that sweeps
 //	batchd:tripped, batchd:salt       set, string   targets whose circuit is open, and what owners' names are hashed with
 //

@@ -159,6 +159,7 @@ func (s *Store) Conclude(ctx context.Context, id string, token batch.Token, g *b
 	}
 	answer, err := s.run(ctx, s.steps.conclude, keysOf(id).step(), args...)
 	if err != nil {
+		s.doubtIf(id, err) //nolint:contextcheck // it goes on behind the caller
 		return fmt.Errorf("conclude group %d of batch %s: %w", g.Leader(), id, err)
 	}
 	s.tellIf(ctx, id, answer[1])

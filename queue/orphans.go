@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/crash"
@@ -20,52 +18,62 @@ import (
 // beginning its action, or to giving it back because it could not.
 const orphanPause = patience + 500*time.Millisecond
 
-// orphanPage is the number of held tasks looked at in one exchange.
-const orphanPage = 500
+const (
+	// orphanPage is the number of held tasks looked at in one exchange.
+	orphanPage = 500
+	// orphanMost is the most held tasks of a queue that are looked at, the oldest ones.
+	orphanMost = 5000
+)
 
-// adopt puts back what was taken from the queues and never begun, because the
-// worker died in between, or was not answered: the ledger knows nothing of that, and asynq
-// waits one to two minutes for such a task. It is told from a task that is about to be
-// begun by looking twice. Likewise a task by which an interrupted action was
-// brought to a worker that died before it decided about it: the ledger still names
-// the worker before that one, which nobody looks for any more.
+// heldTask is a task that was taken from a queue, and that asynq's books have as running.
+type heldTask struct{ queue, id string }
+
+// adopt looks after tasks that were taken from the queues and that nobody runs: asynq waits
+// one to two minutes for such a task, and then has it run once more.
+//
+// It puts back what was never begun, because the worker died in between, or was not
+// answered: the ledger knows nothing of that. Likewise a task by which an interrupted
+// action was brought to a worker that died before it decided about it: the ledger still
+// names the worker before that one, which nobody looks for any more. And it takes those
+// from the books whose actions have ended.
+//
+// All of them are told from tasks that a worker is about to begin, or to end, by looking
+// twice. What cannot be read keeps nothing else from being looked after. It returns how many
+// tasks were put back.
 func (s *Store) adopt(ctx context.Context, queues []string) (int, error) {
-	before := make(map[string][]string, len(queues))
-	for _, queue := range queues {
-		held, err := s.heldUnbegun(ctx, queue)
-		if err != nil {
-			return 0, err
-		}
-		if len(held) > 0 {
-			before[queue] = slices.Collect(maps.Keys(held))
-		}
-	}
+	before, err := s.strays(ctx, queues)
+	faults := []error{err}
 	if len(before) == 0 {
-		return 0, nil
+		return 0, err
 	}
 	select {
 	case <-ctx.Done():
 		return 0, context.Cause(ctx)
 	case <-time.After(orphanPause):
 	}
-	found := 0
-	for queue, ids := range before {
-		still, err := s.heldUnbegun(ctx, queue)
-		if err != nil {
-			return found, err
+	still, err := s.strays(ctx, queues)
+	faults = append(faults, err)
+	unbegun, ended := make(map[string][]string), make(map[string][]string)
+	for k, over := range still {
+		switch was, known := before[k]; {
+		case !known || was != over:
+		case over:
+			ended[k.queue] = append(ended[k.queue], k.id)
+		default:
+			unbegun[k.queue] = append(unbegun[k.queue], k.id)
 		}
-		ids = slices.DeleteFunc(ids, func(id string) bool {
-			_, ok := still[id]
-			return !ok
-		})
+	}
+	found := 0
+	for queue, ids := range unbegun {
 		n, err := s.requeue(ctx, queue, ids)
 		found += n
-		if err != nil {
-			return found, err
-		}
+		faults = append(faults, err)
 		crash.At(crash.Adopting)
 	}
-	return found, nil
+	for queue, ids := range ended {
+		faults = append(faults, s.endTasks(ctx, queue, ids))
+	}
+	return found, errors.Join(faults...)
 }
 
 // missed has the sweeper told that the queue may have tasks that were taken and that
@@ -148,53 +156,80 @@ func (s *Store) requeue(ctx context.Context, queue string, ids []string) (int, e
 	return found, nil
 }
 
-// heldUnbegun returns the ids of the tasks of a queue that a worker holds and
-// whose actions wait to be begun, or to be decided about.
-func (s *Store) heldUnbegun(ctx context.Context, queue string) (map[string]struct{}, error) {
-	found := make(map[string]struct{})
-	for page := 1; ; page++ {
-		tasks, err := s.inspect.ListActiveTasks(queue, asynq.PageSize(orphanPage), asynq.Page(page))
-		if errors.Is(err, asynq.ErrQueueNotFound) {
-			return found, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("list the held tasks: %w", mapError(ctx, err))
-		}
-		if err := s.keepUnbegun(ctx, tasks, found); err != nil {
-			return nil, err
-		}
-		if len(tasks) < orphanPage {
-			return found, nil
-		}
-	}
-}
-
-func (s *Store) keepUnbegun(ctx context.Context, tasks []*asynq.TaskInfo, into map[string]struct{}) error {
-	if len(tasks) == 0 {
-		return nil
-	}
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	states, entries := make(map[string]*redis.StringCmd, len(tasks)), make(map[string]*redis.SliceCmd)
-	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for _, t := range tasks {
-			if id, index, err := DecodeTask(t.Payload); err == nil && t.Type == TaskAction {
-				states[t.ID] = p.GetRange(ctx, keysOf(id).state, int64(index), int64(index))
-				if t.ID != taskID(id, index, "") {
-					entries[t.ID] = p.HMGet(ctx, keysOf(id).ledger, strconv.Itoa(index))
-				}
-			}
-		}
-		return nil
-	}); err != nil {
-		return fmt.Errorf("read the states of held tasks: %w", mapError(ctx, err))
-	}
-	for id, state := range states {
-		if state.Val() == "p" || state.Val() == "r" && bringsInterrupted(id, entries[id]) {
-			into[id] = struct{}{}
+// endTasks takes tasks from asynq's books.
+func (s *Store) endTasks(ctx context.Context, queue string, ids []string) error {
+	for chunk := range slices.Chunk(ids, mostEnded) {
+		p := &part{lane: &lane{line: &line{}, name: queue, prefix: asynqPrefix(queue)}, ended: chunk}
+		if _, err := s.run(ctx, s.steps.turn, p.keys(), p.args()...); err != nil {
+			return fmt.Errorf("end tasks whose actions have ended: %w", err)
 		}
 	}
 	return nil
+}
+
+// strays returns the tasks of queues that a worker holds by asynq's books, although their
+// actions wait to be begun or decided about, or have ended, which it says. With an error
+// there may be more.
+func (s *Store) strays(ctx context.Context, queues []string) (map[heldTask]bool, error) {
+	look, cancel := s.within(ctx)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	lists := make(map[string]*redis.StringSliceCmd, len(queues))
+	for _, queue := range queues {
+		if queue != WebhookQueue { // asynq looks after these
+			lists[queue] = pipe.LRange(look, asynqPrefix(queue)+"active", -orphanMost, -1)
+		}
+	}
+	s.send(look, pipe)
+	var faults []error
+	var held []heldTask
+	for queue, list := range lists {
+		if err := list.Err(); err != nil {
+			faults = append(faults, fmt.Errorf("list the held tasks: %w", mapError(look, err)))
+		}
+		for _, id := range list.Val() {
+			held = append(held, heldTask{queue, id})
+		}
+	}
+	found := make(map[heldTask]bool)
+	for page := range slices.Chunk(held, orphanPage) {
+		faults = append(faults, s.keepStrays(ctx, page, found))
+	}
+	return found, errors.Join(faults...)
+}
+
+func (s *Store) keepStrays(ctx context.Context, held []heldTask, into map[heldTask]bool) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	states, entries := make(map[heldTask]*redis.StringCmd, len(held)), make(map[heldTask]*redis.SliceCmd)
+	pipe := s.rdb.Pipeline()
+	for _, k := range held {
+		if id, index, ok := parseTaskID(k.id); ok && known(id) {
+			states[k] = pipe.GetRange(ctx, keysOf(id).state, int64(index), int64(index))
+			if k.id != taskID(id, index, "") {
+				entries[k] = pipe.HMGet(ctx, keysOf(id).ledger, strconv.Itoa(index))
+			}
+		}
+	}
+	s.send(ctx, pipe)
+	var fault error
+	for k, state := range states {
+		if err := state.Err(); err != nil {
+			fault = fmt.Errorf("read the states of held tasks: %w", mapError(ctx, err))
+			continue
+		}
+		switch state.Val() {
+		case "p":
+			into[k] = false
+		case "r":
+			if bringsInterrupted(k.id, entries[k]) {
+				into[k] = false
+			}
+		default: // it has ended, or is a member of a group that another action leads, or is gone
+			into[k] = true
+		}
+	}
+	return fault
 }
 
 // bringsInterrupted reports whether a task was made to bring the very attempt that

@@ -15,48 +15,92 @@ const (
 	// stallPatience is how long nothing of a batch may end before the sweeper
 	// asks whether something of it was lost.
 	stallPatience = 15 * time.Second
+	// commitPatience is how long an upload may take from writing its entry to its commit.
+	commitPatience = time.Minute
 	// stallActions is the most waiting actions that are looked at in one round.
 	stallActions = 5000
 )
 
 // stalls remembers, between the sweeper's rounds, since when batches stand still.
 type stalls struct {
-	now, before map[string]stall
-	queues      []string // where tasks of batches that stand still may be held by nobody
+	now    map[string]stall
+	queues []string  // where tasks of batches that stand still may be held by no worker
+	asked  time.Time // when these were last looked through
 }
 
 type stall struct {
 	pending string
 	since   time.Time
 	cursor  int
+	checked bool // it was once looked through for something lost
 }
 
-// nextRound forgets the batches that the last round did not meet.
+// nextRound begins a round.
 func (s *stalls) nextRound() {
-	s.now, s.before, s.queues = make(map[string]stall, len(s.now)), s.now, nil
+	if s.now == nil {
+		s.now = make(map[string]stall)
+	}
 }
+
+// due returns the queues that are to be looked through now: from time to time, or at once if
+// work may have been lost.
+func (s *stalls) due(alerted bool) (queues []string) {
+	if len(s.queues) == 0 || !alerted && time.Since(s.asked) < suspectsEvery {
+		return nil
+	}
+	queues, s.queues, s.asked = s.queues, nil, time.Now()
+	return queues
+}
+
+// note notes how a batch stands, and reports whether something of it has ended since the last
+// look, or whether its upload may be about to commit. Entries without a batch that are older
+// are of uploads that came to nothing.
+func (s *stalls) note(id string, m map[string]string, now time.Time) (changed bool) {
+	was, known := s.now[id]
+	if !known || was.pending != m["pending"] {
+		s.now[id] = stall{pending: m["pending"], since: now}
+		return true
+	}
+	return m["status"] == "" && now.Sub(was.since) < commitPatience
+}
+
+// earlier returns when a batch is due, if that is to be earlier: nobody knows whether the
+// process that retried a batch came to enqueueing its tasks, so it is looked through once,
+// and one that is being looked through is looked at until the end.
+func (s *stalls) earlier(id string, m map[string]string, due time.Time) time.Time {
+	was := s.now[id]
+	if was.since.IsZero() || was.cursor == 0 && (was.checked || m["retried"] == "" || m["throttle"] != "") {
+		return due
+	}
+	if first := was.since.Add(stallPatience); first.Before(due) {
+		return first
+	}
+	return due
+}
+
+// forget forgets a batch that has ended.
+func (s *stalls) forget(id string) { delete(s.now, id) }
 
 // mendStall brings back what a batch that stands still may have lost: a waiting
 // action's task, as with a queue that somebody emptied, the holder of an action
 // in flight, or the answer that told a worker that it took a task. A batch may stand still for good reasons, too: doing this to
 // it changes nothing.
 func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
-	was, known := s.stalls.before[id]
-	if !known || was.pending != m["pending"] {
-		was = stall{pending: m["pending"], since: now}
-	}
-	s.stalls.now[id] = was
+	was := s.stalls.now[id]
 	if now.Sub(was.since) < stallPatience {
 		return nil
 	}
-	lost, cursor, err := s.enqueueWaiting(ctx, id, m, was.cursor, int(atoi(m["enqueued"])))
+	lost, cursor, err := s.enqueueWaiting(ctx, id, m, was.cursor, int(atoi(m["enqueued"])), true)
 	swept.Lost += lost
+	if lost > 0 { // others may have lost something, too
+		s.schedule.lookAtAll()
+	}
 	if err != nil {
 		return err
 	}
 	was.cursor = cursor
 	if cursor == 0 {
-		was.since = now
+		was.since, was.checked = now, true
 	}
 	s.stalls.now[id] = was
 	alive, err := s.alive(ctx)
@@ -72,8 +116,9 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 }
 
 // enqueueWaiting enqueues waiting actions from the cursor up to an index, those that have a
-// task aside. It returns the next cursor, 0 at the end.
-func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]string, cursor, upTo int) (lost, next int, err error) {
+// task aside: if almost all of them should have one, it asks for those first, which costs
+// less. It returns the next cursor, 0 at the end.
+func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]string, cursor, upTo int, ask bool) (lost, next int, err error) {
 	if cursor >= upTo {
 		return 0, 0, nil
 	}
@@ -95,6 +140,15 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 		waiting = append(waiting, cursor+i)
 	}
 	for chunk := range slices.Chunk(waiting, fanOutChunk) {
+		if ask {
+			all, err := s.haveTasks(ctx, s.tasksOf(id, routeOf(m), m["round"], chunk))
+			if err != nil {
+				return lost, cursor, fmt.Errorf("look for lost tasks: %w", err)
+			}
+			if all {
+				continue
+			}
+		}
 		got, err := s.enqueue(ctx, id, routeOf(m), m["round"], chunk)
 		lost += got.added
 		if err != nil {
@@ -107,12 +161,36 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 // enqueueAllWaiting enqueues all waiting actions in a range, those that have a task aside.
 func (s *Store) enqueueAllWaiting(ctx context.Context, id string, m map[string]string, from, upTo int) error {
 	for {
-		_, next, err := s.enqueueWaiting(ctx, id, m, from, upTo)
+		_, next, err := s.enqueueWaiting(ctx, id, m, from, upTo, false)
 		if err != nil || next == 0 {
 			return err
 		}
 		from = next
 	}
+}
+
+// haveTasks reports whether all of some tasks exist.
+func (s *Store) haveTasks(ctx context.Context, tasks []newTask) (bool, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	keys := make(map[string][]string) // by queue, since those of a queue are on one node
+	for _, t := range tasks {
+		keys[t.queue] = append(keys[t.queue], asynqPrefix(t.queue)+"t:"+t.id)
+	}
+	pipe := s.rdb.Pipeline()
+	counts := make([]*redis.IntCmd, 0, len(keys))
+	for _, of := range keys {
+		counts = append(counts, pipe.Exists(ctx, of...))
+	}
+	s.send(ctx, pipe)
+	found := 0
+	for _, count := range counts {
+		if err := count.Err(); err != nil {
+			return false, mapError(ctx, err)
+		}
+		found += int(count.Val())
+	}
+	return found == len(tasks), nil
 }
 
 // alive returns the workers that are not dead.

@@ -56,7 +56,11 @@ type Store struct {
 	takers   map[*taker]struct{}
 	memory   memory
 	stalls   stalls
-	owners   atomic.Pointer[[]byte] // the salt of the owners' names, once read
+	schedule schedule
+	doubted  doubted
+
+	suspected time.Time              // when the sweeper last looked for queues with tasks that nobody runs
+	owners    atomic.Pointer[[]byte] // the salt of the owners' names, once read
 }
 
 var (

@@ -31,55 +31,84 @@ const (
 
 // Sweep implements [batch.Sweeper].
 func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok bool, err error) {
-	if ok, err = s.electSweeper(ctx, worker); !ok {
+	ok, err = s.electSweeper(ctx, worker)
+	all := s.schedule.round(ok)
+	if !ok {
 		return swept, false, err
+	}
+	defer func() {
+		if err != nil { // Redis may have been away, and may have forgotten something
+			s.schedule.lookAtAll()
+		}
+	}()
+	if all {
+		if err := s.dueNow(ctx); err != nil {
+			s.schedule.again()
+			return swept, true, err
+		}
 	}
 	s.stalls.nextRound()
 	var faults []error
-	cursor := "-"
 	for {
-		ids, err := s.sweepPage(ctx, cursor)
+		page, err := s.duePage(ctx)
 		if err != nil {
 			return swept, true, err
 		}
-		swept.Open += len(ids.order)
-		if err := s.closeEntries(ctx, ids, &swept); err != nil {
-			faults = append(faults, err)
-		}
-		for _, id := range ids.order {
-			if ids.closed(id) {
-				continue
-			}
-			// One batch that cannot be mended keeps no other from it.
-			if err := s.sweepBatch(ctx, id, ids.fields[id], ids.at, &swept); err != nil {
-				faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
-			}
-			crash.At(crash.Sweeping)
-		}
-		if len(ids.order) < sweepPage || len(faults) > sweepFaults {
+		swept.Open = max(swept.Open, page.open)
+		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
+		if len(page.order) < sweepPage || len(faults) > sweepFaults {
 			return swept, true, errors.Join(append(faults, s.adoptLost(ctx, &swept))...)
 		}
-		cursor = "(" + ids.order[len(ids.order)-1]
 		if ok, err = s.electSweeper(ctx, worker); !ok {
 			return swept, true, err
 		}
 	}
 }
 
+// sweepDue looks at a page of batches, and says when they are due again.
+func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept) (faults []error) {
+	if err := s.closeEntries(ctx, page, swept); err != nil {
+		faults = append(faults, err)
+	}
+	due := make(map[string]time.Time, len(page.order))
+	for _, id := range page.order {
+		due[id] = page.now.Add(lookSoon)
+	}
+	for _, id := range page.order {
+		m := page.fields[id]
+		if m == nil || page.closed(id) {
+			continue
+		}
+		changed := s.stalls.note(id, m, page.now)
+		// One batch that cannot be mended keeps no other from it.
+		if err := s.sweepBatch(ctx, id, m, page.now, swept); err != nil {
+			faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
+		} else {
+			due[id] = s.stalls.earlier(id, m, s.schedule.next(m, changed, page.now, page.open))
+		}
+		crash.At(crash.Sweeping)
+	}
+	if page.fault != nil {
+		faults = append(faults, page.fault)
+	}
+	if err := s.putDue(ctx, due); err != nil {
+		faults = append(faults, err)
+	}
+	return faults
+}
+
 // adoptLost puts back tasks that nobody holds. It takes a moment, so it is done once for
 // all batches that stand still and all queues of which a worker missed what it took.
 func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
-	queues := s.stalls.queues
-	var notes []string
-	var fault error
-	if swept.Open > 0 {
-		notes, fault = s.members(ctx, lostKey)
-	}
+	queues := s.stalls.due(s.schedule.alerted())
+	notes, fault := s.members(ctx, lostKey)
 	for _, note := range notes {
 		queue, _, _ := strings.Cut(note, " ")
 		queues = append(queues, queue)
 	}
-	if len(queues) == 0 {
+	suspects, err := s.suspects(ctx)
+	fault = errors.Join(fault, err)
+	if queues = append(queues, suspects...); len(queues) == 0 {
 		return fault
 	}
 	slices.Sort(queues)
@@ -111,35 +140,49 @@ func (s *Store) now(ctx context.Context) (time.Time, error) {
 }
 
 // sweepFields are those of the meta hash that a round looks at.
-var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round", "asked", "given"}
+var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round", "asked", "given", "retried"}
 
+// openPage are some of the open batches.
 type openPage struct {
-	at     time.Time // before the batches were looked at
 	order  []string
-	fields map[string]map[string]string
-	staged map[string]bool // of those without a batch
+	fields map[string]map[string]string // nil for one that could not be read
+	staged map[string]bool              // of those without a batch
+	fault  error                        // why one could not be read
+	now    time.Time                    // before they were looked at
+	open   int                          // so many there are in all
 }
 
-func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error) {
+// duePage takes a page of batches whose time has come.
+func (s *Store) duePage(ctx context.Context) (*openPage, error) {
+	answer, err := s.run(ctx, s.steps.looks, []string{openKey}, sweepPage, putOff.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond)
+	if err != nil {
+		return nil, fmt.Errorf("take the batches that are due: %w", err)
+	}
+	if len(answer) < 2 {
+		return nil, errAnswer
+	}
+	page := s.readPage(ctx, answer[2:])
+	page.now, page.open = fromMillis(answer[0]), int(atoi(answer[1]))
+	return page, nil
+}
+
+// readPage reads what a round looks at of batches. One that cannot be read keeps no other
+// from being.
+func (s *Store) readPage(ctx context.Context, ids []string) *openPage {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	list := s.rdb.Pipeline()
-	at, listed := list.Time(ctx), list.ZRangeByLex(ctx, openKey, &redis.ZRangeBy{Min: cursor, Max: "+", Count: sweepPage})
-	if _, err := list.Exec(ctx); err != nil {
-		return nil, mapError(ctx, err)
-	}
-	ids := listed.Val()
 	cmds := make([]*redis.SliceCmd, len(ids))
-	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, id := range ids {
-			cmds[i] = p.HMGet(ctx, keysOf(id).meta, sweepFields...)
-		}
-		return nil
-	}); err != nil {
-		return nil, mapError(ctx, err)
-	}
-	page := &openPage{at: at.Val(), order: ids, fields: make(map[string]map[string]string, len(ids))}
+	pipe := s.rdb.Pipeline()
 	for i, id := range ids {
+		cmds[i] = pipe.HMGet(ctx, keysOf(id).meta, sweepFields...)
+	}
+	s.send(ctx, pipe)
+	page := &openPage{order: ids, fields: make(map[string]map[string]string, len(ids))}
+	for i, id := range ids {
+		if err := cmds[i].Err(); err != nil {
+			page.fault = fmt.Errorf("read open batches: %w", mapError(ctx, err))
+			continue
+		}
 		m := make(map[string]string, len(sweepFields))
 		for j, v := range cmds[i].Val() {
 			if text, ok := v.(string); ok {
@@ -149,14 +192,19 @@ func (s *Store) sweepPage(ctx context.Context, cursor string) (*openPage, error)
 		page.fields[id] = m
 	}
 	var bare []string
-	for _, id := range ids {
-		if page.fields[id]["status"] == "" {
+	for id, m := range page.fields {
+		if m["status"] == "" {
 			bare = append(bare, id)
 		}
 	}
 	var err error
-	page.staged, err = s.staged(ctx, bare)
-	return page, err
+	if page.staged, err = s.staged(ctx, bare); err != nil {
+		page.fault = fmt.Errorf("read open batches: %w", err)
+		for _, id := range bare {
+			delete(page.fields, id)
+		}
+	}
+	return page
 }
 
 func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
@@ -173,7 +221,6 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 		swept.Expired++
 		return s.overdue(ctx, id)
 	}
-	stalled := max(atoi(m["fanned"]), atoi(m["created"]))
 	f := fanOut{id: id, route: routeOf(m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
 	if m["throttle"] != "" && m["ending"] == "" && int(atoi(m["pending"])) == askedOf(m)-int(atoi(m["given"])) {
 		return nil // it waits for its owner's limit, and nothing of it is in flight
@@ -181,7 +228,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 	if f.from >= f.total || m["throttle"] != "" {
 		return s.mendStall(ctx, id, m, now, swept)
 	}
-	if m["ending"] != "" || now.Sub(time.UnixMilli(stalled)) < fanOutPatience {
+	if m["ending"] != "" || now.Sub(fanOutMoved(m)) < fanOutPatience {
 		return nil
 	}
 	swept.Resumed++
@@ -194,7 +241,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 func (p *openPage) closed(id string) bool {
 	m := p.fields[id]
 	status := batch.Status(m["status"])
-	return status.Terminal() && m["outbox"] == "" || status == "" && !p.staged[id]
+	return m != nil && (status.Terminal() && m["outbox"] == "" || status == "" && !p.staged[id])
 }
 
 // closeEntries removes the entries in which there is nothing to be looked after.
@@ -203,12 +250,13 @@ func (s *Store) closeEntries(ctx context.Context, page *openPage, swept *batch.S
 	for _, id := range page.order {
 		if page.closed(id) {
 			ids = append(ids, id)
+			s.stalls.forget(id)
 		}
 	}
 	if len(ids) == 0 {
 		return nil
 	}
-	removed, err := s.unlist(ctx, openKey, page.at, ids...)
+	removed, err := s.unlist(ctx, openKey, page.now, ids...)
 	swept.Closed += removed
 	return err
 }

@@ -13,6 +13,7 @@ import (
 
 func (b *bundle) sweep() batch.Swept {
 	b.t.Helper()
+	require.NoError(b.t, b.dueNow(b.ctx))
 	swept, ok, err := b.Sweep(b.ctx, "w1")
 	require.NoError(b.t, err)
 	require.True(b.t, ok)

@@ -40,10 +40,15 @@ func (s *Store) Leave(ctx context.Context, worker string) error {
 func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 	found := 0
 	queues := make(map[string]struct{})
-	for cursor := "-"; cursor != ""; {
-		page, err := s.sweepPage(ctx, cursor)
+	var faults []error
+	s.schedule.lookAtAll() // a webhook's mark may stand in what they ended last
+	for cursor := uint64(0); ; {
+		page, next, err := s.openPage(ctx, cursor)
 		if err != nil {
 			return found, err
+		}
+		if page.fault != nil { // what could be read is recovered, and the rest by the next try
+			faults = append(faults, page.fault)
 		}
 		for _, id := range page.order {
 			m := page.fields[id]
@@ -56,17 +61,26 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 			n, err := s.recoverBatch(ctx, id, m, func(e entry) bool { return slices.Contains(dead, e.worker) })
 			found += n
 			if err != nil {
-				return found, fmt.Errorf("recover batch %s: %w", id, err)
+				faults = append(faults, fmt.Errorf("recover batch %s: %w", id, err))
+			}
+			if len(faults) > sweepFaults {
+				return found, errors.Join(faults...)
 			}
 		}
-		cursor = ""
-		if len(page.order) == sweepPage {
-			cursor = "(" + page.order[len(page.order)-1]
+		if cursor = next; cursor == 0 {
+			break
 		}
+	}
+	all, err := s.taskQueues(ctx) // batches that have ended may have left tasks in any
+	if err != nil {
+		faults = append(faults, err)
+	}
+	for _, queue := range all {
+		queues[queue] = struct{}{}
 	}
 	n, err := s.adopt(ctx, slices.Collect(maps.Keys(queues)))
 	found += n
-	if err != nil {
+	if err := errors.Join(append(faults, err)...); err != nil {
 		return found, err
 	}
 	crash.At(crash.BeforeBurial)
@@ -76,6 +90,22 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 		}
 	}
 	return found, nil
+}
+
+// openPage reads a page of all open batches, of which some may come twice, and returns the
+// cursor of the next one, 0 at the end.
+func (s *Store) openPage(ctx context.Context, cursor uint64) (*openPage, uint64, error) {
+	scan, cancel := s.within(ctx)
+	defer cancel()
+	entries, next, err := s.rdb.ZScan(scan, openKey, cursor, "", sweepPage).Result()
+	if err != nil {
+		return nil, 0, mapError(scan, err)
+	}
+	ids := make([]string, 0, len(entries)/2)
+	for i := 0; i < len(entries); i += 2 { // each with its score
+		ids = append(ids, entries[i])
+	}
+	return s.readPage(ctx, ids), next, nil
 }
 
 // recoverBatch enqueues anew those actions in flight of a batch whose holders are lost.

@@ -1,0 +1,89 @@
+package queue
+
+import (
+	"context"
+	"slices"
+	"sync"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// doubtedChunk is the number of doubted batches that one exchange names.
+const doubtedChunk = 1000
+
+// doubted are batches of which a step was not answered: it may have been done, and may
+// have ended the batch or left its webhook to be sent. The sweeper is asked to look at
+// them as soon as Redis answers again.
+type doubted struct {
+	mu  sync.Mutex
+	ids map[string]int // how often
+}
+
+// doubtIf notes that a step of a batch was not answered, if that is why it failed.
+func (s *Store) doubtIf(id string, err error) {
+	if isUnavailable(err) {
+		s.doubt(id)
+	}
+}
+
+// doubt notes that a step of a batch was not answered.
+func (s *Store) doubt(id string) {
+	d := &s.doubted
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.ids == nil {
+		d.ids = make(map[string]int)
+	}
+	d.ids[id]++
+	if len(d.ids) > 1 || d.ids[id] > 1 {
+		return // the task below goes on until there is none left
+	}
+	s.fanouts.wg.Go(func() {
+		for ctx := s.fanouts.ctx; ctx.Err() == nil; {
+			seen, ids := d.seen()
+			for chunk := range slices.Chunk(ids, doubtedChunk) {
+				if err := s.insist(ctx, func() error { return s.reopenAll(ctx, chunk) }); err != nil {
+					s.log.Warn("batches with unanswered steps are looked at late", "batches", len(chunk), "error", err)
+				}
+			}
+			if d.forget(seen) {
+				return
+			}
+		}
+	})
+}
+
+// seen returns the batches as they are doubted now.
+func (d *doubted) seen() (map[string]int, []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	seen, ids := make(map[string]int, len(d.ids)), make([]string, 0, len(d.ids))
+	for id, n := range d.ids {
+		seen[id] = n
+		ids = append(ids, id)
+	}
+	return seen, ids
+}
+
+// forget forgets batches that were not doubted again, and reports whether none is left.
+func (d *doubted) forget(seen map[string]int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, n := range seen {
+		if d.ids[id] == n {
+			delete(d.ids, id)
+		}
+	}
+	return len(d.ids) == 0
+}
+
+// reopenAll has the sweeper look at open batches in its next round.
+func (s *Store) reopenAll(ctx context.Context, ids []string) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	entries := make([]redis.Z, len(ids))
+	for i, id := range ids {
+		entries[i] = atOnce(id)
+	}
+	return mapError(ctx, s.rdb.ZAddXX(ctx, openKey, entries...).Err())
+}

@@ -1,0 +1,138 @@
+package queue
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// looksPerSecond is about how many open batches in which nothing happens the sweeper
+	// looks at, however many there are: so each is looked at the less often.
+	looksPerSecond = 3
+	// lookAgain is the shortest time between two looks at such a batch.
+	lookAgain = 15 * time.Second
+	// lookSoon is the time between two looks at a batch in which something happens.
+	lookSoon = 2 * time.Second
+	// alertFor is how long the sweeper looks at every open batch in every round, after
+	// something by which work may have been lost.
+	alertFor = 40 * time.Second
+	// putOff is how long a batch is not looked at that was taken by a sweeper which then
+	// died. The next sweeper begins by looking at all of them.
+	putOff = time.Hour
+)
+
+// schedule says when the sweeper looks at open batches.
+type schedule struct {
+	mu      sync.Mutex
+	sweeper bool // this process is the sweeper
+	all     bool // all batches are to be looked at in the next round
+	alert   time.Time
+}
+
+// lookAtAll has the next round look at all open batches, and those of the next while: work
+// may have been lost.
+func (c *schedule) lookAtAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all, c.alert = true, time.Now().Add(alertFor)
+}
+
+// round begins a round, and reports whether it is to look at all open batches: a sweeper
+// before this one may have died with some that it took.
+func (c *schedule) round(sweeper bool) (all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all = sweeper && (c.all || !c.sweeper)
+	c.sweeper = sweeper
+	if sweeper {
+		c.all = false
+	}
+	return all
+}
+
+// again has the next round look at all open batches, because this one could not say when
+// they are due.
+func (c *schedule) again() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all = true
+}
+
+func (c *schedule) alerted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Before(c.alert)
+}
+
+// next returns when a batch is due again that was looked at just now, with so many open, and
+// whether something of it had changed since the look before.
+func (c *schedule) next(m map[string]string, changed bool, now time.Time, open int) time.Time {
+	soon := now.Add(lookSoon)
+	status := batch.Status(m["status"])
+	if c.alerted() || status.Terminal() || changed && status != batch.StatusQueued {
+		return soon
+	}
+	idle := max(lookAgain, time.Duration(open)*time.Second/looksPerSecond)
+	due := now.Add(idle + rand.N(idle/4)) //nolint:gosec // jitter is no secret
+	earlier := func(t time.Time) {
+		if t.Before(soon) {
+			t = soon
+		}
+		if t.Before(due) {
+			due = t
+		}
+	}
+	switch {
+	case status == "":
+	case m["ending"] == "":
+		earlier(fromMillis(m["expires"]))
+		if m["throttle"] == "" && atoi(m["enqueued"]) < atoi(m["total"]) {
+			earlier(fanOutMoved(m).Add(fanOutPatience))
+		}
+	default:
+		earlier(fromMillis(m["expires"]).Add(overdueAfter))
+	}
+	return due
+}
+
+// fanOutMoved is when the fan-out of a batch last came further.
+func fanOutMoved(m map[string]string) time.Time {
+	return time.UnixMilli(max(atoi(m["fanned"]), atoi(m["created"])))
+}
+
+// dueNow has all open batches looked at in this round.
+func (s *Store) dueNow(ctx context.Context) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	return mapError(ctx, s.rdb.ZUnionStore(ctx, openKey, &redis.ZStore{Keys: []string{openKey}, Weights: []float64{0}}).Err())
+}
+
+// putDue says when batches are due again. One that was entered again meanwhile
+// stays due.
+func (s *Store) putDue(ctx context.Context, due map[string]time.Time) error {
+	if len(due) == 0 {
+		return nil
+	}
+	ctx, cancel := s.within(context.WithoutCancel(ctx))
+	defer cancel()
+	entries := make([]redis.Z, 0, len(due))
+	for id, at := range due {
+		entries = append(entries, redis.Z{Member: id, Score: float64(at.UnixMilli())})
+	}
+	if err := s.rdb.ZAddArgs(ctx, openKey, redis.ZAddArgs{XX: true, LT: true, Members: entries}).Err(); err != nil {
+		return fmt.Errorf("say when batches are due: %w", mapError(ctx, err))
+	}
+	return nil
+}
+
+// atOnce is an entry of a batch that is due before all others.
+func atOnce(id string) redis.Z {
+	return redis.Z{Member: id, Score: -float64(time.Now().UnixMilli())}
+}
