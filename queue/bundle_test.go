@@ -13,7 +13,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/internal/redistest"
 )
 
 // bundle is what a test of the store works with.
@@ -29,9 +28,9 @@ func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
 	t.Parallel()
 	kinds := map[string]func(t *testing.T) string{
 		"embedded": func(*testing.T) string { return Embedded },
-		"server":   func(t *testing.T) string { t.Helper(); return redistest.Start(t).URL() },
-		"sentinel": func(t *testing.T) string { t.Helper(); return redistest.StartSentinel(t) },
-		"cluster":  func(t *testing.T) string { t.Helper(); return redistest.StartCluster(t) },
+		"server":   servers.take,
+		"sentinel": sentinels.take,
+		"cluster":  clusters.take,
 	}
 	for name, url := range kinds {
 		t.Run(name, func(t *testing.T) {
@@ -49,7 +48,25 @@ func open(t *testing.T, url string) *bundle {
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	s.fanouts.pause = 0
+	waitLong(s)
 	return &bundle{Store: s, t: t, ctx: t.Context()}
+}
+
+// waitLong has a store wait for Redis for as long as a machine under load may keep it, so
+// that an exchange fails only in the tests that are about that: see [waitShort].
+func waitLong(s *Store) { waitFor(s, 20*time.Second) }
+
+// waitShort has it wait as usual.
+func waitShort(s *Store) { waitFor(s, patience) }
+
+func waitFor(s *Store, most time.Duration) {
+	s.patience = most
+	switch c := s.rdb.(type) {
+	case *redis.ClusterClient:
+		c.Options().ReadTimeout, c.Options().WriteTimeout = most, most
+	case *redis.Client:
+		c.Options().ReadTimeout, c.Options().WriteTimeout = most, most
+	}
 }
 
 // spec is a submission that says nothing special.

@@ -14,7 +14,8 @@ import (
 func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		small, large := b.submit(3, spec()), b.submit(2600, spec())
-		b.eventually("all tasks", func() bool { return len(b.pending(batch.Bulk)) == 2600 })
+		b.fanouts.wg.Wait()
+		require.Len(t, b.pending(batch.Bulk), 2600)
 		tasks := b.pending(batch.Interactive)
 		require.Len(t, tasks, 3)
 		for n, task := range tasks {

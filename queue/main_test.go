@@ -9,5 +9,5 @@ import (
 
 func TestMain(m *testing.M) {
 	LogRedis(slog.New(slog.DiscardHandler))
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(pooled{m})
 }

@@ -51,6 +51,9 @@ type Store struct {
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64
 	newID   func() (uuid.UUID, error)
+	// patience bounds one exchange with Redis, and half of it one that stages a chunk of
+	// a larger upload, since somebody waits to be told to come back.
+	patience time.Duration
 
 	takersMu sync.Mutex
 	takers   map[*taker]struct{}
@@ -81,7 +84,7 @@ var (
 // It does not wait for Redis: a store whose Redis is away answers
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7}
+	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, patience: patience}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -148,11 +151,11 @@ func (s *Store) Ping(ctx context.Context) error {
 // errSlow is the cause of a context that ended because Redis took too long.
 var errSlow = errors.New("redis did not answer in time")
 
-// patience bounds one exchange with Redis.
+// patience is the default of Store.patience.
 const patience = 2 * time.Second
 
 func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, patience, errSlow)
+	return context.WithTimeoutCause(ctx, s.patience, errSlow)
 }
 
 // send sends what is in a pipeline. Each command has its own reply or its own error; see

@@ -26,9 +26,6 @@ const (
 	chunkBytes   = 128 << 10
 	// ownerIndexTTL is longer than any batch lives.
 	ownerIndexTTL = 800 * 24 * time.Hour
-	// stagePatience bounds the staging of a chunk of a larger upload. It is shorter than
-	// that of other steps, since somebody waits to be told to come back.
-	stagePatience = time.Second
 )
 
 // upload implements [batch.Upload].
@@ -226,7 +223,7 @@ func (u *upload) settle() error {
 
 // stage stages a chunk, after which so many actions are.
 func (u *upload) stage(ctx context.Context, args []any, upTo int) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, stagePatience, errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, u.s.patience/2, errSlow)
 	defer cancel()
 	answer, err := u.s.run(ctx, u.s.steps.stage, u.stageKeys(), args...)
 	if err != nil {

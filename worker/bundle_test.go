@@ -28,6 +28,7 @@ type bundle struct {
 	do    func(ctx context.Context, r *batch.Request, attempt int) *batch.Response
 
 	unreachable atomic.Bool
+	probes      atomic.Int64 // that were made in vain
 
 	mu   sync.Mutex
 	seen map[string]int // attempts by batch and index
@@ -59,6 +60,7 @@ func (b *bundle) Do(ctx context.Context, r *batch.Request) *batch.Response {
 // Probe implements [batch.Prober].
 func (b *bundle) Probe(context.Context, string) error {
 	if b.unreachable.Load() {
+		b.probes.Add(1)
 		return errors.New("refused")
 	}
 	return nil
