@@ -245,10 +245,10 @@ func (f *framer) endField() error {
 	switch f.field {
 	case lengthField:
 		n, err := strconv.ParseUint(string(value), 10, 63)
-		if err != nil || f.length >= 0 && f.length != int64(n) { //nolint:gosec // it has 63 bits
+		if err != nil || f.length >= 0 && f.length != int64(n) {
 			return forbidden("its answer has a Content-Length that is not one number")
 		}
-		f.length = int64(n) //nolint:gosec // as above
+		f.length = int64(n)
 	case codingField:
 		if f.coded++; f.coded > 1 || !bytes.EqualFold(value, []byte("chunked")) {
 			return forbidden("its answer has a Transfer-Encoding other than chunked")
@@ -299,7 +299,7 @@ func (f *framer) takeChunkSize(line []byte) error {
 	if err != nil || len(size) > 16 {
 		return forbidden("its answer has a chunk without a usable length")
 	}
-	if f.left = int64(n); n == 0 { //nolint:gosec // it has 63 bits
+	if f.left = int64(n); n == 0 {
 		f.state = framingTrailers
 	} else {
 		f.state = framingChunk

@@ -103,11 +103,13 @@ type way struct {
 
 func ways() []way {
 	certificate := func(t *testing.T) (*httptest.Server, *tls.Config) {
+		t.Helper()
 		srv := httptest.NewTLSServer(http.NotFoundHandler())
 		t.Cleanup(srv.Close)
 		return srv, &tls.Config{Certificates: srv.TLS.Certificates, MinVersion: tls.VersionTLS12}
 	}
 	secured := func(t *testing.T, script func(w *wire)) (*rawTarget, *httptest.Server) {
+		t.Helper()
 		srv, config := certificate(t)
 		target := newRawTarget(t, func(w *wire) {
 			conn := tls.Server(w.Conn, config)
@@ -118,18 +120,22 @@ func ways() []way {
 	}
 	return []way{
 		{"plain", func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher) {
+			t.Helper()
 			target := newRawTarget(t, script)
 			return target, newDispatcher(t, batch.Target{BaseURL: target.url})
 		}},
 		{"secured", func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher) {
+			t.Helper()
 			target, srv := secured(t, script)
 			return target, trusting(newDispatcher(t, batch.Target{BaseURL: strings.Replace(target.url, "http:", "https:", 1)}), srv)
 		}},
 		{"proxied", func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher) {
+			t.Helper()
 			target := newRawTarget(t, script)
 			return target, newDispatcher(t, batch.Target{BaseURL: "http://crm.invalid", Proxy: target.url})
 		}},
 		{"secured through a proxy", func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher) {
+			t.Helper()
 			target, srv := secured(t, script)
 			proxy := newTunnel(t)
 			return target, trusting(newDispatcher(t, batch.Target{BaseURL: strings.Replace(target.url, "http:", "https:", 1), Proxy: proxy}), srv)
@@ -139,6 +145,7 @@ func ways() []way {
 
 // newTunnel is a proxy that makes tunnels.
 func newTunnel(t *testing.T) string {
+	t.Helper()
 	proxy := newRawTarget(t, func(w *wire) {
 		req := w.request()
 		if req == nil || req.Method != http.MethodConnect {
@@ -157,6 +164,7 @@ func newTunnel(t *testing.T) string {
 
 // everyWay runs a test for all ways.
 func everyWay(t *testing.T, test func(t *testing.T, reach func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher))) {
+	t.Helper()
 	for _, way := range ways() {
 		t.Run(way.name, func(t *testing.T) {
 			t.Parallel()
@@ -168,6 +176,7 @@ func everyWay(t *testing.T, test func(t *testing.T, reach func(t *testing.T, scr
 func TestAnAnswerWhoseFramingIsForbiddenIsRefused(t *testing.T) {
 	t.Parallel()
 	everyWay(t, func(t *testing.T, reach func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher)) {
+		t.Helper()
 		for name, answer := range forbiddenAnswers {
 			for _, late := range []bool{false, true} { // on a connection that was used before, too
 				target, d := reach(t, func(w *wire) {
@@ -187,15 +196,15 @@ func TestAnAnswerWhoseFramingIsForbiddenIsRefused(t *testing.T) {
 				require.NotNil(t, resp.Result.Error, name)
 				require.Equal(t, batch.CodeProtocol, resp.Result.Error.Code, "%s: %s", name, resp.Result.Error.Message)
 				require.Equal(t, batch.Unknown, resp.Result.Outcome, name)
-				require.EqualValues(t, seen+1, target.requests.Load(), name)
+				require.Equal(t, seen+1, target.requests.Load(), name)
 
 				conns := target.conns.Load()
 				resp = do(t, d, batch.Action{Method: "GET", Timeout: 10 * time.Second})
 				require.NotNil(t, resp.Result.Error, name)
 				require.Equal(t, batch.Errored, resp.Result.Outcome, name)
 				require.True(t, resp.Repeat, name)
-				require.EqualValues(t, seen+2, target.requests.Load(), "%s: one attempt is one request", name)
-				require.EqualValues(t, conns+1, target.conns.Load(), "%s: the connection was closed", name)
+				require.Equal(t, seen+2, target.requests.Load(), "%s: one attempt is one request", name)
+				require.Equal(t, conns+1, target.conns.Load(), "%s: the connection was closed", name)
 				d.Close()
 			}
 		}
@@ -205,6 +214,7 @@ func TestAnAnswerWhoseFramingIsForbiddenIsRefused(t *testing.T) {
 func TestABodyWhoseFramingIsForbiddenIsRefused(t *testing.T) {
 	t.Parallel()
 	everyWay(t, func(t *testing.T, reach func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher)) {
+		t.Helper()
 		for name, body := range forbiddenBodies {
 			target, d := reach(t, func(w *wire) {
 				for w.request() != nil && w.say(chunkedHead+body) {
@@ -215,7 +225,7 @@ func TestABodyWhoseFramingIsForbiddenIsRefused(t *testing.T) {
 				require.NotNil(t, resp.Result.Error, name)
 				require.Equal(t, batch.CodeProtocol, resp.Result.Error.Code, "%s: %s", name, resp.Result.Error.Message)
 				require.Equal(t, batch.Unknown, resp.Result.Outcome, name)
-				require.EqualValues(t, n+1, target.conns.Load(), "%s: the connection was closed", name)
+				require.Equal(t, n+1, target.conns.Load(), "%s: the connection was closed", name)
 			}
 		}
 	})
@@ -246,6 +256,7 @@ func TestAnAnswerThatIsOnlyOddIsAccepted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			everyWay(t, func(t *testing.T, reach func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher)) {
+				t.Helper()
 				target, d := reach(t, func(w *wire) {
 					for w.request() != nil && w.say(answer) {
 					}
@@ -286,6 +297,7 @@ func TestWhatFollowsAnAnswerIsNotTheNextOne(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			everyWay(t, func(t *testing.T, reach func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher)) {
+				t.Helper()
 				target, d := reach(t, func(w *wire) {
 					for w.request() != nil && w.say(tt.answer) {
 					}
@@ -295,7 +307,7 @@ func TestWhatFollowsAnAnswerIsNotTheNextOne(t *testing.T) {
 					require.Nil(t, resp.Result.Error)
 					require.Equal(t, tt.status, resp.Result.Status)
 					require.NotContains(t, string(resp.Result.Body), "evil")
-					require.EqualValues(t, n+1, target.conns.Load(), "the connection is not used again")
+					require.Equal(t, n+1, target.conns.Load(), "the connection is not used again")
 				}
 			})
 		})
@@ -312,23 +324,22 @@ func FuzzFramingDoesNotDependOnPortions(f *testing.F) {
 	}
 	f.Add(chunkedHead+"1;a=b\r\nh\r\n0\r\nX-A: b\r\n\r\n"+empty, uint8(3))
 	f.Fuzz(func(t *testing.T, answer string, portion uint8) {
-		run := func(size int) (seen string, end error, usable bool) {
+		run := func(size int) (end error, usable bool) {
 			var fr framer
 			fr.expect(http.MethodPost)
 			for rest := []byte(answer); len(rest) > 0; {
 				part := rest[:min(size, len(rest))]
 				n, err := fr.feed(part)
-				seen += string(part[:n])
 				if err != nil {
-					return seen, err, fr.usable()
+					return err, fr.usable()
 				}
 				require.Equal(t, len(part), n)
 				rest = rest[n:]
 			}
-			return seen, nil, fr.usable()
+			return nil, fr.usable()
 		}
-		_, wholeErr, wholeUsable := run(len(answer) + 1)
-		_, partErr, partUsable := run(int(portion) + 1)
+		wholeErr, wholeUsable := run(len(answer) + 1)
+		partErr, partUsable := run(int(portion) + 1)
 		require.Equal(t, fmt.Sprint(wholeErr), fmt.Sprint(partErr))
 		require.Equal(t, wholeUsable, partUsable)
 	})

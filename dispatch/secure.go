@@ -138,14 +138,14 @@ func (d *secureDialer) tunnel(ctx context.Context, conn net.Conn, addr string) e
 		req.Header["Proxy-Authorization"] = req.Header["Authorization"]
 		delete(req.Header, "Authorization")
 	}
-	res, err := ask(conn, req)
+	status, err := ask(conn, req)
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
 	case err != nil:
 		return fmt.Errorf("ask the proxy: %w", err)
-	case res.StatusCode != http.StatusOK:
-		return fmt.Errorf("the proxy answered with status %d", res.StatusCode)
+	case status != http.StatusOK:
+		return fmt.Errorf("the proxy answered with status %d", status)
 	}
 	if !stop() { // the deadline may be overwritten at any moment
 		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
@@ -154,12 +154,16 @@ func (d *secureDialer) tunnel(ctx context.Context, conn net.Conn, addr string) e
 	return nil
 }
 
-// ask makes an exchange with a proxy. Its reader may hold more than the answer: a
-// TLS server does not speak first.
-func ask(conn net.Conn, req *http.Request) (*http.Response, error) {
+// ask makes an exchange with a proxy, and returns the status of its answer. Nothing that
+// its reader holds beyond the answer is lost: a TLS server does not speak first.
+func ask(conn net.Conn, req *http.Request) (int, error) {
 	if err := req.Write(conn); err != nil {
-		return nil, err //nolint:wrapcheck // the caller does
+		return 0, err //nolint:wrapcheck // the caller does
 	}
-	in := bufio.NewReader(io.LimitReader(conn, maxResponseHeaders))
-	return http.ReadResponse(in, req) //nolint:wrapcheck // as above
+	res, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponseHeaders)), req)
+	if err != nil {
+		return 0, err //nolint:wrapcheck // as above
+	}
+	_ = res.Body.Close() // the connection stays open
+	return res.StatusCode, nil
 }

@@ -15,6 +15,7 @@ import (
 
 // undecodable are bodies that are not the gzip streams that they are said to be.
 func undecodable(t *testing.T) map[string]string {
+	t.Helper()
 	whole := gzipped(t, strings.Repeat("some text ", 100))
 	wrong := []byte(whole)
 	wrong[len(wrong)-6] ^= 1
@@ -186,6 +187,10 @@ func TestAStatusStaysIfTheBodyBreaksOff(t *testing.T) {
 				}
 				d := newDispatcher(t, batch.Target{BaseURL: target.url})
 				resp := do(t, d, batch.Action{Method: tt.method, Timeout: timeout})
+				for end.code == batch.CodeTimeout && resp.Result.Status == 0 && timeout < time.Minute { // a busy machine's doing
+					timeout *= 2
+					resp = do(t, d, batch.Action{Method: tt.method, Timeout: timeout})
+				}
 				r := resp.Result
 				require.Equal(t, tt.status, r.Status)
 				require.Equal(t, tt.outcome, r.Outcome, "%s %d", tt.method, tt.status)

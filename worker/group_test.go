@@ -162,6 +162,9 @@ func (w *world) check(t require.TestingT) {
 	if w.crashed == 0 && len(w.script) == 0 {
 		require.True(t, all, "nothing went wrong, and yet it does not count")
 	}
+	if fates := w.script["commit"]; w.crashed == 0 && len(w.script) == 1 && len(fates) == 1 && fates[0] == cut {
+		require.True(t, all, "the status of the commit was seen, and yet it does not count")
+	}
 	if w.undoable() {
 		require.False(t, doubt, "everything could be undone, and yet something is unknown")
 	}
