@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"net"
@@ -22,7 +23,8 @@ const (
 
 // connect makes a client for a URL of [Open]. Errors do not repeat the URL,
 // since it may hold a password.
-func connect(raw string) (redis.UniversalClient, error) {
+// The hook is called with every new connection, before it is used.
+func connect(raw string, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
 	const expected = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
 	// url.Parse refuses a list of hosts with ports, so the list is cut out first.
 	scheme, rest, ok := strings.Cut(raw, "://")
@@ -38,7 +40,7 @@ func connect(raw string) (redis.UniversalClient, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
 		}
-		return redis.NewClient(tune(opts)), nil
+		return redis.NewClient(tune(opts, hook)), nil
 	}
 	userinfo, hosts := "", rest
 	if i := strings.IndexAny(hosts, "/?"); i >= 0 {
@@ -58,7 +60,7 @@ func connect(raw string) (redis.UniversalClient, error) {
 	}
 	opts := &redis.UniversalOptions{
 		DialTimeout: dialTimeout, ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, PoolTimeout: ioTimeout,
-		PoolSize: poolSize, ContextTimeoutEnabled: true,
+		PoolSize: poolSize, ContextTimeoutEnabled: true, OnConnect: hook,
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
 		if _, _, err := net.SplitHostPort(host); err != nil {
@@ -92,7 +94,8 @@ func connect(raw string) (redis.UniversalClient, error) {
 	return redis.NewFailoverClient(opts.Failover()), nil
 }
 
-func tune(o *redis.Options) *redis.Options {
+func tune(o *redis.Options, hook func(context.Context, *redis.Conn) error) *redis.Options {
+	o.OnConnect = hook
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTimeout, ioTimeout, ioTimeout, ioTimeout
 	o.ContextTimeoutEnabled = true
 	if o.PoolSize == 0 {

@@ -17,7 +17,7 @@ const (
 	// looks at, however many there are: so each is looked at the less often.
 	looksPerSecond = 3
 	// lookAgain is the shortest time between two looks at such a batch.
-	lookAgain = 15 * time.Second
+	lookAgain = 4 * time.Second
 	// lookSoon is the time between two looks at a batch in which something happens.
 	lookSoon = 2 * time.Second
 	// alertFor is how long the sweeper looks at every open batch in every round, after

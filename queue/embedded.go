@@ -52,7 +52,7 @@ func (e *embedded) drive() {
 }
 
 func (e *embedded) client() redis.UniversalClient {
-	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}))
+	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, nil))
 }
 
 func (e *embedded) close() {

@@ -133,35 +133,80 @@ func (s *Store) Note(ctx context.Context, id string, token batch.Token, g *batch
 		args[6] = "1"
 	}
 	if staged != nil {
-		args[4], args[5] = staged.Index, s.seals.seal(place{id, "r", staged.Index}, staged.Encode())
+		noted := s.seals.seal(place{id, "r", staged.Index}, staged.Encode())
+		args[4], args[5] = staged.Index, noted
+		s.attempts.stage(id, g.Leader(), string(token), staged.Index, noted)
 	}
 	answer, err := s.run(ctx, s.steps.note, keysOf(id).step(), args...)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("note group %d of batch %s: %w", g.Leader(), id, err)
 	}
-	return fromMillis(answer[1]), verdictError(answer[0])
+	err = verdictError(answer[0])
+	if s.restored(ctx, id, g.Leader(), token, err) {
+		return s.Note(ctx, id, token, g, staged)
+	}
+	if g.Paused || err != nil {
+		s.attempts.abandon(id, g.Leader(), string(token))
+	}
+	return fromMillis(answer[1]), err
 }
+
+// errForgotten says that Redis has not the results that were noted of a group.
+var errForgotten = errors.New("results of the group are forgotten")
 
 // Conclude implements [batch.GroupLedger].
 func (s *Store) Conclude(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
-	args := []any{id, doneChannel, g.Leader(), string(token)}
+	leader := g.Leader()
+	members, err := s.membersEnd(id, g, results, nil)
+	if err != nil {
+		return err
+	}
+	whole, err := s.membersEnd(id, g, results, s.attempts.staged(id, leader, string(token)))
+	if err != nil {
+		return err
+	}
+	err = s.endGroup(ctx, id, leader, string(token), members)
+	if errors.Is(err, errForgotten) || s.restored(ctx, id, leader, token, err) {
+		err = s.endGroup(ctx, id, leader, string(token), whole)
+	}
+	s.attemptEnded(id, leader, token, err, text(whole[1]), nil, whole)
+	return err
+}
+
+// membersEnd returns index, state and sealed result of each member of a group in turn. For
+// results that were noted it takes the given ones, or leaves them empty if there are none.
+func (s *Store) membersEnd(id string, g *batch.Group, results []batch.Result, noted map[int][]byte) ([]any, error) {
+	args := make([]any, 0, 3*len(results))
 	for i := range results {
 		r, index := &results[i], g.Members[i].Index
 		state, err := stateOf(r.Outcome)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		var sealed []byte
-		if r.ID != "" {
+		sealed := noted[index]
+		switch {
+		case r.ID != "":
 			sealed = s.seals.seal(place{id, "r", index}, r.Encode())
+		case noted != nil && sealed == nil: // another worker noted it: what is left of it is how it ended
+			left := &batch.Result{ID: g.Members[i].ID, Index: index, Outcome: r.Outcome}
+			sealed = s.seals.seal(place{id, "r", index}, left.Encode())
 		}
 		args = append(args, index, state, sealed)
 	}
+	return args, nil
+}
+
+// endGroup ends all members of a group: index, state and sealed result of each in turn.
+func (s *Store) endGroup(ctx context.Context, id string, leader int, token string, members []any) error {
+	args := append([]any{id, doneChannel, leader, token}, members...)
 	answer, err := s.run(ctx, s.steps.conclude, keysOf(id).step(), args...)
 	if err != nil {
 		s.doubtIf(id, err) //nolint:contextcheck // it goes on behind the caller
-		return fmt.Errorf("conclude group %d of batch %s: %w", g.Leader(), id, err)
+		return fmt.Errorf("conclude group %d of batch %s: %w", leader, id, err)
 	}
 	s.tellIf(ctx, id, answer[1])
+	if answer[0] == "forgotten" {
+		return errForgotten
+	}
 	return verdictError(answer[0])
 }

@@ -14,7 +14,9 @@ const (
 	saltKey     = "batchd:salt"
 	doneChannel = "batchd:done"
 	workChannel = "batchd:work"
-	asynqQueues = "asynq:queues"
+	// holdersChannel asks workers whether they have actions in flight that they hold.
+	holdersChannel = "batchd:holders"
+	asynqQueues    = "asynq:queues"
 )
 
 // batchKeys are the keys of one batch, all in one cluster slot.

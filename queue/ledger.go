@@ -27,12 +27,24 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 	if !known(id) {
 		return &batch.Begun{Verdict: batch.Gone}, nil
 	}
-	r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.token()}, read: true}
-	begun, err := s.begin(ctx, r, worker)
-	if err != nil && r.mayBeBegun() {
-		err = errors.Join(err, s.giveBackBegun(ctx, r))
+	for {
+		if err := s.history.settled(ctx); err != nil {
+			return nil, err
+		}
+		r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.token()}, read: true}
+		a := s.attempts.begin(id, index, text(r.args[0]))
+		begun, err := s.begin(ctx, r, worker)
+		if err != nil {
+			if r.mayBeBegun() {
+				err = errors.Join(err, s.giveBackBegun(ctx, r))
+			}
+			s.attempts.notBegun(a)
+			return nil, err
+		}
+		if begun, err = s.begunAgain(ctx, a, begun); begun != nil || err != nil {
+			return begun, err
+		}
 	}
-	return begun, err
 }
 
 // begin runs the step and reads its answer. With an error the action may be begun.
@@ -204,13 +216,18 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	if err := s.combine.do(ride); err != nil {
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
 	}
+	if ride.verdict() == "stale" && s.restored(ctx, id, index, token, batch.ErrStale) {
+		return s.Finish(ctx, id, index, token, r)
+	}
 	if ride.first {
 		if ended := ride.common[1]; ended != "" {
 			s.notices.tell(id, s.endedBatch(ctx, id, ended), waited)
 		}
 		s.tellIf(ctx, id, text(ride.common[0]))
 	}
-	return verdictError(ride.verdict())
+	err = verdictError(ride.verdict())
+	s.attemptEnded(id, index, token, err, state, sealed, nil)
+	return err
 }
 
 // endedBatch reads a batch from the answer of the step that ended it. Nil is to be looked at.
@@ -267,7 +284,15 @@ func (s *Store) release(ctx context.Context, id string, index int, token batch.T
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)
 	}
 	s.tellIf(ctx, id, answer[1])
-	return answer[0] == "released", verdictError(answer[0])
+	err = verdictError(answer[0])
+	if s.restored(ctx, id, index, token, err) {
+		return s.release(ctx, id, index, token, unsent, last)
+	}
+	if unsent == "1" {
+		s.attempts.uncount(id, index, string(token))
+	}
+	s.attemptEnded(id, index, token, err, stateWaiting, last, nil)
+	return answer[0] == "released", err
 }
 
 func verdictError(verdict string) error {
@@ -294,3 +319,12 @@ func parseEntry(packed string) entry {
 		earlier: int(atoi(parts[4])), worker: parts[5],
 	}
 }
+
+// String returns the ledger entry; see lua/lib.lua.
+func (e *entry) String() string {
+	return strings.Join([]string{
+		e.token, strconv.Itoa(e.attempts), millisOf(e.first), millisOf(e.started), strconv.Itoa(e.earlier), e.worker,
+	}, "|")
+}
+
+func millisOf(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }

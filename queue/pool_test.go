@@ -70,7 +70,7 @@ func (p *pool) close() {
 
 // empty brings a Redis back to how it was started.
 func empty(url string) error {
-	rdb, err := connect(url)
+	rdb, err := connect(url, nil)
 	if err != nil {
 		return err
 	}

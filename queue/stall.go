@@ -14,9 +14,12 @@ import (
 const (
 	// stallPatience is how long nothing of a batch may end before the sweeper
 	// asks whether something of it was lost.
-	stallPatience = 15 * time.Second
+	stallPatience = 4 * time.Second
 	// commitPatience is how long an upload may take from writing its entry to its commit.
 	commitPatience = time.Minute
+	// noHolder is how long an action that is begun may have no holder: a group waits like
+	// that for its next attempt.
+	noHolder = 15 * time.Second
 	// stallActions is the most waiting actions that are looked at in one round.
 	stallActions = 5000
 )
@@ -64,18 +67,23 @@ func (s *stalls) note(id string, m map[string]string, now time.Time) (changed bo
 	return m["status"] == "" && now.Sub(was.since) < commitPatience
 }
 
-// earlier returns when a batch is due, if that is to be earlier: nobody knows whether the
-// process that retried a batch came to enqueueing its tasks, so it is looked through once,
-// and one that is being looked through is looked at until the end.
+// earlier returns when a batch is due, if that is to be earlier: whatever has changed last may
+// be something that Redis forgot, so a batch is looked through once after each change, and
+// one that is being looked through is looked at until the end.
 func (s *stalls) earlier(id string, m map[string]string, due time.Time) time.Time {
 	was := s.now[id]
-	if was.since.IsZero() || was.cursor == 0 && (was.checked || m["retried"] == "" || m["throttle"] != "") {
+	if was.since.IsZero() || was.cursor == 0 && (was.checked || m["throttle"] != "" || neverRan(m)) {
 		return due
 	}
 	if first := was.since.Add(stallPatience); first.Before(due) {
 		return first
 	}
 	return due
+}
+
+// neverRan reports whether nothing of a batch was begun yet that Redis could forget.
+func neverRan(m map[string]string) bool {
+	return batch.Status(m["status"]) == batch.StatusQueued && m["retried"] == ""
 }
 
 // forget forgets a batch that has ended.
@@ -103,13 +111,9 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 		was.since, was.checked = now, true
 	}
 	s.stalls.now[id] = was
-	alive, err := s.alive(ctx)
-	if err != nil {
-		return err
-	}
-	lost, err = s.recoverBatch(ctx, id, m, func(e entry) bool {
-		return !slices.Contains(alive, e.worker) && now.Sub(e.started) > stallPatience
-	})
+	// Groups that were given back, and actions that their workers gave up, have no holder;
+	// see checkHolders for those that have one.
+	lost, err = s.recoverBatch(ctx, id, m, func(e entry) bool { return e.worker == "" && now.Sub(e.started) > noHolder })
 	swept.Lost += lost
 	s.stalls.queues = append(s.stalls.queues, s.queuesOf(routeOf(m))...)
 	return err

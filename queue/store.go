@@ -54,6 +54,12 @@ type Store struct {
 	// patience bounds one exchange with Redis, and half of it one that stages a chunk of
 	// a larger upload, since somebody waits to be told to come back.
 	patience time.Duration
+	beats    sync.Map // the workers of this process, and when each said last that it is alive
+
+	attempts  *attempts
+	history   *history
+	restoring restoring
+	holders   holders
 
 	takersMu sync.Mutex
 	takers   map[*taker]struct{}
@@ -84,7 +90,8 @@ var (
 // It does not wait for Redis: a store whose Redis is away answers
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, patience: patience}
+	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, patience: patience, attempts: newAttempts()}
+	s.history = newHistory(s.restoreSoon)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -101,11 +108,12 @@ func Open(cfg Config) (*Store, error) {
 		if len(keys) == 0 {
 			keys = []SealKey{randomSealKey()}
 		}
-	} else if s.rdb, err = connect(cfg.URL); err != nil {
+	} else if s.rdb, err = connect(cfg.URL, s.history.connected); err != nil {
 		return nil, err
 	}
 	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
 		s.shards, s.cluster = clusterShards, cluster
+		s.history.learning = true // until its servers have been met
 	}
 	s.rdb.AddHook(replies{})
 	if s.seals, err = newSealer(keys); err != nil {

@@ -57,7 +57,9 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 		swept.Open = max(swept.Open, page.open)
 		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
 		if len(page.order) < sweepPage || len(faults) > sweepFaults {
-			return swept, true, errors.Join(append(faults, s.adoptLost(ctx, &swept))...)
+			lost, err := s.checkHolders(ctx)
+			swept.Lost += lost
+			return swept, true, errors.Join(append(faults, err, s.adoptLost(ctx, &swept))...)
 		}
 		if ok, err = s.electSweeper(ctx, worker); !ok {
 			return swept, true, err
@@ -79,6 +81,7 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 		if m == nil || page.closed(id) {
 			continue
 		}
+		s.holders.note(id, m)
 		changed := s.stalls.note(id, m, page.now)
 		// One batch that cannot be mended keeps no other from it.
 		if err := s.sweepBatch(ctx, id, m, page.now, swept); err != nil {

@@ -168,13 +168,15 @@ func asynqPrefix(queue string) string { return "asynq:{" + queue + "}:" }
 func (t *taker) start(action func(id string, index int, place *Place) error) {
 	t.action = action
 	t.remove = t.s.addTaker(t)
-	t.silent = t.s.notices.hear(workChannel, t.heard)
+	silentWork, silentHolders := t.s.notices.hear(workChannel, t.heard), t.s.notices.hear(holdersChannel, t.s.asked)
+	t.silent = func() { silentWork(); silentHolders() }
 	for _, l := range t.lines {
 		t.wg.Go(l.run)
 	}
 	t.wg.Go(t.poll)
 	t.wg.Go(t.keepLeases)
 	t.wg.Go(t.auditSlots)
+	t.wg.Go(t.watchHistory)
 }
 
 func (t *taker) stop() {

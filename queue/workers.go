@@ -22,12 +22,24 @@ const workersKey = "batchd:workers"
 func (s *Store) Beat(ctx context.Context, worker string) ([]string, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	dead, err := s.steps.beat.Run(ctx, s.rdb, []string{workersKey}, worker, millis(batch.DeadAfter)).StringSlice()
-	return dead, mapError(ctx, err)
+	last, _ := s.beats.Load(worker)
+	answer, err := s.steps.beat.Run(ctx, s.rdb, []string{workersKey}, worker, millis(batch.DeadAfter), text(last)).StringSlice()
+	if err != nil {
+		return nil, mapError(ctx, err)
+	}
+	if len(answer) < 2 {
+		return nil, errAnswer
+	}
+	s.beats.Store(worker, answer[0])
+	if answer[1] == "1" {
+		s.history.suspect()
+	}
+	return answer[2:], nil
 }
 
 // Leave implements [batch.Registry].
 func (s *Store) Leave(ctx context.Context, worker string) error {
+	s.beats.Delete(worker)
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())

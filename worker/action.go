@@ -85,6 +85,7 @@ func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 		case batch.Held:
 			return &laterError{after: heldAgain, reason: "another worker has it in flight"}
 		case batch.Run:
+			defer w.cfg.Ledger.Abandon(id, index, begun.Token)
 			// The store may have been away. What comes late has lost its place at the
 			// target's rate: all that waited would come at once.
 			late := time.Since(taken) > placeLasts

@@ -36,7 +36,12 @@ type bundle struct {
 
 func setup(t *testing.T, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *bundle {
 	t.Helper()
-	s, err := queue.Open(queue.Config{URL: queue.Embedded})
+	return setupOn(t, queue.Config{URL: queue.Embedded}, do)
+}
+
+func setupOn(t *testing.T, cfg queue.Config, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *bundle {
+	t.Helper()
+	s, err := queue.Open(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	b := &bundle{t: t, store: s, do: do, seen: map[string]int{}}

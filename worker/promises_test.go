@@ -99,6 +99,8 @@ func (s *scripted) Begin(context.Context, string, int, string) (*batch.Begun, er
 	}, nil
 }
 
+func (s *scripted) Abandon(string, int, batch.Token) {}
+
 func (s *scripted) Release(context.Context, string, int, batch.Token, *batch.Result) (bool, error) {
 	s.released++
 	return true, nil

@@ -171,6 +171,9 @@ type Ledger interface {
 	// GiveBack is Release for an action of which nothing was sent: the attempt does
 	// not count.
 	GiveBack(ctx context.Context, id string, index int, token Token) (released bool, err error)
+	// Abandon tells that an attempt that was begun is not in flight here any more. After
+	// its Finish or Release it does nothing; without, others find it interrupted.
+	Abandon(id string, index int, token Token)
 	// Webhook returns the event that a delivery is to send: the end of the batch as it
 	// was. It answers [ErrStale] if the delivery was withdrawn, because the batch was
 	// retried or the event is delivered again, or has come to its end.

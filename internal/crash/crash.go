@@ -105,6 +105,9 @@ const (
 	Recovering Point = "recovering"
 	// Adopting is after each task that a dead worker held is put back.
 	Adopting Point = "adopting"
+	// Disowned is after a worker gave up actions that it held and did not have, before they are
+	// enqueued for others.
+	Disowned Point = "disowned"
 	// BeforeBurial is when all is taken over, before the dead worker is forgotten.
 	BeforeBurial Point = "before_burial"
 )
@@ -131,7 +134,7 @@ func Points() []Point {
 		Taken, Begun, Answered, Finished, Released, Interrupted, Resumed,
 		GroupNoted, GroupAnswered, GroupDecided, GroupConcluding, GroupConcluded,
 		OutboxMarked, WebhookNoted, WebhookEnqueued, WebhookTaken, WebhookSent, WebhookRecorded,
-		Sweeping, Expired, Recovering, Adopting, BeforeBurial,
+		Sweeping, Expired, Recovering, Adopting, Disowned, BeforeBurial,
 		Cancelled, RetryAdmitted, Reopened, Retried, Erased,
 	}
 }

@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/client"
@@ -223,6 +225,12 @@ var families = []family{
 			{crash.Reopened, retrying},
 			{crash.Retried, retrying},
 			{crash.Erased, deleting},
+		},
+	},
+	{
+		name: "forgotten", delay: 5 * time.Millisecond, workers: 2, concurrency: 4,
+		points: []pointCase{
+			{crash.Disowned, forgetting},
 		},
 	},
 }
@@ -463,4 +471,33 @@ func deleting(a *arena, at crash.Point) {
 		})
 		return func(ctx context.Context, c *client.Client) error { return c.Delete(ctx, p.id) }
 	})(a, at)
+}
+
+// forgetting has a worker die that holds an action by the ledger and does not have it, as
+// it gives that up. It works for another target, so that it takes no task.
+func forgetting(a *arena, at crash.Point) {
+	for range a.deaths {
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: 1, target: "other", at: at, passing: 1})
+		worker := p.logged("worker started", "worker")
+		b := plan(a.tag("f"), 2, http.MethodPost, http.MethodGet)
+		a.submit(b, client.Options{})
+		a.settle(20*time.Second, b)
+		a.follow(b, false)
+		began := time.Now().Add(-time.Minute).UnixMilli()
+		_, err := a.rdb.TxPipelined(a.t.Context(), func(pipe redis.Pipeliner) error {
+			key := func(kind string) string { return "batchd:{" + b.id + "}:" + kind }
+			pipe.SetRange(a.t.Context(), key("s"), 0, "rr")
+			for i := range b.actions {
+				index := strconv.Itoa(i)
+				pipe.HSet(a.t.Context(), key("l"), index, fmt.Sprintf("forgotten%d|1|%d|%d|0|%s", i, began, began, worker))
+				pipe.HDel(a.t.Context(), key("r"), index)
+			}
+			pipe.HSet(a.t.Context(), key("m"), "status", "running", "pending", 2, "succeeded", 0)
+			pipe.HDel(a.t.Context(), key("m"), "ended")
+			pipe.ZAdd(a.t.Context(), "batchd:open", redis.Z{Member: b.id})
+			return nil
+		})
+		require.NoError(a.t, err)
+		a.awaitDeath(p, at, 1, 30*time.Second)
+	}
 }

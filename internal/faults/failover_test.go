@@ -6,10 +6,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
@@ -23,39 +25,90 @@ func TestAfterAFailoverABatchIsWholeOrGone(t *testing.T) {
 	}
 	for round := range 3 {
 		t.Run(fmt.Sprint(round), func(t *testing.T) {
-			master, url := startPair(t)
-			w := newWorldOn(t, url)
-			w.lossy = true
-			w.target.delay = 5 * time.Millisecond
-			w.startAPI()
-			w.startWorker("w0")
-			w.startWorker("w1")
-			load := w.startLoad(3, 20)
-			time.Sleep(5 * time.Second)
-			master.Kill()
-			killed := time.Now()
-			eventually(t, time.Minute, func() bool { return load.ackedAfter(killed.Add(500 * time.Millisecond)) }, "nothing is accepted after the failover")
-			accepted := time.Since(killed)
-			time.Sleep(3 * time.Second)
-			batches := load.stop()
-			kept := w.kept(batches)
-			w.settle(150*time.Second, kept...)
-			ended := time.Since(killed)
-			sum := w.verifyAll(kept)
-			figure(t, "failover: batches=%d gone=%d outcomes=%v POSTs sent twice=%d, accepted again after %.1fs, last batch ended after %.1fs",
-				len(batches), len(batches)-len(kept), sum, w.sentTwice(batches), accepted.Seconds(), ended.Seconds())
+			p := startPair(t)
+			failOver(t, p, "failover", p.master.Kill)
 		})
 	}
 }
 
-// startPair starts a master, a replica and a sentinel, and returns the master
-// and the URL.
-func startPair(t *testing.T) (*redistest.Server, string) {
+// Sentinel is told to make the replica the master while the master is well. Until Sentinel
+// has told everybody, which takes a second or two, the old master acknowledges what is lost
+// as soon as it becomes a replica. With min-replicas-to-write it refuses to write as soon
+// as its replica is gone.
+func TestAForcedFailoverSendsNothingTwiceOfWhatIsLeft(t *testing.T) {
+	scenario(t)
+	for _, guarded := range scale([]bool{false}, []bool{false, true}) {
+		for round := range scale(1, 3) {
+			t.Run(fmt.Sprintf("guarded=%v/%d", guarded, round), func(t *testing.T) {
+				name, args := "forced failover", []string(nil)
+				if guarded {
+					name, args = "forced failover with min-replicas-to-write", []string{"--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"}
+				}
+				p := startPair(t, args...)
+				failOver(t, p, name, func() {
+					_, err := p.sentinel.Command("SENTINEL", "FAILOVER", "main")
+					require.NoError(t, err)
+				})
+			})
+		}
+	}
+}
+
+// failOver has the master of a pair replaced under load, and checks what is left.
+func failOver(t *testing.T, p *pair, name string, replace func()) {
 	t.Helper()
-	master := redistest.Start(t, append(durable, "--repl-diskless-sync-delay", "0")...)
+	w := newWorldOn(t, p.url)
+	w.lossy = true
+	w.target.delay = 5 * time.Millisecond
+	w.startAPI()
+	w.startWorker("w0")
+	w.startWorker("w1")
+	load := w.startLoad(3, 20)
+	time.Sleep(scale(3*time.Second, 5*time.Second))
+	replace()
+	replaced := time.Now()
+	p.awaitOther(t)
+	switched := time.Now()
+	eventually(t, time.Minute, func() bool { return load.ackedAfter(switched.Add(500 * time.Millisecond)) }, "nothing is accepted after the failover")
+	accepted := time.Since(replaced)
+	time.Sleep(3 * time.Second)
+	batches := load.stop()
+	kept := w.kept(batches)
+	stopped := time.Now()
+	w.settle(scale(30*time.Second, 150*time.Second), kept...)
+	ended := time.Since(stopped)
+	sum := w.verifyAll(kept)
+	twice := w.sentTwice(kept)
+	figure(t, "%s: batches=%d gone=%d outcomes=%v POSTs sent twice=%d, of batches that are gone=%d, another master after %.1fs, accepted again after %.1fs, last batch ended %.1fs after the last was accepted",
+		name, len(batches), len(batches)-len(kept), sum, twice, w.sentTwice(batches)-twice, switched.Sub(replaced).Seconds(), accepted.Seconds(), ended.Seconds())
+}
+
+// pair is a master with a replica, and the sentinel that watches them.
+type pair struct {
+	master, sentinel *redistest.Server
+	url              string
+}
+
+// awaitOther waits until the sentinel names another master.
+func (p *pair) awaitOther(t *testing.T) {
+	t.Helper()
+	rdb := redis.NewSentinelClient(&redis.Options{Addr: p.sentinel.Addr})
+	defer rdb.Close()
+	eventually(t, time.Minute, func() bool {
+		addr, err := rdb.GetMasterAddrByName(t.Context(), "main").Result()
+		return err == nil && len(addr) == 2 && net.JoinHostPort(addr[0], addr[1]) != p.master.Addr
+	}, "the sentinel makes no other the master")
+}
+
+// startPair starts a master, a replica and a sentinel. The arguments are added to the
+// command lines of the two servers.
+func startPair(t *testing.T, args ...string) *pair {
+	t.Helper()
+	args = slices.Concat(durable, []string{"--repl-diskless-sync-delay", "0"}, args)
+	master := redistest.Start(t, args...)
 	_, port, err := net.SplitHostPort(master.Addr)
 	require.NoError(t, err)
-	redistest.Start(t, append(durable, "--replicaof", "127.0.0.1", port)...)
+	redistest.Start(t, append(args, "--replicaof", "127.0.0.1", port)...)
 	eventually(t, 20*time.Second, func() bool {
 		n, err := master.Command("WAIT", "1", "100")
 		return err == nil && n == ":1"
@@ -78,5 +131,5 @@ func startPair(t *testing.T) (*redistest.Server, string) {
 		replicas, err := sentinel.Command("SENTINEL", "REPLICAS", "main")
 		return err == nil && strings.HasPrefix(replicas, "*1")
 	}, "the sentinel does not find the replica")
-	return master, "redis+sentinel://" + addr + "/0?master=main"
+	return &pair{master: master, sentinel: sentinel, url: "redis+sentinel://" + addr + "/0?master=main"}
 }

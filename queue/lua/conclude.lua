@@ -3,7 +3,7 @@
 -- ARGV: batch id, channel, index of the first member, token, then index, state
 --       and sealed result of each member in turn, the first one first; an empty
 --       result stands for the one that was noted
--- returns: {'ok' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'}
+-- returns: {'ok' | 'stale' | 'gone' | 'forgotten', if a result that was noted is not there, number of the webhook's delivery if this ended the batch, or '0'}
 -- Repeating the write that won answers 'ok' and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 if not gone then
@@ -17,6 +17,11 @@ end
 local state = redis.call('GETRANGE', KEYS[2], leader, leader)
 if state ~= 'r' then
   return {state == ARGV[6] and 'ok' or 'stale', '0'}
+end
+for i = 5, #ARGV, 3 do
+  if ARGV[i + 2] == '' and redis.call('HEXISTS', KEYS[5], ARGV[i]) == 0 then
+    return {'forgotten', '0'}
+  end
 end
 for i = 5, #ARGV, 3 do
   redis.call('SETRANGE', KEYS[2], ARGV[i], ARGV[i + 1])

@@ -1,0 +1,156 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+const (
+	// settleFor is how long nothing is begun after Redis may have gone back to an earlier
+	// state. Meanwhile all processes repeat what they did, so that nothing of it is done
+	// twice. It is longer than the time between the first and the last process to notice.
+	settleFor = time.Second
+	// historyEvery is how often a process that has anything to repeat asks Redis whether
+	// it still goes on from the same state.
+	historyEvery = 500 * time.Millisecond
+	// mostHistories is the most histories that are remembered.
+	mostHistories = 1000
+)
+
+// history notices that Redis may have gone back to an earlier state: a server was
+// restarted, or a replica was made the master. By either, the id of its replication
+// history changes. Connections do not outlast most such changes, so the id is asked for
+// with every new connection, before anything else is sent over it.
+type history struct {
+	changed func() // is called after each change
+
+	mu       sync.Mutex
+	known    map[string]struct{}
+	learning bool      // ids that are not known are those of servers not met before
+	until    time.Time // nothing is begun before
+}
+
+func newHistory(changed func()) *history {
+	return &history{changed: changed, known: make(map[string]struct{})}
+}
+
+// connected asks a server, over a connection that was just opened, for the id of its history.
+func (h *history) connected(ctx context.Context, conn *redis.Conn) error {
+	info, err := conn.Info(ctx, "replication").Result()
+	if refused := redis.Error(nil); errors.As(err, &refused) {
+		return nil // it does not say, or is no Redis server: a sentinel, or a proxy
+	}
+	if err != nil {
+		return err //nolint:wrapcheck // go-redis passes it on, and is to see its own
+	}
+	h.observe(info)
+	return nil
+}
+
+// observe takes the id of a history from the answer to INFO.
+func (h *history) observe(info string) {
+	id := infoField(info, "master_replid")
+	if id == "" || strings.Trim(id, "0") == "" {
+		return
+	}
+	h.mu.Lock()
+	_, known := h.known[id]
+	first := len(h.known) == 0 || h.learning
+	if !known {
+		if len(h.known) >= mostHistories {
+			clear(h.known)
+		}
+		h.known[id] = struct{}{}
+	}
+	h.mu.Unlock()
+	if !known && !first {
+		h.suspect()
+	}
+}
+
+// suspect notes that Redis may have gone back to an earlier state just now.
+func (h *history) suspect() {
+	h.mu.Lock()
+	h.until = time.Now().Add(settleFor)
+	h.mu.Unlock()
+	h.changed()
+}
+
+// settled returns when actions may be begun.
+func (h *history) settled(ctx context.Context) error {
+	for {
+		h.mu.Lock()
+		left := time.Until(h.until)
+		h.mu.Unlock()
+		if left <= 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(left):
+		}
+	}
+}
+
+// learn meets all servers of a cluster, so that one that is met later is known to be new.
+func (s *Store) learn(ctx context.Context) error {
+	if _, cluster := s.rdb.(*redis.ClusterClient); !cluster {
+		return nil
+	}
+	s.history.mu.Lock()
+	s.history.learning = true
+	s.history.mu.Unlock()
+	err := s.askHistory(ctx)
+	s.history.mu.Lock()
+	s.history.learning = err != nil
+	s.history.mu.Unlock()
+	return err
+}
+
+// askHistory asks all servers for the ids of their histories.
+func (s *Store) askHistory(ctx context.Context) error {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	ask := func(ctx context.Context, c redis.Cmdable) error {
+		info, err := c.Info(ctx, "replication").Result()
+		if err == nil {
+			s.history.observe(info)
+		}
+		return err //nolint:wrapcheck // mapped below
+	}
+	if c, ok := s.rdb.(*redis.ClusterClient); ok {
+		return mapError(ctx, c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return ask(ctx, c) }))
+	}
+	return mapError(ctx, ask(ctx, s.rdb))
+}
+
+// watchHistory asks for the ids of the histories from time to time: a proxy keeps
+// connections open while the server behind it changes.
+func (t *taker) watchHistory() {
+	if t.s.embed != nil {
+		return
+	}
+	tick := time.NewTicker(historyEvery)
+	defer tick.Stop()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	learned := false
+	for {
+		if !learned {
+			learned = t.s.learn(ctx) == nil
+		} else if t.s.attempts.busy() {
+			_ = t.s.askHistory(ctx) // it is asked again soon
+		}
+		select {
+		case <-tick.C:
+		case <-t.closed:
+			return
+		}
+	}
+}

@@ -1,0 +1,20 @@
+-- disown notes that a worker does not have actions in flight that it holds by the ledger,
+-- so that any worker may decide about them.
+-- KEYS: meta, state, ledger, actions, results, groups
+-- ARGV: worker, then index and token of each action in turn
+-- returns: {target, lane, then 1 for each action that the worker held | 0}
+-- Repeating it changes nothing, and answers 1 until somebody has decided.
+local m = redis.call('HMGET', KEYS[1], 'target', 'lane')
+local answer = {m[1] or '', m[2] or ''}
+for i = 2, #ARGV, 2 do
+  local index, token = ARGV[i], ARGV[i + 1]
+  local e = read_entry(KEYS[3], index)
+  local held = e and e.token == token and (e.worker == ARGV[1] or e.worker == '')
+    and redis.call('GETRANGE', KEYS[2], index, index) == 'r'
+  if held and e.worker ~= '' then
+    e.worker = ''
+    write_entry(KEYS[3], index, e)
+  end
+  answer[#answer + 1] = held and 1 or 0
+end
+return answer

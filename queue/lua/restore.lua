@@ -1,0 +1,78 @@
+-- restore repeats what a worker did with actions, where this server has forgotten it: it
+-- was restored from a snapshot, or is a replica that lacked the last writes. It changes
+-- nothing where the ledger is as the worker left it, or is ahead.
+-- KEYS: meta, state, ledger, actions, results, groups
+-- ARGV: batch id, channel, then index, ledger entry, state and sealed result of each action
+--       in turn; state: 'r' it is in flight | 'p' it was released, with the result of the
+--       attempt if it was sent | that of its result
+-- returns: {number of the webhook's delivery if this ended the batch, or '0', target, lane, then for each
+--          action 'known' | 'restored' | 'ended', as the batch is ending | 'stale' | 'gone'}
+-- The first action of a group begins the whole group again. Repeating it answers 'known'.
+local m = redis.call('HMGET', KEYS[1], 'gone', 'target', 'lane', 'status', 'retried', 'ending', 'groups')
+local answer = {'0', m[2] or '', m[3] or ''}
+if not m[1] then
+  for _ = 3, #ARGV, 4 do
+    answer[#answer + 1] = 'gone'
+  end
+  return answer
+end
+local retried = tonumber(m[5] or '0')
+local counts, restored, left = {}, false, nil
+for i = 3, #ARGV, 4 do
+  local index, to, sealed = ARGV[i], ARGV[i + 2], ARGV[i + 3]
+  local mine, e = parse_entry(ARGV[i + 1]), read_entry(KEYS[3], index)
+  local state = redis.call('GETRANGE', KEYS[2], index, index)
+  local verdict = 'stale'
+  if e and e.token == mine.token then
+    if state == to then
+      verdict = 'known'
+    elseif state == 'r' then
+      verdict = 'restored'
+    end
+  elseif state == 'p' and tonumber(mine.started) > retried and (not e or e.attempts <= mine.attempts) then
+    verdict = 'restored' -- the begin is forgotten, too; a later one by another worker counts as many attempts, at least
+  end
+  if verdict == 'restored' then
+    restored = true
+    write_entry(KEYS[3], index, mine)
+    if to == 'p' and sealed ~= '' then
+      redis.call('HSET', KEYS[6], last_of(index), 'p' .. sealed)
+      redis.call('PEXPIREAT', KEYS[6], m[1])
+    end
+    if to == 'p' and m[6] then
+      to = m[6] == 'cancelled' and 'C' or 'X'
+      verdict = 'ended'
+    end
+    redis.call('SETRANGE', KEYS[2], index, to)
+    if to == 'r' and m[7] then
+      for member in string.gmatch(read_group(KEYS[6], index) or '', '%d+') do
+        if member ~= index then
+          redis.call('SETRANGE', KEYS[2], member, 'g')
+          redis.call('HSET', KEYS[3], member, '|0|' .. mine.started .. '|' .. mine.started .. '|0|' .. mine.worker)
+        end
+      end
+    elseif to ~= 'r' and to ~= 'p' then
+      counts[to] = (counts[to] or 0) + 1
+      if sealed ~= '' then
+        redis.call('HSET', KEYS[5], index, sealed)
+      end
+    end
+  end
+  answer[#answer + 1] = verdict
+end
+if not restored then
+  return answer
+end
+local now = now_ms()
+if m[4] == 'queued' then
+  redis.call('HSET', KEYS[1], 'status', 'running', 'started', ms(now))
+end
+redis.call('PEXPIREAT', KEYS[3], m[1])
+redis.call('PEXPIREAT', KEYS[5], m[1])
+for to, n in pairs(counts) do
+  left = move(KEYS[1], 'r', to, n)
+end
+if left == 0 then
+  answer[1] = settle(KEYS, ARGV[1], ARGV[2], now)
+end
+return answer

@@ -1,0 +1,230 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// restoring has one round of repeating at a time.
+type restoring struct {
+	mu             sync.Mutex
+	running, again bool
+}
+
+// restoreSoon repeats, in the background, what this process did lately: once now, and
+// once more when steps that were under way to the server before have been answered.
+func (s *Store) restoreSoon() {
+	r := &s.restoring
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.again = true
+	if r.running {
+		return
+	}
+	r.running = true
+	s.fanouts.wg.Go(func() {
+		for r.next() {
+			s.restoreTwice(s.fanouts.ctx)
+		}
+	})
+}
+
+// next reports whether there is another round to make.
+func (r *restoring) next() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.running, r.again = r.again, false
+	return r.running
+}
+
+func (s *Store) restoreTwice(ctx context.Context) {
+	for range 2 {
+		var restored int
+		err := s.insist(ctx, func() error {
+			n, err := s.restore(ctx, s.attempts.all())
+			restored += n
+			return err
+		})
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("actions of this process were not compared with Redis, which may have forgotten some", "error", err)
+		}
+		if restored > 0 {
+			s.log.Warn("redis went back to an earlier state, what it had forgotten of this process's actions was repeated", "actions", restored)
+		}
+		if s.history.settled(ctx) != nil {
+			return
+		}
+	}
+	s.schedule.lookAtAll()
+	// What others took from queues that are as they were before, and have not begun, is
+	// looked for by the sweeper.
+	s.takersMu.Lock()
+	takers := slices.Collect(maps.Keys(s.takers))
+	s.takersMu.Unlock()
+	for _, t := range takers {
+		for _, l := range t.lines {
+			l.mu.Lock()
+			for _, q := range l.lanes {
+				q.missed()
+			}
+			l.mu.Unlock()
+			l.markAll()
+		}
+	}
+}
+
+// restoreChunk is the most attempts that are repeated in one step.
+const restoreChunk = 100
+
+// restore repeats attempts of this process that Redis may have forgotten, and returns how
+// many it had. It goes on after an error, with other batches.
+func (s *Store) restore(ctx context.Context, all []*attempt) (restored int, err error) {
+	batches := make(map[string][]*attempt)
+	for _, a := range all {
+		batches[a.id] = append(batches[a.id], a)
+	}
+	var faults []error
+	for id, of := range batches {
+		for chunk := range slices.Chunk(of, restoreChunk) {
+			n, err := s.restoreBatch(ctx, id, chunk)
+			restored += n
+			if err != nil {
+				faults = append(faults, fmt.Errorf("repeat what was done with batch %s: %w", id, err))
+			}
+			if isUnavailable(err) {
+				return restored, errors.Join(faults...)
+			}
+		}
+	}
+	return restored, errors.Join(faults...)
+}
+
+func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (restored int, err error) {
+	args := []any{id, doneChannel}
+	for _, a := range of {
+		state := a.state
+		if a.group != nil {
+			state = stateRunning
+		}
+		args = append(args, a.index, a.entry.String(), state, a.result)
+	}
+	answer, err := s.run(ctx, s.steps.restore, keysOf(id).step(), args...)
+	if err != nil {
+		return 0, err
+	}
+	if len(answer) != 3+len(of) {
+		return 0, errAnswer
+	}
+	var waiting []newTask
+	for i, a := range of {
+		verdict := answer[3+i]
+		if verdict == "restored" || verdict == "ended" {
+			restored++
+		}
+		if verdict == "restored" && a.state == stateWaiting {
+			// Its task may be held by nobody, or be gone. The token makes another.
+			waiting = append(waiting, s.tokenTask(route{answer[1], batch.Lane(answer[2])}, id, a.index, a.entry.token))
+		}
+		if a.group != nil && (verdict == "restored" || verdict == "known") {
+			if err := s.endGroup(ctx, id, a.index, a.entry.token, a.group); err != nil && !conclusive(err) {
+				return restored, err
+			}
+		}
+	}
+	if restored > 0 {
+		// Its entry may be gone although the batch has not ended.
+		if err := s.reopen(ctx, id, false); err != nil {
+			return restored, err
+		}
+	}
+	s.tellIf(ctx, id, answer[0])
+	if len(waiting) > 0 {
+		_, err = s.enqueueTasks(ctx, waiting)
+	}
+	return restored, err
+}
+
+// conclusive reports whether an error is the ledger's last word on an attempt.
+func conclusive(err error) bool {
+	return errors.Is(err, batch.ErrStale) || errors.Is(err, batch.ErrNotFound) || errors.Is(err, batch.ErrTerminal)
+}
+
+// begunAgain compares what was begun with what this process did before, and returns nil if
+// the action is to be begun once more: it was given back.
+func (s *Store) begunAgain(ctx context.Context, a *attempt, b *batch.Begun) (*batch.Begun, error) {
+	before := s.attempts.before(a)
+	runs, interrupted := b.Verdict == batch.Run, b.Verdict == batch.Interrupted
+	switch {
+	case (runs || interrupted) && before.finished() && b.Attempt <= before.entry.attempts:
+		// This process has ended the action before, and Redis has forgotten it: a later
+		// attempt would count more.
+		return s.endAs(ctx, a, b, before)
+	case runs:
+		s.attempts.begun(a, b)
+		return b, nil
+	case interrupted && before != nil && before.state == stateWaiting && before.entry.token == string(b.Token):
+		s.attempts.notBegun(a)
+		_, err := s.restore(ctx, []*attempt{before})
+		return nil, err
+	default:
+		s.attempts.notBegun(a)
+		return b, nil
+	}
+}
+
+// endAs ends an action that was not sent in the attempt that has begun, with the result
+// of the attempt before, which Redis has forgotten.
+func (s *Store) endAs(ctx context.Context, a *attempt, b *batch.Begun, before *attempt) (*batch.Begun, error) {
+	defer s.attempts.notBegun(a) // the one before is still what this process did
+	as := *before
+	as.entry = entryOf(b)
+	err := s.insist(ctx, func() error {
+		_, err := s.restore(ctx, []*attempt{&as})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("repeat the result of action %d of batch %s: %w", a.index, a.id, err)
+	}
+	s.log.WarnContext(ctx, "redis went back to an earlier state: an action that had ended was not sent again", "batch", a.id, "index", a.index)
+	return &batch.Begun{Verdict: batch.Ended}, nil
+}
+
+// entryOf is the ledger's entry of what was begun.
+func entryOf(b *batch.Begun) entry {
+	return entry{token: string(b.Token), worker: b.Worker, attempts: b.Attempt, earlier: b.Earlier, first: b.FirstAt, started: b.StartedAt}
+}
+
+// restored repeats the begin of an attempt that is in flight here, and that the ledger
+// does not know, and reports whether the step that found that can be made now.
+func (s *Store) restored(ctx context.Context, id string, index int, token batch.Token, err error) bool {
+	if !errors.Is(err, batch.ErrStale) {
+		return false
+	}
+	a := s.attempts.running(id, index, string(token))
+	if a == nil {
+		return false
+	}
+	n, err := s.restore(ctx, []*attempt{a})
+	return err == nil && n > 0
+}
+
+// attemptEnded notes what became of an attempt, by the answer of the step that told the ledger.
+func (s *Store) attemptEnded(id string, index int, token batch.Token, err error, state string, result []byte, group []any) {
+	switch {
+	case err == nil:
+		s.attempts.end(id, index, string(token), state, result, group)
+	case conclusive(err):
+		s.attempts.abandon(id, index, string(token))
+	}
+}
+
+// Abandon implements [batch.Ledger].
+func (s *Store) Abandon(id string, index int, token batch.Token) {
+	s.attempts.abandon(id, index, string(token))
+}

@@ -1,0 +1,340 @@
+package queue
+
+import (
+	"strconv"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// rewind makes an action that has ended one in flight, under an entry of the ledger, or
+// one that waits, if there is none.
+func (b *bundle) rewind(id string, index int, entry string) {
+	b.t.Helper()
+	k := keysOf(id)
+	outcome := b.results(id, 100)[index].Outcome
+	_, err := b.rdb.TxPipelined(b.ctx, func(p redis.Pipeliner) error {
+		if entry == "" {
+			p.SetRange(b.ctx, k.state, int64(index), "p")
+			p.HDel(b.ctx, k.ledger, strconv.Itoa(index))
+		} else {
+			p.SetRange(b.ctx, k.state, int64(index), "r")
+			p.HSet(b.ctx, k.ledger, strconv.Itoa(index), entry)
+		}
+		p.HDel(b.ctx, k.results, strconv.Itoa(index))
+		p.HSet(b.ctx, k.meta, "status", "running")
+		p.HIncrBy(b.ctx, k.meta, "pending", 1)
+		p.HIncrBy(b.ctx, k.meta, outcome.String(), -1)
+		p.HDel(b.ctx, k.meta, "ended")
+		return nil
+	})
+	require.NoError(b.t, err)
+}
+
+func (b *bundle) entryOf(id string, index int) string {
+	b.t.Helper()
+	entry, err := b.rdb.HGet(b.ctx, keysOf(id).ledger, strconv.Itoa(index)).Result()
+	require.NoError(b.t, err)
+	return entry
+}
+
+func TestWhatRedisForgotIsRestored(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		spec := spec()
+		spec.WebhookURL = "https://example.com/hook"
+		id := b.submit(4, spec).ID
+		for i, o := range []batch.Outcome{batch.Succeeded, batch.Failed, batch.Unknown} {
+			b.end(id, i, o)
+		}
+		released := b.begin(id, 3)
+		_, err := b.Release(b.ctx, id, 3, released.Token, result(3, batch.Failed))
+		require.NoError(t, err)
+		restored, err := b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Zero(t, restored, "nothing was forgotten")
+
+		waiting := b.entryOf(id, 3)
+		b.rewind(id, 0, b.entryOf(id, 0)) // its end is forgotten
+		b.rewind(id, 1, "")               // its begin, too
+		k := keysOf(id)
+		require.NoError(t, b.rdb.SetRange(b.ctx, k.state, 3, "r").Err())
+		require.NoError(t, b.rdb.HDel(b.ctx, k.groups, "o3").Err())
+		b.dropTask(id, 3)
+		require.NoError(t, b.rdb.ZRem(b.ctx, openKey, id).Err())
+		restored, err = b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Equal(t, 3, restored)
+		require.Equal(t, batch.Counts{Total: 4, Pending: 1, Succeeded: 1, Failed: 1, Unknown: 1}, b.get(id).Counts)
+		require.Equal(t, waiting, b.entryOf(id, 3))
+		require.NoError(t, b.rdb.ZScore(b.ctx, openKey, id).Err(), "the sweeper looks after it again")
+		var brought bool
+		for _, task := range b.pending(batch.Interactive) {
+			brought = brought || task.ID == taskID(id, 3, string(released.Token))
+		}
+		require.True(t, brought, "what waits for its next attempt has a task")
+		restored, err = b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Zero(t, restored, "once")
+
+		again := b.begin(id, 3)
+		require.Equal(t, 2, again.Attempt)
+		require.NoError(t, b.Finish(b.ctx, id, 3, again.Token, result(3, batch.Succeeded)))
+		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
+		b.rewind(id, 3, b.entryOf(id, 3))
+		restored, err = b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Equal(t, 1, restored)
+		got := b.get(id)
+		require.Equal(t, batch.StatusCompleted, got.Status, "what was forgotten was the end of the batch")
+		for i, r := range b.results(id, 10) {
+			if r.Outcome != batch.Unknown {
+				require.Equal(t, "answer "+strconv.Itoa(i), string(r.Body))
+			}
+		}
+		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+		require.NoError(t, err)
+		require.NotEmpty(t, tasks)
+	})
+}
+
+func TestNothingIsRestoredOverWhatCameLater(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		restored := func() int {
+			t.Helper()
+			n, err := b.restore(b.ctx, b.attempts.all())
+			require.NoError(t, err)
+			return n
+		}
+		// A worker was thought to be dead, and another decided about its action.
+		id := b.submit(3, spec()).ID
+		lost := b.begin(id, 0)
+		_, err := b.rdb.HSet(b.ctx, keysOf(id).ledger, "0", "other|2|1|2|0|w2").Result()
+		require.NoError(t, err)
+		require.Zero(t, restored())
+		require.ErrorIs(t, b.Finish(b.ctx, id, 0, lost.Token, result(0, batch.Succeeded)), batch.ErrStale)
+		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 0, "p").Err())
+		require.Zero(t, restored(), "it waits for an attempt after that of another")
+
+		// The batch was retried.
+		id = b.submit(1, spec()).ID
+		b.end(id, 0, batch.Failed)
+		_, _, err = b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+		require.NoError(t, err)
+		require.Zero(t, restored())
+		_, err = b.rdb.HSet(b.ctx, keysOf(id).ledger, "0", "other|1|1|2|0|").Result() // as an attempt of which nothing was sent
+		require.NoError(t, err)
+		require.Zero(t, restored())
+		require.Equal(t, 1, b.get(id).Counts.Pending)
+		require.Equal(t, batch.Run, must(b.Begin(b.ctx, id, 0, "w1")).Verdict)
+
+		// It was deleted.
+		id = b.submit(1, spec()).ID
+		b.end(id, 0, batch.Failed)
+		require.NoError(t, b.Delete(b.ctx, "me", id))
+		require.Zero(t, restored())
+		for key := range b.allKeys() {
+			require.NotContains(t, key, "batchd:{"+id)
+		}
+	})
+}
+
+func TestAnActionThatWasReleasedEndsWithItsBatchAlsoIfThatWasForgotten(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(2, spec()).ID
+		begun := b.begin(id, 0)
+		_, err := b.Release(b.ctx, id, 0, begun.Token, result(0, batch.Failed))
+		require.NoError(t, err)
+		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 0, "r").Err())
+		_, err = b.Cancel(b.ctx, "me", id)
+		require.NoError(t, err)
+		restored, err := b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Equal(t, 1, restored)
+		require.Equal(t, batch.Counts{Total: 2, Cancelled: 2}, b.get(id).Counts)
+	})
+}
+
+func TestAnActionThatItsWorkerGaveUpIsDecidedAboutByAny(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(2, spec()).ID
+		_, err := b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		begun := b.begin(id, 0)
+		for i := range 2 {
+			b.dropTask(id, i)
+		}
+		for _, wrong := range [][]any{{0, "another"}, {1, string(begun.Token)}} {
+			n, err := b.disown(b.ctx, id, "w1", wrong)
+			require.NoError(t, err)
+			require.Zero(t, n)
+		}
+		n, err := b.disown(b.ctx, id, "w2", []any{0, string(begun.Token)})
+		require.NoError(t, err)
+		require.Zero(t, n)
+		require.Equal(t, batch.Held, must(b.Begin(b.ctx, id, 0, "w2")).Verdict)
+		for range 2 { // repeating it brings it once
+			n, err = b.disown(b.ctx, id, "w1", []any{0, string(begun.Token)})
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+		}
+		require.Len(t, b.pending(batch.Interactive), 1)
+		got := must(b.Begin(b.ctx, id, 0, "w2"))
+		require.Equal(t, batch.Interrupted, got.Verdict)
+		require.Equal(t, begun.Token, got.Token)
+	})
+}
+
+// The sweeper asks every worker that is alive for what it holds by the ledger.
+func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		_, err := b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		id := b.submit(4, spec()).ID
+		flying := b.begin(id, 0)
+		b.end(id, 1, batch.Succeeded)
+		ended := b.entryOf(id, 1)
+		old := func(entry string) string { // so old that its holder is sure to know
+			e := parseEntry(entry)
+			e.started = e.started.Add(-time.Minute)
+			return e.String()
+		}
+		b.rewind(id, 1, old(ended))
+		for _, set := range [][]any{{"0", old(b.entryOf(id, 0))}, {"2", "unheard-of|1|1000|1000|0|w1"}, {"3", "its|1|1000|1000|0|w2"}} {
+			require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).ledger, set...).Err())
+		}
+		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 2, "rr").Err())
+		defer b.notices.hear(holdersChannel, b.asked)()
+		b.eventually("the subscription", func() bool {
+			n, err := b.rdb.PubSubNumSub(b.ctx, holdersChannel).Result()
+			require.NoError(t, err)
+			return n[holdersChannel] > 0 || b.shards > 1
+		})
+		b.eventually("the answer", func() bool {
+			b.holders.asked = time.Time{}
+			b.sweep()
+			return b.get(id).Counts.Succeeded == 1 && parseEntry(b.entryOf(id, 2)).worker == ""
+		})
+		require.Equal(t, "w1", parseEntry(b.entryOf(id, 0)).worker, "what it has in flight stays its own")
+		require.NoError(t, b.Finish(b.ctx, id, 0, flying.Token, result(0, batch.Succeeded)))
+		require.Equal(t, "w2", parseEntry(b.entryOf(id, 3)).worker, "a worker that is not alive is given time")
+	})
+}
+
+func TestABeatThatWasForgottenIsNoticed(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		suspected := func() bool {
+			b.history.mu.Lock()
+			defer b.history.mu.Unlock()
+			return time.Now().Before(b.history.until)
+		}
+		for range 2 {
+			_, err := b.Beat(b.ctx, "w1")
+			require.NoError(t, err)
+			require.False(t, suspected())
+		}
+		b.silence("w1", time.Minute)
+		_, err := b.Beat(b.ctx, "w1")
+		require.NoError(t, err)
+		require.True(t, suspected())
+		began := time.Now()
+		b.begin(b.submit(1, spec()).ID, 0)
+		require.Greater(t, time.Since(began), settleFor/2, "others get time to repeat what they did")
+	})
+}
+
+func TestHistoriesThatChangeAreNoticed(t *testing.T) {
+	t.Parallel()
+	changes := 0
+	h := newHistory(func() { changes++ })
+	info := func(id string) string {
+		return "# Replication\r\nrole:master\r\nmaster_replid:" + id + "\r\nmaster_replid2:x\r\n"
+	}
+	for _, step := range []struct {
+		info string
+		want int
+	}{
+		{"", 0}, {info("0000000000000000000000000000000000000000"), 0}, {info("a"), 0}, {info("a"), 0},
+		{info("b"), 1}, {info("b"), 1}, {info("a"), 1}, {info("c"), 2},
+	} {
+		h.observe(step.info)
+		require.Equal(t, step.want, changes, step.info)
+	}
+	h.learning = true
+	h.observe(info("d"))
+	require.Equal(t, 2, changes, "another server of a cluster")
+}
+
+func TestAttemptsAreRememberedForAWhile(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newAttempts()
+		run := func(index int, token string, size int) {
+			a := m.begin("b", index, token)
+			m.begun(a, &batch.Begun{Token: batch.Token(token), Attempt: 1})
+			if size > 0 {
+				m.end("b", index, token, "S", make([]byte, size), nil)
+			}
+		}
+		run(0, "flying", 0)
+		run(1, "ended", 1)
+		time.Sleep(attemptLasts)
+		require.Len(t, m.all(), 2)
+		time.Sleep(time.Millisecond)
+		require.Len(t, m.all(), 1, "what is in flight is never forgotten")
+		for i := range 20 {
+			run(10+i, "t"+strconv.Itoa(i), 1<<20)
+		}
+		require.Len(t, m.all(), 1+attemptBytes>>20)
+		found, _ := m.known("b", 10, "t0")
+		require.Nil(t, found, "the oldest go")
+		m.abandon("b", 0, "flying")
+		_, inHand := m.known("b", 0, "flying")
+		require.False(t, inHand)
+		time.Sleep(time.Hour)
+		require.False(t, m.busy())
+		require.Zero(t, m.bytes)
+	})
+}
+
+// An attempt that does not begin leaves what is known of the one before.
+func TestAnAttemptThatDoesNotBeginHidesNoOther(t *testing.T) {
+	t.Parallel()
+	m := newAttempts()
+	first := m.begin("b", 0, "one")
+	m.begun(first, &batch.Begun{Token: "one", Attempt: 1})
+	m.end("b", 0, "one", "S", []byte("result"), nil)
+	second, third := m.begin("b", 0, "two"), m.begin("b", 0, "three")
+	require.True(t, m.before(second).finished())
+	m.notBegun(second)
+	require.True(t, m.before(third).finished())
+	_, inHand := m.known("b", 0, "one")
+	require.True(t, inHand, "it is being begun again")
+	m.notBegun(third)
+	found, inHand := m.known("b", 0, "one")
+	require.False(t, inHand)
+	require.Equal(t, "result", string(found.result))
+}
+
+// A new connection is asked for the server's history before it is used.
+func TestEveryNewConnectionTellsItsHistory(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	require.NoError(t, b.Ping(b.ctx))
+	b.history.mu.Lock()
+	known := len(b.history.known)
+	b.history.known = map[string]struct{}{"another": {}} // as if it had been another server until now
+	b.history.mu.Unlock()
+	require.Equal(t, 1, known)
+	_ = b.rdb.Do(b.ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no").Err() // its own connection is closed, too
+	require.NoError(t, b.Ping(b.ctx))
+	b.history.mu.Lock()
+	defer b.history.mu.Unlock()
+	require.Len(t, b.history.known, 2)
+	require.True(t, time.Now().Before(b.history.until))
+}
