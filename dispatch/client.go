@@ -49,6 +49,9 @@ const (
 	// idleTimeout is short, because an idle connection that the target closes
 	// at the wrong moment costs an action its answer.
 	idleTimeout = 30 * time.Second
+	// readyWithin is how much longer an attempt may take until its request is ready to be
+	// written, because it is made ready ahead of its time.
+	readyWithin = time.Second
 	// maxResponseHeaders is the most bytes of headers that an answer may have,
 	// those of its informational (1xx) answers included.
 	maxResponseHeaders = 128 << 10
@@ -108,7 +111,7 @@ type hurried interface {
 type transported struct{ *http.Transport }
 
 func (t transported) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithDeadline(ctx, x.until)
+	ctx, cancel := x.limited(ctx)
 	req = req.WithContext(x.traced(ctx))
 	setBody(req, x.action)
 	res, err := t.RoundTrip(req)
@@ -263,6 +266,14 @@ func (d *Dispatcher) Close() {
 // Do makes one attempt. It implements [batch.Dispatcher].
 func (d *Dispatcher) Do(ctx context.Context, r *batch.Request) *batch.Response {
 	started := time.Now()
+	if ready := r.Ready; ready != nil { // from there on it is the exchange that takes its time
+		timed := *r
+		timed.Ready = func(ctx context.Context) error {
+			defer func() { started = time.Now() }()
+			return ready(ctx)
+		}
+		r = &timed
+	}
 	resp := d.attempt(ctx, r)
 	result := &resp.Result
 	result.StartedAt, result.Duration = started, time.Since(started)
@@ -298,7 +309,10 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 		timeout = r.Action.Timeout
 	}
 	now := time.Now()
-	x := &exchange{target: t, action: r.Action, timeout: timeout, until: now.Add(timeout)}
+	x := &exchange{target: t, action: r.Action, timeout: timeout, until: now.Add(timeout), whenReady: r.Ready}
+	if r.Ready != nil { // it ends with the timeout from there on
+		x.until = x.until.Add(readyWithin)
+	}
 	if !r.Now.IsZero() {
 		x.ahead = r.Now.Sub(now)
 	}

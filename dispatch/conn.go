@@ -83,7 +83,10 @@ func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*h
 	if len(c.more) <= bodyAlong {
 		c.out, c.more = append(c.out, c.more...), nil
 	}
-	err := c.limit(ctx, x.until)
+	err := x.ready(ctx)
+	if err == nil {
+		err = c.limit(ctx, x.until)
+	}
 	var res *http.Response
 	if err == nil {
 		res, err = c.ask(req)

@@ -42,6 +42,10 @@ type exchange struct {
 	ahead   time.Duration // of the clock here, the ledger's
 	phase   atomic.Int32  // some of it is told from other goroutines
 
+	whenReady func(ctx context.Context) error // or nil, see [batch.Request]
+	extend    func(time.Duration)             // lets the transport's exchange take that long from now on
+	abandon   func()                          // ends it
+
 	conn       *framedConn // the transport's, unless it speaks HTTP/2
 	status     int         // once reading
 	protoMajor int         // once reading
@@ -75,12 +79,7 @@ func (x *exchange) traced(ctx context.Context) context.Context {
 			}
 		},
 		TLSHandshakeStart: func() { x.advance(securing) },
-		GotConn: func(info httptrace.GotConnInfo) {
-			if x.conn, _ = info.Conn.(*framedConn); x.conn != nil {
-				x.conn.expect(x.action.Method)
-			}
-			x.advance(sending)
-		},
+		GotConn:           func(info httptrace.GotConnInfo) { x.gotConn(ctx, info) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
 			if info.Err == nil {
 				x.advance(awaiting)
@@ -88,6 +87,52 @@ func (x *exchange) traced(ctx context.Context) context.Context {
 		},
 		GotFirstResponseByte: func() { x.advance(answering) },
 	})
+}
+
+// ready returns when the request may be written, and starts its timeout.
+func (x *exchange) ready(ctx context.Context) error {
+	if x.whenReady == nil {
+		return nil
+	}
+	if err := x.whenReady(ctx); err != nil {
+		return err
+	}
+	x.until = time.Now().Add(x.timeout)
+	if x.extend != nil {
+		x.extend(x.timeout)
+	}
+	return nil
+}
+
+// limited returns a context that ends with the exchange's time.
+func (x *exchange) limited(ctx context.Context) (context.Context, context.CancelFunc) {
+	if x.whenReady == nil {
+		return context.WithDeadline(ctx, x.until)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	timer := time.AfterFunc(time.Until(x.until), func() { cancel(context.DeadlineExceeded) })
+	x.extend = func(d time.Duration) { timer.Reset(d) }
+	x.abandon = func() { cancel(context.Canceled) }
+	return ctx, func() {
+		timer.Stop()
+		cancel(context.Canceled)
+	}
+}
+
+// gotConn is called by the transport in the goroutine of its caller, before it writes to the
+// connection. It looks at the context only then.
+func (x *exchange) gotConn(ctx context.Context, info httptrace.GotConnInfo) {
+	if x.ready(ctx) == nil {
+		if x.conn, _ = info.Conn.(*framedConn); x.conn != nil {
+			x.conn.expect(x.action.Method)
+		}
+		x.advance(sending)
+		return
+	}
+	x.abandon()
+	if secure, ok := info.Conn.(*tls.Conn); !ok || secure.ConnectionState().NegotiatedProtocol != "h2" {
+		_ = info.Conn.Close() // one of HTTP/1.1 would be written to all the same
+	}
 }
 
 type exchangeKey struct{}

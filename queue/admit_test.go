@@ -2,6 +2,8 @@ package queue
 
 import (
 	"errors"
+	"fmt"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -68,6 +70,63 @@ func TestARateAdmitsAllOrNothing(t *testing.T) {
 		require.ErrorAs(t, err, &limited)
 		require.Zero(t, limited.RetryAfter, "it can never be")
 	})
+}
+
+// No window of a rate's length sees more than it admits, wherever in a slice the requests are. The
+// times are recorded, and any window that begins with one of them is looked at.
+func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	for seed := range uint64(4) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		rate := batch.Rate{N: 1 + r.IntN(20), Per: time.Duration(1+r.IntN(7)) * time.Second}
+		owner, slice := fmt.Sprint("owner", seed), rate.Per/windowSlices
+		now := time.UnixMilli(1_700_000_000_000)
+		var admitted []time.Time // one for each action
+		last := now
+		for range 250 {
+			switch r.IntN(3) {
+			case 0: // right before, at, or right after the end of a slice
+				edge := now.Truncate(slice.Truncate(time.Millisecond)).Add(slice.Truncate(time.Millisecond))
+				now = edge.Add(time.Duration(r.IntN(3)-1) * time.Millisecond)
+			case 1:
+				now = now.Add(time.Duration(r.Int64N(int64(rate.Per / time.Duration(rate.N)))).Truncate(time.Millisecond))
+			case 2: // as long as the window after one that was admitted
+				if len(admitted) > 0 {
+					at := admitted[r.IntN(len(admitted))].Add(rate.Per + time.Duration(r.IntN(3)-1)*time.Millisecond)
+					now = maxTime(now, at)
+				}
+			}
+			now = maxTime(now, last)
+			last = now
+			b.embed.server.SetTime(now)
+			given, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: 1 + r.IntN(3), limit: batch.Limit{Rate: rate}, partial: true})
+			require.NoError(t, err)
+			for range given.holds {
+				admitted = append(admitted, now)
+			}
+		}
+		require.LessOrEqual(t, most(admitted, rate.Per), rate.N, "%s", rate)
+		require.Greater(t, len(admitted), 2*rate.N, "it does admit some")
+
+		// The same owner's rate is changed, to one with other slices.
+		now = last.Add(time.Millisecond)
+		b.embed.server.SetTime(now)
+		changed := batch.Rate{N: rate.N, Per: 2 * rate.Per}
+		_, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: rate.N, limit: batch.Limit{Rate: changed}, partial: true})
+		require.NoError(t, err)
+		b.embed.server.SetTime(now.Add(changed.Per + 2*changed.Per/windowSlices))
+		given, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: rate.N, limit: batch.Limit{Rate: changed}})
+		require.NoError(t, err)
+		require.Equal(t, rate.N, given.holds, "what was admitted under the former rate has left the window")
+	}
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }
 
 func TestWhatIsAdmittedAndComesToNothingIsGivenBack(t *testing.T) {

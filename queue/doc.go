@@ -25,7 +25,9 @@
 //	batchd:owner:{<owner>}            zset    the owner's batches by the time at which they were created, in µs
 //	batchd:key:{<hash>}               string  idempotency key → batch id
 //	batchd:limit:{<owner>}:<scope>:…  hashes  what an owner was admitted: by slice of time, and by grant (see lua/admit.lua)
-//	batchd:gate:{<target>}            hash    the next place at a target's rate, and until when it is held
+//	batchd:gate:{<target>}            hash    the next send time at a target's rate, and until when it is held
+//	batchd:gate:{<target>}:returned   zset    send times that were reserved and not used
+//	batchd:gate:{<target>}:<token>    string  the answer to a reservation, for whoever was not answered
 //	batchd:open                       zset    batches that are not done, by when the sweeper looks at them next, in ms
 //	batchd:throttled                  zset    batches that are handed out as limits allow
 //	batchd:lost                       set     queues with tasks that were taken and that no worker holds

@@ -21,48 +21,6 @@ const (
 
 func gateKey(target string) string { return "batchd:gate:{" + target + "}" }
 
-// anytime is beyond every place at a rate.
-const anytime = 100 * 365 * 24 * time.Hour
-
-// burstShare is the part of a rate that may be used at once after a pause.
-const burstShare = 10
-
-// pace returns how far the places of a rate are apart, and how many of them may
-// be used at once after a pause.
-func pace(rate batch.Rate) (interval time.Duration, burst int) {
-	return max(rate.Per/time.Duration(rate.N), time.Microsecond), max(rate.N/burstShare, 1)
-}
-
-// places are those reserved at a target's rate.
-type places struct {
-	n               int
-	first, interval time.Duration
-	pause           time.Duration // until it is worth to ask for more
-}
-
-// wait returns how long it is from now until a place.
-func (p *places) wait(i int) time.Duration {
-	return max(p.first+time.Duration(i)*p.interval, 0)
-}
-
-// reserve takes up to n places at a target's rate, those before the horizon.
-func (s *Store) reserve(ctx context.Context, target string, rate batch.Rate, n int, horizon time.Duration) (places, error) {
-	interval, burst := pace(rate)
-	answer, err := s.run(ctx, s.steps.reserve, []string{gateKey(target)}, interval.Microseconds(), burst, n, horizon.Microseconds())
-	if err != nil {
-		return places{}, fmt.Errorf("reserve places at target %s: %w", target, err)
-	}
-	p := places{n: int(atoi(answer[0])), first: time.Duration(atoi(answer[1])) * time.Microsecond, interval: interval}
-	p.pause = max(p.first+time.Duration(p.n)*interval-horizon/2, 0)
-	return p, nil
-}
-
-// Reserve implements [batch.Gate].
-func (s *Store) Reserve(ctx context.Context, target string, rate batch.Rate) (time.Duration, error) {
-	p, err := s.reserve(ctx, target, rate, 1, anytime)
-	return p.wait(0), err
-}
-
 // Hold implements [batch.Gate].
 func (s *Store) Hold(ctx context.Context, target string, d time.Duration) error {
 	if _, err := s.run(ctx, s.steps.hold, []string{gateKey(target)}, target, d.Microseconds(), holdChannel); err != nil {
@@ -101,7 +59,7 @@ func (s *Store) Mend(ctx context.Context, target string) error {
 	if err := s.eachLane(ctx, target, s.inspect.UnpauseQueue); err != nil {
 		return err
 	}
-	if err := s.rdb.HSet(ctx, gateKey(target), "held", 0).Err(); err != nil {
+	if err := s.rdb.HDel(ctx, gateKey(target), "held").Err(); err != nil {
 		return mapError(ctx, err)
 	}
 	if err := s.rdb.SRem(ctx, trippedKey, target).Err(); err != nil {

@@ -10,29 +10,57 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-func TestPlacesAreHandedOutAtTheRate(t *testing.T) {
+func TestSendTimesAreReservedAtTheRate(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		rate := batch.Rate{N: 20, Per: 10 * time.Second} // a burst of two, then every half second
-		var last time.Duration
-		for i := range 12 {
-			wait, err := b.Reserve(b.ctx, "crm", rate)
+		rate := batch.Rate{N: 20, Per: 10 * time.Second}
+		const step = (10_000_000 + 50_000) / 20
+		reserve := func(target string, r *reservation) *reserved {
+			t.Helper()
+			r.token, r.late = b.token(), 50*time.Millisecond
+			got, err := b.reserve(b.ctx, target, rate, 2, r)
 			require.NoError(t, err)
-			if i < 2 {
-				require.Zero(t, wait)
-			} else {
-				require.Greater(t, wait, last, "each place is later than the one before")
-			}
-			last = wait
+			return got
 		}
-		require.InDelta(t, 5*time.Second, last, float64(3*time.Second))
-		wait, err := b.Reserve(b.ctx, "other", rate)
+		first := reserve("crm", &reservation{most: 3, horizon: 500 * time.Millisecond})
+		require.Equal(t, []sendRun{{first.now - step, step, 50_000, 2}}, first.runs, "a burst of two")
+		require.Equal(t, first.now+step, first.next)
+		later := reserve("crm", &reservation{most: 3, horizon: 200 * time.Millisecond})
+		require.Empty(t, later.runs, "the next one is too far ahead")
+		require.Equal(t, first.next, later.next)
+		far := &reservation{most: 3, horizon: 2 * time.Second}
+		got := reserve("crm", far)
+		require.Equal(t, []sendRun{{first.next, step, 50_000, 3}}, got.runs)
+		again, err := b.reserve(b.ctx, "crm", rate, 2, far)
 		require.NoError(t, err)
-		require.Zero(t, wait)
+		require.Equal(t, got.runs, again.runs, "a call that is repeated answers the same")
+
+		times := timesOf(got)
+		back := reserve("crm", &reservation{returned: []sendTime{times[0]}})
+		require.Equal(t, times[0].redis, back.next, "what is returned is the next one")
+		got = reserve("crm", &reservation{most: 1, horizon: 2 * time.Second})
+		require.Equal(t, []sendRun{{times[0].redis, step, 50_000, 1}}, got.runs)
+		back = reserve("crm", &reservation{returned: []sendTime{times[2], times[1]}})
+		require.Equal(t, times[1].redis, back.next, "the sequence ends earlier")
+		got = reserve("crm", &reservation{most: 2, horizon: 2 * time.Second})
+		require.Equal(t, []sendRun{{times[1].redis, step, 50_000, 2}}, got.runs)
+
 		require.NoError(t, b.Hold(b.ctx, "other", time.Minute))
-		wait, err = b.Reserve(b.ctx, "other", rate)
+		held := reserve("other", &reservation{most: 1, horizon: 2 * time.Minute})
+		require.Greater(t, held.runs[0].time, held.now+50_000_000, "a hold moves them")
+		ttl, err := b.rdb.PTTL(b.ctx, gateKey("other")).Result()
 		require.NoError(t, err)
-		require.Greater(t, wait, 50*time.Second, "a hold moves the places")
+		require.Greater(t, ttl, time.Minute)
 	})
+}
+
+// timesOf returns the send times of an answer.
+func timesOf(r *reserved) (times []sendTime) {
+	for _, run := range r.runs {
+		for i := range run.n {
+			times = append(times, sendTime{redis: run.time + int64(i)*run.step, step: run.step, late: run.late})
+		}
+	}
+	return times
 }
 
 func TestAHoldIsHeardByAllWorkers(t *testing.T) {

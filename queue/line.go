@@ -14,29 +14,29 @@ import (
 type line struct {
 	Line
 	t     *taker
+	pacer *pacer // nil for a target without a rate
 	lanes []*lane
 	nudge chan struct{}
 
-	turning   sync.Mutex // held during a turn
-	out       chan *task // to be run; it holds as many as can be
-	mu        sync.Mutex
-	runners   []*runner
-	idle      int       // runners that wait for a task, those of tasks in out not counted
-	shut      bool      // nothing is handed to runners any more
-	ready     []*task   // taken ahead of their places
-	inHand    int       // tasks that were taken and have not left their places
-	inBulk    int       // of them, those of large batches
-	seated    int       // of them, those that have places
-	leaving   int       // tasks that have left their places and not ended
-	left      recent    // how many leave their places
-	small     time.Time // when tasks of small batches were last taken
-	fastest   lowest    // how long a task takes at the least
-	turned    time.Time // when the last turn was
-	ended     time.Time // when the first of the ended tasks did
-	notBefore time.Time // when tasks may be taken again, by the target's rate
-	polling   int       // exchanges under way with single nodes of a cluster
-	polled    *sync.Cond
-	audit     audit
+	turning sync.Mutex // held during a turn
+	out     chan *task // to be run; it holds as many as can be
+	mu      sync.Mutex
+	runners []*runner
+	idle    int       // runners that wait for a task, those of tasks in out not counted
+	shut    bool      // nothing is handed to runners any more
+	ready   []*task   // taken ahead of their places
+	inHand  int       // tasks that were taken and have not left their places
+	inBulk  int       // of them, those of large batches
+	seated  int       // of them, those that have places
+	leaving int       // tasks that have left their places and not ended
+	left    recent    // how many leave their places
+	small   time.Time // when tasks of small batches were last taken
+	fastest lowest    // how long a task takes at the least
+	turned  time.Time // when the last turn was
+	ended   time.Time // when the first of the ended tasks did
+	polling int       // exchanges under way with single nodes of a cluster
+	polled  *sync.Cond
+	audit   audit
 }
 
 // run makes turns until no task can end any more.
@@ -124,7 +124,7 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 	if len(l.ready) > 0 {
 		_ = at(l.ready[0].taken.Add(readyFor))
 	}
-	if free := l.Places + l.ahead(now) - l.inHand; free > 0 && filled && !l.stopped() && at(now.Add(held)) && at(l.notBefore) {
+	if free := l.room(now); free > 0 && filled && !l.stopped() && at(now.Add(held)) && (l.pacer == nil || at(l.pacer.notBefore(now))) {
 		if free >= min(enoughPlaces, l.Places/4+1) || at(l.turned.Add(linger)) {
 			return 0, true, false
 		}
@@ -222,7 +222,7 @@ type along struct {
 // exchange of its own. The caller has to add it to the pipeline, send that, and call took.
 func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 	q := s.laneOf(queue)
-	if q == nil || q.Rate.N > 0 { // places at a rate are reserved first, which takes its time
+	if q == nil || q.pacer != nil { // send times are reserved in an exchange of their own
 		return nil
 	}
 	// What an answer that is not waited for brings, nobody runs until it is missed.
@@ -301,7 +301,7 @@ func (l *line) plan(take bool) []*part {
 	bulkFree := l.bulkFree(l.turned)
 	free := 0
 	if take {
-		free = max(0, min(l.Places+l.ahead(l.turned)-l.inHand, l.fitting())) // fewer than next saw, if fewer leave their places now
+		free = max(0, l.room(l.turned)) // fewer than next saw, if fewer leave their places now
 	}
 	var waiting [2][]*lane
 	cluster := l.t.s.cluster != nil
@@ -327,7 +327,7 @@ func (l *line) plan(take bool) []*part {
 	for kind, lanes := range waiting {
 		rand.Shuffle(len(lanes), func(i, j int) { lanes[i], lanes[j] = lanes[j], lanes[i] }) //nolint:gosec // an order, no secret
 		for i, q := range lanes {
-			wants[q] = min(max(share[kind]/(len(lanes)-i), fewTaken), share[kind], mostTaken)
+			wants[q] = min(max(share[kind]/(len(lanes)-i), fewTaken), share[kind], l.mostTaken())
 			if cluster && !q.failed.IsZero() {
 				wants[q] = min(wants[q], 1) // places that wait for a node in vain are no other's
 			}
@@ -361,11 +361,30 @@ func (l *line) count(q *lane, n int) {
 	}
 }
 
+// room returns how many more tasks may be taken, with the lock held.
+func (l *line) room(now time.Time) int {
+	if l.pacer != nil {
+		return min(l.capacity()-l.inHand, l.pacer.fitting(now))
+	}
+	return l.Places + l.ahead(now) - l.inHand
+}
+
+// mostTaken is the most tasks taken from a queue in one exchange.
+func (l *line) mostTaken() int {
+	if l.pacer != nil {
+		return mostPaced
+	}
+	return mostTaken
+}
+
 // bulkFree returns how many more tasks of large batches may be taken, with the lock
 // held. While small ones come, too, the large ones get only as many places as keep
 // the processors busy: all tasks that wait in line there wait for one another. A target
 // that takes its time keeps them busy with less, so it has all its places.
 func (l *line) bulkFree(now time.Time) int {
+	if l.pacer != nil { // what waits for its send time keeps no processor busy
+		return l.capacity() - l.inBulk
+	}
 	places := l.Places + l.ahead(now)
 	if now.Sub(l.small) < smallLast {
 		places = min(places, max(fewBulk, int(l.fastest.of(now)*busyPlaces/time.Millisecond)))
@@ -451,8 +470,8 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 	}
 	switch {
 	case len(tasks) == 0:
-	case l.Rate.N > 0:
-		l.pace(tasks)
+	case l.pacer != nil:
+		l.pacer.add(tasks)
 	default:
 		l.mu.Lock()
 		l.ready = append(l.ready, tasks...)

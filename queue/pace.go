@@ -2,90 +2,74 @@ package queue
 
 import (
 	"context"
-	"slices"
+	"fmt"
+	"strconv"
+	"strings"
 	"time"
+
+	"github.com/batchd/batchd/internal/batch"
 )
 
-// fitting returns about how many tasks have a place at the target's rate before
-// the horizon, with the lock held.
-func (l *line) fitting() int {
-	if l.Rate.N == 0 {
-		return l.Places
+// mostAhead is the most tasks in hand beyond the places of a target with a rate:
+// they wait for their send times, or their results are on the way to Redis.
+const mostAhead = 4096
+
+// capacity is the most tasks in hand.
+func (l *line) capacity() int {
+	if l.pacer == nil {
+		return l.Places + l.leavers()
 	}
-	interval, burst := pace(l.Rate)
-	return burst + int(horizon/interval)
+	perSecond := int(int64(l.Rate.N) * int64(time.Second) / int64(l.Rate.Per))
+	return l.Places + max(l.Burst, 1) + min(3*perSecond+1, mostAhead)
 }
 
-// pace hands over tasks as they have their places at the target's rate, and
-// gives back those that have none yet.
-func (l *line) pace(tasks []*task) {
-	places, err := l.t.s.reserve(context.Background(), l.Target, l.Rate, len(tasks), horizon)
+func (l *line) newPacer() *pacer {
+	p := &pacer{
+		rate: l.Rate, burst: l.Burst, most: l.Places, token: l.t.s.token, held: l.Held, changed: l.wake,
+		hand: l.handOver, giveBack: giveBackAll, async: l.t.wg.Go,
+		reserve: func(r *reservation) (*reserved, error) {
+			return l.t.s.reserve(context.Background(), l.Target, l.Rate, l.Burst, r)
+		},
+	}
+	p.init()
+	return p
+}
+
+// reserve makes a reservation of send times at a target's rate.
+func (s *Store) reserve(ctx context.Context, target string, rate batch.Rate, burst int, r *reservation) (*reserved, error) {
+	key := gateKey(target)
+	args := make([]any, 0, 7+3*len(r.returned))
+	args = append(args, rate.Per.Microseconds(), rate.N, max(burst, 1), r.most, r.first.Microseconds(), r.horizon.Microseconds(), r.late.Microseconds())
+	for _, t := range r.returned {
+		args = append(args, t.redis, t.step, t.late)
+	}
+	answer, err := s.run(ctx, s.steps.reserve, []string{key, key + ":returned", key + ":" + r.token}, args...)
 	if err != nil {
-		l.t.s.log.Warn("no places reserved at the target's rate", "target", l.Target, "error", err)
-		places.pause = takerPause
+		return nil, fmt.Errorf("reserve send times at target %s: %w", target, err)
 	}
-	l.mu.Lock()
-	l.notBefore = time.Now().Add(min(places.pause, pollEvery)) // a hold may be called off
-	l.mu.Unlock()
-	if rest := tasks[places.n:]; len(rest) > 0 {
-		rest[0].lane.giveBack(rest)
-	}
-	if tasks = tasks[:places.n]; len(tasks) > 0 {
-		l.t.delays.Go(func() { l.handOver(tasks, places, time.Now()) })
-	}
+	return parseReserved(answer)
 }
 
-// handOver hands over tasks at their places. If the target is held meanwhile, or
-// the server stops, it gives back the rest.
-func (l *line) handOver(tasks []*task, at places, since time.Time) {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for i, k := range tasks {
-		timer.Reset(at.wait(i) - time.Since(since))
-		select {
-		case <-timer.C:
-		case <-l.t.quit:
+// parseReserved reads an answer of lua/reserve.lua.
+func parseReserved(answer []string) (*reserved, error) {
+	if len(answer) != 2 {
+		return nil, errAnswer
+	}
+	fields := strings.Fields(answer[1])
+	numbers := make([]int64, len(fields))
+	for i, f := range fields {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("read send times: %w", errAnswer)
 		}
-		if !l.seatAtOnce(k) {
-			k.lane.giveBack(tasks[i:])
-			return
-		}
+		numbers[i] = n
 	}
-}
-
-// giveBackAll puts tasks of any queues back.
-func giveBackAll(tasks []*task) {
-	byLane := make(map[*lane][]*task)
-	for _, k := range tasks {
-		byLane[k.lane] = append(byLane[k.lane], k)
+	if len(numbers)%4 != 1 {
+		return nil, fmt.Errorf("read send times: %w", errAnswer)
 	}
-	for q, tasks := range byLane {
-		q.giveBack(tasks)
+	r := &reserved{now: atoi(answer[0]), next: numbers[0]}
+	for run := numbers[1:]; len(run) > 0; run = run[4:] {
+		r.runs = append(r.runs, sendRun{run[0], run[1], run[2], int(run[3])})
 	}
-}
-
-// giveBack puts tasks back to where they were taken from.
-func (q *lane) giveBack(tasks []*task) {
-	ctx, cancel := q.t.s.within(context.Background())
-	defer cancel()
-	ids := make([]string, len(tasks))
-	for i, k := range tasks {
-		ids[i] = k.id
-	}
-	slices.Reverse(ids) // each goes to the head
-	_, err := q.t.s.requeue(ctx, q.name, ids)
-	if err != nil {
-		q.t.s.log.Warn("tasks not given back, they come again later", "queue", q.name, "error", err)
-	}
-	q.mu.Lock()
-	q.count(q, -len(tasks))
-	for _, k := range tasks {
-		q.audit.ended(&k.place)
-	}
-	q.filled = true
-	if err != nil {
-		q.missed()
-	}
-	q.mu.Unlock()
-	q.wake()
+	return r, nil
 }

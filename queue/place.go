@@ -1,6 +1,9 @@
 package queue
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 const (
 	// mostLeaving is the most tasks of a target that have left their places and not
@@ -19,14 +22,56 @@ type Place struct {
 	lane  *lane
 	since time.Time
 	left  bool
+	claim *claim // of a target with a rate
+}
+
+// Paced reports whether requests to the target have send times, because it has a rate.
+func (p *Place) Paced() bool { return p.claim != nil }
+
+// Approach returns shortly before the send time of the task's request, when a connection is to
+// be made ready, and when so few requests are under way that this one may be. Without a rate it
+// returns at once. It returns [ErrNoSendTime] if there is no time soon enough: the
+// action has to come again.
+func (p *Place) Approach(ctx context.Context) error {
+	if p.claim == nil {
+		return nil
+	}
+	return p.claim.approach(ctx, p.claim.p.connectAhead())
+}
+
+// Ready returns at the send time, when the request has to be written at once. If the time has
+// passed already it returns at a later one, or with [ErrNoSendTime]. It may be asked
+// again for the same request as long as nothing of it was written.
+func (p *Place) Ready(ctx context.Context) error {
+	if p.claim == nil {
+		return nil
+	}
+	return p.claim.use(ctx)
+}
+
+// ApproachEarly is Approach with enough time left for an exchange with Redis before the
+// request is sent. It can be called for further requests of the same task, which wait for
+// their send times as long as it takes.
+func (p *Place) ApproachEarly(ctx context.Context) error {
+	if p.claim == nil {
+		return nil
+	}
+	if p.claim.handed.IsZero() {
+		p.claim.leave()
+		p.claim.until = time.Time{}
+	}
+	return p.claim.approach(ctx, p.claim.p.leadNow())
 }
 
 // Leave gives the place up: the task has nothing to do with its target any more,
-// and another may have it. At a target with a rate it keeps the place until the
-// handler returns: what is taken there is sent at its time.
+// and another may have it.
 func (p *Place) Leave() {
 	q := p.lane
-	if q == nil || p.left || q.Rate.N > 0 || q.Target == "" {
+	if p.claim != nil {
+		p.claim.leave()
+		return
+	}
+	if q == nil || p.left || q.Target == "" {
 		return
 	}
 	q.mu.Lock()
@@ -48,9 +93,14 @@ func (p *Place) end() {
 
 func (p *Place) endLocked() {
 	p.lane.audit.ended(p)
-	if p.left {
+	switch {
+	case p.claim != nil:
+		p.claim.end()
+		p.lane.count(p.lane, -1)
+		p.lane.sit(-1)
+	case p.left:
 		p.lane.leaving--
-	} else {
+	default:
 		p.lane.vacate(p)
 	}
 }
@@ -73,7 +123,7 @@ func (l *line) leavers() int { return min(l.Places, mostLeaving) }
 // held: as many as leave theirs in a moment. They would otherwise be free for as long
 // as an exchange with Redis takes.
 func (l *line) ahead(now time.Time) int {
-	if l.Rate.N > 0 || l.Target == "" {
+	if l.pacer != nil || l.Target == "" {
 		return 0
 	}
 	return min(l.Places, l.left.in(now, aheadFor))
@@ -116,14 +166,16 @@ func (l *line) seatOrGiveBack(held time.Duration) {
 	}
 }
 
-// seatAtOnce hands a task over whose time has come. It reports false if the target is
+// handOver hands a task over whose send time is near. It reports false if the target is
 // held or the server stops.
-func (l *line) seatAtOnce(k *task) bool {
+func (l *line) handOver(k *task) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if held, _ := l.Held(); held > 0 || l.stopped() {
 		return false
 	}
+	now := time.Now()
+	k.place.claim = &claim{p: l.pacer, open: true, handed: now, until: now.Add(sendWithin)}
 	l.sit(1)
 	l.hand(k)
 	return true

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -32,14 +33,18 @@ func TestAPlaceThatIsGivenUpIsTaken(t *testing.T) {
 	})
 }
 
-func TestAPlaceAtATargetWithARateIsKept(t *testing.T) {
+func TestATargetWithARateHasNoMoreRequestsThanPlaces(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var began atomic.Int32
 		end := make(chan struct{})
 		b.serve(Line{Places: 2, Rate: batch.Rate{N: 1000, Per: time.Second}}, func(_ int, place *Place) error {
+			if err := errors.Join(place.Approach(b.ctx), place.Ready(b.ctx)); err != nil {
+				return err
+			}
 			began.Add(1)
-			place.Leave()
 			<-end
+			place.Leave()
+			place.Leave() // changes nothing
 			return nil
 		})
 		b.submit(5, spec())
@@ -167,7 +172,10 @@ func TestOnlyFastTargetsAreTakenAheadFor(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	of := func(target string, rate, perSecond int) int {
-		l := &line{Line: Line{Target: target, Places: 64, Rate: batch.Rate{N: rate, Per: time.Second}}}
+		l := &line{Line: Line{Target: target, Places: 64}}
+		if rate > 0 {
+			l.pacer = &pacer{}
+		}
 		for range perSecond / int(time.Second/window) {
 			l.left.add(now)
 		}

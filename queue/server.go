@@ -17,8 +17,10 @@ type Line struct {
 	Target string
 	// Places is the most tasks in hand at a time.
 	Places int
-	// Rate is that of the target, over all servers. Zero is none.
-	Rate batch.Rate
+	// Rate is that of the target, over all servers. Zero is none. Of any period of it,
+	// at most Rate.N + Burst - 1 requests are written. A Burst of 0 is 1.
+	Rate  batch.Rate
+	Burst int
 	// Held returns for how long from now nothing may be taken, and a channel that
 	// is closed when that changes. Nil is never.
 	Held func() (time.Duration, <-chan struct{})
@@ -37,7 +39,8 @@ type ServerConfig struct {
 // Handlers run tasks.
 type Handlers struct {
 	// Action runs the task of an action. It holds one of the target's places until
-	// it gives it up, or returns. With an error the task comes again, after
+	// it gives it up, or returns. For a target with a rate it is called shortly before the
+	// send time, and has to go by the place's Approach and Ready. With an error the task comes again, after
 	// [asynq.Config.RetryDelayFunc] of that error.
 	Action func(id string, index int, place *Place) error
 	// Webhook runs the task of a webhook.

@@ -18,6 +18,9 @@ import (
 const (
 	// mostTaken is the most tasks taken from a queue in one exchange.
 	mostTaken = 128
+	// mostPaced is the same for a target with a rate, whose tasks wait for their send
+	// times for as long as some exchanges take.
+	mostPaced = 1000
 	// fewTaken is what it is worth to ask one of several queues for.
 	fewTaken = 16
 	// linger is the pause between two turns for which it is worth to wait, for more
@@ -40,9 +43,6 @@ const (
 	smallLast  = 500 * time.Millisecond
 	busyPlaces = 24
 	fewBulk    = 8
-	// horizon is how far ahead a place at a target's rate may be for its task to be
-	// taken from the queue.
-	horizon = 500 * time.Millisecond
 	// pollEvery is how often the queues are looked into although nobody said that
 	// there is something in them: a word can be lost.
 	pollEvery = 2 * time.Second
@@ -151,7 +151,10 @@ func (t *taker) add(c Line) *line {
 	}
 	l := &line{Line: c, t: t, nudge: make(chan struct{}, 1)}
 	l.polled = sync.NewCond(&l.mu)
-	l.out = make(chan *task, l.Places+l.leavers())
+	if l.Rate.N > 0 {
+		l.pacer = l.newPacer()
+	}
+	l.out = make(chan *task, l.capacity())
 	t.lines = append(t.lines, l)
 	return l
 }
@@ -172,6 +175,9 @@ func (t *taker) start(action func(id string, index int, place *Place) error) {
 	t.silent = func() { silentWork(); silentHolders() }
 	for _, l := range t.lines {
 		t.wg.Go(l.run)
+		if l.pacer != nil {
+			t.wg.Go(func() { l.pacer.run(t.quit, t.closed) })
+		}
 	}
 	t.wg.Go(t.poll)
 	t.wg.Go(t.keepLeases)
@@ -201,6 +207,9 @@ func (t *taker) giveBackRest() {
 	var rest []*task
 	for _, l := range t.lines {
 		rest = append(rest, l.unready()...)
+		if l.pacer != nil {
+			rest = append(rest, l.pacer.unhanded()...)
+		}
 		rest = append(rest, l.unrun()...)
 	}
 	giveBackAll(rest)
@@ -257,6 +266,9 @@ func (t *taker) poll() {
 		for _, l := range t.lines {
 			if open || (n%idlePolls == 0 && l.Target == "") {
 				l.markAll()
+			}
+			if open && l.pacer != nil {
+				l.pacer.probe(1)
 			}
 		}
 	}

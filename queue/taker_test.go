@@ -147,9 +147,14 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 		b.eventually("all tasks", func() bool { return len(got.sorted()) == 20 })
 		stop()
 
-		// Some that wait for their places at a rate when the server stops.
+		// Some that wait for their send times when the server stops.
 		b.submit(20, spec())
-		_, stop = b.serve(Line{Places: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, handle)
+		_, stop = b.serve(Line{Places: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(index int, place *Place) error {
+			if err := errors.Join(place.Approach(b.ctx), place.Ready(b.ctx)); err != nil {
+				return err
+			}
+			return handle(index, place)
+		})
 		b.eventually("the first", func() bool { return len(got.sorted()) > 20 })
 		stop()
 		ran := len(got.sorted()) - 20
@@ -377,17 +382,23 @@ func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
 
 func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var got seen
+		require.NoError(t, b.Hold(b.ctx, "crm", time.Hour))
+		server, _ := b.serve(Line{Places: 8, Rate: batch.Rate{N: 100, Per: time.Second}}, func(index int, place *Place) error {
+			if err := errors.Join(place.Approach(b.ctx), place.Ready(b.ctx)); err != nil {
+				return err
+			}
+			got.add(index)
+			return nil
+		})
 		b.submit(3, spec())
-		l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 8, Rate: batch.Rate{N: 100, Per: time.Second}}}}).lines[0]
-		require.NoError(t, b.Hold(b.ctx, "crm", time.Hour)) // whose word did not come here yet
-		for l.notBefore.IsZero() {                          // of several queues it may ask the wrong ones first
-			l.turn(true)
-		}
-		require.Len(t, b.pending(batch.Interactive), 3, "they are given back")
-		require.NoError(t, b.Mend(b.ctx, "crm"))
-		wait, take, _ := l.next(0)
-		require.False(t, take)
-		require.LessOrEqual(t, wait, pollEvery)
+		pacer := server.taker.lines[0].pacer
+		b.eventually("Redis says that the target is held", func() bool {
+			return time.Until(pacer.notBefore(time.Now())) > time.Minute
+		})
+		b.eventually("what was taken is given back", func() bool { return len(b.pending(batch.Interactive)) == 3 })
+		require.NoError(t, b.Mend(b.ctx, "crm")) // this server is not told of either
+		b.eventually("all tasks", func() bool { return len(got.sorted()) == 3 })
 	})
 }
 

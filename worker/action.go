@@ -23,9 +23,6 @@ const (
 	heldAgain = 5 * time.Second
 	// storeAway is when a task is tried again that could not be begun.
 	storeAway = time.Second
-	// placeLasts is how long after a task was taken, which is at its place at the
-	// target's rate, it may be sent.
-	placeLasts = 50 * time.Millisecond
 	// deadlineGrace is how long after its batch's deadline an attempt may still be
 	// in flight. Most answers come in that time, and are better than not knowing.
 	deadlineGrace = 30 * time.Second
@@ -72,7 +69,6 @@ func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 	}
 	defer w.acting.leave(key)
 	crash.At(crash.Taken)
-	taken := time.Now()
 	for {
 		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
 		if err != nil {
@@ -86,14 +82,8 @@ func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 			return &laterError{after: heldAgain, reason: "another worker has it in flight"}
 		case batch.Run:
 			defer w.cfg.Ledger.Abandon(id, index, begun.Token)
-			// The store may have been away. What comes late has lost its place at the
-			// target's rate: all that waited would come at once.
-			late := time.Since(taken) > placeLasts
 			if begun.Group != nil {
-				return w.runGroup(w.held, id, begun, !late)
-			}
-			if g := w.gates[begun.Target]; late && g != nil && !g.again(w.held) {
-				return w.giveBack(w.held, id, index, begun)
+				return w.runGroup(w.held, id, begun, place)
 			}
 			return w.attempt(w.held, id, index, begun, place)
 		case batch.Interrupted:
@@ -115,10 +105,14 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		resp = notSent(begun, begun.Action.Refusal)
 	case known:
 		action, cut := cutAtDeadline(begun, &target)
-		inFlight := w.metrics.inFlight.WithLabelValues(target.Name)
-		inFlight.Inc()
-		resp = w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt})
-		inFlight.Dec()
+		received := time.Now()
+		var unsent error
+		if unsent = place.Approach(ctx); unsent == nil {
+			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, place)
+		}
+		if unsent != nil { // it comes again, for another send time
+			return w.giveBack(ctx, id, index, begun)
+		}
 		if cut && resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeTimeout {
 			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"
 		}
@@ -147,6 +141,22 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		return w.release(ctx, id, index, begun, &resp.Result, delay)
 	}
 	return w.finish(ctx, id, index, begun, &resp.Result)
+}
+
+// send has a request sent, at its send time if the target has a rate. It returns an error if
+// nothing was sent, because there was no such time soon enough, or the worker ends.
+func (w *Worker) send(ctx context.Context, r *batch.Request, place *queue.Place) (resp *batch.Response, unsent error) {
+	if place.Paced() {
+		r.Ready = func(ctx context.Context) error {
+			unsent = place.Ready(ctx)
+			return unsent
+		}
+	}
+	inFlight := w.metrics.inFlight.WithLabelValues(r.Target)
+	inFlight.Inc()
+	defer inFlight.Dec()
+	resp = w.cfg.Dispatcher.Do(ctx, r)
+	return resp, unsent
 }
 
 // cutAtDeadline returns the action to send, whose timeout ends soon after its batch's

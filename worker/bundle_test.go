@@ -54,6 +54,11 @@ func setupOn(t *testing.T, cfg queue.Config, do func(ctx context.Context, r *bat
 
 // Do implements [batch.Dispatcher].
 func (b *bundle) Do(ctx context.Context, r *batch.Request) *batch.Response {
+	if r.Ready != nil {
+		if err := r.Ready(ctx); err != nil {
+			return &batch.Response{Unsent: true, Repeat: true, Result: batch.Result{Outcome: batch.Errored, Error: &batch.Failure{Code: batch.CodeInterrupted}}}
+		}
+	}
 	b.mu.Lock()
 	key := fmt.Sprintf("%s:%d", r.BatchID, r.Index)
 	b.seen[key]++

@@ -12,17 +12,14 @@ const (
 	// tripAfter is the number of connections to a target that cannot be made, one
 	// after the other, after which its circuit opens.
 	tripAfter = 20
-	// placeSoon is how long an action that is begun may wait for its place.
-	placeSoon = 700 * time.Millisecond
 	// tripHold is how long a target whose circuit is open is held. It is longer
 	// than the time between two probes, so that it does not end in between.
 	tripHold = 3 * sweepEvery
 )
 
-// gate is where actions wait for one target: for its rate, and while it is held.
+// gate is where actions wait while their target is held.
 type gate struct {
 	target batch.Target
-	shared batch.Gate
 
 	mu       sync.Mutex
 	until    time.Time
@@ -30,8 +27,8 @@ type gate struct {
 	failures int           // connections in a row that could not be made
 }
 
-func newGate(target batch.Target, shared batch.Gate) *gate {
-	return &gate{target: target, shared: shared, changed: make(chan struct{})}
+func newGate(target batch.Target) *gate {
+	return &gate{target: target, changed: make(chan struct{})}
 }
 
 // held returns for how long from now the target is held, and a channel that is
@@ -40,46 +37,6 @@ func (g *gate) held() (time.Duration, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return max(time.Until(g.until), 0), g.changed
-}
-
-// pass returns when a request may be sent that no task has come for: those of
-// groups. It returns an error if the context ends first, or if the store does not
-// say when the next place is.
-func (g *gate) pass(ctx context.Context) error {
-	if err := g.wait(ctx); err != nil || g.target.Rate.N == 0 {
-		return err
-	}
-	place, err := g.shared.Reserve(ctx, g.target.Name, g.target.Rate)
-	if err != nil {
-		return err
-	}
-	if place > 0 {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(place):
-		}
-	}
-	return g.wait(ctx)
-}
-
-// again takes another place at the target's rate for an action that has lost its
-// own and is begun already. It reports whether there was one soon: a batch that is
-// cancelled, or at its deadline, must see nothing sent much later.
-func (g *gate) again(ctx context.Context) bool {
-	if g.target.Rate.N == 0 {
-		return true
-	}
-	place, err := g.shared.Reserve(ctx, g.target.Name, g.target.Rate)
-	if held, _ := g.held(); err != nil || max(place, held) > placeSoon {
-		return false
-	}
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(place):
-		return true
-	}
 }
 
 // wait returns when the target is not held any more.

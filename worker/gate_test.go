@@ -165,15 +165,15 @@ func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
 
 func TestAGateThatIsHeldLetsGoOnTime(t *testing.T) {
 	t.Parallel()
-	g := newGate(batch.Target{Name: "t"}, nil)
-	require.NoError(t, g.pass(t.Context()))
+	g := newGate(batch.Target{Name: "t"})
+	require.NoError(t, g.wait(t.Context()))
 	g.hold(time.Hour)
 	g.hold(time.Second) // shorter than it is held already
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
-	require.Error(t, g.pass(ctx))
+	require.Error(t, g.wait(ctx))
 	done := make(chan error, 1)
-	go func() { done <- g.pass(t.Context()) }()
+	go func() { done <- g.wait(t.Context()) }()
 	g.hold(0)
 	require.NoError(t, <-done)
 	for range tripAfter - 1 {
@@ -225,21 +225,4 @@ func TestARateHoldsAfterTheStoreWasAway(t *testing.T) {
 	close(ledger.thawed)
 	b.wait(id)
 	require.LessOrEqual(t, seen.most(200*time.Millisecond), 10+5+8, "the rate, one burst, and what a busy machine blurs")
-}
-
-// far is a gate whose next place is far ahead.
-type far struct{ batch.Gate }
-
-func (far) Reserve(context.Context, string, batch.Rate) (time.Duration, error) {
-	return time.Minute, nil
-}
-
-func TestWhatIsBegunDoesNotWaitLongForAnotherPlace(t *testing.T) {
-	t.Parallel()
-	began := time.Now()
-	require.False(t, newGate(batch.Target{Name: "t", Rate: batch.Rate{N: 1, Per: time.Minute}}, far{}).again(t.Context()))
-	g := newGate(batch.Target{Name: "t"}, far{})
-	g.hold(time.Hour)
-	require.True(t, g.again(t.Context()), "without a rate there is no place to lose")
-	require.Less(t, time.Since(began), 10*time.Second)
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue"
 )
 
 const (
@@ -33,18 +34,19 @@ type saga struct {
 	// undos are those seen so far, by position, so that they can be sent even
 	// after the batch was erased.
 	undos map[int]*batch.Action
-	// passed says that the target's gate was passed for the next request.
-	passed bool
+	// place is that of the group's task. Its first request has the send time for which the
+	// task was handed over.
+	place *queue.Place
+	first bool
 	// staged is the result of a member that the next write of the record takes along.
 	staged *batch.Result
 	// erased says that the batch is gone, and with it the record.
 	erased bool
 }
 
-// runGroup runs a group that is this worker's, from where its record stands. Its
-// first request may have passed the gate.
-func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, passed bool) error {
-	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), passed: passed, undos: make(map[int]*batch.Action)}
+// runGroup runs a group that is this worker's, from where its record stands.
+func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, place *queue.Place) error {
+	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), place: place, first: true, undos: make(map[int]*batch.Action)}
 	s.g.Paused = false
 	s.target, s.known = w.targets[begun.Target]
 	err := s.run(ctx)
@@ -120,9 +122,12 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	}
 	crash.At(crash.GroupNoted)
 	index := s.g.Members[s.g.At].Index
-	s.w.metrics.inFlight.WithLabelValues(s.target.Name).Inc()
-	resp := s.w.cfg.Dispatcher.Do(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Now: s.g.StartedAt})
-	s.w.metrics.inFlight.WithLabelValues(s.target.Name).Dec()
+	resp, unsent := s.w.send(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Now: s.g.StartedAt}, s.place)
+	if unsent != nil { // the group comes again, for another send time
+		s.g.Attempt--
+		s.g.Sent = false
+		return nil, s.pause(ctx, 0)
+	}
 	crash.At(crash.GroupAnswered)
 	s.w.learn(ctx, s.target.Name, resp)
 	s.w.metrics.attempt(s.begun.Target, resp)
@@ -134,21 +139,23 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	return &exchange{action: action, resp: resp}, nil
 }
 
-// pass lets the group wait for its target, as every request does. The gate was
-// passed for the first one before the group was begun.
+// pass lets the group wait for its target, as every request does. For the first one
+// its task was handed over at the right time.
 func (s *saga) pass(ctx context.Context) error {
 	g := s.w.gates[s.target.Name]
-	if s.passed {
-		s.passed = false
-		return nil
-	}
-	if held, _ := g.held(); g.target.Rate.N > 0 || held > 0 { // it may take a while, in which nothing is in flight
-		if _, err := s.note(ctx); err != nil {
-			return err
+	if !s.first {
+		if held, _ := g.held(); s.place.Paced() || held > 0 { // it may take a while, in which nothing is in flight
+			if _, err := s.note(ctx); err != nil {
+				return err
+			}
+		}
+		if g.wait(ctx) != nil {
+			return s.pause(ctx, storeAway)
 		}
 	}
-	if g.pass(ctx) != nil {
-		return s.pause(ctx, storeAway)
+	s.first = false
+	if s.place.ApproachEarly(ctx) != nil {
+		return s.pause(ctx, 0)
 	}
 	return nil
 }

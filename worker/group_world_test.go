@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue"
 )
 
 // fate is what becomes of one request.
@@ -250,7 +251,7 @@ func (w *world) serve(name string, r *batch.Request) *batch.Response {
 func (w *world) play(worker *Worker) {
 	own := &Worker{cfg: worker.cfg, targets: worker.targets, metrics: worker.metrics, log: worker.log}
 	own.cfg.Ledger, own.cfg.Dispatcher = groupOnly{GroupLedger: w}, w
-	own.gates = map[string]*gate{"crm": newGate(own.targets["crm"], nil)}
+	own.gates = map[string]*gate{"crm": newGate(own.targets["crm"])}
 	for w.results == nil {
 		if w.token > 100 {
 			panic("the group does not end")
@@ -263,7 +264,7 @@ func (w *world) play(worker *Worker) {
 					}
 				}
 			}()
-			_ = own.runGroup(context.Background(), "b", w.take(), true)
+			_ = own.runGroup(context.Background(), "b", w.take(), &queue.Place{})
 		}()
 	}
 }

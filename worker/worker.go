@@ -92,7 +92,7 @@ func New(cfg Config) (*Worker, error) {
 	w := &Worker{cfg: cfg, targets: make(map[string]batch.Target, len(cfg.Targets)), gates: make(map[string]*gate, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
 	for _, t := range cfg.Targets {
 		w.targets[t.Name] = t.WithDefaults()
-		w.gates[t.Name] = newGate(t.WithDefaults(), cfg.Gate)
+		w.gates[t.Name] = newGate(t.WithDefaults())
 	}
 	var err error
 	if w.hooks, err = newDeliverer(cfg.Webhooks); err != nil {
@@ -181,7 +181,7 @@ func (w *Worker) serverConfig() queue.ServerConfig {
 		LogLevel:                 asynq.WarnLevel,
 	}}
 	for _, t := range w.targets {
-		cfg.Lines = append(cfg.Lines, queue.Line{Target: t.Name, Places: t.Concurrency, Rate: t.Rate, Held: w.gates[t.Name].held})
+		cfg.Lines = append(cfg.Lines, queue.Line{Target: t.Name, Places: t.Concurrency, Rate: t.Rate, Burst: t.Burst, Held: w.gates[t.Name].held})
 	}
 	return cfg
 }

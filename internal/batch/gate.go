@@ -7,9 +7,6 @@ import (
 
 // Gate holds back what goes to a target, for all workers together.
 type Gate interface {
-	// Reserve takes the next place at the target's rate, and returns how long it
-	// is until then. Places are handed out in the order in which they are asked for.
-	Reserve(ctx context.Context, target string, rate Rate) (time.Duration, error)
 	// Hold has every worker send nothing to the target for that long from now,
 	// if it is not held for longer already.
 	Hold(ctx context.Context, target string, d time.Duration) error

@@ -287,6 +287,11 @@ type Request struct {
 	// if the answer does not say what the target's clock shows. Zero means the time by
 	// the machine's clock.
 	Now time.Time
+	// Ready, if it is set, is called with a connection in hand, right before the first
+	// byte is written, and may wait until that is due. The timeout starts when it returns. With
+	// an error nothing is written, and the response is Unsent. It is called again if the
+	// request has to go over another connection.
+	Ready func(ctx context.Context) error
 }
 
 // Response is what a dispatcher made of one attempt.

@@ -19,14 +19,18 @@ type Target struct {
 	// Concurrency is the number of requests in flight, per worker process.
 	// Defaults to 64.
 	Concurrency int `yaml:"concurrency"`
-	// Rate bounds the requests sent over all workers. A tenth of it may be sent
-	// at once after a pause. Whatever it is, all workers wait when the target says
+	// Rate bounds the requests written over all workers: their send times are evenly
+	// spaced, up to 0.5 % further apart than the rate has them. Whatever it is, all workers wait when the target says
 	// that they are to: by Retry-After on a 429, a 503 or any answer that is
 	// repeated, and on every answer by RateLimit with nothing remaining
 	// ("default";r=0;t=30) or by RateLimit-Remaining, X-RateLimit-Remaining or
 	// X-Rate-Limit-Remaining of 0 with the Reset of the same name, in seconds from now
 	// or since 1970; the longest if there are several. Retry.Max bounds that wait. Defaults to no bound.
 	Rate Rate `yaml:"rate"`
+	// Burst is the number of requests that may be written at once after a pause: in
+	// any window of the rate's length there are at most as many as the rate says,
+	// plus Burst - 1. Defaults to 1.
+	Burst int `yaml:"burst"`
 	// Timeout bounds one attempt from dialling to the last byte of the answer,
 	// where the action has no timeout of its own. Defaults to 30s.
 	Timeout time.Duration `yaml:"timeout"`
@@ -106,7 +110,8 @@ type Retry struct {
 	// Attempts is the most attempts that an action gets. Defaults to 5.
 	Attempts int `yaml:"attempts"`
 	// Base is the delay before the second attempt; it doubles for each further
-	// one and is jittered. Defaults to 500ms.
+	// one and is jittered. Delays are never shorter than that, and up to 1.5s longer,
+	// because they end with a whole second. Defaults to 500ms.
 	Base time.Duration `yaml:"base"`
 	// Max bounds one delay, also one that the target asked for, and how long all
 	// workers wait for the target at a time. Defaults to 1m.
@@ -123,6 +128,7 @@ type Retry struct {
 // WithDefaults returns the target with its zero values replaced.
 func (t Target) WithDefaults() Target {
 	setDefault(&t.Concurrency, 64)
+	setDefault(&t.Burst, 1)
 	setDefault(&t.Timeout, 30*time.Second)
 	setDefault(&t.MaxResponseBody, 1<<20)
 	setDefault(&t.Retry.Attempts, 5)
@@ -163,6 +169,14 @@ func (t Target) Validate() []Fault {
 	}
 	if t.Concurrency < 1 || t.Concurrency > 10_000 {
 		add("/concurrency", "the concurrency is %d: expected 1 to 10000", t.Concurrency)
+	}
+	switch {
+	case t.Rate.N == 0 && t.Burst > 1:
+		add("/burst", "the burst is %d, and there is no rate that it belongs to: add a rate such as 10/s, or leave it out", t.Burst)
+	case t.Rate.N == 0 && t.Burst < 0:
+		add("/burst", "the burst is %d: expected 1 or more, and a rate that it belongs to", t.Burst)
+	case t.Rate.N > 0 && (t.Burst < 1 || t.Burst > t.Rate.N):
+		add("/burst", "the burst is %d: expected 1 to the %d requests of the rate %s", t.Burst, t.Rate.N, t.Rate)
 	}
 	if t.Timeout <= 0 || t.Timeout > MaxTimeout {
 		add("/timeout", "the timeout is %s: expected more than 0 and at most %s", t.Timeout, MaxTimeout)

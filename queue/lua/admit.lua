@@ -52,7 +52,7 @@ local used, slices = 0, {}
 if rate > 0 then
   local all = redis.call('HGETALL', KEYS[1])
   for i = 1, #all, 2 do
-    local leaves = (tonumber(all[i]) + 1) * slice + window
+    local leaves = tonumber(all[i]) + window
     if leaves <= now then
       redis.call('HDEL', KEYS[1], all[i])
     else
@@ -96,13 +96,13 @@ if room < n then
   end
 end
 
-local current = math.floor(now / slice)
+local current = (math.floor(now / slice) + 1) * slice -- by its end, which says the same if the rate changes
 if admitted > 0 then
   if rate > 0 then
     redis.call('HINCRBY', KEYS[1], ms(current), admitted)
     redis.call('PEXPIRE', KEYS[1], window + 2 * slice)
     used = used + admitted
-    slices[#slices + 1] = {(current + 1) * slice + window, admitted}
+    slices[#slices + 1] = {current + window, admitted}
   end
   if keep then
     redis.call('HSET', KEYS[2], id, (given + admitted) .. '|' .. ended)

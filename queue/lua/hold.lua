@@ -1,5 +1,5 @@
 -- hold notes until when a target is held, and tells all workers.
--- KEYS: gate (hash: next, held)
+-- KEYS: gate (hash: held and what reserve keeps)
 -- ARGV: target, microseconds, channel
 -- returns: 1 if it is held for longer than before
 local t = redis.call('TIME')
@@ -8,7 +8,8 @@ local held = tonumber(redis.call('HGET', KEYS[1], 'held') or '0')
 if now + tonumber(ARGV[2]) <= held then
   return 0
 end
-redis.call('HSET', KEYS[1], 'held', string.format('%.0f', now + tonumber(ARGV[2])))
-redis.call('EXPIRE', KEYS[1], 86400)
+redis.call('HSET', KEYS[1], 'held', ms(now + tonumber(ARGV[2])))
+-- The send times that reserve keeps there may have to last for longer.
+redis.call('PEXPIRE', KEYS[1], ms(math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[2]) / 1000 + 60000)))
 redis.call('PUBLISH', ARGV[3], ARGV[2] .. ' ' .. ARGV[1])
 return 1

@@ -1,17 +1,95 @@
--- reserve takes the next places at a target's rate: they are an interval apart,
--- and a burst of them may be used at once after a pause.
--- KEYS: gate (hash: next, held)
--- ARGV: interval in microseconds, burst, most places, microseconds that they may be ahead
--- returns: {places taken, microseconds from now until the next place, which may be in the past}
+-- reserve takes the next send times at a target's rate, and takes back those that were
+-- not used. Two send times are one step apart, which is (period + late) / N: a request may
+-- be written up to `late` after its send time, so any N + 1 of them still span a period.
+-- With a burst b it may be written (b - 1) steps later than that.
+-- The step follows the latest tolerance of the last period, because each send time
+-- needs N steps behind it that are as wide as its own tolerance asks for.
+-- KEYS: gate (hash: next, held, late, before, turn), returned (sorted set of send times),
+--       answer of this call
+-- ARGV: period, N, burst, most send times, microseconds from now before which none can be used,
+--       microseconds that they may be ahead, late, then time, step and late of each that is
+--       returned, the last one first; all in microseconds
+-- returns: {now, "next time step late n ..."}, where next is when more may be had, and n
+--          the number of send times from that time on, a step apart
+-- Repeating a call with the same key for its answer changes nothing and answers the same,
+-- except for now. A call that takes and returns nothing writes nothing.
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
-local interval, burst, most, horizon = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local g = redis.call('HMGET', KEYS[1], 'next', 'held')
-local place = math.max(tonumber(g[1] or '0'), now - (burst - 1) * interval, tonumber(g[2] or '0'))
-local n = math.min(most, math.floor((now + horizon - place) / interval) + 1)
-if n <= 0 then
-  return {0, ms(place - now)}
+local period, number, burst, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local first, horizon, late = now + tonumber(ARGV[5]), now + tonumber(ARGV[6]), tonumber(ARGV[7])
+local writes = most > 0 or #ARGV > 7
+if writes then
+  local answer = redis.call('GET', KEYS[3])
+  if answer then
+    return {ms(now), answer}
+  end
 end
-redis.call('HSET', KEYS[1], 'next', ms(place + n * interval))
-redis.call('EXPIRE', KEYS[1], 86400)
-return {n, ms(place - now)}
+local g = redis.call('HMGET', KEYS[1], 'next', 'held', 'late', 'before', 'turn')
+for i = 1, 5 do
+  g[i] = tonumber(g[i] or '0')
+end
+local next, held, current, before, turn = unpack(g)
+
+-- What is returned ends the sequence, or leaves a gap in it that the next caller gets.
+local function parse(member)
+  local at, step, tolerance = string.match(member, '^(%d+) (%d+) (%d+)$')
+  return tonumber(at), tonumber(step), tonumber(tolerance)
+end
+for i = 8, #ARGV, 3 do
+  redis.call('ZADD', KEYS[2], ARGV[i], ARGV[i] .. ' ' .. ARGV[i + 1] .. ' ' .. ARGV[i + 2])
+end
+local gaps = redis.call('ZRANGE', KEYS[2], 0, -1)
+while #gaps > 0 do
+  local at, step = parse(gaps[#gaps])
+  if at + step ~= next then
+    break
+  end
+  next = at
+  if writes then
+    redis.call('ZREM', KEYS[2], gaps[#gaps])
+  end
+  gaps[#gaps] = nil
+end
+
+local taken, left = {}, nil
+for _, gap in ipairs(gaps) do
+  local at, step, tolerance = parse(gap)
+  local last = at + (burst - 1) * step
+  if at < held or last + tolerance < now then
+    if writes then
+      redis.call('ZREM', KEYS[2], gap)
+    end
+  elseif #taken < most and last >= first and at <= horizon then
+    taken[#taken + 1] = gap .. ' 1'
+    redis.call('ZREM', KEYS[2], gap)
+  elseif last >= first and not left then
+    left = at
+  end
+end
+
+local widest = math.max(late, current, before)
+local step = math.ceil((period + widest) / number)
+local at = math.max(next, first - (burst - 1) * step, held)
+local n = math.max(math.min(most - #taken, math.floor((horizon - at) / step) + 1), 0)
+if n > 0 then
+  taken[#taken + 1] = ms(at) .. ' ' .. ms(step) .. ' ' .. ms(late) .. ' ' .. n
+  if at >= turn then
+    before, current = current, late
+    turn = at + period + widest + 2000000 -- beyond what can still be returned
+  else
+    current = math.max(current, late)
+  end
+  next = at + n * step
+end
+local answer = ms(math.min(math.max(next, held), left or math.huge))
+if #taken > 0 then
+  answer = answer .. ' ' .. table.concat(taken, ' ')
+end
+if writes then
+  redis.call('HSET', KEYS[1], 'next', ms(next), 'late', ms(current), 'before', ms(before), 'turn', ms(turn))
+  local ttl = ms((math.max(next, held) - now + burst * step + 3 * period) / 1000 + 60000)
+  redis.call('PEXPIRE', KEYS[1], ttl)
+  redis.call('PEXPIRE', KEYS[2], ttl)
+  redis.call('SET', KEYS[3], answer, 'PX', 600000)
+end
+return {ms(now), answer}

@@ -1,0 +1,110 @@
+package faults
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/client"
+)
+
+// rated is a target with a rate, and how many actions it is sent.
+type rated struct {
+	rate   string
+	burst  int
+	number int           // of the rate
+	per    time.Duration // its period
+	n      int
+}
+
+// blur is how much earlier or later a request may be seen by the target than it was written.
+const blur = 4 * time.Millisecond
+
+// arrivals returns when the requests of a batch reached the target.
+func (x *target) arrivals(tag string) (times []time.Time) {
+	x.count(func(v *visit) bool {
+		if strings.HasPrefix(v.id, tag+"-") {
+			times = append(times, v.began)
+		}
+		return false
+	})
+	slices.SortFunc(times, time.Time.Compare)
+	return times
+}
+
+// densest returns the most of the times in any half-open window of that length.
+func densest(times []time.Time, window time.Duration) (most int) {
+	for i, j := 0, 0; j < len(times); j++ {
+		for times[j].Sub(times[i]) >= window {
+			i++
+		}
+		most = max(most, j-i+1)
+	}
+	return most
+}
+
+// Redis is some way off. Targets with rates, fast and slow, are sent what the rates allow, and
+// no less.
+func TestARateIsKeptAndUsedFarFromRedis(t *testing.T) {
+	scenario(t)
+	rates := scale([]rated{
+		{"1/s", 1, 1, time.Second, 10}, {"1/5s", 1, 1, 5 * time.Second, 3}, {"10/s", 1, 10, time.Second, 80},
+		{"10/s", 4, 10, time.Second, 60}, {"200/s", 1, 200, time.Second, 1000}, {"1/m", 1, 1, time.Minute, 1},
+	}, []rated{
+		{"1/s", 1, 1, time.Second, 40}, {"1/5s", 1, 1, 5 * time.Second, 8}, {"10/s", 1, 10, time.Second, 200}, {"10/s", 4, 10, time.Second, 200},
+		{"100/s", 1, 100, time.Second, 2000}, {"1000/s", 1, 1000, time.Second, 5000}, {"1/m", 1, 1, time.Minute, 3}, {"5/24h", 1, 5, 24 * time.Hour, 1},
+	})
+	for _, workers := range scale([]int{2}, []int{1, 2}) {
+		for _, trip := range scale([]time.Duration{60 * time.Millisecond}, []time.Duration{0, 60 * time.Millisecond, 250 * time.Millisecond}) {
+			farFromRedis(t, rates, workers, trip)
+		}
+	}
+}
+
+func farFromRedis(t *testing.T, rates []rated, workers int, trip time.Duration) {
+	t.Helper()
+	w := newWorld(t)
+	w.target.delay = 5 * time.Millisecond
+	names := make([]string, len(rates))
+	for i, r := range rates {
+		names[i] = fmt.Sprintf("rated%d", i)
+		w.targets += fmt.Sprintf("  - {name: %s, base_url: %q, concurrency: 128, rate: %s, burst: %d}\n", names[i], w.base+"/any", r.rate, r.burst)
+	}
+	w.startAPI()
+	if trip > 0 {
+		l := startToxiproxy(t).to("redis", w.redis.Addr)
+		for _, stream := range []string{"upstream", "downstream"} {
+			l.poison(toxic{Type: "latency", Stream: stream, Attributes: map[string]int{"latency": int(trip.Milliseconds() / 2)}})
+		}
+		w.redisURL = "redis://" + l.addr + "/0"
+	}
+	for i := range workers {
+		w.startWorker(fmt.Sprint("w", i))
+	}
+	time.Sleep(20*trip + 500*time.Millisecond) // they know how far it is, as any that have run for a while
+	batches := make([]*planned, len(rates))
+	submitted := make([]time.Time, len(rates))
+	for i, r := range rates {
+		batches[i] = plan(fmt.Sprintf("%s-%d-%d", names[i], workers, trip.Milliseconds()), r.n, http.MethodPost)
+		submitted[i] = time.Now()
+		w.submit(batches[i], client.Options{Target: names[i]})
+	}
+	for i, r := range rates {
+		due := time.Duration(r.n) * r.per / time.Duration(r.number)
+		w.settle(time.Until(submitted[i].Add(2*due))+20*time.Second, batches[i])
+		times := w.target.arrivals(batches[i].tag)
+		require.Len(t, times, r.n)
+		took, sent := times[r.n-1].Sub(submitted[i]), times[r.n-1].Sub(times[0])
+		most := densest(times, r.per-blur)
+		figure(t, "rate %s, burst %d, %d workers, %s to Redis: %d requests in %.2fs (%.2fs from the first on), due %.2fs; at most %d in a window (%d in one of %s less)",
+			r.rate, r.burst, workers, trip, r.n, took.Seconds(), sent.Seconds(), due.Seconds(), densest(times, r.per), most, blur)
+		require.LessOrEqual(t, most, r.number+r.burst-1, "%s", r.rate)
+		// A busy machine, on which tests run side by side, misses some send times of fast rates.
+		require.Less(t, took, due+due/5+4*trip+2*time.Second, "%s", r.rate)
+	}
+}

@@ -1,0 +1,43 @@
+package queue
+
+import (
+	"context"
+	"slices"
+)
+
+// giveBackAll puts tasks of any queues back.
+func giveBackAll(tasks []*task) {
+	byLane := make(map[*lane][]*task)
+	for _, k := range tasks {
+		byLane[k.lane] = append(byLane[k.lane], k)
+	}
+	for q, tasks := range byLane {
+		q.giveBack(tasks)
+	}
+}
+
+// giveBack puts tasks back to where they were taken from.
+func (q *lane) giveBack(tasks []*task) {
+	ctx, cancel := q.t.s.within(context.Background())
+	defer cancel()
+	ids := make([]string, len(tasks))
+	for i, k := range tasks {
+		ids[i] = k.id
+	}
+	slices.Reverse(ids) // each goes to the head
+	_, err := q.t.s.requeue(ctx, q.name, ids)
+	if err != nil {
+		q.t.s.log.Warn("tasks not given back, they come again later", "queue", q.name, "error", err)
+	}
+	q.mu.Lock()
+	q.count(q, -len(tasks))
+	for _, k := range tasks {
+		q.audit.ended(&k.place)
+	}
+	q.filled = true
+	if err != nil {
+		q.missed()
+	}
+	q.mu.Unlock()
+	q.wake()
+}

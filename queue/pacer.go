@@ -1,0 +1,504 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// horizon is how far ahead send times are reserved, beside what some exchanges
+	// with Redis take.
+	horizon = 500 * time.Millisecond
+	// latenessShare is the part of a rate's period by which a request may be written
+	// later than its send time, and mostLateness its bound. The pace is slower than
+	// the rate by as much, so that the rate holds for what is written: 200 requests
+	// take no longer than at the rate. Where requests often miss their times, both grow, up to
+	// a period's latenessCap: a request that misses its time at a fast rate waits behind all
+	// that are reserved. At a slow one, whose send times are slowStep apart, it soon has another.
+	latenessShare   = 200
+	latenessCap     = 20
+	latenessCapSlow = 50
+	slowStep        = 100 * time.Millisecond
+	mostLateness    = 250 * time.Millisecond
+	capLateness     = time.Second
+	// clockDrift is the part of a period by which Redis's clock may be fast, such as
+	// 4 s of a day.
+	clockDrift = 20_000
+	// leadMost is the longest that an action is begun ahead of its send time, and
+	// sendWithin how long after it was handed over a request may be written: a batch
+	// that is cancelled, or at its deadline, must see nothing sent much later.
+	leadMost   = 500 * time.Millisecond
+	sendWithin = 900 * time.Millisecond
+	// connectAhead is how long ahead of its send time a request asks for a
+	// connection at the most: a new one has to be made meanwhile.
+	connectAhead = 250 * time.Millisecond
+	// blurOf is how many times the deviation of one exchange two servers' times may differ,
+	// with one sample of the clock each.
+	blurOf = 8
+	// firstLooks is how often a server looks at Redis's clock when it starts.
+	firstLooks = 6
+	// answerAge is less than Redis keeps the answer of a reservation.
+	answerAge = 5 * time.Minute
+)
+
+// ErrNoSendTime says that a request was not sent because there was no send time at its
+// target's rate soon enough.
+var ErrNoSendTime = errors.New("no send time soon enough at the target's rate")
+
+// sendTime is a time at which one request may be written, which nobody else has.
+type sendTime struct {
+	redis, step, late int64     // as lua/reserve.lua has them
+	at, until         time.Time // of this process
+}
+
+// reservation is a call of lua/reserve.lua. Repeated with the same token it does
+// nothing twice.
+type reservation struct {
+	token    string
+	most     int
+	first    time.Duration // from now, before which none can be used
+	horizon  time.Duration
+	late     time.Duration
+	returned []sendTime
+	blur     time.Duration // the part of late that is not for being late
+	since    time.Time     // when it was first made
+}
+
+// reserved is its answer: runs of send times that are a step apart.
+type reserved struct {
+	now, next int64
+	runs      []sendRun
+}
+
+type sendRun struct {
+	time, step, late int64
+	n                int
+}
+
+// pacer has the requests to a target with a rate written at their send times.
+//
+// Send times come from Redis, for as many tasks as were taken. They belong to no task: shortly
+// before a send time a task is handed over, so that its action is begun and has a connection
+// when the time comes, and whichever action is ready then uses the earliest. So the
+// time of an action that turns out to have ended is used by the next one. Times that
+// no task is left for, and times that passed, are returned to Redis, where they are
+// given to others, or end the sequence earlier; see lua/reserve.lua for why no window
+// of the period sees more than N + b - 1 requests.
+//
+// A process that dies loses the times that it reserved: those of one to two seconds, and at a
+// slow rate one.
+type pacer struct {
+	rate     batch.Rate
+	burst    int
+	most     int                                     // requests at a time
+	reserve  func(r *reservation) (*reserved, error) // one exchange, which ends by itself
+	giveBack func([]*task)
+	hand     func(*task) bool // false: the target is held, or the server stops
+	held     func() (time.Duration, <-chan struct{})
+	token    func() string
+	sleep    func(ctx context.Context, d time.Duration) error
+	changed  func()       // when may be other than notBefore and fitting said
+	async    func(func()) // runs a function that the server waits for
+
+	nudge chan struct{}
+
+	mu       sync.Mutex
+	clock    clock
+	times    []sendTime // reserved and not claimed, by time
+	waiting  []*task    // taken, and not handed over
+	unready  int        // handed over, and without a send time
+	claims   chan struct{}
+	back     []sendTime    // to be returned
+	asking   bool          // a reservation is under way
+	repeat   *reservation  // was not answered
+	next     time.Time     // when more send times may be had; zero if it is not known
+	nothing  time.Time     // until when it is not worth to ask for some
+	failed   time.Time     // until when Redis is not asked
+	step     time.Duration // between two send times
+	late     time.Duration // the tolerance to ask for
+	exchange usually       // how long an exchange with Redis takes
+	stopping bool
+	permits  chan struct{} // held by requests from their connections to their answers
+}
+
+// floorLateness returns the least tolerance of a rate.
+func floorLateness(rate batch.Rate) time.Duration {
+	return min(rate.Per/latenessShare, mostLateness) + rate.Per/clockDrift
+}
+
+// mostLate returns the most tolerance of a rate.
+func mostLate(rate batch.Rate) time.Duration {
+	most := rate.Per / latenessCap
+	if rate.Per/time.Duration(rate.N) > slowStep {
+		most = rate.Per / latenessCapSlow
+	}
+	return max(floorLateness(rate), min(most, capLateness))
+}
+
+func (p *pacer) init() {
+	p.nudge, p.claims, p.permits = make(chan struct{}, 1), make(chan struct{}), make(chan struct{}, p.most)
+	if p.sleep == nil {
+		p.sleep = sleep
+	}
+	p.burst = max(p.burst, 1)
+	p.late = floorLateness(p.rate)
+	p.step = (p.rate.Per + p.late) / time.Duration(p.rate.N)
+}
+
+// lead returns how long before its send time a task is handed over: the exchange by
+// which its action is begun takes that long, and another one's if it has ended.
+func (p *pacer) lead() time.Duration {
+	return min(2*p.exchange.within()+5*time.Millisecond, leadMost)
+}
+
+// ahead returns how far ahead send times are reserved, and how much of that must be
+// left when the next ones are asked for.
+func (p *pacer) ahead() (most, left time.Duration) {
+	x := min(p.exchange.within(), leadMost/2)
+	most = horizon + 4*x
+	return most, max(most/2, p.lead()+5*x/2)
+}
+
+// notBefore returns when tasks may be taken again.
+func (p *pacer) notBefore(now time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.asking {
+		return now.Add(time.Hour) // changed is called
+	}
+	_, left := p.ahead()
+	at := p.failed
+	if from := p.next.Add(-left); from.After(at) {
+		at = from
+	}
+	if p.nothing.After(at) {
+		at = p.nothing
+	}
+	return at
+}
+
+// fitting returns about how many tasks get send times that are taken now.
+func (p *pacer) fitting(now time.Time) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	most, _ := p.ahead()
+	n := p.burst
+	if p.next.After(now) {
+		n = 1
+		most -= p.next.Sub(now)
+	}
+	n += int(max(most, 0) / p.step)
+	return max(n-max(len(p.waiting)+p.unready-len(p.times), 0), 0)
+}
+
+// add takes tasks that were taken from their queues.
+func (p *pacer) add(tasks []*task) {
+	p.mu.Lock()
+	p.waiting = append(p.waiting, tasks...)
+	p.mu.Unlock()
+	p.wake()
+}
+
+func (p *pacer) wake() {
+	select {
+	case p.nudge <- struct{}{}:
+	default: // it has one that it did not see yet
+	}
+}
+
+// run hands over tasks until the server has ended.
+func (p *pacer) run(quit, closed <-chan struct{}) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	p.probe(firstLooks)
+	for {
+		held, changed := p.held()
+		select {
+		case <-quit:
+			p.stop()
+			quit = nil
+		default:
+		}
+		due, wait := p.due(time.Now(), held > 0)
+		for i, k := range due {
+			if !p.hand(k) {
+				p.unhand(due[i:])
+				break
+			}
+		}
+		timer.Reset(wait)
+		select {
+		case <-p.nudge:
+		case <-timer.C:
+		case <-changed:
+		case <-quit:
+		case <-closed:
+			p.returnAll()
+			return
+		}
+	}
+}
+
+// returnAll returns the send times that are left, when no request can use them any more.
+func (p *pacer) returnAll() {
+	p.mu.Lock()
+	r := p.repeat
+	if r == nil {
+		r = &reservation{token: p.token(), late: p.late, horizon: horizon}
+		r.returned = append(p.back, p.times...)
+		slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
+	}
+	p.back, p.times = nil, nil
+	p.mu.Unlock()
+	if len(r.returned) > 0 {
+		_, _ = p.reserve(r) // or they are lost, as those of a worker that dies
+	}
+}
+
+// stop has nothing handed over any more.
+func (p *pacer) stop() {
+	p.mu.Lock()
+	p.stopping = true
+	p.mu.Unlock()
+}
+
+// unhand gives back tasks that were about to be handed over.
+func (p *pacer) unhand(tasks []*task) {
+	p.mu.Lock()
+	p.unready -= len(tasks)
+	p.mu.Unlock()
+	p.giveBack(tasks)
+	p.wake()
+}
+
+// due returns the tasks to hand over now, and how long it may be until there are more. It asks for
+// send times that are missing, and returns those that are left over.
+func (p *pacer) due(now time.Time, held bool) (due []*task, wait time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.expire(now)
+	if held || p.stopping {
+		p.drop(len(p.waiting))
+	}
+	lead := p.lead()
+	soon := 0
+	for soon < len(p.times) && p.times[soon].at.Sub(now) <= lead {
+		soon++
+	}
+	n := max(0, min(soon-p.unready, len(p.waiting)))
+	due, p.waiting = slices.Clone(p.waiting[:n]), p.waiting[n:]
+	p.unready += n
+	if over := len(p.times) - p.unready - len(p.waiting); over > 0 {
+		p.back = append(p.back, p.times[len(p.times)-over:]...)
+		p.times = p.times[:len(p.times)-over]
+	}
+	p.ask(now)
+	wait = time.Hour
+	if len(p.waiting) > 0 && p.unready < len(p.times) {
+		wait = p.times[p.unready].at.Sub(now) - lead
+	}
+	if p.unready > len(p.times) || len(p.back) > 0 || p.repeat != nil {
+		for _, at := range []time.Time{p.failed, p.nothing} {
+			if left := at.Sub(now); left > 0 {
+				wait = min(wait, left)
+			}
+		}
+	}
+	return due, wait
+}
+
+// blur returns by how much the times of two servers may differ because the ways to Redis take
+// now this long and now that, with the lock held. The more samples of its clock there are, the
+// better are the best of them.
+func (p *pacer) blur() time.Duration {
+	return min(blurOf*p.exchange.deviation/time.Duration(max(len(p.clock.samples), 1)), mostLate(p.rate))
+}
+
+// drop gives back the last n of the tasks that wait, with the lock held.
+func (p *pacer) drop(n int) {
+	if n <= 0 {
+		return
+	}
+	rest := p.waiting[len(p.waiting)-n:]
+	p.waiting = slices.Clip(p.waiting[:len(p.waiting)-n])
+	p.async(func() { p.giveBack(rest) })
+}
+
+// expire drops send times that have passed, with the lock held.
+func (p *pacer) expire(now time.Time) {
+	n := 0
+	for n < len(p.times) && now.After(p.times[n].until) {
+		n++
+	}
+	if n > 0 && p.step > p.exchange.within() {
+		n = len(p.times) // others are had sooner than the next one of these
+	}
+	p.back = append(p.back, p.times[:n]...)
+	p.times = p.times[n:]
+}
+
+// ask reserves send times that are missing, and returns others, if there is something to do
+// and Redis is not being asked already, with the lock held.
+func (p *pacer) ask(now time.Time) {
+	missing := len(p.waiting) + p.unready - len(p.times)
+	if p.asking || now.Before(p.failed) {
+		return
+	}
+	r := p.repeat
+	switch {
+	case r != nil && now.Sub(r.since) < answerAge:
+	case missing > 0 && !now.Before(p.nothing), len(p.back) > 0:
+		most, _ := p.ahead()
+		x := p.exchange.within()
+		r = &reservation{token: p.token(), most: max(missing, 0), horizon: most, late: p.late + p.blur(), blur: p.blur(), since: now}
+		if r.first = 3*x/2 + 2*time.Millisecond; p.unready > len(p.times) { // an action is begun already
+			r.first = x/2 + time.Millisecond
+		}
+		r.returned, p.back = p.back, nil
+		slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
+	default:
+		p.repeat = nil
+		return
+	}
+	p.asking, p.repeat = true, nil
+	p.async(func() { p.call(r) })
+}
+
+// probe asks that often when there may be more send times, and what time it is at Redis.
+func (p *pacer) probe(times int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := time.Now(); !p.asking && !p.stopping && !now.Before(p.failed) {
+		p.asking = true
+		late := p.late
+		p.async(func() {
+			for ; times > 1; times-- {
+				p.look(late)
+			}
+			p.call(&reservation{late: late, horizon: horizon})
+		})
+	}
+}
+
+// look asks what time it is at Redis, and finds out how late sleepers wake here.
+func (p *pacer) look(late time.Duration) {
+	start := time.Now()
+	const nap = time.Millisecond
+	if p.sleep(context.Background(), nap) != nil {
+		return
+	}
+	sent := time.Now()
+	slept := sent.Sub(start)
+	answer, err := p.reserve(&reservation{late: late, horizon: horizon})
+	received := time.Now()
+	if err != nil {
+		return // so will be what follows
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.exchange.add(received.Sub(sent))
+	p.clock.sample(sent, received, answer.now)
+	p.woke(slept - nap)
+}
+
+// call makes a reservation.
+func (p *pacer) call(r *reservation) {
+	sent := time.Now()
+	answer, err := p.reserve(r)
+	received := time.Now()
+	p.mu.Lock()
+	p.asking = false
+	if err != nil {
+		p.failed = received.Add(takerPause)
+		if r.token != "" {
+			p.repeat = r
+		}
+		p.drop(len(p.waiting) - max(len(p.times)-p.unready, 0))
+	} else {
+		p.answered(r, answer, sent, received)
+	}
+	p.mu.Unlock()
+	p.changed()
+	p.wake()
+}
+
+// answered takes in the answer to a reservation, with the lock held.
+func (p *pacer) answered(r *reservation, answer *reserved, sent, received time.Time) {
+	p.exchange.add(received.Sub(sent))
+	p.clock.sample(sent, received, answer.now)
+	n := 0
+	for _, run := range answer.runs {
+		p.step = time.Duration(run.step) * time.Microsecond
+		for i := range run.n {
+			t := sendTime{redis: run.time + int64(i)*run.step, step: run.step, late: run.late}
+			t.at = p.clock.local(t.redis)
+			// Part of the tolerance is for the writing itself.
+			may := max(time.Duration(run.late)*time.Microsecond-r.blur, 0)
+			t.until = t.at.Add(time.Duration(p.burst-1)*p.step + may - may/8)
+			p.times = append(p.times, t)
+		}
+		n += run.n
+	}
+	slices.SortStableFunc(p.times, func(a, b sendTime) int { return cmp.Compare(a.redis, b.redis) })
+	p.next = p.clock.local(answer.next)
+	p.nothing = time.Time{}
+	if n < r.most { // some have to come again, nearer to their time
+		_, left := p.ahead()
+		p.nothing = received.Add(min(max(p.next.Sub(received)-left, time.Millisecond), pollEvery))
+		p.drop(len(p.waiting) - max(len(p.times)-p.unready, 0))
+	}
+	p.signal()
+}
+
+// signal wakes those who wait for a send time, with the lock held.
+func (p *pacer) signal() {
+	close(p.claims)
+	p.claims = make(chan struct{})
+}
+
+// connectAhead returns how long before its send time a request asks for a connection. Not
+// more than a quarter of the connections wait for send times.
+func (p *pacer) connectAhead() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return min(max(p.step*time.Duration(p.most)/4, time.Millisecond), connectAhead)
+}
+
+func (p *pacer) leadNow() time.Duration {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lead()
+}
+
+// unhanded takes away the tasks that were not handed over.
+func (p *pacer) unhanded() []*task {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stopping = true
+	tasks := p.waiting
+	p.waiting = nil
+	return tasks
+}
+
+// usually estimates how long something takes nearly always: the mean and four times the mean
+// deviation from it, both of the latest times above all, as TCP does (RFC 6298).
+type usually struct {
+	mean, deviation time.Duration
+}
+
+func (u *usually) add(d time.Duration) {
+	if u.mean == 0 {
+		u.mean, u.deviation = d, d/8
+		return
+	}
+	u.deviation += ((d - u.mean).Abs() - u.deviation) / 4
+	u.mean += (d - u.mean) / 8
+}
+
+func (u *usually) within() time.Duration { return u.mean + 4*u.deviation }

@@ -1,0 +1,341 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// pacedWorld is a target with a rate, workers, and a Redis at some distance of each, of which
+// all is virtual but the policy: the pacer, the clock, and lua/reserve.lua.
+type pacedWorld struct {
+	t       *testing.T
+	rate    batch.Rate
+	burst   int
+	workers int
+	way     time.Duration // between a worker and Redis, one way
+	jitter  time.Duration // at most that much longer, each time
+	busy    time.Duration // at most that much later a sleeper wakes
+	lost    float64       // share of the answers to reservations that are lost
+	ended   float64       // share of the actions that turn out to have ended
+
+	rand   *rand.Rand
+	gate   *luaGate
+	mu     sync.Mutex
+	queue  []*task
+	more   chan struct{} // closed when tasks come back
+	open   int           // tasks that have not ended
+	over   chan struct{}
+	writes []time.Time
+	polls  int
+	calls  int
+}
+
+func (w *pacedWorld) chance(p float64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.rand.Float64() < p
+}
+
+func (w *pacedWorld) upTo(d time.Duration) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Duration(w.rand.Int64N(int64(d) + 1))
+}
+
+// travel is the way of a command, or of an answer.
+func (w *pacedWorld) travel() { time.Sleep(w.way + w.upTo(w.jitter)) }
+
+// run has n actions sent, and returns how long that takes from when they were submitted.
+func (w *pacedWorld) run(n int, seed uint64) time.Duration {
+	w.rand = rand.New(rand.NewPCG(seed, 3))
+	start := time.Now()
+	w.gate = newLuaGate(w.t, func() int64 { // another clock, which is fast
+		return 1_700_000_000_000_000 + int64(float64(time.Since(start).Microseconds())*(1+10e-6))
+	})
+	w.more, w.over, w.open = make(chan struct{}), make(chan struct{}), n
+	quit, closed := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range w.workers {
+		changed := make(chan struct{}, 1)
+		p := w.pacer(fmt.Sprint("w", i), &wg, changed)
+		wg.Go(func() { p.run(quit, closed) })
+		wg.Go(func() { w.poll(p, changed, quit) })
+	}
+	time.Sleep(10 * time.Second) // the workers have started
+	submitted := time.Now()
+	w.mu.Lock()
+	for i := range n {
+		w.queue = append(w.queue, &task{id: fmt.Sprint(i)})
+	}
+	close(w.more)
+	w.more = make(chan struct{})
+	w.mu.Unlock()
+	<-w.over
+	close(quit)
+	close(closed)
+	wg.Wait()
+	slices.SortFunc(w.writes, time.Time.Compare)
+	return w.writes[len(w.writes)-1].Sub(submitted)
+}
+
+func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{}) *pacer {
+	tokens := 0
+	var p *pacer
+	p = &pacer{
+		rate: w.rate, burst: w.burst, most: 64,
+		held:     func() (time.Duration, <-chan struct{}) { return 0, nil },
+		changed:  func() { w.wake(changed) },
+		async:    wg.Go,
+		giveBack: w.giveBack,
+		token: func() string {
+			tokens++
+			return fmt.Sprint(name, "-", tokens)
+		},
+		sleep: func(ctx context.Context, d time.Duration) error {
+			if d > 0 && w.busy > 0 {
+				d += w.upTo(w.busy)
+			}
+			return sleep(ctx, d)
+		},
+		reserve: func(r *reservation) (*reserved, error) {
+			w.travel()
+			args := []any{r.token, w.rate.Per.Microseconds(), w.rate.N, w.burst, r.most, r.first.Microseconds(), r.horizon.Microseconds(), r.late.Microseconds()}
+			for _, t := range r.returned {
+				args = append(args, t.redis, t.step, t.late)
+			}
+			w.mu.Lock()
+			w.calls++
+			answer, err := w.gate.reserve("t", args...)
+			w.mu.Unlock()
+			if w.chance(w.lost) {
+				err = errors.New("lost")
+			}
+			w.travel()
+			return answer, err
+		},
+		hand: func(k *task) bool {
+			now := time.Now()
+			c := &claim{p: p, open: true, handed: now, until: now.Add(sendWithin)}
+			wg.Go(func() { w.act(k, c) })
+			return true
+		},
+	}
+	p.init()
+	return p
+}
+
+func (w *pacedWorld) wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// act is what a worker does with a task.
+func (w *pacedWorld) act(k *task, c *claim) {
+	w.travel()
+	w.travel()
+	if w.chance(w.ended) {
+		c.end()
+		w.end()
+		return
+	}
+	err := c.approach(w.t.Context(), c.p.connectAhead())
+	if err == nil {
+		err = c.use(w.t.Context())
+	}
+	if err == nil {
+		w.mu.Lock()
+		w.writes = append(w.writes, time.Now())
+		w.mu.Unlock()
+	}
+	c.leave()
+	w.travel()
+	w.travel()
+	c.end()
+	if err != nil {
+		time.Sleep(time.Second) // in the retry set
+		w.put([]*task{k}, false)
+		return
+	}
+	w.end()
+}
+
+func (w *pacedWorld) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.open--; w.open == 0 {
+		close(w.over)
+	}
+}
+
+func (w *pacedWorld) giveBack(tasks []*task) {
+	if len(tasks) == 0 {
+		return
+	}
+	w.travel()
+	w.put(tasks, true)
+	w.travel()
+}
+
+func (w *pacedWorld) put(tasks []*task, ahead bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if ahead {
+		w.queue = append(slices.Clone(tasks), w.queue...)
+	} else {
+		w.queue = append(w.queue, tasks...)
+	}
+	close(w.more)
+	w.more = make(chan struct{})
+}
+
+// poll takes tasks as a line does.
+func (w *pacedWorld) poll(p *pacer, changed <-chan struct{}, quit <-chan struct{}) {
+	tick := time.NewTicker(max(pollEvery, w.rate.Per/1000))
+	defer tick.Stop()
+	for {
+		w.mu.Lock()
+		waiting, more := len(w.queue), w.more
+		w.mu.Unlock()
+		now := time.Now()
+		wait := p.notBefore(now).Sub(now)
+		n := p.fitting(now)
+		if waiting > 0 && wait <= 0 && n > 0 {
+			w.travel()
+			w.mu.Lock()
+			n = min(n, len(w.queue), mostPaced)
+			tasks := slices.Clone(w.queue[:n])
+			w.queue = w.queue[n:]
+			w.polls++
+			w.mu.Unlock()
+			w.travel()
+			if n > 0 {
+				p.add(tasks)
+			}
+			continue
+		}
+		if n == 0 || wait <= 0 {
+			wait = 5 * time.Millisecond
+		}
+		if waiting == 0 {
+			wait = time.Hour
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-more:
+		case <-changed:
+		case <-timer.C:
+		case <-tick.C:
+			p.probe(1)
+		case <-quit:
+			return
+		}
+		timer.Stop()
+	}
+}
+
+// most returns the most writes in any half-open window of that length.
+func most(writes []time.Time, window time.Duration) int {
+	most := 0
+	for i, j := 0, 0; j < len(writes); j++ {
+		for writes[j].Sub(writes[i]) >= window {
+			i++
+		}
+		most = max(most, j-i+1)
+	}
+	return most
+}
+
+// pacedRates are rates with numbers of actions that they let through in a time that is
+// worth to be watched.
+var pacedRates = []struct {
+	rate batch.Rate
+	n    int
+}{
+	{batch.Rate{N: 5, Per: 24 * time.Hour}, 7},
+	{batch.Rate{N: 1, Per: time.Minute}, 6},
+	{batch.Rate{N: 1, Per: 5 * time.Second}, 12},
+	{batch.Rate{N: 1, Per: time.Second}, 20},
+	{batch.Rate{N: 10, Per: time.Second}, 120},
+	{batch.Rate{N: 600, Per: time.Minute}, 120},
+	{batch.Rate{N: 100, Per: time.Second}, 190},
+	{batch.Rate{N: 1000, Per: time.Second}, 1500},
+}
+
+// The rate's window holds for what is written, by whichever worker, and no send time is
+// wasted: actions take as long as the rate has them take, and the first one the way to Redis.
+func TestNoWindowOfARateSeesMoreAndNoSendTimeIsLost(t *testing.T) {
+	t.Parallel()
+	for _, c := range pacedRates {
+		for _, workers := range []int{1, 2} {
+			for _, trip := range []time.Duration{0, 60 * time.Millisecond, 250 * time.Millisecond} {
+				t.Run(fmt.Sprintf("%s/%d workers/%s", c.rate, workers, trip), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						w := &pacedWorld{t: t, rate: c.rate, burst: 1, workers: workers, way: trip / 2}
+						took := w.run(c.n, 1)
+						require.Len(t, w.writes, c.n)
+						require.LessOrEqual(t, most(w.writes, c.rate.Per), c.rate.N)
+						require.Equal(t, c.n, w.gate.given, "each send time was used")
+						due := time.Duration(c.n) * c.rate.Per / time.Duration(c.rate.N)
+						step := ((c.rate.Per + floorLateness(c.rate)) / time.Duration(c.rate.N)).Truncate(time.Microsecond) + time.Microsecond
+						paced := time.Duration(c.n-1)*step + trip/10 // the first send times are further apart
+						require.LessOrEqual(t, w.writes[c.n-1].Sub(w.writes[0]), paced)
+						if c.n < latenessShare {
+							require.LessOrEqual(t, w.writes[c.n-1].Sub(w.writes[0]), due+trip)
+						}
+						// A task is taken, its send time reserved, and its action begun ahead of that.
+						require.LessOrEqual(t, took, paced+4*trip+20*time.Millisecond)
+						if c.n < latenessShare && step >= 3*trip+20*time.Millisecond {
+							require.LessOrEqual(t, took, due+trip, "what the rate asks for, and one round trip")
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// As above, with whatever a network, a busy machine and people do to it.
+func TestTheWindowOfARateHoldsWhateverHappens(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(60) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := rand.New(rand.NewPCG(seed, 14))
+				c := pacedRates[r.IntN(len(pacedRates))]
+				w := &pacedWorld{
+					t: t, rate: c.rate, burst: 1, workers: 1 + r.IntN(2), way: time.Duration(r.Int64N(int64(100 * time.Millisecond))),
+					jitter: time.Duration(r.Int64N(int64(25 * time.Millisecond))), busy: time.Duration(r.Int64N(int64(20 * time.Millisecond))),
+					lost: r.Float64() * 0.05, ended: r.Float64() * 0.5,
+				}
+				if r.IntN(2) == 0 {
+					w.burst = 1 + r.IntN(c.rate.N)
+				}
+				took := w.run(c.n, seed)
+				require.LessOrEqual(t, most(w.writes, c.rate.Per), c.rate.N+w.burst-1, "%s", w.setup())
+				// What is lost of a fast rate is a second or two, until the tolerance fits, and of
+				// a slow one nothing. An action that has ended takes its time, too, but no send time.
+				step := (c.rate.Per + 2*mostLate(c.rate)) / time.Duration(c.rate.N)
+				trip := 2 * (w.way + w.jitter)
+				due := time.Duration(len(w.writes))*step + 4*time.Second + time.Duration(c.n-len(w.writes))*4*trip
+				require.LessOrEqual(t, took, due, "%s", w.setup())
+			})
+		})
+	}
+}
+
+func (w *pacedWorld) setup() string {
+	return fmt.Sprintf("rate %s burst %d workers %d way %s jitter %s busy %s lost %.2f ended %.2f", w.rate, w.burst, w.workers, w.way, w.jitter, w.busy, w.lost, w.ended)
+}
