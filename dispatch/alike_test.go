@@ -109,9 +109,13 @@ func TestBothCarriersWriteTheSame(t *testing.T) {
 		"a question mark":       {action: batch.Action{Path: "/p", ForceQuery: true, Headers: usual}, want: "GET /p? HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
 		"a query":               {action: batch.Action{Path: "/p", ForceQuery: true, Query: "a=%zz&b=%2f%2F+%e9&?=/;'|^&%", Headers: usual}, want: "GET /p?a=%zz&b=%2f%2F+%e9&?=/;'|^&% HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
 		"percent-encoded bytes": {action: batch.Action{Path: "/a%2Fb%2fc%23%5C%5c%E9%e9%C3%BC%3f%25%41", Headers: usual}, want: "GET /a%2Fb%2fc%23%5C%5c%E9%e9%C3%BC%3f%25%41 HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
-		"empty segments":        {action: batch.Action{Path: "/a//b/", Headers: usual}, want: "GET /a//b/ HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
-		"other characters":      {action: batch.Action{Path: "/;,:@!$&'()*+=~[]|^`\"<>{} \u00fc", Headers: usual}, want: "GET /;,:@!$&'()*+=~[]%7C%5E%60%22%3C%3E%7B%7D%20%C3%BC HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
-		"a star":                {action: batch.Action{Method: "OPTIONS", Path: "/*", Headers: usual}, want: "OPTIONS /* HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
+		"encoded control characters": {
+			action: batch.Action{Path: "/a%0D%0aX:%20b%0d%0A%0d%0a%09%7f%1B%250A", Headers: usual},
+			want:   "GET /a%0D%0aX:%20b%0d%0A%0d%0a%09%7f%1B%250A HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n",
+		},
+		"empty segments":   {action: batch.Action{Path: "/a//b/", Headers: usual}, want: "GET /a//b/ HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
+		"other characters": {action: batch.Action{Path: "/;,:@!$&'()*+=~[]|^`\"<>{} \u00fc", Headers: usual}, want: "GET /;,:@!$&'()*+=~[]%7C%5E%60%22%3C%3E%7B%7D%20%C3%BC HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
+		"a star":           {action: batch.Action{Method: "OPTIONS", Path: "/*", Headers: usual}, want: "OPTIONS /* HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n"},
 		"a base": {
 			target: batch.Target{BaseURL: "http://h/v%2F1%e9|/"}, action: batch.Action{Path: "/a%2f", Headers: usual},
 			want: "GET /v%2F1%e9%7C/a%2f HTTP/1.1\r\nHost: h\r\n" + agent + rest + "\r\n",

@@ -23,3 +23,15 @@ func BenchmarkResultMarshalJSON(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkReadings reads a path that needs no decoding, and one that does.
+func BenchmarkReadings(b *testing.B) {
+	for name, path := range map[string]string{"plain": "/v1/items/17/notes", "encoded": "/v1/items/a%20b/notes"} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				batch.Readings(path)
+			}
+		})
+	}
+}

@@ -9,9 +9,9 @@ import (
 
 // ValidatePath reports what is wrong with a path that is to be appended to a target's
 // base URL. Its percent-escapes reach the target as they are, so it refuses only what
-// some server or proxy could read as leaving the base URL: dot segments and control
-// characters, also if they show only after the escapes are decoded once or twice,
-// and also where a backslash separates segments.
+// some server or proxy could read as leaving the base URL: dot segments, also if they
+// show only after the escapes are decoded once or twice, and also where a backslash
+// separates segments; control characters that are not encoded; and an encoded NUL.
 func ValidatePath(path string) error {
 	switch {
 	case path == "":
@@ -34,6 +34,11 @@ func ValidatePath(path string) error {
 	if at := brokenEscape(path); at >= 0 {
 		return fmt.Errorf("the path has a broken percent-escape: %q: write %%25 for a percent sign", clip(path[at:min(at+3, len(path))]))
 	}
+	for i := range len(path) {
+		if c := path[i]; isControl(c) {
+			return fmt.Errorf("the path holds the control character U+%04X: percent-encode it", c)
+		}
+	}
 	for level := range 3 {
 		if err := validateReading(path); err != nil {
 			if level > 0 {
@@ -50,14 +55,12 @@ func ValidatePath(path string) error {
 	return nil
 }
 
-// validateReading checks a path as somebody on the way may read it.
+// validateReading checks a path as a server or proxy may read it.
 func validateReading(path string) error {
-	for i := range len(path) {
-		if c := path[i]; c < 0x20 || c == 0x7f {
-			return fmt.Errorf("the path holds the control character U+%04X", c)
-		}
+	if strings.IndexByte(path, 0) >= 0 {
+		return fmt.Errorf("the path holds U+0000, at which some servers end it, so that they read another path: leave it out")
 	}
-	for segment := range strings.FieldsFuncSeq(lookalikes.Replace(path), func(r rune) bool { return r == '/' || r == '\\' }) {
+	for segment := range strings.FieldsFuncSeq(lenient(path), func(r rune) bool { return r == '/' || r == '\\' }) {
 		// Servers differ in whether they cut off a parameter, what would be a query or a
 		// fragment, and blanks, before they look for the dots.
 		name := segment
@@ -69,6 +72,25 @@ func validateReading(path string) error {
 		}
 	}
 	return nil
+}
+
+func isControl(c byte) bool { return c < 0x20 || c == 0x7f }
+
+// lenient returns a path, or a part of one, as lenient servers read it: without control
+// characters, which URL parsers drop, and with the [lookalikes] replaced.
+func lenient(s string) string {
+	control, ascii := false, true
+	for i := range len(s) {
+		control = control || isControl(s[i])
+		ascii = ascii && s[i] < utf8.RuneSelf
+	}
+	if control {
+		s = string(slices.DeleteFunc([]byte(s), isControl))
+	}
+	if ascii {
+		return s
+	}
+	return lookalikes.Replace(s)
 }
 
 // lookalikes replaces what lenient decoders and Unicode normalization make a dot, a
@@ -183,28 +205,33 @@ func digit(c byte) byte {
 
 // Readings returns what servers could read of a path, each in segments: as it is
 // written, and decoded once or twice, before or after it is split; split at slashes,
-// or at backslashes too; with and without parameters, and what would be a query after
-// decoding. All are in lower case and without blanks and empty segments, but for the
-// first segment, which is always empty.
+// or at backslashes and [lookalikes] too; with and without control characters,
+// parameters, and what would be a query after decoding. All are in lower case and
+// without blanks and empty segments, but for the first segment, which is always empty.
 func Readings(path string) [][]string {
+	if isPlain(path) {
+		return [][]string{reading(strings.Split(path, "/"))}
+	}
 	var all [][]string
+	var last *string
 	add := func(segments []string) {
-		kept := make([]string, 1, len(segments))
-		for _, segment := range segments {
-			if segment = strings.ToLower(strings.TrimSpace(segment)); segment != "" {
-				kept = append(kept, segment)
-			}
+		if &segments[0] == last {
+			return
 		}
-		if !slices.ContainsFunc(all, func(other []string) bool { return slices.Equal(other, kept) }) {
-			all = append(all, kept)
+		last = &segments[0]
+		read := reading(segments)
+		if !slices.ContainsFunc(all, func(other []string) bool { return slices.Equal(other, read) }) {
+			all = append(all, read)
 		}
 	}
 	for before := range 3 {
 		for _, form := range forms(path) {
 			segments := strings.Split(form, "/")
 			for range 3 - before {
-				add(segments)
-				add(bare(segments))
+				for _, read := range [][]string{segments, mapped(segments, lenient)} {
+					add(read)
+					add(mapped(read, bare))
+				}
 				segments = mapped(segments, unescape)
 			}
 		}
@@ -217,33 +244,82 @@ func Readings(path string) [][]string {
 	return all
 }
 
-// forms returns a path as it is, without what may be a query or a fragment, and both
-// with backslashes taken for slashes.
+// isPlain reports whether a path holds nothing that servers read in several ways.
+func isPlain(path string) bool {
+	for i := range len(path) {
+		switch c := path[i]; {
+		case c <= ' ', c >= 0x7f, c == '%', c == ';', c == '\\', c == '?', c == '#':
+			return false
+		}
+	}
+	return true
+}
+
+// reading returns an empty segment, and those of the segments that are not empty, in
+// lower case and without blanks around them.
+func reading(segments []string) []string {
+	kept := make([]string, 1, len(segments)+1)
+	for _, segment := range segments {
+		if segment = lower(strings.TrimSpace(segment)); segment != "" {
+			kept = append(kept, segment)
+		}
+	}
+	return kept
+}
+
+// lower returns a segment in lower case. In one that is not UTF-8, only ASCII has
+// cases: [strings.ToLower] would replace all other bytes by the same character.
+func lower(segment string) string {
+	if utf8.ValidString(segment) {
+		return strings.ToLower(segment)
+	}
+	out := []byte(segment)
+	for i, c := range out {
+		if c >= 'A' && c <= 'Z' {
+			out[i] = c + 'a' - 'A'
+		}
+	}
+	return string(out)
+}
+
+// forms returns a path as it is, as lenient servers read it, both also without what may
+// be a query or a fragment, and all with backslashes taken for slashes.
 func forms(path string) []string {
 	all := []string{path}
-	if i := strings.IndexAny(path, "?#"); i >= 0 {
-		all = append(all, path[:i])
+	if read := lenient(path); read != path {
+		all = append(all, read)
 	}
-	if strings.Contains(path, `\`) {
-		for _, form := range slices.Clone(all) {
+	for _, form := range slices.Clone(all) {
+		if i := strings.IndexAny(form, "?#"); i >= 0 {
+			all = append(all, form[:i])
+		}
+	}
+	for _, form := range slices.Clone(all) {
+		if strings.Contains(form, `\`) {
 			all = append(all, strings.ReplaceAll(form, `\`, "/"))
 		}
 	}
 	return all
 }
 
-// bare returns segments without their parameters.
-func bare(segments []string) []string {
-	return mapped(segments, func(segment string) string {
-		segment, _, _ = strings.Cut(segment, ";")
-		return segment
-	})
+// bare returns a segment without its parameters.
+func bare(segment string) string {
+	name, _, _ := strings.Cut(segment, ";")
+	return name
 }
 
+// mapped returns f of each segment: the same slice if f changes none.
 func mapped(segments []string, f func(string) string) []string {
-	out := make([]string, len(segments))
+	out := segments
 	for i, segment := range segments {
-		out[i] = f(segment)
+		got := f(segment)
+		if got == segment {
+			continue
+		}
+		if &out[0] == &segments[0] {
+			out = slices.Clone(segments)
+		}
+		out[i] = got
 	}
 	return out
 }

@@ -8,7 +8,7 @@ type Rule struct {
 	Method string `yaml:"method"`
 	// Path is a pattern: "*" matches one segment, a final "**" the rest, the empty
 	// one included. An allow rule compares it with the path as it is written, a deny
-	// rule also with the path decoded, once and twice.
+	// rule also with the path decoded, once and twice, and as lenient servers read it.
 	Path string `yaml:"path"`
 }
 
@@ -31,7 +31,7 @@ func (r *Rule) Denies(method string, readings [][]string) bool {
 	if !r.hasMethod(method) {
 		return false
 	}
-	written, decoded := r.pattern(strings.ToLower), r.pattern(func(s string) string { return strings.ToLower(unescape(s)) })
+	written, decoded := r.pattern(lower), r.pattern(func(s string) string { return lower(unescape(s)) })
 	for _, path := range readings {
 		if matches(written, path[1:]) || matches(decoded, path[1:]) {
 			return true
