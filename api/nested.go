@@ -3,7 +3,6 @@ package api
 import (
 	"net/http"
 	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -12,8 +11,9 @@ import (
 // nesting recognises requests that would be a batch in a batch, in whatever
 // spelling, so that no batch can multiply itself.
 type nesting struct {
-	mounts [][]string // of all batch endpoints, in segments
-	bases  [][]string // paths of the targets' base URLs, and the empty one
+	mounts [][]string        // of all batch endpoints, in segments
+	bases  [][]string        // paths of the targets' base URLs, and the empty one
+	last   map[string]string // the last segment of an endpoint's path, by that path
 }
 
 // version matches the segment by which APIs name their version: an endpoint that
@@ -21,9 +21,11 @@ type nesting struct {
 var version = regexp.MustCompile(`^v[0-9]+(\.[0-9]+)*$`)
 
 func newNesting(endpoints []Endpoint, bases []string) *nesting {
-	n := &nesting{bases: [][]string{{""}}}
+	n := &nesting{bases: [][]string{{""}}, last: make(map[string]string, len(endpoints))}
 	for i := range endpoints {
-		n.mounts = append(n.mounts, segmentsOf(endpoints[i].Path))
+		mount := segmentsOf(endpoints[i].Path)
+		n.mounts = append(n.mounts, mount)
+		n.last[endpoints[i].Path] = mount[len(mount)-1]
 	}
 	for _, base := range bases {
 		n.bases = append(n.bases, segmentsOf(base))
@@ -46,15 +48,13 @@ func (n *nesting) nested(ep *Endpoint, a *batch.Action) bool {
 			return true
 		}
 		if ep != nil && len(path) == 2 {
-			own := segmentsOf(ep.Path)
-			if last := own[len(own)-1]; !strings.HasPrefix(last, ":") && path[1] == last {
+			if last := n.last[ep.Path]; !strings.HasPrefix(last, ":") && path[1] == last {
 				return true
 			}
 		}
 		for _, base := range n.bases {
-			have := slices.Concat(base, path[1:])
 			for _, mount := range n.mounts {
-				if covers(mount, have) {
+				if covers(mount, base, path[1:]) {
 					return true
 				}
 			}
@@ -70,11 +70,16 @@ func segmentsOf(path string) []string {
 	return readings[len(readings)-1]
 }
 
-// covers reports whether a path, in segments, is where an endpoint is mounted.
-func covers(mount, path []string) bool {
-	if len(mount) != len(path) {
+// covers reports whether a base with a path below it, both in segments, is where an
+// endpoint is mounted.
+func covers(mount, base, path []string) bool {
+	if len(mount) != len(base)+len(path) {
 		return false
 	}
+	return meets(mount[:len(base)], base) && meets(mount[len(base):], path)
+}
+
+func meets(mount, path []string) bool {
 	for i, segment := range mount {
 		if !strings.HasPrefix(segment, ":") && segment != path[i] && (!version.MatchString(segment) || !version.MatchString(path[i])) {
 			return false

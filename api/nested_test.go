@@ -29,6 +29,9 @@ func TestNoBatchInABatchInAnySpelling(t *testing.T) {
 		{nil, "/batch%20", true},
 		{nil, "/batch%3fx=1", true},
 		{nil, "/batch;a=b", true},
+		{nil, "/crm%C0%AFbulk", true},
+		{nil, "/crm／BULK", true},
+		{nil, "/bat%0ach", true},
 		{nil, "/batches", false},
 		{nil, "/items/batch", false},
 		{crm, "/bulk", true},
@@ -84,4 +87,15 @@ func TestALimitIsToldInTheAnswer(t *testing.T) {
 	})
 	w = submit(9)
 	require.Equal(t, http.StatusAccepted, w.Code, "it is run as the limit allows")
+}
+
+// BenchmarkNested looks at an action with a plain path.
+func BenchmarkNested(b *testing.B) {
+	endpoints := []Endpoint{{Path: "/crm/bulk"}, {Path: "/v1/batch"}}
+	n := newNesting(endpoints, []string{"/api", "/v2"})
+	a := &batch.Action{Method: http.MethodPost, Path: "/items"}
+	b.ReportAllocs()
+	for b.Loop() {
+		n.refuse(&endpoints[0], a)
+	}
 }
