@@ -86,7 +86,7 @@ func TestTheEndIsToldByASignedWebhook(t *testing.T) {
 	require.Equal(t, batch.Counts{Total: 2, Succeeded: 2}, doc.Data.Counts)
 	require.Equal(t, map[string]string{"k": "v"}, doc.Data.Metadata)
 	require.Len(t, doc.Data.Results, 2)
-	require.NotZero(t, doc.Timestamp)
+	require.NotEmpty(t, doc.Timestamp)
 	l := b.log(id, batch.DeliveryDelivered, 1)
 	require.Equal(t, 204, l.Attempts[0].Status)
 	require.Nil(t, l.NextAt)
