@@ -346,7 +346,7 @@ func (a *arena) awaitHooksOrTasks() {
 			if len(a.receiver.about(p.id)) > 0 {
 				return true
 			}
-			held, err := a.rdb.LPos(a.t.Context(), "asynq:{webhooks}:active", p.id+":webhook", redis.LPosArgs{}).Result()
+			held, err := a.rdb.LPos(a.t.Context(), "asynq:{webhooks}:active", p.id+":webhook:1", redis.LPosArgs{}).Result()
 			return err == nil && held >= 0
 		}, "nobody was told of %s, nor is about to be", p.tag)
 	}
@@ -437,7 +437,11 @@ func (a *arena) requireNoKeyLeft() {
 		}
 		return left
 	}
-	require.Empty(a.t, owned(a.keys("batchd:*")))
+	left := slices.DeleteFunc(owned(a.keys("batchd:*")), func(key string) bool {
+		// The marker of a retry whose process died, which is gone by itself after 20 s.
+		return strings.Contains(key, "}:u:") && a.rdb.PTTL(a.t.Context(), key).Val() <= 20*time.Second
+	})
+	require.Empty(a.t, left)
 	for _, key := range a.keys("batchd:*") {
 		switch key {
 		case "batchd:salt", "batchd:workers", "batchd:open", "batchd:throttled":
