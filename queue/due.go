@@ -31,10 +31,20 @@ const (
 // schedule says when the sweeper looks at open batches.
 type schedule struct {
 	mu      sync.Mutex
-	sweeper bool // this process is the sweeper
-	all     bool // all batches are to be looked at in the next round
+	sweeper string    // the worker of this process that is the sweeper, if one is
+	renewed time.Time // when its lease was extended last
+	all     bool      // all batches are to be looked at in the next round
 	alert   time.Time
 }
+
+// election is the outcome of an attempt to become the sweeper.
+type election int
+
+const (
+	otherSweeps  election = iota // another worker is the sweeper, or Redis did not answer
+	leaseRenewed                 // the worker is the sweeper, and was it before
+	leaseTaken                   // the worker is the sweeper, and no worker was
+)
 
 // lookAtAll has the next round look at all open batches, and those of the next while: work
 // may have been lost.
@@ -44,17 +54,33 @@ func (c *schedule) lookAtAll() {
 	c.all, c.alert = true, time.Now().Add(alertFor)
 }
 
-// round begins a round, and reports whether it is to look at all open batches: a sweeper
-// before this one may have died with some that it took.
-func (c *schedule) round(sweeper bool) (all bool) {
+// alertUntil has the next rounds look at all open batches until a time, if that is later than
+// what is known.
+func (c *schedule) alertUntil(at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	all = sweeper && (c.all || !c.sweeper)
-	c.sweeper = sweeper
-	if sweeper {
-		c.all = false
+	if at.After(c.alert) {
+		c.alert = at
 	}
-	return all
+}
+
+// round begins a round of a worker after an election that began at a time. It reports whether
+// the round is to look at all open batches, since a sweeper before this one may have died
+// with some that it took, and whether the worker was the sweeper and is not any more.
+func (c *schedule) round(worker string, is election, at time.Time) (all, lost bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.sweeper == worker
+	if is == otherSweeps {
+		if before {
+			c.sweeper = ""
+		}
+		return false, before
+	}
+	// Redis may have had the election repeated, and then answers that the lease was renewed.
+	all = c.all || !before || is == leaseTaken || at.Sub(c.renewed) >= sweepLease
+	c.sweeper, c.renewed, c.all = worker, at, false
+	return all, false
 }
 
 // again has the next round look at all open batches, because this one could not say when
@@ -112,6 +138,15 @@ func (s *Store) dueNow(ctx context.Context) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.ZUnionStore(ctx, openKey, &redis.ZStore{Keys: []string{openKey}, Weights: []float64{0}}).Err())
+}
+
+// alertSweeper has the sweeper, in whichever process, look at all open batches now and in
+// every round of the next while.
+func (s *Store) alertSweeper(ctx context.Context) error {
+	if _, err := s.run(ctx, s.steps.alert, []string{openKey, alertKey}, millis(alertFor)); err != nil {
+		return fmt.Errorf("alert the sweeper: %w", err)
+	}
+	return nil
 }
 
 // putDue says when batches are due again. One that was entered again meanwhile

@@ -148,10 +148,10 @@ func TestAWebhookWhoseMarkNobodyWasToldOfIsSentSoon(t *testing.T) {
 func TestWhatASweeperTookThatDiedTheNextOneLooksAt(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.submit(1, spec())
-		page, err := b.duePage(b.ctx)
+		page, err := b.duePage(b.ctx, time.Time{})
 		require.NoError(t, err)
 		require.Len(t, page.order, 1)
-		page, err = b.duePage(b.ctx)
+		page, err = b.duePage(b.ctx, time.Time{})
 		require.NoError(t, err)
 		require.Empty(t, page.order)
 		require.Equal(t, batch.Swept{Open: 1}, b.round())
@@ -163,7 +163,7 @@ func TestAnEntryThatIsAskedForWhileItIsClosedStays(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(1, spec()).ID
 		b.end(id, 0, batch.Succeeded)
-		page, err := b.duePage(b.ctx)
+		page, err := b.duePage(b.ctx, time.Time{})
 		require.NoError(t, err)
 		require.True(t, page.closed(id))
 		require.NoError(t, b.reopen(b.ctx, id, false))

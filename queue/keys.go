@@ -11,6 +11,7 @@ const (
 	openKey     = "batchd:open"
 	lostKey     = "batchd:lost"
 	sweeperKey  = "batchd:sweeper"
+	alertKey    = "{" + openKey + "}:alert" // in the slot of openKey
 	saltKey     = "batchd:salt"
 	doneChannel = "batchd:done"
 	workChannel = "batchd:work"

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,16 +32,17 @@ const (
 
 // Sweep implements [batch.Sweeper].
 func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok bool, err error) {
-	ok, err = s.electSweeper(ctx, worker)
-	all := s.schedule.round(ok)
-	if !ok {
-		return swept, false, err
-	}
 	defer func() {
 		if err != nil { // Redis may have been away, and may have forgotten something
 			s.schedule.lookAtAll()
 		}
 	}()
+	began := time.Now()
+	is, err := s.electSweeper(ctx, worker)
+	all, _ := s.schedule.round(worker, is, began)
+	if is == otherSweeps {
+		return swept, false, err
+	}
 	if all {
 		if err := s.dueNow(ctx); err != nil {
 			s.schedule.again()
@@ -49,10 +51,14 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	}
 	s.stalls.nextRound()
 	var faults []error
+	var until time.Time // what becomes due while the round runs has its turn in the next one
 	for {
-		page, err := s.duePage(ctx)
+		page, err := s.duePage(ctx, until)
 		if err != nil {
 			return swept, true, err
+		}
+		if until.IsZero() {
+			until = page.now
 		}
 		swept.Open = max(swept.Open, page.open)
 		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
@@ -61,8 +67,13 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 			swept.Lost += lost
 			return swept, true, errors.Join(append(faults, err, s.adoptLost(ctx, &swept))...)
 		}
-		if ok, err = s.electSweeper(ctx, worker); !ok {
-			return swept, true, err
+		began := time.Now()
+		is, err := s.electSweeper(ctx, worker)
+		if all, _ := s.schedule.round(worker, is, began); all {
+			s.schedule.again()
+		}
+		if is == otherSweeps {
+			return swept, true, errors.Join(append(faults, err)...)
 		}
 	}
 }
@@ -123,15 +134,18 @@ func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
 	return errors.Join(fault, err)
 }
 
-// electSweeper makes the worker the sweeper, or says that it still is.
-func (s *Store) electSweeper(ctx context.Context, worker string) (bool, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	answer, err := s.steps.claim.Run(ctx, s.rdb, []string{sweeperKey}, "", worker, millis(sweepLease)).Text()
-	if err != nil {
-		return false, mapError(ctx, err)
+// electSweeper makes the worker the sweeper, or extends its lease.
+func (s *Store) electSweeper(ctx context.Context, worker string) (election, error) {
+	answer, err := s.run(ctx, s.steps.elect, []string{sweeperKey}, worker, millis(sweepLease))
+	switch {
+	case err != nil:
+		return otherSweeps, err
+	case answer[0] == "renewed":
+		return leaseRenewed, nil
+	case answer[0] == "taken":
+		return leaseTaken, nil
 	}
-	return answer == worker, nil
+	return otherSweeps, nil
 }
 
 // now is the server's time: deadlines are by its clock alone.
@@ -155,16 +169,24 @@ type openPage struct {
 	open   int                          // so many there are in all
 }
 
-// duePage takes a page of batches whose time has come.
-func (s *Store) duePage(ctx context.Context) (*openPage, error) {
-	answer, err := s.run(ctx, s.steps.looks, []string{openKey}, sweepPage, putOff.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond)
+// duePage takes a page of batches that are due at a time of the server's clock, or now if it
+// is zero.
+func (s *Store) duePage(ctx context.Context, until time.Time) (*openPage, error) {
+	upTo := ""
+	if !until.IsZero() {
+		upTo = strconv.FormatInt(until.UnixMilli(), 10)
+	}
+	answer, err := s.run(ctx, s.steps.looks, []string{openKey, alertKey}, sweepPage, putOff.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond, upTo)
 	if err != nil {
 		return nil, fmt.Errorf("take the batches that are due: %w", err)
 	}
-	if len(answer) < 2 {
+	if len(answer) < 3 {
 		return nil, errAnswer
 	}
-	page := s.readPage(ctx, answer[2:])
+	if left := time.Duration(atoi(answer[2])) * time.Millisecond; left > 0 {
+		s.schedule.alertUntil(time.Now().Add(left))
+	}
+	page := s.readPage(ctx, answer[3:])
 	page.now, page.open = fromMillis(answer[0]), int(atoi(answer[1]))
 	return page, nil
 }

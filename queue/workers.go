@@ -53,7 +53,10 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 	found := 0
 	queues := make(map[string]struct{})
 	var faults []error
-	s.schedule.lookAtAll() // a webhook's mark may stand in what they ended last
+	// The dead workers may have left webhooks to be sent in batches that they ended last.
+	if err := s.alertSweeper(ctx); err != nil {
+		faults = append(faults, err)
+	}
 	for cursor := uint64(0); ; {
 		page, next, err := s.openPage(ctx, cursor)
 		if err != nil {

@@ -1,12 +1,14 @@
 -- looks takes the open batches whose time to be looked at has come, the most urgent first, and
 -- puts them off for long: the sweeper that took them says soon when each is due again.
--- KEYS: open (zset: batch id, ms from which it is to be looked at; negative is at once)
--- ARGV: most batches, ms to put them off by, further ms for each open batch
--- returns: {now ms, number of open batches, id, ...}
+-- KEYS: open (zset: batch id, ms from which it is to be looked at; negative is at once), alert
+-- ARGV: most batches, ms to put them off by, further ms for each open batch, ms up to which
+--       they are due, or '' for now
+-- returns: {now ms, number of open batches, ms for which the alert lasts or 0, id, ...}
 local now, open = now_ms(), redis.call('ZCARD', KEYS[1])
 local off = ms(now + tonumber(ARGV[2]) + open * tonumber(ARGV[3]))
-local answer = {ms(now), open}
-local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ms(now), 'LIMIT', 0, ARGV[1])
+local answer = {ms(now), open, math.max(0, redis.call('PTTL', KEYS[2]))}
+local upto = ARGV[4] ~= '' and ARGV[4] or ms(now)
+local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', upto, 'LIMIT', 0, ARGV[1])
 if #ids > 0 then
   local entries = {}
   for _, id in ipairs(ids) do

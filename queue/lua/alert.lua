@@ -1,0 +1,8 @@
+-- alert makes all open batches due at once, and has the sweeper look at them in every round
+-- for a while, whichever process that is: work may have been lost.
+-- KEYS: open (zset: batch id, ms from which it is to be looked at), alert
+-- ARGV: ms for which the alert lasts
+-- returns: the number of open batches
+-- Repeating it extends the alert.
+redis.call('SET', KEYS[2], '1', 'PX', ARGV[1])
+return redis.call('ZUNIONSTORE', KEYS[1], 1, KEYS[1], 'WEIGHTS', 0)

@@ -1,0 +1,125 @@
+package queue
+
+import (
+	"context"
+	"strconv"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+func TestAnElectionThatRedisRefusesStartsAnAlert(t *testing.T) {
+	t.Parallel()
+	b, p := behindProxy(t)
+	require.Zero(t, b.round())
+	require.False(t, b.schedule.alerted())
+	stop := p.Answer(redistest.Rule{Reply: "OOM no room", Match: func(words []string) bool {
+		return words[0] == "EVALSHA" && words[1] == b.steps.elect.Hash()
+	}, Way: redistest.Refused})
+	_, ok, err := b.Sweep(b.ctx, "w1")
+	stop()
+	require.Error(t, err)
+	require.False(t, ok)
+	require.True(t, b.schedule.alerted())
+}
+
+func TestRecoveringAWorkerAlertsTheSweeperOfAnotherProcess(t *testing.T) {
+	t.Parallel()
+	url := redistest.Start(t).URL()
+	b, other := open(t, url), open(t, url)
+	b.submit(1, spec())
+	require.Equal(t, 1, b.round().Open)
+	_, err := other.Recover(other.ctx, []string{"w9"})
+	require.NoError(t, err)
+	b.round()
+	require.True(t, b.schedule.alerted())
+	require.Less(t, time.Until(b.schedule.alert), alertFor+time.Second)
+}
+
+// Batches become due again while a long round runs. They have their turn in the next one.
+func TestARoundLooksOnlyAtWhatWasDueAtItsStart(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		first := b.submit(1, spec()).ID
+		page, err := b.duePage(b.ctx, time.Time{})
+		require.NoError(t, err)
+		require.Equal(t, []string{first}, page.order)
+		until := page.now
+		require.NoError(t, b.putDue(b.ctx, map[string]time.Time{first: until.Add(time.Millisecond)}))
+		b.eventually("the time at which it is due", func() bool {
+			now, err := b.now(b.ctx)
+			require.NoError(t, err)
+			return now.After(until.Add(time.Millisecond))
+		})
+		page, err = b.duePage(b.ctx, until)
+		require.NoError(t, err)
+		require.Empty(t, page.order)
+		page, err = b.duePage(b.ctx, time.Time{})
+		require.NoError(t, err)
+		require.Equal(t, []string{first}, page.order)
+	})
+}
+
+// looksUpTo records up to when a sweeper takes batches.
+type looksUpTo struct {
+	digest string
+	upTo   []any
+}
+
+func (l *looksUpTo) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (l *looksUpTo) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+func (l *looksUpTo) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		err := next(ctx, cmd)
+		if args := cmd.Args(); err == nil && args[0] == "evalsha" && args[1] == l.digest {
+			l.upTo = append(l.upTo, args[len(args)-1])
+		}
+		return err
+	}
+}
+
+func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	for i := range sweepPage + 1 {
+		require.NoError(t, b.rdb.ZAdd(b.ctx, openKey, atOnce(strconv.Itoa(i))).Err())
+	}
+	require.NoError(t, b.steps.looks.Load(b.ctx, b.rdb).Err())
+	seen := &looksUpTo{digest: b.steps.looks.Hash()}
+	b.rdb.AddHook(seen)
+	before := time.Now().Add(-time.Millisecond)
+	b.round()
+	require.Len(t, seen.upTo, 2)
+	require.Empty(t, seen.upTo[0], "it is the time of the server")
+	require.WithinRange(t, fromMillis(text(seen.upTo[1])), before, time.Now())
+}
+
+// The lease of a sweeper that was paused ran out, another worker became the sweeper, took
+// batches and died.
+func TestASweeperThatIsElectedAfterItsLeaseRanOutLooksAtAll(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.submit(1, spec())
+		b.round()
+		require.NoError(t, b.rdb.Del(b.ctx, sweeperKey).Err())
+		require.NoError(t, b.dueNow(b.ctx))
+		page, err := b.duePage(b.ctx, time.Time{}) // by the other one
+		require.NoError(t, err)
+		require.Len(t, page.order, 1)
+		clear(b.stalls.now)
+		b.round()
+		require.NotEmpty(t, b.stalls.now, "it was looked at")
+		clear(b.stalls.now)
+		require.NoError(t, b.dueNow(b.ctx))
+		_, err = b.duePage(b.ctx, time.Time{})
+		require.NoError(t, err)
+		b.round()
+		require.Empty(t, b.stalls.now, "a renewed lease makes nothing due")
+	})
+}
