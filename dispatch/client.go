@@ -249,7 +249,18 @@ func newTransport(t *batch.Target) (*http.Transport, error) {
 		}
 	}
 	secure := &secureDialer{transport: transport, proxy: proxy}
-	if proxy != nil && !strings.HasPrefix(t.BaseURL, "https:") {
+	switch {
+	case proxy == nil || strings.HasPrefix(t.BaseURL, "https:"):
+	case proxy.Scheme == "socks5":
+		// net/http could do it by itself, but over the connection whose answers are followed.
+		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			conn, err := secure.socks(ctx, network, addr)
+			if err != nil {
+				return nil, err
+			}
+			return follow(conn), nil
+		}
+	default:
 		transport.Proxy, secure.proxy = http.ProxyURL(proxy), nil
 	}
 	transport.DialTLSContext = secure.dial

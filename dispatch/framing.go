@@ -19,8 +19,8 @@ import (
 // answer is in doubt, so framer refuses what RFC 9112 forbids. It also knows where an
 // answer ends, and hands over nothing that comes behind it.
 //
-// What RFC 9112 tells a client to accept is accepted: a line that ends with LF alone, a
-// folded field, a minor version above 1, and a repeated but equal Content-Length.
+// What RFC 9112 tells a client to accept is accepted: a line of a head that ends with LF
+// alone, a folded field, a minor version above 1, and a repeated but equal Content-Length.
 type framer struct {
 	state  framingState
 	method string // of the request
@@ -45,7 +45,7 @@ type framer struct {
 type framingState uint8
 
 const (
-	framingFresh     framingState = iota // no request was made yet: a proxy may speak
+	framingFresh     framingState = iota // no request was made yet
 	framingStatus                        // expecting a status line
 	framingFields                        // in a head
 	framingLength                        // in a body of known length
@@ -97,9 +97,9 @@ func (f *framer) feed(p []byte) (n int, err error) {
 	}
 	for n < len(p) {
 		switch f.state {
-		case framingFresh, framingUntilEnd:
+		case framingUntilEnd:
 			return len(p), nil
-		case framingOver:
+		case framingFresh, framingOver:
 			f.spent = true
 			return n, errSurplus
 		case framingLength, framingChunk:
@@ -177,6 +177,10 @@ func (f *framer) take(line []byte) error {
 		}
 		f.state = framingChunkSize
 	case framingTrailers:
+		// net/http reads trailers only once it has seen CR LF CR LF, and would wait for it.
+		if !crlf || bytes.IndexByte(text, '\r') >= 0 {
+			return forbidden("its answer has a trailer whose line does not end with CR LF")
+		}
 		if len(text) == 0 {
 			f.state = framingOver
 		}
@@ -309,18 +313,38 @@ func (f *framer) takeChunkSize(line []byte) error {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// framedConn is a connection of net/http's transport whose answers are followed.
+// framedConn is a connection of net/http's transport whose answers are followed. What
+// comes before the first request is kept until that is written, because only then it is
+// known whose answer it is, and net/http ready for it.
 type framedConn struct {
 	net.Conn
 
+	begun   chan struct{} // closed with the first request, or with the connection
+	beginIt sync.Once
+
 	mu      sync.Mutex
 	framing framer
+	early   bool // something came before the first request
 }
 
-// expect prepares for the answer to a request with that method.
-func (c *framedConn) expect(method string) {
+// follow has the answers on a connection followed.
+func follow(conn net.Conn) net.Conn {
+	if conn == nil {
+		return nil
+	}
+	return &framedConn{Conn: conn, begun: make(chan struct{})}
+}
+
+func (c *framedConn) begin() { c.beginIt.Do(func() { close(c.begun) }) }
+
+// expect prepares for the answer to a request with that method. A connection that was
+// idle and on which something came meanwhile, such as a farewell, takes no request.
+func (c *framedConn) expect(method string, wasIdle bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if wasIdle && c.early {
+		c.framing.spent = true
+	}
 	c.framing.expect(method)
 }
 
@@ -343,6 +367,9 @@ func (c *framedConn) Read(p []byte) (int, error) {
 		return 0, errSurplus
 	}
 	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.wait()
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	allowed, fault := c.framing.feed(p[:n])
@@ -355,12 +382,32 @@ func (c *framedConn) Read(p []byte) (int, error) {
 	return allowed, err //nolint:wrapcheck // net's own
 }
 
+// wait waits for the first request.
+func (c *framedConn) wait() {
+	select {
+	case <-c.begun:
+		return
+	default:
+	}
+	c.mu.Lock()
+	c.early = c.early || c.framing.state == framingFresh
+	c.mu.Unlock()
+	<-c.begun
+}
+
+// Close implements io.Closer.
+func (c *framedConn) Close() error {
+	c.begin()
+	return c.Conn.Close() //nolint:wrapcheck // net's own
+}
+
 // Write implements io.Writer. It writes nothing to a connection whose next answer could
 // not be told from what is there already, upon which the transport takes another one.
 func (c *framedConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	dead := c.framing.dead
 	c.mu.Unlock()
+	c.begin()
 	if dead {
 		return 0, errSurplus
 	}

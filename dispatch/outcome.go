@@ -124,7 +124,7 @@ func (x *exchange) limited(ctx context.Context) (context.Context, context.Cancel
 func (x *exchange) gotConn(ctx context.Context, info httptrace.GotConnInfo) {
 	if x.ready(ctx) == nil {
 		if x.conn, _ = info.Conn.(*framedConn); x.conn != nil {
-			x.conn.expect(x.action.Method)
+			x.conn.expect(x.action.Method, info.Reused)
 		}
 		x.advance(sending)
 		return

@@ -23,14 +23,6 @@ type secureDialer struct {
 	proxy     *url.URL
 }
 
-// follow has the answers on a connection followed.
-func follow(conn net.Conn) net.Conn {
-	if conn == nil {
-		return nil
-	}
-	return &framedConn{Conn: conn}
-}
-
 // dial returns a *tls.Conn if the target speaks HTTP/2, and else a *framedConn.
 func (d *secureDialer) dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := d.connect(ctx, network, addr)
@@ -54,11 +46,11 @@ func (d *secureDialer) dial(ctx context.Context, network, addr string) (net.Conn
 func (d *secureDialer) connect(ctx context.Context, network, addr string) (net.Conn, error) {
 	switch {
 	case d.proxy == nil:
-		return d.transport.DialContext(ctx, network, addr) //nolint:wrapcheck // explain tells it by its type
+		return d.unfollowed(ctx, network, addr)
 	case strings.HasPrefix(d.proxy.Scheme, "socks5"):
 		return d.socks(ctx, network, addr)
 	}
-	conn, err := d.transport.DialContext(ctx, network, hostPort(d.proxy))
+	conn, err := d.unfollowed(ctx, network, hostPort(d.proxy))
 	if err == nil && d.proxy.Scheme == "https" {
 		conn, err = d.handshake(ctx, conn, hostPort(d.proxy), "http/1.1")
 	}
@@ -70,6 +62,16 @@ func (d *secureDialer) connect(ctx context.Context, network, addr string) (net.C
 		return nil, err
 	}
 	return conn, nil
+}
+
+// unfollowed dials as the transport does. What comes over the connection until the
+// request is sent is no answer.
+func (d *secureDialer) unfollowed(ctx context.Context, network, addr string) (net.Conn, error) {
+	conn, err := d.transport.DialContext(ctx, network, addr)
+	if framed, ok := conn.(*framedConn); ok {
+		conn = framed.Conn
+	}
+	return conn, err //nolint:wrapcheck // explain tells it by its type
 }
 
 // handshake closes the connection if it fails.
@@ -98,7 +100,7 @@ func (d *secureDialer) socks(ctx context.Context, network, addr string) (net.Con
 		password, _ := u.Password()
 		auth = &proxy.Auth{User: u.Username(), Password: password}
 	}
-	dialer, err := proxy.SOCKS5(network, hostPort(d.proxy), auth, forward(d.transport.DialContext))
+	dialer, err := proxy.SOCKS5(network, hostPort(d.proxy), auth, forward(dial))
 	if err != nil {
 		return nil, fmt.Errorf("use the proxy: %w", err)
 	}
