@@ -36,6 +36,7 @@ type actionKey struct {
 type attempt struct {
 	actionKey
 	entry entry
+	round string // of its batch, as the meta hash has it
 	// state is its action's: stateBeginning, stateRunning, stateWaiting once it was
 	// released, or that of its result.
 	state  string
@@ -71,11 +72,11 @@ func (m *attempts) begin(id string, index int, token string) *attempt {
 	return a
 }
 
-// begun notes that an attempt has begun: the action is in flight.
-func (m *attempts) begun(a *attempt, b *batch.Begun) {
+// begun notes that an attempt has begun in a round of its batch: the action is in flight.
+func (m *attempts) begun(a *attempt, b *batch.Begun, round string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.entry, a.state, a.leads, a.before = entryOf(b), stateRunning, b.Group != nil, nil
+	a.entry, a.round, a.state, a.leads, a.before = entryOf(b), round, stateRunning, b.Group != nil, nil
 }
 
 // notBegun forgets an attempt that did not begin.

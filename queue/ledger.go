@@ -41,7 +41,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 			s.attempts.notBegun(a)
 			return nil, err
 		}
-		if begun, err = s.begunAgain(ctx, a, begun); begun != nil || err != nil {
+		if begun, err = s.begunAgain(ctx, a, begun, text(r.common[4])); begun != nil || err != nil {
 			return begun, err
 		}
 	}

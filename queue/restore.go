@@ -112,7 +112,12 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 		if a.group != nil {
 			state = stateRunning
 		}
-		args = append(args, a.index, a.entry.String(), state, a.result)
+		args = append(args, a.index, a.entry.String(), state, a.result, a.round)
+	}
+	// The batch's entry may be forgotten, too. The sweeper has to know of the batch before it
+	// changes, since it completes what a crash interrupts.
+	if err := s.reopen(ctx, id, false); err != nil {
+		return 0, err
 	}
 	answer, err := s.run(ctx, s.steps.restore, keysOf(id).step(), args...)
 	if err != nil {
@@ -121,15 +126,23 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 	if len(answer) != 3+len(of) {
 		return 0, errAnswer
 	}
+	s.tellIf(ctx, id, answer[0])
+	to := route{answer[1], batch.Lane(answer[2])}
 	var waiting []newTask
 	for i, a := range of {
 		verdict := answer[3+i]
 		if verdict == "restored" || verdict == "ended" {
 			restored++
 		}
-		if verdict == "restored" && a.state == stateWaiting {
+		switch {
+		case a.state != stateWaiting:
+		case verdict == "restored":
 			// Its task may be held by nobody, or be gone. The token makes another.
-			waiting = append(waiting, s.tokenTask(route{answer[1], batch.Lane(answer[2])}, id, a.index, a.entry.token))
+			waiting = append(waiting, s.tokenTask(to, id, a.index, a.entry.token))
+		case verdict == "known":
+			// An earlier step may have restored it, and broken off before this. A task that exists stays
+			// as it is: the next attempt comes no sooner.
+			waiting = append(waiting, s.tasksOf(id, to, a.round, []int{a.index})...)
 		}
 		if a.group != nil && (verdict == "restored" || verdict == "known") {
 			if err := s.endGroup(ctx, id, a.index, a.entry.token, a.group); err != nil && !conclusive(err) {
@@ -137,13 +150,6 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 			}
 		}
 	}
-	if restored > 0 {
-		// Its entry may be gone although the batch has not ended.
-		if err := s.reopen(ctx, id, false); err != nil {
-			return restored, err
-		}
-	}
-	s.tellIf(ctx, id, answer[0])
 	if len(waiting) > 0 {
 		_, err = s.enqueueTasks(ctx, waiting)
 	}
@@ -157,7 +163,7 @@ func conclusive(err error) bool {
 
 // begunAgain compares what was begun with what this process did before, and returns nil if
 // the action is to be begun once more: it was given back.
-func (s *Store) begunAgain(ctx context.Context, a *attempt, b *batch.Begun) (*batch.Begun, error) {
+func (s *Store) begunAgain(ctx context.Context, a *attempt, b *batch.Begun, round string) (*batch.Begun, error) {
 	before := s.attempts.before(a)
 	runs, interrupted := b.Verdict == batch.Run, b.Verdict == batch.Interrupted
 	switch {
@@ -166,7 +172,7 @@ func (s *Store) begunAgain(ctx context.Context, a *attempt, b *batch.Begun) (*ba
 		// attempt would count more.
 		return s.endAs(ctx, a, b, before)
 	case runs:
-		s.attempts.begun(a, b)
+		s.attempts.begun(a, b, round)
 		return b, nil
 	case interrupted && before != nil && before.state == stateWaiting && before.entry.token == string(b.Token):
 		s.attempts.notBegun(a)

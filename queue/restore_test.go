@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
@@ -100,6 +101,79 @@ func TestWhatRedisForgotIsRestored(t *testing.T) {
 		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
 		require.NoError(t, err)
 		require.NotEmpty(t, tasks)
+	})
+}
+
+// A restore may break off after its step. The batch has its entry by then, and a repetition
+// completes the rest.
+func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		spec := spec()
+		spec.WebhookURL = "https://example.com/hook"
+		ends, waits := b.submit(1, spec).ID, b.submit(1, spec).ID
+		b.end(ends, 0, batch.Succeeded)
+		begun := b.begin(waits, 0)
+		_, err := b.Release(b.ctx, waits, 0, begun.Token, result(0, batch.Failed))
+		require.NoError(t, err)
+		_, err = b.restore(b.ctx, b.attempts.all()) // the script is loaded
+		require.NoError(t, err)
+
+		b.rewind(ends, 0, b.entryOf(ends, 0))
+		require.NoError(t, b.rdb.HDel(b.ctx, keysOf(ends).meta, "outbox", "sending", "delivery").Err())
+		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(waits).state, 0, "r").Err())
+		b.dropTask(waits, 0)
+		b.dropTask(ends, 0)
+		_ = b.inspector().DeleteTask(WebhookQueue, webhookTaskID(ends, 1))
+		for _, id := range []string{ends, waits} {
+			require.NoError(t, b.rdb.ZRem(b.ctx, openKey, id).Err())
+			lost := &lostReplies{left: 1, only: b.steps.restore.Hash() + " 6 " + keysOf(id).meta}
+			b.rdb.AddHook(lost)
+			_, err = b.restoreBatch(b.ctx, id, b.attemptsOf(id))
+			require.Error(t, err)
+			require.Zero(t, lost.left)
+			require.NoError(t, b.rdb.ZScore(b.ctx, openKey, id).Err(), "the sweeper looks after it")
+		}
+		require.Empty(t, b.webhooks())
+		require.Empty(t, b.pending(batch.Interactive))
+		restored, err := b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Zero(t, restored)
+		require.Equal(t, []string{webhookTaskID(ends, 1)}, b.webhooks())
+		require.Len(t, b.pending(batch.Interactive), 1)
+		require.Equal(t, 2, b.begin(waits, 0).Attempt)
+	})
+}
+
+// attemptsOf returns what the store remembers of a batch.
+func (b *bundle) attemptsOf(id string) []*attempt {
+	return slices.DeleteFunc(b.attempts.all(), func(a *attempt) bool { return a.id != id })
+}
+
+// The clock of the server that is restored may be ahead of the one before.
+func TestAnAttemptIsRestoredInItsRoundWhateverTheClocksSay(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.submit(1, spec()).ID
+		b.end(id, 0, batch.Failed)
+		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+		require.NoError(t, err)
+		ledger := b.entryOf(id, 0)
+		b.end(id, 0, batch.Succeeded)
+		k := keysOf(id)
+		b.rewind(id, 0, "")
+		later := time.Now().Add(time.Minute)
+		require.NoError(t, b.rdb.HSet(b.ctx, k.ledger, "0", ledger).Err())
+		require.NoError(t, b.rdb.HSet(b.ctx, k.meta, "retried", millisOf(later)).Err())
+		restored, err := b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Equal(t, 1, restored)
+		require.Equal(t, 1, b.get(id).Counts.Succeeded)
+
+		b.rewind(id, 0, "") // in another round it stays as it is, also with a clock that is behind
+		require.NoError(t, b.rdb.HSet(b.ctx, k.ledger, "0", ledger).Err())
+		require.NoError(t, b.rdb.HSet(b.ctx, k.meta, "retried", 1, "round", 3).Err())
+		restored, err = b.restore(b.ctx, b.attempts.all())
+		require.NoError(t, err)
+		require.Zero(t, restored)
 	})
 }
 
@@ -276,7 +350,7 @@ func TestAttemptsAreRememberedForAWhile(t *testing.T) {
 		m := newAttempts()
 		run := func(index int, token string, size int) {
 			a := m.begin("b", index, token)
-			m.begun(a, &batch.Begun{Token: batch.Token(token), Attempt: 1})
+			m.begun(a, &batch.Begun{Token: batch.Token(token), Attempt: 1}, "")
 			if size > 0 {
 				m.end("b", index, token, "S", make([]byte, size), nil)
 			}
@@ -307,7 +381,7 @@ func TestAnAttemptThatDoesNotBeginHidesNoOther(t *testing.T) {
 	t.Parallel()
 	m := newAttempts()
 	first := m.begin("b", 0, "one")
-	m.begun(first, &batch.Begun{Token: "one", Attempt: 1})
+	m.begun(first, &batch.Begun{Token: "one", Attempt: 1}, "")
 	m.end("b", 0, "one", "S", []byte("result"), nil)
 	second, third := m.begin("b", 0, "two"), m.begin("b", 0, "three")
 	require.True(t, m.before(second).finished())

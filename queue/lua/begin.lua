@@ -2,8 +2,8 @@
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, worker, token of the holder to take a group from or '', then index
 --       and token of each action in turn, by ascending index
--- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0', start ms}, then for
---          each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
+-- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0', start ms,
+--          round of the batch, or '' in the first}, then for each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
 --          sealed result that it had before the batch was retried, or '', and what its last attempt came to,
 --          as last_of has it, or '', both only in a batch that was retried}, or 1 for 'run' if this is the
 --          first attempt at an action without a group
@@ -13,9 +13,9 @@
 -- taken over: its record tells how far it is.
 -- Repeating a begin with the same token answers as the first did, unless the action was
 -- released with that token: then it begins nothing.
-local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried', 'handed')
+local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried', 'handed', 'round')
 local handed = m[7] and tonumber(m[7]) -- of a throttled batch: what comes after that is not to run yet
-local answer = {m[2] or '0', m[3] or '', '0', '0'}
+local answer = {m[2] or '0', m[3] or '', '0', '0', m[8] or ''}
 if not m[1] then
   for _ = 5, #ARGV, 2 do
     answer[#answer + 1] = {'gone'}

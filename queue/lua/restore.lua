@@ -2,34 +2,35 @@
 -- was restored from a snapshot, or is a replica that lacked the last writes. It changes
 -- nothing where the ledger is as the worker left it, or is ahead.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, then index, ledger entry, state and sealed result of each action
---       in turn; state: 'r' it is in flight | 'p' it was released, with the result of the
+-- ARGV: batch id, channel, then index, ledger entry, state, sealed result and round ('' is the first) of each
+--       action in turn; state: 'r' it is in flight | 'p' it was released, with the result of the
 --       attempt if it was sent | that of its result
--- returns: {number of the webhook's delivery if this ended the batch, or '0', target, lane, then for each
+-- returns: {number of the webhook's delivery if its outbox mark is set, or '0', target, lane, then for each
 --          action 'known' | 'restored' | 'ended', as the batch is ending | 'stale' | 'gone'}
--- The first action of a group begins the whole group again. Repeating it answers 'known'.
-local m = redis.call('HMGET', KEYS[1], 'gone', 'target', 'lane', 'status', 'retried', 'ending', 'groups')
-local answer = {'0', m[2] or '', m[3] or ''}
+-- The first action of a group begins the whole group again. Repeating it answers 'known', and the number
+-- of the delivery for as long as its task may be missing.
+local m = redis.call('HMGET', KEYS[1], 'gone', 'target', 'lane', 'status', 'round', 'ending', 'groups', 'outbox')
+local answer = {m[8] or '0', m[2] or '', m[3] or ''}
 if not m[1] then
-  for _ = 3, #ARGV, 4 do
+  for _ = 3, #ARGV, 5 do
     answer[#answer + 1] = 'gone'
   end
   return answer
 end
-local retried = tonumber(m[5] or '0')
+local round = m[5] or ''
 local counts, restored, left = {}, false, nil
-for i = 3, #ARGV, 4 do
-  local index, to, sealed = ARGV[i], ARGV[i + 2], ARGV[i + 3]
+for i = 3, #ARGV, 5 do
+  local index, to, sealed, same = ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4] == round
   local mine, e = parse_entry(ARGV[i + 1]), read_entry(KEYS[3], index)
   local state = redis.call('GETRANGE', KEYS[2], index, index)
   local verdict = 'stale'
   if e and e.token == mine.token then
-    if state == to then
+    if state == to and (same or to ~= 'p') then
       verdict = 'known'
     elseif state == 'r' then
       verdict = 'restored'
     end
-  elseif state == 'p' and tonumber(mine.started) > retried and (not e or e.attempts <= mine.attempts) then
+  elseif state == 'p' and same and (not e or e.attempts <= mine.attempts) then
     verdict = 'restored' -- the begin is forgotten, too; a later one by another worker counts as many attempts, at least
   end
   if verdict == 'restored' then
