@@ -228,7 +228,7 @@ func stillDue(sending, state string, delivery int) error {
 	}
 }
 
-// Delivered implements [batch.Ledger].
+// Delivered implements [batch.Ledger]. Repeating it logs an attempt once.
 func (s *Store) Delivered(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
 	encoded, err := json.Marshal(d)
 	if err != nil {
@@ -240,8 +240,10 @@ func (s *Store) Delivered(ctx context.Context, id string, delivery int, d batch.
 		next = strconv.FormatInt(nextAt.UnixMilli(), 10)
 		hold = millis(time.Until(nextAt) + deliveryGrace)
 	}
+	// What is sealed differs each time, so a repetition is recognised by this.
+	attempt := fmt.Sprintf("%d %d %s", delivery, d.At.UnixNano(), state)
 	answer, err := s.run(ctx, s.steps.delivered, append(k.step(), k.deliveries),
-		delivery, d.Round, s.seals.seal(place{id, "w", 0}, encoded), string(state), next, logEntries, hold)
+		delivery, d.Round, s.seals.seal(place{id, "w", 0}, encoded), string(state), next, logEntries, hold, attempt)
 	if err != nil {
 		return fmt.Errorf("note a delivery of batch %s: %w", id, err)
 	}

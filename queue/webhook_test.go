@@ -257,3 +257,30 @@ func (r *mute) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 		return r.around(func() error { return next(ctx, cmds) }, cmds...)
 	}
 }
+
+func TestADeliveryThatIsRecordedAgainIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded) // it has a key
+	id := b.hooked(1)
+	record := func(status int, state batch.DeliveryState, at time.Time) error {
+		d := batch.Delivery{Round: 1, Status: status, At: time.UnixMilli(at.UnixMilli())}
+		next := time.Time{}
+		if state == batch.DeliveryPending {
+			next = at.Add(time.Minute)
+		}
+		return b.Delivered(b.ctx, id, 1, d, state, next)
+	}
+	at := time.Now()
+	for range 3 {
+		require.NoError(t, record(500, batch.DeliveryPending, at))
+	}
+	require.NoError(t, record(500, batch.DeliveryPending, at.Add(time.Second)))
+	for range 3 {
+		require.NoError(t, record(200, batch.DeliveryDelivered, at.Add(2*time.Second)))
+	}
+	require.ErrorIs(t, record(500, batch.DeliveryPending, at.Add(3*time.Second)), batch.ErrStale)
+	log, err := b.Deliveries(b.ctx, "me", id)
+	require.NoError(t, err)
+	require.Len(t, log.Attempts, 4)
+	require.Equal(t, batch.DeliveryDelivered, log.State)
+}

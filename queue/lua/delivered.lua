@@ -2,16 +2,17 @@
 -- nothing more follows, the batch is kept for the rest of its retention.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries
 -- ARGV: number of the delivery, round of the event, sealed attempt, delivery state, next attempt ms or '',
---       most entries in the log, hold ms
+--       most entries in the log, hold ms, id of the attempt
 -- returns: 'ok' | 'stale' if the delivery was withdrawn or has come to its end: the attempt is in the log, and
 --          nothing follows from it | 'gone'
--- Repeating it with the same sealed attempt answers as the first did.
-local m = redis.call('HMGET', KEYS[1], 'gone', 'sending', 'delivery', 'outbox', 'round')
+-- Repeating it with the same id answers as the first did, however the attempt is sealed.
+local m = redis.call('HMGET', KEYS[1], 'gone', 'sending', 'delivery', 'outbox', 'round', 'logged')
 if not m[1] then
   return 'gone'
 end
-local repeated = redis.call('LINDEX', KEYS[7], -1) == ARGV[3]
+local repeated = m[6] == ARGV[8]
 if not repeated then
+  redis.call('HSET', KEYS[1], 'logged', ARGV[8])
   redis.call('RPUSH', KEYS[7], ARGV[3])
   redis.call('LTRIM', KEYS[7], -tonumber(ARGV[6]), -1)
 end
