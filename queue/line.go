@@ -202,7 +202,7 @@ func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
 func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 	for _, p := range parts {
 		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, p.cmd)
-		taken += l.took(p, cmd, mapError(ctx, cmd.Err())) //nolint:contextcheck // what it gives back does not end with the turn
+		taken += l.took(p, cmd, mapError(ctx, cmd.Err()))
 		l.mu.Lock()
 		p.polling = false // not before: what it gave back is to be taken first
 		l.mu.Unlock()

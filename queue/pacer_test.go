@@ -202,7 +202,7 @@ func (w *pacedWorld) put(tasks []*task, ahead bool) {
 }
 
 // poll takes tasks as a line does.
-func (w *pacedWorld) poll(p *pacer, changed <-chan struct{}, quit <-chan struct{}) {
+func (w *pacedWorld) poll(p *pacer, changed, quit <-chan struct{}) {
 	tick := time.NewTicker(max(pollEvery, w.rate.Per/1000))
 	defer tick.Stop()
 	for {
@@ -282,6 +282,7 @@ func TestNoWindowOfARateSeesMoreAndNoSendTimeIsLost(t *testing.T) {
 		for _, workers := range []int{1, 2} {
 			for _, trip := range []time.Duration{0, 60 * time.Millisecond, 250 * time.Millisecond} {
 				t.Run(fmt.Sprintf("%s/%d workers/%s", c.rate, workers, trip), func(t *testing.T) {
+					t.Parallel()
 					synctest.Test(t, func(t *testing.T) {
 						w := &pacedWorld{t: t, rate: c.rate, burst: 1, workers: workers, way: trip / 2}
 						took := w.run(c.n, 1)
@@ -312,6 +313,7 @@ func TestTheWindowOfARateHoldsWhateverHappens(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(60) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				r := rand.New(rand.NewPCG(seed, 14))
 				c := pacedRates[r.IntN(len(pacedRates))]
