@@ -226,7 +226,7 @@ func (s *Store) asked(message string) {
 func (s *Store) answerFor(ctx context.Context, worker string, forgotten []*attempt, unknown map[string][]any) error {
 	restored, err := s.restore(ctx, forgotten)
 	if restored > 0 {
-		s.log.Warn("redis had forgotten what became of actions, it was repeated", "actions", restored)
+		s.log.WarnContext(ctx, "redis had forgotten what became of actions, it was repeated", "actions", restored)
 	}
 	if err != nil {
 		return err
@@ -234,7 +234,7 @@ func (s *Store) answerFor(ctx context.Context, worker string, forgotten []*attem
 	for id, held := range unknown {
 		n, err := s.disown(ctx, id, worker, held)
 		if n > 0 {
-			s.log.Warn("redis has forgotten what became of actions, and so has this worker: others decide about them", "batch", id, "actions", n)
+			s.log.WarnContext(ctx, "redis has forgotten what became of actions, and so has this worker: others decide about them", "batch", id, "actions", n)
 		}
 		if err != nil {
 			return err

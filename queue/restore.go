@@ -52,10 +52,10 @@ func (s *Store) restoreTwice(ctx context.Context) {
 			return err
 		})
 		if err != nil && ctx.Err() == nil {
-			s.log.Warn("actions of this process were not compared with Redis, which may have forgotten some", "error", err)
+			s.log.WarnContext(ctx, "actions of this process were not compared with Redis, which may have forgotten some", "error", err)
 		}
 		if restored > 0 {
-			s.log.Warn("redis went back to an earlier state, what it had forgotten of this process's actions was repeated", "actions", restored)
+			s.log.WarnContext(ctx, "redis went back to an earlier state, what it had forgotten of this process's actions was repeated", "actions", restored)
 		}
 		if s.history.settled(ctx) != nil {
 			return

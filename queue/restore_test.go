@@ -333,8 +333,14 @@ func TestHistoriesThatChangeAreNoticed(t *testing.T) {
 		info string
 		want int
 	}{
-		{"", 0}, {info("0000000000000000000000000000000000000000"), 0}, {info("a"), 0}, {info("a"), 0},
-		{info("b"), 1}, {info("b"), 1}, {info("a"), 1}, {info("c"), 2},
+		{"", 0},
+		{info("0000000000000000000000000000000000000000"), 0},
+		{info("a"), 0},
+		{info("a"), 0},
+		{info("b"), 1},
+		{info("b"), 1},
+		{info("a"), 1},
+		{info("c"), 2},
 	} {
 		h.observe(step.info)
 		require.Equal(t, step.want, changes, step.info)

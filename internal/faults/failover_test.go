@@ -40,6 +40,7 @@ func TestAForcedFailoverSendsNothingTwiceOfWhatIsLeft(t *testing.T) {
 	for _, guarded := range scale([]bool{false}, []bool{false, true}) {
 		for round := range scale(1, 3) {
 			t.Run(fmt.Sprintf("guarded=%v/%d", guarded, round), func(t *testing.T) {
+				scenario(t)
 				name, args := "forced failover", []string(nil)
 				if guarded {
 					name, args = "forced failover with min-replicas-to-write", []string{"--min-replicas-to-write", "1", "--min-replicas-max-lag", "2"}
