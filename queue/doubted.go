@@ -2,8 +2,10 @@ package queue
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -40,17 +42,41 @@ func (s *Store) doubt(id string) {
 	}
 	s.fanouts.wg.Go(func() {
 		for ctx := s.fanouts.ctx; ctx.Err() == nil; {
-			seen, ids := d.seen()
-			for chunk := range slices.Chunk(ids, doubtedChunk) {
-				if err := s.insist(ctx, func() error { return s.reopenAll(ctx, chunk) }); err != nil {
-					s.log.Warn("batches with unanswered steps are looked at late", "batches", len(chunk), "error", err)
-				}
-			}
-			if d.forget(seen) {
+			none, err := s.reopenDoubted(ctx, stepPatience)
+			if none {
 				return
+			}
+			if err != nil && ctx.Err() == nil {
+				s.log.Warn("batches with unanswered steps are looked at late", "error", err)
+				select {
+				case <-ctx.Done():
+				case <-time.After(stepPause):
+				}
 			}
 		}
 	})
+}
+
+// reopenDoubted has the sweeper look at the batches that are doubted, and forgets those of
+// which it could ask that. It reports whether none is left.
+func (s *Store) reopenDoubted(ctx context.Context, patience time.Duration) (none bool, err error) {
+	seen, ids := s.doubted.seen()
+	for chunk := range slices.Chunk(ids, doubtedChunk) {
+		if err := s.insistFor(ctx, patience, func() error { return s.reopenAll(ctx, chunk) }); err != nil {
+			return false, fmt.Errorf("reopen batches with unanswered steps: %w", err)
+		}
+		none = s.doubted.forget(seen, chunk)
+	}
+	return none || len(ids) == 0, nil
+}
+
+// closeDoubted reopens once, when nothing else runs any more, what is still doubted.
+func (s *Store) closeDoubted() {
+	ctx, cancel := s.within(context.Background())
+	defer cancel()
+	if _, err := s.reopenDoubted(ctx, 0); err != nil {
+		s.log.Warn("batches with unanswered steps are looked at late", "error", err)
+	}
 }
 
 // seen returns the batches as they are doubted now.
@@ -65,12 +91,12 @@ func (d *doubted) seen() (map[string]int, []string) {
 	return seen, ids
 }
 
-// forget forgets batches that were not doubted again, and reports whether none is left.
-func (d *doubted) forget(seen map[string]int) bool {
+// forget forgets those batches that were not doubted again, and reports whether none is left.
+func (d *doubted) forget(seen map[string]int, ids []string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for id, n := range seen {
-		if d.ids[id] == n {
+	for _, id := range ids {
+		if d.ids[id] == seen[id] {
 			delete(d.ids, id)
 		}
 	}

@@ -129,11 +129,12 @@ func Open(cfg Config) (*Store, error) {
 // Close ends what runs in the background and closes the connections. Fan-outs
 // that are cut off by it are finished by the sweeper.
 func (s *Store) Close() error {
+	if s.combine != nil { // first: its steps may leave batches in doubt
+		s.combine.close()
+	}
 	if s.fanouts != nil {
 		s.fanouts.stop()
-	}
-	if s.combine != nil {
-		s.combine.close()
+		s.closeDoubted()
 	}
 	if s.notices != nil {
 		s.notices.close()
