@@ -105,7 +105,7 @@ func (c *schedule) next(m map[string]string, changed bool, now time.Time, open i
 	if c.alerted() || status.Terminal() || changed && status != batch.StatusQueued {
 		return soon
 	}
-	idle := max(lookAgain, time.Duration(open)*time.Second/looksPerSecond)
+	idle := idleFor(open)
 	due := now.Add(idle + rand.N(idle/4)) //nolint:gosec // jitter is no secret
 	earlier := func(t time.Time) {
 		if t.Before(soon) {
@@ -126,6 +126,12 @@ func (c *schedule) next(m map[string]string, changed bool, now time.Time, open i
 		earlier(fromMillis(m["expires"]).Add(overdueAfter))
 	}
 	return due
+}
+
+// idleFor is the shortest time between two looks at a batch in which nothing happens, with so
+// many open. The longest is a quarter more.
+func idleFor(open int) time.Duration {
+	return max(lookAgain, time.Duration(open)*time.Second/looksPerSecond)
 }
 
 // fanOutMoved is when the fan-out of a batch last came further.

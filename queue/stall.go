@@ -20,6 +20,8 @@ const (
 	// noHolder is how long an action that is begun may have no holder: a group waits like
 	// that for its next attempt.
 	noHolder = 15 * time.Second
+	// pruneEvery is how often the sweeper forgets batches that it does not meet any more.
+	pruneEvery = time.Minute
 	// stallActions is the most waiting actions that are looked at in one round.
 	stallActions = 5000
 )
@@ -29,11 +31,14 @@ type stalls struct {
 	now    map[string]stall
 	queues []string  // where tasks of batches that stand still may be held by no worker
 	asked  time.Time // when these were last looked through
+	pruned time.Time // when batches that are not met any more were last forgotten
+	most   int       // the most open batches since then
 }
 
 type stall struct {
 	pending string
 	since   time.Time
+	met     time.Time // when the batch was last looked at, by the clock of this process
 	cursor  int
 	checked bool // it was once looked through for something lost
 }
@@ -61,9 +66,11 @@ func (s *stalls) due(alerted bool) (queues []string) {
 func (s *stalls) note(id string, m map[string]string, now time.Time) (changed bool) {
 	was, known := s.now[id]
 	if !known || was.pending != m["pending"] {
-		s.now[id] = stall{pending: m["pending"], since: now}
+		s.now[id] = stall{pending: m["pending"], since: now, met: time.Now()}
 		return true
 	}
+	was.met = time.Now()
+	s.now[id] = was
 	return m["status"] == "" && now.Sub(was.since) < commitPatience
 }
 
@@ -88,6 +95,22 @@ func neverRan(m map[string]string) bool {
 
 // forget forgets a batch that has ended.
 func (s *stalls) forget(id string) { delete(s.now, id) }
+
+// prune forgets batches that were not looked at for longer than any open one is not, with so
+// many open: they were deleted, or another process has removed their entries.
+func (s *stalls) prune(open int, now time.Time) {
+	s.most = max(s.most, open)
+	if now.Sub(s.pruned) < pruneEvery {
+		return
+	}
+	oldest := now.Add(-2*idleFor(s.most) - pruneEvery)
+	for id, was := range s.now {
+		if was.met.Before(oldest) {
+			delete(s.now, id)
+		}
+	}
+	s.pruned, s.most = now, open
+}
 
 // mendStall brings back what a batch that stands still may have lost: a waiting
 // action's task, as with a queue that somebody emptied, the holder of an action

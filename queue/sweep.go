@@ -39,7 +39,10 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	}()
 	began := time.Now()
 	is, err := s.electSweeper(ctx, worker)
-	all, _ := s.schedule.round(worker, is, began)
+	all, lost := s.schedule.round(worker, is, began)
+	if lost && err == nil {
+		s.stalls = stalls{} // another process looks at the batches now
+	}
 	if is == otherSweeps {
 		return swept, false, err
 	}
@@ -63,6 +66,7 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 		swept.Open = max(swept.Open, page.open)
 		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
 		if len(page.order) < sweepPage || len(faults) > sweepFaults {
+			s.stalls.prune(swept.Open, time.Now())
 			lost, err := s.checkHolders(ctx)
 			swept.Lost += lost
 			return swept, true, errors.Join(append(faults, err, s.adoptLost(ctx, &swept))...)

@@ -123,3 +123,27 @@ func TestASweeperThatIsElectedAfterItsLeaseRanOutLooksAtAll(t *testing.T) {
 		require.Empty(t, b.stalls.now, "a renewed lease makes nothing due")
 	})
 }
+
+func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	kept, deleted := b.submit(1, spec()).ID, b.submit(1, spec()).ID
+	b.round()
+	require.Len(t, b.stalls.now, 2)
+	b.stalls.pruned = time.Time{}
+	b.round()
+	require.Len(t, b.stalls.now, 2, "it may be looked at later")
+	require.NoError(t, b.rdb.ZRem(b.ctx, openKey, deleted).Err()) // by another process
+	was := b.stalls.now[deleted]
+	was.met = was.met.Add(-time.Hour)
+	b.stalls.now[deleted], b.stalls.pruned = was, time.Time{}
+	b.round()
+	require.Len(t, b.stalls.now, 1)
+	require.Contains(t, b.stalls.now, kept)
+
+	require.NoError(t, b.rdb.Set(b.ctx, sweeperKey, "w2", 0).Err())
+	_, ok, err := b.Sweep(b.ctx, "w1")
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.Empty(t, b.stalls.now, "the other one looks at them")
+}
