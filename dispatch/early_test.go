@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -135,16 +134,14 @@ func TestAConnectionThatIsClosedWaitsForNoRequest(t *testing.T) {
 	t.Parallel()
 	here, there := net.Pipe()
 	c := follow(here)
-	done := make(chan struct{})
+	done := make(chan error, 1)
 	go func() {
-		defer close(done)
-		n, err := c.Read(make([]byte, 9))
-		assert.Zero(t, n)
-		assert.Error(t, err)
+		_, err := c.Read(make([]byte, 9))
+		done <- err
 	}()
 	_, err := io.WriteString(there, "220 ready")
 	require.NoError(t, err)
 	require.NoError(t, c.Close())
-	<-done
+	require.Error(t, <-done)
 	require.NoError(t, there.Close())
 }
