@@ -252,6 +252,18 @@ func passthrough(c *Config) {
 	c.Owner = func(_ context.Context, credential string) (string, error) { return "hash of " + credential, nil }
 }
 
+// A pair that cannot be read must not be dropped with the token that is taken out.
+func TestAMalformedQueryIsRefusedBesideAToken(t *testing.T) {
+	t.Parallel()
+	f := setup(t, passthrough)
+	for _, query := range []string{"token=alice&limit=%zz", "token=alice&limit=1;cursor=x", "token=%zz", "a;b&token=alice", "%zz", "token=alice&x=%ff"} {
+		w := f.do(t, call{method: "GET", path: "/batch?" + query, headers: []string{"Authorization: Bearer alice"}})
+		require.Equal(t, kindBadParameter.problem("").Type, requireProblem(t, w, http.StatusBadRequest).Type, query)
+	}
+	w := f.do(t, call{method: "GET", path: "/batch?token=alice&limit=1"})
+	require.Equal(t, http.StatusOK, w.Code, "%s", w.Body)
+}
+
 func TestAnOwnerThatCannotBeFoundRefusesTheRequest(t *testing.T) {
 	t.Parallel()
 	f := setup(t, passthrough, func(c *Config) {

@@ -52,7 +52,11 @@ func identity(c *gin.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if query := c.Request.URL.Query(); query.Has("token") {
+	query, err := parseQuery(c.Request.URL.RawQuery)
+	if err != nil {
+		return "", err
+	}
+	if query.Has("token") {
 		if credentials, err = credentials.WithToken(query); err != nil {
 			return "", err
 		}

@@ -68,7 +68,7 @@ func newDecoder(r rules, stage func(*batch.Action) error) *decoder {
 
 // maxItem is how many bytes of the submission one action may take. Six is how
 // much longer a string gets when every byte of it is escaped.
-func (l *Limits) maxItem() int64 { return 6*l.MaxActionBody + envelopeSize }
+func (l Limits) maxItem() int64 { return 6*l.MaxActionBody + envelopeSize }
 
 // readJSON reads a submission in one JSON document, to the end of the body.
 func (d *decoder) readJSON(b *body) (*batch.Spec, error) {

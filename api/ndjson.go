@@ -26,7 +26,7 @@ func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 	lines := bufio.NewScanner(text)
 	lines.Buffer(make([]byte, 0, 16<<10), int(d.limits.maxItem()))
 	for lines.Scan() && b.err == nil {
-		line := intake.TrimBlank(lines.Bytes())
+		blanks, line := intake.TrimBlank(lines.Bytes())
 		if len(line) == 0 {
 			d.Skipped = 0
 			continue
@@ -35,6 +35,7 @@ func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 			return d.finish("", false)
 		}
 		d.Index = d.count
+		d.Skipped += int64(blanks)
 		if err := d.readLine(line); err != nil {
 			return nil, err
 		}
@@ -78,7 +79,7 @@ func (d *decoder) readOptions(raw string) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		values := query[name]
-		d.targeted = d.targeted || name == "target" && len(values) == 1
+		d.targeted = d.targeted || name == "target"
 		err := checkParameterText(name, values)
 		switch {
 		case err != nil:

@@ -37,8 +37,8 @@ func parsePrefer(h http.Header) preferences {
 	return p
 }
 
-// parseWait reads the seconds of a wait: digits, however many, since whoever would
-// wait longer than a server does is to wait as long as it does.
+// parseWait reads the seconds of a wait: digits, however many. The caller shortens a
+// wait that is longer than the server allows.
 func parseWait(value string) (time.Duration, bool) {
 	const most = 1<<31 - 1
 	if value == "" || strings.Trim(value, "0123456789") != "" {

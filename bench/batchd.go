@@ -60,7 +60,7 @@ func (w *world) startBatchd(ctx context.Context, s setup) (*batchd, error) {
 	if s.split {
 		command = "api"
 	}
-	if b.api, err = w.startServer("batchd-"+command, w.batchd, command, "--config", config); err != nil {
+	if b.api, err = w.startServer("batchd-"+command, w.batchd, command, "--listen", "127.0.0.1:0", "--config", config); err != nil {
 		return nil, err
 	}
 	if b.url, err = b.api.await(ctx, batchdIsUp); err != nil {
@@ -87,7 +87,7 @@ func (w *world) startBatchd(ctx context.Context, s setup) (*batchd, error) {
 }
 
 func (w *world) startWorker(ctx context.Context, config string) (*process, error) {
-	p, err := w.startServer("batchd-worker", w.batchd, "worker", "--config", config)
+	p, err := w.startServer("batchd-worker", w.batchd, "worker", "--worker-listen", "127.0.0.1:0", "--config", config)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (b *batchd) newClient(opts ...client.Option) (*client.Client, error) {
 // does not need is left at its default.
 func (w *world) writeConfig(s setup) (string, error) {
 	var text strings.Builder
-	fmt.Fprintf(&text, "listen: 127.0.0.1:0\nworker: {listen: 127.0.0.1:0}\nlog: {format: json}\nredis: {url: \"redis://%s/0\"}\n", w.redis.addr)
+	fmt.Fprintf(&text, "log: {format: json}\nredis: {url: \"redis://%s/0\"}\n", w.redis.addr)
 	if s.passthrough {
 		text.WriteString("auth: {mode: passthrough}\n")
 	}

@@ -2,6 +2,7 @@ package client_test
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -188,6 +189,43 @@ func TestPatienceIsBounded(t *testing.T) {
 	require.EqualError(t, err, "the server answered 503: busy (come back in 1h0m0s)")
 	require.Less(t, time.Since(start), 10*time.Second, "an hour is beyond any patience, so there is nothing to wait for")
 	require.EqualValues(t, 1, calls.Load())
+}
+
+// Of several times to come back the longest counts, dates by the server's clock.
+func TestTheLongestRetryAfterCounts(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	in := func(d time.Duration) string { return now.Add(d).Format(http.TimeFormat) }
+	for _, row := range []struct {
+		values []string
+		want   time.Duration
+	}{
+		{[]string{"1", "3", "2"}, 3 * time.Second},
+		{[]string{"1, 3"}, 3 * time.Second},
+		{[]string{" 7 ,\t"}, 7 * time.Second},
+		{[]string{in(20 * time.Second)}, 20 * time.Second},
+		{[]string{"5, " + in(20*time.Second) + ", 9"}, 20 * time.Second},
+		{[]string{now.Add(9 * time.Second).Format(time.ANSIC), "3"}, 9 * time.Second},
+		{[]string{now.Add(9*time.Second).Format("Monday, 02-Jan-06 15:04:05 ") + "GMT, 3"}, 9 * time.Second},
+		{[]string{in(-time.Hour), "2"}, 2 * time.Second},
+		{[]string{"soon", "2"}, 2 * time.Second},
+		{[]string{"99999999999999999999, 1"}, 24 * time.Hour},
+		{[]string{"", "-1"}, 0},
+		{nil, 0},
+	} {
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Date", in(0))
+			w.Header()["Retry-After"] = row.values
+			reply(w, 503, `{"detail":"busy"}`)
+		}))
+		c, err := client.New(server.URL, client.WithPatience(0))
+		require.NoError(t, err)
+		_, err = c.Get(t.Context(), "b1", 0)
+		server.Close()
+		p, ok := errors.AsType[*client.Problem](err)
+		require.True(t, ok, "%v", err)
+		require.Equal(t, row.want, p.RetryAfter, "%q", row.values)
+	}
 }
 
 func TestTransientTellsWhatMayPassByItself(t *testing.T) {

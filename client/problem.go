@@ -28,7 +28,8 @@ type Problem struct { //nolint:errname // the name that RFC 9457 gives it
 	Errors []Fault `json:"errors,omitempty"`
 	// More counts what is wrong beyond what Errors lists.
 	More int `json:"more,omitempty"`
-	// RetryAfter is when the server asks to come back, 0 where it does not say.
+	// RetryAfter is how long the server asks to wait, at most 24h, and 0 where it does
+	// not ask. Of several times the longest counts.
 	RetryAfter time.Duration `json:"-"`
 }
 
@@ -116,27 +117,51 @@ func readProblem(resp *http.Response) *Problem {
 		}
 	}
 	p.Status = resp.StatusCode
-	p.RetryAfter = parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	p.RetryAfter = parseRetryAfter(resp.Header, time.Now())
 	if location := resp.Header.Get("Location"); p.Detail == "" && resp.StatusCode < http.StatusBadRequest && location != "" {
 		p.Detail = "it redirects to " + clip(location) + ", which is not followed: use the URL of the server itself"
 	}
 	return p
 }
 
-// parseRetryAfter reads seconds or a date (RFC 9110 §10.2.3).
-func parseRetryAfter(value string, now time.Time) time.Duration {
+// parseRetryAfter returns how long an answer asks to wait, in seconds or until a date
+// (RFC 9110 §10.2.3), the longest time if it names several, or 0 if it does not ask.
+// Dates are by the clock of the server, which the answer's Date shows.
+func parseRetryAfter(h http.Header, now time.Time) time.Duration {
+	if date, err := http.ParseTime(h.Get("Date")); err == nil {
+		now = date
+	}
+	longest := time.Duration(0)
+	for _, line := range h.Values("Retry-After") {
+		items := strings.Split(line, ",")
+		for i := 0; i < len(items); i++ {
+			after, ok := oneRetryAfter(items[i], now)
+			if !ok && i+1 < len(items) { // two of the three forms of a date hold a comma
+				if after, ok = oneRetryAfter(items[i]+","+items[i+1], now); ok {
+					i++
+				}
+			}
+			longest = max(longest, after)
+		}
+	}
+	return longest
+}
+
+func oneRetryAfter(value string, now time.Time) (time.Duration, bool) {
 	const most = 24 * time.Hour
+	value = strings.TrimSpace(value)
 	seconds, err := strconv.ParseUint(value, 10, 32)
 	switch {
 	case err == nil:
-		return min(time.Duration(seconds)*time.Second, most)
+		return min(time.Duration(seconds)*time.Second, most), true
 	case errors.Is(err, strconv.ErrRange):
-		return most
+		return most, true
 	}
-	if at, err := http.ParseTime(value); err == nil {
-		return min(max(at.Sub(now), 0), most)
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0, false
 	}
-	return 0
+	return min(max(at.Sub(now), 0), most), true
 }
 
 // oneLine makes foreign text fit for a message: what a terminal would obey instead of

@@ -124,7 +124,7 @@ func (o *Options) check() error {
 	}
 	for _, text := range named {
 		if !utf8.ValidString(text[1]) {
-			return fmt.Errorf("the %s is not UTF-8", text[0])
+			return fmt.Errorf("the %s is not UTF-8: convert it before it is submitted", text[0])
 		}
 	}
 	return nil

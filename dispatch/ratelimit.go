@@ -9,8 +9,8 @@ import (
 	"github.com/dunglas/httpsfv"
 )
 
-// quotaNames are the headers by which APIs tell what remains of a quota, and
-// when it begins anew. X-Rate-Limit has a hyphen more at some.
+// quotaNames are the headers in which APIs say what remains of a quota, and
+// when it is reset. Some write X-Rate-Limit with one more hyphen.
 var quotaNames = []struct{ remaining, reset string }{
 	{"Ratelimit-Remaining", "Ratelimit-Reset"},
 	{"X-Ratelimit-Remaining", "X-Ratelimit-Reset"},
@@ -22,9 +22,9 @@ var quotaNames = []struct{ remaining, reset string }{
 // milliseconds.
 const epoch = 1e9
 
-// quotaAfter returns how long it is until a quota begins anew of which an answer
-// says that nothing remains, the longest one if there are several; or 0 if there
-// is something left, or the answer does not tell in a way that can be understood.
+// quotaAfter returns the time until the reset of a quota of which an answer says
+// that nothing remains, the longest time if there are several such quotas. It is 0
+// if something remains, or if the answer cannot be understood.
 func quotaAfter(h http.Header, now time.Time) time.Duration {
 	if values := h["Ratelimit"]; len(values) > 0 {
 		return quotaField(values)
@@ -50,8 +50,8 @@ func items(lines []string) []string {
 	return all
 }
 
-// quotaItems returns the longest time until one of several quotas begins anew of which
-// nothing remains. Each has the reset at its own place in the list; where there are more
+// quotaItems returns the longest time until the reset of a quota of which nothing
+// remains. Each has the reset at its own place in the list; where there are more
 // or fewer of these, every one may be its own.
 func quotaItems(remaining, resets []string, now time.Time) time.Duration {
 	longest := time.Duration(0)
@@ -110,7 +110,7 @@ func quotaLeft(remaining, reset any) time.Duration {
 	return seconds(float64(t))
 }
 
-// untilReset reads when a quota begins anew: in so many seconds, or at a time.
+// untilReset reads when a quota is reset: in so many seconds, or at a time.
 func untilReset(value string, now time.Time) time.Duration {
 	if value == "" || strings.Trim(value, "0123456789.") != "" {
 		return 0

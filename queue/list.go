@@ -93,7 +93,8 @@ func (s *Store) listEntries(ctx context.Context, owner string, after *listEntry,
 	}
 }
 
-// listed reads the batches of entries, and drops the entries whose batches are gone.
+// listed reads the batches of entries, and drops the entries whose batches are gone. On a
+// Redis that takes no writes these stay, for a later read to drop.
 func (s *Store) listed(ctx context.Context, owner string, entries []listEntry) ([]*batch.Batch, error) {
 	metas, err := s.metas(ctx, entries)
 	if err != nil {
@@ -112,7 +113,10 @@ func (s *Store) listed(ctx context.Context, owner string, entries []listEntry) (
 		}
 		batches = append(batches, b)
 	}
-	return batches, s.dropEntries(ctx, owner, bare)
+	if err := s.dropEntries(ctx, owner, bare); err != nil {
+		s.log.Warn("entries without a batch not removed from a list", "error", err)
+	}
+	return batches, nil
 }
 
 func (s *Store) metas(ctx context.Context, entries []listEntry) ([]map[string]string, error) {

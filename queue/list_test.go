@@ -7,9 +7,11 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // skewed returns ids as a process makes them whose clock differs by so much.
@@ -92,6 +94,26 @@ func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
 			require.Equal(t, want, ids)
 		}
 	})
+}
+
+// Reading must not need a write: an entry of an expired batch stays until a later read
+// can remove it.
+func TestTheListIsReadWhereItsOldEntriesCannotBeRemoved(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := open(t, server.URL())
+	gone := b.submit(1, &batch.Spec{Target: "crm"}).ID
+	kept := b.submit(1, &batch.Spec{Target: "crm"}).ID
+	require.NoError(t, b.rdb.Unlink(b.ctx, keysOf(gone).meta, keysOf(gone).actions).Err())
+	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err())
+	page, _, err := b.List(b.ctx, "me", "", 10)
+	require.NoError(t, err)
+	require.Len(t, page, 1)
+	require.Equal(t, kept, page[0].ID)
+	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
+	_, _, err = b.List(b.ctx, "me", "", 10)
+	require.NoError(t, err)
+	require.ErrorIs(t, b.rdb.ZScore(b.ctx, ownerKey("me"), gone).Err(), redis.Nil)
 }
 
 // An entry whose batch is not there yet is that of an upload which may take its time, in

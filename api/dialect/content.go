@@ -16,7 +16,7 @@ const mediaProblem = "application/problem+json"
 const (
 	// base64Encoding marks a body that is neither JSON nor text.
 	base64Encoding = "base64"
-	// textEncoding marks a body that is said to be JSON and stands there as text,
+	// textEncoding marks a body of the type JSON that is put into the answer as text,
 	// because it is nested too deep.
 	textEncoding = "text"
 )

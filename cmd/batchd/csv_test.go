@@ -133,7 +133,7 @@ func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
 		"SEP= quoted":       {"\ufeff\"Sep=\t\"\r\nid\tname\r\n1\ta\n", []string{"--path", "/{id}"}, `a.csv:1: the first line is "Sep=\t", which is for Excel and no row: delete it, and use --delimiter tab`},
 		"UTF-16":            {"\xff\xfei\x00d\x00\n\x001\x00\n\x00", []string{"--path", "/{id}"}, "a.csv: the text is in UTF-16: save it as UTF-8"},
 		"UTF-16, no mark":   {"\x00i\x00d\x00\n\x001\x00\n", []string{"--path", "/{id}"}, "a.csv: the text is in UTF-16: save it as UTF-8"},
-		"a mark in a row":   {"id,n\n1,a\n\ufeffid,n\n2,b\n", []string{"--path", "/{id}"}, "a.csv:3:1: column \"id\": there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another?"},
+		"a mark in a row":   {"id,n\n1,a\n\ufeffid,n\n2,b\n", []string{"--path", "/{id}"}, "a.csv:3:1: column \"id\": there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"},
 		"cell not UTF-8":    {"id,name\n1,a\n7,M\xfcller\n", []string{"--path", "/{id}"}, `a.csv:3:4: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
 		"a body template":   {"id,name\n7,M\xfcller\n", []string{"--path", "/{id}", "--body", "{id}"}, `a.csv:2:4: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
 		"quoted, not UTF-8": {"id,name\n7,\"a\n\xc3\"\n", []string{"--path", "/{id}"}, `a.csv:3:1: column "name": the byte 0xc3 is not UTF-8: save the file as UTF-8`},

@@ -127,8 +127,8 @@ func (d *document) copyMember(name string, value jsontext.Value) error {
 	if !isMap {
 		return nil // the flag's comes at the end
 	}
-	merged := map[string]json.RawMessage{}
-	if err := json.Unmarshal(value, &merged); err != nil {
+	var merged map[string]json.RawMessage // null would leave it nil
+	if err := json.Unmarshal(value, &merged); err != nil || merged == nil {
 		return fmt.Errorf("%s:%d: metadata is not an object", d.name, d.line())
 	}
 	for key, text := range given {
@@ -220,8 +220,8 @@ type lineCounter struct {
 	starts []int64
 }
 
-// latestStarts is how many starts of lines are kept at least: a fault stands in
-// what the decoder read last.
+// latestStarts is how many starts of lines are kept at least: a fault is in what the
+// decoder read last.
 const latestStarts = 64 << 10
 
 // lineStart returns where the line begins that holds the byte at an offset.

@@ -22,6 +22,8 @@ type fakeServer struct {
 	// documents are what one look at the batch after the other finds; the last one stays.
 	documents []string
 	results   string
+	// list are the batches that are listed, comma-separated; empty means two of them.
+	list string
 
 	submissions []received
 	requests    []string
@@ -94,7 +96,11 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Path == "/batch/b1/cancel":
 		fmt.Fprint(w, `{"id":"b1","status":"cancelling","counts":{"total":3,"pending":1,"cancelled":2}}`)
 	case r.URL.Path == "/batch":
-		fmt.Fprintf(w, `{"batches":[%s,%s]}`, docRunning, docFailed)
+		list := f.list
+		if list == "" {
+			list = docRunning + "," + docFailed
+		}
+		fmt.Fprintf(w, `{"batches":[%s]}`, list)
 	case r.URL.Path == "/batch/b1":
 		fmt.Fprint(w, f.documents[0])
 		if len(f.documents) > 1 {

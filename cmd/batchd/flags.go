@@ -46,7 +46,7 @@ func valuesOf(f *pflag.Flag) []string {
 // checkArgument refuses text that is not UTF-8.
 func checkArgument(name, value string) error {
 	if i := intake.InvalidUTF8([]byte(value)); i >= 0 {
-		return fmt.Errorf("%s holds the byte 0x%02x, which is not UTF-8", name, value[i])
+		return fmt.Errorf("%s holds the byte 0x%02x, which is not UTF-8: set it from a terminal or a file in UTF-8", name, value[i])
 	}
 	return nil
 }

@@ -47,7 +47,10 @@ func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 				hint{c.command("batchd cancel " + id), "stop what has not started"})
 			return err
 		}
-		store, seen = batch.Store, true
+		seen = true
+		if batch.Store != client.StoreUnknown {
+			store = batch.Store
+		}
 		if batch.Status.Terminal() {
 			shown.clear()
 			return c.finish(stderr, batch)
@@ -60,8 +63,12 @@ func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 // interruptedText says what becomes of a batch that is no longer followed.
 func interruptedText(id string, store client.Store) string {
 	text := "interrupted: batch " + visible(id) + " goes on without you"
-	if store == client.StoreMemory {
-		text += ", as long as the server runs"
+	switch store {
+	case client.StoreMemory:
+		return text + ", as long as the server runs"
+	case client.StoreUnknown:
+		return text + ", unless the server keeps it in its memory and ends"
+	case client.StoreRedis:
 	}
 	return text
 }

@@ -55,7 +55,7 @@ func startProcess(t *testing.T, under []string, args ...string) *process {
 	return nil
 }
 
-// wait notes the end of the process. Its log is nobody's from here on.
+// wait notes the end of the process. The test does not read its log from here on.
 func (p *process) wait() {
 	go func() { p.ended <- p.Wait() }()
 }
@@ -104,8 +104,8 @@ func (s *slowTarget) await(t *testing.T) {
 	}
 }
 
-// A terminal that closes sends SIGHUP, often more than once, and leaves nobody who
-// reads the log. What is in flight ends in order all the same.
+// A terminal that closes sends SIGHUP, often more than once, and ends the
+// reader of the log. Requests in flight still end in order.
 func TestAHangupDrains(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -174,15 +174,23 @@ func TestAHangupThatIsIgnoredEndsNothing(t *testing.T) {
 // be true of the store that the server has.
 func TestWhatBecomesOfABatchIsSaidAsTheStoreHasIt(t *testing.T) {
 	t.Parallel()
-	for _, row := range []struct{ store, away, interrupted, gone string }{
-		{"redis", "the server is away: batch b1 goes on when it is back\n", "interrupted: batch b1 goes on without you\n", "no such batch\n"},
+	for _, row := range []struct {
+		store, away, interrupted, gone string
+		once                           bool // only the answer to the submission says it
+	}{
+		{
+			"redis", "the server is away: batch b1 goes on when it is back\n", "interrupted: batch b1 goes on without you\n", "no such batch\n",
+			true,
+		},
+		{"redis", "the server is away: batch b1 goes on when it is back\n", "interrupted: batch b1 goes on without you\n", "no such batch\n", false},
 		{
 			"memory", "the server is away: batch b1 is gone if the server has ended, because it was kept in the server's memory\n",
-			"interrupted: batch b1 goes on without you, as long as the server runs\n", "the batch is gone\n",
+			"interrupted: batch b1 goes on without you, as long as the server runs\n", "the batch is gone\n", false,
 		},
 		{
 			"", "the server is away: batch b1 goes on when it is back, unless the server kept it in its memory and has ended\n",
-			"interrupted: batch b1 goes on without you\n", "if the server kept the batch in its memory and was started again, the batch is gone\n",
+			"interrupted: batch b1 goes on without you, unless the server keeps it in its memory and ends\n",
+			"if the server kept the batch in its memory and was started again, the batch is gone\n", false,
 		},
 	} {
 		fake := newFakeServer(t)
@@ -198,7 +206,7 @@ func TestWhatBecomesOfABatchIsSaidAsTheStoreHasIt(t *testing.T) {
 				refuse(w, http.StatusNotFound, `{"detail":"no such batch"}`)
 				return
 			}
-			if row.store != "" {
+			if row.store != "" && (r.Method == http.MethodPost || !row.once) {
 				w.Header().Set("Batchd-Store", row.store)
 			}
 			fake.ServeHTTP(w, r)

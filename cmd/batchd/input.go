@@ -30,9 +30,6 @@ const maxLine = 64 << 20
 // sniffed is how much of an input is looked at to tell its format.
 const sniffed = 64 << 10
 
-// jsonBlanks is the white space of JSON (RFC 8259 §2).
-const jsonBlanks = " \t\r\n"
-
 // places holds the line on which each action began, four bytes an action.
 type places struct{ lines []uint32 }
 
@@ -58,7 +55,7 @@ func detectFormat(name string, in *bufio.Reader) string {
 		return formatCSV
 	}
 	start, _ := in.Peek(sniffed) // an error comes again on reading
-	start = bytes.TrimLeft(start, jsonBlanks)
+	start = intake.TrimLeftBlank(start)
 	switch {
 	case bytes.HasPrefix(start, []byte("[")):
 		return formatJSON
@@ -71,7 +68,7 @@ func detectFormat(name string, in *bufio.Reader) string {
 	}
 	// An action a line, or a document: a line that is whole and has no "actions" is an action.
 	line, _, _ := bytes.Cut(start, []byte("\n"))
-	line = intake.TrimBlank(line)
+	_, line = intake.TrimBlank(line)
 	if jsontext.Value(line).IsValid() && !hasMember(line, "actions") {
 		return formatNDJSON
 	}
@@ -124,8 +121,7 @@ func readNDJSON(name string, in *bufio.Reader, at *places) iter.Seq2[[]byte, err
 				yield(nil, fmt.Errorf("read %s: %w", name, err))
 				return
 			}
-			blanks := len(line) - len(bytes.TrimLeft(line, jsonBlanks))
-			if line := intake.TrimBlank(line); len(line) > 0 {
+			if blanks, line := intake.TrimBlank(line); len(line) > 0 {
 				if err := checkLine(line, blanks); err != nil {
 					yield(nil, fmt.Errorf("%s:%d%w", name, number, err))
 					return
@@ -179,8 +175,8 @@ func checkLine(line []byte, blanks int) error {
 	return errors.New(": there is something after the JSON object: write one action a line")
 }
 
-// syntaxOffset returns the offset of a fault of JSON that stands at a place, rather
-// than being that there is no more.
+// syntaxOffset returns the offset of a fault of JSON. It has none if the JSON ends too
+// early or a name is there twice.
 func syntaxOffset(err error) (int64, bool) {
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	if !ok || isCut(err) || errors.Is(err, jsontext.ErrDuplicateName) {

@@ -41,7 +41,7 @@ func newListCmd() *cobra.Command {
 				_, err = fmt.Fprintln(cmd.OutOrStdout(), batchTable(batches))
 				return err
 			}
-			enc := json.NewEncoder(faithful(cmd.OutOrStdout()))
+			enc := json.NewEncoder(jsonOutput(cmd.OutOrStdout()))
 			enc.SetEscapeHTML(false)
 			for _, batch := range batches {
 				if err := enc.Encode(batch); err != nil {

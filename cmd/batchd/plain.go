@@ -17,6 +17,7 @@ import (
 type plainWriter struct {
 	mu   sync.Mutex
 	w    io.Writer
+	json bool   // the text is JSON, and must stay JSON of the same meaning
 	rest []byte // of a character whose other bytes are to come
 }
 
@@ -51,9 +52,14 @@ func (p *plainWriter) escape(text []byte) []byte {
 			break
 		}
 		r, size := utf8.DecodeRune(text)
-		if r == '\n' || r == '\t' {
+		switch {
+		case r == '\n' || r == '\t':
 			out = append(out, byte(r))
-		} else {
+		case p.json && r == '\r': // white space: in a string it is escaped
+			out = append(out, ' ')
+		case p.json && r == utf8.RuneError && size <= 1: // as who reads the JSON takes it
+			out = append(out, `\ufffd`...)
+		default:
 			out = appendVisible(out, r, text[:size])
 		}
 		text = text[size:]
@@ -92,7 +98,12 @@ func runeSize(text string, r rune) int {
 	return size
 }
 
-// faithful returns where output for programs goes: as it is, except on a terminal.
+// jsonOutput returns where JSON goes, on a terminal and elsewhere: what a terminal
+// would obey is escaped, so that the output can be looked at later, too.
+func jsonOutput(w io.Writer) io.Writer { return &plainWriter{w: unwrapped(w), json: true} }
+
+// faithful returns where output for programs goes that has no escapes: as it is, except
+// on a terminal.
 func faithful(w io.Writer) io.Writer {
 	if p, ok := w.(*plainWriter); ok && terminalWidth(p.w) == 0 {
 		return p.w

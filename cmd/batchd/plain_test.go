@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/stretchr/testify/require"
 )
@@ -50,10 +52,19 @@ func TestWhatComesFromElsewhereReachesNoTerminal(t *testing.T) {
 		`{"id":"x","index":1,"outcome":"errored","error":{"code":"` + inJSON + `","message":"` + inJSON + `"},"attempts":1}` + "\n"
 	at := func(args ...string) commandResult { return batchd(t, "", append(args, "--server", server.URL)...) }
 
-	for _, got := range []commandResult{at("status", "b1"), at("results", "b1", "--format", "table"), at("list", "--format", "table")} {
+	server.list = batch
+	for _, row := range []struct {
+		args  []string
+		shown string // that is how the first of it is printed
+	}{
+		{[]string{"status", "b1"}, `a\u001b]0;owned\u0007\u001b[2J`},
+		{[]string{"results", "b1", "--format", "table"}, "a\ufffd]0;owned\ufffd\ufffd[2J"},
+		{[]string{"list", "--format", "table"}, `a\u001b]0;owned\u0007\u001b[2J`},
+	} {
+		got := at(row.args...)
 		require.Equal(t, exitOK, got.code, got.stderr)
 		requireShown(t, got.stdout)
-		require.Contains(t, got.stdout+got.stderr, "")
+		require.Contains(t, got.stdout, row.shown, row.args)
 		requireShown(t, got.stderr)
 	}
 	server.submit = func(_ int, w http.ResponseWriter) bool {
@@ -101,14 +112,38 @@ func TestOutputForProgramsIsFaithful(t *testing.T) {
 	t.Parallel()
 	server := newFakeServer(t)
 	server.results = `{"id":"x","index":0,"outcome":"succeeded","status":200,"body_text":"` + inJSON + `","attempts":1}` + "\n"
+	// In JSON an escape means the same, so it keeps out of the way of whoever looks at
+	// the output later. CSV has no escapes.
+	escaped := strings.NewReplacer("\x7f", `\u007f`, "\u009b", `\u009b`, "\u202e", `\u202e`, "\u2066", `\u2066`, "\u200b", `\u200b`, "\u2028", `\u2028`).Replace(inJSON)
 	raw := strings.NewReplacer(`\u001b`, "\x1b", `\u0007`, "\a", `\r`, "\r", `\n`, "\n", `\u0000`, "\x00").Replace(inJSON)
-	for format, want := range map[string]string{"csv": raw, "json": inJSON, "ndjson": inJSON} {
+	for format, want := range map[string]string{"csv": raw, "json": escaped, "ndjson": escaped} {
 		got := batchd(t, "", "results", "b1", "--format", format, "--server", server.URL)
 		require.Equal(t, exitOK, got.code, got.stderr)
 		require.Contains(t, got.stdout, want, format)
+		if format != "csv" {
+			requireShown(t, got.stdout)
+			require.True(t, json.Valid([]byte(got.stdout)), "%q", got.stdout)
+		}
 	}
-	got := batchd(t, "", "list", "--format", "ndjson", "--server", server.URL)
-	require.Equal(t, exitOK, got.code, got.stderr)
+	// White space of the target's own, and bytes that are not UTF-8.
+	server.results = "{\"id\":\"\xff\u202e\",\"index\":0,\"outcome\":\"succeeded\",\"body\":{\r\t\"a\":\"\xe2\x80\"},\"attempts\":1}\n"
+	for _, format := range []string{"json", "ndjson"} {
+		got := batchd(t, "", "results", "b1", "--format", format, "--server", server.URL)
+		require.Equal(t, exitOK, got.code, got.stderr)
+		requireShown(t, strings.ReplaceAll(got.stdout, "\r", ""))
+		require.True(t, utf8.ValidString(got.stdout), "%q", got.stdout)
+		require.Contains(t, got.stdout, `\u202e`)
+		require.True(t, json.Valid([]byte(got.stdout)), "%q", got.stdout)
+	}
+	server.list = `{"id":"b1","metadata":{"k":"` + inJSON + `"},"created_at":"2026-01-02T03:04:05Z"}`
+	server.documents = []string{`{"id":"b1","status":"running","counts":{"total":1,"pending":1},"metadata":{"k":"` + inJSON + `"},"created_at":"2026-01-02T03:04:05Z"}`}
+	for _, args := range [][]string{{"list", "--format", "ndjson"}, {"status", "b1", "--json"}} {
+		got := batchd(t, "", append(args, "--server", server.URL)...)
+		require.Equal(t, exitOK, got.code, got.stderr)
+		requireShown(t, got.stdout)
+		require.Contains(t, got.stdout, `\u009b31m\u202e`)
+		require.True(t, json.Valid([]byte(got.stdout)), "%q", got.stdout)
+	}
 }
 
 func TestArgumentsThatAreEmptyOrNotUTF8AreRefusedByName(t *testing.T) {
@@ -138,15 +173,15 @@ func TestArgumentsThatAreEmptyOrNotUTF8AreRefusedByName(t *testing.T) {
 		{[]string{"serve", "--config", ""}, "--config is empty: give it a value, or leave it out"},
 		{[]string{"serve", "--redis-url", ""}, "--redis-url is empty: give it a value, or leave it out"},
 
-		{[]string{"submit", lines, "--metadata", "k=M\xfcller"}, "--metadata holds the byte 0xfc, which is not UTF-8"},
-		{[]string{"submit", lines, "--target", "M\xfc"}, "--target holds the byte 0xfc, which is not UTF-8"},
-		{[]string{"submit", csv, "--path", "/M\xfcller"}, "--path holds the byte 0xfc, which is not UTF-8"},
-		{[]string{"submit", csv, "--path", "/", "--body-text", "M\xfcller"}, "--body-text holds the byte 0xfc, which is not UTF-8"},
-		{[]string{"submit", csv, "--path", "/", "--header-template", "A: M\xfc"}, "--header-template holds the byte 0xfc, which is not UTF-8"},
-		{[]string{"submit", csv, "--path", "/", "--delimiter", "\xa7"}, "--delimiter holds the byte 0xa7, which is not UTF-8"},
-		{[]string{"list", "--header", "Authorization: Bearer M\xfc"}, "--header holds the byte 0xfc, which is not UTF-8"},
-		{[]string{"cancel", "M\xfc"}, "the ID holds the byte 0xfc, which is not UTF-8"},
-		{[]string{"serve", "--target", "http://h/\xfc"}, "--target holds the byte 0xfc, which is not UTF-8"},
+		{[]string{"submit", lines, "--metadata", "k=M\xfcller"}, "--metadata holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"submit", lines, "--target", "M\xfc"}, "--target holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"submit", csv, "--path", "/M\xfcller"}, "--path holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"submit", csv, "--path", "/", "--body-text", "M\xfcller"}, "--body-text holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"submit", csv, "--path", "/", "--header-template", "A: M\xfc"}, "--header-template holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"submit", csv, "--path", "/", "--delimiter", "\xa7"}, "--delimiter holds the byte 0xa7, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"list", "--header", "Authorization: Bearer M\xfc"}, "--header holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"cancel", "M\xfc"}, "the ID holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
+		{[]string{"serve", "--target", "http://h/\xfc"}, "--target holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8"},
 	} {
 		args := row.args
 		if args[0] != "serve" && row.want[:8] != "--server" {
@@ -163,5 +198,5 @@ func TestVariablesThatAreNotUTF8AreRefusedByName(t *testing.T) {
 	t.Setenv("BATCHD_TOKEN", "M\xfcller")
 	got := batchd(t, "", "list")
 	require.Equal(t, exitFailure, got.code)
-	require.Equal(t, "batchd: BATCHD_TOKEN holds the byte 0xfc, which is not UTF-8\n", got.stderr)
+	require.Equal(t, "batchd: BATCHD_TOKEN holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8\n", got.stderr)
 }

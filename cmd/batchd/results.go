@@ -32,7 +32,9 @@ batch runs, too: what has not ended has the outcome "pending".
 
 The formats ndjson, json and csv are streamed and hold the bodies whole. The
 columns of csv are ` + strings.Join(csvColumns, ", ") + `.
-A body that is not text, or is still compressed, is written as base64:…`,
+A body that is not text, or is still compressed, is written as base64:…
+Elsewhere than on a terminal, csv holds bodies as they are, control characters
+included; ndjson and json escape what a terminal would obey.`,
 		Example: `  batchd results ID --outcome failed,errored
   batchd results ID --format csv > results.csv`,
 		Args: exactArgs("ID"),
@@ -112,7 +114,10 @@ func (f *format) resolve(w io.Writer) string {
 }
 
 func writeResults(w io.Writer, format string, results iter.Seq2[*client.Result, error]) error {
-	if format != "table" {
+	switch format {
+	case "json", "ndjson":
+		w = jsonOutput(w)
+	case "csv":
 		w = faithful(w)
 	}
 	out := bufio.NewWriter(w)

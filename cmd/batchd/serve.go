@@ -51,8 +51,8 @@ func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 		// net/http logs bytes that a target sends unasked to the standard logger.
 		// What a target sends is not ours to show.
 		log.SetOutput(io.Discard)
-		// A log that nobody reads any more, as when a terminal was closed, must not end
-		// what is still in flight.
+		// When the reader of the log ends, as when a terminal is closed, requests in flight
+		// must go on.
 		signal.Ignore(syscall.SIGPIPE)
 		i, err := startInstance(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), r)
 		if err != nil {

@@ -46,7 +46,7 @@ exit with 2 if not every action succeeded.`,
 			}
 			if asJSON {
 				batch.Results = nil // those are `batchd results`
-				err = writeJSON(faithful(cmd.OutOrStdout()), batch)
+				err = writeJSON(jsonOutput(cmd.OutOrStdout()), batch)
 			} else {
 				err = printBatch(cmd.OutOrStdout(), batch)
 			}

@@ -89,6 +89,8 @@ func TestFaultsOfAFileNameFileAndLine(t *testing.T) {
 		"a number":             {"a.json", "\n17", `a.json:2: expected an object with "actions", or an array of actions`},
 		"lines in a .json":     {"a.json", "{\"method\":\"GET\",\"path\":\"/\",\n\"actions\":[]}\n{}\n", "a.json:3: there is something after the document: for one action a line, use --format ndjson"},
 		"bad metadata":         {"a.json", "{\"metadata\":\n17}", "a.json:2: metadata is not an object"},
+		"metadata is null":     {"a.json", "{\"metadata\":\nnull, \"actions\":[{}]}", "a.json:2: metadata is not an object"},
+		"metadata is a list":   {"a.json", "{\"actions\":[],\n\"metadata\":[]}", "a.json:2: metadata is not an object"},
 		"not UTF-8":            {"a.ndjson", "{}\n  {\"id\":\"M\xfcller\"}\n", "a.ndjson:2:11: invalid UTF-8 at /id"},
 		"a name not UTF-8":     {"a.ndjson", "{\"M\xfc\":1}\n", "a.ndjson:1:4: invalid UTF-8"},
 		"half a surrogate":     {"a.ndjson", "{\"id\":\"\\ud800\"}\n", "a.ndjson:1:8: invalid surrogate pair `\\ud800\"}` in string at /id"},
@@ -97,9 +99,9 @@ func TestFaultsOfAFileNameFileAndLine(t *testing.T) {
 		"Latin-1 metadata":     {"a.json", "{\"metadata\":\n {\"k\":\"M\xfcller\"}}", "a.json:2:9: invalid UTF-8 at /metadata/k"},
 		"UTF-16":               {"a.ndjson", "\xff\xfe{\x00}\x00", "a.ndjson: the text is in UTF-16: save it as UTF-8"},
 		"UTF-16, no mark":      {"a.json", "\x00{\x00}", "a.json: the text is in UTF-16: save it as UTF-8"},
-		"a mark inside":        {"a.ndjson", "{}\n\ufeff{}\n", "a.ndjson:2:1: there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another?"},
-		"a mark in a document": {"a.json", "{\"actions\":\n \ufeff[]}", "a.json:2:2: there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another? at /actions"},
-		"two marks":            {"a.json", "\ufeff\ufeff[]", "a.json:1:1: there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another?"},
+		"a mark inside":        {"a.ndjson", "{}\n\ufeff{}\n", "a.ndjson:2:1: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"},
+		"a mark in a document": {"a.json", "{\"actions\":\n \ufeff[]}", "a.json:2:2: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one) at /actions"},
+		"two marks":            {"a.json", "\ufeff\ufeff[]", "a.json:1:1: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"},
 		"no JSON blank":        {"a.ndjson", "{}\n\u00a0\n{}\n", "a.ndjson:2: expected an action, which is a JSON object, not \u00a0"},
 		"a form feed":          {"a.ndjson", "{}\n\f\n{}\n", "a.ndjson:2: expected an action, which is a JSON object, not \\u000c"},
 		"templates":            {"a.ndjson", "{}", "a.ndjson is read as ndjson, but --method, --path, --body and the other templates are for csv: use --format csv if it is that"},
@@ -233,7 +235,7 @@ func TestAnInterruptionLeavesTheBatchAndSaysHowToComeBack(t *testing.T) {
 	code := run(ctx, []string{"submit", file(t, "a.ndjson", threeLines), "--wait", "--server", server.URL}, strings.NewReader(""), io.Discard, stderr)
 	require.Equal(t, exitInterrupted, code)
 	require.Equal(t, strings.ReplaceAll(`running: 1 of 3 done (33%)
-interrupted: batch b1 goes on without you
+interrupted: batch b1 goes on without you, unless the server keeps it in its memory and ends
   batchd status b1 --wait --server URL  # come back to it
   batchd results b1 --server URL        # what is there so far
   batchd cancel b1 --server URL         # stop what has not started

@@ -261,7 +261,7 @@ type Begun struct {
 	Group *Group
 }
 
-// Notice is the event that a webhook tells of.
+// Notice is the event that a webhook delivers: the end of a batch.
 type Notice struct {
 	// Batch is the batch as it ended.
 	Batch *Batch

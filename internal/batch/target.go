@@ -110,8 +110,8 @@ type Retry struct {
 	// Attempts is the most attempts that an action gets. Defaults to 5.
 	Attempts int `yaml:"attempts"`
 	// Base is the delay before the second attempt; it doubles for each further
-	// one and is jittered. Delays are never shorter than that, and up to 1.5s longer,
-	// because they end with a whole second. Defaults to 500ms.
+	// one and is jittered. The attempt comes at the next whole second at or after
+	// the end of the delay. Defaults to 500ms.
 	Base time.Duration `yaml:"base"`
 	// Max bounds one delay, also one that the target asked for, and how long all
 	// workers wait for the target at a time. Defaults to 1m.
@@ -265,7 +265,7 @@ func ParseBaseURL(raw string) (*url.URL, error) {
 	return u, nil
 }
 
-// CheckPort refuses a URL with a port that nobody can listen on. Its error does
+// CheckPort refuses a URL whose port is not from 1 to 65535. Its error does
 // not repeat the URL.
 func CheckPort(u *url.URL) error {
 	port := u.Port()

@@ -10,8 +10,8 @@ import (
 // Config is all that can be set. Every value is valid and has its default
 // filled in, where [Load] returned it. Printing or logging it shows no secret.
 type Config struct {
-	// Listen is the address, host:port, that the API listens on. Port 0 takes a
-	// free one. Defaults to 127.0.0.1:8080.
+	// Listen is the address, host:port, that the API listens on. Port 0, which only a
+	// variable or a flag may say, takes a free one. Defaults to 127.0.0.1:8080.
 	Listen string `yaml:"listen"`
 	Log    Log    `yaml:"log"`
 	Redis  Redis  `yaml:"redis"`
@@ -108,7 +108,7 @@ type Limits struct {
 // Worker says how actions are run.
 type Worker struct {
 	// Listen is the address, host:port, of a lone worker's /healthz, /readyz
-	// and /metrics. Defaults to 127.0.0.1:8081.
+	// and /metrics. Port 0 is as for the API's. Defaults to 127.0.0.1:8081.
 	Listen string `yaml:"listen"`
 	// Drain is how long actions in flight may take to end at shutdown. Defaults
 	// to 25s.

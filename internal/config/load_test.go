@@ -371,6 +371,33 @@ func TestListenAddresses(t *testing.T) {
 	}
 }
 
+// A port that the system chooses is for tests, which read it from the log. In a file
+// it is a mistake.
+func TestAFileNamesThePortToListenOn(t *testing.T) {
+	t.Parallel()
+	for _, file := range []string{"listen: 127.0.0.1:0\n", "worker: {listen: ':0'}\n", "worker:\n  listen: '[::1]:0'\n"} {
+		key := "listen"
+		if strings.HasPrefix(file, "worker") {
+			key = "worker.listen"
+		}
+		_, err := config.Load(config.Options{File: write(t, oneTarget+file)})
+		require.ErrorContains(t, err, key+": the port of ", file)
+		require.ErrorContains(t, err, "is 0: expected host:port, for example 127.0.0.1:8080", file)
+	}
+	load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=127.0.0.1:0", "BATCHD_WORKER_LISTEN=:0"}})
+	load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": ":0", "worker.listen": ":0"}})
+	load(t, config.Options{File: write(t, oneTarget+"listen: ':0'\n"), Set: map[string]string{"listen": ":0"}})
+}
+
+func TestAnEndpointHasNoEmptySegment(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/crm//batch", "/crm/batch//", "/crm/:x//y", "/crm///y"} {
+		_, err := config.Load(config.Options{File: write(t, oneTarget+"endpoints: [{path: '"+path+"'}]\n")})
+		require.ErrorContains(t, err, `endpoints[0].path: the path "`+path+`" holds an empty segment`)
+	}
+	load(t, config.Options{File: write(t, oneTarget+"endpoints: [{path: /crm/batch/}]\n")})
+}
+
 func TestRedisURLs(t *testing.T) {
 	t.Parallel()
 	for _, u := range []string{

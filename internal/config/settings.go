@@ -125,7 +125,7 @@ func (l *loader) override(path, value, source string) {
 	if i := intake.InvalidUTF8([]byte(value)); i >= 0 {
 		l.forget(path)
 		l.places[path] = p
-		l.fault(path, "the value holds the byte 0x%02x, which is not UTF-8", value[i])
+		l.fault(path, "the value holds the byte 0x%02x, which is not UTF-8: set it from a terminal or a file in UTF-8", value[i])
 		return
 	}
 	if path == targetPath {

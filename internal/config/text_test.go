@@ -18,8 +18,8 @@ func TestAFileThatIsNotUTF8IsRefusedWithItsPlace(t *testing.T) {
 		oneTarget + "# M\xfcller\n":                   ":2: column 4: the byte 0xfc is not UTF-8: save the text as UTF-8",
 		"\xff\xfet\x00a\x00r\x00g\x00e\x00t\x00s\x00": ":1: column 1: the text is in UTF-16: save it as UTF-8",
 		"\x00t\x00a\x00r\x00g\x00e\x00t\x00s":         ":1: column 1: the text is in UTF-16: save it as UTF-8",
-		"listen: 127.0.0.1:1\n\ufeff" + oneTarget:     ":2: column 1: there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another?",
-		"\ufeff\ufeff" + oneTarget:                    ":1: column 4: there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another?",
+		"listen: 127.0.0.1:1\n\ufeff" + oneTarget:     ":2: column 1: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)",
+		"\ufeff\ufeff" + oneTarget:                    ":1: column 4: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)",
 	} {
 		file := write(t, source)
 		_, err := config.Load(config.Options{File: file})
@@ -55,9 +55,9 @@ func TestOverridesThatAreNotUTF8AreRefusedByName(t *testing.T) {
 	file := write(t, oneTarget)
 	for _, s := range config.Settings() {
 		_, err := config.Load(config.Options{File: file, Environ: []string{s.Env + "=hunter2\xfc"}})
-		require.EqualError(t, err, s.Env+": the value holds the byte 0xfc, which is not UTF-8")
+		require.EqualError(t, err, s.Env+": the value holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8")
 		_, err = config.Load(config.Options{File: file, Set: map[string]string{s.Path: "hunter2\xfc"}})
-		require.EqualError(t, err, "--"+s.Flag+": the value holds the byte 0xfc, which is not UTF-8")
+		require.EqualError(t, err, "--"+s.Flag+": the value holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8")
 	}
 }
 

@@ -32,8 +32,8 @@ func (l *loader) check(key string, err error) {
 // everything that takes more than one value to see.
 func (l *loader) validate() {
 	c := l.cfg
-	l.check("listen", checkAddress(c.Listen))
-	l.check("worker.listen", checkAddress(c.Worker.Listen))
+	l.check("listen", l.checkListen("listen", c.Listen))
+	l.check("worker.listen", l.checkListen("worker.listen", c.Worker.Listen))
 	l.check("worker.drain", checkDuration(c.Worker.Drain, time.Second, time.Hour))
 	l.check("redis.url", checkRedisURL(c.Redis.URL))
 	l.check("webhooks.secret", checkWebhookSecret(c.Webhooks.Secret))
@@ -243,6 +243,9 @@ func checkRoute(path string) error {
 	if err := batch.ValidatePath(path); err != nil {
 		return err
 	}
+	if strings.Contains(path, "//") {
+		return fmt.Errorf("the path %q holds an empty segment: write a single / between segments", clip(path))
+	}
 	for i, segment := range strings.Split(strings.Trim(path, "/"), "/") {
 		switch {
 		case i > 0 && routeParam.MatchString(segment):
@@ -265,8 +268,22 @@ func checkRoute(path string) error {
 	return nil
 }
 
+const expectedAddress = "expected host:port, for example 127.0.0.1:8080"
+
+// checkListen checks an address to listen on. Port 0, which takes a free one, is for
+// tests and demos: a variable or a flag may say it, a file may not.
+func (l *loader) checkListen(key, address string) error {
+	if err := checkAddress(address); err != nil {
+		return err
+	}
+	if _, port, _ := net.SplitHostPort(address); port == "0" && !isOverride(l.place(key).file) {
+		return fmt.Errorf("the port of %q is 0: %s", clip(address), expectedAddress)
+	}
+	return nil
+}
+
 func checkAddress(address string) error {
-	const expected = "expected host:port, for example 127.0.0.1:8080"
+	const expected = expectedAddress
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
 		return fmt.Errorf("cannot read %q as an address: %s", clip(address), expected)

@@ -115,7 +115,7 @@ func (a *arena) launchAPI(name, addr string, at crash.Point) *process {
 // launchWorker starts a worker that stays up, and waits until it is.
 func (a *arena) launchWorker(name string, concurrency int) *process {
 	a.t.Helper()
-	p := a.launch(role{name: name, args: []string{"worker"}, concurrency: concurrency})
+	p := a.launch(role{name: name, args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: concurrency})
 	p.awaitLog("worker started")
 	return p
 }

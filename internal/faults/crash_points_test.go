@@ -241,7 +241,7 @@ var families = []family{
 func inWorker(inHand int) drive {
 	return func(a *arena, at crash.Point) {
 		for range a.deaths {
-			p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: 1, at: at, passing: a.passing(4)})
+			p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, at: at, passing: a.passing(4)})
 			a.awaitDeath(p, at, inHand, time.Minute)
 		}
 	}
@@ -373,7 +373,7 @@ const sweeperPassings = 3
 func inSweeper(a *arena, at crash.Point) {
 	for range a.deaths {
 		a.electing.Lock()
-		p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: 1, target: "other", at: at, passing: a.passing(sweeperPassings)})
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: a.passing(sweeperPassings)})
 		a.elect(p)
 		a.awaitDeath(p, at, 0, 20*time.Second)
 		a.electing.Unlock()
@@ -390,7 +390,7 @@ func inRescuers(a *arena, at crash.Point) {
 	for range scale(1, 10) {
 		wg.Go(func() {
 			for a.diedAt(at) < a.deaths {
-				p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: hands, at: at, passing: a.passing(4)})
+				p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: hands, at: at, passing: a.passing(4)})
 				if a.awaitDeathOr(p, func() bool { return a.diedAt(at) >= a.deaths }) {
 					a.awaitDeath(p, at, hands, time.Second)
 				} else {

@@ -157,7 +157,6 @@ func (w *world) config(name string) string {
 	text := fmt.Sprintf(`log: {level: info, format: json}
 redis: {url: %q}
 webhooks: {secret: %q, allow_private: true}
-worker: {listen: "127.0.0.1:0"}
 seal: {keys: [{id: one, base64: %q}]}
 targets:
   - {name: %s, base_url: %q, concurrency: %d, timeout: %s%s}
@@ -185,7 +184,7 @@ func (w *world) startAPIOn(addr string) *process {
 // startWorker starts a worker whose requests the target logs under that name.
 func (w *world) startWorker(name string) *process {
 	w.t.Helper()
-	p := w.start(name, "worker", "--config", w.config(name))
+	p := w.start(name, "worker", "--worker-listen", "127.0.0.1:0", "--config", w.config(name))
 	p.awaitLog("worker started")
 	return p
 }

@@ -11,10 +11,6 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// maxDepth is how deep an action's body may be nested. Deeper documents break
-// parsers, and nothing that is meant seriously comes near it.
-const maxDepth = 100
-
 // Check adds the faults that show only in the whole action, whose own pointer is
 // base. Before is the number of faults listed when the action began: a field
 // that could not be read is not also missing. Place says where a field of an
@@ -134,8 +130,8 @@ func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, 
 	if err != nil {
 		return nil, false, err
 	}
-	if depth := nesting(value); depth > maxDepth {
-		r.FaultHere(dec, "the body is nested %d levels deep: at most %d are allowed", depth, maxDepth)
+	if depth := nesting(value); depth > batch.MaxDepth {
+		r.FaultHere(dec, "the body is nested %d levels deep: at most %d are allowed", depth, batch.MaxDepth)
 		return nil, false, nil
 	}
 	compact := jsontext.Value(append(buf[:0], value...))

@@ -15,8 +15,7 @@ func CutMark(text []byte) []byte { return bytes.TrimPrefix(text, []byte(byteOrde
 // HasMark reports whether the text begins with a byte order mark.
 func HasMark(text []byte) bool { return bytes.HasPrefix(text, []byte(byteOrderMark)) }
 
-// TextPlace is where something stands in a text. Line and column count from 1,
-// columns in bytes.
+// TextPlace is a place in a text. Line and column count from 1, columns in bytes.
 type TextPlace struct{ Line, Column int }
 
 // PlaceIn returns the place of the byte at an offset.
@@ -44,8 +43,8 @@ func CheckText(text []byte) (at TextPlace, detail string) {
 	return TextPlace{}, ""
 }
 
-// MarkInside says that a byte order mark stands where none may be.
-const MarkInside = "there is a byte order mark (U+FEFF) here, which may only stand at the very start: was a file appended to another?"
+// MarkInside says that a byte order mark is not at the start of a text, and what to do.
+const MarkInside = "there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"
 
 // NotInUTF8 says that a text is in another encoding.
 func NotInUTF8(encoding string) string {
@@ -100,9 +99,15 @@ func OtherEncoding(start []byte) string {
 	return ""
 }
 
-// IsBlank reports whether a line of NDJSON holds nothing but the white space of
-// JSON. Such a line is no action.
-func IsBlank(line []byte) bool { return len(TrimBlank(line)) == 0 }
+// TrimLeftBlank cuts the white space of JSON off the start (RFC 8259 §2).
+func TrimLeftBlank(text []byte) []byte { return bytes.TrimLeft(text, blanks) }
 
-// TrimBlank cuts the white space of JSON off both ends (RFC 8259 §2).
-func TrimBlank(text []byte) []byte { return bytes.Trim(text, " \t\r\n") }
+// TrimBlank cuts the white space of JSON off both ends (RFC 8259 §2), and says how
+// many bytes it cut off the start. A line of NDJSON that holds nothing else is no action.
+func TrimBlank(text []byte) (front int, rest []byte) {
+	rest = TrimLeftBlank(text)
+	return len(text) - len(rest), bytes.TrimRight(rest, blanks)
+}
+
+// blanks is the white space of JSON.
+const blanks = " \t\r\n"

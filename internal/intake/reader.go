@@ -23,7 +23,7 @@ type Reader struct {
 	// Index is that of the action being read, or -1 outside of actions.
 	Index int
 	// Skipped is how many bytes were left out in front of what a decoder reads, for
-	// the offsets of faults: those of a byte order mark.
+	// the offsets of faults: those of a byte order mark, and of blanks on a line.
 	Skipped int64
 	// Prefix goes in front of the pointers into what a decoder reads, where that
 	// is a part of the document only.
