@@ -247,17 +247,39 @@ func (p *pacer) run(quit, closed <-chan struct{}) {
 
 // returnAll returns the send times that are left, when no request can use them any more.
 func (p *pacer) returnAll() {
+	p.awaitAnswer()
 	p.mu.Lock()
-	r := p.repeat
-	if r == nil {
-		r = &reservation{token: p.token(), late: p.late, horizon: horizon}
-		r.returned = append(p.back, p.times...)
-		slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
+	repeat := p.repeat
+	p.repeat = nil
+	p.mu.Unlock()
+	if repeat != nil && time.Since(repeat.since) < answerAge { // it may have reserved some
+		sent := time.Now()
+		if answer, err := p.reserve(repeat); err == nil {
+			p.mu.Lock()
+			p.answered(repeat, answer, sent, time.Now())
+			p.mu.Unlock()
+		}
 	}
+	p.mu.Lock()
+	r := &reservation{token: p.token(), late: p.late, horizon: horizon, returned: append(p.back, p.times...)}
 	p.back, p.times = nil, nil
 	p.mu.Unlock()
+	slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
 	if len(r.returned) > 0 {
 		_, _ = p.reserve(r) // or they are lost, as those of a worker that dies
+	}
+}
+
+// awaitAnswer returns when no reservation is under way any more.
+func (p *pacer) awaitAnswer() {
+	for {
+		p.mu.Lock()
+		asking := p.asking
+		p.mu.Unlock()
+		if !asking {
+			return
+		}
+		<-p.nudge // each answer ends with one
 	}
 }
 

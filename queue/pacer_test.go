@@ -341,3 +341,53 @@ func TestTheWindowOfARateHoldsWhateverHappens(t *testing.T) {
 func (w *pacedWorld) setup() string {
 	return fmt.Sprintf("rate %s burst %d workers %d way %s jitter %s busy %s lost %.2f ended %.2f", w.rate, w.burst, w.workers, w.way, w.jitter, w.busy, w.lost, w.ended)
 }
+
+// What is still to be returned, what is left, and what a call under way brings all go back to Redis.
+func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
+	t.Parallel()
+	for name, repeated := range map[string]bool{"a reservation is to be repeated": true, "one is under way": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var calls []*reservation
+				answers := make(chan struct{})
+				p := &pacer{
+					rate: batch.Rate{N: 10, Per: time.Second}, most: 8, changed: func() {}, token: func() string { return "last" },
+					reserve: func(r *reservation) (*reserved, error) {
+						if r.token == "earlier" && !repeated {
+							<-answers
+						}
+						calls = append(calls, r)
+						if r.token == "earlier" {
+							return &reserved{now: 1, next: 500, runs: []sendRun{{time: 300, step: 100, n: 2}}}, nil
+						}
+						return &reserved{}, nil
+					},
+				}
+				p.init()
+				p.back, p.times = []sendTime{{redis: 100}}, []sendTime{{redis: 200}}
+				earlier := &reservation{token: "earlier", most: 2, since: time.Now()}
+				if repeated {
+					p.repeat = earlier
+				} else {
+					p.asking = true
+					go p.call(earlier)
+				}
+				ended := make(chan struct{})
+				go func() {
+					p.returnAll()
+					close(ended)
+				}()
+				synctest.Wait()
+				close(answers)
+				<-ended
+				require.Len(t, calls, 2)
+				var returned []int64
+				for _, at := range calls[1].returned {
+					returned = append(returned, at.redis)
+				}
+				require.Equal(t, []int64{400, 300, 200, 100}, returned)
+			})
+		})
+	}
+}
