@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -205,4 +206,44 @@ func (c *cutReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 		}
 		return errCut
 	}
+}
+
+// A batch on a node that is away keeps no other batch from what its owner's limit, or the check of
+// holders, finds.
+func TestANodeThatIsAwayCostsNoLookAtTheBatchesOfOthers(t *testing.T) {
+	t.Parallel()
+	b, node := openCluster(t)
+	var alive, dead string
+	for alive == "" || dead == "" {
+		id := b.submit(1, spec()).ID
+		b.begin(id, 0)
+		e := parseEntry(b.entryOf(id, 0))
+		e.started = e.started.Add(-time.Minute) // so old that its holder is asked for it
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).ledger, "0", e.String()).Err())
+		if b.nodeOf(b.ctx, keysOf(id).meta).Options().Addr == node.Addr {
+			dead = id
+		} else {
+			alive = id
+		}
+	}
+	grants := limitKeys("me", "")[1]
+	for i := 0; b.nodeOf(b.ctx, grants).Options().Addr == node.Addr; i++ {
+		grants = limitKeys(strconv.Itoa(i), "")[1]
+	}
+	require.NoError(t, b.rdb.HSet(b.ctx, grants, alive, "1|0", dead, "1|0").Err())
+	node.Kill()
+	seen, err := b.lookAtFlying(b.ctx, grants)
+	require.NoError(t, err)
+	require.Len(t, seen, 3)
+	require.Equal(t, alive, seen[0])
+
+	for _, id := range []string{alive, dead} {
+		b.holders.note(id, map[string]string{"status": string(batch.StatusRunning), "target": "crm"})
+	}
+	b.holders.asked = time.Time{}
+	_, err = b.checkHolders(b.ctx)
+	require.Error(t, err)
+	require.Contains(t, b.holders.running, dead, "it is asked for later")
+	require.NotContains(t, b.holders.running, alive)
+	require.NotEmpty(t, b.holders.missing, "of those that are read the holders were looked for")
 }

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -69,6 +70,15 @@ func (h *holders) next(now time.Time) map[string]map[string]string {
 	return next
 }
 
+// putBack notes batches that were not asked for after all, unless they were met again.
+func (h *holders) putBack(batches map[string]map[string]string, ids ...string) {
+	for _, id := range ids {
+		if _, met := h.running[id]; !met {
+			h.running[id] = batches[id]
+		}
+	}
+}
+
 // lost notes that a worker holds actions and is not alive, and reports whether that has been
 // so for as long as it takes a worker to be dead. When Redis was away, all were silent.
 func (h *holders) lost(worker string, now time.Time) bool {
@@ -100,18 +110,23 @@ func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
 	if len(batches) == 0 {
 		return 0, nil
 	}
+	ids := slices.Collect(maps.Keys(batches))
 	now, err := s.now(ctx)
 	if err != nil {
+		s.holders.putBack(batches, ids...)
 		return 0, err
 	}
 	alive, err := s.alive(ctx)
 	if err != nil {
+		s.holders.putBack(batches, ids...)
 		return 0, err
 	}
 	s.holders.alive(alive)
-	flying, err := s.inFlight(ctx, slices.Collect(maps.Keys(batches)))
+	flying, unread, err := s.inFlight(ctx, ids)
+	s.holders.putBack(batches, unread...)
+	var faults []error // of some batches, such as those of a node that is away
 	if err != nil {
-		return 0, fmt.Errorf("read the actions in flight: %w", err)
+		faults = append(faults, fmt.Errorf("read the actions in flight: %w", err))
 	}
 	asked := make(map[string]*strings.Builder) // by worker
 	for id, m := range batches {
@@ -138,15 +153,17 @@ func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
 		})
 		lost += n
 		if err != nil {
-			return lost, err
+			s.holders.putBack(batches, id)
+			faults = append(faults, err)
 		}
 	}
 	for worker, question := range asked {
 		if err := s.ask(ctx, worker, question.String()); err != nil {
-			return lost, err
+			faults = append(faults, err)
+			break
 		}
 	}
-	return lost, nil
+	return lost, errors.Join(faults...)
 }
 
 // ask asks a worker for actions.
@@ -161,8 +178,9 @@ func askFor(question *strings.Builder, a *attempt) {
 	fmt.Fprintf(question, "\n%s %d %s", a.id, a.index, a.entry.token)
 }
 
-// inFlight returns the actions of batches that are in flight by the ledger.
-func (s *Store) inFlight(ctx context.Context, ids []string) (map[string][]*attempt, error) {
+// inFlight returns the actions of batches that are in flight by the ledger. With an error,
+// some of the batches could not be read.
+func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]*attempt, unread []string, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
@@ -172,17 +190,18 @@ func (s *Store) inFlight(ctx context.Context, ids []string) (map[string][]*attem
 		steps[i] = pipe.EvalSha(ctx, s.steps.running.Hash(), []string{k.state, k.ledger}, holdersActions)
 	}
 	s.send(ctx, pipe)
-	found := make(map[string][]*attempt, len(ids))
+	found = make(map[string][]*attempt, len(ids))
 	for i, id := range ids {
-		answer, err := s.answer(ctx, s.steps.running, steps[i]).StringSlice()
-		if err != nil {
-			return nil, mapError(ctx, err)
+		answer, fault := s.answer(ctx, s.steps.running, steps[i]).StringSlice()
+		if fault != nil {
+			unread, err = append(unread, id), mapError(ctx, fault)
+			continue
 		}
 		for ; len(answer) >= 2; answer = answer[2:] {
 			found[id] = append(found[id], &attempt{actionKey: actionKey{id, int(atoi(answer[0]))}, entry: parseEntry(answer[1])})
 		}
 	}
-	return found, nil
+	return found, unread, err
 }
 
 // asked takes the question for actions that the workers of this process hold.
