@@ -477,7 +477,7 @@ func deleting(a *arena, at crash.Point) {
 // it gives that up. It works for another target, so that it takes no task.
 func forgetting(a *arena, at crash.Point) {
 	for range a.deaths {
-		p := a.launch(role{name: "x-" + string(at), args: []string{"worker"}, concurrency: 1, target: "other", at: at, passing: 1})
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: 1})
 		worker := p.logged("worker started", "worker")
 		b := plan(a.tag("f"), 2, http.MethodPost, http.MethodGet)
 		a.submit(b, client.Options{})
