@@ -64,8 +64,9 @@ func (s *fakeStore) lock() (func(), error) {
 	s.mu.Lock()
 	if s.down != nil {
 		if s.downAfter == 0 {
+			err := s.down
 			s.mu.Unlock()
-			return nil, s.down
+			return nil, err
 		}
 		s.downAfter--
 	}
