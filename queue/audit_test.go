@@ -62,8 +62,9 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 			b := open(t, Embedded)
 			var log logged
 			b.log = slog.New(slog.NewTextHandler(&log, nil))
-			release := make(chan struct{})
+			begun, release := make(chan struct{}, 6), make(chan struct{})
 			server, _ := b.serve(Line{Places: 4}, func(int, *Place) error {
+				begun <- struct{}{}
 				<-release
 				return nil
 			})
@@ -74,7 +75,10 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 				defer l.mu.Unlock()
 				return l.countHeld().seated
 			}
-			b.eventually("all slots in use", func() bool { return running() == 4 })
+			for range 4 { // a task that has a slot and no runner yet would keep others from being suspected
+				<-begun
+			}
+			require.Equal(t, 4, running())
 			for range 3 {
 				l.auditSlots()
 			}

@@ -51,8 +51,18 @@ func TestAttemptsAreRepeatedAsThePolicySays(t *testing.T) {
 		}
 		return answer(200)
 	})
-	b.run()
+	w, err := New(b.cfg)
+	require.NoError(t, err)
+	defer w.hooks.close()
 	id := b.submit(3, "POST", nil)
+	for i := range 3 {
+		for later := (*laterError)(nil); ; { // each attempt at once, however long its delay
+			if err = w.action(id, i, new(queue.Place)); !errors.As(err, &later) {
+				break
+			}
+		}
+		require.NoError(t, err)
+	}
 	got, results := b.wait(id)
 	require.Equal(t, batch.Counts{Total: 3, Succeeded: 1, Failed: 2}, got.Counts)
 	for i, want := range []struct{ status, attempts int }{{200, 3}, {429, 3}, {500, 1}} {
