@@ -52,6 +52,7 @@ func (b *bundle) feeds() {
 func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Concurrent: 4}
+		require.Equal(t, 4, b.free(limit)) // from here on the server knows the step, and answers the first call
 		for name, text := range map[string]string{
 			"before it is handed out":        b.steps.handout.Hash(),
 			"before its task exists":         b.steps.enqueue.Hash(),
