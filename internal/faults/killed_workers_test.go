@@ -180,9 +180,11 @@ func (u *unknowns) look(ctx context.Context) {
 				err = rerr
 				break
 			}
+			u.mu.Lock()
 			if u.seen[p.id][r.Index].IsZero() {
 				u.seen[p.id][r.Index] = time.Now()
 			}
+			u.mu.Unlock()
 		}
 		if ctx.Err() != nil {
 			return
