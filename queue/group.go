@@ -201,7 +201,7 @@ func (s *Store) endGroup(ctx context.Context, id string, leader int, token strin
 	args := append([]any{id, doneChannel, leader, token}, members...)
 	answer, err := s.run(ctx, s.steps.conclude, keysOf(id).step(), args...)
 	if err != nil {
-		s.doubtIf(id, err) //nolint:contextcheck // it goes on behind the caller
+		s.doubtIf(id, err)
 		return fmt.Errorf("conclude group %d of batch %s: %w", leader, id, err)
 	}
 	s.tellIf(ctx, id, answer[1])

@@ -280,7 +280,7 @@ func (r *ride) mayBeBegun() bool {
 func (s *Store) release(ctx context.Context, id string, index int, token batch.Token, unsent string, last []byte) (bool, error) {
 	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent, last)
 	if err != nil {
-		s.doubtIf(id, err) //nolint:contextcheck // it goes on behind the caller
+		s.doubtIf(id, err)
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)
 	}
 	s.tellIf(ctx, id, answer[1])

@@ -114,7 +114,7 @@ func (s *Store) listed(ctx context.Context, owner string, entries []listEntry) (
 		batches = append(batches, b)
 	}
 	if err := s.dropEntries(ctx, owner, bare); err != nil {
-		s.log.Warn("entries without a batch not removed from a list", "error", err)
+		s.log.WarnContext(ctx, "entries without a batch not removed from a list", "error", err)
 	}
 	return batches, nil
 }

@@ -111,7 +111,7 @@ func (l *lasting) Cleanup(f func()) {
 
 // TempDir implements [testing.TB].
 func (l *lasting) TempDir() string {
-	dir, err := os.MkdirTemp("", "batchd-queue-") //nolint:usetesting // it outlives the test
+	dir, err := os.MkdirTemp("", "batchd-queue-")
 	require.NoError(l.TB, err)
 	l.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir

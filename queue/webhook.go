@@ -52,7 +52,7 @@ func (s *Store) tellIf(ctx context.Context, id, mark string) {
 	crash.At(crash.OutboxMarked)
 	if err := s.tell(context.WithoutCancel(ctx), id, delivery); err != nil {
 		s.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
-		s.doubt(id) //nolint:contextcheck // it goes on behind the caller
+		s.doubt(id)
 	}
 }
 
