@@ -26,6 +26,11 @@ const (
 	// flights is the number of exchanges under way at a time. While they are, the
 	// next ones gather.
 	flights = 2
+	// flightWait is how long steps wait for one of those to end: where Redis is so far
+	// that it takes longer, what waits and is small has exchanges of its own, up to moreFlights.
+	flightWait  = 20 * time.Millisecond
+	moreFlights = 32
+	smallFlight = 64 << 10
 )
 
 // ride is one action's part in a step of the ledger that others share: the step
@@ -62,6 +67,9 @@ type combiner struct {
 	gather  time.Duration
 	over    *time.Timer // that long after the first of them
 	fliers  int
+	more    int                          // exchanges beyond those
+	late    *time.Timer                  // that long after steps began to wait for one to end
+	timed   bool                         // it runs
 	nodes   map[*redis.Client]*nodeRides // of a cluster
 	closed  bool
 	wg      sync.WaitGroup
@@ -75,6 +83,7 @@ func newCombiner(s *Store) *combiner {
 		defer c.mu.Unlock()
 		c.send()
 	})
+	c.late = time.AfterFunc(time.Hour, c.flyMore)
 	return c
 }
 
@@ -85,6 +94,7 @@ func (c *combiner) close() {
 	c.closed = true
 	c.due.Broadcast()
 	c.over.Stop()
+	c.late.Stop()
 	c.mu.Unlock()
 	c.wg.Wait()
 }
@@ -120,9 +130,39 @@ func (c *combiner) send() {
 	if c.fliers < flights {
 		c.fliers++
 		c.wg.Go(c.fly)
-	} else {
-		c.due.Signal()
+		return
 	}
+	c.due.Signal()
+	if !c.timed && c.s.cluster == nil {
+		c.timed = true
+		c.late.Reset(flightWait)
+	}
+}
+
+// flyMore has those who wait go although as many exchanges as usual are under way.
+func (c *combiner) flyMore() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.timed = false
+	if len(c.waiting) == 0 || !c.hurry || c.closed {
+		return
+	}
+	c.timed = true
+	c.late.Reset(flightWait)
+	rides := c.waiting[:fitting(c.waiting)]
+	if c.more == moreFlights || sizeOf(rides) > smallFlight { // the more at a time of what is large, the later each is there
+		return
+	}
+	if c.waiting = c.waiting[len(rides):]; len(c.waiting) == 0 {
+		c.waiting, c.hurry = nil, false // what flies must not be overwritten
+	}
+	c.more++
+	c.wg.Go(func() {
+		c.exchange(rides)
+		c.mu.Lock()
+		c.more--
+		c.mu.Unlock()
+	})
 }
 
 func (c *combiner) fly() {
@@ -163,15 +203,23 @@ func (c *combiner) exchange(rides []*ride) {
 	}
 }
 
-// fitting returns how many of those who wait go along in one exchange.
-func fitting(waiting []*ride) int {
-	bytes := 0
-	for n, r := range waiting {
+// sizeOf returns how many bytes steps bring along.
+func sizeOf(rides []*ride) (bytes int) {
+	for _, r := range rides {
 		for _, arg := range r.args {
 			if sealed, ok := arg.([]byte); ok {
 				bytes += len(sealed)
 			}
 		}
+	}
+	return bytes
+}
+
+// fitting returns how many of those who wait go along in one exchange.
+func fitting(waiting []*ride) int {
+	bytes := 0
+	for n, r := range waiting {
+		bytes += sizeOf(waiting[n : n+1])
 		if n == flightActions || (n > 0 && (bytes > flightBytes || r.alone || waiting[0].alone)) {
 			return n
 		}

@@ -191,3 +191,41 @@ func TestAResultAloneDoesNotWaitForLong(t *testing.T) {
 		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
 	})
 }
+
+// far is a hook that makes Redis a trip away.
+type far struct{ trip time.Duration }
+
+func (f far) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+func (f far) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+func (f far) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		time.Sleep(f.trip)
+		return next(ctx, cmds)
+	}
+}
+
+// What comes while two exchanges are on their way would else wait for a whole trip.
+func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	const n, trip = 12, 600 * time.Millisecond
+	id := b.submit(n, spec()).ID
+	b.rdb.AddHook(far{trip})
+	took := make(chan time.Duration, n)
+	for i := range n {
+		go func() {
+			began := time.Now()
+			begun, err := b.Begin(b.ctx, id, i, "w")
+			if err != nil || begun.Verdict != batch.Run {
+				t.Errorf("action %d: %+v %v", i, begun, err)
+			}
+			took <- time.Since(began)
+		}()
+		time.Sleep(trip / n)
+	}
+	for range n {
+		require.Less(t, <-took, trip+trip/2)
+	}
+}

@@ -33,8 +33,8 @@ const (
 	// leadMost is the longest that an action is begun ahead of its send time, and
 	// sendWithin how long after it was handed over a request may be written: a batch
 	// that is cancelled, or at its deadline, must see nothing sent much later.
-	leadMost   = 500 * time.Millisecond
-	sendWithin = 900 * time.Millisecond
+	leadMost   = 600 * time.Millisecond
+	sendWithin = 950 * time.Millisecond
 	// connectAhead is how long ahead of its send time a request asks for a
 	// connection at the most: a new one has to be made meanwhile.
 	connectAhead = 250 * time.Millisecond
@@ -377,7 +377,7 @@ func (p *pacer) ask(now time.Time) {
 	case r != nil && now.Sub(r.since) < answerAge:
 	case missing > 0 && !now.Before(p.nothing), len(p.back) > 0:
 		most, _ := p.ahead()
-		x := p.exchange.within()
+		x := min(p.exchange.within(), leadMost/2)
 		r = &reservation{token: p.token(), most: max(missing, 0), horizon: most, late: p.late + p.blur(), blur: p.blur(), since: now}
 		if r.first = 3*x/2 + 2*time.Millisecond; p.unready > len(p.times) { // an action is begun already
 			r.first = x/2 + time.Millisecond
@@ -400,8 +400,8 @@ func (p *pacer) probe(times int) {
 		p.asking = true
 		late := p.late
 		p.async(func() {
-			for ; times > 1; times-- {
-				p.look(late)
+			for n := range times - 1 {
+				p.look(late, n == 0)
 			}
 			p.call(&reservation{late: late, horizon: horizon})
 		})
@@ -409,7 +409,7 @@ func (p *pacer) probe(times int) {
 }
 
 // look asks what time it is at Redis, and finds out how late sleepers wake here.
-func (p *pacer) look(late time.Duration) {
+func (p *pacer) look(late time.Duration, first bool) {
 	start := time.Now()
 	const nap = time.Millisecond
 	if p.sleep(context.Background(), nap) != nil {
@@ -424,7 +424,9 @@ func (p *pacer) look(late time.Duration) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.exchange.add(received.Sub(sent))
+	if !first { // that one made a connection, and taught Redis the step
+		p.exchange.add(received.Sub(sent))
+	}
 	p.clock.sample(sent, received, answer.now)
 	p.woke(slept - nap)
 }
@@ -514,11 +516,13 @@ type usually struct {
 	mean, deviation time.Duration
 }
 
+// A single one that takes long, such as with a new connection, counts for little.
 func (u *usually) add(d time.Duration) {
 	if u.mean == 0 {
 		u.mean, u.deviation = d, d/8
 		return
 	}
+	d = min(d, 2*u.mean+5*time.Millisecond)
 	u.deviation += ((d - u.mean).Abs() - u.deviation) / 4
 	u.mean += (d - u.mean) / 8
 }
