@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,11 +19,10 @@ import (
 // may be made to wait that much of the window longer than it would have to.
 const windowSlices = 300
 
-// admission is what an upload was admitted.
+// admission is what an upload or a retry was admitted.
 type admission struct {
 	keys  []string
-	n     int
-	slice string
+	taken []any // number of actions and the slice of the window that counts them, in turn
 }
 
 // limitKeys are the keys of one of an owner's limits, in the owner's slot.
@@ -46,7 +46,7 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 	if err != nil {
 		return 0, batch.LimitState{}, err
 	}
-	u.admitted = admission{keys: limitKeys(u.owner, limit.Scope), n: given.holds, slice: given.slice}
+	u.admitted = admission{keys: limitKeys(u.owner, limit.Scope), taken: given.taken}
 	crash.At(crash.Admitted)
 	if given.holds < n && !partial {
 		return 0, given.state, given.refusal(n)
@@ -56,10 +56,10 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 
 // readmit gives back what an upload was admitted, because it comes to nothing.
 func (u *upload) readmit(ctx context.Context) {
-	if u.admitted.n == 0 {
+	if len(u.admitted.taken) == 0 {
 		return
 	}
-	if _, err := u.s.run(ctx, u.s.steps.readmit, u.admitted.keys, grantName(u.id, ""), u.admitted.n, u.admitted.slice); err != nil {
+	if _, err := u.s.run(ctx, u.s.steps.readmit, u.admitted.keys, append([]any{grantName(u.id, "")}, u.admitted.taken...)...); err != nil {
 		u.s.log.WarnContext(ctx, "what a broken upload was admitted is left to run out", "batch", u.id, "error", err)
 	}
 }
@@ -70,7 +70,7 @@ type given struct {
 	flying int
 	state  batch.LimitState
 	wait   time.Duration
-	slice  string
+	taken  []any // see admission
 }
 
 // grantName names the grant of one round of a batch: that of its submission, or of the retry
@@ -95,7 +95,7 @@ type asked struct {
 // admit asks a limit. What is in flight is known to be at most so much; only if that leaves less
 // than half of the limit, the batches are asked how much it really is.
 func (s *Store) admit(ctx context.Context, a asked) (*given, error) {
-	got, err := s.askLimit(ctx, a, nil)
+	got, err := s.askLimit(ctx, a, nil, 0)
 	most := a.limit.Concurrent
 	if err != nil || most == 0 || (a.n > most && !a.partial) || (got.holds >= a.n && 2*got.state.Free >= most) {
 		return got, err
@@ -104,10 +104,16 @@ func (s *Store) admit(ctx context.Context, a asked) (*given, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s.askLimit(ctx, a, seen)
+	more, err := s.askLimit(ctx, a, seen, got.holds)
+	if err != nil {
+		return nil, err
+	}
+	more.taken = slices.Concat(got.taken, more.taken) // another slice may have begun in between
+	return more, nil
 }
 
-func (s *Store) askLimit(ctx context.Context, a asked, seen []any) (*given, error) {
+// askLimit asks a limit for a grant that holds so many actions already.
+func (s *Store) askLimit(ctx context.Context, a asked, seen []any, held int) (*given, error) {
 	limit := a.limit
 	slice := max(limit.Rate.Per.Milliseconds()/windowSlices, 1)
 	args := append([]any{a.grant, a.n, flag(a.partial), limit.Rate.N, limit.Rate.Per.Milliseconds(), slice, limit.Concurrent, flag(a.kept)}, seen...)
@@ -115,8 +121,13 @@ func (s *Store) askLimit(ctx context.Context, a asked, seen []any) (*given, erro
 	if err != nil {
 		return nil, fmt.Errorf("ask the owner's limit: %w", err)
 	}
+	holds := int(atoi(answer[0]))
+	var taken []any
+	if holds > held {
+		taken = []any{holds - held, answer[5]}
+	}
 	return &given{
-		holds: int(atoi(answer[0])), flying: int(atoi(answer[4])), slice: answer[5],
+		holds: holds, flying: int(atoi(answer[4])), taken: taken,
 		state: batch.LimitState{Limit: limit, Remaining: int(atoi(answer[1])), Free: max(limit.Concurrent-int(atoi(answer[4])), 0), Reset: time.Duration(atoi(answer[2])) * time.Millisecond},
 		wait:  time.Duration(atoi(answer[3])) * time.Millisecond,
 	}, nil

@@ -146,7 +146,7 @@ func (t *retrial) prepare(ctx context.Context, limit *batch.Limit, throttled boo
 		if given.holds < t.n {
 			return nil, given.refusal(t.n)
 		}
-		t.admitted = admission{keys: limitKeys(t.owner, limit.Scope), n: t.n, slice: given.slice}
+		t.admitted = admission{keys: limitKeys(t.owner, limit.Scope), taken: given.taken}
 		state = &given.state
 		crash.At(crash.RetryAdmitted)
 	}
@@ -170,12 +170,12 @@ func (t *retrial) drop(ctx context.Context) {
 		t.s.log.WarnContext(ctx, "marker of a retry left to expire", "batch", t.id, "error", err)
 		return
 	}
-	if t.admitted.n == 0 {
+	if len(t.admitted.taken) == 0 {
 		return
 	}
 	m, err := t.s.meta(ctx, t.id)
 	if err == nil && m["grant"] != t.token {
-		_, err = t.s.run(ctx, t.s.steps.readmit, t.admitted.keys, grantName(t.id, t.token), t.admitted.n, t.admitted.slice)
+		_, err = t.s.run(ctx, t.s.steps.readmit, t.admitted.keys, append([]any{grantName(t.id, t.token)}, t.admitted.taken...)...)
 	}
 	if err != nil {
 		t.s.log.WarnContext(ctx, "what a retry was admitted is left to run out", "batch", t.id, "error", err)

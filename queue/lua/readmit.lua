@@ -1,8 +1,11 @@
 -- readmit gives back what a submission was admitted that was not made.
--- KEYS: counts by slice (hash), in flight by batch (hash)
--- ARGV: batch id, actions, slice
+-- KEYS: counts by slice (hash), grants (hash)
+-- ARGV: grant, then number of actions and the slice that counts them, in turn
+-- returns: 1
 redis.call('HDEL', KEYS[2], ARGV[1])
-if redis.call('HEXISTS', KEYS[1], ARGV[3]) == 1 and redis.call('HINCRBY', KEYS[1], ARGV[3], -tonumber(ARGV[2])) <= 0 then
-  redis.call('HDEL', KEYS[1], ARGV[3])
+for i = 2, #ARGV, 2 do
+  if redis.call('HEXISTS', KEYS[1], ARGV[i + 1]) == 1 and redis.call('HINCRBY', KEYS[1], ARGV[i + 1], -tonumber(ARGV[i])) <= 0 then
+    redis.call('HDEL', KEYS[1], ARGV[i + 1])
+  end
 end
 return 1
