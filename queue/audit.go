@@ -57,8 +57,7 @@ func (t *taker) auditSlots() {
 }
 
 // auditSlots corrects the counts, and gives up tasks that have no runner and are on no way
-// to one: if the count of a slot that nobody uses stayed, the slot would never be used
-// again. The sweeper puts such tasks back into their queues.
+// to one. A slot that stays counted without a task would never run another one. The sweeper puts such tasks back into their queues.
 func (l *line) auditSlots() {
 	l.mu.Lock()
 	lost := l.lostTasks()

@@ -33,7 +33,7 @@ type schedule struct {
 	mu      sync.Mutex
 	sweeper string    // the worker of this process that is the sweeper, if one is
 	renewed time.Time // when its lease was extended last
-	all     bool      // all batches are to be looked at in the next round
+	all     bool      // the next round looks at all batches
 	alert   time.Time
 }
 

@@ -287,7 +287,7 @@ func (s *Store) disown(ctx context.Context, id, worker string, held []any) (int,
 	return len(tasks), err
 }
 
-// tokenTask is a task that brings an action whose own task is held by nobody, or is gone.
+// tokenTask is a task that brings an action whose own task has no worker, or is gone.
 // The token makes another one of it: the same one however often this attempt is found.
 func (s *Store) tokenTask(r route, id string, index int, token string) newTask {
 	return newTask{queue: s.queueOf(r, id, index), kind: TaskAction, id: taskID(id, index, token), payload: EncodeTask(id, index)}

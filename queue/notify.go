@@ -103,8 +103,8 @@ func (n *notices) subscribe(channel string) {
 	n.channels[channel] = true
 }
 
-// resubscribe makes the subscription once more, and sees to the next time. To be
-// subscribed twice is to be subscribed once.
+// resubscribe sends the subscription again, and schedules the next time. Redis ignores
+// a second subscription to the same channel.
 func (n *notices) resubscribe() {
 	n.mu.Lock()
 	channels, closed := slices.Collect(maps.Keys(n.channels)), n.closed

@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// ValidatePath reports what is wrong with a path that is to be appended to a target's
+// ValidatePath reports what is wrong with a path that a dispatcher appends to a target's
 // base URL. Its percent-escapes reach the target as they are, so it refuses only what
 // some server or proxy could read as leaving the base URL: dot segments, also if they
 // show only after the escapes are decoded once or twice, and also where a backslash

@@ -216,8 +216,8 @@ func (c *proxied) commands() {
 	}
 }
 
-// expect notes what the client is to be answered, and reports whether the command is
-// passed on.
+// expect queues the answer that the client gets, and reports whether the proxy passes the
+// command on.
 func (c *proxied) expect(name string, rule *Rule, way Way) (pass bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

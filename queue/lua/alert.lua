@@ -1,6 +1,6 @@
 -- alert makes all open batches due at once, and has the sweeper look at them in every round
 -- for a while, whichever process that is: work may have been lost.
--- KEYS: open (zset: batch id, ms from which it is to be looked at), alert
+-- KEYS: open (zset: batch id, ms from which a round looks at it), alert
 -- ARGV: ms for which the alert lasts
 -- returns: the number of open batches
 -- Repeating it extends the alert.

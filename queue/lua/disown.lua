@@ -3,7 +3,7 @@
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: worker, then index and token of each action in turn
 -- returns: {target, lane, then 1 for each action that the worker held | 0}
--- Repeating it changes nothing, and answers 1 until somebody has decided.
+-- Repeating it changes nothing, and answers 1 until a worker has decided.
 local m = redis.call('HMGET', KEYS[1], 'target', 'lane')
 local answer = {m[1] or '', m[2] or ''}
 for i = 2, #ARGV, 2 do

@@ -3,8 +3,8 @@
 -- KEYS: meta, state
 -- ARGV: token of the grant, actions that it holds, most actions
 -- returns: {index up to which the batch is handed out, then the index of each action}
--- In the first round those are all in turn; after a retry those that wait. What it took
--- stands in the batch before a task exists, so no action is counted twice. If the tasks are never
+-- In the first round those are all in turn; after a retry those that wait. The batch
+-- records them before a task exists, so no action is counted twice. If the tasks are never
 -- enqueued, the actions are those that wait between what is enqueued and what is handed out.
 local m = redis.call('HMGET', KEYS[1], 'total', 'ending', 'grant', 'handed', 'given', 'retried', 'asked')
 local handed, given = tonumber(m[4] or '0'), tonumber(m[5] or '0')

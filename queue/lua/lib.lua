@@ -4,7 +4,7 @@
 --   p pending, waiting      r running, begun
 --   w waiting with its group, which its first action leads      g begun with it
 --   S succeeded  F failed  E errored  U unknown  C cancelled  X expired  K skipped
---   O unknown, overdue: nobody ever said what came of it, so it has no result
+--   O unknown, overdue: no worker ever reported a result, so it has none
 -- The ledger entry of action i is "token|attempts|first|started|earlier|worker", times
 -- in milliseconds by this server's clock, which is the only one that decides.
 
