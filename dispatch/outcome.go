@@ -45,6 +45,7 @@ type exchange struct {
 	whenReady func(ctx context.Context) error // or nil, see [batch.Request]
 	extend    func(time.Duration)             // lets the transport's exchange take that long from now on
 	abandon   func()                          // ends it
+	withheld  atomic.Bool                     // it was not ready: nothing is written, whatever a hook says
 
 	conn       *framedConn // the transport's, unless it speaks HTTP/2
 	status     int         // once reading
@@ -56,7 +57,7 @@ func (x *exchange) at() phase { return phase(x.phase.Load()) }
 // advance notes that the exchange got as far as p. A dial that goes on after
 // another connection came free does not take it back.
 func (x *exchange) advance(p phase) {
-	for {
+	for !x.withheld.Load() {
 		old := x.phase.Load()
 		if old >= int32(p) || x.phase.CompareAndSwap(old, int32(p)) {
 			return
@@ -129,6 +130,8 @@ func (x *exchange) gotConn(ctx context.Context, info httptrace.GotConnInfo) {
 		x.advance(sending)
 		return
 	}
+	// The transport may still write the request into its own buffer, and calls WroteRequest then.
+	x.withheld.Store(true)
 	x.abandon()
 	if secure, ok := info.Conn.(*tls.Conn); !ok || secure.ConnectionState().NegotiatedProtocol != "h2" {
 		_ = info.Conn.Close() // one of HTTP/1.1 would be written to all the same
