@@ -73,11 +73,12 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	return args, nil
 }
 
-// commit stages what is left, writes the indexes, and commits. It returns when the
-// batch was created. The indexes come first: an entry without a batch is dropped by
-// whoever meets it, a batch without an entry would be found by nobody. One server writes
-// the owner's list in the step that commits; in a cluster that comes first, too, and is
-// put in order afterwards, by the time of the batch.
+// commit stages what is left and commits. It returns when the batch was created. One
+// server writes the indexes in the step that commits. In a cluster they come first: an
+// entry without a batch is dropped by the process that meets it, a batch without an entry
+// would never be found. The actions are staged before the entry is made, so a process that
+// meets it sees them and waits; the owner's list is put in order afterwards, by the time of
+// the batch.
 func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanOut) (time.Time, error) {
 	if u.s.shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, args, out)
@@ -91,10 +92,10 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	if err := u.extendClaim(ctx, spec); err != nil {
 		return time.Time{}, err
 	}
-	if err := u.index(ctx, out.throttled); err != nil {
-		return time.Time{}, err
-	}
 	if u.s.shards > 1 {
+		if err := u.index(ctx, out.throttled); err != nil {
+			return time.Time{}, err
+		}
 		if err := u.list(ctx, "", true); err != nil {
 			return time.Time{}, err
 		}
@@ -125,16 +126,13 @@ func (u *upload) list(ctx context.Context, created string, keep bool) error {
 // commitAtOnce does it all in one exchange, for a small batch, and has its tasks
 // enqueued along with it if they are few. A server of this process takes them along, too.
 // One server runs what comes over a connection in its order, so if it breaks off, what
-// stands is what could stand otherwise. If the commit fails, nothing is enqueued. Should
-// an index be refused and the commit not, the client is told so, and the batch may run all
-// the same; repeating it under its key adds the entry.
+// stands is what could stand otherwise. If the commit fails, nothing is enqueued.
 func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]string, error) {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
 	u.doubtful = true
 	pipe := u.s.rdb.Pipeline()
 	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
-	u.addIndexes(ctx, pipe, out.throttled)
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
 	var tasks *sentTasks
@@ -158,7 +156,7 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 	if turn != nil {
 		taken = turn.took(ctx)
 	}
-	for _, cmd := range cmds[:upTo] { // a batch that lacks an entry is not to be acknowledged
+	for _, cmd := range cmds[:upTo] {
 		if err := cmd.Err(); err != nil {
 			return nil, mapError(ctx, err)
 		}
@@ -182,7 +180,7 @@ func (u *upload) commitKeys() []string {
 	if u.s.shards > 1 {
 		return keys
 	}
-	keys = append(keys, ownerKey(u.owner))
+	keys = append(keys, ownerKey(u.owner), openKey, throttledKey)
 	if u.claim != "" {
 		keys = append(keys, u.claim)
 	}
@@ -219,7 +217,7 @@ func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 	if err != nil || b.Status.Terminal() {
 		return b, err
 	}
-	// It may lack an entry, of which its client was told.
+	// In a cluster the entries may be gone: another process may have removed them before the commit.
 	if err := u.list(ctx, m["created"]+"000", true); err != nil {
 		return nil, err
 	}
@@ -238,22 +236,20 @@ func (u *upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
 	return err
 }
 
+// index enters the batch into the lists of the batches that the sweeper looks after.
 func (u *upload) index(ctx context.Context, throttled bool) error {
 	ctx, cancel := u.s.within(ctx)
 	defer cancel()
 	_, err := u.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
-		u.addIndexes(ctx, p, throttled)
+		p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
+		if throttled {
+			p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
+		}
 		return nil
 	})
 	return mapError(ctx, err)
 }
 
-func (u *upload) addIndexes(ctx context.Context, p redis.Pipeliner, throttled bool) {
-	p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
-	if throttled {
-		p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})
-	}
-}
 
 // private is what of a batch may hold secrets.
 type private struct {

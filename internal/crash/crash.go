@@ -21,7 +21,7 @@ const (
 	Admitted Point = "admitted"
 	// Readmitted is after a refused upload gave its places back, before what it staged is dropped.
 	Readmitted Point = "readmitted"
-	// Indexed is after the batch stands in both indexes, before its groups are staged.
+	// Indexed is before a batch's groups are staged; in a cluster its entries exist by then.
 	Indexed Point = "indexed"
 	// BeforeCommit is when all is staged, before the step that makes the batch exist.
 	BeforeCommit Point = "before_commit"

@@ -1,8 +1,8 @@
 -- commit makes a batch exist. Before it nothing of the batch can be seen; after
 -- it the batch is whole.
--- KEYS: meta, state, ledger, actions, results, groups, upload, then the owner's list, and the
---       idempotency key if it must still point here and is to for as long as it is told; a cluster
---       has both elsewhere
+-- KEYS: meta, state, ledger, actions, results, groups, upload, then the owner's list, the open
+--       batches, the throttled ones, and the idempotency key if it must still point here; a cluster
+--       has these four in other slots
 -- ARGV: number of actions, '1' if the upload marker must still stand,
 --       expires_in ms, retention ms, number of groups, the states or '' if no
 --       action waits for its group, batch id, time to live of the idempotency key in ms, ms that
@@ -15,7 +15,7 @@ if created then
 end
 local n = tonumber(ARGV[1])
 if (ARGV[2] == '1' and redis.call('EXISTS', KEYS[7]) == 0) or redis.call('HLEN', KEYS[4]) ~= n
-  or redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[5]) or (KEYS[9] and redis.call('GET', KEYS[9]) ~= ARGV[7]) then
+  or redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[5]) or (KEYS[11] and redis.call('GET', KEYS[11]) ~= ARGV[7]) then
   return {'lost'}
 end
 local us = now_us()
@@ -43,8 +43,12 @@ redis.call('PEXPIREAT', KEYS[4], ms(gone))
 redis.call('DEL', KEYS[7])
 if KEYS[8] then
   list(KEYS[8], ARGV[7], us, tonumber(ARGV[9]))
+  redis.call('ZADD', KEYS[9], 0, ARGV[7])
+  if redis.call('HEXISTS', KEYS[1], 'throttle') == 1 then
+    redis.call('ZADD', KEYS[10], 0, ARGV[7])
+  end
 end
-if KEYS[9] then
-  redis.call('PEXPIRE', KEYS[9], ARGV[8])
+if KEYS[11] then
+  redis.call('PEXPIRE', KEYS[11], ARGV[8])
 end
 return {'ok', ms(now), ms(us)}
