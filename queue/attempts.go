@@ -12,18 +12,17 @@ const (
 	// attemptLasts is how long an attempt that has ended is remembered. It is longer
 	// than a failover takes, whose last writes may be lost.
 	attemptLasts = 30 * time.Second
-	// attemptBytes bounds the results that are remembered. Beyond it the oldest go.
-	attemptBytes = 16 << 20
+	// attemptBytes bounds what is remembered of them, results included. Beyond it the oldest go.
+	attemptBytes = 32 << 20
 )
 
 // attempts remembers what this process did with actions: those that it has in flight,
 // and for a while what became of them. Redis may forget it, and then this is all that
 // tells whether an action was sent.
 type attempts struct {
-	mu    sync.Mutex
-	last  map[actionKey]*attempt // the newest of each action
-	ended []*attempt             // in the order in which they ended
-	bytes int                    // of their results
+	mu     sync.Mutex
+	flying map[actionKey]*attempt // the newest of each action that is in flight or begins
+	ended  recentAttempts
 }
 
 // actionKey names an action.
@@ -44,7 +43,7 @@ type attempt struct {
 	group  []any          // what ended the group that the action leads: further arguments of its step
 	noted  map[int][]byte // of a group: the results of members that its record holds, sealed
 	leads  bool           // the action leads a group
-	before *attempt       // the one before, until this one has begun
+	before *attempt       // the one before that is in flight, until this one has begun
 	at     time.Time      // when it ended
 }
 
@@ -60,15 +59,17 @@ func (a *attempt) finished() bool {
 	return a != nil && a.state != stateBeginning && a.state != stateRunning && a.state != stateWaiting
 }
 
-func newAttempts() *attempts { return &attempts{last: make(map[actionKey]*attempt)} }
+func newAttempts() *attempts {
+	return &attempts{flying: make(map[actionKey]*attempt), ended: newRecentAttempts()}
+}
 
 // begin notes that an action is about to be begun with a token.
 func (m *attempts) begin(id string, index int, token string) *attempt {
 	key := actionKey{id, index}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a := &attempt{actionKey: key, entry: entry{token: token}, state: stateBeginning, before: m.last[key]}
-	m.last[key] = a
+	a := &attempt{actionKey: key, entry: entry{token: token}, state: stateBeginning, before: m.flying[key]}
+	m.flying[key] = a
 	return a
 }
 
@@ -77,6 +78,7 @@ func (m *attempts) begun(a *attempt, b *batch.Begun, round string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a.entry, a.round, a.state, a.leads, a.before = entryOf(b), round, stateRunning, b.Group != nil, nil
+	m.ended.forget(a.actionKey)
 }
 
 // notBegun forgets an attempt that did not begin.
@@ -86,9 +88,9 @@ func (m *attempts) notBegun(a *attempt) {
 	m.drop(a)
 }
 
-// drop forgets an attempt, with the lock held.
+// drop forgets an attempt that is in flight or begins, with the lock held.
 func (m *attempts) drop(a *attempt) {
-	last := m.last[a.actionKey]
+	last := m.flying[a.actionKey]
 	if last != a {
 		for ; last != nil; last = last.before {
 			if last.before == a {
@@ -98,9 +100,9 @@ func (m *attempts) drop(a *attempt) {
 		return
 	}
 	if a.before != nil {
-		m.last[a.actionKey] = a.before
+		m.flying[a.actionKey] = a.before
 	} else {
-		delete(m.last, a.actionKey)
+		delete(m.flying, a.actionKey)
 	}
 }
 
@@ -108,16 +110,16 @@ func (m *attempts) drop(a *attempt) {
 func (m *attempts) before(a *attempt) *attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if a.before == nil {
-		return nil
+	if a.before != nil {
+		before := *a.before
+		return &before
 	}
-	before := *a.before
-	return &before
+	return m.ended.find(a.actionKey)
 }
 
-// find returns an attempt at an action by its token, or nil, with the lock held.
+// find returns an attempt that is in flight or begins by its token, or nil, with the lock held.
 func (m *attempts) find(id string, index int, token string) *attempt {
-	a := m.last[actionKey{id, index}]
+	a := m.flying[actionKey{id, index}]
 	for a != nil && a.entry.token != token {
 		a = a.before
 	}
@@ -172,8 +174,8 @@ func (m *attempts) end(id string, index int, token, state string, result []byte,
 		return
 	}
 	a.state, a.result, a.group, a.noted, a.at = state, result, group, nil, time.Now()
-	m.ended = append(m.ended, a)
-	m.bytes += a.size()
+	m.drop(a)
+	m.ended.add(a)
 	m.expire(a.at)
 }
 
@@ -186,9 +188,8 @@ func (m *attempts) uncount(id string, index int, token string) {
 	}
 }
 
-// size is about how many bytes of results the attempt keeps.
-func (a *attempt) size() int {
-	n := len(a.result)
+// groupSize is about how many bytes the attempt keeps of what ended its group.
+func (a *attempt) groupSize() (n int) {
 	for _, arg := range a.group {
 		if sealed, ok := arg.([]byte); ok {
 			n += len(sealed)
@@ -198,17 +199,7 @@ func (a *attempt) size() int {
 }
 
 // expire forgets attempts that ended too long ago, or that are too much, with the lock held.
-func (m *attempts) expire(now time.Time) {
-	n := 0
-	for n < len(m.ended) && (m.bytes > attemptBytes || now.Sub(m.ended[n].at) > attemptLasts) {
-		a := m.ended[n]
-		m.bytes -= a.size()
-		m.drop(a)
-		m.ended[n] = nil
-		n++
-	}
-	m.ended = m.ended[n:]
-}
+func (m *attempts) expire(now time.Time) { m.ended.expire(now.Add(-attemptLasts), attemptBytes) }
 
 // abandon forgets an attempt if it is in flight here: it is not any more, and what became
 // of it is not known.
@@ -225,8 +216,8 @@ func (m *attempts) all() []*attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire(time.Now())
-	all := make([]*attempt, 0, len(m.last))
-	for _, last := range m.last {
+	all := m.ended.all()
+	for _, last := range m.flying {
 		for a := last; a != nil; a = a.before {
 			if a.state != stateBeginning {
 				found := *a
@@ -242,7 +233,7 @@ func (m *attempts) busy() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire(time.Now())
-	return len(m.last) > 0
+	return len(m.flying)+len(m.ended.newest) > 0
 }
 
 // known returns a copy of the attempt with that token, if there is one, and whether the
@@ -250,11 +241,17 @@ func (m *attempts) busy() bool {
 func (m *attempts) known(id string, index int, token string) (found *attempt, inHand bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	for a := m.last[actionKey{id, index}]; a != nil; a = a.before {
+	key := actionKey{id, index}
+	for a := m.flying[key]; a != nil; a = a.before {
 		inHand = inHand || a.state == stateBeginning || a.state == stateRunning
 		if a.entry.token == token {
 			same := *a
 			found = &same
+		}
+	}
+	if found == nil {
+		if a := m.ended.find(key); a != nil && a.entry.token == token {
+			found = a
 		}
 	}
 	return found, inHand

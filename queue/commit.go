@@ -250,7 +250,6 @@ func (u *upload) index(ctx context.Context, throttled bool) error {
 	return mapError(ctx, err)
 }
 
-
 // private is what of a batch may hold secrets.
 type private struct {
 	WebhookURL string            `json:"webhook_url,omitempty"`

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"bytes"
 	"slices"
 	"strconv"
 	"testing"
@@ -367,10 +368,10 @@ func TestAttemptsAreRememberedForAWhile(t *testing.T) {
 		require.Len(t, m.all(), 2)
 		time.Sleep(time.Millisecond)
 		require.Len(t, m.all(), 1, "what is in flight is never forgotten")
-		for i := range 20 {
+		for i := range 40 {
 			run(10+i, "t"+strconv.Itoa(i), 1<<20)
 		}
-		require.Len(t, m.all(), 1+attemptBytes>>20)
+		require.Len(t, m.all(), attemptBytes>>20, "one is in flight, and each takes a little more than its result")
 		found, _ := m.known("b", 10, "t0")
 		require.Nil(t, found, "the oldest go")
 		m.abandon("b", 0, "flying")
@@ -378,8 +379,43 @@ func TestAttemptsAreRememberedForAWhile(t *testing.T) {
 		require.False(t, inHand)
 		time.Sleep(time.Hour)
 		require.False(t, m.busy())
-		require.Zero(t, m.bytes)
+		require.LessOrEqual(t, m.ended.bytes, recentChunk)
 	})
+}
+
+func TestAnAttemptThatHasEndedIsRememberedAsItWas(t *testing.T) {
+	t.Parallel()
+	m := newAttempts()
+	want := make(map[actionKey]attempt)
+	began := fromMillis("1795958661272")
+	for i := range 3 * recentChunk / 400 { // in several chunks
+		id, token := "b"+strconv.Itoa(i%7), "token"+strconv.Itoa(i)
+		a := m.begin(id, i, token)
+		m.begun(a, &batch.Begun{
+			Token: batch.Token(token), Worker: "w1", Attempt: 1 + i%3, Earlier: i % 2, FirstAt: began.Add(-time.Duration(i) * time.Millisecond), StartedAt: began,
+		}, strconv.Itoa(i%4))
+		var group []any
+		if i%50 == 0 {
+			group = []any{"arg", []byte("sealed")}
+		}
+		m.end(id, i, token, "F", bytes.Repeat([]byte{byte(i)}, i%500), group)
+		want[a.actionKey] = *a
+	}
+	require.Greater(t, len(m.ended.chunks), 2)
+	all := m.all()
+	require.Len(t, all, len(want))
+	for _, got := range all {
+		as := want[got.actionKey]
+		require.Equal(t, as.entry.String(), got.entry.String())
+		require.True(t, as.at.Equal(got.at))
+		require.True(t, bytes.Equal(as.result, got.result))
+		require.Equal(t, []any{as.round, as.state, as.group}, []any{got.round, got.state, got.group})
+		found, inHand := m.known(got.id, got.index, got.entry.token)
+		require.False(t, inHand)
+		require.Equal(t, as.entry.String(), found.entry.String())
+	}
+	m.begun(m.begin("b0", 0, "again"), &batch.Begun{Token: "again", Attempt: 2}, "")
+	require.Len(t, m.all(), len(want), "the newer one in place of the other")
 }
 
 // An attempt that does not begin leaves what is known of the one before.

@@ -1,0 +1,179 @@
+package queue
+
+import (
+	"bytes"
+	"encoding/binary"
+	"hash/maphash"
+	"time"
+)
+
+// recentChunk is the size of the blocks in which ended attempts are kept.
+const recentChunk = 256 << 10
+
+// recentAttempts keeps the attempts that have ended, the newest of each action, oldest
+// first out. A process can have a hundred thousand of them, so they are encoded, in blocks
+// without pointers, which the garbage collector does not have to look through. Those that
+// led a group are few, and kept as they are.
+type recentAttempts struct {
+	seed   maphash.Seed
+	base   time.Time           // records count from here, whatever the clock is set to
+	chunks [][]byte            // whole records; of the first one, those before head are gone
+	head   int                 // in the first chunk
+	gone   uint64              // number of chunks that were dropped
+	spare  []byte              // a chunk to use again
+	newest map[uint64]uint64   // position of the newest record of an action, by hash
+	groups map[uint64]*attempt // what ended groups, by position of their records
+	bytes  int                 // of the chunks, and of what ended groups
+}
+
+func newRecentAttempts() recentAttempts {
+	return recentAttempts{seed: maphash.MakeSeed(), base: time.Now(), newest: make(map[uint64]uint64), groups: make(map[uint64]*attempt)}
+}
+
+func (r *recentAttempts) hash(key actionKey) uint64 {
+	return maphash.String(r.seed, key.id) ^ uint64(key.index)*0x9e3779b97f4a7c15
+}
+
+// add keeps an attempt that has ended.
+func (r *recentAttempts) add(a *attempt) {
+	size := recordHead + 80 + len(a.id) + len(a.entry.token) + len(a.entry.worker) + len(a.round) + len(a.state) + len(a.result)
+	last := len(r.chunks) - 1
+	if last < 0 || cap(r.chunks[last])-len(r.chunks[last]) < size {
+		chunk := r.spare
+		r.spare = nil
+		if cap(chunk) < size {
+			chunk = make([]byte, 0, max(size, recentChunk))
+		}
+		r.chunks = append(r.chunks, chunk[:0])
+		r.bytes += cap(chunk)
+		last++
+	}
+	at := r.position(last, len(r.chunks[last]))
+	hash := r.hash(a.actionKey)
+	r.chunks[last] = r.append(r.chunks[last], hash, a)
+	r.newest[hash] = at
+	if a.group != nil {
+		r.groups[at] = a
+		r.bytes += a.groupSize()
+	}
+}
+
+// position numbers the records in the order in which they were added.
+func (r *recentAttempts) position(chunk, offset int) uint64 {
+	return (r.gone+uint64(chunk))<<32 | uint64(offset)
+}
+
+// at returns the attempt at a position.
+func (r *recentAttempts) at(position uint64) attempt {
+	if whole := r.groups[position]; whole != nil {
+		return *whole
+	}
+	chunk := r.chunks[position>>32-r.gone]
+	return r.read(chunk[position&(1<<32-1):])
+}
+
+// find returns the newest attempt at an action that has ended, or nil.
+func (r *recentAttempts) find(key actionKey) *attempt {
+	position, ok := r.newest[r.hash(key)]
+	if !ok {
+		return nil
+	}
+	if a := r.at(position); a.actionKey == key {
+		return &a
+	}
+	return nil
+}
+
+// forget forgets the attempts at an action: a newer one has begun.
+func (r *recentAttempts) forget(key actionKey) { delete(r.newest, r.hash(key)) }
+
+// all returns the attempts that have ended.
+func (r *recentAttempts) all() []*attempt {
+	all := make([]*attempt, 0, len(r.newest))
+	for _, position := range r.newest {
+		a := r.at(position)
+		all = append(all, &a)
+	}
+	return all
+}
+
+// expire forgets the attempts that ended before that time, and the oldest ones as long as all
+// take more than so many bytes.
+func (r *recentAttempts) expire(before time.Time, most int) {
+	limit := int64(before.Sub(r.base))
+	for len(r.chunks) > 0 {
+		chunk := r.chunks[0]
+		for r.head < len(chunk) {
+			record := chunk[r.head:]
+			if r.bytes <= most && endedAt(record) >= limit {
+				return
+			}
+			position, hash := r.position(0, r.head), hashOf(record)
+			if r.newest[hash] == position {
+				delete(r.newest, hash)
+			}
+			if whole := r.groups[position]; whole != nil {
+				r.bytes -= whole.groupSize()
+				delete(r.groups, position)
+			}
+			r.head += lengthOf(record)
+		}
+		if len(r.chunks) == 1 && cap(chunk) == recentChunk && r.bytes <= most {
+			return // the next ones go here
+		}
+		r.chunks[0] = nil
+		r.chunks, r.head, r.gone = r.chunks[1:], 0, r.gone+1
+		r.bytes -= cap(chunk)
+		if cap(chunk) == recentChunk {
+			r.spare = chunk
+		}
+	}
+}
+
+// A record begins with the time at which the attempt ended, in nanoseconds from base, the hash
+// of its action, and the record's length.
+const recordHead = 8 + 8 + 4
+
+func endedAt(record []byte) int64 { return int64(binary.LittleEndian.Uint64(record)) }
+func hashOf(record []byte) uint64 { return binary.LittleEndian.Uint64(record[8:]) }
+func lengthOf(record []byte) int  { return int(binary.LittleEndian.Uint32(record[16:])) }
+
+func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
+	start := len(out)
+	out = binary.LittleEndian.AppendUint64(out, uint64(a.at.Sub(r.base)))
+	out = binary.LittleEndian.AppendUint64(out, hash)
+	out = binary.LittleEndian.AppendUint32(out, 0) // the length, below
+	for _, n := range [...]int64{int64(a.index), a.entry.first.UnixMilli(), a.entry.started.UnixMilli(), int64(a.entry.attempts), int64(a.entry.earlier)} {
+		out = binary.AppendVarint(out, n)
+	}
+	for _, text := range [...]string{a.id, a.entry.token, a.entry.worker, a.round, a.state} {
+		out = append(binary.AppendUvarint(out, uint64(len(text))), text...)
+	}
+	out = append(out, a.result...)
+	binary.LittleEndian.PutUint32(out[start+16:], uint32(len(out)-start))
+	return out
+}
+
+func (r *recentAttempts) read(record []byte) (a attempt) {
+	rest := record[recordHead:lengthOf(record)]
+	number := func() int64 {
+		n, size := binary.Varint(rest)
+		rest = rest[size:]
+		return n
+	}
+	text := func() string {
+		n, size := binary.Uvarint(rest)
+		t := string(rest[size : size+int(n)])
+		rest = rest[size+int(n):]
+		return t
+	}
+	a.at = r.base.Add(time.Duration(endedAt(record)))
+	a.index = int(number())
+	a.entry.first, a.entry.started = time.UnixMilli(number()), time.UnixMilli(number())
+	a.entry.attempts, a.entry.earlier = int(number()), int(number())
+	a.id, a.entry.token, a.entry.worker, a.round, a.state = text(), text(), text(), text(), text()
+	if len(rest) > 0 {
+		a.result = bytes.Clone(rest) // the chunk is used again
+	}
+	return a
+}
