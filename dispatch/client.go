@@ -277,15 +277,12 @@ func (d *Dispatcher) Close() {
 // Do makes one attempt. It implements [batch.Dispatcher].
 func (d *Dispatcher) Do(ctx context.Context, r *batch.Request) *batch.Response {
 	started := time.Now()
-	if ready := r.Ready; ready != nil { // from there on it is the exchange that takes its time
-		timed := *r
-		timed.Ready = func(ctx context.Context) error {
-			defer func() { started = time.Now() }()
-			return ready(ctx)
-		}
-		r = &timed
+	var resp *batch.Response
+	if r.Ready == nil {
+		resp = d.attempt(ctx, r)
+	} else {
+		resp, started = d.attemptWhenReady(ctx, r)
 	}
-	resp := d.attempt(ctx, r)
 	result := &resp.Result
 	result.StartedAt, result.Duration = started, time.Since(started)
 	if d.log.Enabled(ctx, slog.LevelDebug) {
@@ -300,6 +297,19 @@ func (d *Dispatcher) Do(ctx context.Context, r *batch.Request) *batch.Response {
 			slog.Int64("duration_ms", result.Duration.Milliseconds()))
 	}
 	return resp
+}
+
+// attemptWhenReady makes an attempt whose request waits until it may be written, and returns
+// when the wait was over: it is no part of the attempt.
+func (d *Dispatcher) attemptWhenReady(ctx context.Context, r *batch.Request) (*batch.Response, time.Time) {
+	started := time.Now()
+	timed := *r
+	timed.Ready = func(ctx context.Context) error {
+		defer func() { started = time.Now() }()
+		return r.Ready(ctx)
+	}
+	resp := d.attempt(ctx, &timed)
+	return resp, started
 }
 
 func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Response {

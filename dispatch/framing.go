@@ -225,14 +225,14 @@ func (f *framer) takeField(line []byte) error {
 		return err
 	}
 	name, value, _ := bytes.Cut(line, []byte{':'})
-	if len(name) == 0 || len(name) == len(line) || bytes.ContainsAny(name, " \t") { // net/http looks at the rest
+	if len(name) == 0 || len(name) == len(line) || bytes.IndexByte(name, ' ') >= 0 || bytes.IndexByte(name, '\t') >= 0 { // net/http looks at the rest
 		return forbidden("its answer has a header whose name is not followed by a colon")
 	}
 	f.fields++
 	switch {
-	case bytes.EqualFold(name, []byte("Content-Length")):
+	case len(name) == len("Content-Length") && bytes.EqualFold(name, []byte("Content-Length")):
 		f.field = lengthField
-	case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+	case len(name) == len("Transfer-Encoding") && bytes.EqualFold(name, []byte("Transfer-Encoding")):
 		f.field = codingField
 	default:
 		f.field = otherField
@@ -245,6 +245,9 @@ func (f *framer) takeField(line []byte) error {
 
 // endField follows the end of the field before.
 func (f *framer) endField() error {
+	if f.field == otherField {
+		return nil
+	}
 	value := bytes.Trim(f.value, " \t")
 	switch f.field {
 	case lengthField:

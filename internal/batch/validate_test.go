@@ -132,3 +132,15 @@ func TestNamesOfCredentials(t *testing.T) {
 	}
 	require.Len(t, (&Action{ID: "a\x1b[31m", Method: "GET", Path: "/"}).Validate(), 1)
 }
+
+// What is let through without a closer look is let through by the closer look, too.
+func FuzzPlainPaths(f *testing.F) {
+	for _, path := range []string{"/", "//", "/a", "/a/b-c_1/Z9", "/a.b", "/a%2e", "/é", "", "a", "/a//b", "/" + strings.Repeat("a", MaxPathLength)} {
+		f.Add(path)
+	}
+	f.Fuzz(func(t *testing.T, path string) {
+		if plainPath(path) {
+			require.NoError(t, inspectPath(path))
+		}
+	})
+}
