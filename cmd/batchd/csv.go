@@ -11,6 +11,7 @@ import (
 	"iter"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -97,6 +98,8 @@ func (f *rowFlags) parse() (*rowTemplate, error) {
 	switch runes := []rune(f.delimiter); {
 	case f.delimiter == `\t` || f.delimiter == "tab":
 		t.delimiter = '\t'
+	case len(runes) == 1 && strings.ContainsRune("\"\r\n\x00\ufffd", runes[0]):
+		errs = append(errs, fmt.Errorf("--delimiter: %q cannot be a delimiter", f.delimiter))
 	case len(runes) == 1:
 		t.delimiter = runes[0]
 	case len(runes) > 1:
@@ -117,11 +120,20 @@ func (t *rowTemplate) bind(header []string) error {
 		}
 		for _, column := range tmpl.columns() {
 			if !slices.Contains(header, column) {
-				return fmt.Errorf("there is no column %q: the columns are %s", column, visible(strings.Join(header, ", ")))
+				return fmt.Errorf("there is no column %q: the columns are %s", column, quotedList(header))
 			}
 		}
 	}
 	return nil
+}
+
+// quotedList writes the names of columns so that blanks around them show.
+func quotedList(names []string) string {
+	quoted := make([]string, len(names))
+	for i, name := range names {
+		quoted[i] = strconv.Quote(clip(name))
+	}
+	return strings.Join(quoted, ", ")
 }
 
 // action makes the action of one row.
@@ -183,7 +195,7 @@ func readCSV(name string, in *bufio.Reader, t *rowTemplate, at *places) iter.Seq
 			yield(client.Action{}, err)
 			return
 		}
-		r := csv.NewReader(newCSVText(in))
+		r := csv.NewReader(newCSVText(in, t.delimiter))
 		r.Comma = t.delimiter
 		r.ReuseRecord = true
 		first, err := r.Read()
@@ -268,12 +280,17 @@ func csvError(name string, header, record []string, err error) error {
 	parse, ok := errors.AsType[*csv.ParseError](err)
 	text, isText := errors.AsType[*textError](err)
 	switch {
-	case isText && len(record) > 0 && len(record) <= len(header):
-		return fmt.Errorf("%s:%d:%d: column %q: %s", name, text.at.Line, text.at.Column, clip(header[len(record)-1]), text.detail)
+	case isText && text.field < len(header):
+		return fmt.Errorf("%s:%d:%d: column %q: %s", name, text.at.Line, text.at.Column, clip(header[text.field]), text.detail)
 	case isText:
 		return fmt.Errorf("%s:%w", name, err)
 	case !ok:
 		return fmt.Errorf("read %s: %w", name, err)
+	case errors.Is(err, csv.ErrBareQuote):
+		return fmt.Errorf("%s:%d:%d: there is a quote within a value that is not quoted: put the value into quotes, and write each quote within it twice",
+			name, parse.Line, parse.Column)
+	case errors.Is(err, csv.ErrQuote):
+		return fmt.Errorf("%s:%d:%d: the value goes on after the quote that ends it: write each quote within a quoted value twice", name, parse.Line, parse.Column)
 	case !errors.Is(err, csv.ErrFieldCount):
 		return fmt.Errorf("%s:%d:%d: %w", name, parse.Line, parse.Column, parse.Err)
 	case len(record) < len(header):

@@ -95,7 +95,7 @@ func TestRowsBeyondAllMeasureAreRefused(t *testing.T) {
 		"id\n" + strings.Repeat("x", 101) + "\n":                                 "2:101: the row has more than 0 MiB",
 		"id,n\n1,\"" + strings.Repeat("x\n", 99):                                 "2:3: the row goes on for more than 0 MiB: should the quote that opens here have an end?",
 	} {
-		r := newCSVText(bufio.NewReader(strings.NewReader(text)))
+		r := newCSVText(bufio.NewReader(strings.NewReader(text)), ',')
 		r.most = 100
 		_, err := io.Copy(io.Discard, r)
 		if want == "" {
@@ -113,7 +113,8 @@ func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
 		flags   []string
 		want    string
 	}{
-		"no such column":    {"id,name\n1,a\n", []string{"--path", "/{nick}"}, `a.csv:1: there is no column "nick": the columns are id, name`},
+		"no such column":    {"id,name\n1,a\n", []string{"--path", "/{nick}"}, `a.csv:1: there is no column "nick": the columns are "id", "name"`},
+		"blanks in a name":  {" id ,name\n1,a\n", []string{"--path", "/{id}"}, `a.csv:1: there is no column "id": the columns are " id ", "name"`},
 		"too short":         {"id,name,age\n1,a,3\n2,b\n", []string{"--path", "/{id}"}, `a.csv:3: column "age" is missing: the row has 2 of 3 columns`},
 		"too long":          {"id\n1\n2,b\n", []string{"--path", "/{id}"}, "a.csv:3: the row has 2 columns, but the header only 1: quote values that hold a delimiter"},
 		"not a number":      {"id,age\n1,\"a\nb\"\n2,x\n", []string{"--path", "/{id}", "--body", `{"a":{age:number}}`}, `a.csv:2: column "age": "a\nb" is not a number as JSON writes it`},
@@ -121,10 +122,10 @@ func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
 		"empty in a path":   {"id,x\n,1\n", []string{"--path", "/{id}"}, `a.csv:2: column "id": the value is empty, which would make another path: write {id?} where that is meant`},
 		"body not JSON":     {"id\nx\n", []string{"--path", "/", "--body", `{"a":{id:raw}}`}, `a.csv:2: the body is not JSON once its placeholders are filled in: {"a":x} (for other bodies there is --body-text)`},
 		"column twice":      {"id,id\n1,2\n", []string{"--path", "/{id}"}, `a.csv:1: the column "id" comes twice`},
-		"bare quote":        {"id\na\"b\n", []string{"--path", "/{id}"}, `a.csv:2:2: bare " in non-quoted-field`},
+		"bare quote":        {"id\na\"b\n", []string{"--path", "/{id}"}, `a.csv:2:2: there is a quote within a value that is not quoted: put the value into quotes, and write each quote within it twice`},
 		"semicolons":        {"id;name\n1;a\n", []string{"--path", "/{id}"}, `a.csv:1: the only column is "id;name", which holds the delimiter of other files: use --delimiter ';', or --delimiter ',' if it is one column`},
 		"tabs":              {"id\tname\n1\ta\n", []string{"--path", "/{id}"}, `a.csv:1: the only column is "id\tname", which holds the delimiter of other files: use --delimiter tab, or --delimiter ',' if it is one column`},
-		"a wrong delimiter": {"id\tname\n1\ta\n", []string{"--path", "/{id}", "--delimiter", ";"}, "a.csv:1: there is no column \"id\": the columns are id\\u0009name"},
+		"a wrong delimiter": {"id\tname\n1\ta\n", []string{"--path", "/{id}", "--delimiter", ";"}, "a.csv:1: there is no column \"id\": the columns are \"id\\tname\""},
 		"nameless at last":  {"id,name,\n1,a,\n", []string{"--path", "/{id}"}, "a.csv:1: column 3 has no name: name it, or take its delimiter out of every row"},
 		"nameless at first": {",name\n1,a\n", []string{"--path", "/{name}"}, "a.csv:1: column 1 has no name: name it, or take its delimiter out of every row"},
 		"nameless alone":    {"\"\"\n1\n", []string{"--path", "/"}, "a.csv:1: column 1 has no name: name it, or take its delimiter out of every row"},
@@ -140,7 +141,11 @@ func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
 		"name not UTF-8":    {"id,\xe9\n7,x\n", []string{"--path", "/{id}"}, `a.csv:1:4: the byte 0xe9 is not UTF-8: save the file as UTF-8`},
 		"a zero byte":       {"id,name\n7,x\x00y\n", []string{"--path", "/{id}"}, `a.csv:2:4: column "name": there is a zero byte here, which no text has`},
 		"an open quote":     {"id,name\n7,\"x\n8,y\n", []string{"--path", "/{id}"}, `a.csv:2:3: column "name": the quote that opens here has no end: a quote within a quoted value is written twice`},
-		"a quote too many":  {"id,name\n7,\"x\"y\",z\n8,y\n", []string{"--path", "/{id}"}, `a.csv:2:5: extraneous or missing " in quoted-field`},
+		"a quote too many":  {"id,name\n7,\"x\"y\",z\n8,y\n", []string{"--path", "/{id}"}, `a.csv:2:5: the value goes on after the quote that ends it: write each quote within a quoted value twice`},
+		"in quotes":         {"id,name,x\n7,\"x\xfc\",z\n", []string{"--path", "/{id}"}, `a.csv:2:5: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
+		"zero in quotes":    {"id,name\n7,\"x\x00\"\n", []string{"--path", "/{id}"}, `a.csv:2:5: column "name": there is a zero byte here, which no text has`},
+		"on a later line":   {"id,name\n1,\"a,b\n,M\xfc\"\n", []string{"--path", "/{id}"}, `a.csv:3:3: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
+		"other delimiter":   {"id§name\n1,2§\"M\xfc\"\n", []string{"--path", "/{id}", "--delimiter", "§"}, `a.csv:2:8: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
 		"old Mac":           {"id,name\r7,x\r8,y\r", []string{"--path", "/{id}"}, "a.csv:1:9: a line ends before this with CR alone, as on old Macs: save the file with LF or CRLF"},
 		"half a surrogate":  {"id,x\n1,\"\"\"\\ud800\"\"\"\n", []string{"--path", "/", "--body", `{"a":{x:json}}`}, `a.csv:2: column "x": "\"\\ud800\"" is not JSON`},
 		"empty file":        {"", []string{"--path", "/{id}"}, "a.csv: the file is empty: expected a row with the names of the columns"},
@@ -148,7 +153,7 @@ func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
 		"two bodies":        {"id\n1\n", []string{"--path", "/", "--body", "{id}", "--body-text", "x"}, "--body and --body-text exclude each other"},
 		"broken template":   {"id\n1\n", []string{"--path", "/{id", "--header-template", "x"}, "--path: the placeholder {id has no end: write {column}, or {{ for a { that stands for itself\n--header-template: expected 'Name: value'"},
 		"long delimiter":    {"id\n1\n", []string{"--path", "/", "--delimiter", ",,"}, `--delimiter: ",," is not one character`},
-		"bad delimiter":     {"id\n1\n", []string{"--path", "/", "--delimiter", "\""}, "read a.csv: csv: invalid field or comment delimiter"},
+		"bad delimiter":     {"id\n1\n", []string{"--path", "/", "--delimiter", "\""}, `--delimiter: "\"" cannot be a delimiter`},
 	} {
 		server := newFakeServer(t)
 		path := file(t, "a.csv", tc.content)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"unicode/utf8"
 
 	"github.com/batchd/batchd/internal/intake"
 )
@@ -19,9 +20,11 @@ const maxRow = maxLine
 // and text that is not UTF-8, zero bytes, a quote without an end and a byte order
 // mark in front of a row are errors, of the type [textError].
 type csvText struct {
-	in *bufio.Reader
+	in    *bufio.Reader
+	comma rune
 
 	line, column int // of the next byte, from 1
+	field        int // of the row, from 0
 	quoted       bool
 	opened       intake.TextPlace // the last quote
 	last         rune
@@ -29,11 +32,14 @@ type csvText struct {
 	err          error
 }
 
-func newCSVText(in *bufio.Reader) *csvText { return &csvText{in: in, line: 1, column: 1, most: maxRow} }
+func newCSVText(in *bufio.Reader, comma rune) *csvText {
+	return &csvText{in: in, comma: comma, line: 1, column: 1, most: maxRow}
+}
 
 // textError is a fault of a text at a place in it.
 type textError struct {
 	at     intake.TextPlace
+	field  int // of the row, from 0
 	detail string
 }
 
@@ -71,6 +77,9 @@ func (t *csvText) copyPlain(to []byte) int {
 		return 0
 	}
 	n, _ = t.in.Discard(copy(to, read[:n]))
+	if t.comma < utf8.RuneSelf && !t.quoted {
+		t.field += bytes.Count(to[:n], []byte{byte(t.comma)})
+	}
 	t.last = rune(to[n-1])
 	t.row += n
 	t.column += n
@@ -82,7 +91,7 @@ func (t *csvText) next(to []byte) ([]byte, error) {
 	r, size, err := t.in.ReadRune()
 	switch {
 	case errors.Is(err, io.EOF) && t.quoted:
-		return nil, &textError{t.opened, "the quote that opens here has no end: a quote within a quoted value is written twice"}
+		return nil, &textError{t.opened, t.field, "the quote that opens here has no end: a quote within a quoted value is written twice"}
 	case err != nil:
 		return nil, err
 	}
@@ -94,6 +103,8 @@ func (t *csvText) next(to []byte) ([]byte, error) {
 		if t.quoted = !t.quoted; t.quoted {
 			t.opened = intake.TextPlace{Line: t.line, Column: t.column}
 		}
+	case r == t.comma && !t.quoted:
+		t.field++
 	case r == '\n' && t.last == '\r' && t.quoted:
 		to = append(to, '\r') // csv.Reader drops one in front of every line end
 	}
@@ -103,7 +114,7 @@ func (t *csvText) next(to []byte) ([]byte, error) {
 	if r == '\n' {
 		t.line, t.column = t.line+1, 1
 		if !t.quoted {
-			t.row = 0
+			t.row, t.field = 0, 0
 		}
 	}
 	return append(to, string(r)...), nil
@@ -111,7 +122,7 @@ func (t *csvText) next(to []byte) ([]byte, error) {
 
 func (t *csvText) check(r rune, size int) error {
 	fault := func(format string, args ...any) error {
-		return &textError{intake.TextPlace{Line: t.line, Column: t.column}, fmt.Sprintf(format, args...)}
+		return &textError{intake.TextPlace{Line: t.line, Column: t.column}, t.field, fmt.Sprintf(format, args...)}
 	}
 	switch {
 	case r == '\ufffd' && size == 1:
@@ -128,7 +139,7 @@ func (t *csvText) check(r rune, size int) error {
 	case t.last == '\r' && r != '\n' && !t.quoted:
 		return fault("a line ends before this with CR alone, as on old Macs: save the file with LF or CRLF")
 	case t.row >= t.most && t.quoted:
-		return &textError{t.opened, fmt.Sprintf("the row goes on for more than %d MiB: should the quote that opens here have an end?", t.most>>20)}
+		return &textError{t.opened, t.field, fmt.Sprintf("the row goes on for more than %d MiB: should the quote that opens here have an end?", t.most>>20)}
 	case t.row >= t.most:
 		return fault("the row has more than %d MiB", t.most>>20)
 	}
