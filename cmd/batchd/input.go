@@ -161,7 +161,7 @@ func checkLine(line []byte, blanks int) error {
 	switch isObject := line[0] == '{'; {
 	case isObject && jsontext.Value(line).IsValid():
 		return nil
-	case !isObject && !intake.HasMark(line) && utf8.Valid(line):
+	case !isObject && !intake.HasMark(line) && utf8.Valid(line) && line[0] != 0:
 		return fmt.Errorf(": expected an action, which is a JSON object, not %s", visible(clip(string(line))))
 	}
 	dec := jsontext.NewDecoder(bytes.NewReader(line))

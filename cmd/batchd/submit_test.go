@@ -100,6 +100,8 @@ func TestFaultsOfAFileNameFileAndLine(t *testing.T) {
 		"UTF-16":               {"a.ndjson", "\xff\xfe{\x00}\x00", "a.ndjson: the text is in UTF-16: save it as UTF-8"},
 		"UTF-16, no mark":      {"a.json", "\x00{\x00}", "a.json: the text is in UTF-16: save it as UTF-8"},
 		"a mark inside":        {"a.ndjson", "{}\n\ufeff{}\n", "a.ndjson:2:1: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"},
+		"UTF-16 inside":        {"a.ndjson", strings.Repeat(" ", 2<<10) + "{}\n\xff\xfe{\x00}\x00\n", "a.ndjson:2:1: invalid character '\\xff' at start of value: text in UTF-16 has such bytes, which begins here if it was appended to this text: save all of it as UTF-8"},
+		"a zero byte":          {"a.ndjson", strings.Repeat(" ", 2<<10) + "{}\n\x00{\x00}\n", "a.ndjson:2:1: invalid character '\\x00' at start of value: text in UTF-16 has such bytes, which begins here if it was appended to this text: save all of it as UTF-8"},
 		"a mark in a document": {"a.json", "{\"actions\":\n \ufeff[]}", "a.json:2:2: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one) at /actions"},
 		"two marks":            {"a.json", "\ufeff\ufeff[]", "a.json:1:1: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"},
 		"no JSON blank":        {"a.ndjson", "{}\n\u00a0\n{}\n", "a.ndjson:2: expected an action, which is a JSON object, not \u00a0"},

@@ -81,6 +81,8 @@ func SyntaxReason(syntax *jsontext.SyntacticError) string {
 		return "it ends too early"
 	case strings.Contains(reason, `'\ufeff'`):
 		return MarkInside
+	case strings.Contains(reason, `'\xff'`), strings.Contains(reason, `'\xfe'`), strings.Contains(reason, `'\x00'`):
+		return reason + ": text in UTF-16 has such bytes, which begins here if it was appended to this text: save all of it as UTF-8"
 	default:
 		return reason
 	}
