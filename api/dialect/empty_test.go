@@ -4,11 +4,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // decodeIn decodes a body in a dialect, with all credentials there are.
@@ -135,5 +137,29 @@ func TestHeadersThatAreNotUTF8AreRefused(t *testing.T) {
 	} {
 		_, err := decodeIn(t, name, row.header, row.body)
 		require.ErrorContains(t, err, "is not UTF-8", name)
+	}
+}
+
+func TestKeysThatNoHeaderCanCarryAreRefused(t *testing.T) {
+	t.Parallel()
+	const requests = `"requests":[{"path":"/v1.1/instances/i/a","method":"GET"}]`
+	long := strings.Repeat("x", batch.MaxHeaderLength)
+	for _, row := range []struct {
+		header     http.Header
+		body       string
+		at, detail string
+	}{
+		{nil, `{"_api_key":"a\nb",` + requests + `}`, "/_api_key", `the value of header "X-API-KEY" holds the control character 0x0a`},
+		{nil, `{` + requests + `,"_user_key":"\u0000"}`, "/_user_key", `the value of header "X-USER-KEY" holds the control character 0x00`},
+		{nil, `{"_user_key":"` + long + `",` + requests + `}`, "/_user_key", "at most 16384 are allowed"},
+		{http.Header{"X-Api-Key": {long}}, `{` + requests + `}`, "", "at most 16384 are allowed"},
+		{http.Header{"Authorization": {long}}, `{` + requests + `}`, "", "at most 16384 are allowed"},
+	} {
+		_, err := decodeIn(t, "syncano", row.header, row.body)
+		var invalid *dialect.InvalidError
+		require.ErrorAs(t, err, &invalid)
+		require.Len(t, invalid.Faults, 1)
+		require.Equal(t, row.at, invalid.Faults[0].Pointer)
+		require.Contains(t, invalid.Faults[0].Detail, row.detail)
 	}
 }

@@ -142,6 +142,15 @@ func (it *item) send(name, value string) {
 	}
 }
 
+// credential checks a credential of the batch request that goes with every action as a
+// header, before it is in any of them.
+func (d *reader) credential(pointer, name, value string) {
+	probe := batch.Action{Method: http.MethodGet, Path: "/", Headers: []batch.Field{{Name: name, Value: value}}}
+	for _, fault := range probe.Validate() {
+		d.Fault(pointer, "%s", fault.Detail)
+	}
+}
+
 // sendsBody reports whether a request of that method has content.
 func sendsBody(method string) bool {
 	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch

@@ -35,13 +35,16 @@ func (syncano) Decode(r *Request) (*Submission, error) {
 			d.Fault("", "the instance in the path of the batch is no name of one: expected letters, digits, - and _")
 		}
 		sub := &d.sub
+		d.credential("", "X-API-KEY", c.APIKey)
+		d.credential("", "X-USER-KEY", c.UserKey)
+		d.credential("", "Authorization", c.Authorization)
 		// The 2.x client puts into the body what others put into the header.
 		_, err := d.Object(dec, []string{"requests", "_api_key", "_user_key", "_method"}, func(name string) error {
 			switch name {
 			case "_api_key":
-				return d.Text(dec, func(key string) error { return agree(&sub.Credentials.APIKey, key, "X-API-KEY") })
+				return d.Text(dec, func(key string) error { return d.agree(&sub.Credentials.APIKey, key, "X-API-KEY", "/_api_key") })
 			case "_user_key":
-				return d.Text(dec, func(key string) error { return agree(&sub.Credentials.UserKey, key, "X-USER-KEY") })
+				return d.Text(dec, func(key string) error { return d.agree(&sub.Credentials.UserKey, key, "X-USER-KEY", "/_user_key") })
 			case "_method":
 				return d.Text(dec, func(method string) error {
 					if !strings.EqualFold(method, http.MethodPost) {
@@ -69,9 +72,12 @@ func (syncano) Decode(r *Request) (*Submission, error) {
 }
 
 // agree takes a credential of the body, which must not differ from one in the header.
-func agree(to *string, key, header string) error {
+func (d *reader) agree(to *string, key, header, pointer string) error {
 	if *to != "" && *to != key {
 		return errors.New("the key differs from that in the " + header + " header: send one of them")
+	}
+	if *to == "" {
+		d.credential(pointer, header, key)
 	}
 	*to = key
 	return nil
