@@ -173,7 +173,7 @@ func (t Target) Validate() []Fault {
 	switch {
 	case t.Rate.N == 0 && t.Burst > 1:
 		add("/burst", "the burst is %d, and there is no rate that it belongs to: add a rate such as 10/s, or leave it out", t.Burst)
-	case t.Rate.N == 0 && t.Burst < 0:
+	case t.Rate.N == 0 && t.Burst < 1:
 		add("/burst", "the burst is %d: expected 1 or more, and a rate that it belongs to", t.Burst)
 	case t.Rate.N > 0 && (t.Burst < 1 || t.Burst > t.Rate.N):
 		add("/burst", "the burst is %d: expected 1 to the %d requests of the rate %s", t.Burst, t.Rate.N, t.Rate)
