@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"time"
@@ -70,6 +71,7 @@ type given struct {
 	flying int
 	state  batch.LimitState
 	wait   time.Duration
+	next   time.Duration // until the rate admits another action, 0 if it does now
 	taken  []any // see admission
 }
 
@@ -80,6 +82,12 @@ func grantName(id, token string) string {
 		return id
 	}
 	return id + ":" + token
+}
+
+// batchOf returns the batch that a grant was made for.
+func batchOf(grant string) string {
+	id, _, _ := strings.Cut(grant, ":")
+	return id
 }
 
 // asked is what a limit is asked for.
@@ -100,7 +108,11 @@ func (s *Store) admit(ctx context.Context, a asked) (*given, error) {
 	if err != nil || most == 0 || (a.n > most && !a.partial) || (got.holds >= a.n && 2*got.state.Free >= most) {
 		return got, err
 	}
-	seen, err := s.lookAtFlying(ctx, limitKeys(a.owner, a.limit.Scope)[1])
+	looks := 0
+	if a.kept && a.partial {
+		looks = feedLooks // it asks again soon
+	}
+	seen, err := s.lookAtFlying(ctx, limitKeys(a.owner, a.limit.Scope)[1], looks)
 	if err != nil {
 		return nil, err
 	}
@@ -130,6 +142,7 @@ func (s *Store) askLimit(ctx context.Context, a asked, seen []any, held int) (*g
 		holds: holds, flying: int(atoi(answer[4])), taken: taken,
 		state: batch.LimitState{Limit: limit, Remaining: int(atoi(answer[1])), Free: max(limit.Concurrent-int(atoi(answer[4])), 0), Reset: time.Duration(atoi(answer[2])) * time.Millisecond},
 		wait:  time.Duration(atoi(answer[3])) * time.Millisecond,
+		next:  time.Duration(atoi(answer[6])) * time.Millisecond,
 	}, nil
 }
 
@@ -159,16 +172,36 @@ func (g *given) refusal(n int) *batch.LimitedError {
 	return e
 }
 
+const (
+	// feedLooks is the most grants that one question of the feeder to a limit looks at.
+	feedLooks = 100
+	// endedLooks is the most grants of which all that was given has ended that one question to a
+	// limit looks at. They take no room, and are looked at so that those of ended batches go.
+	endedLooks = 10
+)
+
 // lookAtFlying asks the batches of a limit's grants what is in flight: grant, what was found, and
 // number in turn. Asking the batches themselves is what gives back the place of an action however
-// it ended, and whichever process ended it.
-func (s *Store) lookAtFlying(ctx context.Context, key string) ([]any, error) {
+// it ended, and whichever process ended it. It looks at that many grants of which something is in
+// flight, chosen by chance, or at all if that is zero.
+func (s *Store) lookAtFlying(ctx context.Context, key string, most int) ([]any, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	grants, err := s.rdb.HKeys(ctx, key).Result()
-	if err != nil || len(grants) == 0 {
+	all, err := s.rdb.HGetAll(ctx, key).Result()
+	if err != nil || len(all) == 0 {
 		return nil, mapError(ctx, err)
 	}
+	var grants, ended []string
+	for grant, packed := range all {
+		if given, over, _ := strings.Cut(packed, "|"); atoi(given) > atoi(over) {
+			grants = append(grants, grant)
+		} else {
+			ended = append(ended, grant)
+		}
+	}
+	grants = append(some(grants, most), some(ended, endedLooks)...)
+	// What is left out because its node is away frees too little, which is safe.
+	grants = slices.DeleteFunc(grants, func(grant string) bool { return s.isAway(ctx, keysOf(batchOf(grant)).meta) })
 	pipe := s.rdb.Pipeline()
 	looks := make([]*redis.Cmd, len(grants))
 	for i, grant := range grants {
@@ -184,7 +217,7 @@ func (s *Store) lookAtFlying(ctx context.Context, key string) ([]any, error) {
 			err = errAnswer
 		}
 		if err != nil {
-			// Its node may be away. What is left out frees too little, which is safe.
+			s.noteAway(ctx, keysOf(batchOf(grant)).meta, mapError(ctx, err))
 			s.log.DebugContext(ctx, "batch of a limit's grant not looked at", "grant", grant, "error", mapError(ctx, err))
 			continue
 		}
@@ -193,4 +226,13 @@ func (s *Store) lookAtFlying(ctx context.Context, key string) ([]any, error) {
 		}
 	}
 	return seen, nil
+}
+
+// some returns at most so many of some texts, chosen by chance, or all if that is zero.
+func some(all []string, most int) []string {
+	if most == 0 || len(all) <= most {
+		return all
+	}
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	return all[:most]
 }

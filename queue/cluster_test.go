@@ -232,7 +232,7 @@ func TestANodeThatIsAwayCostsNoLookAtTheBatchesOfOthers(t *testing.T) {
 	}
 	require.NoError(t, b.rdb.HSet(b.ctx, grants, alive, "1|0", dead, "1|0").Err())
 	node.Kill()
-	seen, err := b.lookAtFlying(b.ctx, grants)
+	seen, err := b.lookAtFlying(b.ctx, grants, 0)
 	require.NoError(t, err)
 	require.Len(t, seen, 3)
 	require.Equal(t, alive, seen[0])

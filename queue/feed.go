@@ -18,42 +18,35 @@ import (
 // limits allow.
 const throttledKey = "batchd:throttled"
 
-// Feed implements [batch.Sweeper].
-func (s *Store) Feed(ctx context.Context) (waiting int, err error) {
-	ids, err := s.throttled(ctx)
-	if err != nil {
-		return 0, err
-	}
-	var faults []error
-	for _, id := range ids {
-		// One batch that cannot be fed keeps no other waiting.
-		if err := s.feed(ctx, id); err != nil {
-			faults = append(faults, fmt.Errorf("feed batch %s: %w", id, err))
-		}
-		if len(faults) > sweepFaults {
-			break
-		}
-	}
-	return len(ids), errors.Join(faults...)
-}
+// feedChunks is the most chunks of a batch that a round of the feeder hands out at a time.
+const feedChunks = 10
 
-func (s *Store) throttled(ctx context.Context) ([]string, error) {
-	ctx, cancel := s.within(ctx)
-	defer cancel()
-	ids, err := s.rdb.ZRangeByLex(ctx, throttledKey, &redis.ZRangeBy{Min: "-", Max: "+"}).Result()
-	return ids, mapError(ctx, err)
-}
-
-// metaAt reads the hash of a batch, and a time at or shortly before which it was so.
-func (s *Store) metaAt(ctx context.Context, id string) (map[string]string, time.Time, error) {
+// readHeads reads the hashes of batches in one exchange. A batch that could not be read has
+// none, and err says why, unless its node is known to be away.
+func (s *Store) readHeads(ctx context.Context, ids []string) (heads map[string]map[string]string, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
-	at, meta := pipe.Time(ctx), pipe.HGetAll(ctx, keysOf(id).meta)
-	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, time.Time{}, mapError(ctx, err)
+	cmds := make([]*redis.MapStringStringCmd, len(ids))
+	for i, id := range ids {
+		if key := keysOf(id).meta; !s.isAway(ctx, key) {
+			cmds[i] = pipe.HGetAll(ctx, key)
+		}
 	}
-	return meta.Val(), at.Val(), nil
+	s.send(ctx, pipe)
+	heads = make(map[string]map[string]string, len(ids))
+	for i, id := range ids {
+		if cmds[i] == nil {
+			continue
+		}
+		if fault := cmds[i].Err(); fault != nil {
+			err = fmt.Errorf("read the head of batch %s: %w", id, mapError(ctx, fault))
+			s.noteAway(ctx, keysOf(id).meta, err)
+			continue
+		}
+		heads[id] = cmds[i].Val()
+	}
+	return heads, err
 }
 
 // feed hands out as many of a batch's actions as its owner's limit admits now. Any number
@@ -61,55 +54,93 @@ func (s *Store) metaAt(ctx context.Context, id string) (map[string]string, time.
 // gives is in the grant before it is handed out, what is handed out in the batch
 // before its task is enqueued, and each of these three steps goes on from what it finds.
 func (s *Store) feed(ctx context.Context, id string) error {
-	m, at, err := s.metaAt(ctx, id)
-	if err != nil {
+	heads, err := s.readHeads(ctx, []string{id})
+	m, read := heads[id]
+	if !read {
+		return err // or its node is away, and the sweeper feeds it later
+	}
+	state, err := s.feedable(ctx, id, m)
+	if err != nil || state == feedStaged || state == feedDone {
+		return err // the sweeper takes it off the list
+	}
+	if err := s.completeHandOut(ctx, id, m); err != nil || state == feedGiven {
 		return err
 	}
+	grant, err := s.askFor(ctx, id, m)
+	if err != nil || grant.holds <= int(atoi(m["given"])) {
+		return err
+	}
+	_, err = s.handOut(ctx, id, m, grant.holds, 0)
+	return err
+}
+
+// feedState says what there is to be done with a throttled batch.
+type feedState int
+
+const (
+	feedStaged feedState = iota // it is about to be committed
+	feedDone                    // nothing: it has ended, is ending, is gone, or all of it is handed out
+	feedGiven                   // its limit has given all of it, and not all of its tasks exist
+	feedWaits                   // its limit is to be asked for more
+)
+
+// feedable says what there is to be done with a throttled batch, by its hash.
+func (s *Store) feedable(ctx context.Context, id string, m map[string]string) (feedState, error) {
 	given, upTo := int(atoi(m["given"])), askedOf(m)
-	handed, enqueued := int(atoi(m["handed"])), int(atoi(m["enqueued"]))
 	if len(m) == 0 {
 		staged, err := s.staged(ctx, []string{id})
 		if err != nil || staged[id] {
-			return err // it is about to be committed
+			return feedStaged, err
 		}
 	}
 	switch {
-	case len(m) == 0, m["throttle"] == "", m["ending"] != "", m["ended"] != "", given >= upTo && enqueued >= handed:
-		return s.dismiss(ctx, id, m, at)
+	case len(m) == 0, m["throttle"] == "", m["ending"] != "", m["ended"] != "":
+		return feedDone, nil
+	case given < upTo:
+		return feedWaits, nil
+	case atoi(m["enqueued"]) >= atoi(m["handed"]):
+		return feedDone, nil
 	}
-	if enqueued < handed { // another process has died after it took them
-		if err := s.enqueueAllWaiting(ctx, id, m, enqueued, handed); err != nil {
-			return err
-		}
-		if _, err := s.noteProgress(ctx, id, m["grant"], handed); err != nil {
-			return err
-		}
-	}
-	if given >= upTo {
-		return nil
-	}
-	var limit batch.Limit
-	if err := json.Unmarshal([]byte(m["throttle"]), &limit); err != nil {
-		return fmt.Errorf("read the limit: %w", err)
-	}
-	grant, err := s.admit(ctx, asked{owner: m["owner"], grant: grantName(id, m["grant"]), n: upTo, limit: limit, partial: true, kept: true})
-	if err != nil || grant.holds <= given {
-		return err
-	}
-	crash.At(crash.Fed)
-	return s.handOut(ctx, id, m, grant.holds)
+	return feedGiven, nil
 }
 
-// handOut enqueues those actions that a batch's grant covers and that are not handed out.
-func (s *Store) handOut(ctx context.Context, id string, m map[string]string, holds int) error {
+// completeHandOut enqueues the actions that another process handed out before it died.
+func (s *Store) completeHandOut(ctx context.Context, id string, m map[string]string) error {
+	handed, enqueued := int(atoi(m["handed"])), int(atoi(m["enqueued"]))
+	if enqueued >= handed {
+		return nil
+	}
+	if err := s.enqueueAllWaiting(ctx, id, m, enqueued, handed); err != nil {
+		return err
+	}
+	_, err := s.noteProgress(ctx, id, m["grant"], handed)
+	return err
+}
+
+// askFor asks the owner's limit for as many of a batch's actions as there is room for.
+func (s *Store) askFor(ctx context.Context, id string, m map[string]string) (*given, error) {
+	var limit batch.Limit
+	if err := json.Unmarshal([]byte(m["throttle"]), &limit); err != nil {
+		return nil, fmt.Errorf("read the limit: %w", err)
+	}
+	grant, err := s.admit(ctx, asked{owner: m["owner"], grant: grantName(id, m["grant"]), n: askedOf(m), limit: limit, partial: true, kept: true})
+	if err == nil && grant.holds > int(atoi(m["given"])) {
+		crash.At(crash.Fed)
+	}
+	return grant, err
+}
+
+// handOut enqueues those actions that a batch's grant covers and that are not handed out, at
+// most so many chunks of them unless that is zero. It reports whether there may be more.
+func (s *Store) handOut(ctx context.Context, id string, m map[string]string, holds, chunks int) (more bool, err error) {
 	k := keysOf(id)
-	for {
+	for n := 0; chunks == 0 || n < chunks; n++ {
 		answer, err := s.run(ctx, s.steps.handout, []string{k.meta, k.state}, m["grant"], holds, fanOutChunk)
 		if err != nil {
-			return fmt.Errorf("hand out actions: %w", err)
+			return false, fmt.Errorf("hand out actions: %w", err)
 		}
 		if len(answer) == 1 {
-			return nil
+			return false, nil
 		}
 		crash.At(crash.HandedOut)
 		indexes := make([]int, len(answer)-1)
@@ -117,14 +148,15 @@ func (s *Store) handOut(ctx context.Context, id string, m map[string]string, hol
 			indexes[i] = int(atoi(index))
 		}
 		if _, err := s.enqueue(ctx, id, routeOf(m), m["round"], indexes); err != nil {
-			return err
+			return false, err
 		}
 		crash.At(crash.HandedEnqueued)
-		more, err := s.noteProgress(ctx, id, m["grant"], int(atoi(answer[0])))
-		if err != nil || !more {
-			return err
+		goesOn, err := s.noteProgress(ctx, id, m["grant"], int(atoi(answer[0])))
+		if err != nil || !goesOn {
+			return false, err
 		}
 	}
+	return true, nil
 }
 
 // askedOf returns the number of actions that a batch's round is to hand out.
@@ -135,13 +167,21 @@ func askedOf(m map[string]string) int {
 	return int(atoi(m["total"]))
 }
 
-// dismiss takes a batch off the list, unless it was entered again. A grant of which nothing
+// dismiss takes batches off the list, unless they were entered again. A grant of which nothing
 // is in flight any more, or which bounds only a rate, is not needed any more.
-func (s *Store) dismiss(ctx context.Context, id string, m map[string]string, at time.Time) error {
-	if _, err := s.unlist(ctx, throttledKey, at, id); err != nil {
+func (s *Store) dismiss(ctx context.Context, batches map[string]map[string]string, at time.Time) error {
+	ids := make([]string, 0, len(batches))
+	for id := range batches {
+		ids = append(ids, id)
+	}
+	if _, err := s.unlist(ctx, throttledKey, at, ids...); err != nil {
 		return err
 	}
-	return s.forgetGrant(ctx, m["owner"], id, m["throttle"], m["grant"])
+	var faults []error
+	for id, m := range batches {
+		faults = append(faults, s.forgetGrant(ctx, m["owner"], id, m["throttle"], m["grant"]))
+	}
+	return errors.Join(faults...)
 }
 
 // forgetGrant removes a grant that bounds only a rate. Those that bound what is in flight

@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -46,6 +47,11 @@ func (b *bundle) drop(id string, index int) {
 func (b *bundle) feeds() {
 	b.t.Helper()
 	require.NoError(b.t, second(b.Feed(b.ctx)))
+}
+
+// throttled returns the batches that wait for their owners' limits.
+func (b *bundle) throttled(ctx context.Context) ([]string, error) {
+	return b.rdb.ZRange(ctx, throttledKey, 0, -1).Result()
 }
 
 // While a process hands out what a limit gave it, others ask the same limit.

@@ -60,6 +60,8 @@ type Store struct {
 	history   *history
 	restoring restoring
 	holders   holders
+	feeder    feeder
+	nodesAway sync.Map // the nodes of a cluster that did not answer, by address, and until when they are left out
 
 	takersMu sync.Mutex
 	takers   map[*taker]struct{}

@@ -10,8 +10,9 @@
 -- ARGV: grant, actions that it is to hold in all, '1' to admit a part, rate (0: none), window ms, slice ms,
 --       most in flight (0: none), '1' to keep the grant even if nothing bounds what is in flight, then grant,
 --       what a look at it found, and number in turn, of several grants; see flying.lua
--- returns: {actions that the grant holds, remaining, reset ms, wait ms, in flight, slice}
---          wait is when all of them would be admitted: 0 never, -1 unknown
+-- returns: {actions that the grant holds, remaining, reset ms, wait ms, in flight, slice, next ms}
+--          wait is when all of them would be admitted: 0 never, -1 unknown; next is when the rate admits
+--          another action: 0 now
 -- Repeating it takes nothing more, where the grant is kept.
 local id, upto, partial = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local rate, window, slice, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
@@ -114,4 +115,8 @@ local reset = 0
 if #slices > 0 then
   reset = slices[#slices][1] - now
 end
-return {given + admitted, math.max(rate - used, 0), reset, wait, flying, ms(current)}
+local following = 0
+if rate > 0 and used >= rate and #slices > 0 then
+  following = math.max(slices[1][1] - now, 1)
+end
+return {given + admitted, math.max(rate - used, 0), reset, wait, flying, ms(current), following}

@@ -1,0 +1,397 @@
+package queue
+
+import (
+	"cmp"
+	"container/list"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+const (
+	// feedPage is the number of entries of the list of throttled batches that a round reads.
+	feedPage = 500
+	// feedHeads is the most batches whose hashes a round reads because it knows nothing of
+	// them, or has not read them for long.
+	feedHeads = 200
+	// feedAsks is about how many times a round asks limits, and hands out chunks of actions.
+	feedAsks = 100
+	// feedAhead is the most batches of a limit that a round reads at a time, to ask the limit for.
+	feedAhead = 20
+	// feedAgain is the shortest time after which a known batch is read again. With many
+	// throttled batches it is longer, so that feedReads of them are read in a second.
+	feedAgain = 2 * time.Second
+	feedReads = 5
+	// feedRetry is how long a round leaves alone a limit or a batch that cannot be reached.
+	feedRetry = 5 * time.Second
+	// feedPause is the longest time between two questions to a limit that has no room, unless
+	// there are many such limits.
+	feedPause = 5 * time.Second
+)
+
+// feeder remembers between rounds which batches are throttled, and by which limits. So the
+// cost of a round depends on the limits that may have room, not on the number of batches that
+// wait for it. Batches of a limit have their turns one after the other.
+type feeder struct {
+	mu      sync.Mutex
+	batches map[string]*fed
+	limits  map[string]*fedLimit
+	after   string // the last id of the page that was read last, or none at the start of the list
+	pass    int    // so many times the list was read to its end
+
+	asksFirst bool // the next round asks limits before it does anything else
+}
+
+// fed is a throttled batch.
+type fed struct {
+	id    string
+	limit *fedLimit     // nil while it is not known
+	place *list.Element // in the limit's queue
+	again time.Time     // when its hash is read again, whatever its limit does
+	pass  int           // that met it last
+}
+
+// fedLimit is a limit of an owner by which batches are throttled.
+type fedLimit struct {
+	name  string
+	key   string     // one of its keys in Redis, or none if it cannot be read
+	queue *list.List // of *fed: the first has its turn next
+	due   time.Time  // when it is asked again
+	gave  time.Time  // when it gave something last, or was met
+	ahead int        // so many batches are read at a time to ask it for
+}
+
+// Feed implements [batch.Sweeper]. It reads hashes in one exchange, and ends with the first
+// step that cannot be made because Redis, or one node, does not answer: what failed comes
+// last in the next round.
+func (s *Store) Feed(ctx context.Context) (waiting int, err error) {
+	f := &s.feeder
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	ids, at, err := s.throttledPage(ctx)
+	if err != nil {
+		return len(f.batches), err
+	}
+	r := &feeding{s: s, f: f, now: time.Now(), at: at, left: feedAsks, heads: make(map[string]map[string]string), done: make(map[string]map[string]string)}
+	look := f.meet(ids, r.now)
+	if f.asksFirst { // the round before did not come to it
+		r.askAll(ctx)
+	}
+	r.look(ctx, look)
+	if f.asksFirst = !f.asksFirst && r.over; !f.asksFirst {
+		r.askAll(ctx)
+	}
+	if len(r.done) > 0 {
+		if err := s.dismiss(ctx, r.done, r.at); err != nil {
+			r.faults = append(r.faults, err)
+		} else {
+			for id := range r.done {
+				f.forget(id)
+			}
+		}
+	}
+	return len(f.batches), errors.Join(r.faults...)
+}
+
+// throttledPage reads the next page of the list of throttled batches, and the time of its
+// server before.
+func (s *Store) throttledPage(ctx context.Context) ([]string, time.Time, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	from := "-"
+	if s.feeder.after != "" {
+		from = "(" + s.feeder.after
+	}
+	var pipe redis.Pipeliner
+	if node := s.nodeOf(ctx, throttledKey); node != nil { // TIME has no key that would choose a node
+		pipe = node.Pipeline()
+	} else {
+		pipe = s.rdb.Pipeline()
+	}
+	at, ids := pipe.Time(ctx), pipe.ZRangeByLex(ctx, throttledKey, &redis.ZRangeBy{Min: from, Max: "+", Count: feedPage})
+	s.send(ctx, pipe)
+	if err := errors.Join(at.Err(), ids.Err()); err != nil {
+		return nil, time.Time{}, fmt.Errorf("list throttled batches: %w", mapError(ctx, err))
+	}
+	return ids.Val(), at.Val(), nil
+}
+
+// meet notes a page of the list, and returns the batches whose hashes are to be read.
+func (f *feeder) meet(ids []string, now time.Time) (look []string) {
+	if f.batches == nil {
+		f.batches, f.limits = make(map[string]*fed), make(map[string]*fedLimit)
+	}
+	for _, id := range ids {
+		b := f.batches[id]
+		if b == nil {
+			b = &fed{id: id}
+			f.batches[id] = b
+		}
+		b.pass = f.pass
+		if !now.Before(b.again) && len(look) < feedHeads {
+			look = append(look, id)
+		}
+	}
+	if len(ids) == feedPage {
+		f.after = ids[len(ids)-1]
+		return look
+	}
+	f.after = ""
+	for id, b := range f.batches {
+		if b.pass < f.pass { // another process took it off the list
+			f.forget(id)
+		}
+	}
+	f.pass++
+	return look
+}
+
+// forget forgets a batch, and its limit after the last one.
+func (f *feeder) forget(id string) {
+	if b := f.batches[id]; b != nil {
+		f.leave(b)
+		delete(f.batches, id)
+	}
+}
+
+// leave takes a batch out of its limit's queue.
+func (f *feeder) leave(b *fed) {
+	if b.limit == nil {
+		return
+	}
+	b.limit.queue.Remove(b.place)
+	if b.limit.queue.Len() == 0 {
+		delete(f.limits, b.limit.name)
+	}
+	b.limit, b.place = nil, nil
+}
+
+// join puts a batch at the end of the queue of its limit, unless it is in that queue.
+func (f *feeder) join(b *fed, m map[string]string, now time.Time) {
+	name := nameOfLimit(m)
+	if b.limit != nil && b.limit.name == name {
+		return
+	}
+	f.leave(b)
+	l := f.limits[name]
+	if l == nil {
+		l = &fedLimit{name: name, key: keyOfLimit(m), queue: list.New(), due: now, gave: now, ahead: feedAhead}
+		f.limits[name] = l
+	}
+	b.limit, b.place = l, l.queue.PushBack(b)
+}
+
+// nameOfLimit tells the limit by which a batch is throttled from others.
+func nameOfLimit(m map[string]string) string { return m["owner"] + " " + m["throttle"] }
+
+// keyOfLimit returns a key of the limit by which a batch is throttled, or none if that cannot
+// be read.
+func keyOfLimit(m map[string]string) string {
+	var limit batch.Limit
+	if json.Unmarshal([]byte(m["throttle"]), &limit) != nil {
+		return ""
+	}
+	return limitKeys(m["owner"], limit.Scope)[0]
+}
+
+// dueLimits returns the limits to ask now, those first that have been due for the longest time.
+func (f *feeder) dueLimits(now time.Time) (due []*fedLimit) {
+	for _, l := range f.limits {
+		if !now.Before(l.due) {
+			due = append(due, l)
+		}
+	}
+	slices.SortFunc(due, func(a, b *fedLimit) int {
+		return cmp.Or(a.due.Compare(b.due), cmp.Compare(a.name, b.name))
+	})
+	return due
+}
+
+// readAgain is how long a batch that is known is not read, unless it has its turn.
+func (f *feeder) readAgain() time.Duration {
+	return max(feedAgain, time.Duration(len(f.batches))*time.Second/feedReads)
+}
+
+// pause is how long a limit is not asked again that had no room. The time grows with that for
+// which it has not given anything, so the delay is an eighth of the wait at most.
+func (f *feeder) pause(l *fedLimit, now time.Time) time.Duration {
+	return min(now.Sub(l.gave)/8, f.longestPause())
+}
+
+// longestPause is the longest time between two questions to a limit that has no room.
+func (f *feeder) longestPause() time.Duration {
+	return max(feedPause, time.Duration(len(f.limits))*time.Second/looksPerSecond)
+}
+
+// feeding is a round of the feeder.
+type feeding struct {
+	s      *Store
+	f      *feeder
+	now    time.Time
+	at     time.Time // by the clock of the list's server, before anything was read
+	left   int       // of feedAsks
+	over   bool      // Redis, or one node, did not answer
+	faults []error
+	heads  map[string]map[string]string // as they were read in this round
+	done   map[string]map[string]string // batches to take off the list
+}
+
+// fault notes that a step failed, and ends the round if Redis did not answer.
+func (r *feeding) fault(err error) {
+	r.faults = append(r.faults, err)
+	r.over = r.over || isUnavailable(err)
+}
+
+// read reads the hashes of batches that were not read yet in this round. What is on a node
+// that does not answer is left alone for a while, and ends nothing.
+func (r *feeding) read(ctx context.Context, ids []string) {
+	ids = slices.DeleteFunc(ids, func(id string) bool { return r.heads[id] != nil })
+	if len(ids) == 0 {
+		return
+	}
+	heads, err := r.s.readHeads(ctx, ids)
+	if err != nil {
+		r.faults = append(r.faults, err)
+	}
+	for _, id := range ids {
+		if m, read := heads[id]; read {
+			r.heads[id] = m
+		} else if b := r.f.batches[id]; b != nil {
+			r.f.leave(b)
+			b.again = r.now.Add(feedRetry)
+		}
+	}
+}
+
+// look finds out what there is to be done with batches, and puts those that wait for a limit
+// into its queue.
+func (r *feeding) look(ctx context.Context, ids []string) {
+	r.read(ctx, slices.Clone(ids))
+	for _, id := range ids {
+		if m, read := r.heads[id]; read {
+			r.place(ctx, r.f.batches[id], m)
+		}
+	}
+}
+
+// place finds out what there is to be done with a batch, and reports whether its limit is to be asked.
+func (r *feeding) place(ctx context.Context, b *fed, m map[string]string) bool {
+	if r.over {
+		return false
+	}
+	b.again = r.now.Add(r.f.readAgain())
+	state, err := r.s.feedable(ctx, b.id, m)
+	if err == nil && (state == feedGiven || state == feedWaits) {
+		err = r.s.completeHandOut(ctx, b.id, m)
+	}
+	if err != nil {
+		r.f.leave(b)
+		b.again = r.now.Add(feedRetry)
+		r.fault(fmt.Errorf("feed batch %s: %w", b.id, err))
+		return false
+	}
+	switch state {
+	case feedWaits:
+		there := b.limit != nil && b.limit.name == nameOfLimit(m)
+		r.f.join(b, m, r.now)
+		return there
+	case feedDone:
+		r.done[b.id] = m
+	case feedStaged:
+		b.again = r.now.Add(feedAgain)
+	case feedGiven:
+		b.again = r.now // its tasks exist now
+	}
+	r.f.leave(b)
+	return false
+}
+
+// askAll asks the limits that are due.
+func (r *feeding) askAll(ctx context.Context) {
+	for _, l := range r.f.dueLimits(r.now) {
+		switch {
+		case r.over || r.left <= 0:
+			return
+		case r.s.isAway(ctx, l.key):
+			l.due = r.now.Add(feedRetry)
+		default:
+			r.ask(ctx, l)
+		}
+	}
+}
+
+// ask asks a limit for its batches, one after the other, until it has no room.
+func (r *feeding) ask(ctx context.Context, l *fedLimit) {
+	for !r.over && r.left > 0 && r.f.limits[l.name] == l {
+		turn := make([]*fed, 0, l.ahead)
+		ids := make([]string, 0, l.ahead)
+		for e := l.queue.Front(); e != nil && len(turn) < l.ahead; e = e.Next() {
+			b := e.Value.(*fed) //nolint:errcheck,forcetypeassert // the queue has no other values
+			turn, ids = append(turn, b), append(ids, b.id)
+		}
+		r.read(ctx, ids)
+		for n, b := range turn {
+			m, read := r.heads[b.id]
+			if !read || !r.place(ctx, b, m) {
+				continue
+			}
+			if r.over || r.left <= 0 || !r.serve(ctx, l, b, m) {
+				l.ahead = max(n, 1)
+				return
+			}
+		}
+		l.ahead = min(2*l.ahead, feedAhead)
+	}
+}
+
+// serve asks a limit for a batch and hands out what it gives. It reports whether there may be
+// room for another batch.
+func (r *feeding) serve(ctx context.Context, l *fedLimit, b *fed, m map[string]string) bool {
+	r.left--
+	grant, err := r.s.askFor(ctx, b.id, m)
+	if err != nil {
+		r.s.noteAway(ctx, l.key, err)
+		r.fault(fmt.Errorf("feed batch %s: %w", b.id, err))
+		l.queue.MoveToBack(b.place)
+		l.due = r.now.Add(feedRetry)
+		return false
+	}
+	full := grant.holds < askedOf(m)
+	gives := grant.holds > int(atoi(m["given"]))
+	l.due = r.now
+	if gives {
+		l.gave = r.now
+		l.queue.MoveToBack(b.place)
+		delete(r.heads, b.id)
+		r.left -= min((grant.holds-int(atoi(m["given"])))/fanOutChunk, feedChunks)
+		more, err := r.s.handOut(ctx, b.id, m, grant.holds, feedChunks)
+		if err != nil {
+			r.fault(fmt.Errorf("feed batch %s: %w", b.id, err))
+			return false
+		}
+		if !more && !full {
+			r.f.leave(b) // nothing of it waits for the limit any more
+			b.again = r.now
+		}
+	}
+	if !full {
+		return true
+	}
+	if gives {
+		return false
+	}
+	pause := r.f.pause(l, r.now)
+	if grant.next > 0 {
+		pause = min(pause, grant.next)
+	}
+	l.due = r.now.Add(pause)
+	return false
+}

@@ -1,0 +1,141 @@
+package queue
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// waitingFor submits batches of two actions that wait for the same limit, and has the feeder
+// meet all of them.
+func (b *bundle) waitingFor(limit batch.Limit, batches int) (ids []string) {
+	b.t.Helper()
+	for range batches {
+		ids = append(ids, b.throttledBatch(2, limit))
+	}
+	for range 2 + batches/feedHeads {
+		b.feeds()
+	}
+	return ids
+}
+
+// fedIdle returns the commands of a second in which throttled batches of one owner wait for room.
+func fedIdle(t *testing.T, limit batch.Limit, batches int) int {
+	t.Helper()
+	b := open(t, redistest.Start(t).URL())
+	b.waitingFor(limit, batches)
+	const rounds = 40
+	tick := time.NewTicker(time.Second / rounds)
+	defer tick.Stop()
+	before := b.commands()
+	for range rounds {
+		waiting, err := b.Feed(b.ctx)
+		require.NoError(t, err)
+		require.Positive(t, waiting)
+		<-tick.C
+	}
+	return b.commands() - before
+}
+
+func TestCommandsDoNotGrowWithTheBatchesThatWaitForALimit(t *testing.T) {
+	t.Parallel()
+	for name, limits := range map[string][2]batch.Limit{
+		"concurrent":     {{Concurrent: 1}, {Concurrent: 1}},
+		"rate":           {{Rate: batch.Rate{N: 1, Per: time.Hour}}, {Rate: batch.Rate{N: 1, Per: time.Hour}}},
+		"much in flight": {{Concurrent: 3}, {Rate: batch.Rate{N: 500, Per: time.Hour}, Concurrent: 400}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			few, many := fedIdle(t, limits[0], 4), fedIdle(t, limits[1], 450)
+			t.Logf("commands in 40 rounds: %d with 4 throttled batches, %d with 450", few, many)
+			require.Less(t, many, few+40*2*feedLooks)
+		})
+	}
+}
+
+// Batches of one owner that wait for the same limit take turns.
+func TestNoThrottledBatchStarves(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	const batches, each = 7, 4
+	var ids []string
+	for range batches {
+		ids = append(ids, b.throttledBatch(each, batch.Limit{Concurrent: 1}))
+	}
+	ended := make(map[string]int)
+	for n := range batches * each {
+		b.eventually("another action", func() bool { b.feeds(); return b.queued() == 1 })
+		id, index, ok := parseTaskID(b.pending(batch.Interactive)[0].ID)
+		require.True(t, ok)
+		b.end(id, index, batch.Succeeded)
+		b.drop(id, index)
+		ended[id]++
+		for _, other := range ids {
+			require.GreaterOrEqual(t, ended[other], n/batches-1, "after %d actions: %v", n+1, ended)
+		}
+	}
+	b.eventually("the end", func() bool { b.feeds(); return len(second2(b.throttled(b.ctx))) == 0 })
+	require.Empty(t, b.feeder.batches)
+	require.Empty(t, b.feeder.limits)
+}
+
+// second2 returns the value of a call that returns an error as well.
+func second2[T any](value T, _ error) T { return value }
+
+// A limit without room keeps no other limit waiting, though many batches wait for it.
+func TestALimitWithoutRoomKeepsNoOtherWaiting(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	b.waitingFor(batch.Limit{Scope: "full", Concurrent: 1}, 300)
+	open := batch.Limit{Scope: "open", Concurrent: 1}
+	id := b.throttledBatch(3, open)
+	before := b.queued()
+	for i := range 2 {
+		b.end(id, i, batch.Succeeded)
+		b.eventually("the next action", func() bool { b.feeds(); return b.queued() == before+1+i })
+	}
+}
+
+func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
+	t.Parallel()
+	c := redistest.NewCluster(t, false, "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no")
+	b := open(t, c.URL())
+	frozen := c.Nodes[1] // which does not have the list, nor the limits
+	require.NotEqual(t, frozen.Addr, b.nodeOf(b.ctx, throttledKey).Options().Addr)
+	require.NotEqual(t, frozen.Addr, b.nodeOf(b.ctx, limitKeys("me", "")[0]).Options().Addr)
+	var alive, dead []string
+	for n := 0; len(alive) < 6 || len(dead) < 6; n++ { // each with a limit of its own
+		limit := batch.Limit{Scope: fmt.Sprint(n), Concurrent: 1}
+		id := b.throttledBatch(2, limit)
+		if b.nodeOf(b.ctx, keysOf(id).meta).Options().Addr == frozen.Addr {
+			dead = append(dead, id)
+		} else {
+			b.end(id, 0, batch.Succeeded)
+			alive = append(alive, id)
+		}
+	}
+	waitFor(b.Store, 500*time.Millisecond)
+	frozen.Freeze()
+	t.Cleanup(frozen.Thaw)
+	handed := func() (n int) {
+		for _, id := range alive {
+			if m, err := b.meta(b.ctx, id); err == nil && m["handed"] == "2" {
+				n++
+			}
+		}
+		return n
+	}
+	began := time.Now()
+	rounds := 0
+	for handed() < len(alive) && rounds < 8*len(alive) {
+		_, _ = b.Feed(b.ctx) // the error is that of batches on the frozen node
+		rounds++
+	}
+	require.Equal(t, len(alive), handed())
+	require.Less(t, time.Since(began), time.Duration(rounds+1)*3*b.patience/2, "in %d rounds", rounds)
+}
