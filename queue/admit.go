@@ -72,7 +72,7 @@ type given struct {
 	state  batch.LimitState
 	wait   time.Duration
 	next   time.Duration // until the rate admits another action, 0 if it does now
-	taken  []any // see admission
+	taken  []any         // see admission
 }
 
 // grantName names the grant of one round of a batch: that of its submission, or of the retry
