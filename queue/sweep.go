@@ -26,6 +26,8 @@ const (
 	// overdueAfter is how long after the deadline an action may be in flight. It is
 	// well beyond what the longest attempt takes, and below lua/lib.lua's GRACE.
 	overdueAfter = 6 * time.Hour
+	// slowFor is how long the looks at a page of batches may take that take several exchanges.
+	slowFor = time.Second
 	// sweepLease is how long one process is the sweeper without saying so again.
 	sweepLease = 15 * time.Second
 )
@@ -91,13 +93,8 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 	for _, id := range page.order {
 		due[id] = page.now.Add(lookSoon)
 	}
-	for _, id := range page.order {
+	look := func(id string, changed bool) {
 		m := page.fields[id]
-		if m == nil || page.closed(id) {
-			continue
-		}
-		s.holders.note(id, m)
-		changed := s.stalls.note(id, m, page.now)
 		// One batch that cannot be mended keeps no other from it.
 		if err := s.sweepBatch(ctx, id, m, page.now, swept); err != nil {
 			faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
@@ -106,13 +103,61 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 		}
 		crash.At(crash.Sweeping)
 	}
+	var slow []slowLook
+	for _, id := range page.order {
+		m := page.fields[id]
+		if m == nil || page.closed(id) {
+			continue
+		}
+		s.holders.note(id, m)
+		changed := s.stalls.note(id, m, page.now)
+		if s.takesLong(id, m, page.now) {
+			slow = append(slow, slowLook{id, changed})
+			delete(due, id)
+		} else {
+			look(id, changed)
+		}
+	}
 	if page.fault != nil {
 		faults = append(faults, page.fault)
 	}
 	if err := s.putDue(ctx, due); err != nil {
 		faults = append(faults, err)
 	}
+	if len(slow) == 0 {
+		return faults
+	}
+	// Deadlines and webhooks of other pages do not wait for these. At least one of them has
+	// its turn, and those that are left are the first of the next round.
+	clear(due)
+	began := time.Now()
+	for i, l := range slow {
+		if i > 0 && time.Since(began) >= s.slowFor {
+			due[l.id] = page.now.Add(time.Millisecond)
+			continue
+		}
+		due[l.id] = page.now.Add(lookSoon)
+		look(l.id, l.changed)
+	}
+	if err := s.putDue(ctx, due); err != nil {
+		faults = append(faults, err)
+	}
 	return faults
+}
+
+// slowLook is a look at a batch that takes several exchanges.
+type slowLook struct {
+	id      string
+	changed bool
+}
+
+// takesLong reports whether a look at a batch may take several exchanges: something of it may
+// be lost, or its fan-out may have broken off.
+func (s *Store) takesLong(id string, m map[string]string, now time.Time) bool {
+	if status := batch.Status(m["status"]); status == "" || status.Terminal() || now.After(fromMillis(m["expires"])) {
+		return false
+	}
+	return now.Sub(s.stalls.now[id].since) >= stallPatience || atoi(m["enqueued"]) < atoi(m["total"])
 }
 
 // adoptLost puts back tasks that nobody holds. It takes a moment, so it is done once for

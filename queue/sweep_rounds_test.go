@@ -147,3 +147,36 @@ func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 	require.False(t, ok)
 	require.Empty(t, b.stalls.now, "the other one looks at them")
 }
+
+// Looks for lost tasks take long. What is left of them when their time is over is looked at in
+// the next round, and a deadline does not wait for it.
+func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	b.slowFor = 0
+	stalled := []string{b.submit(1, spec()).ID, b.submit(1, spec()).ID, b.submit(1, spec()).ID}
+	b.round()
+	for _, id := range stalled {
+		b.dropTask(id, 0)
+		was := b.stalls.now[id]
+		was.since = was.since.Add(-time.Minute)
+		b.stalls.now[id] = was
+	}
+	s := spec()
+	s.ExpiresIn = time.Millisecond
+	late := b.submit(1, s).ID
+	b.eventually("the deadline", func() bool {
+		now, err := b.now(b.ctx)
+		require.NoError(t, err)
+		return now.After(b.get(late).ExpiresAt)
+	})
+	require.NoError(t, b.dueNow(b.ctx))
+	swept := b.round()
+	require.Equal(t, 1, swept.Expired)
+	require.Equal(t, 1, swept.Lost)
+	b.slowFor = slowFor
+	b.eventually("the looks that were left", func() bool {
+		swept.Lost += b.round().Lost
+		return swept.Lost == 3
+	})
+}
