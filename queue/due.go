@@ -34,6 +34,7 @@ type schedule struct {
 	sweeper string    // the worker of this process that is the sweeper, if one is
 	renewed time.Time // when its lease was extended last
 	all     bool      // the next round looks at all batches
+	other   bool      // another worker was the sweeper since the last call of replaced
 	alert   time.Time
 }
 
@@ -66,21 +67,31 @@ func (c *schedule) alertUntil(at time.Time) {
 
 // round begins a round of a worker after an election that began at a time. It reports whether
 // the round is to look at all open batches, since a sweeper before this one may have died
-// with some that it took, and whether the worker was the sweeper and is not any more.
-func (c *schedule) round(worker string, is election, at time.Time) (all, lost bool) {
+// with some that it took.
+func (c *schedule) round(worker string, is election, at time.Time) (all bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.sweeper == worker
 	if is == otherSweeps {
 		if before {
-			c.sweeper = ""
+			c.sweeper, c.other = "", true
 		}
-		return false, before
+		return false
 	}
 	// Redis may have had the election repeated, and then answers that the lease was renewed.
 	all = c.all || !before || is == leaseTaken || at.Sub(c.renewed) >= sweepLease
 	c.sweeper, c.renewed, c.all = worker, at, false
-	return all, false
+	return all
+}
+
+// replaced reports whether another worker became the sweeper, or may have, since it was asked
+// last.
+func (c *schedule) replaced() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	other := c.other
+	c.other = false
+	return other
 }
 
 // again has the next round look at all open batches, because this one could not say when

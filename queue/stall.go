@@ -40,6 +40,7 @@ type stall struct {
 	since   time.Time
 	met     time.Time // when the batch was last looked at, by the clock of this process
 	cursor  int
+	broke   bool // the last look at it took all of its time
 	checked bool // it was once looked through for something lost
 }
 
@@ -93,6 +94,23 @@ func neverRan(m map[string]string) bool {
 	return batch.Status(m["status"]) == batch.StatusQueued && m["retried"] == ""
 }
 
+// goOn notes that the last look at a batch took all of its time.
+func (s *stalls) goOn(id string) {
+	was := s.now[id]
+	was.broke = true
+	s.now[id] = was
+}
+
+// goesOn reports whether the last look at a batch took all of its time, and notes that another
+// one begins.
+func (s *stalls) goesOn(id string) bool {
+	was := s.now[id]
+	broke := was.broke
+	was.broke = false
+	s.now[id] = was
+	return broke
+}
+
 // forget forgets a batch that has ended.
 func (s *stalls) forget(id string) { delete(s.now, id) }
 
@@ -126,10 +144,11 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 	if lost > 0 { // others may have lost something, too
 		s.schedule.lookAtAll()
 	}
+	was.cursor = cursor
 	if err != nil {
+		s.stalls.now[id] = was // the next look goes on from here
 		return err
 	}
-	was.cursor = cursor
 	if cursor == 0 {
 		was.since, was.checked = now, true
 	}
@@ -144,7 +163,7 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 
 // enqueueWaiting enqueues waiting actions from the cursor up to an index, those that have a
 // task aside: if almost all of them should have one, it asks for those first, which costs
-// less. It returns the next cursor, 0 at the end.
+// less. It returns the next cursor, 0 at the end; with an error, that of what it did not come to.
 func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]string, cursor, upTo int, ask bool) (lost, next int, err error) {
 	if cursor >= upTo {
 		return 0, 0, nil
@@ -153,7 +172,7 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 	defer cancel()
 	all, err := s.rdb.GetRange(look, keysOf(id).state, int64(cursor), int64(upTo-1)).Result()
 	if err != nil {
-		return 0, 0, mapError(look, err)
+		return 0, cursor, mapError(look, err)
 	}
 	var waiting []int
 	for i := range len(all) {
@@ -170,7 +189,7 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 		if ask {
 			all, err := s.haveTasks(ctx, s.tasksOf(id, routeOf(m), m["round"], chunk))
 			if err != nil {
-				return lost, cursor, fmt.Errorf("look for lost tasks: %w", err)
+				return lost, chunk[0], fmt.Errorf("look for lost tasks: %w", err)
 			}
 			if all {
 				continue
@@ -179,7 +198,7 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 		got, err := s.enqueue(ctx, id, routeOf(m), m["round"], chunk)
 		lost += got.added
 		if err != nil {
-			return lost, cursor, fmt.Errorf("bring back lost tasks: %w", err)
+			return lost, chunk[0], fmt.Errorf("bring back lost tasks: %w", err)
 		}
 	}
 	return lost, next, nil

@@ -54,8 +54,11 @@ type Store struct {
 	// patience bounds one exchange with Redis, and half of it one that stages a chunk of
 	// a larger upload, since somebody waits to be told to come back.
 	patience time.Duration
-	slowFor  time.Duration // see there
-	beats    sync.Map      // the workers of this process, and when each said last that it is alive
+	slowFor  time.Duration // see there, as lookFor
+	lookFor  time.Duration
+	// renewEvery is how often the sweeper extends its lease during a round.
+	renewEvery time.Duration
+	beats      sync.Map // the workers of this process, and when each said last that it is alive
 
 	attempts  *attempts
 	history   *history
@@ -93,7 +96,7 @@ var (
 // It does not wait for Redis: a store whose Redis is away answers
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, patience: patience, slowFor: slowFor, attempts: newAttempts()}
+	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, patience: patience, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery, attempts: newAttempts()}
 	s.history = newHistory(s.restoreSoon)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)

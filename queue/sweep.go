@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -28,9 +29,19 @@ const (
 	overdueAfter = 6 * time.Hour
 	// slowFor is how long the looks at a page of batches may take that take several exchanges.
 	slowFor = time.Second
+	// lookFor is how long one look may take. What is left of it comes in the next round.
+	lookFor = 4 * time.Second
 	// sweepLease is how long one process is the sweeper without saying so again.
 	sweepLease = 15 * time.Second
+	// renewEvery is how often a round that lasts says so again.
+	renewEvery = sweepLease / 3
 )
+
+// errOtherSweeps is the cause of a context that ended because another worker is the sweeper.
+var errOtherSweeps = errors.New("another worker is the sweeper")
+
+// errLong is the cause of a context that ended because a look took all of its time.
+var errLong = errors.New("the look at a batch goes on in the next round")
 
 // Sweep implements [batch.Sweeper].
 func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok bool, err error) {
@@ -41,13 +52,15 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	}()
 	began := time.Now()
 	is, err := s.electSweeper(ctx, worker)
-	all, lost := s.schedule.round(worker, is, began)
-	if lost && err == nil {
-		s.stalls = stalls{} // another process looks at the batches now
+	all := s.schedule.round(worker, is, began)
+	if s.schedule.replaced() { // another process has looked at the batches since, or does now
+		s.stalls, s.holders = stalls{}, holders{}
 	}
 	if is == otherSweeps {
 		return swept, false, err
 	}
+	ctx, ended := s.keepLease(ctx, worker)
+	defer ended()
 	if all {
 		if err := s.dueNow(ctx); err != nil {
 			s.schedule.again()
@@ -57,6 +70,7 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	s.stalls.nextRound()
 	var faults []error
 	var until time.Time // what becomes due while the round runs has its turn in the next one
+	untold := false
 	for {
 		page, err := s.duePage(ctx, until)
 		if err != nil {
@@ -66,21 +80,54 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 			until = page.now
 		}
 		swept.Open = max(swept.Open, page.open)
+		page.untold = untold
 		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
+		untold = page.untold
 		if len(page.order) < sweepPage || len(faults) > sweepFaults {
 			s.stalls.prune(swept.Open, time.Now())
 			lost, err := s.checkHolders(ctx)
 			swept.Lost += lost
 			return swept, true, errors.Join(append(faults, err, s.adoptLost(ctx, &swept))...)
 		}
-		began := time.Now()
-		is, err := s.electSweeper(ctx, worker)
-		if all, _ := s.schedule.round(worker, is, began); all {
-			s.schedule.again()
+		if ctx.Err() != nil {
+			return swept, true, errors.Join(append(faults, context.Cause(ctx))...)
 		}
-		if is == otherSweeps {
-			return swept, true, errors.Join(append(faults, err)...)
+	}
+}
+
+// keepLease extends the lease of the sweeper from time to time until its round has ended. If
+// another worker is the sweeper meanwhile, the context of the round ends.
+func (s *Store) keepLease(ctx context.Context, worker string) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(s.renewEvery)
+		defer tick.Stop()
+		for {
+			select {
+			case <-done:
+				return
+			case <-tick.C:
+			}
+			began := time.Now()
+			is, err := s.electSweeper(ctx, worker)
+			if err != nil {
+				continue // what the round does fails as well, or the next try succeeds
+			}
+			if s.schedule.round(worker, is, began) {
+				s.schedule.again()
+			}
+			if is == otherSweeps {
+				cancel(errOtherSweeps)
+				return
+			}
 		}
+	})
+	return ctx, func() {
+		close(done)
+		cancel(nil)
+		wg.Wait()
 	}
 }
 
@@ -93,15 +140,22 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 	for _, id := range page.order {
 		due[id] = page.now.Add(lookSoon)
 	}
-	look := func(id string, changed bool) {
+	look := func(id string, changed bool) error {
 		m := page.fields[id]
+		ctx, cancel := context.WithTimeoutCause(ctx, s.lookFor, errLong)
+		defer cancel()
 		// One batch that cannot be mended keeps no other from it.
-		if err := s.sweepBatch(ctx, id, m, page.now, swept); err != nil {
+		err := s.sweepBatch(ctx, id, m, page.now, swept)
+		switch {
+		case errors.Is(err, errLong): // it is due soon
+			s.stalls.goOn(id)
+		case err != nil:
 			faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
-		} else {
+		default:
 			due[id] = s.stalls.earlier(id, m, s.schedule.next(m, changed, page.now, page.open))
 		}
 		crash.At(crash.Sweeping)
+		return err
 	}
 	var slow []slowLook
 	for _, id := range page.order {
@@ -111,11 +165,15 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 		}
 		s.holders.note(id, m)
 		changed := s.stalls.note(id, m, page.now)
-		if s.takesLong(id, m, page.now) {
+		told := batch.Status(m["status"]).Terminal()
+		switch {
+		case told && page.untold: // the queue of webhooks cannot be reached
+		case s.takesLong(id, m, page.now):
 			slow = append(slow, slowLook{id, changed})
 			delete(due, id)
-		} else {
-			look(id, changed)
+		default:
+			err := look(id, changed)
+			page.untold = page.untold || told && isUnavailable(err)
 		}
 	}
 	if page.fault != nil {
@@ -137,7 +195,7 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 			continue
 		}
 		due[l.id] = page.now.Add(lookSoon)
-		look(l.id, l.changed)
+		_ = look(l.id, l.changed) // among the faults
 	}
 	if err := s.putDue(ctx, due); err != nil {
 		faults = append(faults, err)
@@ -216,6 +274,7 @@ type openPage struct {
 	fault  error                        // why one could not be read
 	now    time.Time                    // before they were looked at
 	open   int                          // so many there are in all
+	untold bool                         // the queue of webhooks could not be reached in this round
 }
 
 // duePage takes a page of batches that are due at a time of the server's clock, or now if it
@@ -302,7 +361,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 	if f.from >= f.total || m["throttle"] != "" {
 		return s.mendStall(ctx, id, m, now, swept)
 	}
-	if m["ending"] != "" || now.Sub(fanOutMoved(m)) < fanOutPatience {
+	if m["ending"] != "" || now.Sub(fanOutMoved(m)) < fanOutPatience && !s.stalls.goesOn(id) {
 		return nil
 	}
 	swept.Resumed++

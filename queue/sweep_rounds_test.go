@@ -168,7 +168,7 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 	b.eventually("the deadline", func() bool {
 		now, err := b.now(b.ctx)
 		require.NoError(t, err)
-		return now.After(b.get(late).ExpiresAt)
+		return now.After(b.get(late).ExpiresAt.Add(2 * time.Millisecond)) // the sweeper compares milliseconds
 	})
 	require.NoError(t, b.dueNow(b.ctx))
 	swept := b.round()
@@ -179,4 +179,59 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 		swept.Lost += b.round().Lost
 		return swept.Lost == 3
 	})
+}
+
+// A round that takes longer than the lease keeps it.
+func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	b.renewEvery = time.Millisecond
+	b.submit(1, spec())
+	b.interrupt("hmget batchd:", false, func() {
+		require.NoError(t, b.rdb.PExpire(b.ctx, sweeperKey, time.Second).Err())
+		b.eventually("the lease", func() bool { return b.rdb.PTTL(b.ctx, sweeperKey).Val() > time.Second })
+	})
+	b.round()
+}
+
+// The round of a sweeper ends when another worker has become the sweeper, and the next round
+// knows nothing of what it remembered.
+func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	b.renewEvery = time.Millisecond
+	id := b.submit(1, spec()).ID
+	b.round()
+	b.begin(id, 0)
+	b.holders.note(id, map[string]string{"status": "running"})
+	b.holders.missing = map[string]time.Time{"gone": time.Now()}
+	require.NoError(t, b.dueNow(b.ctx))
+	b.interrupt("hmget "+keysOf(id).meta, false, func() {
+		require.NoError(t, b.rdb.Set(b.ctx, sweeperKey, "w2", 0).Err())
+		b.eventually("the other one", func() bool { b.schedule.mu.Lock(); defer b.schedule.mu.Unlock(); return b.schedule.other })
+	})
+	_, _, err := b.Sweep(b.ctx, "w1")
+	require.ErrorIs(t, err, errOtherSweeps)
+	_, ok, err := b.Sweep(b.ctx, "w1")
+	require.NoError(t, err)
+	require.False(t, ok)
+	require.Empty(t, b.holders.running, "the other one asks for them")
+	require.Empty(t, b.holders.missing)
+	require.Empty(t, b.stalls.now)
+}
+
+// A look that takes all of its time goes on in the next round.
+func TestALongLookGoesOnInTheNextRound(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	b.fanouts.stop() // fan-outs in the background break off at once
+	id := b.submit(2600, spec()).ID
+	long := time.Now().Add(-time.Minute).UnixMilli()
+	require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", long, "fanned", long).Err())
+	b.interrupt(b.steps.progress.Hash(), true, func() { <-time.After(2 * b.lookFor) })
+	b.lookFor = 20 * time.Millisecond
+	require.Zero(t, b.sweep().Lost)
+	b.lookFor = lookFor
+	require.Equal(t, 1, b.sweep().Resumed, "it does not wait for the patience with others")
+	require.Equal(t, "2600", b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Val())
 }
