@@ -228,8 +228,8 @@ func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	id := b.submit(2600, spec()).ID
 	long := time.Now().Add(-time.Minute).UnixMilli()
 	require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", long, "fanned", long).Err())
-	b.interrupt(b.steps.progress.Hash(), true, func() { <-time.After(2 * b.lookFor) })
-	b.lookFor = 20 * time.Millisecond
+	b.interrupt(b.steps.progress.Hash(), true, func() { <-time.After(200 * time.Millisecond) })
+	b.lookFor = 100 * time.Millisecond
 	require.Zero(t, b.sweep().Lost)
 	b.lookFor = lookFor
 	require.Equal(t, 1, b.sweep().Resumed, "it does not wait for the patience with others")
