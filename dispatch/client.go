@@ -13,9 +13,9 @@
 // another host and could repeat a POST. There is no cookie jar, and the
 // environment's proxy is not used.
 //
-// Targets without TLS are reached by connections of its own (direct.go), all others
-// by net/http's transport. Over both, framing.go refuses the answers whose end two
-// readers could see in two places.
+// A target without TLS is reached by a carrier of this package (plain.go), all others by
+// net/http's transport (standard.go); the setting http_client selects the latter for all.
+// For both, framing.go refuses the answers whose end two readers could see in two places.
 //
 // Nothing here quotes an answer, a query or a header in a log or an error. But that
 // transport has messages of its own for the standard logger of package log, and no
@@ -24,12 +24,9 @@
 package dispatch
 
 import (
-	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -90,60 +87,6 @@ type target struct {
 	transport *http.Transport // nil if the carrier is another
 }
 
-// carrier makes exchanges with one target.
-type carrier interface {
-	// roundTrip sends the request, with the body of the exchange's action, and
-	// returns when the headers of the answer are there, whose body is to be closed.
-	// It tells the exchange how far it is, and ends it with the context, or when its
-	// time has passed.
-	roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error)
-	// close closes the connections that are idle.
-	close()
-}
-
-// hurried is the body of an answer as carriers return it, if there is one.
-type hurried interface {
-	// hurry has it end within that time, whole or not.
-	hurry(within time.Duration)
-}
-
-// transported is the carrier by net/http's transport.
-type transported struct{ *http.Transport }
-
-func (t transported) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
-	ctx, cancel := x.limited(ctx)
-	req = req.WithContext(x.traced(ctx))
-	setBody(req, x.action)
-	res, err := t.RoundTrip(req)
-	if err != nil {
-		cancel()
-		if x.conn != nil { // net/http may have its own reading of half a line
-			err = cmp.Or(x.conn.fault(), err)
-		}
-		return nil, err //nolint:wrapcheck // explain tells it by its type
-	}
-	res.Body = &timedBody{res.Body, cancel}
-	return res, nil
-}
-
-// timedBody is the body of an answer, with which the exchange's time ends.
-type timedBody struct {
-	io.ReadCloser
-
-	cancel context.CancelFunc
-}
-
-// hurry implements hurried.
-func (b *timedBody) hurry(within time.Duration) { time.AfterFunc(within, b.cancel) }
-
-// Close implements io.Closer.
-func (b *timedBody) Close() error {
-	defer b.cancel()
-	return b.ReadCloser.Close() //nolint:wrapcheck // net/http's own
-}
-
-func (t transported) close() { t.CloseIdleConnections() }
-
 // New returns a dispatcher for the configured targets. Its error names every
 // fault of every target.
 func New(cfg Config) (*Dispatcher, error) {
@@ -194,14 +137,14 @@ func newTarget(configured batch.Target) (*target, error) {
 		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
 	}
 	t := &target{Target: configured, base: base, basePath: base.EscapedPath()}
-	if directly(base, &configured) {
-		t.carrier = newDirect(hostPort(base), configured.Concurrency, dial)
+	if configured.HTTPClient == batch.HTTPClientAuto && isPlain(base, &configured) {
+		t.carrier = newPlainCarrier(hostPort(base), configured.Concurrency, dial)
 		return t, nil
 	}
 	if t.transport, err = newTransport(&configured); err != nil {
 		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
 	}
-	t.carrier = transported{t.transport}
+	t.carrier = standardCarrier{t.transport}
 	return t, nil
 }
 
@@ -218,53 +161,6 @@ func hostPort(u *url.URL) string {
 		port = map[string]string{"http": "80", "https": "443", "socks5": "1080"}[u.Scheme]
 	}
 	return net.JoinHostPort(u.Hostname(), port)
-}
-
-// newTransport returns a transport that keeps as many connections as the target
-// takes requests at once. The answer's headers have no timeout of their own:
-// the attempt's deadline covers them.
-func newTransport(t *batch.Target) (*http.Transport, error) {
-	transport := &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := dial(ctx, network, addr)
-			return follow(conn), err
-		},
-		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, ClientSessionCache: tls.NewLRUClientSessionCache(0)},
-		DisableCompression:  true, // decoding is done under the body's cap
-		MaxIdleConnsPerHost: t.Concurrency,
-		MaxConnsPerHost:     t.Concurrency,
-		IdleConnTimeout:     idleTimeout,
-		// Not reached: framing has the bound, and for HTTP/2 it is that of the frames.
-		MaxResponseHeaderBytes: maxResponseHeaders,
-		ForceAttemptHTTP2:      true,
-		// A dead HTTP/2 connection would otherwise swallow requests until the
-		// kernel gives it up, which takes minutes.
-		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 5 * time.Second},
-	}
-	var proxy *url.URL
-	if t.Proxy != "" {
-		var err error
-		if proxy, err = url.Parse(t.Proxy); err != nil {
-			return nil, errors.New("the proxy's URL cannot be parsed") // the cause repeats the URL, which may hold a password
-		}
-	}
-	secure := &secureDialer{transport: transport, proxy: proxy}
-	switch {
-	case proxy == nil || strings.HasPrefix(t.BaseURL, "https:"):
-	case proxy.Scheme == "socks5":
-		// net/http could do it by itself, but over the connection whose answers are followed.
-		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
-			conn, err := secure.socks(ctx, network, addr)
-			if err != nil {
-				return nil, err
-			}
-			return follow(conn), nil
-		}
-	default:
-		transport.Proxy, secure.proxy = http.ProxyURL(proxy), nil
-	}
-	transport.DialTLSContext = secure.dial
-	return transport, nil
 }
 
 // Close closes the connections that are idle. Attempts in flight go on.

@@ -52,7 +52,7 @@ func overTransport(tb testing.TB, d *Dispatcher) {
 	var err error
 	t.transport, err = newTransport(&t.Target)
 	require.NoError(tb, err)
-	t.carrier = transported{t.transport}
+	t.carrier = standardCarrier{t.transport}
 }
 
 // dialWith makes a dispatcher dial otherwise.
@@ -65,7 +65,7 @@ func dialWith(d *Dispatcher, dial func(ctx context.Context, network, addr string
 		}
 		return
 	}
-	t.carrier.(*direct).dial = dial
+	t.carrier.(*plainCarrier).dial = dial
 }
 
 // trusting makes a dispatcher trust the test server's certificate.

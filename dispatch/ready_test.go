@@ -41,7 +41,7 @@ func readyTargets(t *testing.T, handler func(kind string) http.Handler) map[stri
 			configured := x.Target
 			x.transport, err = newTransport(&configured)
 			require.NoError(t, err)
-			x.carrier = transported{x.transport}
+			x.carrier = standardCarrier{x.transport}
 		}
 		if srv.TLS != nil {
 			pool.AddCert(srv.Certificate())

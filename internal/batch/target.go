@@ -59,6 +59,9 @@ type Target struct {
 	// that no allow rule matches. Defaults to refuse if there are allow rules, else
 	// to data.
 	EncodedSlash string `yaml:"encoded_slash"`
+	// HTTPClient selects the HTTP/1.1 client: HTTPClientAuto or HTTPClientStandard. Both
+	// send the same requests and refuse the same answers. Defaults to auto.
+	HTTPClient string `yaml:"http_client"`
 	// Transactions are the calls by which the target groups requests so that all
 	// count or none. Defaults to none: then every member of a group but the last
 	// needs an undo.
@@ -69,6 +72,12 @@ type Target struct {
 const (
 	EncodedSlashData   = "data"   // the slash is part of a segment, and sent as it is
 	EncodedSlashRefuse = "refuse" // the action ends as errored, with the code blocked
+)
+
+// HTTP clients that a target can be reached by.
+const (
+	HTTPClientAuto     = "auto"     // batchd's own for http targets without a proxy, net/http's for all others
+	HTTPClientStandard = "standard" // net/http's
 )
 
 // Transactions are a target's calls for a transaction of its own.
@@ -139,6 +148,7 @@ func (t Target) WithDefaults() Target {
 		setDefault(&t.EncodedSlash, EncodedSlashRefuse)
 	}
 	setDefault(&t.EncodedSlash, EncodedSlashData)
+	setDefault(&t.HTTPClient, HTTPClientAuto)
 	if t.Retry.Statuses == nil {
 		t.Retry.Statuses = []int{408, 425, 429, 502, 503, 504}
 	}
@@ -204,6 +214,9 @@ func (t Target) Validate() []Fault {
 	}
 	if t.EncodedSlash != EncodedSlashData && t.EncodedSlash != EncodedSlashRefuse {
 		add("/encoded_slash", "unknown value %q: expected data or refuse", clip(t.EncodedSlash))
+	}
+	if t.HTTPClient != HTTPClientAuto && t.HTTPClient != HTTPClientStandard {
+		add("/http_client", "unknown value %q: expected auto or standard", clip(t.HTTPClient))
 	}
 	if t.Transactions != nil {
 		t.Transactions.validate(add)

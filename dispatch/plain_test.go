@@ -29,21 +29,31 @@ func sayEmpty(w *wire) {
 
 // carrierOf returns what carries a dispatcher's exchanges, or skips the test where it
 // is the transport's turn.
-func carrierOf(t *testing.T, d *Dispatcher) *direct {
+func carrierOf(t *testing.T, d *Dispatcher) *plainCarrier {
 	t.Helper()
 	if transportOnly {
 		t.Skip("the transport does it its own way")
 	}
-	return d.targets["crm"].carrier.(*direct)
+	return d.targets["crm"].carrier.(*plainCarrier)
 }
 
-func (d *direct) idlers() int {
+func (d *plainCarrier) idlers() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.idle)
 }
 
-func TestWhatIsCarriedDirectly(t *testing.T) {
+func TestTheSettingHTTPClientSelectsTheCarrier(t *testing.T) {
+	t.Parallel()
+	for client, want := range map[string]carrier{"": &plainCarrier{}, batch.HTTPClientAuto: &plainCarrier{}, batch.HTTPClientStandard: standardCarrier{}} {
+		d, err := New(Config{Targets: []batch.Target{{Name: "crm", BaseURL: "http://127.0.0.1:9000", HTTPClient: client}}})
+		require.NoError(t, err)
+		t.Cleanup(d.Close)
+		require.IsType(t, want, d.targets["crm"].carrier, client)
+	}
+}
+
+func TestTargetsThatThePlainCarrierReaches(t *testing.T) {
 	t.Parallel()
 	for base, want := range map[string]bool{
 		"http://h": true, "http://h:81/v1": true, "http://127.0.0.1": true, "http://[::1]:81": true,
@@ -51,8 +61,8 @@ func TestWhatIsCarriedDirectly(t *testing.T) {
 	} {
 		u, err := url.Parse(base)
 		require.NoError(t, err)
-		require.Equal(t, want, directly(u, &batch.Target{}), base)
-		require.False(t, directly(u, &batch.Target{Proxy: "http://proxy"}), base)
+		require.Equal(t, want, isPlain(u, &batch.Target{}), base)
+		require.False(t, isPlain(u, &batch.Target{Proxy: "http://proxy"}), base)
 	}
 	u, err := url.Parse("http://h/v1")
 	require.NoError(t, err)

@@ -25,10 +25,10 @@ const (
 	lastWrite = 50 * time.Millisecond
 )
 
-// conn is a connection to the target.
-type conn struct {
+// plainConn is a connection of plainCarrier.
+type plainConn struct {
 	net.Conn
-	d     *direct
+	d     *plainCarrier
 	raw   syscall.RawConn
 	begin func(fd uintptr) bool // of it, made once
 	in    *bufio.Reader
@@ -50,8 +50,8 @@ type conn struct {
 	buffer  [4 << 10]byte
 }
 
-func (d *direct) newConn(dialed net.Conn) (*conn, error) {
-	c := &conn{Conn: dialed, d: d}
+func (d *plainCarrier) newConn(dialed net.Conn) (*plainConn, error) {
+	c := &plainConn{Conn: dialed, d: d}
 	c.begin = c.beginStep
 	c.in = bufio.NewReader(c)
 	sys, ok := dialed.(syscall.Conn) // as all that net dials are
@@ -76,7 +76,7 @@ var (
 
 // exchange makes one exchange. With an error the connection is closed; else once
 // the answer's body is, or when that was read to its end.
-func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
+func (c *plainConn) exchange(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
 	c.x, c.written, c.asked, c.first, c.err, c.rest = x, 0, false, nil, nil, nil
 	c.framing.expect(req.Method)
 	c.out, c.more = appendRequest(c.out[:0], req, len(x.action.Body)), x.action.Body
@@ -106,7 +106,7 @@ func (c *conn) exchange(ctx context.Context, x *exchange, req *http.Request) (*h
 
 // limit has what is read and written from now on end with the context, and at that time.
 // Attempts have a context in common, so it is watched as long as the connection is used with it.
-func (c *conn) limit(ctx context.Context, until time.Time) error {
+func (c *plainConn) limit(ctx context.Context, until time.Time) error {
 	if c.ctx != ctx {
 		if c.quiet != nil && !c.quiet() {
 			return errGone // it may be interrupted at any moment by the one before
@@ -121,10 +121,10 @@ func (c *conn) limit(ctx context.Context, until time.Time) error {
 }
 
 // interrupt ends what is read and written.
-func (c *conn) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) }
+func (c *plainConn) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) }
 
 // Close implements io.Closer.
-func (c *conn) Close() error {
+func (c *plainConn) Close() error {
 	if c.quiet != nil {
 		c.quiet()
 	}
@@ -132,7 +132,7 @@ func (c *conn) Close() error {
 }
 
 // ask sends the request and reads the head of the answer.
-func (c *conn) ask(req *http.Request) (*http.Response, error) {
+func (c *plainConn) ask(req *http.Request) (*http.Response, error) {
 	if err := c.raw.Read(c.begin); err != nil && c.err == nil {
 		c.err = err
 	}
@@ -153,9 +153,9 @@ func (c *conn) ask(req *http.Request) (*http.Response, error) {
 
 // beginStep is called first when the connection is to be used, and then whenever
 // something can be read. It reports whether it is done.
-func (c *conn) beginStep(fd uintptr) bool {
+func (c *plainConn) beginStep(fd uintptr) bool {
 	if c.asked {
-		n, err := readNow(fd, c.buffer[:])
+		n, err := retryEINTR(syscall.Read, fd, c.buffer[:])
 		if err == syscall.EAGAIN { //nolint:errorlint // errno, as it comes
 			return false
 		}
@@ -165,7 +165,7 @@ func (c *conn) beginStep(fd uintptr) bool {
 	// Nothing is there, if all is well. Of a connection that was used, what is there
 	// belongs to no request; of a new one it may be the answer of a server that does
 	// not wait for requests.
-	n, err := readNow(fd, c.buffer[:])
+	n, err := retryEINTR(syscall.Read, fd, c.buffer[:])
 	if err != syscall.EAGAIN { //nolint:errorlint // as above
 		if c.used || n <= 0 || err != nil {
 			return true
@@ -174,7 +174,7 @@ func (c *conn) beginStep(fd uintptr) bool {
 	}
 	c.asked = true
 	c.x.advance(sending)
-	n, err = writeNow(fd, c.out)
+	n, err = retryEINTR(syscall.Write, fd, c.out)
 	if n > 0 {
 		c.written = n
 	}
@@ -189,7 +189,7 @@ func (c *conn) beginStep(fd uintptr) bool {
 }
 
 // took notes the first that was read of the answer.
-func (c *conn) took(n int, err error) {
+func (c *plainConn) took(n int, err error) {
 	switch {
 	case err != nil:
 		c.err = err
@@ -203,7 +203,7 @@ func (c *conn) took(n int, err error) {
 
 // writeRest writes what could not be written at once. The answer may come before all
 // of it is: whoever refuses a request need not read it.
-func (c *conn) writeRest() {
+func (c *plainConn) writeRest() {
 	done, x := make(chan error, 1), c.x
 	rest := net.Buffers{c.out[c.written:], c.more}
 	c.rest, c.err, c.out = done, nil, nil
@@ -217,7 +217,7 @@ func (c *conn) writeRest() {
 }
 
 // readHead reads status and headers of the answer, behind those of informational ones.
-func (c *conn) readHead(req *http.Request) (*http.Response, error) {
+func (c *plainConn) readHead(req *http.Request) (*http.Response, error) {
 	c.in.Reset(c)
 	if _, err := c.in.Peek(1); err != nil {
 		return nil, err //nolint:wrapcheck // net's own
@@ -235,7 +235,7 @@ func (c *conn) readHead(req *http.Request) (*http.Response, error) {
 }
 
 // Read implements io.Reader, for the answer.
-func (c *conn) Read(p []byte) (int, error) {
+func (c *plainConn) Read(p []byte) (int, error) {
 	if c.framing.fault != nil {
 		return 0, c.framing.fault
 	}
@@ -262,7 +262,7 @@ func (c *conn) Read(p []byte) (int, error) {
 type answer struct {
 	io.Reader
 
-	c    *conn
+	c    *plainConn
 	last bool // no other exchange can follow
 	over bool
 }
@@ -308,7 +308,7 @@ func (a *answer) end(whole bool) {
 }
 
 // allWritten reports whether the whole request was written, if it is within a moment.
-func (c *conn) allWritten() bool {
+func (c *plainConn) allWritten() bool {
 	if c.rest == nil {
 		return true
 	}
@@ -362,4 +362,14 @@ func appendField(out []byte, name, value string) []byte {
 	out = append(out, ": "...)
 	out = append(out, value...)
 	return append(out, "\r\n"...)
+}
+
+// retryEINTR makes a system call again as long as signals interrupt it.
+func retryEINTR(call func(fd int, p []byte) (int, error), fd uintptr, p []byte) (int, error) {
+	for {
+		n, err := call(int(fd), p)
+		if err != syscall.EINTR { //nolint:errorlint // errno, as it comes
+			return n, err
+		}
+	}
 }

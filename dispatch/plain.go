@@ -20,29 +20,27 @@ import (
 // keptRequest is the most memory that an idle connection keeps of its last request.
 const keptRequest = 4 << 10
 
-// direct makes exchanges with a target over HTTP/1.1 without TLS, each in the
-// goroutine of its caller. http.Transport needs two more for each connection, and
-// what these four tell each other is most of what an exchange costs. Answers are
-// read by net/http all the same.
+// plainCarrier speaks HTTP/1.1 without TLS, on the goroutine of its caller. http.Transport
+// needs two more goroutines for each connection, and passing a request and its answer
+// between them is most of the cost of an exchange. net/http parses the answers all the same.
 //
-// A request goes over a connection that is idle, the one that was used last. What
-// its peer did to it meanwhile is looked at right before the first byte is written:
-// if it was closed, the next one is taken. Once a byte was written, the request is
-// never sent again.
-type direct struct {
+// A request goes over the idle connection that was used last. Right before it writes the
+// first byte, the carrier checks whether the target has closed that connection; then it
+// takes the next one. Once a byte was written, the request is never sent again.
+type plainCarrier struct {
 	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
 	addr  string
 	slots chan struct{} // as many as there may be connections
 
 	mu     sync.Mutex
-	idle   []*conn // those that were used last at the end
+	idle   []*plainConn // those that were used last at the end
 	reaper *time.Timer
 	closed bool
 }
 
-// directly reports whether a target's exchanges are made like that. A proxy, TLS, and
-// names that are not ASCII or have a zone are the transport's business.
-func directly(base *url.URL, t *batch.Target) bool {
+// isPlain reports whether plainCarrier can reach a target. It supports neither TLS nor
+// proxies, nor host names that are not ASCII or have a zone.
+func isPlain(base *url.URL, t *batch.Target) bool {
 	for _, c := range []byte(base.Host) {
 		if c >= utf8.RuneSelf || c == '%' {
 			return false
@@ -51,14 +49,14 @@ func directly(base *url.URL, t *batch.Target) bool {
 	return base.Scheme == "http" && t.Proxy == ""
 }
 
-// newDirect returns what makes the exchanges with the target at that address, of
-// which there are at most so many at a time.
-func newDirect(addr string, connections int, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *direct {
-	return &direct{dial: dial, addr: addr, slots: make(chan struct{}, connections)}
+// newPlainCarrier returns a carrier for the target at that address, with at most so many
+// connections.
+func newPlainCarrier(addr string, connections int, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *plainCarrier {
+	return &plainCarrier{dial: dial, addr: addr, slots: make(chan struct{}, connections)}
 }
 
 // roundTrip implements carrier. The answer's body is to be closed, or read to its end.
-func (d *direct) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
+func (d *plainCarrier) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
 	select {
 	case d.slots <- struct{}{}:
 	default:
@@ -84,7 +82,7 @@ func (d *direct) roundTrip(ctx context.Context, x *exchange, req *http.Request) 
 }
 
 // wait waits until there may be another connection.
-func (d *direct) wait(ctx context.Context, x *exchange) error {
+func (d *plainCarrier) wait(ctx context.Context, x *exchange) error {
 	timer := time.NewTimer(time.Until(x.until))
 	defer timer.Stop()
 	select {
@@ -98,7 +96,7 @@ func (d *direct) wait(ctx context.Context, x *exchange) error {
 }
 
 // connection returns one that is idle, or a new one.
-func (d *direct) connection(ctx context.Context, x *exchange) (*conn, error) {
+func (d *plainCarrier) connection(ctx context.Context, x *exchange) (*plainConn, error) {
 	if ctx.Err() != nil { // what is sent now would be broken off at once
 		return nil, context.Cause(ctx) //nolint:wrapcheck // it is not shown
 	}
@@ -115,7 +113,7 @@ func (d *direct) connection(ctx context.Context, x *exchange) (*conn, error) {
 }
 
 // take returns the connection that was used last, or nil.
-func (d *direct) take() *conn {
+func (d *plainCarrier) take() *plainConn {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := len(d.idle) - 1
@@ -129,7 +127,7 @@ func (d *direct) take() *conn {
 }
 
 // put takes a connection back.
-func (d *direct) put(c *conn) {
+func (d *plainCarrier) put(c *plainConn) {
 	c.used, c.since = true, time.Now()
 	c.x, c.more = nil, nil
 	if cap(c.out) > keptRequest {
@@ -150,7 +148,7 @@ func (d *direct) put(c *conn) {
 }
 
 // reap closes the connections that were idle for too long.
-func (d *direct) reap() {
+func (d *plainCarrier) reap() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	n := 0
@@ -166,7 +164,7 @@ func (d *direct) reap() {
 }
 
 // close implements carrier.
-func (d *direct) close() {
+func (d *plainCarrier) close() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.closed = true

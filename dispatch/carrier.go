@@ -1,0 +1,27 @@
+package dispatch
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// carrier sends requests to one target and reads the heads of its answers. There are two:
+// plainCarrier for http targets, and standardCarrier, over net/http's transport, for all
+// others and for those whose setting http_client is standard. Their requests have the
+// same bytes, and they refuse the same answers.
+type carrier interface {
+	// roundTrip sends the request, with the body of the exchange's action, and returns
+	// once it has the headers of the answer. The caller closes the body. The carrier
+	// tells the exchange how far it is, and ends it with the context or when the
+	// exchange's time is over.
+	roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error)
+	// close closes the idle connections.
+	close()
+}
+
+// hurried is the body of an answer that a carrier returns, unless the answer has none.
+type hurried interface {
+	// hurry ends the body within that time, whole or not.
+	hurry(within time.Duration)
+}
