@@ -98,4 +98,3 @@ func newTransport(t *batch.Target) (*http.Transport, error) {
 	transport.DialTLSContext = secure.dial
 	return transport, nil
 }
-

@@ -45,12 +45,36 @@ func (s *Store) Leave(ctx context.Context, worker string) error {
 	return mapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())
 }
 
-// Recover implements [batch.Registry]. What a worker had begun stands in the
-// ledger, so nobody has to keep a list of it: the open batches are looked
-// through, which happens only when a worker died. What it had taken and not begun
-// yet is put back into the queue.
-func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
-	found := 0
+// recoveryLease is how long a process takes over the actions of dead workers without
+// renewing its claim. It is longer than the work between two renewals, and short, because a
+// process that dies meanwhile delays the recovery by it.
+const recoveryLease = 6 * time.Second
+
+// claimRecovery takes or extends the lease of the process that recovers. Every worker learns
+// of a death, and all of them reading every open batch would load Redis for nothing.
+func (s *Store) claimRecovery(ctx context.Context) error {
+	answer, err := s.run(ctx, s.steps.elect, []string{recoveryKey}, s.name, millis(recoveryLease))
+	if err == nil && answer[0] == "other" {
+		err = batch.ErrRecovering
+	}
+	return err
+}
+
+// Recover implements [batch.Registry]. The ledger says which worker began an action, so the
+// process looks through the open batches, which it does only when a worker died. Tasks that
+// a dead worker took and did not begin return to their queue.
+func (s *Store) Recover(ctx context.Context, dead []string) (found int, err error) {
+	if err := s.claimRecovery(ctx); err != nil {
+		return 0, err
+	}
+	defer func() {
+		if errors.Is(err, batch.ErrRecovering) {
+			return
+		}
+		if _, late := s.run(context.WithoutCancel(ctx), s.steps.resign, []string{recoveryKey}, s.name); late != nil {
+			s.log.WarnContext(ctx, "lease of the recovery left to expire", "error", late)
+		}
+	}()
 	queues := make(map[string]struct{})
 	var faults []error
 	// The dead workers may have left webhooks to be sent in batches that they ended last.
@@ -65,22 +89,34 @@ func (s *Store) Recover(ctx context.Context, dead []string) (int, error) {
 		if page.fault != nil { // what could be read is recovered, and the rest by the next try
 			faults = append(faults, page.fault)
 		}
+		var running []string
 		for _, id := range page.order {
-			m := page.fields[id]
-			if status := batch.Status(m["status"]); status == "" || status.Terminal() {
+			if status := batch.Status(page.fields[id]["status"]); status == "" || status.Terminal() {
 				continue
 			}
-			for _, queue := range s.queuesOf(routeOf(m)) {
+			running = append(running, id)
+			for _, queue := range s.queuesOf(routeOf(page.fields[id])) {
 				queues[queue] = struct{}{}
 			}
-			n, err := s.recoverBatch(ctx, id, m, func(e entry) bool { return slices.Contains(dead, e.worker) })
-			found += n
-			if err != nil {
-				faults = append(faults, fmt.Errorf("recover batch %s: %w", id, err))
+		}
+		for _, ids := range portions(running, func(id string) int { return int(atoi(page.fields[id]["total"])) }, mostStates) {
+			flying, fault := s.begunIn(ctx, ids)
+			if fault != nil {
+				faults = append(faults, fmt.Errorf("recover batches: %w", fault))
+			}
+			for id, entries := range flying {
+				n, err := s.bringLost(ctx, id, page.fields[id], entries, func(e entry) bool { return slices.Contains(dead, e.worker) })
+				found += n
+				if err != nil {
+					faults = append(faults, fmt.Errorf("recover batch %s: %w", id, err))
+				}
 			}
 			if len(faults) > sweepFaults {
 				return found, errors.Join(faults...)
 			}
+		}
+		if err := s.claimRecovery(ctx); err != nil {
+			return found, errors.Join(append(faults, err)...)
 		}
 		if cursor = next; cursor == 0 {
 			break
@@ -123,12 +159,17 @@ func (s *Store) openPage(ctx context.Context, cursor uint64) (*openPage, uint64,
 	return s.readPage(ctx, ids), next, nil
 }
 
-// recoverBatch enqueues anew those actions in flight of a batch whose holders are lost.
+// recoverBatch enqueues those actions in flight of a batch again whose holders are lost.
 func (s *Store) recoverBatch(ctx context.Context, id string, m map[string]string, lost func(entry) bool) (int, error) {
-	flying, err := s.begun(ctx, id)
+	flying, err := s.begunIn(ctx, []string{id})
 	if err != nil {
 		return 0, err
 	}
+	return s.bringLost(ctx, id, m, flying[id], lost)
+}
+
+// bringLost enqueues those of the actions in flight again whose holders are lost.
+func (s *Store) bringLost(ctx context.Context, id string, m map[string]string, flying map[int]entry, lost func(entry) bool) (int, error) {
 	var tasks []newTask
 	for index, e := range flying {
 		if lost(e) {
@@ -156,32 +197,83 @@ type entry struct {
 	first, started    time.Time
 }
 
-// begun returns the ledger's entries of the actions in flight, by index.
-func (s *Store) begun(ctx context.Context, id string) (map[int]entry, error) {
+// mostStates bounds the actions of the batches whose states are read in one exchange.
+const mostStates = 1 << 20
+
+// portions splits a list into parts whose sizes add up to at most so much, or that have one item.
+func portions[T any](items []T, size func(T) int, most int) (parts [][]T) {
+	sum, start := 0, 0
+	for i, item := range items {
+		n := size(item)
+		if i > start && sum+n > most {
+			parts, sum, start = append(parts, items[start:i]), 0, i
+		}
+		sum += n
+	}
+	if start < len(items) {
+		parts = append(parts, items[start:])
+	}
+	return parts
+}
+
+// begunIn returns the ledger's entries of the actions in flight, by batch and index, in two
+// exchanges for all batches. With an error, those of some batches are missing.
+func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]entry, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	k := keysOf(id)
-	all, err := s.rdb.Get(ctx, k.state).Result()
-	if err != nil && !errors.Is(err, redis.Nil) {
-		return nil, mapError(ctx, err)
+	states := make([]*redis.StringCmd, len(ids))
+	pipe := s.rdb.Pipeline()
+	for i, id := range ids {
+		states[i] = pipe.Get(ctx, keysOf(id).state)
 	}
-	var fields []string
-	for i := range len(all) {
-		if all[i] == 'r' {
-			fields = append(fields, strconv.Itoa(i))
+	s.send(ctx, pipe)
+	type look struct {
+		id     string
+		fields []string
+		packed *redis.SliceCmd
+	}
+	var looks []look
+	var fault error
+	pipe = s.rdb.Pipeline()
+	for i, id := range ids {
+		all, err := states[i].Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			fault = mapError(ctx, err)
+			continue
+		}
+		var fields []string
+		for index := range len(all) {
+			if all[index] == 'r' {
+				fields = append(fields, strconv.Itoa(index))
+			}
+		}
+		for chunk := range slices.Chunk(fields, chunkActions) {
+			looks = append(looks, look{id, chunk, pipe.HMGet(ctx, keysOf(id).ledger, chunk...)})
 		}
 	}
-	found := make(map[int]entry, len(fields))
-	for chunk := range slices.Chunk(fields, chunkActions) {
-		packed, err := s.rdb.HMGet(ctx, k.ledger, chunk...).Result()
+	if len(looks) > 0 {
+		s.send(ctx, pipe)
+	}
+	found := make(map[string]map[int]entry)
+	unread := make(map[string]struct{})
+	for _, l := range looks {
+		packed, err := l.packed.Result()
 		if err != nil {
-			return nil, mapError(ctx, err)
+			fault = mapError(ctx, err)
+			unread[l.id] = struct{}{}
+			continue
+		}
+		if found[l.id] == nil {
+			found[l.id] = make(map[int]entry, len(l.fields))
 		}
 		for i, v := range packed {
 			if text, ok := v.(string); ok {
-				found[int(atoi(chunk[i]))] = parseEntry(text)
+				found[l.id][int(atoi(l.fields[i]))] = parseEntry(text)
 			}
 		}
 	}
-	return found, nil
+	for id := range unread {
+		delete(found, id)
+	}
+	return found, fault
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // silence makes a worker's last beat as old as that.
@@ -95,5 +96,43 @@ func TestWhatALiveWorkerHasInFlightIsNotTakenFromIt(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, batch.Interrupted, second.Verdict)
 		require.Equal(t, first.Token, second.Token)
+	})
+}
+
+func TestOneProcessTakesOverTheActionsOfDeadWorkers(t *testing.T) {
+	t.Parallel()
+	url := redistest.Start(t).URL()
+	b, other := open(t, url), open(t, url)
+	require.NoError(t, other.claimRecovery(other.ctx))
+	_, err := b.Recover(b.ctx, []string{"dead"})
+	require.ErrorIs(t, err, batch.ErrRecovering)
+	b.silence("dead", time.Hour)
+	_, err = other.Recover(other.ctx, []string{"dead"})
+	require.NoError(t, err)
+	require.ErrorIs(t, b.rdb.ZScore(b.ctx, workersKey, "dead").Err(), redis.Nil)
+	_, err = b.Recover(b.ctx, []string{"dead"})
+	require.NoError(t, err, "the lease ended with the recovery")
+	require.NoError(t, other.claimRecovery(other.ctx))
+	require.Positive(t, must(b.rdb.PTTL(b.ctx, recoveryKey).Result()), "it ends with its holder")
+}
+
+// A recovery reads all open batches: its exchanges grow with their pages, not their number.
+func TestARecoveryReadsManyBatchesInOneExchange(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const batches = 60
+		for i := range batches {
+			id := b.submit(2, spec()).ID
+			b.begin(id, 0)
+			if i == 0 {
+				_, err := b.Begin(b.ctx, id, 1, "dead")
+				require.NoError(t, err)
+			}
+		}
+		seen := &sent{}
+		b.rdb.AddHook(seen)
+		found, err := b.Recover(b.ctx, []string{"dead"})
+		require.NoError(t, err)
+		require.Equal(t, 1, found)
+		require.Less(t, len(seen.all), batches/2, "%d exchanges", len(seen.all))
 	})
 }

@@ -138,34 +138,3 @@ func unreachable(resp *batch.Response) bool {
 		return false
 	}
 }
-
-// probe tries the targets whose circuit is open, and closes those that can be
-// reached. The worker that sweeps does it.
-func (w *Worker) probe(ctx context.Context) {
-	tripped, err := w.cfg.Gate.Tripped(ctx)
-	if err != nil {
-		w.log.WarnContext(ctx, "open circuits not read", "error", err)
-		return
-	}
-	w.metrics.tripped.Set(float64(len(tripped)))
-	for _, target := range tripped {
-		if _, known := w.targets[target]; !known {
-			continue
-		}
-		probeCtx, cancel := context.WithTimeout(ctx, sweepEvery)
-		err := w.cfg.Prober.Probe(probeCtx, target)
-		cancel()
-		if err != nil {
-			w.hold(target, tripHold)
-			if err := w.cfg.Gate.Hold(ctx, target, tripHold); err != nil {
-				w.log.WarnContext(ctx, "other workers not told that a target is held", "target", target, "error", err)
-			}
-			continue
-		}
-		if err := w.cfg.Gate.Mend(ctx, target); err != nil {
-			w.log.WarnContext(ctx, "circuit not closed", "target", target, "error", err)
-			continue
-		}
-		w.log.InfoContext(ctx, "target resumed: it can be reached again", "target", target)
-	}
-}

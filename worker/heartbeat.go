@@ -11,31 +11,41 @@ import (
 // consider a worker dead whose heartbeats do not arrive for a while.
 const missedBeat = batch.BeatEvery / 8
 
-// beatUntil says that this worker is alive until the context ends, and takes
-// over what workers began that are not.
-func (w *Worker) beatUntil(ctx context.Context) {
+// heartbeat tells the store that this worker is alive, and tells the recovery of workers
+// that are not, as long as its own heartbeats are steady. When the context ends, the
+// worker leaves the list.
+type heartbeat struct {
+	*Worker
+
+	dead chan<- []string // taken only while no recovery is at work
+}
+
+func (h *heartbeat) run(ctx context.Context) {
 	next := time.NewTimer(batch.BeatEvery)
 	defer next.Stop()
 	var pulse pulse
 	missed := false
 	for {
 		next.Reset(batch.BeatEvery)
-		dead, err := w.cfg.Registry.Beat(ctx, w.cfg.Name)
+		dead, err := h.cfg.Registry.Beat(ctx, h.cfg.Name)
 		steady := pulse.beat(time.Now(), err == nil)
 		switch {
 		case ctx.Err() != nil:
 		case err != nil:
 			if next.Reset(missedBeat); !missed {
-				w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
+				h.log.WarnContext(ctx, "heartbeat missed", "worker", h.cfg.Name, "error", err)
 			}
 		case len(dead) > 0 && steady:
-			w.takeOver(ctx, dead)
+			select {
+			case h.dead <- dead:
+			default: // the recovery is at work; the next heartbeat names them again
+			}
 		}
 		missed = err != nil
 		select {
 		case <-ctx.Done():
-			if err := w.cfg.Registry.Leave(context.WithoutCancel(ctx), w.cfg.Name); err != nil {
-				w.log.WarnContext(ctx, "could not leave the list of workers", "error", err)
+			if err := h.cfg.Registry.Leave(context.WithoutCancel(ctx), h.cfg.Name); err != nil {
+				h.log.WarnContext(ctx, "could not leave the list of workers", "error", err)
 			}
 			return
 		case <-next.C:
@@ -43,24 +53,14 @@ func (w *Worker) beatUntil(ctx context.Context) {
 	}
 }
 
-func (w *Worker) takeOver(ctx context.Context, dead []string) {
-	found, err := w.cfg.Registry.Recover(ctx, dead)
-	if err != nil {
-		w.log.WarnContext(ctx, "recovery broke off, it is tried again", "dead", dead, "error", err)
-		return
-	}
-	w.metrics.recovered.Add(float64(found))
-	w.log.WarnContext(ctx, "workers died, what they began was taken over", "dead", dead, "actions", found)
-}
-
-// pulse tells whether this worker's own beats have been steady for so long that
-// the silence of another means something. When the store was away, everybody
-// was silent.
+// pulse records whether the heartbeats of this worker have been steady for so long that
+// the silence of another worker means something. While the store is away, all workers are
+// silent.
 type pulse struct {
 	since, last time.Time
 }
 
-// beat notes a beat, and reports whether the pulse is steady.
+// beat records a heartbeat, and reports whether the pulse is steady.
 func (p *pulse) beat(now time.Time, ok bool) bool {
 	if !ok || now.Sub(p.last) > 2*batch.BeatEvery {
 		p.since = time.Time{}

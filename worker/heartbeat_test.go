@@ -58,7 +58,7 @@ func TestAWorkerWhoseHeartbeatsAreRefusedIsNotTakenForDead(t *testing.T) {
 		w := &Worker{cfg: Config{Name: "w", Registry: registry}, log: slog.New(slog.DiscardHandler)}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		w.beatUntil(ctx)
+		(&heartbeat{w, make(chan []string, 1)}).run(ctx)
 		require.Greater(t, len(registry.taken), 20)
 		for i, at := range registry.taken[1:] {
 			require.Less(t, at.Sub(registry.taken[i]), batch.DeadAfter/2)

@@ -3,68 +3,57 @@ package worker
 import (
 	"context"
 	"math/rand/v2"
+	"sync/atomic"
 	"time"
 )
 
-const (
-	// sweepEvery is how often a worker sweeps, or asks whether it may.
-	sweepEvery = 2 * time.Second
-	// feedEvery is how often the worker that sweeps hands out throttled actions,
-	// while there are any. Otherwise it looks for them as it sweeps.
-	feedEvery = 200 * time.Millisecond
-)
+// sweepEvery is how often a worker sweeps, or asks whether it may.
+const sweepEvery = 2 * time.Second
 
-// sweepUntil sweeps until the context ends.
-func (w *Worker) sweepUntil(ctx context.Context) {
-	feed := time.NewTicker(feedEvery)
-	defer feed.Stop()
-	sweep := time.NewTimer(w.nextSweep())
-	defer sweep.Stop()
-	sweeper, waiting := false, 0
-	handOut := func() {
-		var err error
-		if waiting, err = w.cfg.Sweeper.Feed(ctx); err != nil && ctx.Err() == nil {
-			w.log.WarnContext(ctx, "feeding broke off", "error", err)
-			waiting = 1 // there may be
-		}
-	}
-	for {
-		select {
-		case <-ctx.Done():
-			if err := w.cfg.Sweeper.Resign(context.WithoutCancel(ctx), w.cfg.Name); err != nil {
-				w.log.WarnContext(ctx, "could not resign as sweeper", "error", err)
-			}
-			return
-		case <-sweep.C:
-			if sweeper = w.sweep(ctx); sweeper {
-				w.probe(ctx)
-				handOut()
-			}
-			sweep.Reset(w.nextSweep())
-		case <-feed.C:
-			if sweeper && waiting > 0 {
-				handOut()
-			}
-		}
-	}
-}
-
-func (w *Worker) nextSweep() time.Duration {
+// nextSweep returns sweepEvery with a jitter of an eighth.
+func nextSweep() time.Duration {
 	return sweepEvery - sweepEvery/8 + rand.N(sweepEvery/4) //nolint:gosec // jitter is no secret
 }
 
-// sweep makes one round, and reports whether this worker is the sweeper.
-func (w *Worker) sweep(ctx context.Context) bool {
-	swept, ok, err := w.cfg.Sweeper.Sweep(ctx, w.cfg.Name)
+// sweeping makes the rounds over the open batches. One worker of all is the sweeper.
+type sweeping struct {
+	*Worker
+
+	// sweeper says whether this worker is the sweeper, by its last round. The other
+	// services that only one worker needs to run go by it: a second one does no harm.
+	sweeper atomic.Bool
+}
+
+func (s *sweeping) run(ctx context.Context) {
+	next := time.NewTimer(nextSweep())
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			s.sweeper.Store(false)
+			if err := s.cfg.Sweeper.Resign(context.WithoutCancel(ctx), s.cfg.Name); err != nil {
+				s.log.WarnContext(ctx, "could not resign as sweeper", "error", err)
+			}
+			return
+		case <-next.C:
+			s.sweeper.Store(s.round(ctx))
+			next.Reset(nextSweep())
+		}
+	}
+}
+
+// round makes one round, and reports whether this worker is the sweeper.
+func (s *sweeping) round(ctx context.Context) bool {
+	swept, ok, err := s.cfg.Sweeper.Sweep(ctx, s.cfg.Name)
 	if err != nil && ctx.Err() == nil {
-		w.log.WarnContext(ctx, "sweep broke off", "error", err)
+		s.log.WarnContext(ctx, "sweep broke off", "error", err)
 	}
 	if !ok {
 		return false
 	}
-	w.metrics.sweep(swept)
+	s.metrics.sweep(swept)
 	if swept.Resumed+swept.Lost+swept.Expired+swept.Notified > 0 {
-		w.log.InfoContext(ctx, "swept", "open", swept.Open, "resumed", swept.Resumed, "lost", swept.Lost, "expired", swept.Expired, "notified", swept.Notified)
+		s.log.InfoContext(ctx, "swept", "open", swept.Open, "resumed", swept.Resumed, "lost", swept.Lost, "expired", swept.Expired, "notified", swept.Notified)
 	}
 	return true
 }

@@ -125,21 +125,35 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("start taking tasks: %w", err)
 	}
 	w.log.InfoContext(ctx, "worker started", "worker", w.cfg.Name, "targets", len(w.targets))
-	beating := make(chan struct{})
-	// It beats until it has drained: what it still has in flight is not to be
-	// taken from it.
-	beatCtx, endBeat := context.WithCancel(context.WithoutCancel(ctx))
-	go func() {
-		defer close(beating)
-		w.beatUntil(beatCtx)
-	}()
-	w.sweepUntil(ctx)
+	// The heartbeat goes on until the worker has drained: no other worker may take what it
+	// still has in flight.
+	heartbeat, services := w.services()
+	heartbeat.Start(context.WithoutCancel(ctx))
+	defer heartbeat.Stop()
+	for _, s := range services {
+		s.Start(ctx)
+	}
+	<-ctx.Done()
+	for _, s := range services {
+		s.Stop()
+	}
 	w.log.InfoContext(ctx, "worker draining", "worker", w.cfg.Name, "drain", w.cfg.Drain)
 	w.drain(server)
-	endBeat()
-	<-beating
+	heartbeat.Stop()
 	w.log.InfoContext(ctx, "worker stopped", "worker", w.cfg.Name)
 	return nil
+}
+
+// services returns the periodic duties of the worker.
+func (w *Worker) services() (beat *service, others []*service) {
+	dead := make(chan []string)
+	sweeping := &sweeping{Worker: w}
+	return newService((&heartbeat{w, dead}).run), []*service{
+		newService((&recovery{w, dead}).run),
+		newService(sweeping.run),
+		newService((&probing{w, sweeping}).run),
+		newService((&release{w, sweeping}).run),
+	}
 }
 
 // drain ends the server: what is in flight gets the drain time.

@@ -32,6 +32,8 @@ var (
 	ErrUploadLost = errors.New("the upload was idle for too long and is gone")
 	// ErrStale: another worker has taken the action over, or it has ended.
 	ErrStale = errors.New("the action is no longer this worker's")
+	// ErrRecovering: another worker is taking over the actions of dead workers.
+	ErrRecovering = errors.New("another worker takes over the actions of dead workers")
 )
 
 // UnavailableError says that the store cannot be reached or cannot write just

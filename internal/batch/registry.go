@@ -21,8 +21,8 @@ type Registry interface {
 	Beat(ctx context.Context, worker string) (dead []string, err error)
 	// Leave takes a worker off the list, because it ends in order.
 	Leave(ctx context.Context, worker string) error
-	// Recover has what dead workers had begun brought to others, who find it
-	// interrupted, and then forgets those workers. It returns how many actions it found.
-	// Doing it twice is harmless.
+	// Recover brings the actions that dead workers had begun to other workers, which find
+	// them interrupted, and then forgets the dead workers. It returns how many actions it
+	// found, or ErrRecovering while another process does it. Doing it twice is harmless.
 	Recover(ctx context.Context, dead []string) (int, error)
 }

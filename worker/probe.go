@@ -1,0 +1,72 @@
+package worker
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// probing tries the targets whose circuit is open, and closes the circuits of those that
+// it can reach. It tries all at the same time, so that eight unreachable targets take no
+// longer than one.
+type probing struct {
+	*Worker
+
+	sweeping *sweeping
+}
+
+func (p *probing) run(ctx context.Context) {
+	next := time.NewTimer(nextSweep())
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
+		}
+		if p.sweeping.sweeper.Load() {
+			p.probeAll(ctx)
+		}
+		next.Reset(nextSweep())
+	}
+}
+
+func (p *probing) probeAll(ctx context.Context) {
+	tripped, err := p.cfg.Gate.Tripped(ctx)
+	if err != nil {
+		if ctx.Err() == nil {
+			p.log.WarnContext(ctx, "open circuits not read", "error", err)
+		}
+		return
+	}
+	p.metrics.tripped.Set(float64(len(tripped)))
+	var probes sync.WaitGroup
+	for _, target := range tripped {
+		if _, known := p.targets[target]; known {
+			probes.Go(func() { p.probe(ctx, target) })
+		}
+	}
+	probes.Wait()
+}
+
+// probe tries one target. If it cannot be reached, the target is held for longer than it
+// takes until the next probe.
+func (p *probing) probe(ctx context.Context, target string) {
+	probeCtx, cancel := context.WithTimeout(ctx, sweepEvery)
+	err := p.cfg.Prober.Probe(probeCtx, target)
+	cancel()
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		p.hold(target, tripHold)
+		if err := p.cfg.Gate.Hold(ctx, target, tripHold); err != nil {
+			p.log.WarnContext(ctx, "other workers not told that a target is held", "target", target, "error", err)
+		}
+	default:
+		if err := p.cfg.Gate.Mend(ctx, target); err != nil {
+			p.log.WarnContext(ctx, "circuit not closed", "target", target, "error", err)
+			return
+		}
+		p.log.InfoContext(ctx, "target resumed: it can be reached again", "target", target)
+	}
+}

@@ -1,0 +1,40 @@
+package worker
+
+import (
+	"context"
+	"time"
+)
+
+// releaseEvery is how often the sweeping worker hands out throttled actions, while there
+// are any. Otherwise it looks for them as often as it sweeps.
+const releaseEvery = 200 * time.Millisecond
+
+// release hands out the actions of throttled batches as their owners' limits allow.
+type release struct {
+	*Worker
+
+	sweeping *sweeping
+}
+
+func (r *release) run(ctx context.Context) {
+	next := time.NewTimer(nextSweep())
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
+		}
+		pause := nextSweep()
+		if r.sweeping.sweeper.Load() {
+			waiting, err := r.cfg.Sweeper.Feed(ctx)
+			if err != nil && ctx.Err() == nil {
+				r.log.WarnContext(ctx, "throttled actions were not all handed out", "error", err)
+			}
+			if waiting > 0 || err != nil { // there may be some
+				pause = releaseEvery
+			}
+		}
+		next.Reset(pause)
+	}
+}

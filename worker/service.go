@@ -1,0 +1,42 @@
+package worker
+
+import (
+	"context"
+	"sync"
+)
+
+// service is one periodic duty of a worker. It has a goroutine of its own, so that a duty
+// that takes long, or waits for a target that cannot be reached, delays no other.
+type service struct {
+	// run does the duty until the context ends.
+	run func(ctx context.Context)
+
+	once   sync.Once
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func newService(run func(ctx context.Context)) *service {
+	return &service{run: run, done: make(chan struct{})}
+}
+
+// Start runs the service until the context ends or Stop is called. A service starts once.
+func (s *service) Start(ctx context.Context) {
+	s.once.Do(func() {
+		ctx, s.cancel = context.WithCancel(ctx)
+		go func() {
+			defer close(s.done)
+			s.run(ctx)
+		}()
+	})
+}
+
+// Stop ends the service and waits for its goroutine. It may be called several times, and
+// for a service that was never started.
+func (s *service) Stop() {
+	s.once.Do(func() { close(s.done) })
+	if s.cancel != nil {
+		s.cancel()
+	}
+	<-s.done
+}
