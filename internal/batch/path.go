@@ -90,7 +90,8 @@ func validateReading(path string) error {
 		if i := strings.IndexAny(segment, ";?#"); i >= 0 {
 			name = segment[:i]
 		}
-		if name = strings.Trim(name, " "); name == "." || name == ".." {
+		// Some decoders drop bytes that are not UTF-8.
+		if name = strings.Trim(strings.ToValidUTF8(name, ""), " "); name == "." || name == ".." {
 			return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", clip(segment))
 		}
 	}
@@ -107,10 +108,13 @@ func lenient(s string) string {
 		control = control || isControl(s[i])
 		ascii = ascii && s[i] < utf8.RuneSelf
 	}
+	if !ascii {
+		s = lookalikes.Replace(s) // one of them ends in a control character
+	}
 	if control {
 		s = string(slices.DeleteFunc([]byte(s), isControl))
 	}
-	if ascii {
+	if ascii || !control {
 		return s
 	}
 	return lookalikes.Replace(s)
@@ -121,7 +125,7 @@ func lenient(s string) string {
 var lookalikes = strings.NewReplacer(
 	"\xc0\xae", ".", "\xe0\x80\xae", ".", "\xf0\x80\x80\xae", ".",
 	"\xc0\xaf", "/", "\xe0\x80\xaf", "/", "\xf0\x80\x80\xaf", "/",
-	"\xc1\x9c", `\`, "\xe0\x81\x9c", `\`, "\xf0\x80\x81\x9c", `\`,
+	"\xc1\x9c", `\`, "\xc1\x1c", `\`, "\xe0\x81\x9c", `\`, "\xf0\x80\x81\x9c", `\`,
 	"\uff0e", ".", "\u2024", ".", "\ufe52", ".", "\u2025", "..",
 	"\uff0f", "/", "\uff3c", `\`, "\ufe68", `\`,
 )
