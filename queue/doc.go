@@ -31,6 +31,7 @@
 //	batchd:open                       zset    batches that are not done, by when the sweeper looks at them next, in ms
 //	batchd:throttled                  zset    batches that are handed out as limits allow
 //	batchd:lost                       set     queues with tasks that were taken and that no worker holds
+//	batchd:inhand:<question>          set     tasks that workers said to have in hand when the sweeper asked for them
 //	{batchd:open}:again, likewise     zsets   entries of these two that were made again shortly before, by time
 //	batchd:workers, batchd:sweeper    zset, string  the workers by their last beat, and the one that sweeps
 //	batchd:tripped, batchd:salt       set, string   targets whose circuit is open, and what owners' names are hashed with

@@ -168,9 +168,14 @@ func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
 
 // ask asks a worker for actions.
 func (s *Store) ask(ctx context.Context, worker, question string) error {
+	return s.publish(ctx, holdersChannel, worker+question)
+}
+
+// publish sends a message to all processes.
+func (s *Store) publish(ctx context.Context, channel, message string) error {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.Publish(ctx, holdersChannel, worker+question).Err())
+	return mapError(ctx, s.rdb.Publish(ctx, channel, message).Err())
 }
 
 // askFor adds an action to a question: a line of batch, index and token.

@@ -18,7 +18,9 @@ const (
 	workChannel = "batchd:work"
 	// holdersChannel asks workers whether they have actions in flight that they hold.
 	holdersChannel = "batchd:holders"
-	asynqQueues    = "asynq:queues"
+	// tasksChannel asks workers which of some tasks they have in hand.
+	tasksChannel = "batchd:tasks"
+	asynqQueues  = "asynq:queues"
 )
 
 // batchKeys are the keys of one batch, all in one cluster slot.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,12 +39,17 @@ type heldTask struct{ queue, id string }
 // from the books whose actions have ended.
 //
 // All of them are told from tasks that a worker is about to begin, or to end, by looking
-// twice. What cannot be read keeps nothing else from being looked after. It returns how many
+// twice. In between the workers are asked for them: one that is alive may have a task in hand for
+// longer, such as while Redis refuses its begins, and keeps it. What cannot be read keeps nothing else from being looked after. It returns how many
 // tasks were put back.
 func (s *Store) adopt(ctx context.Context, queues []string) (int, error) {
 	before, err := s.strays(ctx, queues)
 	faults := []error{err}
 	if len(before) == 0 {
+		return 0, err
+	}
+	question, err := s.askForTasks(ctx, slices.Collect(maps.Keys(before)))
+	if err != nil {
 		return 0, err
 	}
 	select {
@@ -53,10 +59,14 @@ func (s *Store) adopt(ctx context.Context, queues []string) (int, error) {
 	}
 	still, err := s.strays(ctx, queues)
 	faults = append(faults, err)
+	kept, err := s.inHand(ctx, question)
+	if err != nil {
+		return 0, err
+	}
 	unbegun, ended := make(map[string][]string), make(map[string][]string)
 	for k, over := range still {
 		switch was, known := before[k]; {
-		case !known || was != over:
+		case !known || was != over || kept[k]:
 		case over:
 			ended[k.queue] = append(ended[k.queue], k.id)
 		default:

@@ -278,3 +278,33 @@ func TestATurnThatIsMissedWhileAnotherIsToldIsToldToo(t *testing.T) {
 		require.False(t, q.telling)
 	})
 }
+
+// A worker that is alive has taken tasks, and Redis refuses its begins. It keeps them, though
+// the sweeper is told that tasks of the queue are lost, or that another worker has died.
+func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		refused := make(chan struct{})
+		b.serve(Line{Places: 4}, func(int, *Place) error {
+			<-refused
+			return nil
+		})
+		t.Cleanup(func() { close(refused) })
+		b.submit(3, spec())
+		taken := func() (n int) {
+			return len(b.listed(batch.Interactive, b.inspector().ListActiveTasks))
+		}
+		b.eventually("the worker takes them", func() bool { return taken() == 3 })
+		b.eventually("it hears questions", func() bool {
+			n, err := b.rdb.PubSubNumSub(b.ctx, tasksChannel).Result()
+			require.NoError(t, err)
+			return n[tasksChannel] > 0 || b.shards > 1
+		})
+		for range 2 {
+			found, err := b.adopt(b.ctx, b.queuesOf(crm(batch.Interactive)))
+			require.NoError(t, err)
+			require.Zero(t, found)
+		}
+		require.Equal(t, 3, taken())
+		require.Empty(t, b.pending(batch.Interactive))
+	})
+}

@@ -172,7 +172,8 @@ func (t *taker) start(action func(id string, index int, place *Place) error) {
 	t.action = action
 	t.remove = t.s.addTaker(t)
 	silentWork, silentHolders := t.s.notices.hear(workChannel, t.heard), t.s.notices.hear(holdersChannel, t.s.asked)
-	t.silent = func() { silentWork(); silentHolders() }
+	silentTasks := t.s.notices.hear(tasksChannel, t.askedForTasks)
+	t.silent = func() { silentWork(); silentHolders(); silentTasks() }
 	for _, l := range t.lines {
 		t.wg.Go(l.run)
 		if l.pacer != nil {
