@@ -17,7 +17,7 @@ func newConfigCmd() *cobra.Command {
 comes to, defaults included and secrets left out. Every fault is named with its
 file, line and key, all of them at once.`,
 		Example: `  batchd config check batchd.yaml`,
-		Args:    cobra.ExactArgs(1),
+		Args:    exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := config.Load(config.Options{File: args[0], Environ: config.Environ()})
 			if err != nil {

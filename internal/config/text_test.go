@@ -59,6 +59,9 @@ func TestOverridesThatAreNotUTF8AreRefusedByName(t *testing.T) {
 		_, err = config.Load(config.Options{File: file, Set: map[string]string{s.Path: "hunter2\xfc"}})
 		require.EqualError(t, err, "--"+s.Flag+": the value holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8")
 	}
+	_, err := config.Load(config.Options{Environ: []string{"BATCHD_TARGET=http://x/\xfc"}})
+	require.EqualError(t, err, "BATCHD_TARGET: the value holds the byte 0xfc, which is not UTF-8: set it from a terminal or a file in UTF-8",
+		"the target is not missing as well")
 }
 
 // What is there but empty is either refused or means the default. Nothing means

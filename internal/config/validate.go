@@ -113,7 +113,7 @@ func ordered[T ByteSize | time.Duration](l *loader, lesser string, value T, grea
 
 func (l *loader) validateTargets() {
 	targets := l.cfg.Targets
-	if len(targets) == 0 && !l.broken("targets") {
+	if len(targets) == 0 && !l.broken("targets") && !l.broken(targetPath) {
 		l.fault("targets", "there is no target: name one in the file, or give its URL as --%s or %s", targetPath, EnvName(targetPath))
 	}
 	first := map[string]string{}
