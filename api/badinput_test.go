@@ -539,3 +539,16 @@ func TestByteOrderMarksAreTakenAtTheStartOnly(t *testing.T) {
 		require.Equal(t, row.pointer, p.Errors[0].Pointer)
 	}
 }
+
+func TestJSONThatIsNestedFarTooDeepIsRefusedInFewWords(t *testing.T) {
+	t.Parallel()
+	for media, body := range map[string]string{
+		mediaNDJSON: `{"body":` + strings.Repeat("[", 20_000),
+		mediaJSON:   `{"actions":[{"body":` + strings.Repeat("[", 20_000),
+	} {
+		w := setup(t).do(t, call{method: http.MethodPost, path: "/batch", headers: []string{"Content-Type: " + media}, body: body, bad: true})
+		p := requireProblem(t, w, http.StatusBadRequest)
+		require.Contains(t, p.Errors[0].Detail, "it is nested more than 10000 levels deep: at most 100 are allowed")
+		require.Less(t, w.Body.Len(), 2<<10)
+	}
+}

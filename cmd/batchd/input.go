@@ -197,7 +197,7 @@ func jsonCause(err error) error {
 	case !ok:
 		return err
 	case syntax.JSONPointer != "":
-		return fmt.Errorf("%s at %s", intake.SyntaxReason(syntax), syntax.JSONPointer)
+		return fmt.Errorf("%s at %s", intake.SyntaxReason(syntax), intake.ClipPointer(string(syntax.JSONPointer)))
 	}
 	return errors.New(intake.SyntaxReason(syntax))
 }

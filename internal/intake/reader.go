@@ -56,7 +56,7 @@ func (r *Reader) Fault(pointer, format string, args ...any) {
 		r.Invalid.More++
 		return
 	}
-	r.Invalid.Faults = append(r.Invalid.Faults, batch.Fault{Index: r.Index, Pointer: clipPointer(pointer), Detail: fmt.Sprintf(format, args...)})
+	r.Invalid.Faults = append(r.Invalid.Faults, batch.Fault{Index: r.Index, Pointer: ClipPointer(pointer), Detail: fmt.Sprintf(format, args...)})
 }
 
 // FaultHere records a fault of the value that the decoder read the name of, or read last.
@@ -83,6 +83,8 @@ func SyntaxReason(syntax *jsontext.SyntacticError) string {
 		return MarkInside
 	case strings.Contains(reason, `'\xff'`), strings.Contains(reason, `'\xfe'`), strings.Contains(reason, `'\x00'`):
 		return reason + ": text in UTF-16 has such bytes, which begins here if it was appended to this text: save all of it as UTF-8"
+	case strings.Contains(reason, "exceeded max depth"):
+		return fmt.Sprintf("it is nested more than 10000 levels deep: at most %d are allowed", batch.MaxDepth)
 	default:
 		return reason
 	}
@@ -322,9 +324,9 @@ func kindName(k jsontext.Kind) string {
 	}
 }
 
-// clipPointer points to the parent of what is nested or named beyond measure,
+// ClipPointer points to the parent of what is nested or named beyond measure,
 // because a pointer grows with the depth and the names of the document.
-func clipPointer(pointer string) string {
+func ClipPointer(pointer string) string {
 	const most = 512
 	if len(pointer) <= most {
 		return pointer
