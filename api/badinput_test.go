@@ -200,7 +200,7 @@ func TestRefusedNDJSON(t *testing.T) {
 		{"a list", "target=crm", "[" + get + "]", []fault{{0, "", "expected an object, found a list"}}},
 		{"one too many", "target=crm", strings.Repeat(get+"\n", 4), []fault{{-1, "", "too many actions: at most 3"}}},
 		{"an unknown parameter", "target=crm&taget=x&metadata=1", get, []fault{{-1, "", `query parameter "metadata": it is not known`}, {-1, "", `query parameter "taget": it is not known`}}},
-		{"a parameter twice", "target=crm&target=crm", get, []fault{{-1, "", `query parameter "target": it is there more than once`}}},
+		{"a parameter twice", "target=crm&target=crm", get, []fault{{-1, "", `query parameter "target": it appears more than once`}}},
 		{"blanks in front", "target=crm", get + "\n \t {\"method\":\n", []fault{{1, "/method", "not valid JSON at byte 13 of the line: it ends too early"}}},
 		{"a query that is broken", "target=%zz", get, []fault{{-1, "", "percent-encoded"}, {-1, "/target", "missing"}}},
 		{"options", "target=x&expires_in=1y&retention=0s&webhook=ftp://x", get, []fault{

@@ -84,7 +84,7 @@ func (d *decoder) readOptions(raw string) {
 		switch {
 		case err != nil:
 		case len(values) > 1:
-			err = errors.New("it is there more than once")
+			err = errors.New("it appears more than once")
 		case name == "target":
 			err = d.setTarget(values[0])
 		case name == "webhook":

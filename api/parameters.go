@@ -30,7 +30,7 @@ func parameters(c *gin.Context, allowed ...string) (url.Values, error) {
 		case !slices.Contains(allowed, name):
 			return nil, refuse(kindBadParameter, "unknown query parameter %q: expected one of %s", intake.Clip(name), strings.Join(allowed, ", "))
 		case len(list) > 1:
-			return nil, refuse(kindBadParameter, "the query parameter %q is there more than once", name)
+			return nil, refuse(kindBadParameter, "the query parameter %q appears more than once", name)
 		}
 	}
 	return values, nil
@@ -90,7 +90,7 @@ func idempotencyKey(h http.Header) (string, error) {
 		return "", nil
 	}
 	if len(values) > 1 {
-		return "", refuse(kindBadParameter, "the Idempotency-Key header is there more than once")
+		return "", refuse(kindBadParameter, "the Idempotency-Key header appears more than once")
 	}
 	key := values[0]
 	if strings.HasPrefix(key, `"`) {

@@ -35,7 +35,7 @@ var (
 	kindBadBody          = kind{"bad-body", "The body cannot be read", http.StatusBadRequest}
 	kindBadParameter     = kind{"bad-parameter", "A parameter is not valid", http.StatusBadRequest}
 	kindUnauthorized     = kind{"unauthorized", "A credential is required", http.StatusUnauthorized}
-	kindNotFound         = kind{"not-found", "There is no such thing", http.StatusNotFound}
+	kindNotFound         = kind{"not-found", "Not found", http.StatusNotFound}
 	kindNoWebhook        = kind{"no-webhook", "The batch has no webhook", http.StatusNotFound}
 	kindMethod           = kind{"method-not-allowed", "The method is not allowed here", http.StatusMethodNotAllowed}
 	kindNotAcceptable    = kind{"not-acceptable", "No acceptable format", http.StatusNotAcceptable}
@@ -50,8 +50,8 @@ var (
 	kindLimited          = kind{"limit-exceeded", "The limit is exceeded", http.StatusTooManyRequests}
 	kindOverLimit        = kind{"over-limit", "The batch is larger than the limit", http.StatusBadRequest}
 	kindKeyReused        = kind{"idempotency-key-reused", "The idempotency key was used before", http.StatusUnprocessableEntity}
-	kindInternal         = kind{"internal", "Internal fault", http.StatusInternalServerError}
-	kindUnavailable      = kind{"unavailable", "The service is not available just now", http.StatusServiceUnavailable}
+	kindInternal         = kind{"internal", "Internal server error", http.StatusInternalServerError}
+	kindUnavailable      = kind{"unavailable", "Service unavailable", http.StatusServiceUnavailable}
 )
 
 // requestError refuses a request for a reason that the API itself found.
@@ -97,7 +97,7 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		return invalidProblem(invalid)
 	case errors.As(err, &unavailable):
 		setRetryAfter(header, unavailable.RetryAfter)
-		return kindUnavailable.problem("the store cannot be reached or cannot write just now: try again later")
+		return kindUnavailable.problem("the store cannot be reached or does not accept writes: try again later")
 	case errors.As(err, &limited):
 		setRateLimit(header, &limited.State)
 		if limited.RetryAfter == 0 {
@@ -126,7 +126,7 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		setRetryAfter(header, time.Second)
 		return kindUploadLost.problem("the upload was idle for too long, or another one with the same Idempotency-Key took over; nothing of it was stored: send it again")
 	}
-	return kindInternal.problem("something went wrong here; the log says more under the request id " + requestID)
+	return kindInternal.problem("an internal error occurred; the log has more under the request id " + requestID)
 }
 
 func invalidProblem(invalid *batch.InvalidError) *problem {
@@ -197,9 +197,9 @@ func (s *Server) fail(c *gin.Context, err error) {
 }
 
 func noRoute(c *gin.Context) error {
-	return refuse(kindNotFound, "there is nothing at this path: see /openapi.yaml for what there is")
+	return refuse(kindNotFound, "nothing exists at this path: see /openapi.yaml for the paths")
 }
 
 func noMethod(c *gin.Context) error {
-	return refuse(kindMethod, "this path does not know the method: the Allow header lists those that it knows")
+	return refuse(kindMethod, "this path does not support the method: the Allow header lists those that it supports")
 }

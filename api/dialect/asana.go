@@ -115,7 +115,7 @@ func (it *item) asanaOptions(dec *jsontext.Decoder) (string, error) {
 				case errors.Is(err, strconv.ErrRange):
 					it.FaultHere(dec, "the limit is %q, which is out of range", intake.Clip(value))
 				case err != nil || n < 1:
-					it.FaultHere(dec, "the limit is %q: expected a whole number from 1 on", intake.Clip(value))
+					it.FaultHere(dec, "the limit is %q: expected a whole number of at least 1", intake.Clip(value))
 				}
 				add(value)
 			})

@@ -20,7 +20,7 @@ var armed = sync.OnceValues(func() (Point, int64) {
 	if counted {
 		var err error
 		if passing, err = strconv.ParseInt(nth, 10, 64); err != nil || passing < 1 {
-			panic(fmt.Sprintf("CRASH_AT: %q is no passing: expected a number from 1 on", nth))
+			panic(fmt.Sprintf("CRASH_AT: %q is no passing: expected a number of at least 1", nth))
 		}
 	}
 	if at != "" && !slices.Contains(Points(), Point(at)) {
