@@ -76,7 +76,7 @@ func (d *decoder) readFields(dec *jsontext.Decoder, fields []string, a *draft) (
 		case "group":
 			return d.Text(dec, func(s string) error {
 				if a.Group = s; s == "" {
-					return errors.New("the group has no name: leave it out, then the action stands for itself")
+					return errors.New("the group has no name: leave it out for an action without a group")
 				}
 				return nil
 			})

@@ -151,7 +151,7 @@ func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
 		"empty file":        {"", []string{"--path", "/{id}"}, "a.csv: the file is empty: expected a row with the names of the columns"},
 		"no path":           {"id\n1\n", []string{"--body", "{id}"}, "--path is missing: a row of CSV becomes an action by a template such as --path '/items/{id}'"},
 		"two bodies":        {"id\n1\n", []string{"--path", "/", "--body", "{id}", "--body-text", "x"}, "--body and --body-text exclude each other"},
-		"broken template":   {"id\n1\n", []string{"--path", "/{id", "--header-template", "x"}, "--path: the placeholder {id has no end: write {column}, or {{ for a { that stands for itself\n--header-template: expected 'Name: value'"},
+		"broken template":   {"id\n1\n", []string{"--path", "/{id", "--header-template", "x"}, "--path: the placeholder {id has no end: write {column}, or {{ for a literal {\n--header-template: expected 'Name: value'"},
 		"long delimiter":    {"id\n1\n", []string{"--path", "/", "--delimiter", ",,"}, `--delimiter: ",," is not one character`},
 		"bad delimiter":     {"id\n1\n", []string{"--path", "/", "--delimiter", "\""}, `--delimiter: "\"" cannot be a delimiter`},
 	} {

@@ -214,7 +214,7 @@ func (d *demo) awaitHook(ctx context.Context, stdout io.Writer, batch *client.Ba
 	select {
 	case event := <-d.hooks.events:
 		if event.Batch.ID != batch.ID || event.Batch.Counts != batch.Counts {
-			return fmt.Errorf("the webhook tells of batch %s with other counts", event.Batch.ID)
+			return fmt.Errorf("the webhook for batch %s has other counts", event.Batch.ID)
 		}
 		fmt.Fprintf(stdout, "webhook   %s was received, and its signature verified\n", event.Type)
 		return nil

@@ -162,7 +162,7 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 		log.DebugContext(ctx, "whether redis suits is not known", "error", err)
 	}
 	for _, fault := range faults {
-		log.ErrorContext(ctx, "redis does not suit", "why", fault)
+		log.ErrorContext(ctx, "unsupported redis configuration", "why", fault)
 	}
 	if cfg.Redis.URL == config.Embedded {
 		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")

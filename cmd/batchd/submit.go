@@ -28,7 +28,7 @@ says; metadata is merged.
 
 TEMPLATES (csv)
   --path, --body, --body-text, --header-template, --id and --method make an action
-  of a row. {name} stands for the value in the column "name":
+  of a row. {name} is replaced by the value in the column "name":
 
   in --path           percent-encoded, as one segment of the path or as one name or
                       value of the query: with /items/{sku}?tag={tag}, the sku C#/1
@@ -40,7 +40,7 @@ TEMPLATES (csv)
   {name:number} {name:bool} {name:json}   checked, and not made a string
   {name:raw}    as it is, unchecked       {name:url}  percent-encoded
   {name:number?}  the same, but null where the value is empty; {name?} as well
-  {{            a { that stands for itself; in JSON none is needed
+  {{            a literal {; JSON needs none
 
   Without --body, the body of a POST, PUT or PATCH is the row as a JSON object of
   strings. A column that a template names must be there.
@@ -81,7 +81,7 @@ func newSubmitCmd() *cobra.Command {
 	f.SortFlags = false
 	f.StringVar(&s.options.Target, "target", "", "the API to call, by its `name` (default: the server's only one)")
 	f.BoolVar(&s.wait, "wait", false, "wait for the end, show the progress, and exit with 2 if not every action succeeded")
-	f.StringVar(&s.options.WebhookURL, "webhook", "", "`URL` to tell of the end")
+	f.StringVar(&s.options.WebhookURL, "webhook", "", "`URL` that batchd notifies when the batch ends")
 	f.DurationVar(&s.options.ExpiresIn, "expires-in", 0, "begin nothing any more after this time (default: the server's)")
 	f.DurationVar(&s.options.Retention, "retention", 0, "how long to keep the results after the end (default: the server's)")
 	f.StringArrayVar(&s.metadata, "metadata", nil, "`key=value` to keep with the batch; may be repeated")
@@ -165,7 +165,7 @@ func (s *submitCommand) finishOptions(cmd *cobra.Command) error {
 		s.options.Compression = client.Compression(s.compression)
 	}
 	if s.wait {
-		// Tells the server that somebody waits, and saves a small batch the polling.
+		// Tells the server that this client waits: a small batch then needs no polling.
 		s.options.Wait = time.Second
 	}
 	return nil
@@ -187,7 +187,7 @@ func (s *submitCommand) submit(cmd *cobra.Command, c *client.Client) (*client.Ba
 			return nil, s.input.locate(err)
 		}
 		if s.input.isStdin() {
-			return nil, fmt.Errorf("%w\nstandard input cannot be read again, so it was sent once: run the command anew", err)
+			return nil, fmt.Errorf("%w\nstandard input cannot be read again, so it was sent once: run the command again", err)
 		}
 		if after == 0 {
 			after = min(time.Duration(attempt)*time.Second, 5*time.Second)

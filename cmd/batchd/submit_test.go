@@ -175,7 +175,7 @@ func TestStandardInputIsSentOnce(t *testing.T) {
 	}
 	got := batchd(t, threeLines, "submit", "-", "--server", server.URL, "--idempotency-key", "k")
 	require.Equal(t, exitFailure, got.code)
-	require.Equal(t, "batchd: the server answered 503: busy\nstandard input cannot be read again, so it was sent once: run the command anew\n", got.stderr)
+	require.Equal(t, "batchd: the server answered 503: busy\nstandard input cannot be read again, so it was sent once: run the command again\n", got.stderr)
 	require.Len(t, server.submissions, 1)
 	require.Equal(t, "k", server.submissions[0].key)
 }

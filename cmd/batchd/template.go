@@ -85,7 +85,7 @@ func parseTemplate(source string, where place) (*template, error) {
 		}
 		end := strings.IndexAny(rest, "{}\"\n")
 		if end < 0 || rest[end] != '}' {
-			return nil, fmt.Errorf("the placeholder {%s has no end: write {column}, or {{ for a { that stands for itself", clip(rest))
+			return nil, fmt.Errorf("the placeholder {%s has no end: write {column}, or {{ for a literal {", clip(rest))
 		}
 		p, err := parsePlaceholder(rest[:end])
 		if err != nil {
@@ -93,7 +93,7 @@ func parseTemplate(source string, where place) (*template, error) {
 		}
 		p.literal, p.quoted = literal.String(), quoted
 		if where == placeJSON && p.quoted && p.kind == asJSON {
-			return nil, fmt.Errorf("{%s} stands within quotes, where JSON would not be JSON: take the quotes away", rest[:end])
+			return nil, fmt.Errorf("{%s} is within quotes, which would break the JSON: remove the quotes", rest[:end])
 		}
 		literal.Reset()
 		t.parts = append(t.parts, p)

@@ -65,7 +65,7 @@ func TestBrokenTemplatesAreRefused(t *testing.T) {
 		`{id:int}`:    `{id:int}: unknown kind "int": expected one of raw, url, number, bool, json`,
 		`{:raw}`:      "{:raw} names no column",
 		`{?}`:         "{?} names no column",
-		`"{id:json}"`: "{id:json} stands within quotes",
+		`"{id:json}"`: "{id:json} is within quotes",
 	} {
 		_, err := parseTemplate(source, placeJSON)
 		require.ErrorContains(t, err, want)
