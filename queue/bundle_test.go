@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -40,25 +42,31 @@ func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
 	}
 }
 
+// open opens a store that waits for Redis for as long as a busy machine may keep it, so
+// that an exchange fails only in the tests that are about that: see [openImpatient].
 func open(t *testing.T, url string) *bundle {
+	t.Helper()
+	return openFor(t, url, 30*time.Second)
+}
+
+// openImpatient opens a store that waits for Redis as usual.
+func openImpatient(t *testing.T, url string) *bundle {
+	t.Helper()
+	return openFor(t, url, patience)
+}
+
+func openFor(t *testing.T, url string, patience time.Duration) *bundle {
 	t.Helper()
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	s, err := Open(Config{URL: url, SealKeys: []SealKey{{ID: "test", Secret: secret}}})
+	s, err := Open(Config{URL: url, Patience: patience, SealKeys: []SealKey{{ID: "test", Secret: secret}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	s.fanouts.pause = 0
-	waitLong(s)
 	return &bundle{Store: s, t: t, ctx: t.Context()}
 }
 
-// waitLong has a store wait for Redis for as long as a machine under load may keep it, so
-// that an exchange fails only in the tests that are about that: see [waitShort].
-func waitLong(s *Store) { waitFor(s, 20*time.Second) }
-
-// waitShort has it wait as usual.
-func waitShort(s *Store) { waitFor(s, patience) }
-
+// waitFor changes how long a store that was opened waits for an exchange.
 func waitFor(s *Store, most time.Duration) {
 	s.patience = most
 	switch c := s.rdb.(type) {
@@ -67,6 +75,17 @@ func waitFor(s *Store, most time.Duration) {
 	case *redis.Client:
 		c.Options().ReadTimeout, c.Options().WriteTimeout = most, most
 	}
+}
+
+// pauses has the store look twice without a pause between. No worker may be at work: what
+// it has taken and not begun yet is put back. It returns the number of pauses.
+func (b *bundle) pauses() *atomic.Int32 {
+	n := new(atomic.Int32)
+	b.pause = func(context.Context, time.Duration) error {
+		n.Add(1)
+		return nil
+	}
+	return n
 }
 
 // spec is a submission that says nothing special.
@@ -120,6 +139,31 @@ func (b *bundle) end(id string, index int, o batch.Outcome) {
 	b.t.Helper()
 	begun := b.begin(id, index)
 	require.NoError(b.t, b.Finish(b.ctx, id, index, begun.Token, result(index, o)))
+}
+
+// endAll has the first n actions of a batch succeed, some at a time.
+func (b *bundle) endAll(id string, n int) {
+	b.t.Helper()
+	const atOnce = 64
+	var all sync.WaitGroup
+	var fault atomic.Pointer[error]
+	for part := range atOnce {
+		all.Go(func() {
+			for i := part; i < n; i += atOnce {
+				begun, err := b.Begin(b.ctx, id, i, "w1")
+				if err == nil {
+					err = b.Finish(b.ctx, id, i, begun.Token, result(i, batch.Succeeded))
+				}
+				if err != nil {
+					fault.Store(&err)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if err := fault.Load(); err != nil {
+		require.NoError(b.t, *err)
+	}
 }
 
 func result(index int, o batch.Outcome) *batch.Result {
@@ -225,5 +269,5 @@ func (b *bundle) dropTask(id string, index int) {
 // eventually waits for something that happens in the background.
 func (b *bundle) eventually(what string, check func() bool) {
 	b.t.Helper()
-	require.Eventually(b.t, check, 20*time.Second, 5*time.Millisecond, what)
+	require.Eventually(b.t, check, time.Minute, 5*time.Millisecond, what)
 }

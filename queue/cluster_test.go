@@ -20,8 +20,7 @@ import (
 func openCluster(t *testing.T) (*bundle, *redistest.Server) {
 	t.Helper()
 	cluster := redistest.NewCluster(t, false, "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no")
-	b := open(t, cluster.URL())
-	waitShort(b.Store) // for the node that does not answer
+	b := openImpatient(t, cluster.URL()) // with the node that does not answer
 	taken := make(map[string]bool)
 	for _, key := range []string{openKey, lostKey, workersKey, sweeperKey, asynqQueues} {
 		taken[b.nodeOf(b.ctx, key).Options().Addr] = true

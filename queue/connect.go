@@ -13,18 +13,14 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Bounds of a connection to Redis. They are well below what a client of the API
-// is willing to wait.
-const (
-	dialTimeout = time.Second
-	ioTimeout   = 2 * time.Second
-	poolSize    = 64
-)
+// poolSize is the number of connections to a server, unless the URL says another one.
+const poolSize = 64
 
 // connect makes a client for a URL of [Open]. Errors do not repeat the URL,
-// since it may hold a password.
+// since it may hold a password. Each read and each write is given the patience, and
+// the opening of a connection half of it.
 // The hook is called with every new connection, before it is used.
-func connect(raw string, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
+func connect(raw string, patience time.Duration, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
 	const expected = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
 	// url.Parse refuses a list of hosts with ports, so the list is cut out first.
 	scheme, rest, ok := strings.Cut(raw, "://")
@@ -40,7 +36,7 @@ func connect(raw string, hook func(context.Context, *redis.Conn) error) (redis.U
 		if err != nil {
 			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
 		}
-		return redis.NewClient(tune(opts, hook)), nil
+		return redis.NewClient(tune(opts, patience, hook)), nil
 	}
 	userinfo, hosts := "", rest
 	if i := strings.IndexAny(hosts, "/?"); i >= 0 {
@@ -59,7 +55,7 @@ func connect(raw string, hook func(context.Context, *redis.Conn) error) (redis.U
 		defaultPort = "26379"
 	}
 	opts := &redis.UniversalOptions{
-		DialTimeout: dialTimeout, ReadTimeout: ioTimeout, WriteTimeout: ioTimeout, PoolTimeout: ioTimeout,
+		DialTimeout: patience / 2, ReadTimeout: patience, WriteTimeout: patience, PoolTimeout: patience,
 		PoolSize: poolSize, ContextTimeoutEnabled: true, OnConnect: hook,
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
@@ -94,9 +90,9 @@ func connect(raw string, hook func(context.Context, *redis.Conn) error) (redis.U
 	return redis.NewFailoverClient(opts.Failover()), nil
 }
 
-func tune(o *redis.Options, hook func(context.Context, *redis.Conn) error) *redis.Options {
+func tune(o *redis.Options, patience time.Duration, hook func(context.Context, *redis.Conn) error) *redis.Options {
 	o.OnConnect = hook
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = dialTimeout, ioTimeout, ioTimeout, ioTimeout
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = patience/2, patience, patience, patience
 	o.ContextTimeoutEnabled = true
 	if o.PoolSize == 0 {
 		o.PoolSize = poolSize

@@ -51,8 +51,8 @@ func (e *embedded) drive() {
 	}
 }
 
-func (e *embedded) client() redis.UniversalClient {
-	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, nil))
+func (e *embedded) client(patience time.Duration) redis.UniversalClient {
+	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, patience, nil))
 }
 
 func (e *embedded) close() {

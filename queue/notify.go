@@ -112,7 +112,7 @@ func (n *notices) resubscribe() {
 	if closed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), ioTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	if err := n.sub.Subscribe(ctx, channels...); err != nil {
 		n.log.Debug("subscription waits for Redis", "error", err)

@@ -52,10 +52,8 @@ func (s *Store) adopt(ctx context.Context, queues []string) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	select {
-	case <-ctx.Done():
-		return 0, context.Cause(ctx)
-	case <-time.After(orphanPause):
+	if err := s.pause(ctx, orphanPause); err != nil {
+		return 0, err
 	}
 	still, err := s.strays(ctx, queues)
 	faults = append(faults, err)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -70,7 +71,7 @@ func (p *pool) close() {
 
 // empty brings a Redis back to how it was started.
 func empty(url string) error {
-	rdb, err := connect(url, nil)
+	rdb, err := connect(url, time.Minute, nil)
 	if err != nil {
 		return err
 	}

@@ -28,29 +28,24 @@ func TestResultsBelongToTheirActionsAndCountsAddUp(t *testing.T) {
 }
 
 func (b *bundle) play(r *rapid.T) {
-	n := rapid.IntRange(1, 60).Draw(r, "actions")
+	n := rapid.IntRange(1, 30).Draw(r, "actions")
 	seed := rapid.Uint64().Draw(r, "seed")
 	cancelAt := rapid.IntRange(-1, n).Draw(r, "cancel at")
 	random := rand.New(rand.NewPCG(seed, 1))
 	id := b.submit(n, spec()).ID
 
-	stop := make(chan struct{})
+	steps := make(chan struct{}, n) // a look for each, while later ones go on
 	var readers sync.WaitGroup
 	faults := make(chan string, 8)
 	for range 2 {
 		readers.Go(func() {
-			for {
+			for range steps {
 				got, err := b.Get(b.ctx, "me", id, 0)
 				if err != nil || got.Counts.Sum() != n || got.Counts.Total != n || got.Status.Terminal() != (got.Counts.Pending == 0) {
 					select {
 					case faults <- fmt.Sprint(got, err):
 					default:
 					}
-				}
-				select {
-				case <-stop:
-					return
-				default:
 				}
 			}
 		})
@@ -63,6 +58,10 @@ func (b *bundle) play(r *rapid.T) {
 	cancelled := false
 	for step := 0; step < len(order); step++ {
 		index := order[step]
+		select {
+		case steps <- struct{}{}:
+		default: // the readers have enough to look at
+		}
 		if step == cancelAt {
 			if _, err := b.Cancel(b.ctx, "me", id); err != nil {
 				r.Fatalf("cancel: %v", err)
@@ -117,7 +116,7 @@ func (b *bundle) play(r *rapid.T) {
 		want[index] = o
 		delete(flying, index)
 	}
-	close(stop)
+	close(steps)
 	readers.Wait()
 	select {
 	case fault := <-faults:

@@ -29,9 +29,7 @@ func TestABatchThatHasEndedComesWithItsFirstResults(t *testing.T) {
 			return must(b.Get(b.ctx, "me", id, few))
 		}
 		require.Nil(t, get(small, 10).First, "it has not ended")
-		for i := range firstResults + 50 {
-			b.end(large, i, batch.Succeeded)
-		}
+		b.endAll(large, firstResults+50)
 		for i := range 9 {
 			b.end(small, i, batch.Succeeded)
 		}

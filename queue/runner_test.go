@@ -135,11 +135,12 @@ func TestAHandlerThatDoesNotEndHoldsNoServer(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		end := make(chan struct{})
 		began := make(chan struct{})
-		_, stop := b.serve(Line{Places: 2}, func(int, *Place) error {
+		server, stop := b.serve(Line{Places: 2}, func(int, *Place) error {
 			close(began)
 			<-end
 			return nil
 		})
+		server.drain = 100 * time.Millisecond
 		b.submit(1, spec())
 		<-began
 		stop()

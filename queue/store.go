@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -31,6 +32,10 @@ type Config struct {
 	SealKeys []SealKey
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
+	// Patience bounds one exchange with Redis. Defaults to 2 s, which is well below what
+	// a client of the API is willing to wait. A test that is not about a Redis which is
+	// away has more of it, for a machine that is busy.
+	Patience time.Duration
 }
 
 // Store keeps batches in Redis. It implements [batch.Store] and [batch.Ledger],
@@ -58,7 +63,9 @@ type Store struct {
 	lookFor  time.Duration
 	// renewEvery is how often the sweeper extends its lease during a round.
 	renewEvery time.Duration
-	beats      sync.Map // the workers of this process, and when each said last that it is alive
+	// pause waits for that long, or returns why the context has ended.
+	pause func(ctx context.Context, d time.Duration) error
+	beats sync.Map // the workers of this process, and when each said last that it is alive
 
 	attempts  *attempts
 	history   *history
@@ -96,7 +103,10 @@ var (
 // It does not wait for Redis: a store whose Redis is away answers
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, patience: patience, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery, attempts: newAttempts()}
+	s := &Store{
+		log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, attempts: newAttempts(),
+		patience: cmp.Or(cfg.Patience, patience), pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
+	}
 	s.history = newHistory(s.restoreSoon)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -110,11 +120,11 @@ func Open(cfg Config) (*Store, error) {
 		if s.embed, err = startEmbedded(); err != nil {
 			return nil, err
 		}
-		s.rdb = s.embed.client()
+		s.rdb = s.embed.client(s.patience)
 		if len(keys) == 0 {
 			keys = []SealKey{randomSealKey()}
 		}
-	} else if s.rdb, err = connect(cfg.URL, s.history.connected); err != nil {
+	} else if s.rdb, err = connect(cfg.URL, s.patience, s.history.connected); err != nil {
 		return nil, err
 	}
 	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
@@ -168,6 +178,16 @@ var errSlow = errors.New("redis did not answer in time")
 
 // patience is the default of Store.patience.
 const patience = 2 * time.Second
+
+// pause is the default of Store.pause.
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
 
 func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeoutCause(ctx, s.patience, errSlow)

@@ -25,7 +25,7 @@ func (b *bundle) serve(line Line, handle func(index int, place *Place) error) (s
 	server = b.NewServer(ServerConfig{
 		Lines: []Line{line}, WebhookPlaces: 1,
 		Config: asynq.Config{
-			LogLevel: asynq.FatalLevel, DelayedTaskCheckInterval: 100 * time.Millisecond, ShutdownTimeout: time.Second,
+			LogLevel: asynq.FatalLevel, DelayedTaskCheckInterval: 100 * time.Millisecond, ShutdownTimeout: 30 * time.Second,
 			RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return 0 },
 			IsFailure:      func(error) bool { return false },
 		},
@@ -149,14 +149,20 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 
 		// Some that wait for their send times when the server stops.
 		b.submit(20, spec())
-		_, stop = b.serve(Line{Places: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(index int, place *Place) error {
+		stopping := make(chan struct{})
+		server, stop := b.serve(Line{Places: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(index int, place *Place) error {
 			if err := errors.Join(place.Approach(b.ctx), place.Ready(b.ctx)); err != nil {
 				return err
 			}
 			got.add(index)
+			<-stopping // with its place
 			return nil
 		})
 		b.eventually("the first", func() bool { return len(got.sorted()) > 20 })
+		go func() {
+			<-server.taker.quit
+			close(stopping)
+		}()
 		stop()
 		ran := len(got.sorted()) - 20
 		require.Less(t, ran, 20)

@@ -130,7 +130,7 @@ func (b *bundle) wait(id string) (*batch.Batch, []batch.Result) {
 		got, err = b.store.Get(b.t.Context(), "me", id, 0)
 		require.NoError(b.t, err)
 		return got.Status.Terminal()
-	}, 30*time.Second, 5*time.Millisecond)
+	}, time.Minute, 5*time.Millisecond)
 	page, err := b.store.Results(b.t.Context(), "me", id, batch.ResultQuery{Limit: 10_000})
 	require.NoError(b.t, err)
 	results := make([]batch.Result, len(page.Results))

@@ -155,35 +155,51 @@ const (
 
 // A worker has a target that does harm in every way, and beside it one that is
 // well. Each action ends in time and as it should, the worker's memory stays
-// bounded, and the other target hardly notices.
+// bounded, and the other target hardly notices: it is as fast as one that another
+// worker serves at the same moment, however busy the machine is.
 func TestAHostileTargetHarmsOnlyItself(t *testing.T) { //nolint:paralleltest // it compares rates: others would be what it measures
 	w := newWorldOn(t, redistest.Start(t).URL())
 	// An API answers in so long; the other target's rate is then not that of the
-	// processors, which both targets share with the worker here.
-	w.base, w.target.delay = w.target.url, 50*time.Millisecond
-	w.targets = fmt.Sprintf("  - {name: hostile, base_url: %q, concurrency: %d, timeout: %s, max_response_body: %d, retry: {attempts: 1}}\n",
+	// processors, which both targets share with the worker here. Whatever else a target
+	// can take from another, such as places and connections, shows all the same.
+	w.base, w.target.delay = w.target.url, 500*time.Millisecond
+	hostile := fmt.Sprintf("  - {name: hostile, base_url: %q, concurrency: %d, timeout: %s, max_response_body: %d, retry: {attempts: 1}}\n",
 		startHostile(t), hostileConcurrency, hostileTimeout, hostileLimit)
+	w.targets = hostile + fmt.Sprintf("  - {name: control, base_url: %q, concurrency: %d}\n", w.target.url, w.concurrency)
 	w.startAPI()
+	w.targets = hostile
 	worker := w.startWorker("w0")
-	w.wellAt(100, "warm")
+	w.targets, w.targetName = "", "control"
+	w.startWorker("w1")
+	w.sideBySide(2*w.concurrency, "warm")
 	small := worker.peakMemory()
 
 	var ratios []float64
 	total := tally{}
 	slowest := time.Duration(0)
-	for round := range scale(1, 3) {
-		alone := w.wellAt(scale(300, 1_500), fmt.Sprintf("alone%d", round))
-		bad := w.submitHostile(fmt.Sprintf("hostile%d", round), scale(30, 120))
-		beside := w.wellAt(scale(300, 1_500), fmt.Sprintf("beside%d", round))
-		b, err := w.client.Get(t.Context(), bad.id, 0)
-		require.NoError(t, err)
-		require.Positive(t, b.Counts.Pending, "the hostile batch was over too early to measure beside it")
-		ratios = append(ratios, beside/alone)
-		figure(t, "hostile target: the other one's rate: alone %.0f/s, beside it %.0f/s, %.0f%%", alone, beside, 100*beside/alone)
-		w.settle(2*time.Minute, bad)
-		found, longest := w.verifyHostile(bad)
-		total.add(found)
-		slowest = max(slowest, longest)
+	const enough = 0.5
+	for round := range 3 {
+		if !long && round > 0 && slices.Max(ratios) > enough {
+			break
+		}
+		n := scale(96, 480)
+		alone, control := w.sideBySide(n, fmt.Sprintf("alone%d", round))
+		figure(t, "the other target's rate: alone %.0f/s, that of another worker %.0f/s, %.0f%%", alone, control, 100*alone/control)
+		for over := false; !over; n /= 2 { // what is measured has to end before the hostile batch does
+			require.Greater(t, n, 10, "the hostile batch is over too early to measure beside it")
+			bad := w.submitHostile(fmt.Sprintf("hostile%d.%d", round, n), scale(30, 120))
+			beside, control := w.sideBySide(n, fmt.Sprintf("beside%d.%d", round, n))
+			b, err := w.client.Get(t.Context(), bad.id, 0)
+			require.NoError(t, err)
+			if over = b.Counts.Pending > 0; over {
+				ratios = append(ratios, beside/control)
+				figure(t, "hostile target: the other one's rate: beside it %.0f/s, that of another worker %.0f/s, %.0f%%", beside, control, 100*beside/control)
+			}
+			w.settle(2*time.Minute, bad)
+			found, longest := w.verifyHostile(bad)
+			total.add(found)
+			slowest = max(slowest, longest)
+		}
 	}
 	peak := worker.peakMemory()
 	figure(t, "hostile target: timeout=%s outcomes=%v, the longest attempt took %.2fs", hostileTimeout, total, slowest.Seconds())
@@ -192,21 +208,27 @@ func TestAHostileTargetHarmsOnlyItself(t *testing.T) { //nolint:paralleltest // 
 	// An answer is held a few times on its way: as it was read, encoded, sealed,
 	// and in the connection to Redis; the garbage collector doubles that.
 	require.Less(t, peak, small+8*hostileConcurrency*hostileLimit+64<<20)
-	require.Greater(t, slices.Max(ratios), scale(0.5, 0.9), "%v", ratios)
+	require.Greater(t, slices.Max(ratios), scale(enough, 0.9), "%v", ratios)
 }
 
-// wellAt runs a batch at the target that is well, and returns its rate in
-// actions a second.
-func (w *world) wellAt(n int, tag string) float64 {
+// sideBySide runs two batches at a time, one at the target that is well and one at the
+// target of the other worker, and returns their rates in actions a second.
+func (w *world) sideBySide(n int, tag string) (beside, control float64) {
 	w.t.Helper()
-	p := plan(tag, n, http.MethodPost)
-	began := time.Now()
-	w.submit(p, client.Options{Target: "default"})
-	w.settle(time.Minute, p)
-	rate := float64(n) / time.Since(began).Seconds()
-	found, _ := w.verify(p)
-	require.Equal(w.t, tally{client.Succeeded: n}, found)
-	return rate
+	var rates []float64
+	batches := []*planned{plan(tag, n, http.MethodPost), plan(tag+".control", n, http.MethodPost)}
+	for i, target := range []string{"default", "control"} {
+		w.submit(batches[i], client.Options{Target: target})
+	}
+	w.settle(2*time.Minute, batches...)
+	for _, p := range batches {
+		b, err := w.client.Get(w.t.Context(), p.id, 0)
+		require.NoError(w.t, err)
+		rates = append(rates, float64(n)/b.EndedAt.Sub(b.CreatedAt).Seconds())
+		found, _ := w.verify(p)
+		require.Equal(w.t, tally{client.Succeeded: n}, found)
+	}
+	return rates[0], rates[1]
 }
 
 // submitHostile submits each hostility so many times, in turn, GET and POST.
