@@ -3,7 +3,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: ## Run a batch against a demo API, all in one process
@@ -24,6 +24,9 @@ test-faults: ## Kill, stop and cut off real processes, in full: about 40 minutes
 .PHONY: bench
 bench: ## Measure batchd beside its peers: about a quarter of an hour; needs redis-server
 	go run ./bench
+
+.PHONY: verify-release
+verify-release: test test-faults bench ## All of the tests, faults in full, and measurements: over an hour
 
 .PHONY: lint
 lint: ## Run the linters
