@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"unicode/utf8"
 
 	"github.com/batchd/batchd/internal/intake"
 )
@@ -77,8 +76,8 @@ func (t *csvText) copyPlain(to []byte) int {
 		return 0
 	}
 	n, _ = t.in.Discard(copy(to, read[:n]))
-	if t.comma < utf8.RuneSelf && !t.quoted {
-		t.field += bytes.Count(to[:n], []byte{byte(t.comma)})
+	if !t.quoted {
+		t.field += bytes.Count(to[:n], []byte(string(t.comma)))
 	}
 	t.last = rune(to[n-1])
 	t.row += n
