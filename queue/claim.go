@@ -12,8 +12,8 @@ import (
 type claim struct {
 	p         *pacer
 	open      bool      // it counts among those that have no send time yet
-	time      *sendTime // that it has and did not use yet
-	until     time.Time // it may be used at the latest; zero is at any time
+	time      *sendTime // that it has and did not use yet; both are guarded by the pacer's lock
+	until     time.Time // it may be used at the latest; zero is at any time; changed under the lock
 	handed    time.Time // when the task was handed over, until its action is begun
 	permitted bool
 }
@@ -36,11 +36,12 @@ func (c *claim) take(ctx context.Context) error {
 		}
 		now := time.Now()
 		p.expire(now)
-		if held <= 0 && len(p.times) > 0 && (c.until.IsZero() || !p.times[0].at.After(c.until)) {
+		if held <= 0 && len(p.times) > 0 && c.mayUse(&p.times[0]) {
 			t := p.times[0]
 			p.times = p.times[1:]
 			p.unready--
 			c.open, c.time = false, &t
+			p.enter(c)
 			p.mu.Unlock()
 			p.wake()
 			return nil
@@ -66,25 +67,48 @@ func (c *claim) take(ctx context.Context) error {
 	}
 }
 
+// sendAt returns the send time that it has. That may become a later one, or none, if a request
+// before it misses its own.
+func (c *claim) sendAt(ctx context.Context) (time.Time, error) {
+	for {
+		c.p.mu.Lock()
+		t := c.time
+		c.p.mu.Unlock()
+		if t != nil {
+			return t.at, nil
+		}
+		if err := c.take(ctx); err != nil {
+			return time.Time{}, err
+		}
+	}
+}
+
 // approach returns that long before a send time that is this request's, with a permit.
 func (c *claim) approach(ctx context.Context, ahead time.Duration) error {
 	if !c.handed.IsZero() {
 		c.p.begun(time.Since(c.handed))
 		c.handed = time.Time{}
 	}
-	if err := c.take(ctx); err != nil {
-		return err
-	}
-	if wait := time.Until(c.time.at) - ahead; wait > 0 {
+	for {
+		at, err := c.sendAt(ctx)
+		if err != nil {
+			return err
+		}
+		wait := time.Until(at) - ahead
+		if wait <= 0 {
+			c.p.mu.Lock()
+			if c.until.IsZero() {
+				c.until = at.Add(sendWithin)
+			}
+			c.p.mu.Unlock()
+			break
+		}
 		if err := c.p.sleep(ctx, wait); err != nil {
 			return err
 		}
 		c.p.mu.Lock()
-		c.p.woke(time.Since(c.time.at) + ahead)
+		c.p.woke(time.Since(at) + ahead)
 		c.p.mu.Unlock()
-	}
-	if c.until.IsZero() {
-		c.until = c.time.at.Add(sendWithin)
 	}
 	end := time.NewTimer(time.Until(c.until))
 	defer end.Stop()
@@ -103,20 +127,17 @@ func (c *claim) approach(ctx context.Context, ahead time.Duration) error {
 // it takes another one.
 func (c *claim) use(ctx context.Context) error {
 	for {
-		if c.time == nil {
-			if err := c.take(ctx); err != nil {
-				return err
-			}
+		at, err := c.sendAt(ctx)
+		if err != nil {
+			return err
 		}
-		if err := c.p.sleep(ctx, time.Until(c.time.at)); err != nil {
+		if err := c.p.sleep(ctx, time.Until(at)); err != nil {
 			return err
 		}
 		held, _ := c.p.held()
-		if c.p.settle(c.time, time.Now(), held <= 0) {
-			c.time = nil
+		if c.p.settle(c, at, time.Now(), held <= 0) {
 			return nil
 		}
-		c.time = nil
 	}
 }
 
@@ -127,16 +148,87 @@ func (p *pacer) begun(d time.Duration) {
 	p.exchange.add(d)
 }
 
-// settle reports whether a request may be written now. Otherwise its send time is returned.
-func (p *pacer) settle(t *sendTime, now time.Time, may bool) bool {
+// settle reports whether a request that was to be written at that time may be written now. If it is
+// too late, it takes the next send time, and the requests behind it those that follow.
+func (p *pacer) settle(c *claim, at, now time.Time, may bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.woke(now.Sub(t.at))
-	if may && !now.After(t.until) {
-		return true
+	p.woke(now.Sub(at))
+	if c.time == nil || !c.time.at.Equal(at) {
+		return false // it was given a later one meanwhile
 	}
-	p.put(*t)
+	t := c.time
+	p.leave(c)
+	switch {
+	case may && !now.After(t.until):
+		return true
+	case may:
+		p.back = append(p.back, *t)
+		p.shift(c, now)
+		p.wake()
+	default:
+		p.put(*t)
+	}
 	return false
+}
+
+// shift gives a request that missed its send time the next one that a request has, that request the
+// one after, and so on, with the lock held. If it waited behind all of them instead, it would
+// often be too late then to be sent at all.
+func (p *pacer) shift(c *claim, now time.Time) {
+	first := 0
+	for first < len(p.claimed) && now.After(p.claimed[first].time.until) {
+		first++ // it is about to find that out
+	}
+	claims := append([]*claim{c}, p.claimed[first:]...)
+	p.claimed = p.claimed[:first]
+	times := make([]*sendTime, 0, len(claims))
+	for _, k := range claims[1:] {
+		times = append(times, k.time)
+	}
+	p.expire(now)
+	for _, k := range claims {
+		k.time = nil
+		switch {
+		case len(times) > 0 && k.mayUse(times[0]):
+			k.time, times = times[0], times[1:]
+			p.enter(k)
+		case len(times) == 0 && len(p.times) > 0 && k.mayUse(&p.times[0]):
+			t := p.times[0]
+			k.time, p.times = &t, p.times[1:]
+			p.enter(k)
+		case !k.open: // it takes one when it wakes
+			k.open = true
+			p.unready++
+		}
+	}
+	for _, t := range times {
+		p.put(*t)
+	}
+}
+
+// mayWait has the next request of the task wait for its send time as long as it takes.
+func (c *claim) mayWait() {
+	c.p.mu.Lock()
+	defer c.p.mu.Unlock()
+	c.until = time.Time{}
+}
+
+// mayUse reports whether the request may be written at a time, with the lock held.
+func (c *claim) mayUse(t *sendTime) bool { return c.until.IsZero() || !t.at.After(c.until) }
+
+// enter notes that a request has a send time, with the lock held.
+func (p *pacer) enter(c *claim) {
+	at, _ := slices.BinarySearchFunc(p.claimed, c.time.redis, func(c *claim, redis int64) int { return cmp.Compare(c.time.redis, redis) })
+	p.claimed = slices.Insert(p.claimed, at, c)
+}
+
+// leave takes its send time from a request, with the lock held.
+func (p *pacer) leave(c *claim) {
+	if i := slices.Index(p.claimed, c); i >= 0 {
+		p.claimed = slices.Delete(p.claimed, i, i+1)
+	}
+	c.time = nil
 }
 
 // woke notes how much later than it wanted a goroutine went on, with the lock held. The
@@ -175,10 +267,11 @@ func (c *claim) end() {
 	if c.open {
 		p.unready--
 	}
-	if c.time != nil {
-		p.put(*c.time)
+	if t := c.time; t != nil {
+		p.leave(c)
+		p.put(*t)
 	}
-	c.open, c.time = false, nil
+	c.open = false
 	p.mu.Unlock()
 	p.wake()
 }

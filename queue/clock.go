@@ -26,6 +26,7 @@ type clock struct {
 	offset  time.Duration // of a local time over Redis's
 	moved   time.Time     // when the offset was last changed
 	used    bool          // a time was translated with it
+	trip    time.Duration // of the fastest exchange among the samples
 }
 
 // clockSample has the bounds that an exchange gives, and when that was.
@@ -58,6 +59,9 @@ func (c *clock) bounds(now time.Time) (low, high time.Duration) {
 		c.samples = c.samples[1:]
 	}
 	for i, s := range c.samples {
+		if trip := s.high - s.low; i == 0 || trip < c.trip {
+			c.trip = trip
+		}
 		if i == 0 || s.low > low {
 			low = s.low
 		}

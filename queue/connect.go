@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
 // poolSize is the number of connections to a server, unless the URL says another one.
@@ -57,6 +58,7 @@ func connect(raw string, patience time.Duration, hook func(context.Context, *red
 	opts := &redis.UniversalOptions{
 		DialTimeout: patience / 2, ReadTimeout: patience, WriteTimeout: patience, PoolTimeout: patience,
 		PoolSize: poolSize, ContextTimeoutEnabled: true, OnConnect: hook,
+		DisableIdentity: true, MaintNotificationsConfig: noNotifications(),
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
 		if _, _, err := net.SplitHostPort(host); err != nil {
@@ -94,8 +96,16 @@ func tune(o *redis.Options, patience time.Duration, hook func(context.Context, *
 	o.OnConnect = hook
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = patience/2, patience, patience, patience
 	o.ContextTimeoutEnabled = true
+	o.DisableIdentity, o.MaintNotificationsConfig = true, noNotifications()
 	if o.PoolSize == 0 {
 		o.PoolSize = poolSize
 	}
 	return o
+}
+
+// noNotifications turns off what go-redis else asks of a server with each new connection: that
+// it announces maintenance. Redis Enterprise alone does, and to ask costs a round trip, as does
+// to say the client's name and version.
+func noNotifications() *maintnotifications.Config {
+	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }

@@ -266,7 +266,7 @@ type part struct {
 	want  int
 	ended []string
 	again []again
-	word  string // for other workers, if it leaves some
+	word  string // for other workers, if it leaves or puts back some
 	cmd   *redis.Cmd
 }
 
@@ -342,6 +342,9 @@ func (l *line) plan(take bool) []*part {
 		n, m := min(len(q.done), mostEnded), min(len(q.again), mostEnded)
 		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n]), again: slices.Clip(q.again[:m])}
 		q.done, q.again = q.done[n:], q.again[m:]
+		if slices.ContainsFunc(p.again, again.atOnce) {
+			p.word = l.t.s.word(q.name)
+		}
 		q.polling = true
 		if p.want > 0 {
 			q.filled = false // unless it turns out to hold more, or somebody says so meanwhile
@@ -460,7 +463,11 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 			p.filled = true
 		}
 		for _, k := range p.again {
-			p.retries[k.at] = struct{}{}
+			if k.at == 0 {
+				p.filled = true
+			} else {
+				p.retries[k.at] = struct{}{}
+			}
 		}
 	}
 	l.mu.Unlock()

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -43,6 +42,12 @@ const (
 	blurOf = 8
 	// firstLooks is how often a server looks at Redis's clock when it starts.
 	firstLooks = 6
+	// mostAsking is the most reservations under way at a time, if an exchange takes longer
+	// than askSeveral.
+	mostAsking = 3
+	askSeveral = 20 * time.Millisecond
+	// tripSpread is how much longer than the fastest exchange, twice over, others are assumed to take.
+	tripSpread = 20 * time.Millisecond
 	// answerAge is less than Redis keeps the answer of a reservation.
 	answerAge = 5 * time.Minute
 )
@@ -57,30 +62,6 @@ type sendTime struct {
 	at, until         time.Time // of this process
 }
 
-// reservation is a call of lua/reserve.lua. Repeated with the same token it does
-// nothing twice.
-type reservation struct {
-	token    string
-	most     int
-	first    time.Duration // from now, before which none can be used
-	horizon  time.Duration
-	late     time.Duration
-	returned []sendTime
-	blur     time.Duration // the part of late that is not for being late
-	since    time.Time     // when it was first made
-}
-
-// reserved is its answer: runs of send times that are a step apart.
-type reserved struct {
-	now, next int64
-	runs      []sendRun
-}
-
-type sendRun struct {
-	time, step, late int64
-	n                int
-}
-
 // pacer has the requests to a target with a rate written at their send times.
 //
 // Send times come from Redis, for as many tasks as were taken. They belong to no task: shortly
@@ -91,8 +72,8 @@ type sendRun struct {
 // given to others, or end the sequence earlier; see lua/reserve.lua for why no window
 // of the period sees more than N + b - 1 requests.
 //
-// A process that dies loses the times that it reserved: those of one to two seconds, and at a
-// slow rate one.
+// A process that dies loses the times that it reserved: those of half a second and six round trips to
+// Redis, and at a slow rate one.
 type pacer struct {
 	rate     batch.Rate
 	burst    int
@@ -111,18 +92,21 @@ type pacer struct {
 	mu       sync.Mutex
 	clock    clock
 	times    []sendTime // reserved and not claimed, by time
+	claimed  []*claim   // requests that have send times, by time
 	waiting  []*task    // taken, and not handed over
 	unready  int        // handed over, and without a send time
 	claims   chan struct{}
-	back     []sendTime    // to be returned
-	asking   bool          // a reservation is under way
-	repeat   *reservation  // was not answered
-	next     time.Time     // when more send times may be had; zero if it is not known
-	nothing  time.Time     // until when it is not worth to ask for some
-	failed   time.Time     // until when Redis is not asked
-	step     time.Duration // between two send times
-	late     time.Duration // the tolerance to ask for
-	exchange usually       // how long an exchange with Redis takes
+	back     []sendTime     // to be returned
+	asking   int            // reservations under way
+	asked    int            // the send times that these ask for
+	repeats  []*reservation // were not answered
+	answers  int64          // Redis's time of the latest answer
+	next     time.Time      // when more send times may be had; zero if it is not known
+	nothing  time.Time      // until when it is not worth to ask for some
+	failed   time.Time      // until when Redis is not asked
+	step     time.Duration  // between two send times
+	late     time.Duration  // the tolerance to ask for
+	exchange usually        // how long an exchange with Redis takes
 	stopping bool
 	permits  chan struct{} // held by requests from their connections to their answers
 }
@@ -154,27 +138,40 @@ func (p *pacer) init() {
 // lead returns how long before its send time a task is handed over: the exchange by
 // which its action is begun takes that long, and another one's if it has ended.
 func (p *pacer) lead() time.Duration {
-	return min(2*p.exchange.within()+5*time.Millisecond, leadMost)
+	return min(2*p.trip()+5*time.Millisecond, leadMost)
+}
+
+// trip returns how long an exchange with Redis takes nearly always. A few that had to open
+// connections do not make it much longer than the fastest one.
+func (p *pacer) trip() time.Duration {
+	x := p.exchange.within()
+	if len(p.clock.samples) > 0 {
+		x = min(x, 2*p.clock.trip+tripSpread)
+	}
+	return x
 }
 
 // ahead returns how far ahead send times are reserved, and how much of that must be
-// left when the next ones are asked for.
+// left when the next ones are asked for: until their tasks are handed over, one exchange may
+// have to end first, one takes them, and one reserves.
 func (p *pacer) ahead() (most, left time.Duration) {
-	x := min(p.exchange.within(), leadMost/2)
-	most = horizon + 4*x
-	return most, max(most/2, p.lead()+5*x/2)
+	x := min(p.trip(), leadMost/2)
+	most = horizon + 6*x
+	return most, max(most/2, p.lead()+3*x)
+}
+
+// missing returns how many of the tasks in hand have no send time yet, with the lock held.
+func (p *pacer) missing() int {
+	return max(len(p.waiting)+p.unready-len(p.times), 0)
 }
 
 // notBefore returns when tasks may be taken again.
 func (p *pacer) notBefore(now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.asking {
-		return now.Add(time.Hour) // changed is called
-	}
 	_, left := p.ahead()
 	at := p.failed
-	if from := p.next.Add(-left); from.After(at) {
+	if from := p.next.Add(time.Duration(p.missing())*p.step - left); from.After(at) {
 		at = from
 	}
 	if p.nothing.After(at) {
@@ -194,7 +191,7 @@ func (p *pacer) fitting(now time.Time) int {
 		most -= p.next.Sub(now)
 	}
 	n += int(max(most, 0) / p.step)
-	return max(n-max(len(p.waiting)+p.unready-len(p.times), 0), 0)
+	return max(n-p.missing(), 0)
 }
 
 // add takes tasks that were taken from their queues.
@@ -245,44 +242,6 @@ func (p *pacer) run(quit, closed <-chan struct{}) {
 	}
 }
 
-// returnAll returns the send times that are left, when no request can use them any more.
-func (p *pacer) returnAll() {
-	p.awaitAnswer()
-	p.mu.Lock()
-	repeat := p.repeat
-	p.repeat = nil
-	p.mu.Unlock()
-	if repeat != nil && time.Since(repeat.since) < answerAge { // it may have reserved some
-		sent := time.Now()
-		if answer, err := p.reserve(repeat); err == nil {
-			p.mu.Lock()
-			p.answered(repeat, answer, sent, time.Now())
-			p.mu.Unlock()
-		}
-	}
-	p.mu.Lock()
-	r := &reservation{token: p.token(), late: p.late, horizon: horizon, returned: append(p.back, p.times...)}
-	p.back, p.times = nil, nil
-	p.mu.Unlock()
-	slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
-	if len(r.returned) > 0 {
-		_, _ = p.reserve(r) // or they are lost, as those of a worker that dies
-	}
-}
-
-// awaitAnswer returns when no reservation is under way any more.
-func (p *pacer) awaitAnswer() {
-	for {
-		p.mu.Lock()
-		asking := p.asking
-		p.mu.Unlock()
-		if !asking {
-			return
-		}
-		<-p.nudge // each answer ends with one
-	}
-}
-
 // stop has nothing handed over any more.
 func (p *pacer) stop() {
 	p.mu.Lock()
@@ -325,7 +284,7 @@ func (p *pacer) due(now time.Time, held bool) (due []*task, wait time.Duration) 
 	if len(p.waiting) > 0 && p.unready < len(p.times) {
 		wait = p.times[p.unready].at.Sub(now) - lead
 	}
-	if p.unready > len(p.times) || len(p.back) > 0 || p.repeat != nil {
+	if p.unready > len(p.times) || len(p.back) > 0 || len(p.repeats) > 0 {
 		for _, at := range []time.Time{p.failed, p.nothing} {
 			if left := at.Sub(now); left > 0 {
 				wait = min(wait, left)
@@ -333,13 +292,6 @@ func (p *pacer) due(now time.Time, held bool) (due []*task, wait time.Duration) 
 		}
 	}
 	return due, wait
-}
-
-// blur returns by how much the times of two servers may differ because the ways to Redis take
-// now this long and now that, with the lock held. The more samples of its clock there are, the
-// better are the best of them.
-func (p *pacer) blur() time.Duration {
-	return min(blurOf*p.exchange.deviation/time.Duration(max(len(p.clock.samples), 1)), mostLate(p.rate))
 }
 
 // drop gives back the last n of the tasks that wait, with the lock held.
@@ -350,6 +302,12 @@ func (p *pacer) drop(n int) {
 	rest := p.waiting[len(p.waiting)-n:]
 	p.waiting = slices.Clip(p.waiting[:len(p.waiting)-n])
 	p.async(func() { p.giveBack(rest) })
+}
+
+// dropTimeless gives back the tasks that have no send times and that none are asked for, with
+// the lock held.
+func (p *pacer) dropTimeless() {
+	p.drop(len(p.waiting) - max(len(p.times)+p.asked-p.unready, 0))
 }
 
 // expire drops send times that have passed, with the lock held.
@@ -363,121 +321,6 @@ func (p *pacer) expire(now time.Time) {
 	}
 	p.back = append(p.back, p.times[:n]...)
 	p.times = p.times[n:]
-}
-
-// ask reserves send times that are missing, and returns others, if there is something to do
-// and Redis is not being asked already, with the lock held.
-func (p *pacer) ask(now time.Time) {
-	missing := len(p.waiting) + p.unready - len(p.times)
-	if p.asking || now.Before(p.failed) {
-		return
-	}
-	r := p.repeat
-	switch {
-	case r != nil && now.Sub(r.since) < answerAge:
-	case missing > 0 && !now.Before(p.nothing), len(p.back) > 0:
-		most, _ := p.ahead()
-		x := min(p.exchange.within(), leadMost/2)
-		r = &reservation{token: p.token(), most: max(missing, 0), horizon: most, late: p.late + p.blur(), blur: p.blur(), since: now}
-		if r.first = 3*x/2 + 2*time.Millisecond; p.unready > len(p.times) { // an action is begun already
-			r.first = x/2 + time.Millisecond
-		}
-		r.returned, p.back = p.back, nil
-		slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
-	default:
-		p.repeat = nil
-		return
-	}
-	p.asking, p.repeat = true, nil
-	p.async(func() { p.call(r) })
-}
-
-// probe asks that often when there may be more send times, and what time it is at Redis.
-func (p *pacer) probe(times int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if now := time.Now(); !p.asking && !p.stopping && !now.Before(p.failed) {
-		p.asking = true
-		late := p.late
-		p.async(func() {
-			for n := range times - 1 {
-				p.look(late, n == 0)
-			}
-			p.call(&reservation{late: late, horizon: horizon})
-		})
-	}
-}
-
-// look asks what time it is at Redis, and finds out how late sleepers wake here.
-func (p *pacer) look(late time.Duration, first bool) {
-	start := time.Now()
-	const nap = time.Millisecond
-	if p.sleep(context.Background(), nap) != nil {
-		return
-	}
-	sent := time.Now()
-	slept := sent.Sub(start)
-	answer, err := p.reserve(&reservation{late: late, horizon: horizon})
-	received := time.Now()
-	if err != nil {
-		return // so will be what follows
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if !first { // that one made a connection, and taught Redis the step
-		p.exchange.add(received.Sub(sent))
-	}
-	p.clock.sample(sent, received, answer.now)
-	p.woke(slept - nap)
-}
-
-// call makes a reservation.
-func (p *pacer) call(r *reservation) {
-	sent := time.Now()
-	answer, err := p.reserve(r)
-	received := time.Now()
-	p.mu.Lock()
-	p.asking = false
-	if err != nil {
-		p.failed = received.Add(takerPause)
-		if r.token != "" {
-			p.repeat = r
-		}
-		p.drop(len(p.waiting) - max(len(p.times)-p.unready, 0))
-	} else {
-		p.answered(r, answer, sent, received)
-	}
-	p.mu.Unlock()
-	p.changed()
-	p.wake()
-}
-
-// answered takes in the answer to a reservation, with the lock held.
-func (p *pacer) answered(r *reservation, answer *reserved, sent, received time.Time) {
-	p.exchange.add(received.Sub(sent))
-	p.clock.sample(sent, received, answer.now)
-	n := 0
-	for _, run := range answer.runs {
-		p.step = time.Duration(run.step) * time.Microsecond
-		for i := range run.n {
-			t := sendTime{redis: run.time + int64(i)*run.step, step: run.step, late: run.late}
-			t.at = p.clock.local(t.redis)
-			// Part of the tolerance is for the writing itself.
-			may := max(time.Duration(run.late)*time.Microsecond-r.blur, 0)
-			t.until = t.at.Add(time.Duration(p.burst-1)*p.step + may - may/8)
-			p.times = append(p.times, t)
-		}
-		n += run.n
-	}
-	slices.SortStableFunc(p.times, func(a, b sendTime) int { return cmp.Compare(a.redis, b.redis) })
-	p.next = p.clock.local(answer.next)
-	p.nothing = time.Time{}
-	if n < r.most { // some have to come again, nearer to their time
-		_, left := p.ahead()
-		p.nothing = received.Add(min(max(p.next.Sub(received)-left, time.Millisecond), pollEvery))
-		p.drop(len(p.waiting) - max(len(p.times)-p.unready, 0))
-	}
-	p.signal()
 }
 
 // signal wakes those who wait for a send time, with the lock held.

@@ -58,7 +58,7 @@ func (p *Place) ApproachEarly(ctx context.Context) error {
 	}
 	if p.claim.handed.IsZero() {
 		p.claim.leave()
-		p.claim.until = time.Time{}
+		p.claim.mayWait()
 	}
 	return p.claim.approach(ctx, p.claim.p.leadNow())
 }

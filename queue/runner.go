@@ -52,7 +52,11 @@ func (k *task) ran(err error) {
 	if err == nil {
 		q.done = append(q.done, k.id)
 	} else {
-		q.again = append(q.again, again{k.id, time.Now().Add(q.t.later(0, err, nil)).Unix()})
+		at := int64(0)
+		if wait := q.t.later(0, err, nil); wait > 0 {
+			at = time.Now().Add(wait).Unix()
+		}
+		q.again = append(q.again, again{k.id, at})
 	}
 	k.place.endLocked()
 	q.mu.Unlock()

@@ -1,8 +1,10 @@
 package queue
 
 import (
+	"context"
 	"embed"
 	"fmt"
+	"slices"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -13,6 +15,8 @@ var luaFiles embed.FS
 // scripts are the steps of the ledger.
 type scripts struct {
 	turn, enqueue, reserve, hold, looks, beat, bury, requeue, claim, elect, alert, resign, admit, flying, handout, readmit, reopen, unlist, stage, commit, list, progress, begin, finish, release, restore, disown, running, note, conclude, stop, erase, due, enqueued, delivered, redeliver, retry, look, drop *redis.Script
+
+	often []string // the texts of those that every action needs
 }
 
 func loadScripts() (*scripts, error) {
@@ -31,6 +35,19 @@ func loadScripts() (*scripts, error) {
 			return nil, fmt.Errorf("read lua step: %w", err)
 		}
 		*into = redis.NewScript(string(lib) + string(text))
+		if slices.Contains([]string{"turn", "reserve", "begin", "finish", "release", "requeue"}, name) {
+			s.often = append(s.often, string(lib)+string(text))
+		}
 	}
 	return s, nil
+}
+
+// load has a server know the steps that every action needs.
+func (s *scripts) load(ctx context.Context, c redis.Cmdable) {
+	_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error { // one that it does not know is sent by its text
+		for _, text := range s.often {
+			p.ScriptLoad(ctx, text)
+		}
+		return nil
+	})
 }

@@ -99,11 +99,13 @@ type task struct {
 	suspect bool // the last audit did not find it anywhere
 }
 
-// again is a task that is to come again at a time, in unix seconds.
+// again is a task that is to come again at a time, in unix seconds, or at once if that is zero.
 type again struct {
 	id string
 	at int64
 }
+
+func (k again) atOnce() bool { return k.at == 0 }
 
 // lane is one asynq queue of a line.
 type lane struct {
@@ -184,6 +186,7 @@ func (t *taker) start(action func(id string, index int, place *Place) error) {
 	t.wg.Go(t.keepLeases)
 	t.wg.Go(t.auditSlots)
 	t.wg.Go(t.watchHistory)
+	t.wg.Go(t.keepWarm)
 }
 
 func (t *taker) stop() {

@@ -110,8 +110,8 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		if unsent = place.Approach(ctx); unsent == nil {
 			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, place)
 		}
-		if unsent != nil { // it comes again, for another send time
-			return w.giveBack(ctx, id, index, begun)
+		if unsent != nil { // it comes again at once, for another send time
+			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)
 		}
 		if cut && resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeTimeout {
 			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"

@@ -4,8 +4,8 @@
 -- KEYS: pending, paused, active, lease, processed today, processed, retry
 -- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
 --       most tasks to take, 1 if their messages are wanted, too, channel, word for other workers if
---       it leaves some, or '', the number of those that are done, their ids, then id and unix time in
---       turn of those that are to come again
+--       it leaves or puts back some, or '', the number of those that are done, their ids, then id and
+--       unix time in turn of those that are to come again, or 0 instead of the time if at once
 -- returns: {id, ...}, or {id, message, ...}
 -- Without a message nobody could run a task, and it is dropped. Where messages are not
 -- wanted, the ledger decides about tasks that have lost them, too.
@@ -30,12 +30,22 @@ if last > 8 then
     redis.call('INCRBY', KEYS[6], #ended)
   end
 end
+local back = false
 for i = last + 1, #ARGV, 2 do
   if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
     redis.call('ZREM', KEYS[4], ARGV[i])
-    redis.call('ZADD', KEYS[7], ARGV[i + 1], ARGV[i])
-    redis.call('HSET', ARGV[1] .. ARGV[i], 'state', 'retry')
+    if ARGV[i + 1] == '0' then
+      redis.call('RPUSH', KEYS[1], ARGV[i])
+      redis.call('HSET', ARGV[1] .. ARGV[i], 'state', 'pending')
+      back = true
+    else
+      redis.call('ZADD', KEYS[7], ARGV[i + 1], ARGV[i])
+      redis.call('HSET', ARGV[1] .. ARGV[i], 'state', 'retry')
+    end
   end
+end
+if back and ARGV[7] ~= '' then
+  redis.call('PUBLISH', ARGV[6], ARGV[7])
 end
 local want = tonumber(ARGV[4])
 if want == 0 or redis.call('EXISTS', KEYS[2]) == 1 then

@@ -1,0 +1,206 @@
+package queue
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+)
+
+// reservation is a call of lua/reserve.lua. Repeated with the same token it does
+// nothing twice.
+type reservation struct {
+	token    string
+	most     int
+	first    time.Duration // from now, before which none can be used
+	horizon  time.Duration
+	late     time.Duration
+	returned []sendTime
+	blur     time.Duration // the part of late that is not for being late
+	since    time.Time     // when it was first made
+}
+
+// reserved is its answer: runs of send times that are a step apart.
+type reserved struct {
+	now, next int64
+	runs      []sendRun
+}
+
+type sendRun struct {
+	time, step, late int64
+	n                int
+}
+
+// returnAll returns the send times that are left, when no request can use them any more.
+func (p *pacer) returnAll() {
+	p.awaitAnswer()
+	p.mu.Lock()
+	repeats := p.repeats
+	p.repeats = nil
+	p.mu.Unlock()
+	for _, repeat := range repeats {
+		if time.Since(repeat.since) >= answerAge {
+			continue
+		}
+		sent := time.Now() // it may have reserved some
+		if answer, err := p.reserve(repeat); err == nil {
+			p.mu.Lock()
+			p.answered(repeat, answer, sent, time.Now())
+			p.mu.Unlock()
+		}
+	}
+	p.mu.Lock()
+	r := &reservation{token: p.token(), late: p.late, horizon: horizon, returned: append(p.back, p.times...)}
+	p.back, p.times = nil, nil
+	p.mu.Unlock()
+	slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
+	if len(r.returned) > 0 {
+		_, _ = p.reserve(r) // or they are lost, as those of a worker that dies
+	}
+}
+
+// awaitAnswer returns when no reservation is under way any more.
+func (p *pacer) awaitAnswer() {
+	for {
+		p.mu.Lock()
+		asking := p.asking
+		p.mu.Unlock()
+		if asking == 0 {
+			return
+		}
+		<-p.nudge // each answer ends with one
+	}
+}
+
+// blur returns by how much the times of two servers may differ because the ways to Redis take
+// now this long and now that, with the lock held. The more samples of its clock there are, the
+// better are the best of them.
+func (p *pacer) blur() time.Duration {
+	return min(blurOf*p.exchange.deviation/time.Duration(max(len(p.clock.samples), 1)), mostLate(p.rate))
+}
+
+// ask reserves send times that are missing, and returns others, if there is something to do
+// and Redis is not being asked already, with the lock held. Of a distant Redis it does not wait
+// for one answer before it asks for more.
+func (p *pacer) ask(now time.Time) {
+	most := 1
+	if p.exchange.mean > askSeveral {
+		most = mostAsking
+	}
+	if p.asking >= most || now.Before(p.failed) {
+		return
+	}
+	p.repeats = slices.DeleteFunc(p.repeats, func(r *reservation) bool { return now.Sub(r.since) >= answerAge })
+	var r *reservation
+	missing := p.missing() - p.asked
+	switch {
+	case len(p.repeats) > 0:
+		r, p.repeats = p.repeats[0], p.repeats[1:]
+	case missing > 0 && !now.Before(p.nothing), len(p.back) > 0:
+		most, _ := p.ahead()
+		x := p.trip()
+		r = &reservation{token: p.token(), most: max(missing, 0), horizon: most, late: p.late + p.blur(), blur: p.blur(), since: now}
+		if r.first = 3*x/2 + 2*time.Millisecond; p.unready > len(p.times)+p.asked { // an action is begun already
+			r.first = x/2 + time.Millisecond
+		}
+		r.returned, p.back = p.back, nil
+		slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
+	default:
+		return
+	}
+	p.asking++
+	p.asked += r.most
+	p.async(func() { p.call(r) })
+}
+
+// probe asks that often when there may be more send times, and what time it is at Redis.
+func (p *pacer) probe(times int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if now := time.Now(); p.asking == 0 && !p.stopping && !now.Before(p.failed) {
+		p.asking = 1
+		late := p.late
+		p.async(func() {
+			for n := range times - 1 {
+				p.look(late, n == 0)
+			}
+			p.call(&reservation{late: late, horizon: horizon})
+		})
+	}
+}
+
+// look asks what time it is at Redis, and finds out how late sleepers wake here.
+func (p *pacer) look(late time.Duration, first bool) {
+	start := time.Now()
+	const nap = time.Millisecond
+	if p.sleep(context.Background(), nap) != nil {
+		return
+	}
+	sent := time.Now()
+	slept := sent.Sub(start)
+	answer, err := p.reserve(&reservation{late: late, horizon: horizon})
+	received := time.Now()
+	if err != nil {
+		return // so will be what follows
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !first { // that one made a connection, and taught Redis the step
+		p.exchange.add(received.Sub(sent))
+	}
+	p.clock.sample(sent, received, answer.now)
+	p.woke(slept - nap)
+}
+
+// call makes a reservation.
+func (p *pacer) call(r *reservation) {
+	sent := time.Now()
+	answer, err := p.reserve(r)
+	received := time.Now()
+	p.mu.Lock()
+	p.asking--
+	p.asked -= r.most
+	if err != nil {
+		p.failed = received.Add(takerPause)
+		if r.token != "" {
+			p.repeats = append(p.repeats, r)
+		}
+		p.dropTimeless()
+	} else {
+		p.answered(r, answer, sent, received)
+	}
+	p.mu.Unlock()
+	p.changed()
+	p.wake()
+}
+
+// answered takes in the answer to a reservation, with the lock held.
+func (p *pacer) answered(r *reservation, answer *reserved, sent, received time.Time) {
+	p.exchange.add(received.Sub(sent))
+	p.clock.sample(sent, received, answer.now)
+	n := 0
+	for _, run := range answer.runs {
+		p.step = time.Duration(run.step) * time.Microsecond
+		for i := range run.n {
+			t := sendTime{redis: run.time + int64(i)*run.step, step: run.step, late: run.late}
+			t.at = p.clock.local(t.redis)
+			// Part of the tolerance is for the writing itself.
+			may := max(time.Duration(run.late)*time.Microsecond-r.blur, 0)
+			t.until = t.at.Add(time.Duration(p.burst-1)*p.step + may - may/8)
+			p.times = append(p.times, t)
+		}
+		n += run.n
+	}
+	slices.SortStableFunc(p.times, func(a, b sendTime) int { return cmp.Compare(a.redis, b.redis) })
+	if answer.now >= p.answers { // of several under way, the one that Redis answered last counts
+		p.answers = answer.now
+		p.next = p.clock.local(answer.next)
+		p.nothing = time.Time{}
+	}
+	if n < r.most { // some have to come again, nearer to their time
+		_, left := p.ahead()
+		p.nothing = received.Add(min(max(p.next.Sub(received)-left, time.Millisecond), pollEvery))
+		p.dropTimeless()
+	}
+	p.signal()
+}

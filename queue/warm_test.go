@@ -1,0 +1,56 @@
+package queue
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+// distantly returns a store whose Redis is a round trip away.
+func distantly(t *testing.T, trip time.Duration) (*bundle, *redistest.Distant) {
+	t.Helper()
+	upstream := strings.TrimSuffix(strings.TrimPrefix(servers.take(t), "redis://"), "/0")
+	d := redistest.StartDistant(t, upstream, trip)
+	return open(t, d.URL()), d
+}
+
+// A connection that is opened when it is needed costs the exchange three more round trips.
+func TestAWorkerOpensItsConnectionsToADistantRedisAheadOfNeed(t *testing.T) {
+	t.Parallel()
+	const trip = 100 * time.Millisecond
+	b, distant := distantly(t, trip)
+	server, stop := b.serve(Line{Target: "crm", Places: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(int, *Place) error { return nil })
+	defer stop()
+	atOnce := flights + int(trip/flightWait)
+	require.GreaterOrEqual(t, server.taker.connections(trip), atOnce+spareConns)
+	c, _ := b.rdb.(*redis.Client)
+	b.eventually("open connections", func() bool { return int(c.PoolStats().IdleConns) >= atOnce })
+	opened := distant.Opened()
+	var pings sync.WaitGroup
+	for range atOnce {
+		pings.Go(func() { require.NoError(t, b.rdb.Ping(b.ctx).Err()) })
+	}
+	pings.Wait()
+	require.Equal(t, opened, distant.Opened())
+	known, err := b.rdb.ScriptExists(b.ctx, b.steps.begin.Hash(), b.steps.finish.Hash(), b.steps.turn.Hash(), b.steps.reserve.Hash()).Result()
+	require.NoError(t, err)
+	require.Equal(t, []bool{true, true, true, true}, known)
+}
+
+// What a client says to a server before it uses a connection is on the way to each begin that
+// finds no connection open.
+func TestANewConnectionTakesTwoExchanges(t *testing.T) {
+	t.Parallel()
+	const trip = 300 * time.Millisecond
+	b, _ := distantly(t, trip)
+	began := time.Now()
+	require.NoError(t, b.rdb.Ping(b.ctx).Err())
+	require.Less(t, time.Since(began), 4*trip, "the connection's two, and its own")
+}
