@@ -23,6 +23,8 @@ type attempts struct {
 	mu     sync.Mutex
 	flying map[actionKey]*attempt // the newest of each action that is in flight or begins
 	ended  recentAttempts
+	// verified is up to where they were compared with Redis, by the ages at which that is done.
+	verified [len(verifyAfter)]uint64
 }
 
 // actionKey names an action.

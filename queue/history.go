@@ -130,8 +130,9 @@ func (s *Store) askHistory(ctx context.Context) error {
 	return mapError(ctx, ask(ctx, s.rdb))
 }
 
-// watchHistory asks for the ids of the histories from time to time: a proxy keeps
-// connections open while the server behind it changes.
+// watchHistory asks for the ids of the histories from time to time, since a proxy keeps
+// connections open while the server behind it changes, and compares what this process has
+// ended with what Redis knows.
 func (t *taker) watchHistory() {
 	if t.s.embed != nil {
 		return
@@ -141,11 +142,16 @@ func (t *taker) watchHistory() {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	learned := false
+	verified := time.Now()
 	for {
 		if !learned {
 			learned = t.s.learn(ctx) == nil
 		} else if t.s.attempts.busy() {
 			_ = t.s.askHistory(ctx) // it is asked again soon
+			if now := time.Now(); now.Sub(verified) >= verifyEvery {
+				verified = now
+				_ = t.s.verifyEnded(ctx, now) // likewise
+			}
 		}
 		select {
 		case <-tick.C:

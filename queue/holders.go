@@ -1,6 +1,7 @@
 package queue
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,9 +22,11 @@ const (
 	holdersEvery = 3 * time.Second
 	// holdersBatches is the most batches whose actions are asked for at a time. Of more
 	// batches that run it asks in turn.
-	holdersBatches = 50
+	holdersBatches = 100
 	// holdersActions is the most actions of a batch that are asked for at a time.
 	holdersActions = 1000
+	// mostLooked is the most batches of which the time of the last question is remembered.
+	mostLooked = 100_000
 	// mostMissing is the most workers that are remembered as missing.
 	mostMissing = 1000
 	// holderSure is how old an attempt is at the least whose holder is asked for it.
@@ -35,7 +38,7 @@ const (
 // asks the workers, which know.
 type holders struct {
 	running map[string]map[string]string // fields of batches that run, as the sweeper met them
-	after   string                       // the last batch that was asked for
+	looked  map[string]time.Time         // when batches were last asked for, of those that were met since
 	asked   time.Time
 	missing map[string]time.Time // workers that hold actions and are not alive, since when
 }
@@ -50,22 +53,32 @@ func (h *holders) note(id string, m map[string]string) {
 	}
 }
 
-// next returns the batches to ask for now, and fields of their meta hashes. The others have
-// their turn later.
-func (h *holders) next(now time.Time) map[string]map[string]string {
+// next returns the batches to ask for now, and fields of their meta hashes: those first in
+// which nothing has ended, and that were not asked for, for the longest time. So their
+// begins are the oldest ones. The others have their turn later.
+func (h *holders) next(now time.Time, since func(id string) time.Time) map[string]map[string]string {
 	if len(h.running) == 0 || now.Sub(h.asked) < holdersEvery {
 		return nil
 	}
 	h.asked = now
-	ids := slices.Sorted(maps.Keys(h.running))
-	from, _ := slices.BinarySearch(ids, h.after+"\x00")
-	ids = slices.Concat(ids[from:], ids[:from])
+	waits := func(id string) time.Time {
+		if looked := h.looked[id]; looked.After(since(id)) {
+			return looked
+		}
+		return since(id)
+	}
+	ids := slices.SortedFunc(maps.Keys(h.running), func(a, b string) int {
+		return cmp.Or(waits(a).Compare(waits(b)), cmp.Compare(a, b))
+	})
 	ids = ids[:min(len(ids), holdersBatches)]
-	h.after = ids[len(ids)-1]
 	next := make(map[string]map[string]string, len(ids))
 	for _, id := range ids {
 		next[id] = h.running[id]
 		delete(h.running, id)
+		if h.looked == nil || len(h.looked) > mostLooked {
+			h.looked = make(map[string]time.Time)
+		}
+		h.looked[id] = now
 	}
 	return next
 }
@@ -106,7 +119,7 @@ func (h *holders) alive(workers []string) {
 // that they hold, and brings those of workers that are not to others. It returns how many
 // these were.
 func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
-	batches := s.holders.next(time.Now())
+	batches := s.holders.next(time.Now(), func(id string) time.Time { return s.stalls.now[id].since })
 	if len(batches) == 0 {
 		return 0, nil
 	}

@@ -154,7 +154,16 @@ func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
 	return out
 }
 
-func (r *recentAttempts) read(record []byte) (a attempt) {
+func (r *recentAttempts) read(record []byte) attempt {
+	a, result := r.readHead(record)
+	if len(result) > 0 {
+		a.result = bytes.Clone(result) // the chunk is used again
+	}
+	return a
+}
+
+// readHead reads all of a record but the result.
+func (r *recentAttempts) readHead(record []byte) (a attempt, result []byte) {
 	rest := record[recordHead:lengthOf(record)]
 	number := func() int64 {
 		n, size := binary.Varint(rest)
@@ -172,8 +181,33 @@ func (r *recentAttempts) read(record []byte) (a attempt) {
 	a.entry.first, a.entry.started = time.UnixMilli(number()), time.UnixMilli(number())
 	a.entry.attempts, a.entry.earlier = int(number()), int(number())
 	a.id, a.entry.token, a.entry.worker, a.round, a.state = text(), text(), text(), text(), text()
-	if len(rest) > 0 {
-		a.result = bytes.Clone(rest) // the chunk is used again
+	return a, rest
+}
+
+// walk visits the attempts from a position on in the order in which they ended, without their
+// results, and returns the position of the first one that is not to be visited yet.
+func (r *recentAttempts) walk(from uint64, visit func(a *attempt) bool) uint64 {
+	for i, chunk := range r.chunks {
+		offset := 0
+		if i == 0 {
+			offset = r.head
+		}
+		if r.position(i, len(chunk)) <= from {
+			continue
+		}
+		if first := r.position(i, offset); from > first {
+			offset = int(from & (1<<32 - 1))
+		}
+		for ; offset < len(chunk); offset += lengthOf(chunk[offset:]) {
+			record, position := chunk[offset:], r.position(i, offset)
+			if r.newest[hashOf(record)] != position {
+				continue // a newer attempt at the action has begun
+			}
+			if a, _ := r.readHead(record); !visit(&a) {
+				return position
+			}
+		}
+		from = r.position(i, len(chunk))
 	}
-	return a
+	return from
 }
