@@ -279,7 +279,8 @@ func (f *framer) endHead() error {
 	case f.status < http.StatusContinue || f.status == http.StatusSwitchingProtocols:
 		f.state, f.spent = framingUntilEnd, true
 	case f.status < http.StatusOK:
-		f.state = framingStatus
+		// It has no body either.
+		f.state, f.spent = framingStatus, f.spent || f.coded > 0 || f.length > 0
 	case f.method == http.MethodHead || f.status == http.StatusNotModified:
 		f.state = framingOver
 	case f.status == http.StatusNoContent:

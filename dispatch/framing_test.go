@@ -212,6 +212,8 @@ func TestWhatFollowsAnAnswerIsNotTheNextOne(t *testing.T) {
 		"204":                {"POST", "HTTP/1.1 204 No Content\r\n\r\n" + evil, 204},
 		"204 with a length":  {"POST", "HTTP/1.1 204 No Content\r\nContent-Length: 2\r\n\r\nhi", 204},
 		"204 with chunks":    {"POST", "HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 204},
+		"103 with a length":  {"POST", "HTTP/1.1 103 Early Hints\r\nContent-Length: 2\r\n\r\n" + ok("", "hi"), 200},
+		"103 with chunks":    {"POST", "HTTP/1.1 103 Early Hints\r\nTransfer-Encoding: chunked\r\n\r\n" + ok("", "hi"), 200},
 		"304":                {"POST", "HTTP/1.1 304 Not Modified\r\nContent-Length: 2\r\n\r\nhi", 304},
 		"a body for HEAD":    {"HEAD", ok("", "hi"), 200},
 		"chunks for HEAD":    {"HEAD", chunkedHead + "2\r\nhi\r\n0\r\n\r\n", 200},
