@@ -46,7 +46,9 @@ func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
 // that an exchange fails only in the tests that are about that: see [openImpatient].
 func open(t *testing.T, url string) *bundle {
 	t.Helper()
-	return openFor(t, url, 30*time.Second)
+	b := openFor(t, url, 30*time.Second)
+	b.slowFor, b.lookFor = time.Minute, time.Minute // likewise what a sweep may take
+	return b
 }
 
 // openImpatient opens a store that waits for Redis as usual.

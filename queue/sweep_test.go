@@ -23,13 +23,13 @@ func (b *bundle) sweep() batch.Swept {
 func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.fanouts.stop() // fan-outs in the background break off at once
-		large := b.submit(2600, spec())
+		large := b.submit(1250, spec())
 		b.eventually("the broken fan-out", func() bool { return b.get(large.ID) != nil })
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "a fan-out is given its time")
 		long := time.Now().Add(-time.Minute).UnixMilli()
 		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(large.ID).meta, "created", long, "fanned", long).Err())
 		require.Equal(t, batch.Swept{Open: 1, Resumed: 1}, b.sweep())
-		require.Len(t, b.pending(batch.Bulk), 2600)
+		require.Len(t, b.pending(batch.Bulk), 1250)
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
 
 		// A webhook whose outbox mark still stands.
