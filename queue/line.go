@@ -124,7 +124,7 @@ func (l *line) next(held time.Duration) (wait time.Duration, take, end bool) {
 	if len(l.ready) > 0 {
 		_ = at(l.ready[0].taken.Add(readyFor))
 	}
-	if free := l.room(now); free > 0 && filled && !l.stopped() && at(now.Add(held)) && (l.pacer == nil || at(l.pacer.notBefore(now))) {
+	if free := l.room(now); free > 0 && filled && !l.stopped() && at(now.Add(held)) && (l.pacer == nil || at(l.pacer.notBefore())) {
 		if free >= min(enoughPlaces, l.Places/4+1) || at(l.turned.Add(linger)) {
 			return 0, true, false
 		}

@@ -166,7 +166,7 @@ func (p *pacer) missing() int {
 }
 
 // notBefore returns when tasks may be taken again.
-func (p *pacer) notBefore(now time.Time) time.Time {
+func (p *pacer) notBefore() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, left := p.ahead()

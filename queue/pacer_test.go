@@ -234,7 +234,7 @@ func (w *pacedWorld) poll(p *pacer, changed, quit <-chan struct{}) {
 			w.travel()
 		}
 		now := time.Now()
-		wait := p.notBefore(now).Sub(now)
+		wait := p.notBefore().Sub(now)
 		n := p.fitting(now)
 		if waiting > 0 && wait <= 0 && n > 0 {
 			w.travel()
@@ -376,7 +376,7 @@ func TestAStallLosesTheSendTimesOfThatMoment(t *testing.T) {
 					took := w.run(n, 1)
 					require.LessOrEqual(t, most(w.writes, w.rate.Per), w.rate.N)
 					due := n * w.rate.Per / time.Duration(w.rate.N)
-					lost := due * w.stall / stallEvery
+					lost := time.Duration(float64(due) * w.stall.Seconds() / stallEvery.Seconds())
 					submitted := w.writes[n-1].Add(-took)
 					require.LessOrEqual(t, w.writes[n-20].Sub(submitted), due+2*lost+4*trip, "%d reservations", w.calls)
 					// A miss of one of the last has no other to take over, and may have it taken once more.

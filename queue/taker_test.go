@@ -401,7 +401,7 @@ func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 		b.submit(3, spec())
 		pacer := server.taker.lines[0].pacer
 		b.eventually("Redis says that the target is held", func() bool {
-			return time.Until(pacer.notBefore(time.Now())) > time.Minute
+			return time.Until(pacer.notBefore()) > time.Minute
 		})
 		b.eventually("what was taken is given back", func() bool { return len(b.pending(batch.Interactive)) == 3 })
 		require.NoError(t, b.Mend(b.ctx, "crm")) // this server is not told of either

@@ -213,11 +213,6 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 	return false, w.finish(ctx, id, index, begun, r)
 }
 
-// giveBack puts an action back that was begun and of which nothing was sent.
-func (w *Worker) giveBack(ctx context.Context, id string, index int, begun *batch.Begun) error {
-	return w.putBack(ctx, id, index, begun, storeAway, w.cfg.Ledger.GiveBack)
-}
-
 // release puts an action back, and has its task come again after the delay. Last is what
 // the attempt came to.
 func (w *Worker) release(ctx context.Context, id string, index int, begun *batch.Begun, last *batch.Result, delay time.Duration) error {
