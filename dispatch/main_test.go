@@ -14,9 +14,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(bothWays{m}, goleak.IgnoreTopFunction("runtime/pprof.readProfile")) // of -cpuprofile
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(bothWays{m}) }
 
 // bothWays runs all tests twice: as targets are reached, and with net/http's transport
 // also where it could be done without.
