@@ -229,3 +229,33 @@ func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
 		require.Less(t, <-took, trip+trip/2)
 	}
 }
+
+// Steps that have exchanges of their own are answered when the combiner is closed, as all are.
+func TestACombinerThatClosesAnswersEveryStep(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	const n, trip = 20, 400 * time.Millisecond
+	id := b.submit(n, spec()).ID
+	b.rdb.AddHook(far{trip})
+	var began sync.WaitGroup
+	for i := range n {
+		began.Go(func() {
+			begun, err := b.Begin(b.ctx, id, i, "w")
+			if err != nil {
+				require.ErrorIs(t, err, redis.ErrClosed)
+				return
+			}
+			require.Equal(t, batch.Run, begun.Verdict)
+		})
+		time.Sleep(trip / n)
+	}
+	b.eventually("exchanges beyond the usual ones", func() bool {
+		b.combine.mu.Lock()
+		defer b.combine.mu.Unlock()
+		return b.combine.more > 0
+	})
+	b.combine.close()
+	began.Wait()
+	require.Zero(t, b.combine.more)
+	require.Empty(t, b.combine.waiting)
+}
