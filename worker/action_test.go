@@ -381,24 +381,42 @@ func TestARetriedActionKeepsItsHistory(t *testing.T) {
 
 func TestWhoIsNextKnowsThatHeIsToWait(t *testing.T) {
 	t.Parallel()
-	const quick = 800 // enough that tasks are taken ahead of their places
+	const (
+		most  = 2000
+		going = 300 * time.Millisecond // after which tasks are taken ahead of their places
+	)
 	var mu sync.Mutex
-	var sent []time.Time
+	var first, asked time.Time // when the target was first sent something, and when it asked to wait
+	var waited time.Duration
+	next := make(chan struct{})
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
 		mu.Lock()
 		defer mu.Unlock()
-		sent = append(sent, time.Now())
-		resp := answer(http.StatusOK)
-		if len(sent) == quick {
+		resp, now := answer(http.StatusOK), time.Now()
+		switch {
+		case first.IsZero():
+			first = now
+		case asked.IsZero() && now.Sub(first) >= going:
+			asked = now
 			resp.After = time.Second // as by RateLimit, of which nothing remains
+		case !asked.IsZero() && waited == 0:
+			waited = now.Sub(asked)
+			close(next)
 		}
 		return resp
 	})
 	b.cfg.Targets[0].Concurrency = 1
 	b.run()
-	b.wait(b.submit(quick+20, http.MethodPost, nil))
-	require.Len(t, sent, quick+20)
-	require.GreaterOrEqual(t, sent[quick].Sub(sent[quick-1]), 900*time.Millisecond)
+	id := b.submit(most, http.MethodPost, nil)
+	select {
+	case <-next:
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing is sent after the wait")
+	}
+	require.GreaterOrEqual(t, waited, 900*time.Millisecond)
+	_, err := b.store.Cancel(t.Context(), "me", id)
+	require.NoError(t, err)
+	b.wait(id)
 }
 
 func TestACancelledActionThatWasAnsweredKeepsItsStatus(t *testing.T) {
