@@ -112,8 +112,8 @@ func TestRefusedSubmissions(t *testing.T) {
 		}},
 		{"a duplicate name in a body", one(`{"method":"GET","path":"/","body":{"x":[{"a":1,"a":2}]}}`), []fault{{0, "/actions/0/body/x/0/a", "twice"}}},
 		{"a body 101 levels deep", one(`{"method":"GET","path":"/","body":` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + `}`), []fault{{0, "/actions/0/body", "101 levels deep"}}},
-		{"10,000 levels deep", one(`{"method":"GET","path":"/","body":` + strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000) + `}`), []fault{{0, "/actions/0/body*", "depth"}}},
-		{"deep where nothing is due", one(`{"method":"GET","path":"/","x":` + strings.Repeat(`{"a":`, 20_000)), []fault{{0, "/actions/0/x", "unknown"}, {0, "/actions/0/x/a*", "depth"}}},
+		{"10,000 levels deep", one(`{"method":"GET","path":"/","body":` + strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000) + `}`), []fault{{0, "/actions/0/body*", "levels deep"}}},
+		{"deep where nothing is due", one(`{"method":"GET","path":"/","x":` + strings.Repeat(`{"a":`, 20_000)), []fault{{0, "/actions/0/x", "unknown"}, {0, "/actions/0/x/a*", "levels deep"}}},
 		{"an unknown target", `{"target":"crn","actions":[` + get + `]}`, []fault{{-1, "/target", `unknown target "crn": expected one of crm, billing`}}},
 		{"no target of several", `{"actions":[` + get + `]}`, []fault{{-1, "/target", "the target is missing: expected one of crm, billing"}}},
 		{"an unknown method", one(`{"method":"FETCH","path":"/"},{"method":"TRACE","path":"/"},{"path":"/"}`), []fault{
