@@ -233,6 +233,6 @@ func some(all []string, most int) []string {
 	if most == 0 || len(all) <= most {
 		return all
 	}
-	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // chance is no secret
 	return all[:most]
 }

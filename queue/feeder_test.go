@@ -13,15 +13,14 @@ import (
 
 // waitingFor submits batches of two actions that wait for the same limit, and has the feeder
 // meet all of them.
-func (b *bundle) waitingFor(limit batch.Limit, batches int) (ids []string) {
+func (b *bundle) waitingFor(limit batch.Limit, batches int) {
 	b.t.Helper()
 	for range batches {
-		ids = append(ids, b.throttledBatch(2, limit))
+		b.throttledBatch(2, limit)
 	}
 	for range 2 + batches/feedHeads {
 		b.feeds()
 	}
-	return ids
 }
 
 // fedIdle returns the commands of a second in which throttled batches of one owner wait for room.

@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
 )
 
 // restoring has one round of repeating at a time.
@@ -61,7 +62,12 @@ func (s *Store) restoreTwice(ctx context.Context) {
 			return
 		}
 	}
+	// The sweeper may be another process, which has noticed nothing.
 	s.schedule.lookAtAll()
+	if err := s.insist(ctx, func() error { return s.alertSweeper(ctx) }); err != nil && ctx.Err() == nil {
+		s.log.WarnContext(ctx, "what redis has forgotten may be found late", "error", err)
+	}
+	crash.At(crash.Alerted)
 	// What others took from queues that are as they were before, and have not begun, is
 	// looked for by the sweeper.
 	s.takersMu.Lock()

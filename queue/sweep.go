@@ -62,6 +62,7 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	ctx, ended := s.keepLease(ctx, worker)
 	defer ended()
 	if all {
+		crash.At(crash.Elected)
 		if err := s.dueNow(ctx); err != nil {
 			s.schedule.again()
 			return swept, true, err

@@ -262,3 +262,16 @@ func TestHoldersAreAskedForTheOldestBeginsFirst(t *testing.T) {
 		}
 	}
 }
+
+// A process that repeats what Redis has forgotten alerts the sweeper, whichever process that is.
+func TestAProcessThatRestoresAlertsTheSweeperOfAnotherProcess(t *testing.T) {
+	t.Parallel()
+	url := redistest.Start(t).URL()
+	b, other := open(t, url), open(t, url)
+	b.submit(1, spec())
+	require.Equal(t, 1, b.round().Open)
+	require.False(t, b.schedule.alerted())
+	other.restoreTwice(other.ctx)
+	b.round()
+	require.True(t, b.schedule.alerted())
+}

@@ -108,6 +108,10 @@ const (
 	// Disowned is after a worker gave up actions that it held and did not have, before they are
 	// enqueued for others.
 	Disowned Point = "disowned"
+	// Alerted is after a process that repeated what it had done alerted the sweeper, before it tells of tasks that may be lost.
+	Alerted Point = "alerted"
+	// Elected is after a worker became the sweeper, before all open batches are due.
+	Elected Point = "elected"
 	// BeforeBurial is when all is taken over, before the dead worker is forgotten.
 	BeforeBurial Point = "before_burial"
 )
@@ -134,7 +138,7 @@ func Points() []Point {
 		Taken, Begun, Answered, Finished, Released, Interrupted, Resumed,
 		GroupNoted, GroupAnswered, GroupDecided, GroupConcluding, GroupConcluded,
 		OutboxMarked, WebhookNoted, WebhookEnqueued, WebhookTaken, WebhookSent, WebhookRecorded,
-		Sweeping, Expired, Recovering, Adopting, Disowned, BeforeBurial,
+		Sweeping, Expired, Recovering, Adopting, Disowned, Alerted, Elected, BeforeBurial,
 		Cancelled, RetryAdmitted, Reopened, Retried, Erased,
 	}
 }

@@ -231,6 +231,8 @@ var families = []family{
 		name: "forgotten", delay: 5 * time.Millisecond, workers: 2, concurrency: 4,
 		points: []pointCase{
 			{crash.Disowned, forgetting},
+			{crash.Alerted, forgettingBeats},
+			{crash.Elected, resigning},
 		},
 	},
 }
@@ -502,5 +504,35 @@ func forgetting(a *arena, at crash.Point) {
 		})
 		require.NoError(a.t, err)
 		a.awaitDeath(p, at, 1, 30*time.Second)
+	}
+}
+
+// forgettingBeats has a worker die that alerts the sweeper, because Redis has forgotten that the
+// worker is alive, and so may have forgotten other things.
+func forgettingBeats(a *arena, at crash.Point) {
+	for range a.deaths {
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, at: at, passing: 1})
+		worker := p.logged("worker started", "worker")
+		require.Eventually(a.t, func() bool { // it has said that it is alive
+			n, err := a.rdb.ZRem(a.t.Context(), "batchd:workers", worker).Result()
+			return err == nil && n == 1
+		}, 20*time.Second, 20*time.Millisecond)
+		a.awaitDeath(p, at, 0, 30*time.Second)
+	}
+}
+
+// resigning has the sweeper give up until the worker is elected that dies of it.
+func resigning(a *arena, at crash.Point) {
+	for range a.deaths {
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, at: at, passing: 1})
+		worker := p.logged("worker started", "worker")
+		require.Eventually(a.t, func() bool {
+			sweeper, err := a.rdb.Get(a.t.Context(), "batchd:sweeper").Result()
+			if err == nil && sweeper != worker {
+				err = a.rdb.Del(a.t.Context(), "batchd:sweeper").Err()
+			}
+			return err == nil && sweeper == worker
+		}, time.Minute, 50*time.Millisecond)
+		a.awaitDeath(p, at, 0, 20*time.Second)
 	}
 }
