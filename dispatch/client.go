@@ -217,7 +217,7 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 		return blocked(t.Name, faults[0].Detail)
 	}
 	if !r.Call {
-		if why := t.Forbids(r.Action); why != "" {
+		if why := batch.Forbids(&t.Target, r.Action); why != "" {
 			return blocked(t.Name, why)
 		}
 	}

@@ -88,7 +88,7 @@ func (s *saga) member(ctx context.Context) (*batch.Action, *batch.Failure) {
 		return nil, internal("the target %q has no transactions, and the action has no undo", s.begun.Target)
 	}
 	if a.Undo != nil { // better known before it is needed
-		if why := s.target.Forbids(a.Undo); why != "" {
+		if why := batch.Forbids(&s.target, a.Undo); why != "" {
 			return nil, &batch.Failure{Code: batch.CodeBlocked, Message: fmt.Sprintf("target %q: not sent, because of its undo: %s", s.begun.Target, why)}
 		}
 	}

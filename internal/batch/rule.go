@@ -55,7 +55,7 @@ func (r *Rule) Allows(method, path string) bool {
 // Forbids says why a target's rules do not let an action through, or nothing if they do:
 // no deny rule matches, an allow rule does where there are any, and the path has no
 // encoded slash where that is refused. The rules match the path below the base URL.
-func (t *Target) Forbids(a *Action) string {
+func Forbids(t *Target, a *Action) string {
 	if t.EncodedSlash == EncodedSlashRefuse && EncodesSlash(a.Path) {
 		return "its setting encoded_slash refuses a path with an encoded slash or backslash (%2F, %5C)"
 	}

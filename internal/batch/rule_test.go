@@ -127,14 +127,14 @@ func TestAnEncodedSlashIsDataUnlessThereAreAllowRules(t *testing.T) {
 		}{"default": {base, true}, "allow": {allowing, !encoded}, "data": {data, true}, "refuse": {refusing, !encoded}} {
 			target := tt.target.WithDefaults()
 			require.Empty(t, target.Validate())
-			why := target.Forbids(&Action{Method: "GET", Path: path})
+			why := Forbids(&target, &Action{Method: "GET", Path: path})
 			require.Equal(t, tt.sent, why == "", "%s %s: %s", name, path, why)
 			if !tt.sent {
 				require.Contains(t, why, "encoded_slash")
 			}
 		}
 	}
-	require.NotEmpty(t, (&data).Forbids(&Action{Method: "GET", Path: "/others/1"}))
+	require.NotEmpty(t, Forbids(&data, &Action{Method: "GET", Path: "/others/1"}))
 	bad := base
 	bad.EncodedSlash = "keep"
 	require.Equal(t, []Fault{{Index: -1, Pointer: "/encoded_slash", Detail: `unknown value "keep": expected data or refuse`}}, bad.WithDefaults().Validate())
