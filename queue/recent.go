@@ -31,7 +31,7 @@ func newRecentAttempts() recentAttempts {
 }
 
 func (r *recentAttempts) hash(key actionKey) uint64 {
-	return maphash.String(r.seed, key.id) ^ uint64(key.index)*0x9e3779b97f4a7c15
+	return maphash.String(r.seed, key.id) ^ uint64(key.index)*0x9e3779b97f4a7c15 //nolint:gosec // a hash may wrap
 }
 
 // add keeps an attempt that has ended.
@@ -60,7 +60,7 @@ func (r *recentAttempts) add(a *attempt) {
 
 // position numbers the records in the order in which they were added.
 func (r *recentAttempts) position(chunk, offset int) uint64 {
-	return (r.gone+uint64(chunk))<<32 | uint64(offset)
+	return (r.gone+uint64(chunk))<<32 | uint64(offset) //nolint:gosec // neither is negative, and a chunk is smaller than 4 GiB
 }
 
 // at returns the attempt at a position.
@@ -134,13 +134,13 @@ func (r *recentAttempts) expire(before time.Time, most int) {
 // of its action, and the record's length.
 const recordHead = 8 + 8 + 4
 
-func endedAt(record []byte) int64 { return int64(binary.LittleEndian.Uint64(record)) }
+func endedAt(record []byte) int64 { return int64(binary.LittleEndian.Uint64(record)) } //nolint:gosec // as it was written
 func hashOf(record []byte) uint64 { return binary.LittleEndian.Uint64(record[8:]) }
 func lengthOf(record []byte) int  { return int(binary.LittleEndian.Uint32(record[16:])) }
 
 func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
 	start := len(out)
-	out = binary.LittleEndian.AppendUint64(out, uint64(a.at.Sub(r.base)))
+	out = binary.LittleEndian.AppendUint64(out, uint64(a.at.Sub(r.base))) //nolint:gosec // read back as it is
 	out = binary.LittleEndian.AppendUint64(out, hash)
 	out = binary.LittleEndian.AppendUint32(out, 0) // the length, below
 	for _, n := range [...]int64{int64(a.index), a.entry.first.UnixMilli(), a.entry.started.UnixMilli(), int64(a.entry.attempts), int64(a.entry.earlier)} {
@@ -150,7 +150,7 @@ func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
 		out = append(binary.AppendUvarint(out, uint64(len(text))), text...)
 	}
 	out = append(out, a.result...)
-	binary.LittleEndian.PutUint32(out[start+16:], uint32(len(out)-start))
+	binary.LittleEndian.PutUint32(out[start+16:], uint32(len(out)-start)) //nolint:gosec // a record is smaller than 4 GiB
 	return out
 }
 
@@ -171,9 +171,10 @@ func (r *recentAttempts) readHead(record []byte) (a attempt, result []byte) {
 		return n
 	}
 	text := func() string {
-		n, size := binary.Uvarint(rest)
-		t := string(rest[size : size+int(n)])
-		rest = rest[size+int(n):]
+		length, size := binary.Uvarint(rest)
+		end := size + int(length) //nolint:gosec // as it was written
+		t := string(rest[size:end])
+		rest = rest[end:]
 		return t
 	}
 	a.at = r.base.Add(time.Duration(endedAt(record)))

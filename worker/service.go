@@ -23,10 +23,11 @@ func newService(run func(ctx context.Context)) *service {
 // Start runs the service until the context ends or Stop is called. A service starts once.
 func (s *service) Start(ctx context.Context) {
 	s.once.Do(func() {
-		ctx, s.cancel = context.WithCancel(ctx)
+		running, cancel := context.WithCancel(ctx)
+		s.cancel = cancel
 		go func() {
 			defer close(s.done)
-			s.run(ctx)
+			s.run(running)
 		}()
 	})
 }

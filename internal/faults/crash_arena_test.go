@@ -281,7 +281,7 @@ func (a *arena) lose(inHand int) {
 // elect makes a worker the sweeper, as if the lease of the one before had run out.
 func (a *arena) elect(p *process) {
 	a.t.Helper()
-	a.setSweeper(p.logged("worker started", "worker"), 15*time.Second)
+	a.setSweeper(p.worker(), 15*time.Second)
 }
 
 func (a *arena) setSweeper(name string, lease time.Duration) {
@@ -289,16 +289,17 @@ func (a *arena) setSweeper(name string, lease time.Duration) {
 	require.NoError(a.t, a.rdb.Set(a.t.Context(), "batchd:sweeper", name, lease).Err())
 }
 
-// logged returns a value of the first line of the log with that message.
-func (p *process) logged(message, key string) string {
+// worker returns the name of the process's worker, once it has started.
+func (p *process) worker() string {
 	p.t.Helper()
-	p.awaitLog(message)
+	const started = "worker started"
+	p.awaitLog(started)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for line := range strings.Lines(p.log.String()) {
 		var fields map[string]any
-		if json.Unmarshal([]byte(line), &fields) == nil && fields["msg"] == message {
-			return fmt.Sprint(fields[key])
+		if json.Unmarshal([]byte(line), &fields) == nil && fields["msg"] == started {
+			return fmt.Sprint(fields["worker"])
 		}
 	}
 	return ""

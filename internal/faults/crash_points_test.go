@@ -483,7 +483,7 @@ func deleting(a *arena, at crash.Point) {
 func forgetting(a *arena, at crash.Point) {
 	for range a.deaths {
 		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: 1})
-		worker := p.logged("worker started", "worker")
+		worker := p.worker()
 		b := plan(a.tag("f"), 2, http.MethodPost, http.MethodGet)
 		a.submit(b, client.Options{})
 		a.settle(20*time.Second, b)
@@ -512,7 +512,7 @@ func forgetting(a *arena, at crash.Point) {
 func forgettingBeats(a *arena, at crash.Point) {
 	for range a.deaths {
 		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, at: at, passing: 1})
-		worker := p.logged("worker started", "worker")
+		worker := p.worker()
 		require.Eventually(a.t, func() bool { // it has said that it is alive
 			n, err := a.rdb.ZRem(a.t.Context(), "batchd:workers", worker).Result()
 			return err == nil && n == 1
@@ -525,7 +525,7 @@ func forgettingBeats(a *arena, at crash.Point) {
 func resigning(a *arena, at crash.Point) {
 	for range a.deaths {
 		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, at: at, passing: 1})
-		worker := p.logged("worker started", "worker")
+		worker := p.worker()
 		require.Eventually(a.t, func() bool {
 			sweeper, err := a.rdb.Get(a.t.Context(), "batchd:sweeper").Result()
 			if err == nil && sweeper != worker {
