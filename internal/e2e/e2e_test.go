@@ -4,7 +4,6 @@ package e2e
 import (
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -101,14 +100,7 @@ func (s *script) setup(env *testscript.Env) error {
 	env.Setenv("TARGET", target.URL)
 	env.Setenv("GORACE", "atexit_sleep_ms=0 halt_on_error=1")
 	for i := range 4 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return err
-		}
-		env.Setenv("ADDR"+strconv.Itoa(i), l.Addr().String())
-		if err := l.Close(); err != nil {
-			return err
-		}
+		env.Setenv("ADDR"+strconv.Itoa(i), redistest.FreeAddr(s.t))
 	}
 	env.Setenv("BATCHD_SERVER", "http://"+env.Getenv("ADDR0"))
 	env.Setenv("URL", "http://"+env.Getenv("ADDR0"))

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // clients are the packages of real clients, at the versions whose requests the
@@ -101,7 +103,7 @@ func startExample(t *testing.T, name string, flags ...string) (*exampleAPI, stri
 	api, target := startExampleAPI(t)
 	file := filepath.Join(t.TempDir(), name+".yaml")
 	require.NoError(t, writeExample(name, file, target))
-	address := freeAddress(t)
+	address := redistest.FreeAddr(t)
 	cmd := exec.Command(filepath.Join(bin, "batchd"), append([]string{"serve", "--config", file, "--listen", address}, flags...)...)
 	var log strings.Builder
 	cmd.Stdout, cmd.Stderr = &log, &log

@@ -17,6 +17,7 @@ import (
 
 	"github.com/batchd/batchd/client"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // drive brings about the deaths of one point.
@@ -253,7 +254,7 @@ func inWorker(inHand int) drive {
 // nothing but that the connection broke.
 func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Context, c *client.Client) error)) drive {
 	return func(a *arena, at crash.Point) {
-		addr := freeAddr(a.t)
+		addr := redistest.FreeAddr(a.t)
 		c, err := client.New("http://"+addr, client.WithPatience(0))
 		require.NoError(a.t, err)
 		for i := range a.deaths {

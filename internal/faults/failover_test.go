@@ -118,7 +118,7 @@ func startPair(t *testing.T, args ...string) *pair {
 	conf := filepath.Join(t.TempDir(), "sentinel.conf")
 	text := fmt.Sprintf("sentinel monitor main 127.0.0.1 %s 1\nsentinel down-after-milliseconds main 2000\nsentinel failover-timeout main 10000\n", port)
 	require.NoError(t, os.WriteFile(conf, []byte(text), 0o600))
-	addr := freeAddr(t)
+	addr := redistest.FreeAddr(t)
 	_, port, err = net.SplitHostPort(addr)
 	require.NoError(t, err)
 	cmd := exec.Command("redis-server", conf, "--sentinel", "--port", port, "--bind", "127.0.0.1", "--dir", t.TempDir())

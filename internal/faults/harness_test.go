@@ -133,7 +133,7 @@ func newWorldOn(t *testing.T, redisURL string) *world {
 	t.Helper()
 	w := &world{
 		t: t, redisURL: redisURL, dir: t.TempDir(), target: startTarget(t), receiver: startReceiver(t),
-		apiAddr: freeAddr(t), targetName: "default", concurrency: concurrency, timeout: 30 * time.Second,
+		apiAddr: redistest.FreeAddr(t), targetName: "default", concurrency: concurrency, timeout: 30 * time.Second,
 	}
 	w.base = w.target.url
 	w.client = w.newClient(w.apiAddr)
@@ -329,15 +329,6 @@ func eventually(t *testing.T, within time.Duration, holds func() bool, format st
 			t.Fatalf("not within %s: %s", within, fmt.Sprintf(format, args...))
 		}
 	}
-}
-
-// freeAddr returns an address on loopback that nobody listens on.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // listen serves a handler on loopback until the test ends. It does not wait

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/client"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // A hundred clients submit one batch under one idempotency key, while the API
@@ -19,7 +20,7 @@ func TestOneIdempotencyKeyMakesOneBatch(t *testing.T) {
 	const clients = 100
 	size, kills := scale(20, 2_000), scale(2, 6)
 	w := newWorld(t)
-	addrs := []string{w.apiAddr, freeAddr(t)}
+	addrs := []string{w.apiAddr, redistest.FreeAddr(t)}
 	apis := []*process{w.startAPIOn(addrs[0]), w.startAPIOn(addrs[1])}
 	w.startWorker("w0")
 	p := plan("i", size, http.MethodPost)

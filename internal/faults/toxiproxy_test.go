@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // buildToxiproxy builds the server once, at the version that internal/tools names.
@@ -38,7 +40,7 @@ func startToxiproxy(t *testing.T) *toxiproxy {
 	t.Helper()
 	file, err := buildToxiproxy()
 	require.NoError(t, err)
-	addr := freeAddr(t)
+	addr := redistest.FreeAddr(t)
 	host, port, err := net.SplitHostPort(addr)
 	require.NoError(t, err)
 	cmd := exec.Command(file, "-host", host, "-port", port)

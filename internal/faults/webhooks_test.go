@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/client"
+	"github.com/batchd/batchd/internal/redistest"
 )
 
 // Receivers that are down, slow, broken, elsewhere or gone, all told of a batch of one action.
@@ -31,7 +32,7 @@ func TestWebhooksReachAReceiverInTheEnd(t *testing.T) {
 			rw.WriteHeader(http.StatusFound)
 		}
 	}
-	down := freeAddr(t)
+	down := redistest.FreeAddr(t)
 	urls := map[string]string{"/down": "http://" + down + "/down"}
 	for _, path := range []string{"/slow", "/broken", "/moved", "/gone"} {
 		urls[path] = w.receiver.url + path

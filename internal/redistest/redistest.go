@@ -194,3 +194,9 @@ func FreePort(tb testing.TB) string {
 	tb.Fatal("no free port was found")
 	return ""
 }
+
+// FreeAddr returns an address on loopback with such a port.
+func FreeAddr(tb testing.TB) string {
+	tb.Helper()
+	return net.JoinHostPort("127.0.0.1", FreePort(tb))
+}
