@@ -109,9 +109,10 @@ func (w *warmer) warmServer(ctx context.Context, c *redis.Client) {
 	if missing <= 0 && (time.Since(w.warmed) < warmEvery || idle < total) {
 		return
 	}
+	n := idle + max(missing, 0)
 	var opened, done sync.WaitGroup
-	for i := range idle + max(missing, 0) {
-		opened.Add(1)
+	opened.Add(n)
+	for i := range n {
 		done.Go(func() {
 			conn := c.Conn()
 			defer conn.Close()

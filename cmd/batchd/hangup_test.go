@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"regexp"
 	"strings"
 	"sync"
@@ -40,6 +41,11 @@ func startProcess(t *testing.T, under []string, args ...string) *process {
 	line := append(append(append([]string{}, under...), self), args...)
 	p := &process{Cmd: exec.CommandContext(context.WithoutCancel(t.Context()), line[0], line[1:]...), ended: make(chan error, 1)}
 	p.Env = append(os.Environ(), asProcess+"=1")
+	// A signal that is handled here has its default action in the process, even if the tests
+	// themselves were started with nohup.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(hangups) })
 	p.log, err = p.StderrPipe()
 	require.NoError(t, err)
 	require.NoError(t, p.Start())
