@@ -34,7 +34,7 @@
 //	batchd:inhand:<question>          set     tasks that workers said to have in hand when the sweeper asked for them
 //	{batchd:open}:again, likewise     zsets   entries of these two that were made again shortly before, by time
 //	batchd:workers, batchd:sweeper    zset, string  the workers by their last beat, and the one that sweeps
-//	batchd:recovery                   string  the process that takes over the actions of dead workers, for 6 s
+//	batchd:recovery                   string  the worker that takes over the actions of dead workers, for 6 s
 //	batchd:tripped, batchd:salt       set, string   targets whose circuit is open, and what owners' names are hashed with
 //
 // All keys of a batch carry a time to live from the start, as do those of

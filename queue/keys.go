@@ -11,7 +11,7 @@ const (
 	openKey     = "batchd:open"
 	lostKey     = "batchd:lost"
 	sweeperKey  = "batchd:sweeper"
-	recoveryKey = "batchd:recovery"         // the process that takes over the actions of dead workers
+	recoveryKey = "batchd:recovery"         // the worker that takes over the actions of dead workers
 	alertKey    = "{" + openKey + "}:alert" // in the slot of openKey
 	saltKey     = "batchd:salt"
 	doneChannel = "batchd:done"

@@ -84,7 +84,7 @@ func TestTasksOfADeadWorkerWhoseBatchesHaveEndedGoSoon(t *testing.T) {
 		for i := range 3 {
 			b.end(id, i, batch.Succeeded)
 		}
-		_, err := b.Recover(b.ctx, []string{"dead"})
+		_, err := b.Recover(b.ctx, "w1", []string{"dead"})
 		require.NoError(t, err)
 		require.Empty(t, b.active())
 	})

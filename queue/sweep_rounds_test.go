@@ -33,7 +33,7 @@ func TestRecoveringAWorkerAlertsTheSweeperOfAnotherProcess(t *testing.T) {
 	b, other := open(t, url), open(t, url)
 	b.submit(1, spec())
 	require.Equal(t, 1, b.round().Open)
-	_, err := other.Recover(other.ctx, []string{"w9"})
+	_, err := other.Recover(other.ctx, "w2", []string{"w9"})
 	require.NoError(t, err)
 	b.round()
 	require.True(t, b.schedule.alerted())

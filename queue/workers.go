@@ -45,15 +45,15 @@ func (s *Store) Leave(ctx context.Context, worker string) error {
 	return mapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())
 }
 
-// recoveryLease is how long a process takes over the actions of dead workers without
+// recoveryLease is how long a worker takes over the actions of dead workers without
 // renewing its claim. It is longer than the work between two renewals, and short, because a
 // process that dies meanwhile delays the recovery by it.
 const recoveryLease = 6 * time.Second
 
-// claimRecovery takes or extends the lease of the process that recovers. Every worker learns
+// claimRecovery takes or extends the lease of the worker that recovers. Every worker learns
 // of a death, and all of them reading every open batch would load Redis for nothing.
-func (s *Store) claimRecovery(ctx context.Context) error {
-	answer, err := s.run(ctx, s.steps.elect, []string{recoveryKey}, s.name, millis(recoveryLease))
+func (s *Store) claimRecovery(ctx context.Context, worker string) error {
+	answer, err := s.run(ctx, s.steps.elect, []string{recoveryKey}, worker, millis(recoveryLease))
 	if err == nil && answer[0] == "other" {
 		err = batch.ErrRecovering
 	}
@@ -63,15 +63,15 @@ func (s *Store) claimRecovery(ctx context.Context) error {
 // Recover implements [batch.Registry]. The ledger says which worker began an action, so the
 // process looks through the open batches, which it does only when a worker died. Tasks that
 // a dead worker took and did not begin return to their queue.
-func (s *Store) Recover(ctx context.Context, dead []string) (found int, err error) {
-	if err := s.claimRecovery(ctx); err != nil {
+func (s *Store) Recover(ctx context.Context, worker string, dead []string) (found int, err error) {
+	if err := s.claimRecovery(ctx, worker); err != nil {
 		return 0, err
 	}
 	defer func() {
 		if errors.Is(err, batch.ErrRecovering) {
 			return
 		}
-		if _, late := s.run(context.WithoutCancel(ctx), s.steps.resign, []string{recoveryKey}, s.name); late != nil {
+		if _, late := s.run(context.WithoutCancel(ctx), s.steps.resign, []string{recoveryKey}, worker); late != nil {
 			s.log.WarnContext(ctx, "lease of the recovery left to expire", "error", late)
 		}
 	}()
@@ -115,7 +115,7 @@ func (s *Store) Recover(ctx context.Context, dead []string) (found int, err erro
 				return found, errors.Join(faults...)
 			}
 		}
-		if err := s.claimRecovery(ctx); err != nil {
+		if err := s.claimRecovery(ctx, worker); err != nil {
 			return found, errors.Join(append(faults, err)...)
 		}
 		if cursor = next; cursor == 0 {

@@ -33,13 +33,13 @@ func TestAWorkerThatFallsSilentIsDead(t *testing.T) {
 		require.Equal(t, []string{"w2"}, dead)
 		require.NoError(t, b.Leave(b.ctx, "w3"))
 		b.silence("w2", 0) // it comes back before it is buried
-		_, err = b.Recover(b.ctx, dead)
+		_, err = b.Recover(b.ctx, "w1", dead)
 		require.NoError(t, err)
 		n, err := b.rdb.ZCard(b.ctx, workersKey).Result()
 		require.NoError(t, err)
 		require.EqualValues(t, 2, n)
 		b.silence("w2", time.Hour)
-		_, err = b.Recover(b.ctx, []string{"w2"})
+		_, err = b.Recover(b.ctx, "w1", []string{"w2"})
 		require.NoError(t, err)
 		dead, err = b.Beat(b.ctx, "w1")
 		require.NoError(t, err)
@@ -61,7 +61,7 @@ func TestWhatADeadWorkerBeganIsBroughtToOthers(t *testing.T) {
 		}
 		b.end(id, 5, batch.Succeeded)
 		for range 2 { // finding them twice brings them once
-			found, err := b.Recover(b.ctx, []string{"dead", "other"})
+			found, err := b.Recover(b.ctx, "w1", []string{"dead", "other"})
 			require.NoError(t, err)
 			require.Equal(t, 2, found)
 		}
@@ -103,16 +103,16 @@ func TestOneProcessTakesOverTheActionsOfDeadWorkers(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
 	b, other := open(t, url), open(t, url)
-	require.NoError(t, other.claimRecovery(other.ctx))
-	_, err := b.Recover(b.ctx, []string{"dead"})
+	require.NoError(t, other.claimRecovery(other.ctx, "w2"))
+	_, err := b.Recover(b.ctx, "w1", []string{"dead"})
 	require.ErrorIs(t, err, batch.ErrRecovering)
 	b.silence("dead", time.Hour)
-	_, err = other.Recover(other.ctx, []string{"dead"})
+	_, err = other.Recover(other.ctx, "w2", []string{"dead"})
 	require.NoError(t, err)
 	require.ErrorIs(t, b.rdb.ZScore(b.ctx, workersKey, "dead").Err(), redis.Nil)
-	_, err = b.Recover(b.ctx, []string{"dead"})
+	_, err = b.Recover(b.ctx, "w1", []string{"dead"})
 	require.NoError(t, err, "the lease ended with the recovery")
-	require.NoError(t, other.claimRecovery(other.ctx))
+	require.NoError(t, other.claimRecovery(other.ctx, "w2"))
 	require.Positive(t, must(b.rdb.PTTL(b.ctx, recoveryKey).Result()), "it ends with its holder")
 }
 
@@ -130,7 +130,7 @@ func TestARecoveryReadsManyBatchesInOneExchange(t *testing.T) {
 		}
 		seen := &sent{}
 		b.rdb.AddHook(seen)
-		found, err := b.Recover(b.ctx, []string{"dead"})
+		found, err := b.Recover(b.ctx, "w1", []string{"dead"})
 		require.NoError(t, err)
 		require.Equal(t, 1, found)
 		require.Less(t, len(seen.all), batches/2, "%d exchanges", len(seen.all))

@@ -136,6 +136,6 @@ func (s *slow) Beat(ctx context.Context, worker string) ([]string, error) {
 // silent is a registry for a worker that is never heard of.
 type silent struct{}
 
-func (silent) Beat(context.Context, string) ([]string, error) { return nil, nil }
-func (silent) Leave(context.Context, string) error            { return nil }
-func (silent) Recover(context.Context, []string) (int, error) { return 0, nil }
+func (silent) Beat(context.Context, string) ([]string, error)         { return nil, nil }
+func (silent) Leave(context.Context, string) error                    { return nil }
+func (silent) Recover(context.Context, string, []string) (int, error) { return 0, nil }

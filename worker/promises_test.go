@@ -42,7 +42,7 @@ func (u *unsteady) Leave(context.Context, string) error {
 	return nil
 }
 
-func (u *unsteady) Recover(context.Context, []string) (int, error) {
+func (u *unsteady) Recover(context.Context, string, []string) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.recovered = append(u.recovered, time.Now())

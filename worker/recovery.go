@@ -26,7 +26,7 @@ func (r *recovery) run(ctx context.Context) {
 }
 
 func (r *recovery) recover(ctx context.Context, dead []string) {
-	found, err := r.cfg.Registry.Recover(ctx, dead)
+	found, err := r.cfg.Registry.Recover(ctx, r.cfg.Name, dead)
 	switch {
 	case ctx.Err() != nil, errors.Is(err, batch.ErrRecovering):
 	case err != nil:

@@ -36,7 +36,7 @@ func (s *slowWorld) Beat(context.Context, string) ([]string, error) {
 
 func (s *slowWorld) Leave(context.Context, string) error { return nil }
 
-func (s *slowWorld) Recover(ctx context.Context, _ []string) (int, error) {
+func (s *slowWorld) Recover(ctx context.Context, _ string, _ []string) (int, error) {
 	s.recovers.Add(1)
 	<-ctx.Done() // it reads a great many batches
 	return 0, ctx.Err()

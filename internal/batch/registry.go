@@ -22,7 +22,8 @@ type Registry interface {
 	// Leave takes a worker off the list, because it ends in order.
 	Leave(ctx context.Context, worker string) error
 	// Recover brings the actions that dead workers had begun to other workers, which find
-	// them interrupted, and then forgets the dead workers. It returns how many actions it
-	// found, or ErrRecovering while another process does it. Doing it twice is harmless.
-	Recover(ctx context.Context, dead []string) (int, error)
+	// them interrupted, and then forgets the dead workers. A worker does it for all, and
+	// the others get ErrRecovering meanwhile. It returns how many actions it found. Doing
+	// it twice is harmless.
+	Recover(ctx context.Context, worker string, dead []string) (int, error)
 }

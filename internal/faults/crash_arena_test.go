@@ -52,6 +52,7 @@ type arena struct {
 	erased  []string   // ids of batches that are deleted already
 
 	electing sync.Mutex
+	rescuing sync.Mutex // held by the rescuer whose turn it is
 }
 
 func newArena(t *testing.T, deaths int) *arena {

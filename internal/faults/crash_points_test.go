@@ -389,7 +389,8 @@ func inSweeper(a *arena, at crash.Point) {
 	}
 }
 
-// inRescuers has several workers wait for others to die, and die as they take over.
+// inRescuers has workers wait for others to die, and die as they take over. One worker takes
+// over for all, so one rescuer has its turn at a time.
 func inRescuers(a *arena, at crash.Point) {
 	const hands = 4
 	var wg sync.WaitGroup
@@ -411,12 +412,16 @@ func inRescuers(a *arena, at crash.Point) {
 // awaitDeathOr waits until a process is dead or is needed no more, and reports
 // whether it died at its point. One that is not needed is killed.
 func (a *arena) awaitDeathOr(p *process, enough func() bool) bool {
+	name := p.worker()
+	a.rescuing.Lock()
+	defer a.rescuing.Unlock()
 	for start := time.Now(); ; {
 		select {
 		case <-p.done:
 			return true
 		case <-time.After(100 * time.Millisecond):
 		}
+		require.NoError(a.t, a.rdb.Set(a.t.Context(), "batchd:recovery", name, 5*time.Second).Err())
 		if enough() {
 			p.kill()
 			return p.lines("crash point") > 0
