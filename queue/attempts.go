@@ -13,7 +13,7 @@ const (
 	// than a failover takes, whose last writes may be lost.
 	attemptLasts = 30 * time.Second
 	// attemptBytes bounds what is remembered of them, results included. Beyond it the oldest go.
-	attemptBytes = 32 << 20
+	attemptBytes = 16 << 20
 )
 
 // attempts remembers what this process did with actions: those that it has in flight,
