@@ -16,19 +16,12 @@ type probing struct {
 }
 
 func (p *probing) run(ctx context.Context) {
-	next := time.NewTimer(nextSweep())
-	defer next.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-next.C:
-		}
+	repeat(ctx, func() time.Duration {
 		if p.sweeping.sweeper.Load() {
 			p.probeAll(ctx)
 		}
-		next.Reset(nextSweep())
-	}
+		return nextSweep()
+	})
 }
 
 func (p *probing) probeAll(ctx context.Context) {

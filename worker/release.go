@@ -17,24 +17,17 @@ type release struct {
 }
 
 func (r *release) run(ctx context.Context) {
-	next := time.NewTimer(nextSweep())
-	defer next.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-next.C:
+	repeat(ctx, func() time.Duration {
+		if !r.sweeping.sweeper.Load() {
+			return nextSweep()
 		}
-		pause := nextSweep()
-		if r.sweeping.sweeper.Load() {
-			waiting, err := r.cfg.Sweeper.Feed(ctx)
-			if err != nil && ctx.Err() == nil {
-				r.log.WarnContext(ctx, "throttled actions were not all handed out", "error", err)
-			}
-			if waiting > 0 || err != nil { // there may be some
-				pause = releaseEvery
-			}
+		waiting, err := r.cfg.Sweeper.Feed(ctx)
+		if err != nil && ctx.Err() == nil {
+			r.log.WarnContext(ctx, "throttled actions were not all handed out", "error", err)
 		}
-		next.Reset(pause)
-	}
+		if waiting > 0 || err != nil { // there may be some
+			return releaseEvery
+		}
+		return nextSweep()
+	})
 }

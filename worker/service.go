@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"sync"
+	"time"
 )
 
 // service is one periodic duty of a worker. It has a goroutine of its own, so that a duty
@@ -40,4 +41,19 @@ func (s *service) Stop() {
 		s.cancel()
 	}
 	<-s.done
+}
+
+// repeat does a duty until the context ends, for the first time after a sweep's interval. The
+// duty returns the pause until the next time.
+func repeat(ctx context.Context, duty func() time.Duration) {
+	next := time.NewTimer(nextSweep())
+	defer next.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-next.C:
+			next.Reset(duty())
+		}
+	}
 }

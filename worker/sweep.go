@@ -25,20 +25,13 @@ type sweeping struct {
 }
 
 func (s *sweeping) run(ctx context.Context) {
-	next := time.NewTimer(nextSweep())
-	defer next.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			s.sweeper.Store(false)
-			if err := s.cfg.Sweeper.Resign(context.WithoutCancel(ctx), s.cfg.Name); err != nil {
-				s.log.WarnContext(ctx, "could not resign as sweeper", "error", err)
-			}
-			return
-		case <-next.C:
-			s.sweeper.Store(s.round(ctx))
-			next.Reset(nextSweep())
-		}
+	repeat(ctx, func() time.Duration {
+		s.sweeper.Store(s.round(ctx))
+		return nextSweep()
+	})
+	s.sweeper.Store(false)
+	if err := s.cfg.Sweeper.Resign(context.WithoutCancel(ctx), s.cfg.Name); err != nil {
+		s.log.WarnContext(ctx, "could not resign as sweeper", "error", err)
 	}
 }
 
