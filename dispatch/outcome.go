@@ -123,7 +123,7 @@ func (x *exchange) limited(ctx context.Context) (context.Context, context.Cancel
 // gotConn is called by the transport in the goroutine of its caller, before it writes to the
 // connection. It looks at the context only then.
 func (x *exchange) gotConn(ctx context.Context, info httptrace.GotConnInfo) {
-	if x.ready(ctx) == nil {
+	if !x.withheld.Load() && x.ready(ctx) == nil {
 		if x.conn, _ = info.Conn.(*framedConn); x.conn != nil {
 			x.conn.expect(x.action.Method, info.Reused)
 		}

@@ -81,7 +81,7 @@ const (
 	feedStaged feedState = iota // it is about to be committed
 	feedDone                    // nothing: it has ended, is ending, is gone, or all of it is handed out
 	feedGiven                   // its limit has given all of it, and not all of its tasks exist
-	feedWaits                   // its limit is to be asked for more
+	feedWaits                   // its limit has not given all of it
 )
 
 // feedable says what there is to be done with a throttled batch, by its hash.

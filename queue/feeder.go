@@ -282,7 +282,7 @@ func (r *feeding) look(ctx context.Context, ids []string) {
 	}
 }
 
-// place finds out what there is to be done with a batch, and reports whether its limit is to be asked.
+// place finds out what there is to be done with a batch, and reports whether the round asks its limit.
 func (r *feeding) place(ctx context.Context, b *fed, m map[string]string) bool {
 	if r.over {
 		return false

@@ -210,56 +210,6 @@ func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 	return taken
 }
 
-// along is a turn that is made in an exchange of somebody else.
-type along struct {
-	*lane
-	parts []*part
-	tells bool // workers elsewhere of what it leaves
-}
-
-// turnAlong returns a turn for a pipeline that enqueues tasks, if a server of this
-// process has places for them, or nil. That spares the server being told of them, and an
-// exchange of its own. The caller has to add it to the pipeline, send that, and call took.
-func (s *Store) turnAlong(ctx context.Context, queue string) *along {
-	q := s.laneOf(queue)
-	if q == nil || q.pacer != nil { // send times are reserved in an exchange of their own
-		return nil
-	}
-	// What an answer that is not waited for brings, nobody runs until it is missed.
-	if until, _ := ctx.Deadline(); time.Until(until) < patience/2 || !q.turning.TryLock() {
-		return nil
-	}
-	q.mu.Lock()
-	q.filled = true
-	q.mu.Unlock()
-	held, _ := q.Held()
-	if _, take, _ := q.next(held); !take {
-		q.turning.Unlock()
-		return nil
-	}
-	a := &along{lane: q, parts: q.plan(true)}
-	for _, p := range a.parts {
-		if p.lane == q && p.want > 0 { // it may be the turn of other queues
-			p.word, a.tells = s.word(queue), true
-		}
-	}
-	return a
-}
-
-func (a *along) add(ctx context.Context, pipe redis.Pipeliner) { a.line.add(ctx, pipe, a.parts) }
-
-// took reads the answer, and returns how many tasks were taken.
-func (a *along) took(ctx context.Context) int {
-	defer a.wake() // what it is to do next may have changed
-	defer a.turning.Unlock()
-	return a.read(ctx, a.parts)
-}
-
-// failed reports whether a part of it was not answered at once.
-func (a *along) failed() bool {
-	return slices.ContainsFunc(a.parts, func(p *part) bool { return p.cmd.Err() != nil })
-}
-
 // part is what a turn does with one queue.
 type part struct {
 	*lane
@@ -393,41 +343,6 @@ func (l *line) bulkFree(now time.Time) int {
 		places = min(places, max(fewBulk, int(l.fastest.of(now)*busyPlaces/time.Millisecond)))
 	}
 	return places - l.inBulk
-}
-
-// lowest is the lowest of the durations in the last one to two seconds.
-type lowest struct {
-	since     time.Time
-	now, last time.Duration
-}
-
-func (m *lowest) add(now time.Time, d time.Duration) {
-	m.turn(now)
-	if m.now == 0 || d < m.now {
-		m.now = d
-	}
-}
-
-// of returns the lowest, or an hour if there was none.
-func (m *lowest) of(now time.Time) time.Duration {
-	m.turn(now)
-	low := time.Hour
-	for _, d := range []time.Duration{m.now, m.last} {
-		if d > 0 {
-			low = min(low, d)
-		}
-	}
-	return low
-}
-
-func (m *lowest) turn(now time.Time) {
-	if age := now.Sub(m.since); age >= time.Second {
-		m.last = m.now
-		if age >= 2*time.Second {
-			m.last = 0
-		}
-		m.now, m.since = 0, now
-	}
 }
 
 // took notes what a turn brought from one queue, and returns how many tasks that is.

@@ -143,7 +143,7 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 		switch {
 		case a.state != stateWaiting:
 		case verdict == "restored":
-			// Its task may be held by nobody, or be gone. The token makes another.
+			// No worker may hold its task, or the task is gone. The token makes another.
 			waiting = append(waiting, s.tokenTask(to, id, a.index, a.entry.token))
 		case verdict == "known":
 			// An earlier step may have restored it, and broken off before this. A task that exists stays

@@ -145,7 +145,7 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 		m := page.fields[id]
 		ctx, cancel := context.WithTimeoutCause(ctx, s.lookFor, errLong)
 		defer cancel()
-		// One batch that cannot be mended keeps no other from it.
+		// A batch that cannot be repaired does not delay the others.
 		err := s.sweepBatch(ctx, id, m, page.now, swept)
 		switch {
 		case errors.Is(err, errLong): // it is due soon

@@ -108,7 +108,7 @@ const (
 	// Disowned is after a worker gave up actions that it held and did not have, before they are
 	// enqueued for others.
 	Disowned Point = "disowned"
-	// Alerted is after a process that repeated what it had done alerted the sweeper, before it tells of tasks that may be lost.
+	// Alerted is after a process repeated what Redis had forgotten and alerted the sweeper, before it reports tasks that may be lost.
 	Alerted Point = "alerted"
 	// Elected is after a worker became the sweeper, before all open batches are due.
 	Elected Point = "elected"
