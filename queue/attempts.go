@@ -37,7 +37,6 @@ type actionKey struct {
 type attempt struct {
 	actionKey
 	entry entry
-	round string // of its batch, as the meta hash has it
 	// state is its action's: stateBeginning, stateRunning, stateWaiting once it was
 	// released, or that of its result.
 	state  string
@@ -79,7 +78,7 @@ func (m *attempts) begin(id string, index int, token string) *attempt {
 func (m *attempts) begun(a *attempt, b *batch.Begun, round string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a.entry, a.round, a.state, a.leads, a.before = entryOf(b), round, stateRunning, b.Group != nil, nil
+	a.entry, a.state, a.leads, a.before = entryOf(b, round), stateRunning, b.Group != nil, nil
 	m.ended.forget(a.actionKey)
 }
 

@@ -147,7 +147,7 @@ func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
 		for _, a := range flying[id] {
 			worker := a.entry.worker
 			switch {
-			case worker == "" || now.Sub(a.entry.started) < holderSure:
+			case worker == "" || begunJustNow(a.entry.started, now):
 			case slices.Contains(alive, worker):
 				if asked[worker] == nil {
 					asked[worker] = &strings.Builder{}
@@ -177,6 +177,12 @@ func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
 		}
 	}
 	return lost, errors.Join(faults...)
+}
+
+// begunJustNow reports whether an attempt is so new that its holder need not be asked for it. An
+// attempt from the future began by the clock of an earlier master, which was ahead: its age is not known.
+func begunJustNow(started, now time.Time) bool {
+	return now.Sub(started) < holderSure && !started.After(now)
 }
 
 // ask asks a worker for actions.

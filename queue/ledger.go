@@ -314,17 +314,20 @@ func parseEntry(packed string) entry {
 	if len(parts) < 6 {
 		return entry{}
 	}
+	earlier, round, _ := strings.Cut(parts[4], ".")
 	return entry{
 		token: parts[0], attempts: int(atoi(parts[1])), first: fromMillis(parts[2]), started: fromMillis(parts[3]),
-		earlier: int(atoi(parts[4])), worker: parts[5],
+		earlier: int(atoi(earlier)), round: round, worker: parts[5],
 	}
 }
 
 // String returns the ledger entry; see lua/lib.lua.
 func (e *entry) String() string {
-	return strings.Join([]string{
-		e.token, strconv.Itoa(e.attempts), millisOf(e.first), millisOf(e.started), strconv.Itoa(e.earlier), e.worker,
-	}, "|")
+	earlier := strconv.Itoa(e.earlier)
+	if e.round != "" {
+		earlier += "." + e.round
+	}
+	return strings.Join([]string{e.token, strconv.Itoa(e.attempts), millisOf(e.first), millisOf(e.started), earlier, e.worker}, "|")
 }
 
 func millisOf(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }

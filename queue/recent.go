@@ -36,7 +36,7 @@ func (r *recentAttempts) hash(key actionKey) uint64 {
 
 // add keeps an attempt that has ended.
 func (r *recentAttempts) add(a *attempt) {
-	size := recordHead + 80 + len(a.id) + len(a.entry.token) + len(a.entry.worker) + len(a.round) + len(a.state) + len(a.result)
+	size := recordHead + 80 + len(a.id) + len(a.entry.token) + len(a.entry.worker) + len(a.entry.round) + len(a.state) + len(a.result)
 	last := len(r.chunks) - 1
 	if last < 0 || cap(r.chunks[last])-len(r.chunks[last]) < size {
 		chunk := r.spare
@@ -146,7 +146,7 @@ func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
 	for _, n := range [...]int64{int64(a.index), a.entry.first.UnixMilli(), a.entry.started.UnixMilli(), int64(a.entry.attempts), int64(a.entry.earlier)} {
 		out = binary.AppendVarint(out, n)
 	}
-	for _, text := range [...]string{a.id, a.entry.token, a.entry.worker, a.round, a.state} {
+	for _, text := range [...]string{a.id, a.entry.token, a.entry.worker, a.entry.round, a.state} {
 		out = append(binary.AppendUvarint(out, uint64(len(text))), text...)
 	}
 	out = append(out, a.result...)
@@ -181,7 +181,7 @@ func (r *recentAttempts) readHead(record []byte) (a attempt, result []byte) {
 	a.index = int(number())
 	a.entry.first, a.entry.started = time.UnixMilli(number()), time.UnixMilli(number())
 	a.entry.attempts, a.entry.earlier = int(number()), int(number())
-	a.id, a.entry.token, a.entry.worker, a.round, a.state = text(), text(), text(), text(), text()
+	a.id, a.entry.token, a.entry.worker, a.entry.round, a.state = text(), text(), text(), text(), text()
 	return a, rest
 }
 

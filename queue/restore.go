@@ -118,7 +118,7 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 		if a.group != nil {
 			state = stateRunning
 		}
-		args = append(args, a.index, a.entry.String(), state, a.result, a.round)
+		args = append(args, a.index, a.entry.String(), state, a.result)
 	}
 	// The batch's entry may be forgotten, too. The sweeper has to know of the batch before it
 	// changes, since it completes what a crash interrupts.
@@ -148,7 +148,7 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 		case verdict == "known":
 			// An earlier step may have restored it, and broken off before this. A task that exists stays
 			// as it is: the next attempt comes no sooner.
-			waiting = append(waiting, s.tasksOf(id, to, a.round, []int{a.index})...)
+			waiting = append(waiting, s.tasksOf(id, to, a.entry.round, []int{a.index})...)
 		}
 		if a.group != nil && (verdict == "restored" || verdict == "known") {
 			if err := s.endGroup(ctx, id, a.index, a.entry.token, a.group); err != nil && !conclusive(err) {
@@ -176,7 +176,7 @@ func (s *Store) begunAgain(ctx context.Context, a *attempt, b *batch.Begun, roun
 	case (runs || interrupted) && before.finished() && b.Attempt <= before.entry.attempts:
 		// This process has ended the action before, and Redis has forgotten it: a later
 		// attempt would count more.
-		return s.endAs(ctx, a, b, before)
+		return s.endAs(ctx, a, b, round, before)
 	case runs:
 		s.attempts.begun(a, b, round)
 		return b, nil
@@ -192,10 +192,10 @@ func (s *Store) begunAgain(ctx context.Context, a *attempt, b *batch.Begun, roun
 
 // endAs ends an action that was not sent in the attempt that has begun, with the result
 // of the attempt before, which Redis has forgotten.
-func (s *Store) endAs(ctx context.Context, a *attempt, b *batch.Begun, before *attempt) (*batch.Begun, error) {
+func (s *Store) endAs(ctx context.Context, a *attempt, b *batch.Begun, round string, before *attempt) (*batch.Begun, error) {
 	defer s.attempts.notBegun(a) // the one before is still what this process did
 	as := *before
-	as.entry = entryOf(b)
+	as.entry = entryOf(b, round)
 	err := s.insist(ctx, func() error {
 		_, err := s.restore(ctx, []*attempt{&as})
 		return err
@@ -207,9 +207,12 @@ func (s *Store) endAs(ctx context.Context, a *attempt, b *batch.Begun, before *a
 	return &batch.Begun{Verdict: batch.Ended}, nil
 }
 
-// entryOf is the ledger's entry of what was begun.
-func entryOf(b *batch.Begun) entry {
-	return entry{token: string(b.Token), worker: b.Worker, attempts: b.Attempt, earlier: b.Earlier, first: b.FirstAt, started: b.StartedAt}
+// entryOf is the ledger's entry of what was begun in a round of its batch.
+func entryOf(b *batch.Begun, round string) entry {
+	return entry{
+		token: string(b.Token), worker: b.Worker, round: round,
+		attempts: b.Attempt, earlier: b.Earlier, first: b.FirstAt, started: b.StartedAt,
+	}
 }
 
 // restored repeats the begin of an attempt that is in flight here, and that the ledger

@@ -178,6 +178,73 @@ func TestAnAttemptIsRestoredInItsRoundWhateverTheClocksSay(t *testing.T) {
 	})
 }
 
+// shiftBegin has an action's attempt be begun by a master whose clock differed by so much.
+func (b *bundle) shiftBegin(id string, index int, by time.Duration) {
+	b.t.Helper()
+	e := parseEntry(b.entryOf(id, index))
+	e.first, e.started = e.first.Add(by), e.started.Add(by)
+	require.NoError(b.t, b.rdb.HSet(b.ctx, keysOf(id).ledger, strconv.Itoa(index), e.String()).Err())
+}
+
+// shiftRetry has a batch be retried on a master whose clock differed by so much.
+func (b *bundle) shiftRetry(id string, by time.Duration) {
+	b.t.Helper()
+	k := keysOf(id)
+	for _, field := range []string{"retried", "expires"} {
+		require.NoError(b.t, b.rdb.HIncrBy(b.ctx, k.meta, field, by.Milliseconds()).Err())
+	}
+}
+
+// After a failover another server's clock counts.
+func TestAttemptsAreCountedByRoundWhateverTheClocksSay(t *testing.T) {
+	for name, by := range map[string]time.Duration{"the next master is behind": -10 * time.Minute, "the next master is ahead": 10 * time.Minute} {
+		t.Run(name, func(t *testing.T) {
+			onEveryStore(t, func(t *testing.T, b *bundle) {
+				failed := &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}}
+				id := b.submit(2, spec()).ID
+				b.putBack(id, 0, 503)
+				b.end(id, 0, batch.Failed)
+				b.end(id, 1, batch.Failed)
+				for i := range 2 {
+					b.shiftBegin(id, i, -by) // the master was another one
+				}
+				_, _, err := b.Retry(b.ctx, "me", id, failed)
+				require.NoError(t, err)
+
+				again := b.begin(id, 0)
+				require.Equal(t, 3, again.Attempt)
+				require.Equal(t, 2, again.Earlier, "the round before had its own attempts")
+				require.Equal(t, again.StartedAt, again.FirstAt)
+				_, err = b.Release(b.ctx, id, 0, again.Token, attempted(again, 503, nil))
+				require.NoError(t, err)
+				unsent := b.begin(id, 1)
+				_, err = b.GiveBack(b.ctx, id, 1, unsent.Token)
+				require.NoError(t, err)
+
+				b.shiftRetry(id, -by) // the master changes in the round
+				again = b.begin(id, 0)
+				require.Equal(t, 4, again.Attempt)
+				require.Equal(t, 2, again.Earlier, "an attempt of this round counts in it")
+				now, err := b.now(b.ctx)
+				require.NoError(t, err)
+				require.WithinDuration(t, now, again.StartedAt, time.Minute, "a start is by the clock of the master that is")
+				require.NoError(t, b.Finish(b.ctx, id, 0, again.Token, result(0, batch.Failed)))
+				first := b.begin(id, 1)
+				require.Equal(t, 2, first.Attempt)
+				require.Equal(t, 1, first.Earlier)
+				require.Equal(t, first.StartedAt, first.FirstAt, "what was given back was not the first attempt")
+				require.NoError(t, b.Finish(b.ctx, id, 1, first.Token, result(1, batch.Failed)))
+
+				_, _, err = b.Retry(b.ctx, "me", id, failed)
+				require.NoError(t, err)
+				last := b.begin(id, 0)
+				require.Equal(t, 5, last.Attempt)
+				require.Equal(t, 4, last.Earlier)
+			})
+		})
+	}
+}
+
 func TestNothingIsRestoredOverWhatCameLater(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		restored := func() int {
@@ -270,7 +337,7 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		_, err := b.Beat(b.ctx, "w1")
 		require.NoError(t, err)
-		id := b.submit(4, spec()).ID
+		id := b.submit(5, spec()).ID
 		flying := b.begin(id, 0)
 		b.end(id, 1, batch.Succeeded)
 		ended := b.entryOf(id, 1)
@@ -280,10 +347,11 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 			return e.String()
 		}
 		b.rewind(id, 1, old(ended))
-		for _, set := range [][]any{{"0", old(b.entryOf(id, 0))}, {"2", "unheard-of|1|1000|1000|0|w1"}, {"3", "its|1|1000|1000|0|w2"}} {
+		ahead := entry{token: "unheard-of", attempts: 1, worker: "w1", first: time.UnixMilli(1000), started: time.Now().Add(time.Hour)} // by the clock of an earlier master
+		for _, set := range [][]any{{"0", old(b.entryOf(id, 0))}, {"2", "unheard-of|1|1000|1000|0|w1"}, {"3", "its|1|1000|1000|0|w2"}, {"4", ahead.String()}} {
 			require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).ledger, set...).Err())
 		}
-		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 2, "rr").Err())
+		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 2, "rrr").Err())
 		defer b.notices.hear(holdersChannel, b.asked)()
 		b.eventually("the subscription", func() bool {
 			n, err := b.rdb.PubSubNumSub(b.ctx, holdersChannel).Result()
@@ -293,7 +361,7 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 		b.eventually("the answer", func() bool {
 			b.holders.asked = time.Time{}
 			b.sweep()
-			return b.get(id).Counts.Succeeded == 1 && parseEntry(b.entryOf(id, 2)).worker == ""
+			return b.get(id).Counts.Succeeded == 1 && parseEntry(b.entryOf(id, 2)).worker == "" && parseEntry(b.entryOf(id, 4)).worker == ""
 		})
 		require.Equal(t, "w1", parseEntry(b.entryOf(id, 0)).worker, "what it has in flight stays its own")
 		require.NoError(t, b.Finish(b.ctx, id, 0, flying.Token, result(0, batch.Succeeded)))
@@ -410,7 +478,7 @@ func TestAnAttemptThatHasEndedIsRememberedAsItWas(t *testing.T) {
 		require.Equal(t, as.entry.String(), got.entry.String())
 		require.True(t, as.at.Equal(got.at))
 		require.True(t, bytes.Equal(as.result, got.result))
-		require.Equal(t, []any{as.round, as.state, as.group}, []any{got.round, got.state, got.group})
+		require.Equal(t, []any{as.state, as.group}, []any{got.state, got.group})
 		found, inHand := m.known(got.id, got.index, got.entry.token)
 		require.False(t, inHand)
 		require.Equal(t, as.entry.String(), found.entry.String())

@@ -96,7 +96,7 @@ func (s *Store) withoutResult(m *remnant) ([]byte, error) {
 	}
 	if m.state == overdueState {
 		r.Error, r.StartedAt = overdueFailure(), e.started
-		if last != nil && e.earlier == 0 && last.Outcome.Final() {
+		if last != nil && e.round == "" && last.Outcome.Final() {
 			r.Attempts, r.StartedAt = last.Attempts, last.StartedAt // its group had noted it already
 		} else if last != nil {
 			r.History = last.Past()

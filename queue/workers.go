@@ -193,6 +193,7 @@ func (s *Store) bringLost(ctx context.Context, id string, m map[string]string, f
 // entry is what the ledger says of an action that was begun.
 type entry struct {
 	token, worker     string
+	round             string // of its batch, as the meta hash has it: "" is the first
 	attempts, earlier int
 	first, started    time.Time
 }

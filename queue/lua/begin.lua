@@ -13,9 +13,10 @@
 -- taken over: its record tells how far it is.
 -- Repeating a begin with the same token answers as the first did, unless the action was
 -- released with that token: then it begins nothing.
-local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'retried', 'handed', 'round')
-local handed = m[7] and tonumber(m[7]) -- of a throttled batch: what comes after that is not to run yet
-local answer = {m[2] or '0', m[3] or '', '0', '0', m[8] or ''}
+local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'handed', 'round')
+local handed = m[6] and tonumber(m[6]) -- of a throttled batch: what comes after that is not to run yet
+local round = m[7] or '' -- '' is the first
+local answer = {m[2] or '0', m[3] or '', '0', '0', round}
 if not m[1] then
   for _ = 5, #ARGV, 2 do
     answer[#answer + 1] = {'gone'}
@@ -24,10 +25,6 @@ if not m[1] then
 end
 local first, last = tonumber(ARGV[5]), tonumber(ARGV[#ARGV - 1])
 local now = now_ms()
-local start = now
-if m[6] then
-  start = math.max(now, tonumber(m[6]) + 1) -- what began before the retry is told from this by its time
-end
 local states = redis.call('GETRANGE', KEYS[2], first, last)
 if now >= tonumber(m[2]) and string.find(states, '[pw]') then
   end_waiting(KEYS, 'X', 'expired')
@@ -39,9 +36,10 @@ for i = 5, #ARGV, 2 do
   indexes[#indexes + 1] = ARGV[i]
 end
 local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
-local started = ms(start)
+local started = ms(now)
 answer[4] = started
-local fresh = '|1|' .. started .. '|' .. started .. '|0|' .. ARGV[3] -- all but the token of a first attempt
+local earlier = round ~= '' and '0.' .. round or '0'
+local fresh = '|1|' .. started .. '|' .. started .. '|' .. earlier .. '|' .. ARGV[3] -- all but the token of a first attempt
 local begun, running, written = {}, {}, {}
 local function begin(number, index, entry)
   begun[#begun + 1] = number
@@ -69,7 +67,7 @@ for n, index in ipairs(indexes) do
   elseif state == 'p' and entries[n] and string.sub(entries[n], 1, #token + 1) == token .. '|' then
     verdict = {'released'}
   else
-    local e = parse_entry(entries[n]) or {attempts = 0, earlier = 0, first = started, started = started}
+    local e = parse_entry(entries[n]) or {attempts = 0, earlier = 0, first = started, started = started, round = round}
     local what = 'run'
     local members, record, _
     if m[5] then
@@ -82,11 +80,11 @@ for n, index in ipairs(indexes) do
     elseif state == 'r' and e.token ~= ARGV[4] then
       what = 'held'
     else
-      if state == 'p' and m[6] and tonumber(e.started) <= tonumber(m[6]) then
-        e.earlier, e.first = e.attempts, started -- a retry counts anew
+      if e.round ~= round then
+        e.earlier, e.round = e.attempts, round -- each round counts its own attempts
       end
       e.token, e.attempts, e.started, e.worker = token, e.attempts + 1, started, ARGV[3]
-      if e.attempts == 1 then
+      if e.attempts == e.earlier + 1 then
         e.first = started
       end
       if members and state == 'p' then
@@ -99,8 +97,8 @@ for n, index in ipairs(indexes) do
       end
       begin(number, index, format_entry(e))
     end
-    verdict = {what, format_entry(e), record or '', m[6] and redis.call('HGET', KEYS[5], index) or '',
-               m[6] and redis.call('HGET', KEYS[6], last_of(index)) or ''}
+    verdict = {what, format_entry(e), record or '', round ~= '' and redis.call('HGET', KEYS[5], index) or '',
+               round ~= '' and redis.call('HGET', KEYS[6], last_of(index)) or ''}
   end
   answer[#answer + 1] = verdict
 end

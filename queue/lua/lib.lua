@@ -5,8 +5,10 @@
 --   w waiting with its group, which its first action leads      g begun with it
 --   S succeeded  F failed  E errored  U unknown  C cancelled  X expired  K skipped
 --   O unknown, overdue: no worker ever reported a result, so it has none
--- The ledger entry of action i is "token|attempts|first|started|earlier|worker", times
--- in milliseconds by this server's clock, which is the only one that decides.
+-- The ledger entry of action i is "token|attempts|first|started|earlier|worker", times in
+-- milliseconds by the clock of the server that was the master then. From the batch's second
+-- round on, the fifth field is "earlier.round": the attempts of earlier rounds, and the round
+-- of this one. After a failover another clock counts, so times do not tell rounds apart.
 
 local FIELD = {p = 'pending', r = 'pending', w = 'pending', g = 'pending', S = 'succeeded', F = 'failed', E = 'errored',
                U = 'unknown', O = 'unknown', C = 'cancelled', X = 'expired', K = 'skipped'}
@@ -44,8 +46,8 @@ local function parse_entry(packed)
   if not packed then
     return nil
   end
-  local token, attempts, first, started, earlier, worker = string.match(packed, '^([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)|(.*)$')
-  return {token = token, attempts = tonumber(attempts), first = first, started = started, earlier = tonumber(earlier), worker = worker}
+  local token, attempts, first, started, earlier, round, worker = string.match(packed, '^([^|]*)|(%d+)|(%d+)|(%d+)|(%d+)%.?(%d*)|(.*)$')
+  return {token = token, attempts = tonumber(attempts), first = first, started = started, earlier = tonumber(earlier), round = round, worker = worker}
 end
 
 local function read_entry(key, index)
@@ -53,7 +55,8 @@ local function read_entry(key, index)
 end
 
 local function format_entry(e)
-  return e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.earlier .. '|' .. e.worker
+  local round = e.round ~= '' and '.' .. e.round or '' -- '' is the first
+  return e.token .. '|' .. e.attempts .. '|' .. e.first .. '|' .. e.started .. '|' .. e.earlier .. round .. '|' .. e.worker
 end
 
 -- last_of is the field of the groups hash with what the last attempt at an action came

@@ -9,7 +9,7 @@
 -- group back; if the group's record says that some of it was sent, the group stays
 -- begun, and whoever begins it next goes on from the record.
 -- Repeating a release that nothing followed answers as the first did.
-local m = redis.call('HMGET', KEYS[1], 'ending', 'expires', 'groups', 'gone')
+local m = redis.call('HMGET', KEYS[1], 'ending', 'expires', 'groups', 'gone', 'round')
 if not m[2] then
   return {'gone', '0'}
 end
@@ -19,7 +19,7 @@ local state = redis.call('GETRANGE', KEYS[2], index, index)
 local now = now_ms()
 if not e or e.token ~= token then
   if unsent and state == 'p' then
-    e = e or {attempts = 0, first = ms(now), started = ms(now), earlier = 0, worker = ''}
+    e = e or {attempts = 0, first = ms(now), started = ms(now), earlier = 0, round = m[5] or '', worker = ''}
     e.token = token
     write_entry(KEYS[3], index, e)
     redis.call('PEXPIREAT', KEYS[3], m[4])

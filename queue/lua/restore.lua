@@ -2,8 +2,7 @@
 -- was restored from a snapshot, or is a replica that lacked the last writes. It changes
 -- nothing where the ledger is as the worker left it, or is ahead.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, then index, ledger entry, state, sealed result and round ('' is the first) of each
---       action in turn; state: 'r' it is in flight | 'p' it was released, with the result of the
+-- ARGV: batch id, channel, then index, ledger entry, state and sealed result of each action in turn; state: 'r' it is in flight | 'p' it was released, with the result of the
 --       attempt if it was sent | that of its result
 -- returns: {number of the webhook's delivery if its outbox mark is set, or '0', target, lane, then for each
 --          action 'known' | 'restored' | 'ended', as the batch is ending | 'stale' | 'gone'}
@@ -12,16 +11,17 @@
 local m = redis.call('HMGET', KEYS[1], 'gone', 'target', 'lane', 'status', 'round', 'ending', 'groups', 'outbox')
 local answer = {m[8] or '0', m[2] or '', m[3] or ''}
 if not m[1] then
-  for _ = 3, #ARGV, 5 do
+  for _ = 3, #ARGV, 4 do
     answer[#answer + 1] = 'gone'
   end
   return answer
 end
 local round = m[5] or ''
 local counts, restored, left = {}, false, nil
-for i = 3, #ARGV, 5 do
-  local index, to, sealed, same = ARGV[i], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4] == round
+for i = 3, #ARGV, 4 do
+  local index, to, sealed = ARGV[i], ARGV[i + 2], ARGV[i + 3]
   local mine, e = parse_entry(ARGV[i + 1]), read_entry(KEYS[3], index)
+  local same = mine.round == round
   local state = redis.call('GETRANGE', KEYS[2], index, index)
   local verdict = 'stale'
   if e and e.token == mine.token then
