@@ -9,13 +9,13 @@ import (
 )
 
 func newConfigCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Look at configuration files", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "config", Short: "Inspect configuration files", Args: cobra.NoArgs}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "check FILE",
-		Short: "Check a configuration file, and print what it comes to",
-		Long: `Check a configuration file together with the BATCHD_* variables, and print what it
-comes to, defaults included and secrets left out. Every fault is named with its
-file, line and key, all of them at once.`,
+		Short: "Check a configuration file, and print the resulting settings",
+		Long: `Check a configuration file together with the BATCHD_* variables, and print the
+resulting settings with defaults and without secrets. The command reports all
+faults at once, each with its file, line and key.`,
 		Example: `  batchd config check batchd.yaml`,
 		Args:    exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -24,11 +24,11 @@ func newDemoCmd() *cobra.Command {
 	var keep, all bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Show all of it in one process, within seconds",
-		Long: fmt.Sprintf(`Show all of it in one process: a real HTTP API (go-httpbin), batchd with a store
-in memory, and a receiver of webhooks, all on free ports of this machine. A
-batch of %d mixed actions is submitted, and every result is checked against what
-was planned for it, in order. Some are planned to fail.`, demoActions),
+		Short: "Run a complete example in one process, within seconds",
+		Long: fmt.Sprintf(`Run a complete example in one process: a real HTTP API (go-httpbin), batchd with
+a store in memory, and a receiver of webhooks, all on free ports of this machine.
+The demo submits a batch of %d mixed actions, some of which fail on purpose, and
+compares every result with the expected one, in order.`, demoActions),
 		Example: `  batchd demo
   batchd demo --keep`,
 		Args: cobra.NoArgs,
@@ -40,7 +40,7 @@ was planned for it, in order. Some are planned to fail.`, demoActions),
 			return err
 		},
 	}
-	cmd.Flags().BoolVar(&keep, "keep", false, "leave everything running until Ctrl-C, to try more")
+	cmd.Flags().BoolVar(&keep, "keep", false, "keep everything running until Ctrl-C, to try more")
 	cmd.Flags().BoolVar(&all, "all", false, "print all results, not one of each kind")
 	return cmd
 }

@@ -35,6 +35,6 @@ func newHealthCmd() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&url, "url", "http://127.0.0.1:8080/readyz", "what to ask")
+	cmd.Flags().StringVar(&url, "url", "http://127.0.0.1:8080/readyz", "the `URL` to ask")
 	return cmd
 }

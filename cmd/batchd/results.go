@@ -28,13 +28,13 @@ func newResultsCmd() *cobra.Command {
 		Use:   "results ID",
 		Short: "Print the results of a batch, in the order of its actions",
 		Long: `Print the results of a batch, in the order of its actions. This works while the
-batch runs, too: what has not ended has the outcome "pending".
+batch runs, too: an action that has not ended has the outcome "pending".
 
-The formats ndjson, json and csv are streamed and hold the bodies whole. The
+The formats ndjson, json and csv are streamed and contain complete bodies. The
 columns of csv are ` + strings.Join(csvColumns, ", ") + `.
 A body that is not text, or is still compressed, is written as base64:…
-Elsewhere than on a terminal, csv holds bodies as they are, control characters
-included; ndjson and json escape what a terminal would obey.`,
+Except on a terminal, csv contains bodies unchanged, with control characters;
+ndjson and json escape control characters.`,
 		Example: `  batchd results ID --outcome failed,errored
   batchd results ID --format csv > results.csv`,
 		Args: exactArgs("ID"),

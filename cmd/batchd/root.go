@@ -16,9 +16,9 @@ func newRootCmd() *cobra.Command {
 		Use:   "batchd",
 		Short: "Run batches of HTTP actions against an API, and get the results in order",
 		Long: `batchd takes a batch of HTTP actions, runs every one of them against a target
-API, and hands back the results in the order of the request.
+API, and returns the results in the order of the request.
 
-Exit codes: 0 all went well · 1 wrong usage, or the server could not do it ·
+Exit codes: 0 success · 1 wrong usage, or the server refused or failed ·
 2 the batch ended, and not every action succeeded · 130 interrupted`,
 		Example: `  batchd demo
   batchd serve --target http://127.0.0.1:9000

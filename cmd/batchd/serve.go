@@ -16,8 +16,8 @@ func newServeCmd() *cobra.Command {
 	return newInstanceCmd(roles{api: true, worker: true}, &cobra.Command{
 		Use:   "serve",
 		Short: "Run the API and a worker in one process",
-		Long: `Run the API and a worker in one process. With no file at all it needs one flag,
-the target, and keeps batches in its own memory.`,
+		Long: `Run the API and a worker in one process. Without a configuration file it needs one
+flag, --target, and keeps batches in its own memory.`,
 		Example: `  batchd serve --target http://127.0.0.1:9000
   batchd serve --config batchd.yaml`,
 	})
@@ -34,7 +34,7 @@ func newAPICmd() *cobra.Command {
 func newWorkerCmd() *cobra.Command {
 	return newInstanceCmd(roles{worker: true}, &cobra.Command{
 		Use:     "worker",
-		Short:   "Run a worker alone; add as many as it takes",
+		Short:   "Run a worker alone; run as many as the load needs",
 		Example: `  batchd worker --config batchd.yaml`,
 	})
 }

@@ -21,8 +21,8 @@ func newStatusCmd() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "status ID",
-		Short: "Show how far a batch is",
-		Long: `Show how far a batch is. With --wait, show its progress until it has ended, and
+		Short: "Show the progress of a batch",
+		Long: `Show the progress of a batch. With --wait, show it until the batch has ended, and
 exit with 2 if not every action succeeded.`,
 		Args: exactArgs("ID"),
 		RunE: conn.run(func(cmd *cobra.Command, args []string) error {
@@ -66,9 +66,9 @@ func newCancelCmd() *cobra.Command {
 	var conn connection
 	cmd := &cobra.Command{
 		Use:   "cancel ID",
-		Short: "Stop what a batch has not started yet",
-		Long: `Stop what a batch has not started yet. Actions in flight end by themselves, and
-keep their results.`,
+		Short: "Cancel the actions of a batch that have not started",
+		Long: `Cancel the actions of a batch that have not started. Actions in flight finish,
+and keep their results.`,
 		Args: exactArgs("ID"),
 		RunE: conn.run(func(cmd *cobra.Command, args []string) error {
 			c, err := conn.client(0)
@@ -95,10 +95,10 @@ func newRetryCmd() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "retry ID",
-		Short: "Run again what did not succeed",
-		Long: `Run again what did not succeed of a batch that has ended. It stays the same batch,
-and every result its place. What is unknown may have happened, so it only runs
-again if you say so with --outcome.`,
+		Short: "Run the unsuccessful actions of a batch again",
+		Long: `Run the unsuccessful actions of an ended batch again. The batch keeps its
+id, and every result its place. An action with the outcome unknown may have had
+its effect, so it runs again only if --outcome names unknown.`,
 		Example: `  batchd retry ID --wait
   batchd retry ID --outcome failed,unknown`,
 		Args: exactArgs("ID"),

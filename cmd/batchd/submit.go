@@ -11,44 +11,44 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-const submitHelp = `Submit a batch of actions, and print its id. The server accepts all of it or
-nothing. FILE is - for standard input. The file is streamed, however long it is.
+const submitHelp = `Submit a batch of actions, and print its id. The server accepts the whole
+batch or nothing. FILE is - for standard input. Files of any length are streamed.
 
 FORMATS
-  ndjson  one action a line: {"method":"POST","path":"/items","body":{"name":"x"}}
+  ndjson  one action per line: {"method":"POST","path":"/items","body":{"name":"x"}}
   json    an array of actions, or a document: {"target":"crm","actions":[…],…}
-  csv     a row with the names of the columns, then one action a row
+  csv     a row with the names of the columns, then one action per row
 
-The format is told by the extension (.ndjson, .jsonl, .json, .csv, .tsv), or else
-by how the file begins. All are UTF-8, and may start with a byte order mark; blank
-lines are no actions. Every column of csv needs a name of its own, and values keep
+The extension (.ndjson, .jsonl, .json, .csv, .tsv) determines the format, or else
+the start of the file. All formats are UTF-8, and may start with a byte order mark;
+blank lines are ignored. Every column of csv needs a unique name, and values keep
 their line ends. Members of an action: id, method, path, query, headers,
-body (or body_text, body_base64), timeout, retry. Flags go before what a document
-says; metadata is merged.
+body (or body_text, body_base64), timeout, retry. Flags override the members of a
+document; metadata is merged.
 
 TEMPLATES (csv)
-  --path, --body, --body-text, --header-template, --id and --method make an action
-  of a row. {name} is replaced by the value in the column "name":
+  --path, --body, --body-text, --header-template, --id and --method turn a row into
+  an action. The value in the column "name" replaces {name}:
 
   in --path           percent-encoded, as one segment of the path or as one name or
                       value of the query: with /items/{sku}?tag={tag}, the sku C#/1
-                      becomes C%23%2F1. What the template itself says stays as it is.
+                      becomes C%23%2F1. The rest of the template is unchanged.
   in --body           a JSON string: {"name": {name}, "note": "from {city}"}
-                      Within quotes, only the inside of the string is inserted.
-  in all others       as it is
+                      Within quotes, the value is inserted without its own quotes.
+  in all others       unchanged
 
-  {name:number} {name:bool} {name:json}   checked, and not made a string
-  {name:raw}    as it is, unchecked       {name:url}  percent-encoded
-  {name:number?}  the same, but null where the value is empty; {name?} as well
+  {name:number} {name:bool} {name:json}   checked, and inserted without quotes
+  {name:raw}    unchanged, unchecked      {name:url}  percent-encoded
+  {name:number?}  the same, but null if the value is empty; {name?} as well
   {{            a literal {; JSON needs none
 
   Without --body, the body of a POST, PUT or PATCH is the row as a JSON object of
-  strings. A column that a template names must be there.
+  strings. Every column that a template names must exist.
 
 SENDING AGAIN
-  If the server is busy or the connection breaks, a file is sent again under an
-  idempotency key, so that nothing is submitted twice. Standard input cannot be
-  read again, so it is sent once.`
+  If the server is busy or the connection breaks, batchd sends a file again under
+  an idempotency key, so that the server accepts it only once. Standard input cannot
+  be read again, so batchd sends it once.`
 
 const submitExample = `  batchd submit actions.ndjson --wait
   batchd submit batch.json --target crm --webhook https://example.com/hook
@@ -82,7 +82,7 @@ func newSubmitCmd() *cobra.Command {
 	f.StringVar(&s.options.Target, "target", "", "the API to call, by its `name` (default: the server's only one)")
 	f.BoolVar(&s.wait, "wait", false, "wait for the end, show the progress, and exit with 2 if not every action succeeded")
 	f.StringVar(&s.options.WebhookURL, "webhook", "", "`URL` that batchd notifies when the batch ends")
-	f.DurationVar(&s.options.ExpiresIn, "expires-in", 0, "begin nothing any more after this time (default: the server's)")
+	f.DurationVar(&s.options.ExpiresIn, "expires-in", 0, "begin no action after this time (default: the server's)")
 	f.DurationVar(&s.options.Retention, "retention", 0, "how long to keep the results after the end (default: the server's)")
 	f.StringArrayVar(&s.metadata, "metadata", nil, "`key=value` to keep with the batch; may be repeated")
 	f.StringVar(&s.options.IdempotencyKey, "idempotency-key", "", "a `key` that makes a repeated submission return the first one's batch (default: a new one for a file)")
