@@ -44,7 +44,7 @@ func (c *connection) client(patience time.Duration) (*client.Client, error) {
 	for _, h := range c.headers {
 		name, value, ok := strings.Cut(h, ":")
 		if !ok {
-			// What stands there may be a secret, so it is not repeated.
+			// The header may be a secret, so the error does not repeat it.
 			return nil, errors.New("--header: expected 'Name: value'")
 		}
 		name = strings.TrimSpace(name)

@@ -26,7 +26,7 @@ const (
 	demoSlow    = 5
 )
 
-// planned is an action and what is to become of it.
+// planned is an action and its expected result.
 type planned struct {
 	kind   *demoKind
 	action client.Action

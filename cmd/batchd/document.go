@@ -36,7 +36,7 @@ func readDocument(name string, in io.Reader, options []member, at *places) iter.
 	}
 }
 
-// errStopped says that nobody reads any further.
+// errStopped says that the reader stopped reading.
 var errStopped = errors.New("stopped")
 
 type document struct {

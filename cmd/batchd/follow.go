@@ -13,8 +13,8 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// followPatience is how long following bears with a server that is away, each
-// time anew: long enough for a restart.
+// followPatience is how long a command that follows a batch waits for a server that
+// does not answer, at each interruption. It is long enough for a restart.
 const followPatience = 2 * time.Minute
 
 // follow shows the progress of a batch until it has ended, on standard error.

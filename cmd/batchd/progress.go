@@ -181,7 +181,7 @@ func roughly(d time.Duration) string {
 	case d < time.Hour:
 		return fmt.Sprintf("%dm%02ds", int(d.Minutes()), int(d.Seconds())%60)
 	}
-	d = min(d, 999*time.Hour) // more than that nobody forecasts
+	d = min(d, 999*time.Hour) // a longer forecast is meaningless
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 

@@ -85,7 +85,7 @@ type format struct {
 // String implements pflag.Value.
 func (f *format) String() string {
 	if f.name == "auto" {
-		return "" // the help says what it stands for
+		return "" // the help explains the default
 	}
 	return f.name
 }

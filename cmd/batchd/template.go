@@ -39,8 +39,8 @@ var templateKinds = []string{asRaw, asURL, asNumber, asBool, asJSON}
 //	{name:kind?}   the same, but an empty value is allowed: null in JSON
 //	{{             a single {
 //
-// A { before a quote, a space, a } or the end of the template stands for itself, so that
-// JSON needs no escapes: no JSON holds a { before anything else outside a string.
+// A { before a quote, a space, a } or the end of the template is literal, so that
+// JSON needs no escapes: outside of a string, JSON has a { before nothing else.
 type template struct {
 	place place
 	parts []part
@@ -52,7 +52,7 @@ type part struct {
 	column   string
 	kind     string
 	optional bool
-	// quoted says that the placeholder stands within a JSON string.
+	// quoted says that the placeholder is within a JSON string.
 	quoted bool
 }
 
@@ -158,7 +158,7 @@ func (t *template) expand(row map[string]string) (string, error) {
 	return out.String(), nil
 }
 
-// insert returns what stands for a value.
+// insert returns the text that replaces a placeholder.
 func (t *template) insert(p *part, value string) (string, error) {
 	if !utf8.ValidString(value) {
 		return "", errors.New("the value is not UTF-8: save the file as UTF-8")
