@@ -14,8 +14,16 @@ import (
 	"github.com/redis/go-redis/v9/maintnotifications"
 )
 
-// poolSize is the number of connections to a server, unless the URL says another one.
-const poolSize = 64
+const (
+	// poolSize is the number of connections to a server, unless the URL says another one.
+	poolSize = 64
+	// onePool has go-redis send pipelines over the same connections as single commands. Its pool
+	// for pipelines alone is empty until they need it, so that each of the first ten
+	// exchanges at a time opens a connection, which takes three more round trips; see [warmer].
+	onePool = -1
+	// bufferSize is that of a connection's buffers, in bytes: much is sent in pipelines.
+	bufferSize = 64 << 10
+)
 
 // connect makes a client for a URL of [Open]. Errors do not repeat the URL,
 // since it may hold a password. Each read and each write is given the patience, and
@@ -57,7 +65,7 @@ func connect(raw string, patience time.Duration, hook func(context.Context, *red
 	}
 	opts := &redis.UniversalOptions{
 		DialTimeout: patience / 2, ReadTimeout: patience, WriteTimeout: patience, PoolTimeout: patience,
-		PoolSize: poolSize, ContextTimeoutEnabled: true, OnConnect: hook,
+		PoolSize: poolSize, PipelinePoolSize: onePool, ReadBufferSize: bufferSize, WriteBufferSize: bufferSize, ContextTimeoutEnabled: true, OnConnect: hook,
 		DisableIdentity: true, MaintNotificationsConfig: noNotifications(),
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
@@ -100,6 +108,7 @@ func tune(o *redis.Options, patience time.Duration, hook func(context.Context, *
 	if o.PoolSize == 0 {
 		o.PoolSize = poolSize
 	}
+	o.PipelinePoolSize, o.ReadBufferSize, o.WriteBufferSize = onePool, bufferSize, bufferSize
 	return o
 }
 

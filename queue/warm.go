@@ -76,7 +76,7 @@ func (t *taker) connections(trip time.Duration) int {
 	n := spareConns + flights + min(int(trip/flightWait)+1, moreFlights)
 	for _, l := range t.lines {
 		if n++; l.pacer != nil {
-			n++
+			n += mostAsking
 		}
 	}
 	return min(n, poolSize/2)

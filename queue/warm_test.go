@@ -39,6 +39,14 @@ func TestAWorkerOpensItsConnectionsToADistantRedisAheadOfNeed(t *testing.T) {
 	}
 	pings.Wait()
 	require.Equal(t, opened, distant.Opened())
+	for range atOnce { // begins and finishes are
+		pings.Go(func() {
+			_, err := b.rdb.Pipelined(b.ctx, func(p redis.Pipeliner) error { return p.Ping(b.ctx).Err() })
+			require.NoError(t, err)
+		})
+	}
+	pings.Wait()
+	require.Equal(t, opened, distant.Opened(), "pipelines use the same connections")
 	known, err := b.rdb.ScriptExists(b.ctx, b.steps.begin.Hash(), b.steps.finish.Hash(), b.steps.turn.Hash(), b.steps.reserve.Hash()).Result()
 	require.NoError(t, err)
 	require.Equal(t, []bool{true, true, true, true}, known)
