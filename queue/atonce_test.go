@@ -20,7 +20,7 @@ func TestATaskThatComesAgainAtOnceDoesNotWaitToBeLookedFor(t *testing.T) {
 		server := b.NewServer(ServerConfig{
 			Lines: []Line{{Target: "crm", Places: 1}}, WebhookPlaces: 1,
 			Config: asynq.Config{
-				LogLevel: asynq.FatalLevel, DelayedTaskCheckInterval: time.Hour, ShutdownTimeout: time.Second,
+				LogLevel: asynq.FatalLevel, TaskCheckInterval: 10 * time.Millisecond, ShutdownTimeout: time.Second,
 				RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return 0 },
 			},
 		})

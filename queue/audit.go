@@ -26,17 +26,6 @@ func (a *audit) took(tasks []*task) {
 // ended forgets a task that has ended, or that was given back.
 func (a *audit) ended(p *Place) { delete(a.held, p) }
 
-// webhook returns the place of a webhook's task that was handed to asynq and is now run.
-func (a *audit) webhook(id string) *Place {
-	for p, k := range a.held {
-		if k.id == id && !k.started {
-			k.started = true
-			return p
-		}
-	}
-	return nil
-}
-
 // slots are the counts of a line.
 type slots struct{ inHand, inBulk, seated, leaving int }
 
@@ -120,7 +109,7 @@ func (l *line) lostTasks() (lost []*task) {
 	}
 	for _, k := range l.audit.held {
 		switch {
-		case known[k] || k.moving || k.started || k.seated && waits:
+		case known[k] || k.moving || k.seated && waits:
 			k.suspect = false
 		case k.suspect:
 			lost = append(lost, k)

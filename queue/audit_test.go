@@ -130,25 +130,3 @@ func TestTheCountsOfSlotsAreThoseOfTheTasks(t *testing.T) {
 		return l.inHand == 0 && len(l.ready) == 0 && len(l.audit.held) == 0
 	})
 }
-
-// A webhook that asynq cannot decode never reaches its handler.
-func TestAWebhookThatIsNeverRunKeepsNoSlot(t *testing.T) {
-	t.Parallel()
-	b := open(t, Embedded)
-	server, _ := b.serve(Line{Places: 1}, func(int, *Place) error { return nil })
-	l := server.taker.hooks
-	require.NoError(t, b.rdb.HSet(b.ctx, asynqPrefix(WebhookQueue)+"t:bad", "msg", "no message", "state", "pending").Err())
-	require.NoError(t, b.rdb.LPush(b.ctx, asynqPrefix(WebhookQueue)+"pending", "bad").Err())
-	b.wake(WebhookQueue)
-	b.eventually("its slot", func() bool {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		return l.seated == 1 && len(l.out) == 0
-	})
-	l.auditSlots()
-	l.auditSlots()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	require.Zero(t, l.seated)
-	require.Zero(t, l.inHand)
-}

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -230,6 +231,17 @@ func (b *bundle) allKeys() map[string]time.Duration {
 		require.NoError(b.t, scan(b.ctx, c))
 	}
 	return found
+}
+
+// asynqWord returns what stands behind the queue in a key of asynq's: asynq:{queue}:word, or
+// asynq:{queue}:word:more. Of other keys it returns nothing.
+func asynqWord(key string) string {
+	if !strings.HasPrefix(key, "asynq:{") {
+		return ""
+	}
+	_, rest, _ := strings.Cut(key, "}:")
+	word, _, _ := strings.Cut(rest, ":")
+	return word
 }
 
 func (b *bundle) inspector() *asynq.Inspector { return asynq.NewInspectorFromRedisClient(b.rdb) }

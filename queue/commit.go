@@ -139,14 +139,10 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 	var turn *along
 	queue := u.s.queueOf(out.route, u.id, 0) // there is one
 	if u.n <= fanOutChunk && !out.throttled {
-		formed, err := u.s.formTasks(ctx, u.s.tasksOf(u.id, out.route, "", span(0, u.n)))
-		if err != nil {
-			return nil, err
-		}
 		if u.bytes <= alongBytes {
 			turn = u.s.turnAlong(ctx, queue)
 		}
-		tasks = u.s.addTasks(ctx, pipe, formed, u.keys.meta, turn == nil || !turn.tells)
+		tasks = u.s.addTasks(ctx, pipe, messagesOf(u.s.tasksOf(u.id, out.route, "", span(0, u.n))), u.keys.meta, turn == nil || !turn.tells)
 		if turn != nil {
 			turn.add(ctx, pipe)
 		}

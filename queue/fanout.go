@@ -237,12 +237,8 @@ type newTask struct {
 func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
-	formed, err := s.formTasks(ctx, tasks)
-	if err != nil {
-		return enqueued{}, err
-	}
 	pipe := s.rdb.Pipeline()
-	sent := s.addTasks(ctx, pipe, formed, "", true)
+	sent := s.addTasks(ctx, pipe, messagesOf(tasks), "", true)
 	s.send(ctx, pipe)
 	defer func() {
 		for queue := range sent.steps {
@@ -252,22 +248,19 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, er
 	return s.countTasks(ctx, sent)
 }
 
-// formTasks returns ids and messages of tasks in turn, by queue.
-func (s *Store) formTasks(ctx context.Context, tasks []newTask) (map[string][]any, error) {
-	forms, formed := make(map[string]*taskForm), make(map[string][]any) // by queue
+// messagesOf returns ids and messages of tasks in turn, by queue.
+func messagesOf(tasks []newTask) map[string][]any {
+	templates, messages := make(map[string]*messageTemplate), make(map[string][]any) // by queue
 	for i := range tasks {
 		t := &tasks[i]
-		form := forms[t.queue]
-		if form == nil || form.kind != t.kind {
-			var err error
-			if form, err = s.taskForm(ctx, t.queue, t.kind); err != nil {
-				return nil, err
-			}
-			forms[t.queue] = form
+		template := templates[t.queue]
+		if template == nil || template.kind != t.kind {
+			template = newMessageTemplate(t.queue, t.kind)
+			templates[t.queue] = template
 		}
-		formed[t.queue] = append(formed[t.queue], t.id, form.message(t.id, t.payload))
+		messages[t.queue] = append(messages[t.queue], t.id, template.message(t.id, t.payload))
 	}
-	return formed, nil
+	return messages
 }
 
 // sentTasks are the commands that enqueue tasks.
@@ -279,13 +272,13 @@ type sentTasks struct {
 // addTasks adds what enqueues tasks to a pipeline, unless the batch with that meta key
 // does not exist, and tells workers elsewhere of them, if it is to. It returns the steps
 // by queue.
-func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, formed map[string][]any, meta string, tell bool) *sentTasks {
-	sent := &sentTasks{steps: make(map[string]*redis.Cmd, len(formed))}
+func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, messages map[string][]any, meta string, tell bool) *sentTasks {
+	sent := &sentTasks{steps: make(map[string]*redis.Cmd, len(messages))}
 	now := time.Now().UnixNano()
-	for queue, made := range formed {
+	for queue, made := range messages {
 		sent.queues = append(sent.queues, pipe.SAdd(ctx, asynqQueues, queue))
 		word := ""
-		if tell {
+		if tell && queue != WebhookQueue { // asynq looks for webhooks by itself
 			word = s.word(queue)
 		}
 		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, word}, made...)

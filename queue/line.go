@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// line takes the tasks of one target, or webhooks.
+// line takes the tasks of one target.
 type line struct {
 	Line
 	t     *taker
@@ -223,22 +223,18 @@ type part struct {
 func (p *part) keys() []string {
 	return []string{
 		p.prefix + "pending", p.prefix + "paused", p.prefix + "active", p.prefix + "lease",
-		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed", p.prefix + "retry",
+		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed", p.prefix + "retry", dueKey(p.name),
 	}
 }
 
 func (p *part) args() []any {
-	messages := 0
-	if p.Target == "" {
-		messages = 1
-	}
-	args := make([]any, 0, 8+len(p.ended)+2*len(p.again))
-	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, messages, workChannel, p.word, len(p.ended))
+	args := make([]any, 0, 7+len(p.ended)+2*len(p.again))
+	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, workChannel, p.word, len(p.ended))
 	for _, id := range p.ended {
 		args = append(args, id)
 	}
 	for _, k := range p.again {
-		args = append(args, k.id, k.at)
+		args = append(args, k.id, k.wait.Microseconds())
 	}
 	return args
 }
@@ -292,6 +288,9 @@ func (l *line) plan(take bool) []*part {
 		n, m := min(len(q.done), mostEnded), min(len(q.again), mostEnded)
 		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n]), again: slices.Clip(q.again[:m])}
 		q.done, q.again = q.done[n:], q.again[m:]
+		for i := range p.again {
+			p.again[i].wait = max(0, p.again[i].at.Sub(l.turned)).Round(time.Microsecond)
+		}
 		if slices.ContainsFunc(p.again, again.atOnce) {
 			p.word = l.t.s.word(q.name)
 		}
@@ -378,10 +377,10 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 			p.filled = true
 		}
 		for _, k := range p.again {
-			if k.at == 0 {
+			if k.atOnce() {
 				p.filled = true
 			} else {
-				p.retries[k.at] = struct{}{}
+				p.waits(now.Add(k.wait + time.Millisecond)) // Redis counted from a moment before now, and rounded up
 			}
 		}
 	}
@@ -403,20 +402,12 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 	return len(tasks)
 }
 
-// tasks reads what a turn brought: ids, or ids and messages in turn.
+// tasks reads the ids that a turn brought.
 func (p *part) tasks(cmd *redis.Cmd, now time.Time) []*task {
-	taken, _ := cmd.Val().([]any)
-	step := 1
-	if p.Target == "" {
-		step = 2
-	}
-	tasks := make([]*task, 0, len(taken)/step)
-	for ; len(taken) >= step; taken = taken[step:] {
-		k := &task{lane: p.lane, id: text(taken[0]), taken: now, place: Place{lane: p.lane}}
-		if step == 2 {
-			k.message = text(taken[1])
-		}
-		tasks = append(tasks, k)
+	ids, _ := cmd.Val().([]any)
+	tasks := make([]*task, 0, len(ids))
+	for _, id := range ids {
+		tasks = append(tasks, &task{lane: p.lane, id: text(id), taken: now, place: Place{lane: p.lane}})
 	}
 	return tasks
 }

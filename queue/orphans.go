@@ -88,9 +88,6 @@ func (s *Store) adopt(ctx context.Context, queues []string) (int, error) {
 // nobody holds, with the lock held: a turn was not answered, or they could not be given
 // back. Otherwise it would find them only once their batches have stood still for a while.
 func (q *lane) missed() {
-	if q.Target == "" {
-		return // asynq looks after webhooks
-	}
 	q.lost = true
 	if q.telling {
 		return

@@ -95,7 +95,7 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 
 func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}, WebhookPlaces: 1})
+		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}})
 		require.NoError(t, b.steps.turn.Load(b.ctx, b.rdb).Err()) // on all servers: what is sent by its text is not lost
 		b.submit(3, spec())
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
@@ -105,7 +105,6 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 			taker.lines[0].markAll()
 			taker.lines[0].turn(true)
 		}
-		taker.hooks.turn(true)
 		lost.mu.Lock()
 		lost.left = 0
 		lost.mu.Unlock()
@@ -120,9 +119,6 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 			return !slices.ContainsFunc(taker.lines[0].lanes, func(q *lane) bool { return q.telling })
 		})
 		require.NotEmpty(t, notes())
-		for _, note := range notes() {
-			require.NotContains(t, note, WebhookQueue, "asynq looks after these")
-		}
 
 		paused := b.pauses()
 		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.sweep(), "at once, not when nothing has happened for a while")

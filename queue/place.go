@@ -71,7 +71,7 @@ func (p *Place) Leave() {
 		p.claim.leave()
 		return
 	}
-	if q == nil || p.left || q.Target == "" {
+	if q == nil || p.left {
 		return
 	}
 	q.mu.Lock()
@@ -123,7 +123,7 @@ func (l *line) leavers() int { return min(l.Places, mostLeaving) }
 // held: as many as leave theirs in a moment. They would otherwise be free for as long
 // as an exchange with Redis takes.
 func (l *line) ahead(now time.Time) int {
-	if l.pacer != nil || l.Target == "" {
+	if l.pacer != nil {
 		return 0
 	}
 	return min(l.Places, l.left.in(now, aheadFor))
@@ -132,9 +132,7 @@ func (l *line) ahead(now time.Time) int {
 // sit counts tasks that get places, or leave them, with the lock held.
 func (l *line) sit(n int) {
 	l.seated += n
-	if l.Target != "" {
-		l.t.s.seated.Add(int64(n))
-	}
+	l.t.s.seated.Add(int64(n))
 }
 
 // seat has tasks run as there are places, in the order in which they were taken,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -26,7 +27,7 @@ func (l *line) hand(k *task) {
 	k.seated, k.moving = true, false
 	l.out <- k
 	switch {
-	case l.t.action == nil || l.Target == "": // somebody else takes it from there
+	case l.t.action == nil: // a test takes it from there
 	case l.idle > 0:
 		l.idle--
 	default:
@@ -52,11 +53,7 @@ func (k *task) ran(err error) {
 	if err == nil {
 		q.done = append(q.done, k.id)
 	} else {
-		at := int64(0)
-		if wait := q.t.later(0, err, nil); wait > 0 {
-			at = time.Now().Add(wait).Unix()
-		}
-		q.again = append(q.again, again{k.id, at})
+		q.again = append(q.again, again{id: k.id, at: time.Now().Add(q.t.later(0, err, nil))})
 	}
 	k.place.endLocked()
 	q.mu.Unlock()
@@ -123,13 +120,12 @@ func (t *taker) keepLeases() {
 }
 
 func (t *taker) renewLeases(now time.Time) {
-	held := make(map[*lane][]redis.Z)
-	until := float64(now.Add(asynqLease).Unix()) // by this clock, which may be late
+	held := make(map[*lane][]any)
 	for _, l := range t.lines {
 		l.mu.Lock()
 		for _, r := range l.runners {
 			if k := r.now.Load(); k != nil && now.Sub(k.taken) >= leaseEvery/2 {
-				held[k.lane] = append(held[k.lane], redis.Z{Score: until, Member: k.id})
+				held[k.lane] = append(held[k.lane], k.id)
 			}
 		}
 		l.mu.Unlock()
@@ -140,10 +136,17 @@ func (t *taker) renewLeases(now time.Time) {
 	ctx, cancel := t.s.within(context.Background())
 	defer cancel()
 	pipe := t.s.rdb.Pipeline()
-	for q, leases := range held {
-		pipe.ZAddArgs(ctx, q.prefix+"lease", redis.ZAddArgs{XX: true, GT: true, Members: leases})
+	var renewed []*redis.Cmd
+	for q, ids := range held {
+		for some := range slices.Chunk(ids, mostEnded) {
+			args := append([]any{int(asynqLease.Seconds())}, some...)
+			renewed = append(renewed, pipe.EvalSha(ctx, t.s.steps.renew.Hash(), []string{q.prefix + "lease"}, args...))
+		}
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
-		t.s.log.Warn("leases not renewed", "error", mapError(ctx, err))
+	t.s.send(ctx, pipe)
+	for _, cmd := range renewed {
+		if err := t.s.answer(ctx, t.s.steps.renew, cmd).Err(); err != nil {
+			t.s.log.Warn("leases not renewed", "error", mapError(ctx, err))
+		}
 	}
 }

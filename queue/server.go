@@ -28,8 +28,8 @@ type Line struct {
 
 // ServerConfig configures a [Server].
 type ServerConfig struct {
-	// Config is asynq's. Concurrency, queues and the interval at which tasks are
-	// looked for follow from the rest.
+	// Config is that of the asynq server that delivers webhooks. Concurrency and queues follow
+	// from the rest. Its RetryDelayFunc also says when an action runs again.
 	asynq.Config
 	Lines []Line
 	// WebhookPlaces is the most webhooks in hand at a time.
@@ -47,55 +47,43 @@ type Handlers struct {
 	Webhook asynq.HandlerFunc
 }
 
-// Server runs the tasks of all queues of a worker. It takes them many at a time,
+// Server runs the tasks of all queues of a worker. It takes those of actions many at a time,
 // as there are places for them, and as soon as it hears of them.
 //
-// Those of actions it runs itself: of a task it needs only the id, and what asynq
-// does around a handler (two goroutines, contexts, a copy of the message) is a
-// fifth of what an action costs a worker. An asynq server over the same queues
-// delivers webhooks, and looks after what waits for a later attempt and what
-// nobody holds any more.
+// Those it runs itself: of a task it needs only the id, and what asynq does around a handler (two
+// goroutines, contexts, a copy of the message) is a fifth of what an action costs a worker. An
+// asynq server delivers webhooks.
 type Server struct {
-	asynq *asynq.Server
-	taker *taker
-	drain time.Duration
+	webhooks *webhooks
+	taker    *taker
+	drain    time.Duration
 }
-
-// emptyPause is how long asynq waits after it was told that there is no task,
-// which it is told only once in a while: it waits in the taker instead.
-const emptyPause = 2 * time.Millisecond
 
 // NewServer returns a server on the store's connections. It stays usable until
 // the store is closed.
 func (s *Store) NewServer(cfg ServerConfig) *Server {
-	t := newTaker(s, cfg)
-	cfg.Concurrency = max(cfg.WebhookPlaces, 1)
-	cfg.Queues = make(map[string]int, len(t.lanes))
-	for name := range t.lanes {
-		cfg.Queues[name] = 1
+	return &Server{
+		webhooks: s.newWebhooks(cfg.Config, cfg.WebhookPlaces), taker: newTaker(s, cfg),
+		drain: cmp.Or(cfg.ShutdownTimeout, 8*time.Second), // as asynq has it
 	}
-	cfg.StrictPriority = true // spares asynq the shuffle; the taker has the say
-	cfg.TaskCheckInterval = emptyPause
-	return &Server{asynq: asynq.NewServerFromRedisClient(t, cfg.Config), taker: t, drain: cmp.Or(cfg.ShutdownTimeout, 8*time.Second)} // as asynq has it
 }
 
 // Start has the handlers run the tasks. It returns at once.
 func (s *Server) Start(h Handlers) error {
 	s.taker.start(h.Action)
-	return s.asynq.Start(s.taker.seating(h.Webhook)) //nolint:wrapcheck // asynq's words say what is wrong
+	return s.webhooks.start(h.Webhook)
 }
 
 // Stop takes nothing new, and gives back what was not handed to the handler yet.
 func (s *Server) Stop() {
 	s.taker.stop()
-	s.asynq.Stop()
 	s.taker.giveBackRest()
+	s.webhooks.server.Stop()
 }
 
 // Shutdown stops the server, and returns when the handlers have, or after
-// [asynq.Config.ShutdownTimeout]. What one still runs then is nobody's task any more
-// once its lease has run out, or the sweeper finds it; asynq would give it to another
-// at once, while this one goes on.
+// [asynq.Config.ShutdownTimeout]. An action that still runs then comes again once the
+// lease of its task has expired, or the sweeper finds it.
 func (s *Server) Shutdown() {
 	s.Stop()
 	ended := make(chan struct{})
@@ -105,7 +93,7 @@ func (s *Server) Shutdown() {
 	}()
 	limit := time.NewTimer(s.drain)
 	defer limit.Stop()
-	s.asynq.Shutdown()
+	s.webhooks.server.Shutdown()
 	select {
 	case <-ended:
 	case <-limit.C:

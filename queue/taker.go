@@ -3,14 +3,11 @@ package queue
 import (
 	"context"
 	"math/rand/v2"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/hibiken/asynq"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 )
@@ -46,66 +43,55 @@ const (
 	// pollEvery is how often the queues are looked into although nobody said that
 	// there is something in them: a word can be lost.
 	pollEvery = 2 * time.Second
-	// idlePolls is after how many of them the queues are looked into although no
-	// batch is open: webhooks outlive their batches.
-	idlePolls = 2
 	// takerPause follows an exchange that failed.
 	takerPause = 250 * time.Millisecond
 	// lastPatience is about how long a server that ends tries to tell what has ended.
 	lastPatience = time.Second
-	// dequeueWait bounds how long asynq waits for a task. It reckons the lease from
-	// before.
-	dequeueWait = time.Second
 	// asynqLease and asynqStats are asynq's own: how long a taken task may go without
 	// a word of its server, and how long it keeps the counts of a day.
 	asynqLease = 30 * time.Second
 	asynqStats = 90 * 24 * time.Hour
 )
 
-// taker takes tasks from the queues, many in one exchange, and ends them likewise.
-// It has its runners run those of actions. Webhooks it hands to an asynq server,
-// whose client of Redis it is: it answers asynq's own steps for taking and ending a
-// task. All else goes through.
+// taker takes the tasks of actions from their queues, many in one exchange, has its
+// runners run them, and ends them likewise. It leaves webhooks to asynq: see newWebhooks.
 type taker struct {
-	redis.UniversalClient
-	s       *Store
-	lines   []*line
-	lanes   map[string]*lane // by asynq queue
-	hooks   *line            // webhooks
-	quit    chan struct{}    // closed when nothing is taken any more
-	closed  chan struct{}    // closed when no task can end any more
-	wg      sync.WaitGroup
-	delays  sync.WaitGroup // tasks on their way to their runners
-	runners sync.WaitGroup
-	action  func(id string, index int, place *Place) error
-	later   func(n int, err error, t *asynq.Task) time.Duration
-	busy    atomic.Bool // there are open batches
-	remove  func()
-	silent  func()
+	s         *Store
+	lines     []*line
+	lanes     map[string]*lane // by asynq queue
+	forwarder *forwarder
+	quit      chan struct{} // closed when nothing is taken any more
+	closed    chan struct{} // closed when no task can end any more
+	wg        sync.WaitGroup
+	delays    sync.WaitGroup // tasks on their way to their runners
+	runners   sync.WaitGroup
+	action    func(id string, index int, place *Place) error
+	later     func(n int, err error, t *asynq.Task) time.Duration
+	remove    func()
+	silent    func()
 }
 
 // task is a task that was taken.
 type task struct {
-	lane    *lane
-	id      string
-	message string // of a webhook
-	taken   time.Time
-	place   Place
+	lane  *lane
+	id    string
+	taken time.Time
+	place Place
 
 	// Guarded by the line's mutex.
 	seated  bool // it has a place
 	moving  bool // it is being handed over or given back
-	started bool // a webhook's: its handler was called
 	suspect bool // the last audit did not find it anywhere
 }
 
-// again is a task that is to come again at a time, in unix seconds, or at once if that is zero.
+// again is a task that runs once more, at a time by this process's clock or at once.
 type again struct {
-	id string
-	at int64
+	id   string
+	at   time.Time
+	wait time.Duration // until then when the turn was planned; zero is at once
 }
 
-func (k again) atOnce() bool { return k.at == 0 }
+func (k again) atOnce() bool { return k.wait == 0 }
 
 // lane is one asynq queue of a line.
 type lane struct {
@@ -114,11 +100,11 @@ type lane struct {
 	bulk         bool
 
 	// Guarded by the line's mutex.
-	filled  bool     // there may be tasks in it
-	done    []string // tasks that have ended, to be taken from asynq's books
-	again   []again  // tasks that are to come again
-	retries map[int64]struct{}
-	looked  time.Time // when waiting retries were last looked through
+	filled  bool      // there may be tasks in it
+	done    []string  // tasks that have ended, to be taken from asynq's books
+	again   []again   // tasks that are to come again
+	due     time.Time // when tasks that wait in asynq's retry set are moved next; zero if none are known
+	moves   bool      // an exchange that moves them is under way
 	lost    bool      // there may be tasks that were taken and that nobody holds
 	telling bool      // the sweeper is being told of that
 	polling bool      // a turn with it is under way
@@ -128,9 +114,10 @@ type lane struct {
 
 func newTaker(s *Store, cfg ServerConfig) *taker {
 	t := &taker{
-		UniversalClient: s.rdb, s: s, lanes: make(map[string]*lane), quit: make(chan struct{}), closed: make(chan struct{}),
+		s: s, lanes: make(map[string]*lane), quit: make(chan struct{}), closed: make(chan struct{}),
 		later: cfg.RetryDelayFunc,
 	}
+	t.forwarder = newForwarder(t)
 	if t.later == nil {
 		t.later = asynq.DefaultRetryDelayFunc
 	}
@@ -142,8 +129,6 @@ func newTaker(s *Store, cfg ServerConfig) *taker {
 			}
 		}
 	}
-	t.hooks = t.add(Line{Places: cfg.WebhookPlaces})
-	t.hooks.addLane(WebhookQueue, false)
 	return t
 }
 
@@ -162,7 +147,7 @@ func (t *taker) add(c Line) *line {
 }
 
 func (l *line) addLane(name string, bulk bool) {
-	q := &lane{line: l, name: name, prefix: asynqPrefix(name), bulk: bulk, filled: true, retries: make(map[int64]struct{})}
+	q := &lane{line: l, name: name, prefix: asynqPrefix(name), bulk: bulk, filled: true}
 	l.lanes = append(l.lanes, q)
 	l.t.lanes[name] = q
 }
@@ -183,6 +168,7 @@ func (t *taker) start(action func(id string, index int, place *Place) error) {
 		}
 	}
 	t.wg.Go(t.poll)
+	t.wg.Go(t.forwarder.run)
 	t.wg.Go(t.keepLeases)
 	t.wg.Go(t.auditSlots)
 	t.wg.Go(t.watchHistory)
@@ -257,7 +243,7 @@ func (l *line) markAll() {
 	l.wake()
 }
 
-// poll looks into all queues from time to time.
+// poll looks into all queues from time to time while a batch is open.
 func (t *taker) poll() {
 	for n := 0; ; n++ {
 		select {
@@ -265,129 +251,23 @@ func (t *taker) poll() {
 			return
 		case <-time.After(pollEvery - pollEvery/8 + rand.N(pollEvery/4)): //nolint:gosec // jitter is no secret
 		}
-		open, err := t.s.open(context.Background())
-		t.busy.Store(open || err != nil)
+		open, _ := t.s.open(context.Background())
+		if !open {
+			continue
+		}
 		for _, l := range t.lines {
-			if open || (n%idlePolls == 0 && l.Target == "") {
-				l.markAll()
-			}
-			if open && l.pacer != nil {
+			l.markAll()
+			if l.pacer != nil {
 				l.pacer.probe(1)
 			}
 		}
-	}
-}
-
-// asynq's handler, of webhooks, which knows of places.
-func (t *taker) seating(h asynq.HandlerFunc) asynq.Handler {
-	return asynq.HandlerFunc(func(ctx context.Context, k *asynq.Task) error {
-		id, _ := asynq.GetTaskID(ctx)
-		place := t.hooks.webhook(id)
-		defer place.end()
-		return h(ctx, k) //nolint:wrapcheck // asynq is to see the handler's own
-	})
-}
-
-// webhook returns the place of a webhook's task that is now run.
-func (l *line) webhook(id string) *Place {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	place := l.audit.webhook(id)
-	if place == nil { // it was given up as lost, and was not
-		k := &task{lane: l.lanes[0], id: id, place: Place{lane: l.lanes[0]}, seated: true, started: true}
-		l.audit.took([]*task{k})
-		l.count(k.lane, 1)
-		l.sit(1)
-		place = &k.place
-	}
-	place.since = time.Now()
-	return place
-}
-
-// EvalSha answers asynq's steps for taking and ending tasks, and lets all else through.
-func (t *taker) EvalSha(ctx context.Context, sha string, keys []string, args ...any) *redis.Cmd {
-	return t.eval(ctx, keys, args, func() *redis.Cmd { return t.UniversalClient.EvalSha(ctx, sha, keys, args...) })
-}
-
-// Eval does so for steps that come by their text.
-func (t *taker) Eval(ctx context.Context, script string, keys []string, args ...any) *redis.Cmd {
-	return t.eval(ctx, keys, args, func() *redis.Cmd { return t.UniversalClient.Eval(ctx, script, keys, args...) })
-}
-
-// eval tells asynq's steps by their keys: its scripts have no names.
-func (t *taker) eval(ctx context.Context, keys []string, args []any, through func() *redis.Cmd) *redis.Cmd {
-	if len(keys) == 0 {
-		return through()
-	}
-	queue, word := asynqKey(keys[0])
-	q := t.lanes[queue]
-	if q == nil {
-		return through()
-	}
-	is := func(n int, words ...string) bool {
-		if len(keys) != n || word != words[0] {
-			return false
+		if n%forwardPolls == 0 {
+			t.forwarder.lookAtAll()
 		}
-		for i, want := range words {
-			if of, word := asynqKey(keys[i]); of != queue || word != want {
-				return false
-			}
+		if n%reapPolls == 0 {
+			t.reap()
 		}
-		return true
 	}
-	switch {
-	case is(4, "pending", "paused", "active", "lease"):
-		return t.dequeue(ctx)
-	case is(5, "active", "lease", "t") && len(args) == 3:
-		q.end(text(args[0]))
-		return redis.NewCmdResult("OK", nil)
-	case is(8, "t", "active", "lease", "retry") && len(args) == 6:
-		cmd := through() // who looks for the task before this is done does not find it
-		at, err := strconv.ParseInt(text(args[2]), 10, 64)
-		switch {
-		case err != nil:
-		case redis.HasErrorPrefix(cmd.Err(), "NOSCRIPT"): // asynq sends the text next
-		case isUnavailable(mapError(ctx, cmd.Err())):
-			// asynq repeats it with a context that has ended, and leaves the task to its lease.
-			q.putAside(text(args[0]), at)
-			return redis.NewCmdResult("OK", nil)
-		default:
-			q.mu.Lock()
-			q.retries[at] = struct{}{}
-			q.mu.Unlock()
-		}
-		return cmd
-	case is(2, "scheduled", "pending"), is(2, "retry", "pending"):
-		if !q.look(word == "retry") {
-			return redis.NewCmdResult(int64(0), nil)
-		}
-		cmd := through()
-		if n, err := cmd.Int(); err != nil || n > 0 {
-			t.mark(queue)
-			q.mu.Lock()
-			q.retries[time.Now().Unix()] = struct{}{} // there may be more
-			q.mu.Unlock()
-		}
-		return cmd
-	default:
-		return through()
-	}
-}
-
-// dequeue is asynq's asking for a task.
-func (t *taker) dequeue(ctx context.Context) *redis.Cmd {
-	timer := time.NewTimer(dequeueWait)
-	defer timer.Stop()
-	select {
-	case k, ok := <-t.hooks.out:
-		if ok {
-			return redis.NewCmdResult(k.message, nil)
-		}
-	case <-timer.C:
-	case <-t.quit:
-	case <-ctx.Done():
-	}
-	return redis.NewCmdResult(nil, redis.Nil)
 }
 
 // end notes that a task has ended.
@@ -395,15 +275,6 @@ func (q *lane) end(id string) {
 	q.mu.Lock()
 	q.noteEnd()
 	q.done = append(q.done, id)
-	q.mu.Unlock()
-	q.wake()
-}
-
-// putAside notes that a task is to come again at a time, in unix seconds.
-func (q *lane) putAside(id string, at int64) {
-	q.mu.Lock()
-	q.noteEnd()
-	q.again = append(q.again, again{id, at})
 	q.mu.Unlock()
 	q.wake()
 }
@@ -420,29 +291,3 @@ func (q *lane) noteEnd() {
 
 // untold returns how many tasks asynq's books are still to be told of, with the lock held.
 func (q *lane) untold() int { return len(q.done) + len(q.again) }
-
-// look reports whether tasks that wait for a later attempt are to be looked
-// through: because one that waits here is due, or because it is time to look
-// for those of workers that are gone.
-func (q *lane) look(retry bool) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	now := time.Now()
-	due := false
-	if retry {
-		for at := range q.retries {
-			if at <= now.Unix() {
-				due = true
-				delete(q.retries, at)
-			}
-		}
-	}
-	// Those of workers that are gone: where no batch is open, there are none.
-	if every := idlePolls * pollEvery; q.Target == "" || q.t.busy.Load() {
-		due = due || retry && now.Sub(q.looked) >= every
-	}
-	if due {
-		q.looked = now
-	}
-	return due
-}

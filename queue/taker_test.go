@@ -25,7 +25,7 @@ func (b *bundle) serve(line Line, handle func(index int, place *Place) error) (s
 	server = b.NewServer(ServerConfig{
 		Lines: []Line{line}, WebhookPlaces: 1,
 		Config: asynq.Config{
-			LogLevel: asynq.FatalLevel, DelayedTaskCheckInterval: 100 * time.Millisecond, ShutdownTimeout: 30 * time.Second,
+			LogLevel: asynq.FatalLevel, TaskCheckInterval: 10 * time.Millisecond, ShutdownTimeout: 30 * time.Second,
 			RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return 0 },
 			IsFailure:      func(error) bool { return false },
 		},
@@ -322,37 +322,6 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 	})
 }
 
-func TestATaskThatIsStillOnItsWayBackIsLookedForAgain(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})
-		q := taker.lines[0].lanes[0]
-		q.looked = time.Now()
-		b.rdb.AddHook(before{func() { q.look(true) }})
-		keys := []string{"t:id", "active", "lease", "retry", "processed:today", "failed:today", "processed", "failed"}
-		for i := range keys {
-			keys[i] = q.prefix + keys[i]
-		}
-		require.NoError(t, taker.Eval(b.ctx, "return 1", keys, "id", "message", time.Now().Unix(), 0, 0, 0).Err())
-		require.True(t, q.look(true), "it is there only now")
-	})
-}
-
-// before does something before each command.
-type before struct{ do func() }
-
-func (f before) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (f before) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		f.do()
-		return next(ctx, cmd)
-	}
-}
-
-func (f before) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
 func TestATaskThatWasPutBackIsNotEnded(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(1, spec()).ID
@@ -428,33 +397,21 @@ func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 	})
 }
 
-func TestATaskThatLostItsMessageGoesItsWay(t *testing.T) {
+func TestTheLedgerDecidesAboutATaskThatLostItsMessage(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}, WebhookPlaces: 2})
-		actions, hooks := taker.lines[0], taker.hooks
-		for _, l := range []*line{actions, hooks} {
-			prefix := l.lanes[0].prefix
-			require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:x", "state", "pending").Err())
-			require.NoError(t, b.rdb.LPush(b.ctx, prefix+"pending", "x").Err())
-		}
-		gone := func(l *line) bool {
-			prefix := l.lanes[0].prefix
-			return must(b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()) == 0
-		}
-		b.eventually("the webhook's task is dropped", func() bool {
-			hooks.turn(true)
-			return gone(hooks)
+		l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}}).lines[0]
+		prefix := l.lanes[0].prefix
+		require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:x", "state", "pending").Err())
+		require.NoError(t, b.rdb.LPush(b.ctx, prefix+"pending", "x").Err())
+		b.eventually("it is taken", func() bool {
+			l.markAll()
+			l.turn(true)
+			return len(l.out) == 1
 		})
-		require.Empty(t, hooks.out)
-		b.eventually("the ledger is asked about the action's", func() bool {
-			actions.markAll()
-			actions.turn(true)
-			return len(actions.out) == 1
-		})
-		k := <-actions.out
+		k := <-l.out
 		k.lane.end(k.id)
-		actions.turn(false)
-		require.True(t, gone(actions))
+		l.turn(false)
+		require.Zero(t, must(b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()))
 	})
 }
 

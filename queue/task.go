@@ -103,15 +103,3 @@ func taskID(id string, index int, round string) string {
 	}
 	return id + ":" + strconv.Itoa(index) + ":" + round
 }
-
-// asynqKey returns the queue that a key of asynq's belongs to, and the word behind
-// it: asynq:{queue}:word, or asynq:{queue}:word:more. Of other keys it returns nothing.
-func asynqKey(key string) (queue, word string) {
-	rest, ours := strings.CutPrefix(key, "asynq:{")
-	queue, rest, found := strings.Cut(rest, "}:")
-	if !ours || !found {
-		return "", ""
-	}
-	word, _, _ = strings.Cut(rest, ":")
-	return queue, word
-}

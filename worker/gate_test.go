@@ -186,18 +186,6 @@ func TestAGateThatIsHeldLetsGoOnTime(t *testing.T) {
 	require.True(t, g.connected(false))
 }
 
-func TestADelayIsNeverCutShort(t *testing.T) {
-	t.Parallel()
-	now := time.Unix(100, 300_000_000)
-	require.Zero(t, wholeSeconds(now, 0))
-	for _, d := range []time.Duration{time.Millisecond, 700 * time.Millisecond, time.Second, 1500 * time.Millisecond} {
-		at := now.Add(wholeSeconds(now, d))
-		require.GreaterOrEqual(t, at.Unix(), now.Add(d).Unix())
-		require.False(t, time.Unix(at.Unix(), 0).Before(now.Add(d)), "asynq keeps whole seconds, and cuts the rest off")
-		require.Less(t, at.Sub(now.Add(d)), time.Second)
-	}
-}
-
 // frozen is a ledger whose begins are all answered at once, when it thaws.
 type frozen struct {
 	batch.Ledger

@@ -134,7 +134,6 @@ func (r *rounds) hurry() {
 		require.NoError(r.t, err)
 		return n == 1
 	}, 30*time.Second, time.Millisecond)
-	require.NoError(r.t, r.rdb.Publish(r.t.Context(), "batchd:work", "another "+queue.WebhookQueue).Err())
 }
 
 var (

@@ -92,9 +92,6 @@ func (d *deliverer) close() { d.transport.CloseIdleConnections() }
 // runWebhook handles the task of one batch's webhook.
 func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	id, number, err := queue.DecodeTask(t.Payload())
-	if err == nil && t.Type() != queue.TaskWebhook {
-		err = fmt.Errorf("a task of type %.32q in the queue of webhooks", t.Type())
-	}
 	if err != nil {
 		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
 		return nil

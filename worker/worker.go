@@ -18,8 +18,6 @@ import (
 )
 
 const (
-	// delayedPoll is how often waiting attempts are looked through for due ones.
-	delayedPoll = 500 * time.Millisecond
 	// janitorEvery is how often asynq looks for results of its own to remove; there are none.
 	janitorEvery = 24 * time.Hour
 	// abortGrace is what handlers get, after the drain time, to give back what they hold.
@@ -186,13 +184,12 @@ func (w *Worker) awaitHandlers() {
 
 func (w *Worker) serverConfig() queue.ServerConfig {
 	cfg := queue.ServerConfig{WebhookPlaces: webhookConcurrency, Config: asynq.Config{
-		DelayedTaskCheckInterval: delayedPoll,
-		JanitorInterval:          janitorEvery,
-		ShutdownTimeout:          w.cfg.Drain + abortGrace,
-		RetryDelayFunc:           retryDelay,
-		IsFailure:                isFailedDelivery,
-		Logger:                   asynqLogger{w.log},
-		LogLevel:                 asynq.WarnLevel,
+		JanitorInterval: janitorEvery,
+		ShutdownTimeout: w.cfg.Drain + abortGrace,
+		RetryDelayFunc:  retryDelay,
+		IsFailure:       isFailedDelivery,
+		Logger:          asynqLogger{w.log},
+		LogLevel:        asynq.WarnLevel,
 	}}
 	for _, t := range w.targets {
 		cfg.Lines = append(cfg.Lines, queue.Line{Target: t.Name, Places: t.Concurrency, Rate: t.Rate, Burst: t.Burst, Held: w.gates[t.Name].held})
@@ -227,22 +224,9 @@ func (e *laterError) Error() string { return e.reason }
 
 func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
 	if later := (*laterError)(nil); errors.As(err, &later) {
-		return wholeSeconds(time.Now(), later.after)
+		return later.after
 	}
 	return 5 * time.Second // a panic, or a task whose lease ran out
-}
-
-// wholeSeconds lengthens a delay such that it ends with a second: asynq keeps
-// times in whole ones and cuts the rest off, which would make an attempt come too early.
-func wholeSeconds(now time.Time, d time.Duration) time.Duration {
-	if d <= 0 {
-		return d
-	}
-	at := now.Add(d)
-	if whole := at.Truncate(time.Second); !whole.Equal(at) {
-		return whole.Add(time.Second).Sub(now)
-	}
-	return d
 }
 
 // asynqLogger writes asynq's messages to slog.

@@ -1,20 +1,20 @@
--- turn ends tasks that are done, puts those aside that are to come again, and takes
--- waiting ones, as asynq does one by one (doneCmd, retryCmd and dequeueCmd in its
--- internal/rdb).
--- KEYS: pending, paused, active, lease, processed today, processed, retry
+-- turn ends tasks that are done, puts those aside that run once more, and takes waiting
+-- ones, as asynq does one by one (doneCmd, retryCmd and dequeueCmd in its internal/rdb).
+-- KEYS: pending, paused, active, lease, processed today, processed, retry, due
 -- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
---       most tasks to take, 1 if their messages are wanted, too, channel, word for other workers if
---       it leaves or puts back some, or '', the number of those that are done, their ids, then id and
---       unix time in turn of those that are to come again, or 0 instead of the time if at once
--- returns: {id, ...}, or {id, message, ...}
--- Without a message nobody could run a task, and it is dropped. Where messages are not
--- wanted, the ledger decides about tasks that have lost them, too.
--- Repeating a turn ends nothing twice. What it takes is lost if its answer is,
--- until the lease runs out or the sweeper finds it.
-local last = 8 + tonumber(ARGV[8])
-if last > 8 then
+--       most tasks to take, channel, word for other workers if it leaves or puts back some, or '',
+--       the number of those that are done, their ids, then in turn the id of one that runs once more
+--       and the µs until then, 0 for at once
+-- returns: {id, ...}
+-- A task needs no message: its id says all, and the ledger decides about it.
+-- A task that waits stands in asynq's retry set by the second that it is due in, which is all that
+-- asynq's tools can read, and in due by the millisecond; see forward.lua.
+-- Repeating a turn ends nothing twice. If its answer is lost, the tasks that it took stay
+-- active until the sweeper finds them or their leases expire; see reap.lua.
+local last = 7 + tonumber(ARGV[7])
+if last > 7 then
   local ended, gone = {}, {}
-  for i = 9, last do
+  for i = 8, last do
     -- One that is not active any more somebody has put back: it comes again. The oldest stand at the end.
     if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
       ended[#ended + 1] = ARGV[i]
@@ -30,7 +30,8 @@ if last > 8 then
     redis.call('INCRBY', KEYS[6], #ended)
   end
 end
-local back = false
+local back, aside = false, false
+local now = now_us()
 for i = last + 1, #ARGV, 2 do
   if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
     redis.call('ZREM', KEYS[4], ARGV[i])
@@ -39,13 +40,19 @@ for i = last + 1, #ARGV, 2 do
       redis.call('HSET', ARGV[1] .. ARGV[i], 'state', 'pending')
       back = true
     else
-      redis.call('ZADD', KEYS[7], ARGV[i + 1], ARGV[i])
+      local at = math.ceil((now + tonumber(ARGV[i + 1])) / 1000)
+      redis.call('ZADD', KEYS[7], ms(math.floor(at / 1000)), ARGV[i])
+      redis.call('ZADD', KEYS[8], ms(at), ARGV[i])
       redis.call('HSET', ARGV[1] .. ARGV[i], 'state', 'retry')
+      aside = true
     end
   end
 end
-if back and ARGV[7] ~= '' then
-  redis.call('PUBLISH', ARGV[6], ARGV[7])
+if aside then
+  redis.call('PEXPIRE', KEYS[8], 3600000) -- without it tasks are due at the end of their second
+end
+if back and ARGV[6] ~= '' then
+  redis.call('PUBLISH', ARGV[5], ARGV[6])
 end
 local want = tonumber(ARGV[4])
 if want == 0 or redis.call('EXISTS', KEYS[2]) == 1 then
@@ -55,30 +62,16 @@ local ids = redis.call('RPOP', KEYS[1], want)
 if not ids or #ids == 0 then
   return {}
 end
-if #ids == want and ARGV[7] ~= '' and redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('PUBLISH', ARGV[6], ARGV[7])
+if #ids == want and ARGV[6] ~= '' and redis.call('EXISTS', KEYS[1]) == 1 then
+  redis.call('PUBLISH', ARGV[5], ARGV[6])
 end
-local taken, active, leases = {}, {}, {}
-local expiry = ms(math.floor(now_ms() / 1000) + tonumber(ARGV[2]))
-local messages = ARGV[5] == '1'
+local leases = {}
+local expiry = ms(math.floor(now / 1000000) + tonumber(ARGV[2]))
 for _, id in ipairs(ids) do
-  local key = ARGV[1] .. id
-  local message = messages and redis.call('HGET', key, 'msg')
-  if messages and not message then
-    redis.call('DEL', key)
-  else
-    redis.call('HSET', key, 'state', 'active')
-    taken[#taken + 1] = id
-    if message then
-      taken[#taken + 1] = message
-    end
-    active[#active + 1] = id
-    leases[#leases + 1] = expiry
-    leases[#leases + 1] = id
-  end
+  redis.call('HSET', ARGV[1] .. id, 'state', 'active')
+  leases[#leases + 1] = expiry
+  leases[#leases + 1] = id
 end
-if #active > 0 then
-  redis.call('LPUSH', KEYS[3], unpack(active))
-  redis.call('ZADD', KEYS[4], unpack(leases))
-end
-return taken
+redis.call('LPUSH', KEYS[3], unpack(ids))
+redis.call('ZADD', KEYS[4], unpack(leases))
+return ids
