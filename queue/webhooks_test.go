@@ -1,0 +1,63 @@
+package queue
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/stretchr/testify/require"
+)
+
+func TestAsynqDeliversWebhooksAndNothingElse(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		delivered := make(chan string, 10)
+		server := b.NewServer(ServerConfig{
+			Lines: []Line{{Target: "crm", Places: 1}}, WebhookPlaces: 3,
+			Config: asynq.Config{LogLevel: asynq.FatalLevel, TaskCheckInterval: 10 * time.Millisecond, ShutdownTimeout: time.Second},
+		})
+		require.NoError(t, server.Start(Handlers{
+			Action: func(string, int, *Place) error { return nil },
+			Webhook: func(_ context.Context, k *asynq.Task) error {
+				delivered <- string(k.Payload())
+				return nil
+			},
+		}))
+		defer server.Shutdown()
+		var servers []*asynq.ServerInfo
+		b.eventually("asynq's server", func() bool {
+			servers = must(b.inspector().Servers())
+			return len(servers) == 1
+		})
+		require.Equal(t, map[string]int{WebhookQueue: 1}, servers[0].Queues)
+		require.Equal(t, 3, servers[0].Concurrency)
+
+		_, err := b.enqueueTasks(b.ctx, []newTask{
+			{queue: WebhookQueue, kind: TaskAction, id: "x:1", payload: EncodeTask("x", 1)},
+			{queue: WebhookQueue, kind: "webhooks", id: "x:2", payload: EncodeTask("x", 2)},
+			{queue: WebhookQueue, kind: TaskWebhook, id: "x:3", payload: EncodeTask("x", 3)},
+		})
+		require.NoError(t, err)
+		require.Equal(t, string(EncodeTask("x", 3)), <-delivered)
+		var refused []*asynq.TaskInfo
+		b.eventually("the other ones are refused", func() bool {
+			refused = must(b.inspector().ListArchivedTasks(WebhookQueue))
+			return len(refused) == 2
+		})
+		for _, k := range refused {
+			require.Contains(t, k.LastErr, "in the queue webhooks, expected webhook", "where an operator sees why")
+		}
+		require.Empty(t, delivered)
+	})
+}
+
+func TestAWebhooksDelayIsNeverCutShort(t *testing.T) {
+	t.Parallel()
+	now := time.Unix(100, 300_000_000)
+	require.Zero(t, toWholeSecond(now, 0))
+	for _, d := range []time.Duration{time.Millisecond, 700 * time.Millisecond, time.Second, 1500 * time.Millisecond} {
+		at := now.Add(toWholeSecond(now, d))
+		require.False(t, time.Unix(at.Unix(), 0).Before(now.Add(d)), "asynq keeps whole seconds, and cuts the rest off")
+		require.Less(t, at.Sub(now.Add(d)), time.Second)
+	}
+}
