@@ -5,13 +5,17 @@ import (
 	"go/parser"
 	"go/token"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// embeddedClients returns the names of struct types of a file that embed a type of go-redis.
+// clients are the types of go-redis that send commands.
+var clients = []string{"UniversalClient", "Client", "ClusterClient", "Ring", "Conn", "Cmdable", "StatefulCmdable", "Pipeliner", "Scripter"}
+
+// embeddedClients returns the names of struct types of a file that embed a client of Redis.
 func embeddedClients(f *ast.File) (found []string) {
 	ast.Inspect(f, func(n ast.Node) bool {
 		spec, ok := n.(*ast.TypeSpec)
@@ -28,7 +32,7 @@ func embeddedClients(f *ast.File) (found []string) {
 				typ = star.X
 			}
 			if selector, ok := typ.(*ast.SelectorExpr); ok && len(field.Names) == 0 {
-				if pkg, ok := selector.X.(*ast.Ident); ok && pkg.Name == "redis" {
+				if pkg, ok := selector.X.(*ast.Ident); ok && pkg.Name == "redis" && slices.Contains(clients, selector.Sel.Name) {
 					found = append(found, spec.Name.Name)
 				}
 			}
@@ -42,7 +46,7 @@ func embeddedClients(f *ast.File) (found []string) {
 // instead and answer in the place of Redis.
 func TestNoTypePosesAsARedisClient(t *testing.T) {
 	t.Parallel()
-	probe, err := parser.ParseFile(token.NewFileSet(), "probe.go", "package p\ntype a struct{ redis.UniversalClient }\ntype b struct{ *redis.Client }\ntype c struct{ rdb redis.UniversalClient }", 0)
+	probe, err := parser.ParseFile(token.NewFileSet(), "probe.go", "package p\ntype a struct{ redis.UniversalClient }\ntype b struct{ *redis.Client }\ntype c struct{ rdb redis.UniversalClient }\ntype d struct{ redis.Cmder }", 0)
 	require.NoError(t, err)
 	require.Equal(t, []string{"a", "b"}, embeddedClients(probe))
 	files, err := filepath.Glob("../../queue/*.go")
