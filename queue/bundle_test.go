@@ -28,27 +28,37 @@ type bundle struct {
 // onEveryStore runs a test against each kind of Redis that the store supports.
 func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
 	t.Helper()
+	onStores(t, test, "embedded", "server", "sentinel", "cluster")
+}
+
+// onStores runs a test against some kinds of Redis: one that waits for a timer, of which the kinds do
+// not differ, needs no others.
+func onStores(t *testing.T, test func(t *testing.T, b *bundle), kinds ...string) {
+	t.Helper()
 	t.Parallel()
-	kinds := map[string]func(t *testing.T) string{
+	urls := map[string]func(t *testing.T) string{
 		"embedded": func(*testing.T) string { return Embedded },
 		"server":   servers.take,
 		"sentinel": sentinels.take,
 		"cluster":  clusters.take,
 	}
-	for name, url := range kinds {
-		t.Run(name, func(t *testing.T) {
+	for _, kind := range kinds {
+		t.Run(kind, func(t *testing.T) {
 			t.Parallel()
-			test(t, open(t, url(t)))
+			test(t, open(t, urls[kind](t)))
 		})
 	}
 }
 
-// open opens a store that waits for Redis for as long as a busy machine may keep it, so
-// that an exchange fails only in the tests that are about that: see [openImpatient].
+// endless is longer than any test runs: a test waits for Redis's reply, however busy the machine is.
+const endless = time.Hour
+
+// open opens a store that waits for Redis until it replies, so that an exchange fails only
+// in the tests that are about that: see [openImpatient].
 func open(t *testing.T, url string) *bundle {
 	t.Helper()
-	b := openFor(t, url, 30*time.Second)
-	b.slowFor, b.lookFor = time.Minute, time.Minute // likewise what a sweep may take
+	b := openFor(t, url, endless)
+	b.slowFor, b.lookFor = endless, endless // likewise what a sweep may take
 	return b
 }
 

@@ -111,15 +111,25 @@ func TestABatchInWhichNothingHappensIsLookedAtTheLessOftenTheMoreThereAre(t *tes
 
 func TestADeadlineIsKeptThoughABatchIsLookedAtRarely(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := spec()
-		s.ExpiresIn = 3 * time.Second
-		id := b.submit(2, s).ID
+		id := b.submit(2, spec()).ID
 		b.submit(2, spec())
 		require.Equal(t, batch.Swept{Open: 2}, b.round())
 		require.Equal(t, batch.Swept{Open: 2}, b.round())
-		b.eventually("the deadline", func() bool { return b.round().Expired == 1 })
+		due := func() time.Time { return time.UnixMilli(int64(must(b.rdb.ZScore(b.ctx, openKey, id).Result()))) }
+		expires := must(b.now(b.ctx)).Add((lookSoon + lookAgain) / 2).Truncate(time.Millisecond)
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", millisOf(expires)).Err())
+		require.Equal(t, batch.Swept{Open: 2}, b.sweep())
+		soon := must(b.now(b.ctx)).Add(lookSoon) // later than the deadline only if the machine is very busy
+		require.WithinRange(t, due(), expires, maxTime(expires, soon))
+
+		past := -time.Hour.Milliseconds() // the time comes at which it is due
+		require.NoError(t, b.rdb.HIncrBy(b.ctx, keysOf(id).meta, "expires", past).Err())
+		require.NoError(t, b.rdb.ZIncrBy(b.ctx, openKey, float64(past), id).Err())
+		require.Equal(t, 1, b.round().Expired)
 		require.Equal(t, batch.StatusExpired, b.get(id).Status)
-		b.eventually("its entry", func() bool { return b.round().Closed == 1 })
+		require.False(t, due().After(must(b.now(b.ctx)).Add(lookSoon)), "its entry is looked at soon")
+		require.NoError(t, b.rdb.ZIncrBy(b.ctx, openKey, float64(past), id).Err())
+		require.Equal(t, 1, b.round().Closed)
 	})
 }
 

@@ -19,10 +19,8 @@ const (
 	memoryShare = 0.8
 	// memoryEvery is how long a look at Redis's memory is good for.
 	memoryEvery = time.Second
-	// memoryPatience bounds one look. Those who wait for it to end go by what it
-	// says, a failure too: one after the other they would wait too long.
-	memoryPatience = time.Second
-	memoryFailed   = 250 * time.Millisecond
+	// memoryFailed is how long a failed look is good for.
+	memoryFailed = 250 * time.Millisecond
 	// memoryRetryAfter is what a client is told then.
 	memoryRetryAfter = 10 * time.Second
 )
@@ -44,7 +42,9 @@ func (s *Store) spare(ctx context.Context) error {
 		return s.memory.failed
 	}
 	if time.Since(s.memory.at) >= memoryEvery {
-		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), memoryPatience, errSlow)
+		// Other submissions wait for this look and use its answer, a failure too: one look after
+		// the other would keep them too long.
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.patience/2, errSlow)
 		defer cancel()
 		share, err := s.memoryUsed(ctx)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
@@ -297,10 +298,30 @@ func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 			require.NoError(t, err)
 			return n[tasksChannel] > 0 || b.shards > 1
 		})
-		for range 2 {
+		asked := 0
+		b.pause = func(ctx context.Context, d time.Duration) error { // until the worker has answered
+			asked++
+			b.eventually("the answer", func() bool {
+				for key := range b.allKeys() {
+					if strings.HasPrefix(key, inHandKey("")) {
+						all, err := b.members(ctx, key)
+						return err == nil && len(all) == 3 && d == orphanPause
+					}
+				}
+				return false
+			})
+			return nil
+		}
+		for n := range 2 {
+			for key := range b.allKeys() { // the answer to the question before
+				if strings.HasPrefix(key, inHandKey("")) {
+					require.NoError(t, b.rdb.Del(b.ctx, key).Err())
+				}
+			}
 			found, err := b.adopt(b.ctx, b.queuesOf(crm(batch.Interactive)))
 			require.NoError(t, err)
 			require.Zero(t, found)
+			require.Equal(t, n+1, asked)
 		}
 		require.Equal(t, 3, taken())
 		require.Empty(t, b.pending(batch.Interactive))

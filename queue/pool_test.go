@@ -2,8 +2,11 @@ package queue
 
 import (
 	"context"
+	stdflag "flag"
 	"os"
+	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -127,8 +130,14 @@ func (l *lasting) end() {
 // pooled runs the tests, and ends what they have shared.
 type pooled struct{ m *testing.M }
 
-// Run runs the tests.
+// Run runs the tests, more of them at a time than there are processors, since many wait for a while.
 func (p pooled) Run() int {
+	stdflag.Parse()
+	asked := false
+	stdflag.Visit(func(f *stdflag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		_ = stdflag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // it is a number
+	}
 	code := p.m.Run()
 	for _, p := range []*pool{servers, sentinels, clusters} {
 		p.close()

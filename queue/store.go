@@ -56,7 +56,7 @@ type Store struct {
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64
 	newID   func() (uuid.UUID, error)
-	// patience bounds one exchange with Redis, and half of it one that stages a chunk of
+	// patience bounds one exchange with Redis, and half of it a look at its memory and one that stages a chunk of
 	// a larger upload, since somebody waits to be told to come back.
 	patience time.Duration
 	slowFor  time.Duration // see there, as lookFor

@@ -180,7 +180,7 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 }
 
 func TestALostWordIsMadeUpFor(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	onStores(t, func(t *testing.T, b *bundle) {
 		var got seen
 		server, _ := b.serve(Line{Places: 8}, func(index int, _ *Place) error {
 			got.add(index)
@@ -191,7 +191,7 @@ func TestALostWordIsMadeUpFor(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		b.submit(3, spec())
 		b.eventually("the tasks", func() bool { return len(got.sorted()) == 3 })
-	})
+	}, "server", "cluster")
 }
 
 func TestATaskThatIsToComeLaterComes(t *testing.T) {
@@ -357,7 +357,7 @@ func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
 }
 
 func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	onStores(t, func(t *testing.T, b *bundle) {
 		var got seen
 		require.NoError(t, b.Hold(b.ctx, "crm", time.Hour))
 		server, _ := b.serve(Line{Places: 8, Rate: batch.Rate{N: 100, Per: time.Second}}, func(index int, place *Place) error {
@@ -375,7 +375,7 @@ func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 		b.eventually("what was taken is given back", func() bool { return len(b.pending(batch.Interactive)) == 3 })
 		require.NoError(t, b.Mend(b.ctx, "crm")) // this server is not told of either
 		b.eventually("all tasks", func() bool { return len(got.sorted()) == 3 })
-	})
+	}, "server")
 }
 
 func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
