@@ -11,9 +11,9 @@ import (
 
 const (
 	// webhookCheck is how often, on average, asynq looks for a webhook while there is none.
-	webhookCheck = 400 * time.Millisecond
+	webhookCheck = 500 * time.Millisecond
 	// delayedWebhookCheck is how often it looks for webhooks that are due for another attempt.
-	delayedWebhookCheck = time.Second
+	delayedWebhookCheck = 1500 * time.Millisecond
 )
 
 // webhooks delivers webhooks: an asynq server on their queue, and nothing else.
