@@ -5,9 +5,9 @@
 // one atomic Lua step (lua/), decided by the Redis server's clock, and bears
 // repetition, so that a step whose answer was lost can be sent again. asynq is
 // the way to the workers: one task an action, whose payload is only the batch id
-// and the index. [Server] runs those of actions itself, in asynq's books as asynq
-// would, and leaves webhooks and what has gone astray to asynq. A task that is lost, doubled or late changes nothing that the
-// ledger does not allow.
+// and the index. [Server] runs those of actions itself, and keeps them in asynq's keys as asynq
+// would, for its tools. A plain asynq server delivers webhooks, from a queue of their own. A
+// task that is lost, doubled or late changes nothing that the ledger does not allow.
 //
 // A batch's keys share a hash tag, so each step runs on one shard of a cluster:
 //
@@ -28,6 +28,8 @@
 //	batchd:gate:{<target>}            hash    the next send time at a target's rate, and until when it is held
 //	batchd:gate:{<target>}:returned   zset    send times that were reserved and not used
 //	batchd:gate:{<target>}:<token>    string  the answer to a reservation, for whoever was not answered
+//	batchd:due:{<queue>}              zset    actions that wait for another attempt, by the time at which they are due, in ms;
+//	                                          asynq:{<queue>}:retry has them by the second
 //	batchd:open                       zset    batches that are not done, by when the sweeper looks at them next, in ms
 //	batchd:throttled                  zset    batches that are handed out as limits allow
 //	batchd:lost                       set     queues with tasks that were taken and that no worker holds

@@ -119,8 +119,8 @@ type Retry struct {
 	// Attempts is the most attempts that an action gets. Defaults to 5.
 	Attempts int `yaml:"attempts"`
 	// Base is the delay before the second attempt; it doubles for each further
-	// one and is jittered. The attempt comes at the next whole second at or after
-	// the end of the delay. Defaults to 500ms.
+	// one and is jittered. The attempt comes a few milliseconds after the end of the
+	// delay, and never before. Defaults to 500ms.
 	Base time.Duration `yaml:"base"`
 	// Max bounds one delay, also one that the target asked for, and how long all
 	// workers wait for the target at a time. Defaults to 1m.
