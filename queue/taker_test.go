@@ -239,7 +239,10 @@ func TestATurnThatFailsLosesNothing(t *testing.T) {
 }
 
 // failing makes pipelines fail before they are sent.
-type failing struct{ left int }
+type failing struct {
+	mu   sync.Mutex
+	left int
+}
 
 func (f *failing) DialHook(next redis.DialHook) redis.DialHook { return next }
 
@@ -247,10 +250,15 @@ func (f *failing) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return
 
 func (f *failing) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if f.left == 0 {
+		f.mu.Lock()
+		fails := f.left > 0
+		if fails {
+			f.left--
+		}
+		f.mu.Unlock()
+		if !fails {
 			return next(ctx, cmds)
 		}
-		f.left--
 		for _, cmd := range cmds {
 			cmd.SetErr(context.DeadlineExceeded)
 		}
