@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"math"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
 )
 
 // WhenExceeded says what becomes of a submission that its owner's limit has no
@@ -26,14 +28,32 @@ const (
 	Queue WhenExceeded = "queue"
 )
 
+// Choices implements [setting.Choice].
+func (WhenExceeded) Choices() []string { return []string{string(Reject), string(PerItem), string(Queue)} }
+
 // Admission bounds what one owner may submit. The zero value admits all.
 type Admission struct {
-	// Rate bounds the actions in any window. Defaults to no bound.
-	Rate batch.Rate
-	// Concurrent bounds the actions that have not ended. Defaults to no bound.
-	Concurrent int
-	// WhenExceeded defaults to reject.
-	WhenExceeded WhenExceeded
+	// Rate is the most actions that are admitted in any window, such as 1500/min.
+	// Defaults to no bound.
+	Rate batch.Rate `yaml:"rate"`
+	// Concurrent is the most actions that are admitted and have not ended. 0, the
+	// default, is no bound.
+	Concurrent int `yaml:"concurrent"`
+	// WhenExceeded says what becomes of a submission beyond Rate or Concurrent: reject,
+	// per_item or queue. Defaults to reject.
+	WhenExceeded WhenExceeded `yaml:"when_exceeded"`
+}
+
+// WithDefaults returns the settings with those replaced that are zero.
+func (a Admission) WithDefaults() Admission {
+	a.WhenExceeded = cmp.Or(a.WhenExceeded, Reject)
+	return a
+}
+
+// Check reports what is wrong with the settings.
+func (a *Admission) Check(c *setting.Checker) {
+	c.Int("concurrent", a.Concurrent, 0, 1_000_000)
+	c.Choice("when_exceeded", string(a.WhenExceeded), a.WhenExceeded.Choices())
 }
 
 func (a *Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }
@@ -41,7 +61,7 @@ func (a *Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }
 // admissionOf returns the limit that a submission is held to, and whose it is:
 // an endpoint's own, or else the one over all.
 func (s *Server) admissionOf(ep *Endpoint) (*Admission, batch.Limit) {
-	a, scope := &s.cfg.Admission, ""
+	a, scope := &s.cfg.Limits.Admission, ""
 	if ep != nil && ep.Admission.bounded() {
 		a, scope = &ep.Admission, ep.Path
 	}

@@ -248,7 +248,7 @@ func TestABatchBelongsToItsCredential(t *testing.T) {
 }
 
 func passthrough(c *Config) {
-	c.Auth = AuthPassthrough
+	c.Auth.Mode = AuthPassthrough
 	c.Owner = func(_ context.Context, credential string) (string, error) { return "hash of " + credential, nil }
 }
 
@@ -495,15 +495,17 @@ func TestMetrics(t *testing.T) {
 func TestConfigurationFaultsAreAllNamed(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{
-		Auth:      AuthPassthrough,
+		Auth:      Auth{Mode: AuthPassthrough},
 		Limits:    Limits{MaxActions: -1, ExpiresIn: 200 * 3600e9, MaxExpiresIn: 3600e9},
 		Endpoints: []Endpoint{{Path: "x", Target: "y", Wait: -1}},
 	})
-	for _, want := range []string{"store", "targets", "hash credentials", "seal.keys", "max_actions", "expires_in", "does not start with /", `unknown target "y"`, "wait is"} {
+	for _, want := range []string{"store", "targets", "hash credentials", "seal.keys", "max_actions", "expires_in", "does not start with /", "wait: the duration is -1ns"} {
 		require.ErrorContains(t, err, want)
 	}
-	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Auth: "magic"})
-	require.ErrorContains(t, err, `unknown mode "magic"`)
+	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Auth: Auth{Mode: "magic"}})
+	require.ErrorContains(t, err, `auth.mode: unknown value "magic": expected none or passthrough`)
+	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/x", Target: "y"}}})
+	require.ErrorContains(t, err, `endpoints[0].target: there is no target "y": expected a`)
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/batch", Target: "a"}}})
-	require.ErrorContains(t, err, `endpoint "/batch" cannot be mounted`)
+	require.ErrorContains(t, err, `the path "/batch" belongs to the built-in /batch`)
 }

@@ -26,7 +26,7 @@ func (s *Server) storeName() string {
 // authenticate finds the owner of a request.
 func (s *Server) authenticate(c *gin.Context) {
 	owner := anonymous
-	if s.cfg.Auth == AuthPassthrough {
+	if s.cfg.Auth.Mode == AuthPassthrough {
 		identity, err := identity(c)
 		if err != nil {
 			s.fail(c, err)
@@ -71,7 +71,7 @@ func identity(c *gin.Context) (string, error) {
 
 // forwarded is the credential to add to each action, empty where there is none.
 func (s *Server) forwarded(c *gin.Context) (string, error) {
-	if s.cfg.Auth != AuthPassthrough {
+	if s.cfg.Auth.Mode != AuthPassthrough {
 		return "", nil
 	}
 	if authorization := c.GetHeader("Authorization"); authorization != "" {
@@ -81,3 +81,21 @@ func (s *Server) forwarded(c *gin.Context) (string, error) {
 }
 
 func owner(c *gin.Context) string { return c.GetString(keyOwner) }
+
+// own finds the owner of a batch that came in a dialect.
+func (s *Server) own(c *gin.Context, credentials dialect.Credentials) error {
+	if s.cfg.Auth.Mode != AuthPassthrough {
+		c.Set(keyOwner, anonymous)
+		return nil
+	}
+	identity := credentials.Identity()
+	if identity == "" {
+		return &dialect.UnauthorizedError{Detail: "send the credential of the target API: it is passed on with every action, and the batch belongs to it"}
+	}
+	owner, err := s.cfg.Owner(c.Request.Context(), identity)
+	if err != nil {
+		return err
+	}
+	c.Set(keyOwner, owner)
+	return nil
+}

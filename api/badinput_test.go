@@ -18,7 +18,7 @@ import (
 
 // small bounds everything tightly, so that the tables stay readable.
 func small(c *Config) {
-	c.Limits = Limits{MaxActions: 3, MaxActionBody: 50}
+	c.Limits.MaxActions, c.Limits.MaxActionBody = 3, 50
 }
 
 // fault is one that an answer must list: index (-1 for none), pointer, and a
@@ -424,7 +424,7 @@ func TestAGigabyteIsNeverReadInFull(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			f := setup(t, func(c *Config) { c.Limits = Limits{MaxActions: 1000, MaxBody: 32 << 20} })
+			f := setup(t, func(c *Config) { c.Limits.MaxActions, c.Limits.MaxBody = 1000, 32<<20 })
 			body := &endless{head: row.head, repeat: row.repeat, left: gigabyte}
 			r := httptest.NewRequest(http.MethodPost, "/batch", body)
 			if row.media == mediaNDJSON {
@@ -456,7 +456,7 @@ func TestALargeActionDoesNotKeepTheNextOnesOut(t *testing.T) {
 	t.Parallel()
 	// The parser's buffer grows with the first action, and then holds many of
 	// the next ones at once: that must not count against any of them.
-	f := setup(t, func(c *Config) { c.Limits = Limits{MaxActionBody: 1 << 10} })
+	f := setup(t, func(c *Config) { c.Limits.MaxActionBody = 1 << 10 })
 	large := `{"method":"GET","path":"/","body":"` + strings.Repeat("x", envelopeSize+5000) + `"}`
 	fine := strings.Repeat(`,{"method":"GET","path":"/","body_text":"`+strings.Repeat("x", 1000)+`"}`, 10_000)
 	w := serve(f, call{method: "POST", path: "/batch", body: `{"target":"crm","actions":[` + large + fine + `]}`}.request(t))

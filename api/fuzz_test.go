@@ -17,7 +17,8 @@ import (
 // fuzzed decodes a submission, and checks what must hold whatever it was.
 func fuzzed(t *testing.T, data []byte, read func(*decoder, *body) (*batch.Spec, error)) {
 	t.Helper()
-	limits := Config{Limits: Limits{MaxActions: 10, MaxActionBody: 1000, MaxBody: 1 << 20}}.withDefaults().Limits
+	limits := DefaultLimits()
+	limits.MaxActions, limits.MaxActionBody, limits.MaxBody = 10, 1000, 1<<20
 	var staged []batch.Action
 	d := newDecoder(rules{limits: limits, targets: []string{"a", "b"}, webhooks: true}, func(a *batch.Action) error {
 		require.Empty(t, a.Validate())

@@ -45,7 +45,7 @@ func setup(t *testing.T, options ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{store: newFakeStore(), log: &syncBuffer{}}
 	cfg := Config{
-		Store: f.store, Targets: []string{"crm", "billing"}, Webhooks: true, Sealed: true, Version: "test",
+		Store: f.store, Targets: []string{"crm", "billing"}, Limits: DefaultLimits(), Webhooks: true, Sealed: true, Version: "test",
 		Logger: slog.New(slog.NewJSONHandler(f.log, nil)),
 	}
 	for _, o := range options {

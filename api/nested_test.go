@@ -61,7 +61,7 @@ func TestNoBatchInABatchInAnySpelling(t *testing.T) {
 func TestALimitIsToldInTheAnswer(t *testing.T) {
 	t.Parallel()
 	f := setup(t, func(c *Config) {
-		c.Admission = Admission{Rate: batch.Rate{N: 3, Per: 90 * time.Second}, Concurrent: 50}
+		c.Limits.Admission = Admission{Rate: batch.Rate{N: 3, Per: 90 * time.Second}, Concurrent: 50}
 	})
 	submit := func(n int) *httptest.ResponseRecorder {
 		line := `{"method":"GET","path":"/a"}` + "\n"
@@ -83,7 +83,7 @@ func TestALimitIsToldInTheAnswer(t *testing.T) {
 	require.Equal(t, 2, f.store.holds())
 
 	f = setup(t, func(c *Config) {
-		c.Admission = Admission{Rate: batch.Rate{N: 1, Per: time.Second}, WhenExceeded: Queue}
+		c.Limits.Admission = Admission{Rate: batch.Rate{N: 1, Per: time.Second}, WhenExceeded: Queue}
 	})
 	w = submit(9)
 	require.Equal(t, http.StatusAccepted, w.Code, "it is run as the limit allows")

@@ -203,3 +203,19 @@ func noRoute(c *gin.Context) error {
 func noMethod(c *gin.Context) error {
 	return refuse(kindMethod, "this path does not support the method: the Allow header lists those that it supports")
 }
+
+// writeProblem answers with a problem, in the dialect of the request.
+func writeProblem(c *gin.Context, p *problem, cause error) error {
+	spoken, ok := c.Value(keyDialect).(dialect.Dialect)
+	if !ok {
+		return writeJSON(c, p.Status, "application/problem+json", p)
+	}
+	if invalid, ok := errors.AsType[*dialect.InvalidError](cause); ok {
+		p.Items = invalid.Items
+	}
+	a, err := spoken.Refuse(p)
+	if err != nil {
+		return err
+	}
+	return writeBytes(c, a.Status, a.Media, a.Body)
+}

@@ -62,22 +62,24 @@ func TestARetryAsksTheOwnersLimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			path := "/batch"
+			path, start := "/batch", `{"target":"crm","actions":[`
 			f := setup(t, func(c *Config) {
-				c.Admission = Admission{Rate: test.rate, WhenExceeded: test.when}
-				if test.when == "" { // the one over all has room for everything
-					c.Admission = Admission{Rate: batch.Rate{N: 100, Per: time.Minute}}
-					path = "/crm/batch"
-					c.Endpoints = []Endpoint{{Path: path, Target: "crm", MaxActions: 10, Admission: Admission{Rate: test.rate}}}
+				c.Limits.Admission = Admission{Rate: test.rate, WhenExceeded: test.when}
+				if test.when != "" && test.when != PerItem {
+					return
 				}
+				// The one over all has room for everything.
+				c.Limits.Admission = Admission{Rate: batch.Rate{N: 100, Per: time.Minute}}
+				ep := Endpoint{Path: "/crm/batch", Target: "crm", MaxActions: 10, Admission: Admission{Rate: test.rate, WhenExceeded: test.when}}
+				path, start = ep.Path, `{"actions":[`
+				if test.when == PerItem {
+					ep.Dialect, start = "requests", `{"requests":[`
+				}
+				c.Endpoints = []Endpoint{ep}
 			})
-			target := `"target":"crm",`
-			if test.when == "" {
-				target = ""
-			}
-			body := `{` + target + `"actions":[` + strings.Repeat(`{"method":"GET","path":"/"},`, 2) + `{"method":"GET","path":"/"}]}`
+			body := start + strings.Repeat(`{"method":"GET","path":"/"},`, 2) + `{"method":"GET","path":"/"}]}`
 			submitted := httptest.NewRecorder()
-			f.Handler().ServeHTTP(submitted, call{method: http.MethodPost, path: path, body: body}.request(t))
+			f.Handler().ServeHTTP(submitted, call{method: http.MethodPost, path: path, body: body, headers: []string{"Prefer: respond-async"}}.request(t))
 			require.Equal(t, http.StatusAccepted, submitted.Code, "%s", submitted.Body)
 			id := strings.TrimPrefix(submitted.Header().Get("Location"), "/batch/")
 			for i := range 3 {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/gin-gonic/gin"
+
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -62,5 +64,35 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 		default:
 			look.Reset(pollInterval)
 		}
+	}
+}
+
+// follow waits for the end of a batch. The batch exists, whatever happens here: a
+// wait that fails falls back to what is known.
+func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.Duration) (*batch.Batch, error) {
+	if wait <= 0 || b.Status.Terminal() {
+		return b, nil
+	}
+	ctx := c.Request.Context()
+	now, err := s.await(ctx, owner(c), b.ID, watch{wait: wait, pause: newPause, few: inlineResults})
+	switch {
+	case err == nil:
+		return now, nil
+	case ctx.Err() != nil:
+		if ep != nil && ep.CancelOnDisconnect {
+			s.cancelAbandoned(c, b.ID)
+		}
+		return nil, err
+	}
+	s.cfg.Logger.WarnContext(ctx, "wait broken off", "request_id", requestID(c), "batch_id", b.ID, "error", err)
+	return b, nil
+}
+
+// cancelAbandoned cancels the batch of a client that hung up.
+func (s *Server) cancelAbandoned(c *gin.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), settleTimeout)
+	defer cancel()
+	if _, err := s.cfg.Store.Cancel(ctx, owner(c), id); err != nil && !errors.Is(err, batch.ErrTerminal) {
+		s.cfg.Logger.WarnContext(ctx, "batch of a client that hung up not cancelled", "request_id", requestID(c), "batch_id", id, "error", err)
 	}
 }

@@ -257,7 +257,7 @@ func TestAnEndpointCanWaitByItself(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := setup(t, func(c *Config) {
-			c.Limits.MaxWait = time.Minute
+			c.Limits.MaxWait = 2 * time.Minute
 			c.Endpoints = []Endpoint{{Path: "/api/batch", Target: "crm", Wait: 90 * time.Second}}
 		})
 		for _, row := range []struct {

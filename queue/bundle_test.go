@@ -72,7 +72,7 @@ func openFor(t *testing.T, url string, patience time.Duration) *bundle {
 	t.Helper()
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	s, err := Open(Config{URL: url, Patience: patience, SealKeys: []SealKey{{ID: "test", Secret: secret}}})
+	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Patience: patience, Seal: SealConfig{Keys: []SealKey{NewSealKey("test", secret)}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	s.fanouts.pause = 0

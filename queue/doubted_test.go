@@ -38,7 +38,7 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 	b.round()
 	score := func(b *bundle) float64 { return b.rdb.ZScore(b.ctx, openKey, id).Val() }
 	require.Positive(t, score(b))
-	other, err := Open(Config{URL: s.URL()})
+	other, err := Open(Config{Redis: RedisConfig{URL: RedisURL(s.URL())}})
 	require.NoError(t, err)
 	other.fanouts.cancel() // nothing runs in the background any more
 	other.doubt(id)
@@ -49,7 +49,7 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 func TestAStoreWhoseRedisIsAwayClosesSoon(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	s, err := Open(Config{URL: server.URL()})
+	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(server.URL())}})
 	require.NoError(t, err)
 	require.NoError(t, s.Ping(context.Background()))
 	server.Freeze()

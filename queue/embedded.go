@@ -9,9 +9,6 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Embedded is the URL of the store in this process.
-const Embedded = "embedded"
-
 // clockStep is how often the embedded store's clock moves on.
 const clockStep = 50 * time.Millisecond
 

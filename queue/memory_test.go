@@ -53,7 +53,7 @@ func TestLooksAtTheMemoryOfARedisThatIsSilentDoNotQueueUp(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connections, nobody answers
 	require.NoError(t, err)
 	defer silent.Close()
-	s, err := Open(Config{URL: "redis://" + silent.Addr().String() + "/0"})
+	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL("redis://" + silent.Addr().String() + "/0")}})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
 	began := time.Now()

@@ -8,15 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
-)
 
-// SealKey is one key of the ring that seals what is stored.
-type SealKey struct {
-	// ID names the key in what it sealed: 1 to 255 bytes.
-	ID string
-	// Secret is 32 random bytes, for AES-256.
-	Secret []byte
-}
+	"github.com/batchd/batchd/internal/setting"
+)
 
 // Formats of a stored value, its first byte.
 const (
@@ -33,19 +27,19 @@ type sealer struct {
 	ring  map[string]cipher.AEAD
 }
 
-func newSealer(keys []SealKey) (*sealer, error) {
-	s := &sealer{ring: make(map[string]cipher.AEAD, len(keys))}
-	for i, k := range keys {
-		if len(k.ID) == 0 || len(k.ID) > 255 {
-			return nil, fmt.Errorf("seal key %d: the id has %d bytes: expected 1 to 255", i, len(k.ID))
+func newSealer(cfg SealConfig) (*sealer, error) {
+	var faults setting.Faults
+	cfg.Check(setting.NewChecker(&faults).In("seal"))
+	if err := faults.Err(); err != nil {
+		return nil, err
+	}
+	s := &sealer{ring: make(map[string]cipher.AEAD, len(cfg.Keys))}
+	for i, k := range cfg.Keys {
+		secret, err := k.Bytes()
+		if err != nil {
+			return nil, fmt.Errorf("seal key %q: %w", k.ID, err)
 		}
-		if _, double := s.ring[k.ID]; double {
-			return nil, fmt.Errorf("seal key %q stands twice", k.ID)
-		}
-		if len(k.Secret) != 32 {
-			return nil, fmt.Errorf("seal key %q has %d bytes: expected 32", k.ID, len(k.Secret))
-		}
-		block, err := aes.NewCipher(k.Secret)
+		block, err := aes.NewCipher(secret)
 		if err != nil {
 			return nil, fmt.Errorf("seal key %q: %w", k.ID, err)
 		}
@@ -63,9 +57,9 @@ func newSealer(keys []SealKey) (*sealer, error) {
 
 // randomSealKey makes a key that lives as long as the process.
 func randomSealKey() SealKey {
-	secret := make([]byte, 32)
+	secret := make([]byte, sealKeySize)
 	_, _ = rand.Read(secret) // never fails: crypto/rand ends the program instead
-	return SealKey{ID: "process", Secret: secret}
+	return NewSealKey("process", secret)
 }
 
 // place names where a sealed value stands, for its authentication.

@@ -19,7 +19,7 @@ import (
 // counts it, and in this process: per action, of 32 that share a step.
 func BenchmarkSteps(b *testing.B) {
 	const together, total = 32, 3200
-	s, err := Open(Config{URL: redistest.Start(b).URL()})
+	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(redistest.Start(b).URL())}})
 	require.NoError(b, err)
 	defer s.Close()
 	ctx := b.Context()

@@ -24,12 +24,10 @@ import (
 
 // Config configures a [Store].
 type Config struct {
-	// URL says where Redis is; see [Open]. Defaults to "embedded".
-	URL string
-	// SealKeys seal what is stored: the first seals, all open. Defaults to none,
-	// which stores in clear, except on the embedded store, where a key of the
-	// process's own seals.
-	SealKeys []SealKey
+	// Redis says where batches are kept.
+	Redis RedisConfig
+	// Seal holds the keys that what is stored is encrypted with.
+	Seal SealConfig
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
 	// Patience bounds one exchange with Redis. Defaults to 2 s, which is well below what
@@ -115,16 +113,16 @@ func Open(cfg Config) (*Store, error) {
 	if s.steps, err = loadScripts(); err != nil {
 		return nil, err
 	}
-	keys := cfg.SealKeys
-	if cfg.URL == "" || cfg.URL == Embedded {
+	cfg.Redis = cfg.Redis.WithDefaults()
+	if cfg.Redis.URL == Embedded {
 		if s.embed, err = startEmbedded(); err != nil {
 			return nil, err
 		}
 		s.rdb = s.embed.client(s.patience)
-		if len(keys) == 0 {
-			keys = []SealKey{randomSealKey()}
+		if len(cfg.Seal.Keys) == 0 {
+			cfg.Seal.Keys = []SealKey{randomSealKey()}
 		}
-	} else if s.rdb, err = connect(cfg.URL, s.patience, s.history.connected); err != nil {
+	} else if s.rdb, err = connect(cfg.Redis.URL.Reveal(), s.patience, s.history.connected); err != nil {
 		return nil, err
 	}
 	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
@@ -132,7 +130,7 @@ func Open(cfg Config) (*Store, error) {
 		s.history.learning = true // until its servers have been met
 	}
 	s.rdb.AddHook(replies{})
-	if s.seals, err = newSealer(keys); err != nil {
+	if s.seals, err = newSealer(cfg.Seal); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)

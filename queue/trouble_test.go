@@ -80,14 +80,14 @@ func TestABeginWhoseAnswerIsLostIsStillThisWorkers(t *testing.T) {
 func secretOf(id string) SealKey {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	return SealKey{ID: id, Secret: secret}
+	return NewSealKey(id, secret)
 }
 
 func TestAWorkerThatCannotOpenAnActionLeavesItToOthers(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
 	with := func(keys ...SealKey) *bundle {
-		s, err := Open(Config{URL: url, SealKeys: keys})
+		s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Seal: SealConfig{Keys: keys}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		return &bundle{Store: s, t: t, ctx: t.Context()}

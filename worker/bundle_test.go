@@ -37,7 +37,7 @@ type bundle struct {
 
 func setup(t *testing.T, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *bundle {
 	t.Helper()
-	return setupOn(t, queue.Config{URL: queue.Embedded}, do)
+	return setupOn(t, queue.Config{}, do)
 }
 
 func setupOn(t *testing.T, cfg queue.Config, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *bundle {

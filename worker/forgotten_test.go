@@ -32,12 +32,12 @@ type amnesia struct {
 func newAmnesia(t *testing.T, workers int, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *amnesia {
 	t.Helper()
 	server := redistest.Start(t, "--appendonly", "no", "--dbfilename", "dump.rdb")
-	seals := []queue.SealKey{{ID: "test", Secret: make([]byte, 32)}}
-	a := &amnesia{server: server, bundle: setupOn(t, queue.Config{URL: server.URL(), SealKeys: seals}, do)}
+	seals := queue.SealConfig{Keys: []queue.SealKey{queue.NewSealKey("test", make([]byte, 32))}}
+	a := &amnesia{server: server, bundle: setupOn(t, queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(server.URL())}, Seal: seals}, do)}
 	a.rdb = redis.NewClient(&redis.Options{Addr: server.Addr})
 	t.Cleanup(func() { require.NoError(t, a.rdb.Close()) })
 	for i := 1; i < workers; i++ {
-		other := setupOn(t, queue.Config{URL: server.URL(), SealKeys: seals}, a.Do0)
+		other := setupOn(t, queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(server.URL())}, Seal: seals}, a.Do0)
 		other.cfg.Name = "w" + string(rune('1'+i))
 		a.others = append(a.others, other)
 	}

@@ -23,7 +23,7 @@ func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
 	server := redistest.Start(t)
 	proxy := redistest.StartProxy(t, server.Addr)
 	open := func(url string) *queue.Store {
-		s, err := queue.Open(queue.Config{URL: url})
+		s, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		return s

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 
 	"code.dny.dev/ssrf"
@@ -21,6 +23,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/queue"
 )
 
@@ -36,14 +39,43 @@ const timeFormat = "2006-01-02T15:04:05.000Z"
 // webhookTimeout bounds one delivery.
 const webhookTimeout = 15 * time.Second
 
-// WebhookConfig says how webhooks are delivered.
+// WebhookConfig says how webhooks are delivered. Fields without a yaml tag are no settings.
 type WebhookConfig struct {
-	// Secret signs webhooks: "whsec_" and base64. Without it none are delivered.
-	Secret string
-	// AllowPrivate lets webhooks go to addresses that are not public.
-	AllowPrivate bool
+	// Secret signs webhooks as Standard Webhooks does: "whsec_" and the base64 of 24 to 64
+	// bytes. Defaults to none, without which no webhooks are delivered.
+	Secret setting.Secret `yaml:"secret"`
+	// AllowPrivate lets webhooks go to loopback and private addresses. Defaults to false.
+	AllowPrivate bool `yaml:"allow_private"`
 	// UserAgent defaults to "batchd".
 	UserAgent string
+}
+
+// Check reports what is wrong with the settings.
+func (w WebhookConfig) Check(c *setting.Checker) { c.Check("secret", checkSecret(w.Secret)) }
+
+// checkSecret checks a secret against Standard Webhooks, "Signature scheme".
+func checkSecret(s setting.Secret) error {
+	const (
+		prefix   = "whsec_"
+		least    = 24
+		most     = 64
+		expected = "expected " + prefix + " and the base64 of 24 to 64 bytes: make one with: echo " + prefix + "$(openssl rand -base64 32)"
+	)
+	if s == "" {
+		return nil
+	}
+	encoded, ok := strings.CutPrefix(s.Reveal(), prefix)
+	if !ok {
+		return errors.New("the secret does not start with " + prefix + ": " + expected)
+	}
+	raw, err := base64.StdEncoding.DecodeString(encoded)
+	if err != nil {
+		return errors.New("the secret is not valid base64: " + expected)
+	}
+	if len(raw) < least || len(raw) > most {
+		return fmt.Errorf("the secret has %d bytes: %s", len(raw), expected)
+	}
+	return nil
 }
 
 // deliverer posts signed webhooks.
@@ -64,7 +96,7 @@ func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
 	}
 	if cfg.Secret != "" {
 		var err error
-		if d.signer, err = standardwebhooks.NewWebhook(cfg.Secret); err != nil {
+		if d.signer, err = standardwebhooks.NewWebhook(cfg.Secret.Reveal()); err != nil {
 			return nil, errors.New("webhooks.secret cannot be read: expected whsec_ and base64")
 		}
 	}

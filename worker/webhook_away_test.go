@@ -43,7 +43,7 @@ func TestADeliveryThatEndsWhileRedisIsAwayIsNeitherLostNorLate(t *testing.T) {
 				return test.first
 			})
 			b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
-			store, err := queue.Open(queue.Config{URL: server.URL()})
+			store, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(server.URL())}})
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, store.Close()) })
 			b.store = store

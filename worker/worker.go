@@ -1,6 +1,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/queue"
 )
 
@@ -26,7 +28,7 @@ const (
 	webhookConcurrency = 16
 )
 
-// Config configures a [Worker].
+// Config configures a [Worker]. Fields with a yaml tag are settings of a configuration file.
 type Config struct {
 	// Name tells this worker from others. Defaults to host, process and a random part.
 	Name string
@@ -45,11 +47,22 @@ type Config struct {
 	Webhooks WebhookConfig
 	// Drain is how long actions in flight may go on after Run is told to end;
 	// what is not done by then is given back. Defaults to 25s.
-	Drain time.Duration
+	Drain time.Duration `yaml:"drain"`
 	// Registerer takes the metrics. Defaults to none.
 	Registerer prometheus.Registerer
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
+}
+
+// WithDefaults returns the configuration with the settings replaced that are zero.
+func (c Config) WithDefaults() Config {
+	c.Drain = cmp.Or(c.Drain, 25*time.Second)
+	return c
+}
+
+// Check reports what is wrong with the settings.
+func (c Config) Check(check *setting.Checker) {
+	check.Duration("drain", c.Drain, time.Second, time.Hour)
 }
 
 // Worker runs actions and delivers webhooks.
@@ -74,11 +87,9 @@ var errDraining = errors.New("the worker is shutting down")
 
 // New returns a worker that does nothing yet.
 func New(cfg Config) (*Worker, error) {
+	cfg = cfg.WithDefaults()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
-	if cfg.Drain == 0 {
-		cfg.Drain = 25 * time.Second
 	}
 	if cfg.Name == "" {
 		host, err := os.Hostname()

@@ -39,7 +39,7 @@ type instance struct {
 // startInstance starts an instance. It runs until ctx ends or Close is called,
 // and then drains: the API ends its waits, the worker what is in flight.
 func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r roles) (_ *instance, err error) {
-	if cfg.Redis.URL == config.Embedded && r != (roles{api: true, worker: true}) {
+	if cfg.Redis.URL == queue.Embedded && r != (roles{api: true, worker: true}) {
 		return nil, errors.New("the embedded store lives in one process, so an API and a worker apart cannot share it: " +
 			"set redis.url (--redis-url), or run both as one with: batchd serve")
 	}
@@ -50,7 +50,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 		}
 	}()
 	queue.LogRedis(log)
-	if i.store, err = queue.Open(queue.Config{URL: cfg.Redis.URL.Reveal(), SealKeys: sealKeys(cfg), Logger: log}); err != nil {
+	if i.store, err = queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.SealConfig, Logger: log}); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	i.greetStore(ctx, log, cfg)
@@ -74,13 +74,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 		if i.dispatcher, err = dispatch.New(dispatch.Config{Targets: cfg.Targets, Logger: log}); err != nil {
 			return nil, fmt.Errorf("open the targets: %w", err)
 		}
-		w, err := worker.New(worker.Config{
-			Ledger: i.store, Dispatcher: i.dispatcher, Sweeper: i.store, Registry: i.store, Gate: i.store, Prober: i.dispatcher, NewServer: i.store.NewServer,
-			Targets: cfg.Targets, Drain: cfg.Worker.Drain, Registerer: registry, Logger: log,
-			Webhooks: worker.WebhookConfig{
-				Secret: cfg.Webhooks.Secret.Reveal(), AllowPrivate: cfg.Webhooks.AllowPrivate, UserAgent: "batchd/" + buildVersion(),
-			},
-		})
+		w, err := worker.New(workerConfig(cfg, i.store, i.dispatcher, registry, log))
 		if err != nil {
 			return nil, fmt.Errorf("make the worker: %w", err)
 		}
@@ -164,32 +158,31 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	for _, fault := range faults {
 		log.ErrorContext(ctx, "unsupported redis configuration", "why", fault)
 	}
-	if cfg.Redis.URL == config.Embedded {
+	if cfg.Redis.URL == queue.Embedded {
 		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")
 	} else if !i.store.Sealed() {
 		log.WarnContext(ctx, "batches lie in clear in redis, so actions with credentials are refused; set seal.keys to seal them")
 	}
 }
 
-func sealKeys(cfg *config.Config) []queue.SealKey {
-	keys := make([]queue.SealKey, 0, len(cfg.Seal.Keys))
-	for _, k := range cfg.Seal.Keys {
-		keys = append(keys, queue.SealKey{ID: k.ID, Secret: k.Bytes()})
-	}
-	return keys
+// workerConfig adds to the worker's settings what the worker is made of.
+func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.Dispatcher, registry *prometheus.Registry, log *slog.Logger) worker.Config {
+	out := cfg.Worker.Config
+	out.Ledger, out.Sweeper, out.Registry, out.Gate, out.NewServer = store, store, store, store, store.NewServer
+	out.Dispatcher, out.Prober = dispatcher, dispatcher
+	out.Targets = cfg.Targets
+	out.Webhooks = cfg.Webhooks
+	out.Webhooks.UserAgent = "batchd/" + buildVersion()
+	out.Registerer, out.Logger = registry, log
+	return out
 }
 
+// apiConfig adds to the API's settings what the API is made of.
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
-	l := cfg.Limits
 	out := api.Config{
-		Store: store, InMemory: cfg.Redis.URL == config.Embedded, Auth: api.Auth(cfg.Auth.Mode), Owner: store.Owner, Sealed: store.Sealed(),
-		Limits: api.Limits{
-			MaxActions: l.MaxActions, MaxBody: int64(l.MaxBody), MaxActionBody: int64(l.MaxActionBody),
-			ExpiresIn: l.ExpiresIn, MaxExpiresIn: l.MaxExpiresIn, Retention: l.Retention, MaxRetention: l.MaxRetention,
-			MaxWait: l.MaxWait,
-		},
-		Admission: api.Admission{Rate: l.Rate, Concurrent: l.Concurrent, WhenExceeded: api.WhenExceeded(l.WhenExceeded)},
-		Webhooks:  cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
+		Auth: cfg.Auth, Limits: cfg.Limits, Endpoints: cfg.Endpoints,
+		Store: store, InMemory: cfg.Redis.URL == queue.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
+		Webhooks: cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
 		Logger: log, Version: buildVersion(), Metrics: registry,
 	}
 	for _, t := range cfg.Targets {
@@ -200,12 +193,6 @@ func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Regi
 		if t.Transactions != nil {
 			out.Transactional = append(out.Transactional, t.Name)
 		}
-	}
-	for _, e := range cfg.Endpoints {
-		out.Endpoints = append(out.Endpoints, api.Endpoint{
-			Path: e.Path, Dialect: string(e.Dialect), Target: e.Target, MaxActions: e.MaxActions, Wait: e.Wait, CancelOnDisconnect: e.CancelOnDisconnect,
-			Admission: api.Admission{Rate: e.Limits.Rate, Concurrent: e.Limits.Concurrent, WhenExceeded: api.WhenExceeded(e.Limits.WhenExceeded)},
-		})
 	}
 	return out
 }

@@ -13,7 +13,9 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
+	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
 )
 
 // parse returns the mapping that is the only document, or nil where the source
@@ -68,16 +70,12 @@ func (l *loader) decode(path string, v reflect.Value, n ast.Node) {
 		l.fault(path, "%s are not supported: write the value out", what)
 		return
 	}
-	kind := v.Kind()
-	if _, isRate := reflect.TypeAssert[batch.Rate](v); isRate {
-		kind = reflect.String // it is written as one word
-	}
-	switch kind {
-	case reflect.Struct:
+	switch {
+	case isMapping(v.Type()):
 		l.decodeMapping(path, v, n)
-	case reflect.Slice:
+	case v.Kind() == reflect.Slice:
 		l.decodeSequence(path, v, n)
-	case reflect.Pointer: // to what may be left out as a whole
+	case v.Kind() == reflect.Pointer: // to what may be left out as a whole
 		v.Set(reflect.New(v.Type().Elem()))
 		l.decode(path, v.Elem(), n)
 	default:
@@ -126,7 +124,7 @@ func (l *loader) decodeMapping(path string, v reflect.Value, n ast.Node) {
 
 func (l *loader) unknownKey(at place, path, key string, fields []field) {
 	if !plainKey.MatchString(key) {
-		l.faultAt(at, path, "unknown key: expected %s", oneOf(fieldKeys(fields)))
+		l.faultAt(at, path, "unknown key: expected %s", setting.OneOf(fieldKeys(fields)))
 		return
 	}
 	l.faultAt(at, join(path, key), "unknown key%s", suggest(key, fieldKeys(fields)))
@@ -154,9 +152,8 @@ func (l *loader) decodeSequence(path string, v reflect.Value, n ast.Node) {
 	v.Set(reflect.MakeSlice(v.Type(), len(sequence.Values), len(sequence.Values)))
 	for i, n := range sequence.Values {
 		item, key := v.Index(i), index(path, i)
-		prefill(item.Addr().Interface())
+		l.prefill(item.Addr().Interface())
 		l.decode(key, item, n)
-		l.derive(key, item.Addr().Interface())
 		if n.Type() == ast.NullType {
 			l.places[key] = l.placeOfNode(n)
 			l.fault(key, "the item is empty: fill it in or take its dash away")
@@ -178,21 +175,12 @@ func emptyList(path string) (meaning string, refused bool) {
 
 // prefill puts the defaults into an item of a list before it is read, so that a
 // zero in the file stays one, to be faulted, instead of turning into the default.
-func prefill(item any) {
+func (l *loader) prefill(item any) {
 	switch item := item.(type) {
 	case *batch.Target:
 		*item = item.WithDefaults()
-	case *Endpoint:
-		item.Dialect = DialectNative
-		item.Limits.WhenExceeded = ExceededReject
-	}
-}
-
-// derive puts in the defaults that depend on the rest of an item.
-func (l *loader) derive(key string, item any) {
-	target, ok := item.(*batch.Target)
-	if _, given := l.places[key+".encoded_slash"]; ok && !given {
-		target.EncodedSlash = batch.Target{Allow: target.Allow}.WithDefaults().EncodedSlash
+	case *api.Endpoint:
+		*item = item.WithDefaults(&l.cfg.Limits, nil)
 	}
 }
 

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/batchd/batchd/internal/setting"
 )
 
 // Fault is one thing that is wrong with the configuration, and where.
@@ -88,8 +90,8 @@ func (l *ledger) place(key string) place {
 	}
 }
 
-// isSet reports whether the file, a variable or a flag sets exactly this.
-func (l *ledger) isSet(key string) bool {
+// IsSet reports whether the file, a variable or a flag sets exactly this.
+func (l *ledger) IsSet(key string) bool {
 	_, ok := l.places[key]
 	return ok
 }
@@ -125,14 +127,26 @@ func (l *ledger) faultAt(p place, key, format string, args ...any) {
 	})
 }
 
-// broken reports whether the present value of a setting, or of what it is in,
+// IsBroken reports whether the present value of a setting, or of what it is in,
 // could not be read. What follows from that is not worth a second fault.
-func (l *ledger) broken(key string) bool {
+func (l *ledger) IsBroken(key string) bool {
 	p := l.place(key)
 	return slices.ContainsFunc(l.faults, func(f Fault) bool {
 		return within(key, f.Key) && f.Key != "" && f.File == p.file && f.Line == p.line
 	})
 }
+
+// Where names a setting and its line, for a fault that names two settings.
+func (l *ledger) Where(key string) string {
+	p := l.place(key)
+	if p.line == 0 {
+		return key
+	}
+	return fmt.Sprintf("%s (line %d)", key, p.line)
+}
+
+// Fault implements [setting.Report].
+func (l *ledger) Fault(key, detail string) { l.fault(key, "%s", detail) }
 
 // err returns the faults as an [*Error], or nil.
 func (l *ledger) err() error {
@@ -166,7 +180,7 @@ func suggest(word string, known []string) string {
 	if hint := nearest(word, known); hint != "" || len(known) == 0 {
 		return hint
 	}
-	return ": expected " + oneOf(known)
+	return ": expected " + setting.OneOf(known)
 }
 
 // nearest returns ": did you mean …?" for the known word that differs from a
@@ -182,15 +196,6 @@ func nearest(word string, known []string) string {
 		return ""
 	}
 	return fmt.Sprintf(": did you mean %s?", best)
-}
-
-// oneOf lists words as a person does: "a, b or c".
-func oneOf(words []string) string {
-	if len(words) == 1 {
-		return words[0]
-	}
-	last := len(words) - 1
-	return strings.Join(words[:last], ", ") + " or " + words[last]
 }
 
 // editDistance is the Levenshtein distance in bytes.

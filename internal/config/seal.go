@@ -1,61 +1,19 @@
 package config
 
 import (
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
 	"github.com/batchd/batchd/internal/intake"
+	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/queue"
 )
 
-// sealKeySize is that of an AES-256 key.
-const sealKeySize = 32
-
-const makeSealKey = "make one with: openssl rand -base64 32"
-
-// SealKey is a key of the ring that seals what is stored.
-type SealKey struct {
-	// ID names the key beside everything that it sealed: 1 to 32 letters,
-	// digits, ".", "-" and "_". It must not change while such data is kept.
-	ID string `yaml:"id"`
-	// Base64 holds the 32 bytes of the key in standard base64.
-	Base64 Secret `yaml:"base64"`
-}
-
-// sealKeyID matches no key, not even one without padding that stands where the
-// id belongs: an id may be shown.
-var sealKeyID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
-
-// Bytes returns the 32 bytes of a key that [Load] returned.
-func (k SealKey) Bytes() []byte {
-	raw, err := k.decode()
-	if err != nil {
-		panic("config: a seal key that was not checked: " + err.Error())
-	}
-	return raw
-}
-
-// decode never returns base64's own error, which names the byte that it stopped at.
-func (k SealKey) decode() ([]byte, error) {
-	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(k.Base64.Reveal(), "="))
-	switch {
-	case k.Base64 == "":
-		return nil, errors.New("the key is missing: " + makeSealKey)
-	case err != nil:
-		return nil, errors.New("the key is not valid base64: " + makeSealKey)
-	case len(raw) != sealKeySize:
-		return nil, fmt.Errorf("the key has %d bytes: expected %d: %s", len(raw), sealKeySize, makeSealKey)
-	}
-	return raw, nil
-}
-
 // parseSealKeys reads "id:base64,id2:base64".
-func parseSealKeys(text string) ([]SealKey, error) {
-	var keys []SealKey
+func parseSealKeys(text string) ([]queue.SealKey, error) {
+	var keys []queue.SealKey
 	for i, part := range strings.Split(text, ",") {
 		key, ok := parseSealKey(part)
 		if !ok {
@@ -66,9 +24,9 @@ func parseSealKeys(text string) ([]SealKey, error) {
 	return keys, nil
 }
 
-func parseSealKey(text string) (SealKey, bool) {
+func parseSealKey(text string) (queue.SealKey, bool) {
 	id, encoded, ok := strings.Cut(strings.TrimSpace(text), ":")
-	return SealKey{ID: id, Base64: Secret(encoded)}, ok
+	return queue.SealKey{ID: id, Base64: setting.Secret(encoded)}, ok
 }
 
 // readSealFile adds the keys of the seal file, if there is one, with the lines
@@ -78,7 +36,7 @@ func (l *loader) readSealFile(configFile string) {
 	if file == "" {
 		return
 	}
-	if at := l.place("seal.keys"); l.isSet("seal.keys") {
+	if at := l.place("seal.keys"); l.IsSet("seal.keys") {
 		l.fault("seal.file", "the keys are set already, in %s: set seal.keys or seal.file", at)
 		return
 	}

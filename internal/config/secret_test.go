@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/config"
+	"github.com/batchd/batchd/queue"
 )
 
 func TestSecretsDoNotShowHoweverTheyArePrinted(t *testing.T) {
@@ -53,21 +54,6 @@ func TestSecretsAreThereForWhoAsks(t *testing.T) {
 	c := load(t, config.Options{File: "testdata/good/full.yaml"})
 	require.Equal(t, "redis://user:hunter2@localhost:6379/2?password=hunter2", c.Redis.URL.Reveal())
 	require.Equal(t, "redis", c.Redis.URL.Scheme())
-	require.Empty(t, config.Embedded.Scheme())
+	require.Empty(t, queue.RedisURL(queue.Embedded).Scheme())
 	require.Equal(t, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", c.Webhooks.Secret.Reveal())
-}
-
-func TestRedactedURLsKeepWhatHelps(t *testing.T) {
-	t.Parallel()
-	for raw, want := range map[string]string{
-		"embedded":                               "embedded",
-		"redis://localhost:6379/0":               "redis://localhost:6379/0",
-		"redis://user:hunter2@localhost:6379/0":  "redis://(redacted)@localhost:6379/0",
-		"redis://:hunt@er2@localhost":            "redis://(redacted)@localhost",
-		"redis+cluster://a:1,b:2?secret=hunter2": "redis+cluster://a:1,b:2?(redacted)",
-		"hunter2":                                "(redacted)",
-		"":                                       "",
-	} {
-		require.Equal(t, want, config.RedisURL(raw).String())
-	}
 }

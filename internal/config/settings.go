@@ -9,6 +9,8 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
+	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/queue"
 )
 
 const (
@@ -48,14 +50,14 @@ func Settings() []Setting {
 	var settings []Setting
 	var walk func(path string, v reflect.Value)
 	walk = func(path string, v reflect.Value) {
-		if _, isRate := reflect.TypeAssert[batch.Rate](v); v.Kind() == reflect.Struct && !isRate {
+		if isMapping(v.Type()) {
 			for _, f := range fieldsOf(v) {
 				walk(join(path, f.key), f.value)
 			}
 			return
 		}
-		_, keys := reflect.TypeAssert[[]SealKey](v)
-		_, secret := reflect.TypeAssert[Secret](v)
+		_, keys := reflect.TypeAssert[[]queue.SealKey](v)
+		_, secret := reflect.TypeAssert[setting.Secret](v)
 		if v.Kind() == reflect.Slice && !keys {
 			return
 		}
@@ -130,7 +132,9 @@ func (l *loader) override(path, value, source string) {
 	}
 	if path == targetPath {
 		l.forget("targets")
-		l.places["targets"] = p
+		for _, key := range []string{"targets", "targets[0].name", "targets[0].base_url"} {
+			l.places[key] = p
+		}
 		l.cfg.Targets = []batch.Target{batch.Target{Name: DefaultTarget, BaseURL: value}.WithDefaults()}
 		return
 	}
@@ -147,15 +151,25 @@ type field struct {
 	value reflect.Value
 }
 
-// fieldsOf returns the settings in a struct, in their order.
+// fieldsOf returns the settings in a struct, in their order. Those of a struct that is
+// inline count among them; a field without a tag is no setting.
 func fieldsOf(v reflect.Value) []field {
 	var fields []field
 	for i := range v.NumField() {
-		if key := v.Type().Field(i).Tag.Get("yaml"); key != "" {
+		switch key := v.Type().Field(i).Tag.Get("yaml"); key {
+		case "":
+		case ",inline":
+			fields = append(fields, fieldsOf(v.Field(i))...)
+		default:
 			fields = append(fields, field{key, v.Field(i)})
 		}
 	}
 	return fields
+}
+
+// isMapping reports whether a setting of that type has settings in it.
+func isMapping(t reflect.Type) bool {
+	return t.Kind() == reflect.Struct && t != reflect.TypeFor[batch.Rate]() // which is written as one word
 }
 
 // lookup returns the value at a dotted path without indices.

@@ -9,7 +9,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/queue"
 )
 
 // Summary returns what is in effect, as the YAML file that would say all of it,
@@ -25,7 +26,7 @@ func (c *Config) Summary() string {
 func (c *Config) String() string { return c.Summary() }
 
 // Format implements fmt.Formatter, so that no verb prints a secret.
-func (c *Config) Format(f fmt.State, _ rune) { writeState(f, c.Summary()) }
+func (c *Config) Format(f fmt.State, _ rune) { setting.WriteState(f, c.Summary()) }
 
 // LogValue implements slog.LogValuer with the summary.
 func (c *Config) LogValue() slog.Value { return slog.StringValue(c.Summary()) }
@@ -47,16 +48,15 @@ func (s *summary) mapping(path, lead string, v reflect.Value, indent string) {
 
 // value writes what comes after the colon of a key.
 func (s *summary) value(path string, v reflect.Value, indent string) {
-	_, isRate := reflect.TypeAssert[batch.Rate](v)
 	switch {
 	case v.Kind() == reflect.Pointer && v.IsNil():
 		s.text.WriteString("\n")
 	case v.Kind() == reflect.Pointer:
 		s.value(path, v.Elem(), indent)
-	case v.Kind() == reflect.Struct && !isRate:
+	case isMapping(v.Type()):
 		s.text.WriteString("\n")
 		s.mapping(path, indent+"  ", v, indent+"  ")
-	case v.Kind() == reflect.Slice && v.Len() > 0 && v.Type().Elem().Kind() == reflect.Struct:
+	case v.Kind() == reflect.Slice && v.Len() > 0 && isMapping(v.Type().Elem()):
 		s.text.WriteString("\n")
 		for i := range v.Len() {
 			s.mapping(index(path, i), indent+"  - ", v.Index(i), indent+"    ")
@@ -86,15 +86,12 @@ func (s *summary) origin(path string) place {
 
 // written returns a value as YAML.
 func written(path string, v reflect.Value) string {
-	switch value := v.Interface().(type) {
-	case []int:
+	if value, ok := reflect.TypeAssert[[]int](v); ok {
 		texts := make([]string, len(value))
 		for i, n := range value {
 			texts[i] = strconv.Itoa(n)
 		}
 		return "[" + strings.Join(texts, ", ") + "]"
-	case int64:
-		return ByteSize(value).String()
 	}
 	if v.Kind() == reflect.Slice {
 		if _, refused := emptyList(path); refused {
@@ -104,7 +101,7 @@ func written(path string, v reflect.Value) string {
 	}
 	text := scalar(v.Interface())
 	if strings.HasSuffix(path, ".proxy") {
-		text = redactURL(text)
+		text = setting.RedactURL(text)
 	}
 	if v.Kind() == reflect.String && text != "" && (!plainText.MatchString(text) || text == "null") {
 		return strconv.Quote(text)
@@ -120,22 +117,12 @@ var plainText = regexp.MustCompile(`^([A-Za-z/][\w./-]*(:[\w./-]+)*|[\d.]+:\d+)$
 func scalar(value any) string {
 	switch value := value.(type) {
 	case time.Duration:
-		return short(value)
-	case []SealKey:
+		return setting.Duration(value)
+	case int64: // a number of bytes
+		return setting.ByteSize(value).String()
+	case []queue.SealKey:
 		return ""
 	default:
 		return fmt.Sprint(value)
 	}
-}
-
-// short writes a duration without its zero minutes and seconds.
-func short(d time.Duration) string {
-	text := d.String()
-	if strings.HasSuffix(text, "m0s") {
-		text = strings.TrimSuffix(text, "0s")
-	}
-	if strings.HasSuffix(text, "h0m") {
-		text = strings.TrimSuffix(text, "0m")
-	}
-	return text
 }

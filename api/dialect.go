@@ -1,9 +1,6 @@
 package api
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
 	"mime"
 	"net/http"
@@ -23,34 +20,6 @@ const answerBytes = 64 << 20
 
 // keyDialect is where a request's dialect is, if it has one: its errors speak it.
 const keyDialect = "dialect"
-
-// mount adds an endpoint's routes. Its path comes from the configuration, and
-// gin panics on one that it cannot use.
-func (s *Server) mount(e, native gin.IRoutes, ep *Endpoint) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("endpoint %q cannot be mounted: %v", ep.Path, p)
-		}
-	}()
-	def, foreign := dialect.Named(ep.Dialect)
-	speak := func(c *gin.Context) { c.Set(keyDialect, def.Dialect) }
-	bare := strings.TrimSuffix(ep.Path, "/")
-	for _, path := range []string{bare, bare + "/"} {
-		if !foreign {
-			native.POST(path, s.handle(s.submit(ep)))
-			continue
-		}
-		e.POST(path, speak, s.handle(s.translate(ep, &def)))
-		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
-			e.Handle(method, path, speak, s.handle(postOnly))
-		}
-	}
-	return nil
-}
-
-func postOnly(*gin.Context) error {
-	return refuse(kindMethod, "batches are sent with POST").with("Allow", http.MethodPost)
-}
 
 // translate accepts a batch in a dialect, and answers in the dialect when it has
 // ended or the wait is over. No result ever turns the status of the answer.
@@ -145,7 +114,7 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dial
 	req := &dialect.Request{
 		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)), Body: data,
 		MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
-		Sealed: s.cfg.Sealed, Passthrough: s.cfg.Auth == AuthPassthrough,
+		Sealed: s.cfg.Sealed, Passthrough: s.cfg.Auth.Mode == AuthPassthrough,
 	}
 	for _, p := range c.Params {
 		req.Params[p.Key] = p.Value
@@ -191,36 +160,6 @@ func groupsBeyond(actions []batch.Action, admitted int) map[string]bool {
 	return refused
 }
 
-// follow waits for the end of a batch. The batch exists, whatever happens here: a
-// wait that fails falls back to what is known.
-func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.Duration) (*batch.Batch, error) {
-	if wait <= 0 || b.Status.Terminal() {
-		return b, nil
-	}
-	ctx := c.Request.Context()
-	now, err := s.await(ctx, owner(c), b.ID, watch{wait: wait, pause: newPause, few: inlineResults})
-	switch {
-	case err == nil:
-		return now, nil
-	case ctx.Err() != nil:
-		if ep != nil && ep.CancelOnDisconnect {
-			s.cancelAbandoned(c, b.ID)
-		}
-		return nil, err
-	}
-	s.cfg.Logger.WarnContext(ctx, "wait broken off", "request_id", requestID(c), "batch_id", b.ID, "error", err)
-	return b, nil
-}
-
-// cancelAbandoned cancels the batch of a client that hung up.
-func (s *Server) cancelAbandoned(c *gin.Context, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), settleTimeout)
-	defer cancel()
-	if _, err := s.cfg.Store.Cancel(ctx, owner(c), id); err != nil && !errors.Is(err, batch.ErrTerminal) {
-		s.cfg.Logger.WarnContext(ctx, "batch of a client that hung up not cancelled", "request_id", requestID(c), "batch_id", id, "error", err)
-	}
-}
-
 // gather returns the results of a batch in order. What has not ended is pending,
 // and so is what cannot be read: the batch goes on. A body for which the answer has
 // no room is left out, and the Location header names the batch, which has it.
@@ -252,38 +191,4 @@ func (s *Server) gather(c *gin.Context, b *batch.Batch, n int) []batch.Result {
 		s.cfg.Logger.WarnContext(ctx, "results not read", "request_id", requestID(c), "batch_id", b.ID, "error", err)
 	}
 	return results
-}
-
-// own finds the owner of a batch that came in a dialect.
-func (s *Server) own(c *gin.Context, credentials dialect.Credentials) error {
-	if s.cfg.Auth != AuthPassthrough {
-		c.Set(keyOwner, anonymous)
-		return nil
-	}
-	identity := credentials.Identity()
-	if identity == "" {
-		return &dialect.UnauthorizedError{Detail: "send the credential of the target API: it is passed on with every action, and the batch belongs to it"}
-	}
-	owner, err := s.cfg.Owner(c.Request.Context(), identity)
-	if err != nil {
-		return err
-	}
-	c.Set(keyOwner, owner)
-	return nil
-}
-
-// writeProblem answers with a problem, in the dialect of the request.
-func writeProblem(c *gin.Context, p *problem, cause error) error {
-	spoken, ok := c.Value(keyDialect).(dialect.Dialect)
-	if !ok {
-		return writeJSON(c, p.Status, "application/problem+json", p)
-	}
-	if invalid, ok := errors.AsType[*dialect.InvalidError](cause); ok {
-		p.Items = invalid.Items
-	}
-	a, err := spoken.Refuse(p)
-	if err != nil {
-		return err
-	}
-	return writeBytes(c, a.Status, a.Media, a.Body)
 }

@@ -13,7 +13,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -322,8 +321,8 @@ func TestADialectRefusesInItsOwnWords(t *testing.T) {
 					require.Equal(t, held, f.store.holds(), "nothing is stored")
 				}
 			}, func(c *Config) {
-				c.Limits.MaxBody = 1 << 19
-				c.Admission = Admission{Rate: batch.Rate{N: 4, Per: time.Minute}}
+				c.Limits.MaxBody, c.Limits.MaxActionBody = 1<<19, 1<<19
+				c.Limits.Admission = Admission{Rate: batch.Rate{N: 4, Per: time.Minute}}
 			})
 		})
 	}
@@ -430,7 +429,9 @@ func TestLimitsCanRefuseSingleActionsOfADialect(t *testing.T) {
 		require.Equal(t, []int{200, 429}, d.statuses(t, w))
 		require.NotEmpty(t, w.Header().Get("Ratelimit"))
 	}, func(c *Config) {
-		c.Admission = Admission{Rate: batch.Rate{N: 1, Per: time.Minute}, WhenExceeded: PerItem}
+		for i := range c.Endpoints {
+			c.Endpoints[i].Admission = Admission{Rate: batch.Rate{N: 1, Per: time.Minute}, WhenExceeded: PerItem}
+		}
 	})
 }
 
@@ -570,21 +571,4 @@ func TestSyncanoTellsOfEachRequest(t *testing.T) {
 	w := serve(f, call{method: "POST", path: "/v1.1/instances/i/batch/", body: `{"requests":[{"method":"GET","path":"/v1.1/instances/i/a/"},{"method":"GET"},{"method":"GET","path":"/v1.1/instances/i/a/"}]}`}.request(t))
 	require.Equal(t, http.StatusBadRequest, w.Code)
 	require.JSONEq(t, `{"requests":[{},{"path":["the path is missing: expected one that starts with /"]},{}]}`, w.Body.String())
-}
-
-func TestEndpointsThatCannotBeAreRefused(t *testing.T) {
-	t.Parallel()
-	for _, row := range []struct {
-		endpoints []Endpoint
-		want      string
-	}{
-		{[]Endpoint{{Path: "/a", Dialect: "esperanto", Target: "crm"}}, `unknown dialect "esperanto": expected native or one of asana, requests, syncano, primaerp`},
-		{[]Endpoint{{Path: "/instances/batch", Dialect: "syncano", Target: "crm"}}, "has no :instance"},
-		{[]Endpoint{{Path: "/a/", Dialect: "asana", Target: "crm"}, {Path: "/a", Target: "crm"}}, `endpoint "/a" cannot be mounted`},
-		{[]Endpoint{{Path: "/healthz", Dialect: "asana", Target: "crm"}}, `endpoint "/healthz" cannot be mounted`},
-	} {
-		_, err := New(Config{Store: newFakeStore(), Targets: []string{"crm"}, Endpoints: row.endpoints})
-		require.ErrorContains(t, err, row.want)
-	}
-	require.ElementsMatch(t, []string{"asana", "requests", "syncano", "primaerp"}, dialect.Names())
 }

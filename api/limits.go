@@ -1,0 +1,69 @@
+package api
+
+import (
+	"errors"
+	"time"
+
+	"github.com/batchd/batchd/internal/setting"
+)
+
+// Limits bound what a submission may ask for, and what one owner may have.
+type Limits struct {
+	// MaxActions is the most actions of one batch. Defaults to 100000.
+	MaxActions int `yaml:"max_actions"`
+	// MaxBody is the most bytes of a submission, after decompression. Defaults to 256MiB.
+	MaxBody int64 `yaml:"max_body"`
+	// MaxActionBody is the most bytes of one action's body. Defaults to 1MiB.
+	MaxActionBody int64 `yaml:"max_action_body"`
+	// ExpiresIn is the time from acceptance to the deadline, for a batch that asks for
+	// none. Defaults to 24h.
+	ExpiresIn time.Duration `yaml:"expires_in"`
+	// MaxExpiresIn is the longest that a batch may ask for. Defaults to 720h.
+	MaxExpiresIn time.Duration `yaml:"max_expires_in"`
+	// Retention is how long results are kept after the end, for a batch that does not
+	// say. Defaults to 24h.
+	Retention time.Duration `yaml:"retention"`
+	// MaxRetention is the longest that a batch may ask for. Defaults to 720h.
+	MaxRetention time.Duration `yaml:"max_retention"`
+	// MaxWait is the longest that a request may wait for a batch to end. With 0 none
+	// waits. Defaults to 60s.
+	MaxWait time.Duration `yaml:"max_wait"`
+	// Admission bounds what one owner may submit, over all endpoints that have no bound of
+	// their own. A retry is held to the same limits. Per_item is for endpoints only.
+	Admission Admission `yaml:",inline"`
+}
+
+// DefaultLimits are those of a server whose configuration says nothing of them.
+func DefaultLimits() Limits {
+	return Limits{
+		MaxActions:    100_000,
+		MaxBody:       256 << 20,
+		MaxActionBody: 1 << 20,
+		ExpiresIn:     24 * time.Hour,
+		MaxExpiresIn:  720 * time.Hour,
+		Retention:     24 * time.Hour,
+		MaxRetention:  720 * time.Hour,
+		MaxWait:       time.Minute,
+		Admission:     Admission{}.WithDefaults(),
+	}
+}
+
+// Check reports what is wrong with the limits.
+func (l *Limits) Check(c *setting.Checker) {
+	const longest = 365 * 24 * time.Hour
+	c.Int("max_actions", l.MaxActions, 1, 1_000_000)
+	c.Size("max_body", l.MaxBody, 1<<10, 64<<30)
+	c.Size("max_action_body", l.MaxActionBody, 1, 512<<20)
+	c.Duration("max_expires_in", l.MaxExpiresIn, time.Second, longest)
+	c.Duration("expires_in", l.ExpiresIn, time.Second, longest)
+	c.Duration("max_retention", l.MaxRetention, time.Second, longest)
+	c.Duration("retention", l.Retention, time.Second, longest)
+	c.Duration("max_wait", l.MaxWait, 0, time.Hour)
+	l.Admission.Check(c)
+	if l.Admission.WhenExceeded == PerItem {
+		c.Check("when_exceeded", errors.New("per_item is for endpoints with a dialect: say reject or queue here, and per_item under an endpoint's limits"))
+	}
+	c.SizesInOrder("max_action_body", l.MaxActionBody, "max_body", l.MaxBody)
+	c.DurationsInOrder("expires_in", l.ExpiresIn, "max_expires_in", l.MaxExpiresIn)
+	c.DurationsInOrder("retention", l.Retention, "max_retention", l.MaxRetention)
+}
