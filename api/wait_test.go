@@ -253,6 +253,23 @@ func TestAGetCanWait(t *testing.T) {
 	})
 }
 
+// The zero of a limit is a limit of zero, not its default.
+func TestNoRequestWaitsIfNoneMay(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setup(t, func(c *Config) { c.Limits.MaxWait = 0 })
+		start := time.Now()
+		w := serve(f, call{method: "POST", path: "/batch", body: two, headers: []string{"Prefer: wait=5"}}.request(t))
+		require.Equal(t, http.StatusAccepted, w.Code)
+		require.Zero(t, time.Since(start))
+	})
+	_, err := New(Config{
+		Store: newFakeStore(), Targets: []string{"crm"}, Limits: func() Limits { l := DefaultLimits(); l.MaxWait = 0; return l }(),
+		Endpoints: []Endpoint{{Path: "/api/batch", Dialect: "requests"}},
+	})
+	require.ErrorContains(t, err, "endpoints[0].wait: the dialect requests answers with results only, so it has to wait for them: set limits.max_wait to 1s or more")
+}
+
 func TestAnEndpointCanWaitByItself(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
