@@ -29,7 +29,9 @@ const (
 )
 
 // Choices implements [setting.Choice].
-func (WhenExceeded) Choices() []string { return []string{string(Reject), string(PerItem), string(Queue)} }
+func (WhenExceeded) Choices() []string {
+	return []string{string(Reject), string(PerItem), string(Queue)}
+}
 
 // Admission bounds what one owner may submit. The zero value admits all.
 type Admission struct {

@@ -73,7 +73,7 @@ func (s *Server) events(c *gin.Context) error {
 		case <-ctx.Done():
 			return nil
 		}
-		refresh(ctx)
+		batch.BudgetOf(ctx).Refill()
 		b, err = s.cfg.Store.Get(ctx, owner(c), id, 0)
 		if unavailable := (*batch.UnavailableError)(nil); errors.As(err, &unavailable) {
 			b = nil // it may be back at the next look; heartbeats go on

@@ -182,12 +182,21 @@ func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQ
 }
 
 // page reads one page. Half of an answer may be out, so a store that is unavailable is
-// asked once more, as long as the request's patience lasts.
+// asked once more, until the request's budget is spent. Each page has the whole of it.
 func (s *Server) page(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
 	for {
 		page, err := s.cfg.Store.Results(ctx, owner, id, q)
-		if err == nil || !errors.As(err, new(*batch.UnavailableError)) || !pause(ctx, pagePause) {
-			return page, err
+		switch {
+		case err == nil:
+			batch.BudgetOf(ctx).Refill()
+			return page, nil
+		case !errors.As(err, new(*batch.UnavailableError)) || !batch.BudgetOf(ctx).Take(pagePause):
+			return nil, err
+		}
+		select {
+		case <-time.After(pagePause):
+		case <-ctx.Done():
+			return nil, err
 		}
 	}
 }

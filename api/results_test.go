@@ -217,7 +217,7 @@ func TestAPageThatTheStoreRefusesIsAskedForOnceMore(t *testing.T) {
 		f.store.setDown(&batch.UnavailableError{Err: fmt.Errorf("away")})
 		began := time.Now()
 		requireProblem(t, f.do(t, call{method: "GET", path: "/batch/" + id + "/results"}), http.StatusServiceUnavailable)
-		require.LessOrEqual(t, time.Since(began), storePatience)
+		require.LessOrEqual(t, time.Since(began), storeBudget)
 	})
 }
 

@@ -44,7 +44,6 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure the API: %w", err)
 	}
-	cfg.Store, cfg.Owner = patientStore{cfg.Store}, patiently(cfg.Owner)
 	s := &Server{cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), answerBytes: answerBytes, draining: make(chan struct{})}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
@@ -69,7 +68,7 @@ func (s *Server) routes() (*gin.Engine, error) {
 	if err := e.SetTrustedProxies(nil); err != nil {
 		return nil, err
 	}
-	e.Use(s.observe, s.recoverPanic, bePatient)
+	e.Use(s.observe, s.recoverPanic, withBudget)
 	e.NoRoute(s.handle(noRoute))
 	e.NoMethod(s.handle(noMethod))
 

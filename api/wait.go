@@ -43,7 +43,7 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 		select {
 		case b := <-wake:
 			if b != nil && b.Owner == owner {
-				refresh(ctx)
+				batch.BudgetOf(ctx).Refill()
 				return b, nil
 			}
 		case <-look.C:
@@ -54,7 +54,7 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 		case <-ctx.Done():
 			return nil, ctx.Err()
 		}
-		refresh(ctx)
+		batch.BudgetOf(ctx).Refill()
 		b, err := s.cfg.Store.Get(ctx, owner, id, w.few)
 		switch {
 		case err != nil && !last && errors.As(err, new(*batch.UnavailableError)):

@@ -96,7 +96,7 @@ func (w *world) startWorker(ctx context.Context, config string) (*process, error
 }
 
 func (b *batchd) newClient(opts ...client.Option) (*client.Client, error) {
-	c, err := client.New(b.url, append(opts, client.WithHTTPClient(b.http), client.WithPatience(0))...)
+	c, err := client.New(b.url, append(opts, client.WithHTTPClient(b.http), client.WithRetryFor(0))...)
 	if err != nil {
 		return nil, fmt.Errorf("make a client: %w", err)
 	}

@@ -19,15 +19,15 @@ import (
 // its answer. It is longer than a server lets a call wait.
 const answerTimeout = 2 * time.Minute
 
-// defaultPatience is how long a call bears with a server that is away.
-const defaultPatience = time.Minute
+// defaultRetryFor is how long a call is repeated while the server is away.
+const defaultRetryFor = time.Minute
 
 // Client calls one batchd server. It is safe for concurrent use.
 type Client struct {
 	base     *url.URL
 	http     *http.Client
 	header   http.Header
-	patience time.Duration
+	retryFor time.Duration
 }
 
 // Option configures a [Client].
@@ -72,15 +72,15 @@ func WithBearer(token string) Option {
 	}
 }
 
-// WithPatience sets for how long a call that may be repeated bears with a
-// server that cannot be reached or asks to come back later. Zero repeats
-// nothing. Defaults to a minute.
-func WithPatience(d time.Duration) Option {
+// WithRetryFor sets for how long a call that may be repeated is repeated while the
+// server cannot be reached or asks to come back later. Zero repeats nothing.
+// Defaults to a minute.
+func WithRetryFor(d time.Duration) Option {
 	return func(c *Client) error {
 		if d < 0 {
-			return fmt.Errorf("the patience is %s: expected 0 or more", d)
+			return fmt.Errorf("the time to retry for is %s: expected 0 or more", d)
 		}
-		c.patience = d
+		c.retryFor = d
 		return nil
 	}
 }
@@ -92,7 +92,7 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{base: base, http: &http.Client{Transport: newTransport()}, header: make(http.Header), patience: defaultPatience}
+	c := &Client{base: base, http: &http.Client{Transport: newTransport()}, header: make(http.Header), retryFor: defaultRetryFor}
 	for _, opt := range opts {
 		if err := opt(c); err != nil {
 			return nil, err

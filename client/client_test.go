@@ -62,7 +62,7 @@ func TestNewRefusesHeadersThatWouldNotBeSentAsMeant(t *testing.T) {
 		"line break":        client.WithHeader("X-Key", "hunter2\r\nX-Other: 1"),
 		"bearer":            client.WithBearer("hunter2\n"),
 		"empty bearer":      client.WithBearer(""),
-		"patience":          client.WithPatience(-1),
+		"time to retry for": client.WithRetryFor(-1),
 		"no client":         client.WithHTTPClient(nil),
 	} {
 		_, err := client.New("http://127.0.0.1:8080", opt)
@@ -176,7 +176,7 @@ func TestReadingIsRepeatedUntilTheServerIsBack(t *testing.T) {
 	require.EqualValues(t, 3, calls.Load())
 }
 
-func TestPatienceIsBounded(t *testing.T) {
+func TestRetriesAreBounded(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int32
 	c := serve(t, func(w http.ResponseWriter, _ *http.Request) {
@@ -187,7 +187,7 @@ func TestPatienceIsBounded(t *testing.T) {
 	start := time.Now()
 	_, err := c.Get(t.Context(), "b1", 0)
 	require.EqualError(t, err, "the server answered 503: busy (come back in 1h0m0s)")
-	require.Less(t, time.Since(start), 10*time.Second, "an hour is beyond any patience, so there is nothing to wait for")
+	require.Less(t, time.Since(start), 10*time.Second, "an hour is beyond any time to retry for, so there is nothing to wait for")
 	require.EqualValues(t, 1, calls.Load())
 }
 
@@ -218,7 +218,7 @@ func TestTheLongestRetryAfterCounts(t *testing.T) {
 			w.Header()["Retry-After"] = row.values
 			reply(w, 503, `{"detail":"busy"}`)
 		}))
-		c, err := client.New(server.URL, client.WithPatience(0))
+		c, err := client.New(server.URL, client.WithRetryFor(0))
 		require.NoError(t, err)
 		_, err = c.Get(t.Context(), "b1", 0)
 		server.Close()
@@ -233,7 +233,7 @@ func TestTransientTellsWhatMayPassByItself(t *testing.T) {
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	require.NoError(t, listener.Close()) // nobody listens there now
-	c, err := client.New("http://"+listener.Addr().String(), client.WithPatience(0))
+	c, err := client.New("http://"+listener.Addr().String(), client.WithRetryFor(0))
 	require.NoError(t, err)
 	_, refused := c.Get(t.Context(), "b1", 0)
 	require.Error(t, refused)
@@ -250,7 +250,7 @@ func TestTransientTellsWhatMayPassByItself(t *testing.T) {
 		_, _ = conn.Read(make([]byte, 4096))
 		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nIdempotency-Re")
 	}()
-	c, err = client.New("http://"+cut.Addr().String(), client.WithPatience(0))
+	c, err = client.New("http://"+cut.Addr().String(), client.WithRetryFor(0))
 	require.NoError(t, err)
 	_, halfway := c.Get(t.Context(), "b1", 0)
 	require.ErrorContains(t, halfway, "malformed MIME header")

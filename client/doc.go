@@ -16,7 +16,7 @@
 // What the server refuses comes as a [*Problem], with one [Fault] for each thing
 // that is wrong and where. [Transient] tells whether an error may pass by itself.
 // Reading calls repeat themselves through such errors for as long as
-// [WithPatience] allows. So does a submission that can be sent again from its
+// [WithRetryFor] allows. So does a submission that can be sent again from its
 // start and carries an idempotency key, which makes sure that the server accepts
 // it only once; [Client.Submit] brings its own key.
 package client

@@ -15,7 +15,7 @@ const longestWait = 20 * time.Second
 // Get returns the batch as it is. With a wait above zero, in whole seconds, the
 // server answers when the batch has ended or when the time is over.
 func (c *Client) Get(ctx context.Context, id string, wait time.Duration) (*Batch, error) {
-	return patiently(ctx, c.patience, func() (*Batch, error) { return c.get(ctx, id, wait) })
+	return retryTransient(ctx, c.retryFor, func() (*Batch, error) { return c.get(ctx, id, wait) })
 }
 
 func (c *Client) get(ctx context.Context, id string, wait time.Duration) (*Batch, error) {
@@ -26,7 +26,7 @@ func (c *Client) get(ctx context.Context, id string, wait time.Duration) (*Batch
 }
 
 // Wait returns the batch once it has ended. It bears with a server that is away
-// for as long as [WithPatience] allows, each time anew.
+// for as long as [WithRetryFor] allows, each time anew.
 func (c *Client) Wait(ctx context.Context, id string) (*Batch, error) {
 	var last *Batch
 	for batch, err := range c.Watch(ctx, id, longestWait) {

@@ -18,7 +18,7 @@ func (c *Client) List(ctx context.Context) iter.Seq2[*Batch, error] {
 	return func(yield func(*Batch, error) bool) {
 		query := url.Values{"limit": {strconv.Itoa(100)}}
 		for {
-			p, err := patiently(ctx, c.patience, func() (*page, error) {
+			p, err := retryTransient(ctx, c.retryFor, func() (*page, error) {
 				return decode[page](ctx, c, call{method: http.MethodGet, query: query})
 			})
 			if err != nil {
@@ -44,7 +44,7 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Batch, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	return patiently(ctx, c.patience, func() (*Batch, error) {
+	return retryTransient(ctx, c.retryFor, func() (*Batch, error) {
 		return decode[Batch](ctx, c, call{method: http.MethodPost, path: []string{id, "cancel"}})
 	})
 }

@@ -64,7 +64,7 @@ func (c *Client) open(ctx context.Context, id, what, accept string, query url.Va
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	return patiently(ctx, c.patience, func() (*http.Response, error) {
+	return retryTransient(ctx, c.retryFor, func() (*http.Response, error) {
 		return c.do(ctx, call{
 			method: http.MethodGet, path: []string{id, what}, query: query,
 			header: http.Header{"Accept": {accept + ", application/problem+json"}},

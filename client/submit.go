@@ -181,7 +181,7 @@ func (c *Client) upload(ctx context.Context, contentType string, query url.Value
 		return send()
 	}
 	first := true
-	return patiently(ctx, c.patience, func() (*Batch, error) {
+	return retryTransient(ctx, c.retryFor, func() (*Batch, error) {
 		if !first {
 			if _, err := seeker.Seek(0, io.SeekStart); err != nil {
 				return nil, fmt.Errorf("go back to the start of the upload: %w", err)

@@ -132,7 +132,7 @@ func (c *Client) Deliveries(ctx context.Context, id string) (*DeliveryLog, error
 	if err := checkID(id); err != nil {
 		return nil, err
 	}
-	return patiently(ctx, c.patience, func() (*DeliveryLog, error) {
+	return retryTransient(ctx, c.retryFor, func() (*DeliveryLog, error) {
 		return decode[DeliveryLog](ctx, c, call{method: http.MethodGet, path: []string{id, "webhook"}})
 	})
 }

@@ -185,7 +185,7 @@ const (
 // it ended, and whichever process ended it. It looks at that many grants of which something is in
 // flight, chosen by chance, or at all if that is zero.
 func (s *Store) lookAtFlying(ctx context.Context, key string, most int) ([]any, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	all, err := s.rdb.HGetAll(ctx, key).Result()
 	if err != nil || len(all) == 0 {

@@ -25,7 +25,7 @@ func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 	}
 	// If the caller gives up before the reply, the tasks that the turn took stay unstarted
 	// until the sweeper finds them.
-	if until, _ := ctx.Deadline(); time.Until(until) < patience/2 || !q.turning.TryLock() {
+	if until, _ := ctx.Deadline(); time.Until(until) < defaultTimeout/2 || !q.turning.TryLock() {
 		return nil
 	}
 	q.mu.Lock()

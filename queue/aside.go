@@ -5,12 +5,12 @@ import (
 	"time"
 )
 
-// asidePatience is how long somebody waits for what is done aside.
-const asidePatience = 100 * time.Millisecond
+// detachWait is how long somebody waits for what is done aside.
+const detachWait = 100 * time.Millisecond
 
-// aside does what need not be done before somebody is answered: they go on when
+// detach does what need not be done before somebody is answered: they go on when
 // it is done, or after a moment. It is cut off when the store is closed.
-func (s *Store) aside(do func(ctx context.Context)) {
+func (s *Store) detach(do func(ctx context.Context)) {
 	done := make(chan struct{})
 	s.fanouts.wg.Go(func() {
 		defer close(done)
@@ -18,14 +18,14 @@ func (s *Store) aside(do func(ctx context.Context)) {
 	})
 	select {
 	case <-done:
-	case <-time.After(asidePatience):
+	case <-time.After(detachWait):
 	}
 }
 
 // unlink removes keys, and goes on trying for a while if Redis is away.
 func (s *Store) unlink(ctx context.Context, keys ...string) error {
-	return s.insist(ctx, func() error {
-		ctx, cancel := s.within(ctx)
+	return s.retryUnavailable(ctx, func() error {
+		ctx, cancel := s.withTimeout(ctx)
 		defer cancel()
 		return mapError(ctx, s.rdb.Unlink(ctx, keys...).Err())
 	})

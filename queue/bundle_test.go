@@ -54,7 +54,7 @@ func onStores(t *testing.T, test func(t *testing.T, b *bundle), kinds ...string)
 const endless = time.Hour
 
 // open opens a store that waits for Redis until it replies, so that an exchange fails only
-// in the tests that are about that: see [openImpatient].
+// in the tests that are about that: see [openWithDefaultTimeout].
 func open(t *testing.T, url string) *bundle {
 	t.Helper()
 	b := openFor(t, url, endless)
@@ -62,17 +62,17 @@ func open(t *testing.T, url string) *bundle {
 	return b
 }
 
-// openImpatient opens a store that waits for Redis as usual.
-func openImpatient(t *testing.T, url string) *bundle {
+// openWithDefaultTimeout opens a store that waits for Redis as usual.
+func openWithDefaultTimeout(t *testing.T, url string) *bundle {
 	t.Helper()
-	return openFor(t, url, patience)
+	return openFor(t, url, defaultTimeout)
 }
 
-func openFor(t *testing.T, url string, patience time.Duration) *bundle {
+func openFor(t *testing.T, url string, timeout time.Duration) *bundle {
 	t.Helper()
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Patience: patience, Seal: SealConfig{Keys: []SealKey{NewSealKey("test", secret)}}})
+	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Timeout: timeout, Seal: SealConfig{Keys: []SealKey{NewSealKey("test", secret)}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	s.fanouts.pause = 0
@@ -81,7 +81,7 @@ func openFor(t *testing.T, url string, patience time.Duration) *bundle {
 
 // waitFor changes how long a store that was opened waits for an exchange.
 func waitFor(s *Store, most time.Duration) {
-	s.patience = most
+	s.timeout = most
 	switch c := s.rdb.(type) {
 	case *redis.ClusterClient:
 		c.Options().ReadTimeout, c.Options().WriteTimeout = most, most

@@ -20,7 +20,7 @@ import (
 func openCluster(t *testing.T) (*bundle, *redistest.Server) {
 	t.Helper()
 	cluster := redistest.NewCluster(t, false, "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no")
-	b := openImpatient(t, cluster.URL()) // with the node that does not answer
+	b := openWithDefaultTimeout(t, cluster.URL()) // with the node that does not answer
 	taken := make(map[string]bool)
 	for _, key := range []string{openKey, lostKey, workersKey, sweeperKey, asynqQueues} {
 		taken[b.nodeOf(b.ctx, key).Options().Addr] = true
@@ -66,7 +66,7 @@ func TestANodeThatDoesNotAnswerCostsNoReplyOfAnother(t *testing.T) {
 				}
 			}
 			trouble(node)
-			ctx, cancel := b.within(b.ctx)
+			ctx, cancel := b.withTimeout(b.ctx)
 			defer cancel()
 			pipe := b.rdb.Pipeline()
 			var counts []*redis.IntCmd

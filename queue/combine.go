@@ -236,7 +236,7 @@ type shared struct {
 
 // exchange runs the steps of all rides in one exchange.
 func (s *Store) exchange(rides []*ride) {
-	ctx, cancel := s.within(context.Background())
+	ctx, cancel := s.withTimeout(context.Background())
 	defer cancel()
 	steps := group(rides)
 	pipe := s.rdb.Pipeline()

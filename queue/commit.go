@@ -86,7 +86,7 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 			return u.created(answer, err)
 		}
 	}
-	if err := cmp.Or(u.flush(ctx), u.settle()); err != nil {
+	if err := cmp.Or(u.flush(ctx), u.settle(ctx)); err != nil {
 		return time.Time{}, err
 	}
 	if err := u.extendClaim(ctx, spec); err != nil {
@@ -128,7 +128,7 @@ func (u *upload) list(ctx context.Context, created string, keep bool) error {
 // One server runs what comes over a connection in its order, so if it breaks off, what
 // stands is what could stand otherwise. If the commit fails, nothing is enqueued.
 func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]string, error) {
-	ctx, cancel := u.s.within(ctx)
+	ctx, cancel := u.s.withTimeout(ctx)
 	defer cancel()
 	u.doubtful = true
 	pipe := u.s.rdb.Pipeline()
@@ -234,7 +234,7 @@ func (u *upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
 
 // index enters the batch into the lists of the batches that the sweeper looks after.
 func (u *upload) index(ctx context.Context, throttled bool) error {
-	ctx, cancel := u.s.within(ctx)
+	ctx, cancel := u.s.withTimeout(ctx)
 	defer cancel()
 	_, err := u.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.ZAdd(ctx, openKey, redis.Z{Member: u.id})

@@ -51,7 +51,7 @@ func TestAnAbortedUploadLeavesNothing(t *testing.T) {
 		for i := range 1200 {
 			require.NoError(t, u.Add(b.ctx, action(i)))
 		}
-		require.NoError(t, u.(*upload).settle())
+		require.NoError(t, u.(*upload).settle(t.Context()))
 		for key, ttl := range b.allKeys() {
 			require.Positive(t, ttl, "staged keys expire by themselves: %s", key)
 		}
@@ -509,7 +509,7 @@ func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
 		for i := range chunkActions {
 			require.NoError(t, u.Add(b.ctx, action(i)))
 		}
-		require.NoError(t, u.(*upload).settle())
+		require.NoError(t, u.(*upload).settle(t.Context()))
 		require.NoError(t, b.rdb.Del(b.ctx, u.(*upload).keys.actions).Err())
 		_, _, err = u.Commit(b.ctx, spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)

@@ -26,10 +26,10 @@ const (
 )
 
 // connect makes a client for a URL of [Open]. Errors do not repeat the URL,
-// since it may hold a password. Each read and each write is given the patience, and
+// since it may hold a password. Each read and each write has that timeout, and
 // the opening of a connection half of it.
 // The hook is called with every new connection, before it is used.
-func connect(raw string, patience time.Duration, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
+func connect(raw string, timeout time.Duration, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
 	const expected = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
 	// url.Parse refuses a list of hosts with ports, so the list is cut out first.
 	scheme, rest, ok := strings.Cut(raw, "://")
@@ -45,7 +45,7 @@ func connect(raw string, patience time.Duration, hook func(context.Context, *red
 		if err != nil {
 			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
 		}
-		return redis.NewClient(tune(opts, patience, hook)), nil
+		return redis.NewClient(tune(opts, timeout, hook)), nil
 	}
 	userinfo, hosts := "", rest
 	if i := strings.IndexAny(hosts, "/?"); i >= 0 {
@@ -64,7 +64,7 @@ func connect(raw string, patience time.Duration, hook func(context.Context, *red
 		defaultPort = "26379"
 	}
 	opts := &redis.UniversalOptions{
-		DialTimeout: patience / 2, ReadTimeout: patience, WriteTimeout: patience, PoolTimeout: patience,
+		DialTimeout: timeout / 2, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
 		PoolSize: poolSize, PipelinePoolSize: onePool, ReadBufferSize: bufferSize, WriteBufferSize: bufferSize, ContextTimeoutEnabled: true, OnConnect: hook,
 		DisableIdentity: true, MaintNotificationsConfig: noNotifications(),
 	}
@@ -100,9 +100,9 @@ func connect(raw string, patience time.Duration, hook func(context.Context, *red
 	return redis.NewFailoverClient(opts.Failover()), nil
 }
 
-func tune(o *redis.Options, patience time.Duration, hook func(context.Context, *redis.Conn) error) *redis.Options {
+func tune(o *redis.Options, timeout time.Duration, hook func(context.Context, *redis.Conn) error) *redis.Options {
 	o.OnConnect = hook
-	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = patience/2, patience, patience, patience
+	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout/2, timeout, timeout, timeout
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity, o.MaintNotificationsConfig = true, noNotifications()
 	if o.PoolSize == 0 {

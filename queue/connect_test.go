@@ -10,7 +10,7 @@ import (
 func TestURLsOfRedis(t *testing.T) {
 	t.Parallel()
 	open := func(url string) redis.UniversalClient {
-		c, err := connect(url, patience, nil)
+		c, err := connect(url, defaultTimeout, nil)
 		require.NoError(t, err, url)
 		t.Cleanup(func() { require.NoError(t, c.Close()) })
 		return c
@@ -33,7 +33,7 @@ func TestURLsOfRedis(t *testing.T) {
 		"", "localhost:6379", "http://x", "redis+magic://x", "redis+cluster://", "redis+cluster://a/3", "redis+cluster://a?x=1",
 		"redis+sentinel://a", "redis+sentinel://a/x?master=m", "redis://:hush@host:port", "redis+sentinel://:hush%zz@a?master=m",
 	} {
-		_, err := connect(bad, patience, nil)
+		_, err := connect(bad, defaultTimeout, nil)
 		require.Error(t, err, bad)
 		require.NotContains(t, err.Error(), "hush")
 	}

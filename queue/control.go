@@ -67,10 +67,10 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	}
 	crash.At(crash.Erased)
 	s.withdraw(ctx, id, answer[1])
-	if err := s.forgetGrant(context.WithoutCancel(ctx), owner, id, answer[2], answer[3]); err != nil {
+	if err := s.forgetGrant(detached(ctx), owner, id, answer[2], answer[3]); err != nil {
 		s.log.WarnContext(ctx, "grant of a deleted batch left to expire", "batch", id, "error", err)
 	}
-	ctx, cancel := s.within(context.WithoutCancel(ctx))
+	ctx, cancel := s.withTimeout(detached(ctx))
 	defer cancel()
 	// What is left if this fails is dropped by whoever meets it.
 	pipe := s.rdb.Pipeline()
@@ -91,7 +91,7 @@ func (s *Store) staged(ctx context.Context, ids []string) (map[string]bool, erro
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.IntCmd, len(ids))
 	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {

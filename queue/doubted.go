@@ -42,7 +42,7 @@ func (s *Store) doubt(id string) {
 	}
 	s.fanouts.wg.Go(func() {
 		for ctx := s.fanouts.ctx; ctx.Err() == nil; {
-			none, err := s.reopenDoubted(ctx, stepPatience)
+			none, err := s.reopenDoubted(ctx, stepRetryFor)
 			if none {
 				return
 			}
@@ -59,10 +59,10 @@ func (s *Store) doubt(id string) {
 
 // reopenDoubted has the sweeper look at the batches that are doubted, and forgets those of
 // which it could ask that. It reports whether none is left.
-func (s *Store) reopenDoubted(ctx context.Context, patience time.Duration) (none bool, err error) {
+func (s *Store) reopenDoubted(ctx context.Context, retryFor time.Duration) (none bool, err error) {
 	seen, ids := s.doubted.seen()
 	for chunk := range slices.Chunk(ids, doubtedChunk) {
-		if err := s.insistFor(ctx, patience, func() error { return s.reopenAll(ctx, chunk) }); err != nil {
+		if err := s.retryUnavailableFor(ctx, retryFor, func() error { return s.reopenAll(ctx, chunk) }); err != nil {
 			return false, fmt.Errorf("reopen batches with unanswered steps: %w", err)
 		}
 		none = s.doubted.forget(seen, chunk)
@@ -72,7 +72,7 @@ func (s *Store) reopenDoubted(ctx context.Context, patience time.Duration) (none
 
 // closeDoubted reopens once, when nothing else runs any more, what is still doubted.
 func (s *Store) closeDoubted() {
-	ctx, cancel := s.within(context.Background())
+	ctx, cancel := s.withTimeout(context.Background())
 	defer cancel()
 	if _, err := s.reopenDoubted(ctx, 0); err != nil {
 		s.log.Warn("batches with unanswered steps are looked at late", "error", err)
@@ -105,7 +105,7 @@ func (d *doubted) forget(seen map[string]int, ids []string) bool {
 
 // reopenAll has the sweeper look at open batches in its next round.
 func (s *Store) reopenAll(ctx context.Context, ids []string) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	entries := make([]redis.Z, len(ids))
 	for i, id := range ids {

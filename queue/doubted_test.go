@@ -57,5 +57,5 @@ func TestAStoreWhoseRedisIsAwayClosesSoon(t *testing.T) {
 	s.doubt("a")
 	began := time.Now()
 	require.NoError(t, s.Close())
-	require.Less(t, time.Since(began), 5*patience)
+	require.Less(t, time.Since(began), 5*defaultTimeout)
 }

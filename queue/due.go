@@ -152,7 +152,7 @@ func fanOutMoved(m map[string]string) time.Time {
 
 // dueNow has all open batches looked at in this round.
 func (s *Store) dueNow(ctx context.Context) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.ZUnionStore(ctx, openKey, &redis.ZStore{Keys: []string{openKey}, Weights: []float64{0}}).Err())
 }
@@ -172,7 +172,7 @@ func (s *Store) putDue(ctx context.Context, due map[string]time.Time) error {
 	if len(due) == 0 {
 		return nil
 	}
-	ctx, cancel := s.within(context.WithoutCancel(ctx))
+	ctx, cancel := s.withTimeout(context.WithoutCancel(ctx))
 	defer cancel()
 	entries := make([]redis.Z, 0, len(due))
 	for id, at := range due {

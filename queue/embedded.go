@@ -48,8 +48,8 @@ func (e *embedded) drive() {
 	}
 }
 
-func (e *embedded) client(patience time.Duration) redis.UniversalClient {
-	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, patience, nil))
+func (e *embedded) client(timeout time.Duration) redis.UniversalClient {
+	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, timeout, nil))
 }
 
 func (e *embedded) close() {

@@ -69,7 +69,7 @@ func (f *fanouts) stop() {
 // the sweeper finishes what breaks off.
 func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 	if f.enqueued {
-		s.noteWhole(context.WithoutCancel(ctx), f)
+		s.noteWhole(detached(ctx), f)
 		return
 	}
 	run := func(ctx context.Context) {
@@ -95,6 +95,8 @@ func (s *Store) enqueueBehind(ctx context.Context, n int, run func(context.Conte
 	if n > inlineActions {
 		return
 	}
+	ctx, cancel := s.withTimeout(ctx)
+	defer cancel()
 	select {
 	case <-done:
 	case <-ctx.Done(): // it goes on, but its client is not kept waiting
@@ -109,7 +111,7 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 		next := min(f.from+fanOutChunk, f.total)
 		began := time.Now()
 		var got enqueued
-		err := s.insist(ctx, func() (err error) {
+		err := s.retryUnavailable(ctx, func() (err error) {
 			got, err = s.enqueue(ctx, f.id, f.route, "", span(f.from, next))
 			return err
 		})
@@ -141,7 +143,7 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 // reports whether it is to go on.
 func (s *Store) noteProgress(ctx context.Context, id, grant string, upTo int) (bool, error) {
 	var answer []string
-	err := s.insist(ctx, func() (err error) {
+	err := s.retryUnavailable(ctx, func() (err error) {
 		answer, err = s.run(ctx, s.steps.progress, []string{keysOf(id).meta}, upTo, grant)
 		return err
 	})
@@ -181,7 +183,7 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 
 // noteAll notes of batches that they are enqueued. It tries all of them.
 func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	steps := make([]*redis.Cmd, len(whole))
@@ -235,7 +237,7 @@ type newTask struct {
 // enqueueTasks enqueues tasks, no two of which have the same id, in one exchange,
 // and wakes the workers.
 func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	sent := s.addTasks(ctx, pipe, messagesOf(tasks), "", true)

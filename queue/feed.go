@@ -24,7 +24,7 @@ const feedChunks = 10
 // readHeads reads the hashes of batches in one exchange. A batch that could not be read has
 // none, and err says why, unless its node is known to be away.
 func (s *Store) readHeads(ctx context.Context, ids []string) (heads map[string]map[string]string, err error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	cmds := make([]*redis.MapStringStringCmd, len(ids))
@@ -191,7 +191,7 @@ func (s *Store) forgetGrant(ctx context.Context, owner, id, throttle, token stri
 	if owner == "" || json.Unmarshal([]byte(throttle), &limit) != nil || limit.Concurrent > 0 {
 		return nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.HDel(ctx, limitKeys(owner, limit.Scope)[1], grantName(id, token)).Err())
 }

@@ -104,7 +104,7 @@ func (s *Store) Feed(ctx context.Context) (waiting int, err error) {
 // throttledPage reads the next page of the list of throttled batches, and the time of its
 // server before.
 func (s *Store) throttledPage(ctx context.Context) ([]string, time.Time, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	from := "-"
 	if s.feeder.after != "" {

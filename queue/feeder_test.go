@@ -136,5 +136,5 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 		rounds++
 	}
 	require.Equal(t, len(alive), handed())
-	require.Less(t, time.Since(began), time.Duration(rounds+1)*3*b.patience/2, "in %d rounds", rounds)
+	require.Less(t, time.Since(began), time.Duration(rounds+1)*3*b.timeout/2, "in %d rounds", rounds)
 }

@@ -115,7 +115,7 @@ func (t *taker) eachNode(queues []*lane, do func([]*lane)) {
 // forward moves the tasks of some queues that are due, in one exchange.
 func (f *forwarder) forward(queues []*lane) {
 	s := f.t.s
-	ctx, cancel := s.within(context.Background())
+	ctx, cancel := s.withTimeout(context.Background())
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	cmds := make([]*redis.Cmd, len(queues))
@@ -165,7 +165,7 @@ func (t *taker) reap() {
 
 func (t *taker) reapQueues(queues []*lane) {
 	s := t.s
-	ctx, cancel := s.within(context.Background())
+	ctx, cancel := s.withTimeout(context.Background())
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	cmds := make([]*redis.Cmd, len(queues))

@@ -43,7 +43,7 @@ func (s *Store) Holds(f func(target string, d time.Duration)) (stop func()) {
 // noted, and an open circuit pauses them anew, so that a crash in between leaves
 // no queue paused that nobody knows of.
 func (s *Store) Trip(ctx context.Context, target string) (bool, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	added, err := s.rdb.SAdd(ctx, trippedKey, target).Result()
 	if err != nil {
@@ -54,7 +54,7 @@ func (s *Store) Trip(ctx context.Context, target string) (bool, error) {
 
 // Mend implements [batch.Gate].
 func (s *Store) Mend(ctx context.Context, target string) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	if err := s.eachLane(ctx, target, s.inspect.UnpauseQueue); err != nil {
 		return err

@@ -102,7 +102,7 @@ func (s *Store) openGroup(id string, leader int, sealed string) (*batch.Group, e
 
 // Member implements [batch.GroupLedger].
 func (s *Store) Member(ctx context.Context, id string, index int) (*batch.Action, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	sealed, err := s.rdb.HGet(ctx, keysOf(id).actions, strconv.Itoa(index)).Bytes()
 	if errors.Is(err, redis.Nil) {

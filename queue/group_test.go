@@ -242,7 +242,7 @@ func TestTheKeysOfGroupsExpireAndAreErased(t *testing.T) {
 		require.NoError(t, u.Add(b.ctx, a))
 		require.NoError(t, u.(*upload).stageGroups(b.ctx))
 		require.NoError(t, u.(*upload).flush(b.ctx))
-		require.NoError(t, u.(*upload).settle())
+		require.NoError(t, u.(*upload).settle(t.Context()))
 		u.Abort(b.ctx)
 		for key := range b.allKeys() {
 			require.NotContains(t, key, u.(*upload).id, "a broken upload leaves nothing")

@@ -115,7 +115,7 @@ func (s *Store) learn(ctx context.Context) error {
 
 // askHistory asks all servers for the ids of their histories.
 func (s *Store) askHistory(ctx context.Context) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	ask := func(ctx context.Context, c redis.Cmdable) error {
 		info, err := c.Info(ctx, "replication").Result()

@@ -192,7 +192,7 @@ func (s *Store) ask(ctx context.Context, worker, question string) error {
 
 // publish sends a message to all processes.
 func (s *Store) publish(ctx context.Context, channel, message string) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.Publish(ctx, channel, message).Err())
 }
@@ -205,7 +205,7 @@ func askFor(question *strings.Builder, a *attempt) {
 // inFlight returns the actions of batches that are in flight by the ledger. With an error,
 // some of the batches could not be read.
 func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]*attempt, unread []string, err error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	steps := make([]*redis.Cmd, len(ids))

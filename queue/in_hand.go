@@ -77,7 +77,7 @@ func (t *taker) askedForTasks(message string) {
 	}
 	s := t.s
 	s.fanouts.wg.Go(func() {
-		ctx, cancel := s.within(s.fanouts.ctx)
+		ctx, cancel := s.withTimeout(s.fanouts.ctx)
 		defer cancel()
 		pipe := s.rdb.Pipeline()
 		pipe.SAdd(ctx, inHandKey(token), found...)

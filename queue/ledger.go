@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	// beginPatience is how long a begin is repeated while Redis is away, and its giving
+	// beginRetryFor is how long a begin is repeated while Redis is away, and its giving
 	// back: who does not know whether an action is begun would leave it in doubt.
-	beginPatience = 90 * time.Minute
-	// stepPatience is how long other steps are repeated that matter less.
-	stepPatience = time.Minute
+	beginRetryFor = 90 * time.Minute
+	// stepRetryFor is how long other steps are repeated that matter less.
+	stepRetryFor = time.Minute
 	// stepPause is the pause between two repetitions.
 	stepPause = 200 * time.Millisecond
 )
@@ -50,7 +50,9 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 // begin runs the step and reads its answer. With an error the action may be begun.
 func (s *Store) begin(ctx context.Context, r *ride, worker string) (*batch.Begun, error) {
 	id, index := r.id, r.index
-	again := func() error { return s.insistFor(ctx, beginPatience, func() error { return s.combine.do(r) }) }
+	again := func() error {
+		return s.retryUnavailableFor(ctx, beginRetryFor, func() error { return s.combine.do(r) })
+	}
 	err := again()
 	if err == nil && r.first {
 		s.tellIf(ctx, id, text(r.common[2]))
@@ -152,18 +154,19 @@ func (s *Store) heldByOther(ctx context.Context, worker, holder string, began ti
 	return slices.Contains(alive, holder), err
 }
 
-// insist repeats a step while Redis is away, for a minute at most.
-func (s *Store) insist(ctx context.Context, step func() error) error {
-	return s.insistFor(ctx, stepPatience, step)
+// retryUnavailable repeats a step while Redis is away, for a minute at most.
+func (s *Store) retryUnavailable(ctx context.Context, step func() error) error {
+	return s.retryUnavailableFor(ctx, stepRetryFor, step)
 }
 
-// insistFor repeats a step while Redis is away: the step may have been done although
-// its answer was lost, or was replaced by an error. It stops with the context.
-func (s *Store) insistFor(ctx context.Context, patience time.Duration, step func() error) error {
-	deadline := time.Now().Add(patience)
+// retryUnavailableFor repeats a step while Redis is away: the step may have been done
+// although its answer was lost, or was replaced by an error. It stops with the context,
+// and when nothing is left of the request's budget, to which its pauses count.
+func (s *Store) retryUnavailableFor(ctx context.Context, limit time.Duration, step func() error) error {
+	deadline := time.Now().Add(limit)
 	for {
 		err := step()
-		if !isUnavailable(err) || time.Now().After(deadline) {
+		if !isUnavailable(err) || time.Now().After(deadline) || !batch.BudgetOf(ctx).Take(stepPause) {
 			return err
 		}
 		select {
@@ -262,7 +265,7 @@ func (s *Store) GiveBack(ctx context.Context, id string, index int, token batch.
 // one whose fate is not known, so this goes on for as long as the store is open.
 func (s *Store) giveBackBegun(ctx context.Context, r *ride) error {
 	ctx = context.WithoutCancel(ctx)
-	err := s.insistFor(ctx, beginPatience, func() error {
+	err := s.retryUnavailableFor(ctx, beginRetryFor, func() error {
 		_, err := s.GiveBack(ctx, r.id, r.index, batch.Token(text(r.args[0])))
 		return err
 	})

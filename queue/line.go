@@ -183,7 +183,7 @@ func (l *line) awaitPolls() {
 
 // exchange makes a turn in one exchange.
 func (l *line) exchange(parts []*part) {
-	ctx, cancel := l.t.s.within(context.Background())
+	ctx, cancel := l.t.s.withTimeout(context.Background())
 	defer cancel()
 	pipe := l.t.s.rdb.Pipeline()
 	l.add(ctx, pipe, parts)

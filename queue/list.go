@@ -64,7 +64,7 @@ func (s *Store) List(ctx context.Context, owner, cursor string, limit int) ([]*b
 // come after that one, and whether there are more. Those of the same time are ordered
 // by id.
 func (s *Store) listEntries(ctx context.Context, owner string, after *listEntry, limit int) ([]listEntry, bool, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	var entries []listEntry
 	by := redis.ZRangeBy{Max: "+inf", Min: "-inf", Count: int64(limit) + 1}
@@ -120,7 +120,7 @@ func (s *Store) listed(ctx context.Context, owner string, entries []listEntry) (
 }
 
 func (s *Store) metas(ctx context.Context, entries []listEntry) ([]map[string]string, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.MapStringStringCmd, len(entries))
 	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -154,7 +154,7 @@ func (s *Store) dropEntries(ctx context.Context, owner string, ids []string) err
 	if len(gone) == 0 {
 		return nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.ZRem(ctx, ownerKey(owner), gone...).Err())
 }

@@ -124,7 +124,7 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 			b.newID = skewed(by)
 			u := b.upload(3)
 			require.NoError(t, u.flush(b.ctx))
-			require.NoError(t, u.settle())
+			require.NoError(t, u.settle(t.Context()))
 			require.NoError(t, u.index(b.ctx, true))
 			require.NoError(t, u.list(b.ctx, "", true))
 			look := func() {

@@ -44,7 +44,7 @@ func (s *Store) spare(ctx context.Context) error {
 	if time.Since(s.memory.at) >= memoryEvery {
 		// Other submissions wait for this look and use its answer, a failure too: one look after
 		// the other would keep them too long.
-		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.patience/2, errSlow)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.timeout/2, errSlow)
 		defer cancel()
 		share, err := s.memoryUsed(ctx)
 		if err != nil {
@@ -66,7 +66,7 @@ func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 	if s.embed != nil {
 		return 0, nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	var mu sync.Mutex
 	fullest := 0.0

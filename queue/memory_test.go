@@ -67,5 +67,5 @@ func TestLooksAtTheMemoryOfARedisThatIsSilentDoNotQueueUp(t *testing.T) {
 		})
 	}
 	all.Wait()
-	require.Less(t, time.Since(began), 10*patience/2, "twenty would be the time of one after the other")
+	require.Less(t, time.Since(began), 10*defaultTimeout/2, "twenty would be the time of one after the other")
 }

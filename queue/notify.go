@@ -87,20 +87,35 @@ func (n *notices) hear(channel string, f func(message string)) (stop func()) {
 	}
 }
 
+// subscribeWait is how long a caller waits for a subscription. One that takes longer goes
+// on in the background; a waiter looks by itself now and then.
+const subscribeWait = 250 * time.Millisecond
+
 // subscribe adds a channel to the one subscription, with the lock held.
 func (n *notices) subscribe(channel string) {
-	switch {
-	case n.sub == nil:
-		n.sub = n.rdb.Subscribe(context.Background(), channel)
+	if n.channels[channel] || n.closed {
+		return
+	}
+	n.channels[channel] = true
+	if n.sub == nil {
+		n.sub = n.rdb.Subscribe(context.Background()) // without a channel it opens no connection
 		messages := n.sub.Channel(redis.WithChannelSize(notesAhead))
 		n.wg.Go(func() { n.receive(messages) })
 		n.again = time.AfterFunc(n.every, n.resubscribe)
-	case !n.channels[channel]:
-		if err := n.sub.Subscribe(context.Background(), channel); err != nil {
+	}
+	done := make(chan struct{})
+	n.wg.Go(func() {
+		defer close(done)
+		ctx, cancel := context.WithTimeout(context.Background(), defaultTimeout)
+		defer cancel()
+		if err := n.sub.Subscribe(ctx, channel); err != nil {
 			n.log.Warn("subscription waits for Redis", "channel", channel, "error", err)
 		}
+	})
+	select {
+	case <-done:
+	case <-time.After(subscribeWait):
 	}
-	n.channels[channel] = true
 }
 
 // resubscribe sends the subscription again, and schedules the next time. Redis ignores
@@ -112,7 +127,7 @@ func (n *notices) resubscribe() {
 	if closed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), defaultTimeout)
 	defer cancel()
 	if err := n.sub.Subscribe(ctx, channels...); err != nil {
 		n.log.Debug("subscription waits for Redis", "error", err)

@@ -17,7 +17,7 @@ import (
 
 // orphanPause is longer than a live worker takes from taking a task to
 // beginning its action, or to giving it back because it could not.
-const orphanPause = patience + 500*time.Millisecond
+const orphanPause = defaultTimeout + 500*time.Millisecond
 
 const (
 	// orphanPage is the number of held tasks looked at in one exchange.
@@ -118,8 +118,8 @@ func (q *lane) toBeTold() bool {
 func (s *Store) noteLost(ctx context.Context, queue string) (err error) {
 	note := queue + " " + s.token()
 	for {
-		err = s.insist(ctx, func() error {
-			ctx, cancel := s.within(context.WithoutCancel(ctx))
+		err = s.retryUnavailable(ctx, func() error {
+			ctx, cancel := s.withTimeout(context.WithoutCancel(ctx))
 			defer cancel()
 			return mapError(ctx, s.rdb.SAdd(ctx, lostKey, note).Err())
 		})
@@ -134,7 +134,7 @@ func (s *Store) forgetLost(ctx context.Context, notes []string) error {
 	if len(notes) == 0 {
 		return nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.SRem(ctx, lostKey, notes).Err())
 }
@@ -176,7 +176,7 @@ func (s *Store) endTasks(ctx context.Context, queue string, ids []string) error 
 // actions wait to be begun or decided about, or have ended, which it says. With an error
 // there may be more.
 func (s *Store) strays(ctx context.Context, queues []string) (map[heldTask]bool, error) {
-	look, cancel := s.within(ctx)
+	look, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	lists := make(map[string]*redis.StringSliceCmd, len(queues))
@@ -204,7 +204,7 @@ func (s *Store) strays(ctx context.Context, queues []string) (map[heldTask]bool,
 }
 
 func (s *Store) keepStrays(ctx context.Context, held []heldTask, into map[heldTask]bool) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	states, entries := make(map[heldTask]*redis.StringCmd, len(held)), make(map[heldTask]*redis.SliceCmd)
 	pipe := s.rdb.Pipeline()

@@ -25,7 +25,7 @@ const (
 
 // meta reads the hash of a batch; it is empty if there is none.
 func (s *Store) meta(ctx context.Context, id string) (map[string]string, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	m, err := s.rdb.HGetAll(ctx, keysOf(id).meta).Result()
 	return m, mapError(ctx, err)
@@ -146,7 +146,7 @@ type sight struct {
 // firstLook reads a batch's head, and what is known before anything is of the rest.
 func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.ResultQuery) (*sight, error) {
 	if len(q.Outcomes) > 0 {
-		ctx, cancel := s.within(ctx)
+		ctx, cancel := s.withTimeout(ctx)
 		defer cancel()
 		k := keysOf(id)
 		pipe := s.rdb.Pipeline()
@@ -163,7 +163,7 @@ func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.Resu
 // large, of any batch, or, unless few is 0, only of one that has ended and has at most so
 // many actions.
 func (s *Store) glance(ctx context.Context, id string, from, limit, few int) (*sight, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	k := keysOf(id)
 	parts, err := s.steps.look.Run(ctx, s.rdb, []string{k.meta, k.state, k.results}, from, limit, firstBytes, few).Slice()
@@ -195,7 +195,7 @@ func sightOf(parts []any) (*sight, error) {
 // look reads in one exchange what is needed of up to limit actions, or finds those
 // with one of the outcomes.
 func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome) (*sight, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	window := limit
 	if len(outcomes) > 0 {
@@ -255,7 +255,7 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 	}
 	var actions, entries, lasts []any
 	if given == nil || len(bare) > 0 {
-		ctx, cancel := s.within(ctx)
+		ctx, cancel := s.withTimeout(ctx)
 		defer cancel()
 		k := keysOf(id)
 		results, ofActions, ofEntries, ofLasts := &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}

@@ -47,7 +47,7 @@ func (r *restoring) next() bool {
 func (s *Store) restoreTwice(ctx context.Context) {
 	for range 2 {
 		var restored int
-		err := s.insist(ctx, func() error {
+		err := s.retryUnavailable(ctx, func() error {
 			n, err := s.restore(ctx, s.attempts.all())
 			restored += n
 			return err
@@ -64,7 +64,7 @@ func (s *Store) restoreTwice(ctx context.Context) {
 	}
 	// The sweeper may be another process, which has noticed nothing.
 	s.schedule.lookAtAll()
-	if err := s.insist(ctx, func() error { return s.alertSweeper(ctx) }); err != nil && ctx.Err() == nil {
+	if err := s.retryUnavailable(ctx, func() error { return s.alertSweeper(ctx) }); err != nil && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "what redis has forgotten may be found late", "error", err)
 	}
 	crash.At(crash.Alerted)
@@ -196,7 +196,7 @@ func (s *Store) endAs(ctx context.Context, a *attempt, b *batch.Begun, round str
 	defer s.attempts.notBegun(a) // the one before is still what this process did
 	as := *before
 	as.entry = entryOf(b, round)
-	err := s.insist(ctx, func() error {
+	err := s.retryUnavailable(ctx, func() error {
 		_, err := s.restore(ctx, []*attempt{&as})
 		return err
 	})

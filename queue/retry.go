@@ -99,12 +99,12 @@ func (s *Store) tryRetry(ctx context.Context, owner, id, states string, spec *ba
 	}
 	state, err := t.prepare(ctx, spec.Limit, throttle != "")
 	if err != nil {
-		s.aside(t.drop)
+		s.detach(t.drop)
 		return nil, nil, err
 	}
 	answer, err := s.run(ctx, s.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, t.marker), owner, states, t.token, t.n, throttle)
 	if err != nil || answer[0] != "ok" {
-		s.aside(t.drop)
+		s.detach(t.drop)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("retry batch %s: %w", id, err)
@@ -158,7 +158,7 @@ func (t *retrial) prepare(ctx context.Context, limit *batch.Limit, throttled boo
 }
 
 func (t *retrial) mark(ctx context.Context) error {
-	ctx, cancel := t.s.within(ctx)
+	ctx, cancel := t.s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, t.s.rdb.Set(ctx, t.marker, 1, retryTTL).Err())
 }
@@ -187,7 +187,7 @@ func (t *retrial) drop(ctx context.Context) {
 // only later.
 func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
 	s.enqueueBehind(ctx, int(atoi(m["asked"])), func(ctx context.Context) {
-		err := s.insist(ctx, func() error {
+		err := s.retryUnavailable(ctx, func() error {
 			if m["throttle"] != "" {
 				return s.feed(ctx, id)
 			}
@@ -197,7 +197,7 @@ func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]s
 			s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)
 		}
 	})
-	err = s.insist(ctx, func() (err error) { // asked for once more, the retry would be refused
+	err = s.retryUnavailable(ctx, func() (err error) { // asked for once more, the retry would be refused
 		b, err = s.Get(ctx, owner, id, 0)
 		return err
 	})

@@ -133,7 +133,7 @@ func (t *taker) renewLeases(now time.Time) {
 	if len(held) == 0 {
 		return
 	}
-	ctx, cancel := t.s.within(context.Background())
+	ctx, cancel := t.s.withTimeout(context.Background())
 	defer cancel()
 	pipe := t.s.rdb.Pipeline()
 	var renewed []*redis.Cmd

@@ -138,7 +138,7 @@ func (s *Store) addTaker(t *taker) (remove func()) {
 
 // open reports whether there is any batch that has not ended.
 func (s *Store) open(ctx context.Context) (bool, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	n, err := s.rdb.Exists(ctx, openKey).Result()
 	return n > 0, mapError(ctx, err)

@@ -168,7 +168,7 @@ func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]stri
 	if cursor >= upTo {
 		return 0, 0, nil
 	}
-	look, cancel := s.within(ctx)
+	look, cancel := s.withTimeout(ctx)
 	defer cancel()
 	all, err := s.rdb.GetRange(look, keysOf(id).state, int64(cursor), int64(upTo-1)).Result()
 	if err != nil {
@@ -217,7 +217,7 @@ func (s *Store) enqueueAllWaiting(ctx context.Context, id string, m map[string]s
 
 // haveTasks reports whether all of some tasks exist.
 func (s *Store) haveTasks(ctx context.Context, tasks []newTask) (bool, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	keys := make(map[string][]string) // by queue, since those of a queue are on one node
 	for _, t := range tasks {
@@ -245,7 +245,7 @@ func (s *Store) alive(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	names, err := s.rdb.ZRangeByScore(ctx, workersKey, &redis.ZRangeBy{
 		Min: fmt.Sprint(now.Add(-batch.DeadAfter).UnixMilli()), Max: "+inf",

@@ -30,10 +30,10 @@ type Config struct {
 	Seal SealConfig
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
-	// Patience bounds one exchange with Redis. Defaults to 2 s, which is well below what
+	// Timeout bounds one exchange with Redis. Defaults to 2 s, which is well below what
 	// a client of the API is willing to wait. A test that is not about a Redis which is
 	// away has more of it, for a machine that is busy.
-	Patience time.Duration
+	Timeout time.Duration
 }
 
 // Store keeps batches in Redis. It implements [batch.Store] and [batch.Ledger],
@@ -54,11 +54,11 @@ type Store struct {
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64
 	newID   func() (uuid.UUID, error)
-	// patience bounds one exchange with Redis, and half of it a look at its memory and one that stages a chunk of
+	// timeout bounds one exchange with Redis, and half of it a look at its memory and one that stages a chunk of
 	// a larger upload, since somebody waits to be told to come back.
-	patience time.Duration
-	slowFor  time.Duration // see there, as lookFor
-	lookFor  time.Duration
+	timeout time.Duration
+	slowFor time.Duration // see there, as lookFor
+	lookFor time.Duration
 	// renewEvery is how often the sweeper extends its lease during a round.
 	renewEvery time.Duration
 	// pause waits for that long, or returns why the context has ended.
@@ -103,7 +103,7 @@ var (
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, attempts: newAttempts(),
-		patience: cmp.Or(cfg.Patience, patience), pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
+		timeout: cmp.Or(cfg.Timeout, defaultTimeout), pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
 	}
 	s.history = newHistory(s.restoreSoon)
 	if s.log == nil {
@@ -118,11 +118,11 @@ func Open(cfg Config) (*Store, error) {
 		if s.embed, err = startEmbedded(); err != nil {
 			return nil, err
 		}
-		s.rdb = s.embed.client(s.patience)
+		s.rdb = s.embed.client(s.timeout)
 		if len(cfg.Seal.Keys) == 0 {
 			cfg.Seal.Keys = []SealKey{randomSealKey()}
 		}
-	} else if s.rdb, err = connect(cfg.Redis.URL.Reveal(), s.patience, s.history.connected); err != nil {
+	} else if s.rdb, err = connect(cfg.Redis.URL.Reveal(), s.timeout, s.history.connected); err != nil {
 		return nil, err
 	}
 	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
@@ -166,7 +166,7 @@ func (s *Store) Sealed() bool { return s.seals.first != "" }
 // Ping implements [batch.Store]. It reads a key: a server that cannot persist its
 // data refuses PING along with writes, but still answers reads.
 func (s *Store) Ping(ctx context.Context) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.Exists(ctx, openKey).Err())
 }
@@ -174,8 +174,8 @@ func (s *Store) Ping(ctx context.Context) error {
 // errSlow is the cause of a context that ended because Redis took too long.
 var errSlow = errors.New("redis did not answer in time")
 
-// patience is the default of Store.patience.
-const patience = 2 * time.Second
+// defaultTimeout is the default of Config.Timeout.
+const defaultTimeout = 2 * time.Second
 
 // pause is the default of Store.pause.
 func pause(ctx context.Context, d time.Duration) error {
@@ -187,8 +187,24 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func (s *Store) within(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeoutCause(ctx, s.patience, errSlow)
+// withTimeout bounds one exchange with Redis, by the timeout and by what is left of the
+// request's [batch.Budget]. Its end has to be called when the exchange is over.
+func (s *Store) withTimeout(ctx context.Context) (_ context.Context, end context.CancelFunc) {
+	budget := batch.BudgetOf(ctx)
+	ctx, cancel := context.WithTimeoutCause(ctx, budget.Begin(s.timeout), errSlow)
+	if budget == nil {
+		return ctx, cancel
+	}
+	return ctx, sync.OnceFunc(func() {
+		cancel()
+		budget.End()
+	})
+}
+
+// detached returns a context for what has to be done although the caller's may end, and
+// whatever is left of the request's budget.
+func detached(ctx context.Context) context.Context {
+	return batch.WithoutBudget(context.WithoutCancel(ctx))
 }
 
 // send sends what is in a pipeline. Each command has its own reply or its own error; see
@@ -222,7 +238,7 @@ func (s *Store) answer(ctx context.Context, step *redis.Script, cmd *redis.Cmd) 
 
 // run runs one step of the ledger and returns its answer as strings.
 func (s *Store) run(ctx context.Context, step *redis.Script, keys []string, args ...any) ([]string, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	answer, err := step.Run(ctx, s.rdb, keys, args...).Result()
 	if err != nil {
@@ -244,7 +260,7 @@ func (s *Store) run(ctx context.Context, step *redis.Script, keys []string, args
 
 // members returns the members of a set.
 func (s *Store) members(ctx context.Context, key string) ([]string, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	members, err := s.rdb.SMembers(ctx, key).Result()
 	return members, mapError(ctx, err)
@@ -267,7 +283,7 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	if salt := s.owners.Load(); salt != nil {
 		return *salt, nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	fresh := make([]byte, 32)
 	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead

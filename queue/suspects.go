@@ -31,7 +31,7 @@ func (s *Store) suspects(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	counts := make([]*redis.IntCmd, len(queues))

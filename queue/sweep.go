@@ -258,7 +258,7 @@ func (s *Store) electSweeper(ctx context.Context, worker string) (election, erro
 
 // now is the server's time: deadlines are by its clock alone.
 func (s *Store) now(ctx context.Context) (time.Time, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	now, err := s.rdb.Time(ctx).Result()
 	return now, mapError(ctx, err)
@@ -303,7 +303,7 @@ func (s *Store) duePage(ctx context.Context, until time.Time) (*openPage, error)
 // readPage reads what a round looks at of batches. One that cannot be read keeps no other
 // from being.
 func (s *Store) readPage(ctx context.Context, ids []string) *openPage {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.SliceCmd, len(ids))
 	pipe := s.rdb.Pipeline()

@@ -232,7 +232,7 @@ func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	b.lookFor = 100 * time.Millisecond
 	require.Zero(t, b.sweep().Lost)
 	b.lookFor = time.Minute // however busy the machine is
-	require.Equal(t, 1, b.sweep().Resumed, "it does not wait for the patience with others")
+	require.Equal(t, 1, b.sweep().Resumed, "it does not wait as long as for others")
 	require.Equal(t, "1250", b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Val())
 }
 

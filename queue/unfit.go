@@ -13,12 +13,12 @@ import (
 // used: RPOP with a count, and ZADD with GT.
 var oldestRedis = [2]int{6, 2}
 
-// Unfit returns what about Redis does not suit, each with what to do about it.
-func (s *Store) Unfit(ctx context.Context) ([]string, error) {
+// Preflight returns what about Redis does not suit, each with what to do about it.
+func (s *Store) Preflight(ctx context.Context) ([]string, error) {
 	if s.embed != nil {
 		return nil, nil
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	memory, err := s.rdb.Info(ctx, "memory").Result()
 	if err != nil {

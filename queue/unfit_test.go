@@ -13,7 +13,7 @@ import (
 
 func TestWhatDoesNotSuitIsTold(t *testing.T) {
 	unfit := func(b *bundle) []string {
-		faults, err := b.Unfit(b.ctx)
+		faults, err := b.Preflight(b.ctx)
 		require.NoError(t, err)
 		return faults
 	}
@@ -41,7 +41,7 @@ func TestAServerOlderThanWhatIsNeededIsTold(t *testing.T) {
 
 	b := open(t, redistest.Start(t).URL())
 	b.rdb.AddHook(answering{command: "info", old: "redis_version:", new: "redis_version:5.0.7\r\nwas:"})
-	faults, err := b.Unfit(b.ctx)
+	faults, err := b.Preflight(b.ctx)
 	require.NoError(t, err)
 	require.Len(t, faults, 1)
 	require.Contains(t, faults[0], "5.0.7")

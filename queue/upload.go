@@ -64,7 +64,7 @@ func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, erro
 	}
 	u.claim = idempotencyKey(owner, key)
 	if err := u.claimKey(ctx); err != nil {
-		s.aside(u.unmark)
+		s.detach(u.unmark)
 		return nil, err
 	}
 	crash.At(crash.KeyClaimed)
@@ -104,7 +104,7 @@ func (u *upload) markAndClaim(ctx context.Context) (holder string, err error) {
 		}
 		return u.claimFrom(ctx, "")
 	}
-	ctx, cancel := u.s.within(ctx)
+	ctx, cancel := u.s.withTimeout(ctx)
 	defer cancel()
 	u.markedAt = time.Now()
 	pipe := u.s.rdb.Pipeline()
@@ -131,7 +131,7 @@ func (u *upload) claimArgs(seen string) []any { return []any{seen, u.id, millis(
 
 // lookUp reports, of one moment, whether a batch exists and whether its upload is open.
 func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	k := keysOf(id)
 	var meta, marker *redis.IntCmd
@@ -146,7 +146,7 @@ func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err e
 }
 
 func (u *upload) mark(ctx context.Context) error {
-	ctx, cancel := u.s.within(ctx)
+	ctx, cancel := u.s.withTimeout(ctx)
 	defer cancel()
 	var err error
 	if u.markedAt.IsZero() {
@@ -187,7 +187,7 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 	if len(u.pending) < 2*chunkActions && u.bytes < chunkBytes {
 		return nil
 	}
-	return u.flush(ctx)
+	return u.flush(batch.WithoutBudget(ctx)) // each chunk has its own
 }
 
 // keepMark renews the marker of an upload that takes its time.
@@ -195,12 +195,12 @@ func (u *upload) keepMark(ctx context.Context) error {
 	if u.markedAt.IsZero() || time.Since(u.markedAt) < markerTTL/4 {
 		return nil
 	}
-	return u.mark(ctx)
+	return u.mark(batch.WithBudget(ctx, u.s.timeout/2))
 }
 
 // flush has the pending actions staged, while the next ones are read. It waits for those before.
 func (u *upload) flush(ctx context.Context) error {
-	if err := u.settle(); err != nil || len(u.pending) == 0 {
+	if err := u.settle(ctx); err != nil || len(u.pending) == 0 {
 		return err
 	}
 	u.staged += len(u.pending) / 2
@@ -211,11 +211,13 @@ func (u *upload) flush(ctx context.Context) error {
 	return nil
 }
 
-// settle waits for the chunk that is being staged.
-func (u *upload) settle() error {
+// settle waits for the chunk that is being staged. The wait is spent from the budget.
+func (u *upload) settle(ctx context.Context) error {
 	if u.staging == nil {
 		return nil
 	}
+	_, end := u.s.withTimeout(ctx)
+	defer end()
 	err := <-u.staging
 	u.staging = nil
 	return err
@@ -223,8 +225,7 @@ func (u *upload) settle() error {
 
 // stage stages a chunk, after which so many actions are.
 func (u *upload) stage(ctx context.Context, args []any, upTo int) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, u.s.patience/2, errSlow)
-	defer cancel()
+	ctx = batch.WithBudget(ctx, u.s.timeout/2) // an upload has many chunks
 	answer, err := u.s.run(ctx, u.s.steps.stage, u.stageKeys(), args...)
 	if err != nil {
 		return fmt.Errorf("stage actions: %w", err)
@@ -246,18 +247,18 @@ func (u *upload) Abort(context.Context) {
 		return
 	}
 	u.committed = true
-	u.s.aside(u.drop)
+	u.s.detach(u.drop)
 }
 
 // drop gives back what an upload was admitted, and removes what it has left.
 func (u *upload) drop(ctx context.Context) {
-	_ = u.settle() // what it stages is to go, too
+	_ = u.settle(ctx) // what it stages is to go, too
 	if u.doubtful {
 		if !u.markedAt.IsZero() {
 			u.unmark(ctx) // what comes late is refused, and the key free for another attempt
 		}
 		var answer []string
-		err := u.s.insist(ctx, func() (err error) {
+		err := u.s.retryUnavailable(ctx, func() (err error) {
 			answer, err = u.s.run(ctx, u.s.steps.drop, []string{u.keys.meta, u.keys.actions, u.keys.groups})
 			return err
 		})

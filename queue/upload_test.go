@@ -430,25 +430,25 @@ func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 		cfg.Lines = append(cfg.Lines, l)
 	}
 	defer b.addTaker(newTaker(b.Store, cfg))()
-	patient, cancel := b.within(b.ctx)
+	unhurried, cancel := b.withTimeout(b.ctx)
 	defer cancel()
 	along := func(ctx context.Context, target string) *along {
 		return b.turnAlong(ctx, b.queuesOf(route{target, batch.Interactive})[0])
 	}
-	require.Nil(t, along(patient, "rated"))
-	require.Nil(t, along(patient, "held"))
-	require.Nil(t, along(patient, "unknown"))
-	hasty, cancelHasty := context.WithTimeout(patient, patience/4)
+	require.Nil(t, along(unhurried, "rated"))
+	require.Nil(t, along(unhurried, "held"))
+	require.Nil(t, along(unhurried, "unknown"))
+	hasty, cancelHasty := context.WithTimeout(unhurried, defaultTimeout/4)
 	defer cancelHasty()
 	require.Nil(t, along(hasty, "free"), "its answer may not be waited for")
-	turn := along(patient, "free")
+	turn := along(unhurried, "free")
 	require.NotNil(t, turn)
-	require.Nil(t, along(patient, "free"), "one is under way")
+	require.Nil(t, along(unhurried, "free"), "one is under way")
 	pipe := b.rdb.Pipeline()
-	turn.add(patient, pipe)
-	b.send(patient, pipe)
-	require.Zero(t, turn.took(patient))
-	require.NotNil(t, along(patient, "free"))
+	turn.add(unhurried, pipe)
+	b.send(unhurried, pipe)
+	require.Zero(t, turn.took(unhurried))
+	require.NotNil(t, along(unhurried, "free"))
 }
 
 func TestABatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {

@@ -103,7 +103,7 @@ func (s *Store) verifyEnded(ctx context.Context, now time.Time) error {
 
 // forgotten returns the attempts whose actions are not ended by the ledger.
 func (s *Store) forgotten(ctx context.Context, reads []*statesRead) (found []*attempt, err error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
 	cmds := make([]*redis.StringCmd, len(reads))

@@ -56,7 +56,7 @@ func (t *taker) keepWarm() {
 
 // measure finds out how far Redis is, and reports whether it could.
 func (w *warmer) measure(ctx context.Context) bool {
-	ctx, cancel := w.t.s.within(ctx)
+	ctx, cancel := w.t.s.withTimeout(ctx)
 	defer cancel()
 	if w.t.s.rdb.Ping(ctx).Err() != nil { // it may open a connection
 		return false
@@ -84,7 +84,7 @@ func (t *taker) connections(trip time.Duration) int {
 
 // warm opens the connections that are missing.
 func (w *warmer) warm(ctx context.Context) {
-	ctx, cancel := w.t.s.within(ctx)
+	ctx, cancel := w.t.s.withTimeout(ctx)
 	defer cancel()
 	switch c := w.t.s.rdb.(type) {
 	case *redis.ClusterClient:

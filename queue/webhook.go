@@ -50,7 +50,7 @@ func (s *Store) tellIf(ctx context.Context, id, mark string) {
 		return
 	}
 	crash.At(crash.OutboxMarked)
-	if err := s.tell(context.WithoutCancel(ctx), id, delivery); err != nil {
+	if err := s.tell(detached(ctx), id, delivery); err != nil {
 		s.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
 		s.doubt(id)
 	}
@@ -123,7 +123,7 @@ func (s *Store) Deliveries(ctx context.Context, owner, id string) (*batch.Delive
 	if !known(id) {
 		return nil, batch.ErrNotFound
 	}
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	k := keysOf(id)
 	var meta *redis.MapStringStringCmd
@@ -207,7 +207,7 @@ func (s *Store) Webhook(ctx context.Context, id string, delivery int) (*batch.No
 
 // checkDue answers as stillDue does, after the results were read.
 func (s *Store) checkDue(ctx context.Context, id string, delivery int) error {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	fields, err := s.rdb.HMGet(ctx, keysOf(id).meta, "sending", "delivery").Result()
 	if err != nil {

@@ -20,7 +20,7 @@ const workersKey = "batchd:workers"
 
 // Beat implements [batch.Registry].
 func (s *Store) Beat(ctx context.Context, worker string) ([]string, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	last, _ := s.beats.Load(worker)
 	answer, err := s.steps.beat.Run(ctx, s.rdb, []string{workersKey}, worker, millis(batch.DeadAfter), text(last)).StringSlice()
@@ -40,7 +40,7 @@ func (s *Store) Beat(ctx context.Context, worker string) ([]string, error) {
 // Leave implements [batch.Registry].
 func (s *Store) Leave(ctx context.Context, worker string) error {
 	s.beats.Delete(worker)
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	return mapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())
 }
@@ -146,7 +146,7 @@ func (s *Store) Recover(ctx context.Context, worker string, dead []string) (foun
 // openPage reads a page of all open batches, of which some may come twice, and returns the
 // cursor of the next one, 0 at the end.
 func (s *Store) openPage(ctx context.Context, cursor uint64) (*openPage, uint64, error) {
-	scan, cancel := s.within(ctx)
+	scan, cancel := s.withTimeout(ctx)
 	defer cancel()
 	entries, next, err := s.rdb.ZScan(scan, openKey, cursor, "", sweepPage).Result()
 	if err != nil {
@@ -220,7 +220,7 @@ func portions[T any](items []T, size func(T) int, most int) (parts [][]T) {
 // begunIn returns the ledger's entries of the actions in flight, by batch and index, in two
 // exchanges for all batches. With an error, those of some batches are missing.
 func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]entry, error) {
-	ctx, cancel := s.within(ctx)
+	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	states := make([]*redis.StringCmd, len(ids))
 	pipe := s.rdb.Pipeline()

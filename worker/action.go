@@ -190,7 +190,7 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 		last := lastAttempt(index, begun, &batch.Result{StartedAt: begun.StartedAt, Error: &batch.Failure{
 			Code: batch.CodeInterrupted, Message: "the worker stopped while it was in flight",
 		}})
-		err := w.insist(ctx, func(ctx context.Context) error {
+		err := w.retryUnavailable(ctx, func(ctx context.Context) error {
 			_, err := w.cfg.Ledger.Release(ctx, id, index, begun.Token, last)
 			return err
 		})
@@ -227,7 +227,7 @@ func (w *Worker) putBack(ctx context.Context, id string, index int, begun *batch
 	step func(context.Context, string, int, batch.Token) (bool, error),
 ) error {
 	released := false
-	err := w.insist(ctx, func(ctx context.Context) (err error) {
+	err := w.retryUnavailable(ctx, func(ctx context.Context) (err error) {
 		released, err = step(ctx, id, index, begun.Token)
 		return err
 	})
@@ -256,7 +256,7 @@ func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.
 	if begun.Previous != nil {
 		r.History = begun.Previous.Past()
 	}
-	err := w.insist(ctx, func(ctx context.Context) error {
+	err := w.retryUnavailable(ctx, func(ctx context.Context) error {
 		return w.cfg.Ledger.Finish(ctx, id, index, begun.Token, r)
 	})
 	crash.At(crash.Finished)
@@ -280,10 +280,10 @@ func (w *Worker) settled(ctx context.Context, id string, index int, err error) e
 	}
 }
 
-// insist repeats a step of the ledger while the store is away. By then the
+// retryUnavailable repeats a step of the ledger while the store is away. By then the
 // target has done its work, so the result is worth waiting with. It goes on
 // through a shutdown.
-func (w *Worker) insist(ctx context.Context, step func(context.Context) error) error {
+func (w *Worker) retryUnavailable(ctx context.Context, step func(context.Context) error) error {
 	ctx = context.WithoutCancel(ctx)
 	err := step(ctx)
 	if !isAway(err) {

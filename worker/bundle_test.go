@@ -42,7 +42,7 @@ func setup(t *testing.T, do func(ctx context.Context, r *batch.Request, attempt 
 
 func setupOn(t *testing.T, cfg queue.Config, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *bundle {
 	t.Helper()
-	cfg.Patience = cmp.Or(cfg.Patience, 30*time.Second) // a busy machine is not a Redis that is away
+	cfg.Timeout = cmp.Or(cfg.Timeout, 30*time.Second) // a busy machine is not a Redis that is away
 	s, err := queue.Open(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })

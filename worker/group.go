@@ -228,7 +228,7 @@ func (s *saga) note(ctx context.Context) (now time.Time, err error) {
 		return time.Now(), nil
 	}
 	s.g.Seq++
-	err = s.w.insist(ctx, func(ctx context.Context) (err error) {
+	err = s.w.retryUnavailable(ctx, func(ctx context.Context) (err error) {
 		now, err = s.w.cfg.Ledger.Note(ctx, s.id, s.begun.Token, s.g, s.staged)
 		return err
 	})
@@ -260,7 +260,7 @@ func (s *saga) conclude(ctx context.Context) error {
 		return nil
 	}
 	crash.At(crash.GroupConcluding)
-	err := s.w.insist(ctx, func(ctx context.Context) error {
+	err := s.w.retryUnavailable(ctx, func(ctx context.Context) error {
 		return s.w.cfg.Ledger.Conclude(ctx, s.id, s.begun.Token, s.g, results)
 	})
 	crash.At(crash.GroupConcluded)

@@ -118,7 +118,7 @@ func (s *saga) undo(ctx context.Context) (*batch.Action, *batch.Failure) {
 // load reads a member's action.
 func (s *saga) load(ctx context.Context, at int) (a *batch.Action, _ *batch.Failure) {
 	index := s.g.Members[at].Index
-	err := s.w.insist(ctx, func(ctx context.Context) (err error) {
+	err := s.w.retryUnavailable(ctx, func(ctx context.Context) (err error) {
 		a, err = s.w.cfg.Ledger.Member(ctx, s.id, index)
 		return err
 	})

@@ -34,7 +34,7 @@ func TestNoMoreIsInFlightThanAnOwnersLimitAllows(t *testing.T) {
 	})
 	url := redistest.Start(t).URL()
 	open := func() *queue.Store {
-		s, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}, Patience: 30 * time.Second})
+		s, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}, Timeout: 30 * time.Second})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		return s

@@ -72,7 +72,7 @@ func startRounds(t *testing.T, result []byte) *rounds {
 		return resp
 	})
 	url := redistest.Start(t).URL()
-	store, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}, Patience: 30 * time.Second})
+	store, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}, Timeout: 30 * time.Second})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	opt, err := redis.ParseURL(url)

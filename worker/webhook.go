@@ -154,7 +154,7 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	w.metrics.webhooks.WithLabelValues(string(state)).Inc()
 	w.log.InfoContext(w.held, "webhook attempt", "batch", id, "attempt", failures+1, "status", delivery.Status,
 		"error", delivery.Error, "state", string(state), "duration_ms", delivery.DurationMS)
-	err = w.insist(w.held, func(ctx context.Context) error {
+	err = w.retryUnavailable(w.held, func(ctx context.Context) error {
 		return w.cfg.Ledger.Delivered(ctx, id, number, delivery, state, next)
 	})
 	crash.At(crash.WebhookRecorded)

@@ -34,9 +34,9 @@ func (c *connection) url() string {
 	return cmp.Or(c.server, os.Getenv(config.ServerVariable), defaultServer)
 }
 
-// client connects. Patience is how long a call bears with a server that is away.
-func (c *connection) client(patience time.Duration) (*client.Client, error) {
-	opts := []client.Option{client.WithPatience(patience)}
+// client connects. RetryFor is how long a call is repeated while the server is away.
+func (c *connection) client(retryFor time.Duration) (*client.Client, error) {
+	opts := []client.Option{client.WithRetryFor(retryFor)}
 	token := os.Getenv(config.TokenVariable)
 	if err := errors.Join(checkArgument(config.TokenVariable, token), checkArgument(config.ServerVariable, os.Getenv(config.ServerVariable))); err != nil {
 		return nil, err

@@ -13,9 +13,9 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// followPatience is how long a command that follows a batch waits for a server that
+// followRetryFor is how long a command that follows a batch waits for a server that
 // does not answer, at each interruption. It is long enough for a restart.
-const followPatience = 2 * time.Minute
+const followRetryFor = 2 * time.Minute
 
 // follow shows the progress of a batch until it has ended, on standard error.
 // It answers errNotAllSucceeded where that is so. When it is interrupted, the user
@@ -23,13 +23,13 @@ const followPatience = 2 * time.Minute
 // than its id need be known.
 func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 	id, store, seen := known.ID, known.Store, !known.CreatedAt.IsZero()
-	patient, err := c.client(followPatience)
+	retrying, err := c.client(followRetryFor)
 	if err != nil {
 		return err
 	}
 	stderr := cmd.ErrOrStderr()
 	shown := newProgress(stderr)
-	for batch, err := range patient.Watch(cmd.Context(), id, time.Second) {
+	for batch, err := range retrying.Watch(cmd.Context(), id, time.Second) {
 		if err != nil {
 			shown.clear()
 			_, away := client.Transient(err)

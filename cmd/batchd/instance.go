@@ -151,7 +151,7 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	if err := i.store.Ping(ctx); err != nil {
 		log.WarnContext(ctx, "redis does not answer, batches are refused until it does", "url", cfg.Redis.URL, "error", err)
 	}
-	faults, err := i.store.Unfit(ctx)
+	faults, err := i.store.Preflight(ctx)
 	if err != nil {
 		log.DebugContext(ctx, "whether redis suits is not known", "error", err)
 	}

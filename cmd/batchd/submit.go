@@ -171,12 +171,12 @@ func (s *submitCommand) finishOptions(cmd *cobra.Command) error {
 	return nil
 }
 
-// submitPatience is how long a submission bears with a server that is busy.
-const submitPatience = time.Minute
+// submitRetryFor is how long a submission is repeated while the server is busy.
+const submitRetryFor = time.Minute
 
 // submit sends the input, and a file again for as long as that makes sense.
 func (s *submitCommand) submit(cmd *cobra.Command, c *client.Client) (*client.Batch, error) {
-	giveUp := time.Now().Add(submitPatience)
+	giveUp := time.Now().Add(submitRetryFor)
 	for attempt := 1; ; attempt++ {
 		batch, err := s.input.send(cmd.Context(), c, s.options)
 		if err == nil {

@@ -255,7 +255,7 @@ func inWorker(inHand int) drive {
 func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Context, c *client.Client) error)) drive {
 	return func(a *arena, at crash.Point) {
 		addr := redistest.FreeAddr(a.t)
-		c, err := client.New("http://"+addr, client.WithPatience(0))
+		c, err := client.New("http://"+addr, client.WithRetryFor(0))
 		require.NoError(a.t, err)
 		for i := range a.deaths {
 			call := ask(a, at, i)

@@ -143,7 +143,7 @@ func newWorldOn(t *testing.T, redisURL string) *world {
 // newClient returns a client that bears with a server that is away.
 func (w *world) newClient(addr string) *client.Client {
 	w.t.Helper()
-	c, err := client.New("http://"+addr, client.WithPatience(3*time.Minute))
+	c, err := client.New("http://"+addr, client.WithRetryFor(3*time.Minute))
 	require.NoError(w.t, err)
 	return c
 }

@@ -36,7 +36,7 @@ func TestAKilledServerLosesNothingThatWasAcknowledged(t *testing.T) {
 	w.concurrency = 64
 	server := w.startServe()
 	// Without an idempotency key a small batch is stored in one exchange.
-	hasty, err := client.New("http://"+w.apiAddr, client.WithPatience(0))
+	hasty, err := client.New("http://"+w.apiAddr, client.WithRetryFor(0))
 	require.NoError(t, err)
 	var mu sync.Mutex
 	var acked []*planned

@@ -63,10 +63,10 @@ const (
 	longestPause = 5 * time.Second
 )
 
-// patiently makes a call until it does not end with a transient error, or until
-// the next one would come later than patience allows. It returns the last error.
-func patiently[T any](ctx context.Context, patience time.Duration, call func() (T, error)) (T, error) {
-	giveUp := time.Now().Add(patience)
+// retryTransient makes a call until it does not end with a transient error, or until
+// the next one would come later than retryFor allows. It returns the last error.
+func retryTransient[T any](ctx context.Context, retryFor time.Duration, call func() (T, error)) (T, error) {
+	giveUp := time.Now().Add(retryFor)
 	pause := firstPause
 	for {
 		value, err := call()

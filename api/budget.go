@@ -1,0 +1,20 @@
+package api
+
+import (
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// storeBudget is how long the store may take for one request, over all exchanges with
+// it. A client is told within two seconds that it has to come back; the rest is for
+// everything else.
+const storeBudget = 1400 * time.Millisecond
+
+// withBudget gives every request a budget of its own. The store honours it.
+func withBudget(c *gin.Context) {
+	c.Request = c.Request.WithContext(batch.WithBudget(c.Request.Context(), storeBudget))
+	c.Next()
+}

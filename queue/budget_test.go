@@ -1,0 +1,56 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+)
+
+func TestTheExchangesOfARequestShareItsBudget(t *testing.T) {
+	t.Parallel()
+	const trip = 200 * time.Millisecond
+	distant := redistest.StartDistant(t, redistest.Start(t).Addr, trip)
+	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(distant.URL())}, Timeout: time.Minute})
+	require.NoError(t, err)
+	defer s.Close()
+	require.NoError(t, s.Ping(t.Context()))
+	ctx := batch.WithBudget(t.Context(), 7*trip/2)
+	pings, began := 0, time.Now()
+	for ; s.Ping(ctx) == nil; pings++ {
+		require.Less(t, pings, 4, "each takes a round trip")
+	}
+	require.True(t, isUnavailable(s.Ping(ctx)))
+	require.Less(t, time.Since(began), 10*time.Second)
+	batch.BudgetOf(ctx).Refill()
+	require.NoError(t, s.Ping(ctx))
+}
+
+func TestARequestRepeatsAStepAsLongAsItsBudgetLasts(t *testing.T) {
+	t.Parallel()
+	s := &Store{}
+	away := &batch.UnavailableError{Err: errors.New("away")}
+	began, steps := time.Now(), 0
+	err := s.retryUnavailable(batch.WithBudget(t.Context(), 5*stepPause/2), func() error {
+		steps++
+		return away
+	})
+	require.ErrorIs(t, err, away)
+	require.Equal(t, 3, steps, "two pauses are within the budget")
+	require.Less(t, time.Since(began), 30*time.Second)
+
+	ctx := detached(batch.WithBudget(t.Context(), 0))
+	err = s.retryUnavailable(ctx, func() error {
+		if steps++; steps < 5 {
+			return away
+		}
+		return nil
+	})
+	require.NoError(t, err, "work that outlives the request has no budget")
+	require.NoError(t, context.Cause(ctx))
+}
