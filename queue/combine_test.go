@@ -78,7 +78,7 @@ func (b *bundle) together(n int, step func(i int) error) {
 
 func TestLargeResultsDoNotShareAnExchange(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		const n, size = 20, 512 << 10
+		const n, size = 10, 512 << 10 // more than share one
 		id := b.submit(n, spec()).ID
 		tokens := make([]batch.Token, n)
 		for i := range n {

@@ -18,9 +18,10 @@ type Distant struct {
 	listener net.Listener
 	wg       sync.WaitGroup
 
-	mu     sync.Mutex
-	opened int
-	conns  []net.Conn // nil once it is closed
+	mu        sync.Mutex
+	opened    int
+	exchanges int
+	conns     []net.Conn // nil once it is closed
 }
 
 // StartDistant puts a server a round trip away, until the end of the test. To open a connection
@@ -47,6 +48,13 @@ func (d *Distant) Opened() int {
 	return d.opened
 }
 
+// Exchanges returns how often clients have said something and waited for the reply, over all connections.
+func (d *Distant) Exchanges() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.exchanges
+}
+
 func (d *Distant) accept() {
 	for {
 		client, err := d.listener.Accept()
@@ -69,8 +77,16 @@ func (d *Distant) accept() {
 			_, _ = client.Close(), server.Close()
 			return
 		}
-		d.wg.Go(func() { d.carry(client, server) })
-		d.wg.Go(func() { d.carry(server, client) })
+		waits := false // the client, for a reply
+		d.wg.Go(func() {
+			d.carry(client, server, func() {
+				if !waits {
+					d.exchanges++
+				}
+				waits = true
+			})
+		})
+		d.wg.Go(func() { d.carry(server, client, func() { waits = false }) })
 	}
 }
 
@@ -80,8 +96,9 @@ type chunk struct {
 	due   time.Time
 }
 
-// carry passes on what comes from one side, until that side or the other one is closed.
-func (d *Distant) carry(from, to net.Conn) {
+// carry passes on what comes from one side, until that side or the other one is closed. It notes
+// each part before, with the lock held.
+func (d *Distant) carry(from, to net.Conn, note func()) {
 	onWay := make(chan chunk, 1024)
 	d.wg.Go(func() {
 		defer to.Close()
@@ -97,6 +114,9 @@ func (d *Distant) carry(from, to net.Conn) {
 		buffer := make([]byte, 32<<10)
 		n, err := from.Read(buffer)
 		if n > 0 {
+			d.mu.Lock()
+			note()
+			d.mu.Unlock()
 			onWay <- chunk{buffer[:n], time.Now().Add(d.trip / 2)}
 		}
 		if err != nil {
