@@ -28,6 +28,7 @@
 //	batchd:gate:{<target>}            hash    the next send time at a target's rate, and until when it is held
 //	batchd:gate:{<target>}:returned   zset    send times that were reserved and not used
 //	batchd:gate:{<target>}:<token>    string  the answer to a reservation, for whoever was not answered
+//	batchd:gate:{<target>}:<token>:taken  string  the number of tasks that a poll took, for the reservation that follows it in the same exchange
 //	batchd:due:{<queue>}              zset    actions that wait for another attempt, by the time at which they are due, in ms;
 //	                                          asynq:{<queue>}:retry has them by the second
 //	batchd:open                       zset    batches that are not done, by when the sweeper looks at them next, in ms

@@ -280,8 +280,18 @@ func (r *ride) mayBeBegun() bool {
 	return r.err != nil || r.verdict() != "held" && r.verdict() != "interrupted"
 }
 
+// mostReleasing is the most releases under way at a time. Each has an exchange and a connection of
+// its own: when hundreds of actions are released at once, begins and finishes must still find connections.
+const mostReleasing = poolSize * 3 / 8
+
 func (s *Store) release(ctx context.Context, id string, index int, token batch.Token, unsent string, last []byte) (bool, error) {
+	select {
+	case s.releasing <- struct{}{}:
+	case <-ctx.Done():
+		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, mapError(ctx, ctx.Err()))
+	}
 	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent, last)
+	<-s.releasing
 	if err != nil {
 		s.doubtIf(id, err)
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)

@@ -186,9 +186,12 @@ func (l *line) exchange(parts []*part) {
 	ctx, cancel := l.t.s.withTimeout(context.Background())
 	defer cancel()
 	pipe := l.t.s.rdb.Pipeline()
+	times := l.reserveAlong(parts)
 	l.add(ctx, pipe, parts)
+	times.add(ctx, pipe)
 	l.t.s.send(ctx, pipe)
-	l.read(ctx, parts)
+	received := time.Now()
+	times.read(ctx, received, l.read(ctx, parts))
 }
 
 // add adds a turn to a pipeline.
@@ -218,13 +221,19 @@ type part struct {
 	again []again
 	word  string // for other workers, if it leaves or puts back some
 	cmd   *redis.Cmd
+
+	takenKey string // counts the tasks that it takes, for the reservation that follows
 }
 
 func (p *part) keys() []string {
-	return []string{
+	keys := []string{
 		p.prefix + "pending", p.prefix + "paused", p.prefix + "active", p.prefix + "lease",
 		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed", p.prefix + "retry", dueKey(p.name),
 	}
+	if p.takenKey != "" {
+		keys = append(keys, p.takenKey)
+	}
+	return keys
 }
 
 func (p *part) args() []any {

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/redis/go-redis/v9"
+
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -37,17 +39,90 @@ func (l *line) newPacer() *pacer {
 
 // reserve makes a reservation of send times at a target's rate.
 func (s *Store) reserve(ctx context.Context, target string, rate batch.Rate, burst int, r *reservation) (*reserved, error) {
-	key := gateKey(target)
-	args := make([]any, 0, 7+3*len(r.returned))
-	args = append(args, rate.Per.Microseconds(), rate.N, max(burst, 1), r.most, r.first.Microseconds(), r.horizon.Microseconds(), r.late.Microseconds())
-	for _, t := range r.returned {
-		args = append(args, t.redis, t.step, t.late)
-	}
-	answer, err := s.run(ctx, s.steps.reserve, []string{key, key + ":returned", key + ":" + r.token}, args...)
+	keys, args := r.call(target, rate, burst)
+	answer, err := s.run(ctx, s.steps.reserve, keys, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reserve send times at target %s: %w", target, err)
 	}
 	return parseReserved(answer)
+}
+
+// call returns the keys and the arguments of lua/reserve.lua.
+func (r *reservation) call(target string, rate batch.Rate, burst int) (keys []string, args []any) {
+	key := gateKey(target)
+	keys = []string{key, key + ":returned", key + ":" + r.token}
+	if r.along {
+		keys = append(keys, r.takenKey(target))
+	}
+	args = make([]any, 0, 7+3*len(r.returned))
+	args = append(args, rate.Per.Microseconds(), rate.N, max(burst, 1), r.most, r.first.Microseconds(), r.horizon.Microseconds(), r.late.Microseconds())
+	for _, t := range r.returned {
+		args = append(args, t.redis, t.step, t.late)
+	}
+	return keys, args
+}
+
+// takenKey has the number of tasks that the poll before the reservation took.
+func (r *reservation) takenKey(target string) string {
+	return gateKey(target) + ":" + r.token + ":taken"
+}
+
+// pollReservation is a reservation that follows a poll in the same exchange, for the tasks that this
+// takes: to reserve their send times afterwards would take another round trip.
+type pollReservation struct {
+	*reservation
+	l    *line
+	want int
+	cmd  *redis.Cmd
+	sent time.Time
+}
+
+// reserveAlong returns the reservation that follows a poll, or nil if there is none: the target has
+// no rate, or the poll takes nothing. On a cluster the queues and the target's rate may be
+// at different servers.
+func (l *line) reserveAlong(parts []*part) *pollReservation {
+	want := 0
+	for _, p := range parts {
+		want += p.want
+	}
+	if l.pacer == nil || want == 0 || l.t.s.cluster != nil {
+		return nil
+	}
+	r := l.pacer.along(want)
+	if r == nil {
+		return nil
+	}
+	for _, p := range parts {
+		p.takenKey = r.takenKey(l.Target)
+	}
+	return &pollReservation{reservation: r, l: l, want: want}
+}
+
+// add adds it to the pipeline, behind the poll.
+func (r *pollReservation) add(ctx context.Context, pipe redis.Pipeliner) {
+	if r == nil {
+		return
+	}
+	keys, args := r.call(r.l.Target, r.l.Rate, r.l.Burst)
+	r.cmd = pipe.EvalSha(ctx, r.l.t.s.steps.reserve.Hash(), keys, args...)
+	r.sent = time.Now()
+}
+
+// read reads the answer, when the poll's was read, which brought so many tasks.
+func (r *pollReservation) read(ctx context.Context, received time.Time, taken int) {
+	if r == nil {
+		return
+	}
+	var answer *reserved
+	parts, err := r.l.t.s.answer(ctx, r.l.t.s.steps.reserve, r.cmd).Slice()
+	if err = mapError(ctx, err); err == nil {
+		answer, err = parseReserved(texts(parts))
+	}
+	if err != nil {
+		taken = r.want // it may have reserved as many
+	}
+	r.most += taken
+	r.l.pacer.ended(r.reservation, answer, err, r.sent, received)
 }
 
 // parseReserved reads an answer of lua/reserve.lua.

@@ -37,9 +37,9 @@ const (
 	// connectAhead is how long ahead of its send time a request asks for a
 	// connection at the most: a new one has to be made meanwhile.
 	connectAhead = 250 * time.Millisecond
-	// blurOf is how many times the deviation of one exchange two servers' times may differ,
-	// with one sample of the clock each.
-	blurOf = 8
+	// blurOf is how many times what exchanges take longer than the fastest two servers' times
+	// may differ, with one sample of the clock each.
+	blurOf = 4
 	// firstLooks is how often a server looks at Redis's clock when it starts.
 	firstLooks = 6
 	// mostAsking is the most reservations under way at a time, if an exchange takes longer
@@ -106,7 +106,8 @@ type pacer struct {
 	failed   time.Time      // until when Redis is not asked
 	step     time.Duration  // between two send times
 	late     time.Duration  // the tolerance to ask for
-	exchange usually        // how long an exchange with Redis takes
+	exchange usually        // how long an exchange with Redis takes, with what it waits for
+	ways     excess         // of the ways to Redis and back
 	stopping bool
 	permits  chan struct{} // held by requests from their connections to their answers
 }
@@ -185,12 +186,11 @@ func (p *pacer) fitting(now time.Time) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	most, _ := p.ahead()
-	n := p.burst
-	if p.next.After(now) {
-		n = 1
-		most -= p.next.Sub(now)
+	n, start := p.burst, p.first()
+	if next := p.next.Sub(now); next > start {
+		n, start = 1, next
 	}
-	n += int(max(most, 0) / p.step)
+	n += int(max(most-start, 0) / p.step)
 	return max(n-p.missing(), 0)
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"github.com/stretchr/testify/require"
 	lua "github.com/yuin/gopher-lua"
+
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // luaGate is a Redis of a virtual clock that knows lua/reserve.lua.
@@ -43,13 +45,17 @@ func newLuaGate(t *testing.T, now func() int64) *luaGate {
 	return g
 }
 
-// reserve runs the step.
-func (g *luaGate) reserve(target string, args ...any) (*reserved, error) {
+// reserve runs the step, for as many tasks more as a poll took.
+func (g *luaGate) reserve(target string, rate batch.Rate, burst int, r *reservation, taken int) (*reserved, error) {
 	keys, argv := g.state.NewTable(), g.state.NewTable()
-	for _, k := range []string{target, target + ":returned", target + ":" + fmt.Sprint(args[0])} {
+	names, args := r.call(target, rate, burst)
+	if r.along && taken > 0 {
+		g.texts[r.takenKey(target)] = strconv.Itoa(taken)
+	}
+	for _, k := range names {
 		keys.Append(lua.LString(k))
 	}
-	for _, a := range args[1:] {
+	for _, a := range args {
 		argv.Append(lua.LString(fmt.Sprint(a)))
 	}
 	g.state.SetGlobal("KEYS", keys)
@@ -59,13 +65,13 @@ func (g *luaGate) reserve(target string, args ...any) (*reserved, error) {
 	}
 	answer, _ := g.state.Get(-1).(*lua.LTable)
 	g.state.Pop(1)
-	r, err := parseReserved([]string{answer.RawGetInt(1).String(), answer.RawGetInt(2).String()})
+	given, err := parseReserved([]string{answer.RawGetInt(1).String(), answer.RawGetInt(2).String()})
 	if err == nil {
-		for _, run := range r.runs {
+		for _, run := range given.runs {
 			g.given += run.n
 		}
 	}
-	return r, err
+	return given, err
 }
 
 // call is redis.call for what the step uses.
@@ -135,6 +141,8 @@ func (g *luaGate) call(s *lua.LState) int {
 			values = append(values, lua.LString(m))
 		}
 		return table(values...)
+	case "DEL":
+		delete(g.texts, args[1])
 	case "PEXPIRE":
 	default:
 		s.RaiseError("unexpected command %q", args[0])

@@ -18,6 +18,8 @@ type reservation struct {
 	returned []sendTime
 	blur     time.Duration // the part of late that is not for being late
 	since    time.Time     // when it was first made
+	asked    int           // the send times that the pacer counts on while it is under way
+	along    bool          // it follows a poll in the same exchange, and is for the tasks that this takes, too
 }
 
 // reserved is its answer: runs of send times that are a step apart.
@@ -50,10 +52,9 @@ func (p *pacer) returnAll() {
 		}
 	}
 	p.mu.Lock()
-	r := &reservation{token: p.token(), late: p.late, horizon: horizon, returned: append(p.back, p.times...)}
+	r := &reservation{token: p.token(), late: p.late, horizon: horizon, returned: latestFirst(append(p.back, p.times...))}
 	p.back, p.times = nil, nil
 	p.mu.Unlock()
-	slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
 	if len(r.returned) > 0 {
 		_, _ = p.reserve(r) // or they are lost, as those of a worker that dies
 	}
@@ -76,7 +77,53 @@ func (p *pacer) awaitAnswer() {
 // now this long and now that, with the lock held. The more samples of its clock there are, the
 // better are the best of them.
 func (p *pacer) blur() time.Duration {
-	return min(blurOf*p.exchange.deviation/time.Duration(max(len(p.clock.samples), 1)), mostLate(p.rate))
+	return min(blurOf*p.ways.mean/time.Duration(max(len(p.clock.samples), 1)), mostLate(p.rate))
+}
+
+// latestFirst sorts send times in the order in which they are returned.
+func latestFirst(times []sendTime) []sendTime {
+	slices.SortFunc(times, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
+	return times
+}
+
+// first returns how long from now the first send time may be that a task can use that is taken, or
+// that was, with the lock held: the answer comes, and an exchange begins the action.
+func (p *pacer) first() time.Duration { return 3*p.trip()/2 + 2*time.Millisecond }
+
+// reservation returns one of send times that are missing, which also returns those that are
+// left over, with the lock held.
+func (p *pacer) reservation(missing int, now time.Time) *reservation {
+	most, _ := p.ahead()
+	r := &reservation{
+		token: p.token(), most: missing, first: p.first(), horizon: most, late: p.late + p.blur(), blur: p.blur(), since: now,
+		returned: latestFirst(p.back),
+	}
+	p.back = nil
+	return r
+}
+
+// start notes that a reservation is under way, with the lock held.
+func (p *pacer) start(r *reservation, asked int) {
+	p.asking++
+	r.asked = asked
+	p.asked += asked
+}
+
+// along returns a reservation that follows a poll in the same exchange, for the tasks in hand
+// that have no send times, and for those that the poll takes, at most want. It returns nil if
+// Redis is not to be asked now. The caller calls ended when it has added the tasks.
+func (p *pacer) along(want int) *reservation {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if p.stopping || p.ways.n == 0 || now.Before(p.failed) || now.Before(p.nothing) {
+		return nil // without an exchange it does not know how far ahead times must be
+	}
+	missing := max(p.missing()-p.asked, 0)
+	r := p.reservation(missing, now)
+	r.along = true
+	p.start(r, missing+want)
+	return r
 }
 
 // ask reserves send times that are missing, and returns others, if there is something to do
@@ -97,19 +144,14 @@ func (p *pacer) ask(now time.Time) {
 	case len(p.repeats) > 0:
 		r, p.repeats = p.repeats[0], p.repeats[1:]
 	case missing > 0 && !now.Before(p.nothing), len(p.back) > 0:
-		most, _ := p.ahead()
-		x := p.trip()
-		r = &reservation{token: p.token(), most: max(missing, 0), horizon: most, late: p.late + p.blur(), blur: p.blur(), since: now}
-		if r.first = 3*x/2 + 2*time.Millisecond; p.unready > len(p.times)+p.asked { // an action is begun already
-			r.first = x/2 + time.Millisecond
+		r = p.reservation(max(missing, 0), now)
+		if p.unready > len(p.times)+p.asked { // an action is begun already
+			r.first = 5*p.trip()/8 + time.Millisecond
 		}
-		r.returned, p.back = p.back, nil
-		slices.SortFunc(r.returned, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
 	default:
 		return
 	}
-	p.asking++
-	p.asked += r.most
+	p.start(r, r.most)
 	p.async(func() { p.call(r) })
 }
 
@@ -147,6 +189,7 @@ func (p *pacer) look(late time.Duration, first bool) {
 	defer p.mu.Unlock()
 	if !first { // that one made a connection, and taught Redis the step
 		p.exchange.add(received.Sub(sent))
+		p.ways.add(received.Sub(sent))
 	}
 	p.clock.sample(sent, received, answer.now)
 	p.woke(slept - nap)
@@ -156,10 +199,15 @@ func (p *pacer) look(late time.Duration, first bool) {
 func (p *pacer) call(r *reservation) {
 	sent := time.Now()
 	answer, err := p.reserve(r)
-	received := time.Now()
+	p.ended(r, answer, err, sent, time.Now())
+}
+
+// ended takes in how a reservation ended.
+func (p *pacer) ended(r *reservation, answer *reserved, err error, sent, received time.Time) {
 	p.mu.Lock()
 	p.asking--
-	p.asked -= r.most
+	p.asked -= r.asked
+	r.along = false // if it is repeated, it is for the tasks that were taken
 	if err != nil {
 		p.failed = received.Add(takerPause)
 		if r.token != "" {
@@ -177,6 +225,7 @@ func (p *pacer) call(r *reservation) {
 // answered takes in the answer to a reservation, with the lock held.
 func (p *pacer) answered(r *reservation, answer *reserved, sent, received time.Time) {
 	p.exchange.add(received.Sub(sent))
+	p.ways.add(received.Sub(sent))
 	p.clock.sample(sent, received, answer.now)
 	n := 0
 	for _, run := range answer.runs {

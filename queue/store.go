@@ -53,7 +53,9 @@ type Store struct {
 	name    string       // tells this process from others on the same Redis
 	shards  int          // queues of a lane
 	tokens  atomic.Uint64
-	newID   func() (uuid.UUID, error)
+	// releasing is held by each release under way.
+	releasing chan struct{}
+	newID     func() (uuid.UUID, error)
 	// timeout bounds one exchange with Redis, and half of it a look at its memory and one that stages a chunk of
 	// a larger upload, since somebody waits to be told to come back.
 	timeout time.Duration
@@ -103,7 +105,8 @@ var (
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, attempts: newAttempts(),
-		timeout: cmp.Or(cfg.Timeout, defaultTimeout), pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
+		releasing: make(chan struct{}, mostReleasing),
+		timeout:   cmp.Or(cfg.Timeout, defaultTimeout), pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
 	}
 	s.history = newHistory(s.restoreSoon)
 	if s.log == nil {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -50,6 +51,35 @@ func TestAWorkerOpensItsConnectionsToADistantRedisAheadOfNeed(t *testing.T) {
 	known, err := b.rdb.ScriptExists(b.ctx, b.steps.begin.Hash(), b.steps.finish.Hash(), b.steps.turn.Hash(), b.steps.reserve.Hash()).Result()
 	require.NoError(t, err)
 	require.Equal(t, []bool{true, true, true, true}, known)
+}
+
+// A worker that gives back many actions at once leaves connections to the steps of all others.
+func TestManyReleasesAtOnceLeaveConnectionsToOthers(t *testing.T) {
+	t.Parallel()
+	b, distant := distantly(t, 100*time.Millisecond)
+	const n = 100
+	id := b.submit(n, spec()).ID
+	tokens := make([]batch.Token, n)
+	var begins, releases sync.WaitGroup
+	for i := range n {
+		begins.Go(func() {
+			begun, err := b.Begin(b.ctx, id, i, "w")
+			if assert.NoError(t, err) {
+				tokens[i] = begun.Token
+			}
+		})
+	}
+	begins.Wait()
+	opened := distant.Opened()
+	for i, token := range tokens {
+		releases.Go(func() {
+			released, err := b.GiveBack(b.ctx, id, i, token)
+			assert.NoError(t, err)
+			assert.True(t, released)
+		})
+	}
+	releases.Wait()
+	require.Less(t, distant.Opened()-opened, poolSize/2)
 }
 
 // What a client says to a server before it uses a connection is on the way to each begin that

@@ -5,7 +5,8 @@
 -- The step follows the latest tolerance of the last period, because each send time
 -- needs N steps behind it that are as wide as its own tolerance asks for.
 -- KEYS: gate (hash: next, held, late, before, turn), returned (sorted set of send times),
---       answer of this call
+--       answer of this call, and optionally the number of tasks that the poll before this
+--       took in the same exchange: for these send times are reserved, too
 -- ARGV: period, N, burst, most send times, microseconds from now before which none can be used,
 --       microseconds that they may be ahead, late, then time, step and late of each that is
 --       returned, the last one first; all in microseconds
@@ -17,6 +18,13 @@ local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 local period, number, burst, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local first, horizon, late = now + tonumber(ARGV[5]), now + tonumber(ARGV[6]), tonumber(ARGV[7])
+if KEYS[4] then
+  local polled = redis.call('GET', KEYS[4])
+  if polled then
+    most = most + tonumber(polled)
+    redis.call('DEL', KEYS[4])
+  end
+end
 local writes = most > 0 or #ARGV > 7
 if writes then
   local answer = redis.call('GET', KEYS[3])

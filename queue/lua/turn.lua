@@ -1,6 +1,7 @@
 -- turn ends tasks that are done, puts those aside that run once more, and takes waiting
 -- ones, as asynq does one by one (doneCmd, retryCmd and dequeueCmd in its internal/rdb).
--- KEYS: pending, paused, active, lease, processed today, processed, retry, due
+-- KEYS: pending, paused, active, lease, processed today, processed, retry, due, and optionally the
+--       number of tasks taken, for a reservation of send times that follows in the same exchange
 -- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
 --       most tasks to take, channel, word for other workers if it leaves or puts back some, or '',
 --       the number of those that are done, their ids, then in turn the id of one that runs once more
@@ -74,4 +75,8 @@ for _, id in ipairs(ids) do
 end
 redis.call('LPUSH', KEYS[3], unpack(ids))
 redis.call('ZADD', KEYS[4], unpack(leases))
+if KEYS[9] then
+  redis.call('INCRBY', KEYS[9], #ids)
+  redis.call('PEXPIRE', KEYS[9], 60000)
+end
 return ids
