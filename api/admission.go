@@ -53,12 +53,12 @@ func (a Admission) WithDefaults() Admission {
 }
 
 // Check reports what is wrong with the settings.
-func (a *Admission) Check(c *setting.Checker) {
+func (a Admission) Check(c *setting.Checker) {
 	c.Int("concurrent", a.Concurrent, 0, 1_000_000)
 	c.Choice("when_exceeded", string(a.WhenExceeded), a.WhenExceeded.Choices())
 }
 
-func (a *Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }
+func (a Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }
 
 // admissionOf returns the limit that a submission is held to, and whose it is:
 // an endpoint's own, or else the one over all.

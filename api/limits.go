@@ -49,7 +49,7 @@ func DefaultLimits() Limits {
 }
 
 // Check reports what is wrong with the limits.
-func (l *Limits) Check(c *setting.Checker) {
+func (l Limits) Check(c *setting.Checker) {
 	const longest = 365 * 24 * time.Hour
 	c.Int("max_actions", l.MaxActions, 1, 1_000_000)
 	c.Size("max_body", l.MaxBody, 1<<10, 64<<30)

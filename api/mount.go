@@ -96,7 +96,7 @@ func CheckEndpoints(c *setting.Checker, endpoints []Endpoint, limits *Limits, ta
 	}
 }
 
-func (e *Endpoint) checkBounds(c *setting.Checker, key string, limits *Limits) {
+func (e Endpoint) checkBounds(c *setting.Checker, key string, limits *Limits) {
 	c.Choice(key+".dialect", string(e.Dialect), e.Dialect.Choices())
 	if !c.IsBroken("limits.max_actions") && c.IsSet(key+".max_actions") {
 		c.Int(key+".max_actions", e.MaxActions, 1, limits.MaxActions)

@@ -91,7 +91,7 @@ func (c *Checker) Duration(key string, d, least, most time.Duration) {
 }
 
 // Choice checks that a text is one of the choices.
-func (c *Checker) Choice(key string, text string, choices []string) {
+func (c *Checker) Choice(key, text string, choices []string) {
 	if !slices.Contains(choices, text) {
 		c.Faultf(key, "unknown value %q: expected %s", Clip(text), OneOf(choices))
 	}
