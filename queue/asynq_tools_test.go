@@ -174,9 +174,10 @@ func lookAfterTasks(t *testing.T, b *bundle, op tool) {
 	task := func(index int) string { return taskID(id, index, "") }
 	require.Contains(t, op.queues(), queue)
 	require.True(t, op.paused(queue))
+	b.eventually("a queue that is paused has the next tasks", func() bool { return len(op.list(queue, "pending")) == 4 })
 	require.ElementsMatch(t, []string{task(0), task(1), task(2), task(3)}, op.list(queue, "pending"))
 
-	// An action outlives its task: the sweeper enqueues it again.
+	// An action outlives its task: the sweeper offers it again.
 	op.remove(queue, "pending", task(3))
 	require.NotContains(t, op.list(queue, "pending"), task(3))
 	b.sweep()
@@ -184,7 +185,7 @@ func lookAfterTasks(t *testing.T, b *bundle, op tool) {
 	age.since = time.Now().Add(-time.Minute)
 	b.stalls.now[id] = age
 	require.Equal(t, 1, b.sweep().Lost)
-	require.Len(t, op.list(queue, "pending"), 4)
+	b.eventually("its task again", func() bool { return len(op.list(queue, "pending")) == 4 })
 	require.Empty(t, got.sorted(), "nothing is taken from a queue that is paused")
 	require.Zero(t, fails.Load())
 

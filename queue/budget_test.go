@@ -27,8 +27,10 @@ func TestTheExchangesOfARequestShareItsBudget(t *testing.T) {
 	}
 	require.True(t, isUnavailable(s.Ping(ctx)))
 	require.Less(t, time.Since(began), 10*time.Second)
-	batch.BudgetOf(ctx).Refill()
-	require.NoError(t, s.Ping(ctx))
+	require.Eventually(t, func() bool { // a new connection may take more round trips than a budget has
+		batch.BudgetOf(ctx).Refill()
+		return s.Ping(ctx) == nil
+	}, time.Minute, time.Millisecond)
 }
 
 func TestARequestRepeatsAStepAsLongAsItsBudgetLasts(t *testing.T) {

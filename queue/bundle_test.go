@@ -5,6 +5,8 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -259,10 +261,47 @@ func (b *bundle) inspector() *asynq.Inspector { return asynq.NewInspectorFromRed
 // crm is where the tasks of the tests' batches go.
 func crm(lane batch.Lane) route { return route{"crm", lane} }
 
-// pending returns the tasks that wait in a lane's queues.
+// pending returns the tasks that wait in a lane's queues, and those that are created when a worker
+// takes them.
 func (b *bundle) pending(lane batch.Lane) []*asynq.TaskInfo {
 	b.t.Helper()
-	return b.listed(lane, b.inspector().ListPendingTasks)
+	return append(b.listed(lane, b.inspector().ListPendingTasks), b.offers(lane)...)
+}
+
+// offers returns the tasks that are created when a worker takes them.
+func (b *bundle) offers(lane batch.Lane) (tasks []*asynq.TaskInfo) {
+	b.t.Helper()
+	for _, queue := range b.queuesOf(crm(lane)) {
+		prefix := fairPrefix(queue)
+		for _, owner := range must(b.rdb.ZRange(b.ctx, prefix+"o", 0, -1).Result()) {
+			for _, id := range must(b.rdb.LRange(b.ctx, prefix+"o:"+owner, 0, -1).Result()) {
+				round, _, _ := strings.Cut(must(b.rdb.HGet(b.ctx, prefix+"m", id).Result()), "|")
+				for _, r := range must(b.rdb.LRange(b.ctx, prefix+"b:"+id, 0, -1).Result()) {
+					for _, i := range b.indexesIn(r) {
+						tasks = append(tasks, &asynq.TaskInfo{ID: taskID(id, i, round), Queue: queue, Type: TaskAction, Payload: EncodeTask(id, i)})
+					}
+				}
+			}
+		}
+	}
+	return tasks
+}
+
+// indexesIn returns the indexes of a range that waits in a fair queue.
+func (b *bundle) indexesIn(text string) (indexes []int) {
+	b.t.Helper()
+	parts := strings.Split(text, "-")
+	for i := int(atoi(parts[0])); i < int(atoi(parts[1])); i++ {
+		if len(parts) == 2 || strconv.Itoa(i/shardRun%clusterShards) == parts[2] {
+			indexes = append(indexes, i)
+		}
+	}
+	return indexes
+}
+
+// enqueue makes the tasks of actions, as for those that come again.
+func (b *bundle) enqueue(ctx context.Context, id string, r route, indexes []int) (enqueued, error) {
+	return b.enqueueTasks(ctx, b.tasksOf(id, r, "", indexes))
 }
 
 func (b *bundle) listed(lane batch.Lane, list func(string, ...asynq.ListOption) ([]*asynq.TaskInfo, error)) []*asynq.TaskInfo {
@@ -284,9 +323,33 @@ func (b *bundle) listed(lane batch.Lane, list func(string, ...asynq.ListOption) 
 	return all
 }
 
+// create has the tasks of all waiting actions of small batches created, as if they had been taken and given back.
+func (b *bundle) create() {
+	b.t.Helper()
+	for _, queue := range b.queuesOf(crm(batch.Interactive)) {
+		for must(b.rdb.Exists(b.ctx, fairPrefix(queue)+"o").Result()) > 0 {
+			q := b.newLane(queue)
+			p := &part{lane: q, want: 1000}
+			answer, err := b.run(b.ctx, b.steps.turn, p.keys(), p.args()...)
+			require.NoError(b.t, err)
+			slices.Reverse(answer[1:]) // the last one is taken first
+			require.Equal(b.t, len(answer)-1, must(b.requeue(b.ctx, queue, answer[1:])))
+		}
+	}
+}
+
+// newLane returns a lane without a consumer.
+func (b *bundle) newLane(queue string) *lane {
+	b.t.Helper()
+	l := &line{Line: Line{Target: "crm"}, t: &taker{s: b.Store, lanes: make(map[string]*lane)}}
+	l.addLane(queue, false)
+	return l.lanes[0]
+}
+
 // dropTask loses the task of an action.
 func (b *bundle) dropTask(id string, index int) {
 	b.t.Helper()
+	b.create()
 	require.NoError(b.t, b.inspector().DeleteTask(b.queueOf(crm(batch.Interactive), id, index), taskID(id, index, "")))
 }
 

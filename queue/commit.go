@@ -29,7 +29,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if err != nil {
 		return nil, false, err
 	}
-	out := fanOut{id: u.id, route: route{spec.Target, lane}, total: u.n, throttled: spec.Throttle != nil}
+	out := fanOut{flow: flow{owner: u.owner, id: u.id, route: route{spec.Target, lane}}, total: u.n, throttled: spec.Throttle != nil}
 	created, err := u.commit(ctx, spec, args, &out)
 	if err != nil {
 		return nil, false, err
@@ -123,10 +123,9 @@ func (u *upload) list(ctx context.Context, created string, keep bool) error {
 	return err
 }
 
-// commitAtOnce does it all in one exchange, for a small batch, and has its tasks
-// enqueued along with it if they are few. A server of this process takes them along, too.
-// One server runs what comes over a connection in its order, so if it breaks off, what
-// stands is what could stand otherwise. If the commit fails, nothing is enqueued.
+// commitAtOnce stages, commits and offers a small batch in one exchange. A consumer of this process
+// takes tasks along with it. One server runs the commands of a connection in their order, so if
+// the exchange breaks off, it leaves what several exchanges could leave. If the commit fails, nothing is offered.
 func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]string, error) {
 	ctx, cancel := u.s.withTimeout(ctx)
 	defer cancel()
@@ -135,14 +134,14 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
-	var tasks *sentTasks
+	var offer *sentOffer
 	var turn *along
 	queue := u.s.queueOf(out.route, u.id, 0) // there is one
-	if u.n <= fanOutChunk && !out.throttled {
+	if !out.throttled {
 		if u.bytes <= alongBytes {
 			turn = u.s.turnAlong(ctx, queue)
 		}
-		tasks = u.s.addTasks(ctx, pipe, messagesOf(u.s.tasksOf(u.id, out.route, "", span(0, u.n))), u.keys.meta, turn == nil || !turn.tells)
+		offer = u.s.addOffer(ctx, pipe, out.flow, []indexRange{{0, u.n}}, u.keys.meta, turn == nil || !turn.tells)
 		if turn != nil {
 			turn.add(ctx, pipe)
 		}
@@ -157,10 +156,9 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 			return nil, mapError(ctx, err)
 		}
 	}
-	if tasks != nil {
-		late := tasks.steps[queue].Err() != nil // it is sent again, after the turn
-		_, err := u.s.countTasks(ctx, tasks)
-		out.enqueued = err == nil // else they are enqueued once more
+	if offer != nil {
+		late := offer.steps[queue].Err() != nil      // it is sent again, after the turn
+		out.offered = u.s.offered(ctx, offer) == nil // else they are offered once more
 		if taken < u.n || late {
 			u.s.wake(queue)
 		}

@@ -594,7 +594,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		_, err = b.Release(b.ctx, id, 0, "t", new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrNotFound)
 		require.ErrorIs(t, b.Delivered(b.ctx, id, 1, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
-		require.NoError(t, b.fanOut(b.ctx, fanOut{id: id, route: crm(batch.Bulk), total: 3}))
+		require.NoError(t, b.fanOut(b.ctx, fanOut{flow: flow{"me", id, "", crm(batch.Bulk)}, total: 3}))
 		for key := range b.allKeys() {
 			require.NotContains(t, key, "batchd:{"+id, "late steps bring nothing back")
 		}

@@ -28,6 +28,7 @@ func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, err
 	}
 	crash.At(crash.Cancelled)
 	s.tellIf(ctx, id, answer[1])
+	s.retractAside(owner, id, answer[2:])
 	return s.Get(ctx, owner, id, 0)
 }
 
@@ -39,7 +40,15 @@ func (s *Store) expire(ctx context.Context, id string) error {
 	}
 	crash.At(crash.Expired)
 	s.tellIf(ctx, id, answer[1])
+	s.retractAside("", id, answer[2:])
 	return nil
+}
+
+// retractAside takes back what waits of a batch, by the target, lane and round that a step has returned.
+func (s *Store) retractAside(owner, id string, of []string) {
+	if f := flowOfBatch(owner, id, of); f.id != "" {
+		s.detach(func(ctx context.Context) { s.retract(ctx, f) })
+	}
 }
 
 // overdue ends what is in flight of a batch long after its deadline, as unknown.
@@ -66,6 +75,7 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 		return batch.ErrNotFound
 	}
 	crash.At(crash.Erased)
+	s.retractAside(owner, id, answer[4:])
 	s.withdraw(ctx, id, answer[1])
 	if err := s.forgetGrant(detached(ctx), owner, id, answer[2], answer[3]); err != nil {
 		s.log.WarnContext(ctx, "grant of a deleted batch left to expire", "batch", id, "error", err)

@@ -31,6 +31,7 @@
 //	batchd:gate:{<target>}:<token>:taken  string  the number of tasks that a poll took, for the reservation that follows it in the same exchange
 //	batchd:due:{<queue>}              zset    actions that wait for another attempt, by the time at which they are due, in ms;
 //	                                          asynq:{<queue>}:retry has them by the second
+//	batchd:fair:{<queue>}:…           various the actions that wait for their tasks, by owner and batch (see lua/fair.lua)
 //	batchd:open                       zset    batches that are not done, by when the sweeper looks at them next, in ms
 //	batchd:throttled                  zset    batches that are handed out as limits allow
 //	batchd:lost                       set     queues with tasks that were taken and that no worker holds

@@ -3,6 +3,7 @@ package queue
 import (
 	"crypto/rand"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/alicebob/miniredis/v2"
@@ -17,13 +18,15 @@ const clockStep = 50 * time.Millisecond
 type embedded struct {
 	server   *miniredis.Miniredis
 	password string
-	quit     chan struct{}
+	quit     func()
+	quits    chan struct{}
 	done     chan struct{}
 }
 
 func startEmbedded() (*embedded, error) {
 	// The port is open to every program of this machine, so it takes a password.
-	e := &embedded{server: miniredis.NewMiniRedis(), password: rand.Text(), quit: make(chan struct{}), done: make(chan struct{})}
+	e := &embedded{server: miniredis.NewMiniRedis(), password: rand.Text(), quits: make(chan struct{}), done: make(chan struct{})}
+	e.quit = sync.OnceFunc(func() { close(e.quits) })
 	e.server.RequireAuth(e.password)
 	if err := e.server.StartAddr("127.0.0.1:0"); err != nil {
 		return nil, fmt.Errorf("start the embedded store: %w", err)
@@ -39,7 +42,7 @@ func (e *embedded) drive() {
 	last := time.Now()
 	for {
 		select {
-		case <-e.quit:
+		case <-e.quits:
 			return
 		case now := <-tick.C:
 			e.server.FastForward(now.Sub(last))
@@ -52,8 +55,13 @@ func (e *embedded) client(timeout time.Duration) redis.UniversalClient {
 	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, timeout, nil))
 }
 
-func (e *embedded) close() {
-	close(e.quit)
+// stopClock lets no time to live pass any more.
+func (e *embedded) stopClock() {
+	e.quit()
 	<-e.done
+}
+
+func (e *embedded) close() {
+	e.stopClock()
 	e.server.Close()
 }

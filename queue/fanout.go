@@ -15,13 +15,7 @@ import (
 )
 
 const (
-	// inlineActions is the largest batch whose tasks are enqueued before the
-	// submission is answered.
-	inlineActions = 1000
-	// fanOutAhead is how many tasks wait in a queue before the fan-out of a large
-	// batch leaves time to others.
-	fanOutAhead = 1000
-	// fanOutChunk is the number of tasks enqueued in one exchange.
+	// fanOutChunk is the number of tasks made, or actions handed out, in one exchange.
 	fanOutChunk = 100
 	// notePause is how long it takes until it is noted that a small batch is enqueued.
 	notePause = 100 * time.Millisecond
@@ -33,12 +27,11 @@ const (
 	forever = 1 << 30
 )
 
-// fanOut is the enqueueing of a batch's tasks, from an index on.
+// fanOut offers the actions of a batch to the workers, from an index on.
 type fanOut struct {
-	id          string
-	route       route
+	flow
 	from, total int
-	enqueued    bool // with the commit: that is only to be noted
+	offered     bool // with the commit: the process has only to note it
 	throttled   bool // handed out as the owner's limit allows; see feed
 }
 
@@ -64,11 +57,10 @@ func (f *fanouts) stop() {
 	f.wg.Wait()
 }
 
-// startFanOut enqueues the tasks of a batch that was just committed: at once if they are few,
-// else in the background. It answers no error, since the batch is accepted and
-// the sweeper finishes what breaks off.
+// startFanOut offers the actions of a batch that was just committed to the workers. It returns no
+// error, since the batch is accepted and the sweeper finishes a fan-out that breaks off.
 func (s *Store) startFanOut(ctx context.Context, f fanOut) {
-	if f.enqueued {
+	if f.offered {
 		s.noteWhole(detached(ctx), f)
 		return
 	}
@@ -81,20 +73,16 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.id, "error", err)
 		}
 	}
-	s.enqueueBehind(ctx, f.total, run)
+	s.goOn(ctx, run)
 }
 
-// enqueueBehind enqueues the tasks of so many actions in the background, and waits for
-// that if they are few.
-func (s *Store) enqueueBehind(ctx context.Context, n int, run func(context.Context)) {
+// goOn runs something in the background and waits for it until the context ends.
+func (s *Store) goOn(ctx context.Context, run func(context.Context)) {
 	done := make(chan struct{})
 	s.fanouts.wg.Go(func() {
 		defer close(done)
 		run(s.fanouts.ctx)
 	})
-	if n > inlineActions {
-		return
-	}
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	select {
@@ -103,37 +91,17 @@ func (s *Store) enqueueBehind(ctx context.Context, n int, run func(context.Conte
 	}
 }
 
-// fanOut enqueues one task an action. Doing it twice is harmless: asynq refuses
-// a task whose id is taken, and the ledger an action that has ended. While Redis is
+// fanOut offers the actions of a batch to the workers. Doing it twice is harmless: an action that
+// has a task gets no second one, and the ledger refuses to begin one that has ended. While Redis is
 // away it goes on trying: the sweeper would wait for a while before it takes over.
 func (s *Store) fanOut(ctx context.Context, f fanOut) error {
-	for f.from < f.total {
-		next := min(f.from+fanOutChunk, f.total)
-		began := time.Now()
-		var got enqueued
-		err := s.retryUnavailable(ctx, func() (err error) {
-			got, err = s.enqueue(ctx, f.id, f.route, "", span(f.from, next))
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		crash.At(crash.ChunkEnqueued)
-		more, err := s.noteProgress(ctx, f.id, "", next)
-		if err != nil || !more {
-			return err
-		}
-		f.from = next
-		crash.At(crash.ChunkNoted)
-		if f.total > inlineActions && got.waiting >= fanOutAhead {
-			// Nobody waits for it, and it is faster than any worker: it leaves two
-			// thirds of the time to others.
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-time.After(2 * time.Since(began)):
-			}
-		}
+	err := s.retryUnavailable(ctx, func() error { return s.offer(ctx, f.flow, []indexRange{{f.from, f.total}}) })
+	if err != nil {
+		return err
+	}
+	crash.At(crash.Offered)
+	if _, err := s.noteProgress(ctx, f.id, "", f.total); err != nil {
+		return err
 	}
 	crash.At(crash.FannedOut)
 	return nil
@@ -164,6 +132,9 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 		return
 	}
 	o.wg.Go(func() {
+		going, cancel := context.WithCancel(ctx)
+		defer context.AfterFunc(o.ctx, cancel)()
+		defer cancel()
 		select {
 		case <-o.ctx.Done():
 		case <-time.After(o.pause):
@@ -173,7 +144,7 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 		o.whole = nil
 		o.mu.Unlock()
 		for part := range slices.Chunk(whole, fanOutChunk) {
-			if err := s.noteAll(ctx, part); err != nil {
+			if err := s.retryUnavailable(going, func() error { return s.noteAll(ctx, part) }); err != nil {
 				s.log.WarnContext(ctx, "fan-outs not noted, the sweeper will look at them", "error", err)
 				return
 			}
@@ -200,24 +171,10 @@ func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
 	return fault
 }
 
-// span returns the indexes from one up to another.
-func span(from, to int) []int {
-	indexes := make([]int, 0, to-from)
-	for i := from; i < to; i++ {
-		indexes = append(indexes, i)
-	}
-	return indexes
-}
-
-// enqueued tells of tasks that were enqueued.
+// enqueued says of tasks that were enqueued.
 type enqueued struct {
 	added   int // those whose ids were not taken
 	waiting int // in their queues now
-}
-
-// enqueue enqueues actions in one exchange.
-func (s *Store) enqueue(ctx context.Context, id string, r route, round string, indexes []int) (enqueued, error) {
-	return s.enqueueTasks(ctx, s.tasksOf(id, r, round, indexes))
 }
 
 func (s *Store) tasksOf(id string, r route, round string, indexes []int) []newTask {

@@ -32,12 +32,12 @@ func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 			seen[task.ID] = true
 		}
 		require.Len(t, seen, many)
-		require.NoError(t, b.fanOut(b.ctx, fanOut{id: large.ID, route: crm(batch.Bulk), total: many}), "enqueueing twice")
+		require.NoError(t, b.fanOut(b.ctx, fanOut{flow: flow{"me", large.ID, "", crm(batch.Bulk)}, total: many}), "enqueueing twice")
 		require.Len(t, b.pending(batch.Bulk), many)
 
 		cancelled, cancel := context.WithCancel(b.ctx)
 		cancel()
-		_, err := b.enqueue(cancelled, large.ID, crm(batch.Bulk), "", span(0, 3))
+		_, err := b.enqueue(cancelled, large.ID, crm(batch.Bulk), span(0, 3))
 		require.ErrorIs(t, err, context.Canceled)
 	})
 }

@@ -110,7 +110,7 @@ func (s *Store) completeHandOut(ctx context.Context, id string, m map[string]str
 	if enqueued >= handed {
 		return nil
 	}
-	if err := s.enqueueAllWaiting(ctx, id, m, enqueued, handed); err != nil {
+	if err := s.offerWaiting(ctx, id, m, enqueued, handed); err != nil {
 		return err
 	}
 	_, err := s.noteProgress(ctx, id, m["grant"], handed)
@@ -147,10 +147,10 @@ func (s *Store) handOut(ctx context.Context, id string, m map[string]string, hol
 		for i, index := range answer[1:] {
 			indexes[i] = int(atoi(index))
 		}
-		if _, err := s.enqueue(ctx, id, routeOf(m), m["round"], indexes); err != nil {
+		if err := s.offer(ctx, flowOf(id, m), rangesOf(indexes)); err != nil {
 			return false, err
 		}
-		crash.At(crash.HandedEnqueued)
+		crash.At(crash.HandedOffered)
 		goesOn, err := s.noteProgress(ctx, id, m["grant"], int(atoi(answer[0])))
 		if err != nil || !goesOn {
 			return false, err

@@ -36,6 +36,7 @@ func (b *bundle) free(limit batch.Limit) int {
 // drop removes the tasks of an action that has ended, as its worker does.
 func (b *bundle) drop(id string, index int) {
 	b.t.Helper()
+	b.create()
 	for _, round := range []string{"", "2", "3"} {
 		err := b.inspector().DeleteTask(b.queueOf(crm(batch.Interactive), id, index), taskID(id, index, round))
 		if !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
@@ -61,7 +62,7 @@ func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 		require.Equal(t, 4, b.free(limit)) // from here on the server knows the step, and answers the first call
 		for name, text := range map[string]string{
 			"before it is handed out":        b.steps.handout.Hash(),
-			"before its task exists":         b.steps.enqueue.Hash(),
+			"before it is offered":           b.steps.offer.Hash(),
 			"before that is noted":           b.steps.progress.Hash(),
 			"while another process feeds it": b.steps.admit.Hash(),
 		} {
@@ -79,9 +80,7 @@ func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 			require.Equal(t, 4, b.queued(), name)
 			require.NoError(t, b.Delete(b.ctx, "me", first))
 			require.NoError(t, b.Delete(b.ctx, "me", other))
-			for i := range 6 {
-				b.drop(first, i)
-			}
+			b.fanouts.wg.Wait()
 			require.Equal(t, 4, b.free(limit), "%s: all of it is given back", name)
 		}
 	})
@@ -92,7 +91,7 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 		limit := batch.Limit{Rate: batch.Rate{N: 100, Per: time.Hour}, Concurrent: 3}
 		used := 0
 		for name, step := range map[string]*redis.Script{
-			"before it is handed out": b.steps.handout, "before the tasks": b.steps.enqueue, "before that is noted": b.steps.progress,
+			"before it is handed out": b.steps.handout, "before the tasks": b.steps.offer, "before that is noted": b.steps.progress,
 		} {
 			dead := &mute{text: step.Hash()}
 			b.rdb.AddHook(dead)
@@ -280,7 +279,7 @@ func TestALateNoteOfAFanOutHandsNothingOut(t *testing.T) {
 		id := b.failed(6)
 		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
 		require.NoError(t, err)
-		require.NoError(t, b.noteAll(b.ctx, []fanOut{{id: id, total: 6}}))
+		require.NoError(t, b.noteAll(b.ctx, []fanOut{{flow: flow{id: id}, total: 6}}))
 		b.end(id, 1, batch.Succeeded)
 		b.drop(id, 1)
 		b.feeds()

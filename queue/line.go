@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -29,9 +28,7 @@ type line struct {
 	inBulk  int       // of them, those of large batches
 	seated  int       // of them, those that have places
 	leaving int       // tasks that have left their places and not ended
-	left    recent    // how many leave their places
-	small   time.Time // when tasks of small batches were last taken
-	fastest lowest    // how long a task takes at the least
+	share             // of the places
 	turned  time.Time // when the last turn was
 	ended   time.Time // when the first of the ended tasks did
 	polling int       // exchanges under way with single nodes of a cluster
@@ -228,7 +225,7 @@ type part struct {
 func (p *part) keys() []string {
 	keys := []string{
 		p.prefix + "pending", p.prefix + "paused", p.prefix + "active", p.prefix + "lease",
-		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed", p.prefix + "retry", dueKey(p.name),
+		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed", p.prefix + "retry", dueKey(p.name), fairPrefix(p.name) + "m",
 	}
 	if p.takenKey != "" {
 		keys = append(keys, p.takenKey)
@@ -237,8 +234,9 @@ func (p *part) keys() []string {
 }
 
 func (p *part) args() []any {
-	args := make([]any, 0, 7+len(p.ended)+2*len(p.again))
-	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, workChannel, p.word, len(p.ended))
+	args := make([]any, 0, 12+len(p.ended)+2*len(p.again))
+	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, workChannel, p.word, len(p.ended),
+		fairPrefix(p.name), p.order, p.message[0], p.message[1], p.message[2])
 	for _, id := range p.ended {
 		args = append(args, id)
 	}
@@ -258,44 +256,22 @@ func (l *line) plan(take bool) []*part {
 	if take {
 		free = max(0, l.room(l.turned)) // fewer than next saw, if fewer leave their places now
 	}
-	var waiting [2][]*lane
 	cluster := l.t.s.cluster != nil
-	for _, q := range l.lanes {
-		if q.filled && !q.polling && (!cluster || !l.turned.Before(q.failed)) {
-			kind := 0
-			if q.bulk {
-				kind = 1
-			}
-			waiting[kind] = append(waiting[kind], q)
+	queues := make([]queueState, len(l.lanes))
+	for i, q := range l.lanes {
+		queues[i] = queueState{bulk: q.bulk, waits: q.filled && !q.polling && (!cluster || !l.turned.Before(q.failed)), most: l.mostTaken()}
+		if cluster && !q.failed.IsZero() {
+			queues[i].most = 1 // slots that wait for a node in vain are no other's
 		}
 	}
-	share := [2]int{free, min(free, max(bulkFree, 0))}
-	if len(waiting[0]) > 0 && len(waiting[1]) > 0 {
-		most := free - free*interactiveShare/10
-		if rand.IntN(10) < free*interactiveShare%10 { //nolint:gosec // a lot, no secret
-			most--
-		}
-		share[1] = min(share[1], most)
-		share[0] = free - share[1]
-	}
-	wants := make(map[*lane]int, len(l.lanes))
-	for kind, lanes := range waiting {
-		rand.Shuffle(len(lanes), func(i, j int) { lanes[i], lanes[j] = lanes[j], lanes[i] }) //nolint:gosec // an order, no secret
-		for i, q := range lanes {
-			wants[q] = min(max(share[kind]/(len(lanes)-i), fewTaken), share[kind], l.mostTaken())
-			if cluster && !q.failed.IsZero() {
-				wants[q] = min(wants[q], 1) // places that wait for a node in vain are no other's
-			}
-			share[kind] -= wants[q]
-		}
-	}
+	wants := divide(free, bulkFree, queues, anyLot{})
 	var parts []*part
-	for _, q := range l.lanes {
-		if q.polling || wants[q] == 0 && q.untold() == 0 {
+	for i, q := range l.lanes {
+		if q.polling || wants[i] == 0 && q.untold() == 0 {
 			continue
 		}
 		n, m := min(len(q.done), mostEnded), min(len(q.again), mostEnded)
-		p := &part{lane: q, want: wants[q], ended: slices.Clip(q.done[:n]), again: slices.Clip(q.again[:m])}
+		p := &part{lane: q, want: wants[i], ended: slices.Clip(q.done[:n]), again: slices.Clip(q.again[:m])}
 		q.done, q.again = q.done[n:], q.again[m:]
 		for i := range p.again {
 			p.again[i].wait = max(0, p.again[i].at.Sub(l.turned)).Round(time.Microsecond)
@@ -327,7 +303,7 @@ func (l *line) room(now time.Time) int {
 	if l.pacer != nil {
 		return min(l.capacity()-l.inHand, l.pacer.fitting(now))
 	}
-	return l.Places + l.ahead(now) - l.inHand
+	return l.Places + l.prefetch(now) - l.inHand
 }
 
 // mostTaken is the most tasks taken from a queue in one exchange.
@@ -338,27 +314,21 @@ func (l *line) mostTaken() int {
 	return mostTaken
 }
 
-// bulkFree returns how many more tasks of large batches may be taken, with the lock
-// held. While small ones come, too, the large ones get only as many places as keep
-// the processors busy: all tasks that wait in line there wait for one another. A target
-// that takes its time keeps them busy with less, so it has all its places.
+// bulkFree returns how many more tasks of large batches may be taken, with the lock held.
 func (l *line) bulkFree(now time.Time) int {
 	if l.pacer != nil { // what waits for its send time keeps no processor busy
 		return l.capacity() - l.inBulk
 	}
-	places := l.Places + l.ahead(now)
-	if now.Sub(l.small) < smallLast {
-		places = min(places, max(fewBulk, int(l.fastest.of(now)*busyPlaces/time.Millisecond)))
-	}
-	return places - l.inBulk
+	return l.bulkMost(now) - l.inBulk
 }
 
 // took notes what a turn brought from one queue, and returns how many tasks that is.
 func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 	now := time.Now()
 	var tasks []*task
+	more := false
 	if err == nil {
-		tasks = p.tasks(cmd, now)
+		tasks, more = p.tasks(cmd, now)
 	}
 	l.mu.Lock()
 	p.wanted = 0
@@ -382,9 +352,7 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 		p.failed = now.Add(takerPause)
 	} else {
 		p.failed = time.Time{}
-		if p.want > 0 && len(tasks) == p.want {
-			p.filled = true
-		}
+		p.filled = p.filled || more
 		for _, k := range p.again {
 			if k.atOnce() {
 				p.filled = true
@@ -411,12 +379,15 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 	return len(tasks)
 }
 
-// tasks reads the ids that a turn brought.
-func (p *part) tasks(cmd *redis.Cmd, now time.Time) []*task {
-	ids, _ := cmd.Val().([]any)
-	tasks := make([]*task, 0, len(ids))
-	for _, id := range ids {
+// tasks reads the ids that a turn brought, and whether more tasks wait.
+func (p *part) tasks(cmd *redis.Cmd, now time.Time) (tasks []*task, more bool) {
+	answer, _ := cmd.Val().([]any)
+	if len(answer) == 0 {
+		return nil, false
+	}
+	tasks = make([]*task, 0, len(answer)-1)
+	for _, id := range answer[1:] {
 		tasks = append(tasks, &task{lane: p.lane, id: text(id), taken: now, place: Place{lane: p.lane}})
 	}
-	return tasks
+	return tasks, answer[0] == int64(1)
 }

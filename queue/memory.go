@@ -2,7 +2,9 @@ package queue
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,6 +19,9 @@ const (
 	// accepted. At the whole of it workers could not even take a task, so the
 	// rest is for what was accepted to be worked off.
 	memoryShare = 0.8
+	// resultRoom is about how much the result of an action takes that waits, in bytes, if its
+	// answer is small.
+	resultRoom = 600
 	// memoryEvery is how long a look at Redis's memory is good for.
 	memoryEvery = time.Second
 	// memoryFailed is how long a failed look is good for.
@@ -57,11 +62,12 @@ func (s *Store) spare(ctx context.Context) error {
 		return nil
 	}
 	return &batch.UnavailableError{
-		RetryAfter: memoryRetryAfter, Err: fmt.Errorf("redis uses %.0f%% of its maxmemory: new batches wait until there is less than %.0f%%", 100*s.memory.share, 100*memoryShare),
+		RetryAfter: memoryRetryAfter, Err: fmt.Errorf("redis uses %.0f%% of its maxmemory, with room for the results of the actions that wait: new batches are accepted again below %.0f%%", 100*s.memory.share, 100*memoryShare),
 	}
 }
 
-// memoryUsed returns the used part of maxmemory, that of the fullest shard.
+// memoryUsed returns the used part of maxmemory, that of the fullest shard. The results of actions that
+// wait for their tasks will need room, so it counts as used.
 func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 	if s.embed != nil {
 		return 0, nil
@@ -69,7 +75,7 @@ func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	var mu sync.Mutex
-	fullest := 0.0
+	var servers []memoryOf
 	look := func(ctx context.Context, c redis.Cmdable) error {
 		info, err := c.Info(ctx, "memory").Result()
 		if err != nil {
@@ -77,7 +83,7 @@ func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		fullest = max(fullest, usedShare(info))
+		servers = append(servers, readMemory(info))
 		return nil
 	}
 	var err error
@@ -86,23 +92,60 @@ func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 	} else {
 		err = look(ctx, s.rdb)
 	}
-	return fullest, mapError(ctx, err)
+	if err != nil {
+		return 0, mapError(ctx, err)
+	}
+	if !slices.ContainsFunc(servers, func(m memoryOf) bool { return m.most > 0 }) {
+		return 0, nil
+	}
+	waiting, err := s.waitingEverywhere(ctx)
+	if err != nil {
+		return 0, err
+	}
+	fullest := 0.0
+	for _, m := range servers {
+		if m.most > 0 {
+			fullest = max(fullest, (m.used+float64(waiting*resultRoom/len(servers)))/m.most)
+		}
+	}
+	return fullest, nil
 }
 
-// usedShare reads used_memory and maxmemory; the share is 0 without a maxmemory.
-func usedShare(info string) float64 {
-	var used, most float64
+// waitingEverywhere returns the number of actions that wait for their tasks.
+func (s *Store) waitingEverywhere(ctx context.Context) (int, error) {
+	queues, err := s.taskQueues(ctx)
+	if err != nil || len(queues) == 0 {
+		return 0, err
+	}
+	pipe := s.rdb.Pipeline()
+	counts := make([]*redis.StringCmd, len(queues))
+	for i, queue := range queues {
+		counts[i] = pipe.Get(ctx, fairPrefix(queue)+"n")
+	}
+	s.send(ctx, pipe)
+	waiting := 0
+	for _, count := range counts {
+		if err := count.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return 0, fmt.Errorf("count waiting actions: %w", mapError(ctx, err))
+		}
+		waiting += int(atoi(count.Val()))
+	}
+	return waiting, nil
+}
+
+// memoryOf is the memory of a server, in bytes; most is 0 without a maxmemory.
+type memoryOf struct{ used, most float64 }
+
+// readMemory reads used_memory and maxmemory.
+func readMemory(info string) (m memoryOf) {
 	for line := range strings.SplitSeq(info, "\r\n") {
 		name, value, _ := strings.Cut(line, ":")
 		switch name {
 		case "used_memory":
-			used = float64(atoi(value))
+			m.used = float64(atoi(value))
 		case "maxmemory":
-			most = float64(atoi(value))
+			m.most = float64(atoi(value))
 		}
 	}
-	if most == 0 {
-		return 0
-	}
-	return used / most
+	return m
 }

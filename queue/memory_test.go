@@ -42,9 +42,9 @@ func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 func TestTheShareOfMemory(t *testing.T) {
 	t.Parallel()
 	info := "# Memory\r\nused_memory:%d\r\nused_memory_rss:99\r\nmaxmemory:%d\r\nmaxmemory_human:1K\r\n"
-	require.InDelta(t, 0.25, usedShare(fmt.Sprintf(info, 256, 1024)), 0.001)
-	require.Zero(t, usedShare(fmt.Sprintf(info, 256, 0)))
-	require.Zero(t, usedShare(""))
+	require.Equal(t, memoryOf{256, 1024}, readMemory(fmt.Sprintf(info, 256, 1024)))
+	require.Equal(t, memoryOf{256, 0}, readMemory(fmt.Sprintf(info, 256, 0)))
+	require.Zero(t, readMemory(""))
 }
 
 // Twenty clients at once are told after the time of one look, not one after the other.

@@ -1,6 +1,8 @@
 package queue
 
 import (
+	"slices"
+
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -34,6 +36,13 @@ func newMessageTemplate(queue, kind string) *messageTemplate {
 		m.tail = protowire.AppendVarint(m.tail, f.value)
 	}
 	return m
+}
+
+// around returns what a message has up to the payload's length, between the payload and the id's
+// length, and after the id.
+func (m *messageTemplate) around() [3][]byte {
+	before := protowire.AppendTag(slices.Clone(m.head), fieldPayload, protowire.BytesType)
+	return [3][]byte{before, protowire.AppendTag(nil, fieldID, protowire.BytesType), m.tail}
 }
 
 // message returns the message of one task.

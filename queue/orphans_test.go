@@ -22,6 +22,7 @@ func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.pauses()
 		id := b.submit(4, spec()).ID
+		b.create()
 		queue := b.queueOf(crm(batch.Interactive), id, 0)
 		// All four are taken, as a worker takes them. Two of them were begun by one that is alive.
 		prefix := asynqPrefix(queue)
@@ -62,6 +63,7 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.pauses()
 		id := b.submit(1, spec()).ID
+		b.create()
 		queue := b.queueOf(crm(batch.Interactive), id, 0)
 		prefix := asynqPrefix(queue)
 		take := func() string {

@@ -9,9 +9,8 @@ const (
 	// mostLeaving is the most tasks of a target that have left their places and not
 	// ended: their results are on their way to Redis.
 	mostLeaving = 64
-	// aheadFor is how much ahead of its place a task may be taken, about, so that a
-	// place that comes free is taken at once.
-	aheadFor = 5 * time.Millisecond
+	// prefetchFor is about how long before a slot is free a task may be taken for it.
+	prefetchFor = 5 * time.Millisecond
 	// readyFor is the longest that it keeps what it was taken for. It is shorter than
 	// orphanPause.
 	readyFor = 500 * time.Millisecond
@@ -118,16 +117,6 @@ func (q *lane) vacate(p *Place) {
 
 // leavers is the most tasks that have left their places and not ended.
 func (l *line) leavers() int { return min(l.Places, mostLeaving) }
-
-// ahead returns how many tasks may be taken ahead of their places, with the lock
-// held: as many as leave theirs in a moment. They would otherwise be free for as long
-// as an exchange with Redis takes.
-func (l *line) ahead(now time.Time) int {
-	if l.pacer != nil {
-		return 0
-	}
-	return min(l.Places, l.left.in(now, aheadFor))
-}
 
 // sit counts tasks that get places, or leave them, with the lock held.
 func (l *line) sit(n int) {

@@ -168,29 +168,6 @@ func TestPlacesThatWereReckonedWithAreNotTaken(t *testing.T) {
 	})
 }
 
-func TestOnlyFastTargetsAreTakenAheadFor(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	of := func(rate, perSecond int) int {
-		l := &line{Line: Line{Target: "crm", Places: 64}}
-		if rate > 0 {
-			l.pacer = &pacer{}
-		}
-		for range perSecond / int(time.Second/window) {
-			l.left.add(now)
-		}
-		require.Zero(t, l.ahead(now), "it is not known yet")
-		return l.ahead(now.Add(window))
-	}
-	require.Equal(t, 50, of(0, 10_000))
-	require.Equal(t, 64, of(0, 100_000), "no more than there are places")
-	require.Equal(t, 0, of(0, 100))
-	require.Equal(t, 0, of(20_000, 10_000), "at a rate, each has its time")
-	l := &line{Line: Line{Target: "crm", Places: 64}}
-	l.left.add(now)
-	require.Zero(t, l.ahead(now.Add(time.Hour)))
-}
-
 // A large batch's last tasks would else wait for as long as small ones come.
 func TestPlacesGoToThoseThatWereTakenFirst(t *testing.T) {
 	t.Parallel()

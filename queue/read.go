@@ -313,3 +313,12 @@ func stored(state byte) bool {
 	}
 	return false
 }
+
+// span returns the indexes from one up to another, that one not included.
+func span(from, to int) []int {
+	indexes := make([]int, 0, to-from)
+	for i := from; i < to; i++ {
+		indexes = append(indexes, i)
+	}
+	return indexes
+}

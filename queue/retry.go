@@ -182,16 +182,16 @@ func (t *retrial) drop(ctx context.Context) {
 	}
 }
 
-// startRetry enqueues the actions of a batch that runs again, as its limit allows, and returns
-// the batch. It enqueues before anything else can fail: what waits without a task is found
+// startRetry offers the actions of a batch that runs again, as its limit allows, and returns
+// the batch. It offers them before anything else can fail: the sweeper finds what nobody offered
 // only later.
 func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
-	s.enqueueBehind(ctx, int(atoi(m["asked"])), func(ctx context.Context) {
+	s.goOn(ctx, func(ctx context.Context) {
 		err := s.retryUnavailable(ctx, func() error {
 			if m["throttle"] != "" {
 				return s.feed(ctx, id)
 			}
-			return s.enqueueAllWaiting(ctx, id, m, 0, int(atoi(m["total"])))
+			return s.offerWaiting(ctx, id, m, 0, int(atoi(m["total"])))
 		})
 		if err != nil {
 			s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)

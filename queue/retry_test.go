@@ -82,6 +82,7 @@ func TestARetryDoesNotWaitForTheTasksOfTheRoundBefore(t *testing.T) {
 		id := b.submit(2, spec()).ID
 		b.end(id, 0, batch.Failed)
 		b.end(id, 1, batch.Succeeded)
+		b.create()
 		require.Len(t, b.pending(batch.Interactive), 2)
 		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)

@@ -14,7 +14,7 @@ var luaFiles embed.FS
 
 // scripts are the steps of the ledger.
 type scripts struct {
-	turn, forward, reap, renew, enqueue, reserve, hold, looks, beat, bury, requeue, claim, elect, alert, resign, admit, flying, handout, readmit, reopen, unlist, stage, commit, list, progress, begin, finish, release, restore, disown, running, note, conclude, stop, erase, due, enqueued, delivered, redeliver, retry, look, drop *redis.Script
+	turn, forward, reap, renew, enqueue, offer, retract, reserve, hold, looks, beat, bury, requeue, claim, elect, alert, resign, admit, flying, handout, readmit, reopen, unlist, stage, commit, list, progress, begin, finish, release, restore, disown, running, note, conclude, stop, erase, due, enqueued, delivered, redeliver, retry, look, drop *redis.Script
 
 	often []string // the texts of those that every action needs
 }
@@ -24,9 +24,13 @@ func loadScripts() (*scripts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read lua library: %w", err)
 	}
+	fair, err := luaFiles.ReadFile("lua/fair.lua")
+	if err != nil {
+		return nil, fmt.Errorf("read lua library: %w", err)
+	}
 	s := &scripts{}
 	for name, into := range map[string]**redis.Script{
-		"turn": &s.turn, "forward": &s.forward, "reap": &s.reap, "renew": &s.renew, "enqueue": &s.enqueue, "reserve": &s.reserve, "hold": &s.hold, "looks": &s.looks, "beat": &s.beat, "bury": &s.bury, "requeue": &s.requeue, "claim": &s.claim, "elect": &s.elect, "alert": &s.alert, "resign": &s.resign, "admit": &s.admit, "flying": &s.flying, "handout": &s.handout, "reopen": &s.reopen, "unlist": &s.unlist, "readmit": &s.readmit, "stage": &s.stage, "commit": &s.commit, "list": &s.list, "progress": &s.progress,
+		"turn": &s.turn, "forward": &s.forward, "reap": &s.reap, "renew": &s.renew, "enqueue": &s.enqueue, "offer": &s.offer, "retract": &s.retract, "reserve": &s.reserve, "hold": &s.hold, "looks": &s.looks, "beat": &s.beat, "bury": &s.bury, "requeue": &s.requeue, "claim": &s.claim, "elect": &s.elect, "alert": &s.alert, "resign": &s.resign, "admit": &s.admit, "flying": &s.flying, "handout": &s.handout, "reopen": &s.reopen, "unlist": &s.unlist, "readmit": &s.readmit, "stage": &s.stage, "commit": &s.commit, "list": &s.list, "progress": &s.progress,
 		"begin": &s.begin, "finish": &s.finish, "release": &s.release, "restore": &s.restore, "disown": &s.disown, "running": &s.running, "stop": &s.stop,
 		"note": &s.note, "conclude": &s.conclude, "erase": &s.erase, "due": &s.due, "enqueued": &s.enqueued, "delivered": &s.delivered, "redeliver": &s.redeliver, "retry": &s.retry, "look": &s.look, "drop": &s.drop,
 	} {
@@ -34,9 +38,13 @@ func loadScripts() (*scripts, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read lua step: %w", err)
 		}
-		*into = redis.NewScript(string(lib) + string(text))
-		if slices.Contains([]string{"turn", "reserve", "begin", "finish", "release", "requeue"}, name) {
-			s.often = append(s.often, string(lib)+string(text))
+		step := string(lib) + string(text)
+		if slices.Contains([]string{"turn", "offer", "retract"}, name) {
+			step = string(lib) + string(fair) + string(text)
+		}
+		*into = redis.NewScript(step)
+		if slices.Contains([]string{"turn", "offer", "reserve", "begin", "finish", "release", "requeue"}, name) {
+			s.often = append(s.often, step)
 		}
 	}
 	return s, nil

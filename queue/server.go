@@ -21,6 +21,8 @@ type Line struct {
 	// at most Rate.N + Burst - 1 requests are written. A Burst of 0 is 1.
 	Rate  batch.Rate
 	Burst int
+	// FIFO serves the batches of an owner one after the other. Otherwise they share the owner's slots.
+	FIFO bool
 	// Held returns for how long from now nothing may be taken, and a channel that
 	// is closed when that changes. Nil is never.
 	Held func() (time.Duration, <-chan struct{})

@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -130,16 +131,15 @@ func (s *stalls) prune(open int, now time.Time) {
 	s.pruned, s.most = now, open
 }
 
-// mendStall brings back what a batch that stands still may have lost: a waiting
-// action's task, as with a queue that somebody emptied, the holder of an action
-// in flight, or the answer that told a worker that it took a task. A batch may stand still for good reasons, too: doing this to
-// it changes nothing.
+// mendStall brings back what a batch that makes no progress may have lost: the task of a waiting
+// action, as if an operator emptied a queue, the holder of an action in flight, or the reply by which a
+// worker took a task. A batch that waits for its turn has lost nothing, however long that takes.
 func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
 	was := s.stalls.now[id]
 	if now.Sub(was.since) < stallPatience {
 		return nil
 	}
-	lost, cursor, err := s.enqueueWaiting(ctx, id, m, was.cursor, int(atoi(m["enqueued"])), true)
+	lost, cursor, err := s.offerLost(ctx, id, m, was.cursor, int(atoi(m["enqueued"])))
 	swept.Lost += lost
 	if lost > 0 { // others may have lost something, too
 		s.schedule.lookAtAll()
@@ -161,82 +161,92 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 	return err
 }
 
-// enqueueWaiting enqueues waiting actions from the cursor up to an index, those that have a
-// task aside: if almost all of them should have one, it asks for those first, which costs
-// less. It returns the next cursor, 0 at the end; with an error, that of what it did not come to.
-func (s *Store) enqueueWaiting(ctx context.Context, id string, m map[string]string, cursor, upTo int, ask bool) (lost, next int, err error) {
+// offerLost offers those waiting actions again that neither have a task nor wait for one, from the
+// cursor up to an index. It returns how many it found and the next cursor, 0 at the end; with an error,
+// the cursor of the first action that it did not look at.
+func (s *Store) offerLost(ctx context.Context, id string, m map[string]string, cursor, upTo int) (lost, next int, err error) {
 	if cursor >= upTo {
 		return 0, 0, nil
 	}
-	look, cancel := s.withTimeout(ctx)
-	defer cancel()
-	all, err := s.rdb.GetRange(look, keysOf(id).state, int64(cursor), int64(upTo-1)).Result()
+	f := flowOf(id, m)
+	waits, err := s.waitsIn(ctx, f)
 	if err != nil {
-		return 0, cursor, mapError(look, err)
+		return 0, cursor, err
 	}
-	var waiting []int
-	for i := range len(all) {
-		if all[i] != 'p' {
-			continue
-		}
-		if len(waiting) == stallActions {
-			next = cursor + i
-			break
-		}
-		waiting = append(waiting, cursor+i)
+	if !slices.Contains(slices.Collect(maps.Values(waits)), false) {
+		return 0, 0, nil // for its turn
 	}
+	waiting, err := s.waitingActions(ctx, id, cursor, upTo)
+	if err != nil {
+		return 0, cursor, err
+	}
+	waiting = slices.DeleteFunc(waiting, func(i int) bool { return waits[s.queueOf(f.route, id, i)] })
+	if len(waiting) > stallActions {
+		next = waiting[stallActions]
+		waiting = waiting[:stallActions]
+	}
+	var without []int
 	for chunk := range slices.Chunk(waiting, fanOutChunk) {
-		if ask {
-			all, err := s.haveTasks(ctx, s.tasksOf(id, routeOf(m), m["round"], chunk))
-			if err != nil {
-				return lost, chunk[0], fmt.Errorf("look for lost tasks: %w", err)
-			}
-			if all {
-				continue
-			}
-		}
-		got, err := s.enqueue(ctx, id, routeOf(m), m["round"], chunk)
-		lost += got.added
+		missing, err := s.withoutTasks(ctx, f, chunk)
 		if err != nil {
-			return lost, chunk[0], fmt.Errorf("bring back lost tasks: %w", err)
+			return 0, cursor, fmt.Errorf("look for lost tasks: %w", err)
 		}
+		without = append(without, missing...)
 	}
-	return lost, next, nil
+	if len(without) == 0 {
+		return 0, next, nil
+	}
+	if err := s.offer(ctx, f, rangesOf(without)); err != nil {
+		return 0, cursor, fmt.Errorf("bring back lost tasks: %w", err)
+	}
+	return len(without), next, nil
 }
 
-// enqueueAllWaiting enqueues all waiting actions in a range, those that have a task aside.
-func (s *Store) enqueueAllWaiting(ctx context.Context, id string, m map[string]string, from, upTo int) error {
-	for {
-		_, next, err := s.enqueueWaiting(ctx, id, m, from, upTo, false)
-		if err != nil || next == 0 {
-			return err
-		}
-		from = next
+// offerWaiting offers all waiting actions in a range of indexes.
+func (s *Store) offerWaiting(ctx context.Context, id string, m map[string]string, from, upTo int) error {
+	waiting, err := s.waitingActions(ctx, id, from, upTo)
+	if err != nil || len(waiting) == 0 {
+		return err
 	}
+	return s.offer(ctx, flowOf(id, m), rangesOf(waiting))
 }
 
-// haveTasks reports whether all of some tasks exist.
-func (s *Store) haveTasks(ctx context.Context, tasks []newTask) (bool, error) {
+// waitingActions returns the indexes of the actions in a range that are waiting.
+func (s *Store) waitingActions(ctx context.Context, id string, from, upTo int) ([]int, error) {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	keys := make(map[string][]string) // by queue, since those of a queue are on one node
-	for _, t := range tasks {
-		keys[t.queue] = append(keys[t.queue], asynqPrefix(t.queue)+"t:"+t.id)
+	states, err := s.rdb.GetRange(ctx, keysOf(id).state, int64(from), int64(upTo-1)).Result()
+	if err != nil {
+		return nil, fmt.Errorf("read the states of actions: %w", mapError(ctx, err))
 	}
+	var waiting []int
+	for i := range len(states) {
+		if states[i] == 'p' {
+			waiting = append(waiting, from+i)
+		}
+	}
+	return waiting, nil
+}
+
+// withoutTasks returns those of some actions that have no task.
+func (s *Store) withoutTasks(ctx context.Context, f flow, indexes []int) (missing []int, err error) {
+	ctx, cancel := s.withTimeout(ctx)
+	defer cancel()
 	pipe := s.rdb.Pipeline()
-	counts := make([]*redis.IntCmd, 0, len(keys))
-	for _, of := range keys {
-		counts = append(counts, pipe.Exists(ctx, of...))
+	found := make([]*redis.IntCmd, len(indexes))
+	for i, index := range indexes {
+		found[i] = pipe.Exists(ctx, asynqPrefix(s.queueOf(f.route, f.id, index))+"t:"+taskID(f.id, index, f.round))
 	}
 	s.send(ctx, pipe)
-	found := 0
-	for _, count := range counts {
-		if err := count.Err(); err != nil {
-			return false, mapError(ctx, err)
+	for i, cmd := range found {
+		if err := cmd.Err(); err != nil {
+			return nil, mapError(ctx, err)
 		}
-		found += int(count.Val())
+		if cmd.Val() == 0 {
+			missing = append(missing, indexes[i])
+		}
 	}
-	return found == len(tasks), nil
+	return missing, nil
 }
 
 // alive returns the workers that are not dead.

@@ -265,7 +265,7 @@ func (s *Store) now(ctx context.Context) (time.Time, error) {
 }
 
 // sweepFields are those of the meta hash that a round looks at.
-var sweepFields = []string{"status", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round", "asked", "given", "retried"}
+var sweepFields = []string{"status", "owner", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round", "asked", "given", "retried"}
 
 // openPage are some of the open batches.
 type openPage struct {
@@ -355,7 +355,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 		swept.Expired++
 		return s.overdue(ctx, id)
 	}
-	f := fanOut{id: id, route: routeOf(m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
+	f := fanOut{flow: flowOf(id, m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
 	if m["throttle"] != "" && m["ending"] == "" && int(atoi(m["pending"])) == askedOf(m)-int(atoi(m["given"])) {
 		return nil // it waits for its owner's limit, and nothing of it is in flight
 	}

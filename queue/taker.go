@@ -98,6 +98,8 @@ type lane struct {
 	*line
 	name, prefix string
 	bulk         bool
+	order        int       // 1 if an owner's batches are served one after the other
+	message      [3][]byte // of a task, around payload and id
 
 	// Guarded by the line's mutex.
 	filled  bool      // there may be tasks in it
@@ -136,7 +138,7 @@ func (t *taker) add(c Line) *line {
 	if c.Held == nil {
 		c.Held = func() (time.Duration, <-chan struct{}) { return 0, nil }
 	}
-	l := &line{Line: c, t: t, nudge: make(chan struct{}, 1)}
+	l := &line{Line: c, t: t, share: share{slots: c.Places}, nudge: make(chan struct{}, 1)}
 	l.polled = sync.NewCond(&l.mu)
 	if l.Rate.N > 0 {
 		l.pacer = l.newPacer()
@@ -147,7 +149,10 @@ func (t *taker) add(c Line) *line {
 }
 
 func (l *line) addLane(name string, bulk bool) {
-	q := &lane{line: l, name: name, prefix: asynqPrefix(name), bulk: bulk, filled: true}
+	q := &lane{line: l, name: name, prefix: asynqPrefix(name), bulk: bulk, filled: true, message: newMessageTemplate(name, TaskAction).around()}
+	if l.FIFO {
+		q.order = 1
+	}
 	l.lanes = append(l.lanes, q)
 	l.t.lanes[name] = q
 }

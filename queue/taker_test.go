@@ -388,7 +388,7 @@ func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 
 func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		_, err := b.enqueue(b.ctx, "warm", crm(batch.Interactive), "", span(0, clusterShards*shardRun)) // the script is loaded
+		_, err := b.enqueue(b.ctx, "warm", crm(batch.Interactive), span(0, clusterShards*shardRun)) // the script is loaded
 		require.NoError(t, err)
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 8}}})
 		defer b.addTaker(taker)()
@@ -397,7 +397,7 @@ func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 		}
 		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.enqueue.Hash()})
 		indexes := span(0, 3*shardRun)
-		_, err = b.enqueue(b.ctx, "some", crm(batch.Interactive), "", indexes)
+		_, err = b.enqueue(b.ctx, "some", crm(batch.Interactive), indexes)
 		require.Error(t, err)
 		for _, i := range indexes {
 			require.True(t, taker.lanes[b.queueOf(crm(batch.Interactive), "some", i)].filled)
@@ -421,34 +421,6 @@ func TestTheLedgerDecidesAboutATaskThatLostItsMessage(t *testing.T) {
 		l.turn(false)
 		require.Zero(t, must(b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()))
 	})
-}
-
-func TestLargeBatchesMakeRoomWhileSmallOnesCome(t *testing.T) {
-	t.Parallel()
-	now := time.Now()
-	line := func(takes time.Duration) *line {
-		l := &line{Line: Line{Places: 64}, t: &taker{s: &Store{}, quit: make(chan struct{})}, small: now, inBulk: 5, inHand: 5}
-		l.lanes = []*lane{{line: l, bulk: true, filled: true}}
-		l.fastest.add(now, time.Second)
-		l.fastest.add(now, takes)
-		return l
-	}
-	require.Equal(t, 24-5, line(time.Millisecond).bulkFree(now))
-	require.Equal(t, 8-5, line(time.Microsecond).bulkFree(now), "never nothing")
-	require.Equal(t, 64-5, line(100*time.Millisecond).bulkFree(now), "a slow target has all its places")
-	l := line(time.Millisecond)
-	require.Equal(t, 64-5, l.bulkFree(now.Add(smallLast)), "so has any, once no small ones come")
-	require.Equal(t, 64-5, l.bulkFree(now.Add(time.Minute)))
-
-	l = line(time.Millisecond)
-	l.inBulk, l.inHand = 24, 24
-	wait, take, end := l.next(0)
-	require.False(t, take || end)
-	require.Positive(t, wait, "it waits, and does not go round and round")
-	require.LessOrEqual(t, wait, smallLast)
-	l.lanes = append(l.lanes, &lane{line: l, filled: true})
-	_, take, _ = l.next(0)
-	require.True(t, take, "small ones have the places")
 }
 
 func TestTheLowestIsThatOfTheLastSeconds(t *testing.T) {
@@ -483,7 +455,7 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 		for n := range 5 {
 			there.Add(1)
 			require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err())
-			for _, step := range []*redis.Script{b.steps.enqueue, b.steps.turn} {
+			for _, step := range []*redis.Script{b.steps.offer, b.steps.turn} {
 				require.NoError(t, step.Load(b.ctx, b.rdb).Err())
 			}
 			seen := &sent{}
@@ -492,7 +464,7 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 			b.eventually("the tasks", func() bool { return len(got.sorted()) == 3*(n+1) })
 			if b.shards == 1 {
 				commits := seen.with(b.steps.commit.Hash())
-				require.Contains(t, commits[0], b.steps.enqueue.Hash(), "they were to be enqueued along with it")
+				require.Contains(t, commits[0], b.steps.offer.Hash(), "they were to be offered along with it")
 			}
 		}
 	})

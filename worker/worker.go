@@ -203,7 +203,7 @@ func (w *Worker) serverConfig() queue.ServerConfig {
 		LogLevel:        asynq.WarnLevel,
 	}}
 	for _, t := range w.targets {
-		cfg.Lines = append(cfg.Lines, queue.Line{Target: t.Name, Places: t.Concurrency, Rate: t.Rate, Burst: t.Burst, Held: w.gates[t.Name].held})
+		cfg.Lines = append(cfg.Lines, queue.Line{Target: t.Name, Places: t.Concurrency, Rate: t.Rate, Burst: t.Burst, FIFO: t.BatchOrder == batch.BatchOrderFIFO, Held: w.gates[t.Name].held})
 	}
 	return cfg
 }

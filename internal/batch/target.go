@@ -62,6 +62,9 @@ type Target struct {
 	// HTTPClient selects the HTTP/1.1 client: HTTPClientAuto or HTTPClientStandard. Both
 	// send the same requests and refuse the same answers. Defaults to auto.
 	HTTPClient string `yaml:"http_client"`
+	// BatchOrder says how the batches of one owner share the owner's part of the target:
+	// BatchOrderFair or BatchOrderFIFO. The owners themselves always get equal parts. Defaults to fair.
+	BatchOrder string `yaml:"batch_order"`
 	// Transactions are the calls by which the target groups requests so that all
 	// count or none. Defaults to none: then every member of a group but the last
 	// needs an undo.
@@ -72,6 +75,12 @@ type Target struct {
 const (
 	EncodedSlashData   = "data"   // the slash is part of a segment, and sent as it is
 	EncodedSlashRefuse = "refuse" // the action ends as errored, with the code blocked
+)
+
+// Orders of the batches of one owner.
+const (
+	BatchOrderFair = "fair" // their actions take turns, so a small batch does not wait for a large one
+	BatchOrderFIFO = "fifo" // the actions of one batch begin after those of the batch before it
 )
 
 // HTTP clients that a target can be reached by.
@@ -149,6 +158,7 @@ func (t Target) WithDefaults() Target {
 	}
 	setDefault(&t.EncodedSlash, EncodedSlashData)
 	setDefault(&t.HTTPClient, HTTPClientAuto)
+	setDefault(&t.BatchOrder, BatchOrderFair)
 	if t.Retry.Statuses == nil {
 		t.Retry.Statuses = []int{408, 425, 429, 502, 503, 504}
 	}
@@ -214,6 +224,9 @@ func (t Target) Validate() []Fault {
 	}
 	if t.EncodedSlash != EncodedSlashData && t.EncodedSlash != EncodedSlashRefuse {
 		add("/encoded_slash", "unknown value %q: expected data or refuse", clip(t.EncodedSlash))
+	}
+	if t.BatchOrder != BatchOrderFair && t.BatchOrder != BatchOrderFIFO {
+		add("/batch_order", "unknown value %q: expected fair or fifo", clip(t.BatchOrder))
 	}
 	if t.HTTPClient != HTTPClientAuto && t.HTTPClient != HTTPClientStandard {
 		add("/http_client", "unknown value %q: expected auto or standard", clip(t.HTTPClient))

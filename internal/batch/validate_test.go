@@ -120,7 +120,7 @@ func TestTargetsAreChecked(t *testing.T) {
 		Name: "a b", BaseURL: "x", Concurrency: -1, Burst: 1, Timeout: -1, IdempotencyKeyHeader: "a b", MaxResponseBody: -1, Proxy: "x",
 		Retry: Retry{Attempts: -1, Base: time.Hour, Max: 48 * time.Hour, Budget: -1, Statuses: []int{200}},
 	}
-	require.Len(t, bad.Validate(), 13)
+	require.Len(t, bad.Validate(), 14)
 }
 
 func TestNamesOfCredentials(t *testing.T) {

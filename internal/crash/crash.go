@@ -33,18 +33,16 @@ const (
 
 // The fan-out, in the process that serves the API or in the sweeper.
 const (
-	// ChunkEnqueued is after each chunk of tasks, before its progress is noted.
-	ChunkEnqueued Point = "chunk_enqueued"
-	// ChunkNoted is after each chunk's progress is noted.
-	ChunkNoted Point = "chunk_noted"
-	// FannedOut is after the last chunk.
+	// Offered is after the actions of a batch are offered to the workers, before that is noted.
+	Offered Point = "offered"
+	// FannedOut is after it is noted.
 	FannedOut Point = "fanned_out"
 	// Fed is after a throttled batch got places, before its actions are handed out.
 	Fed Point = "fed"
-	// HandedOut is after some of them are handed out, before their tasks are enqueued.
+	// HandedOut is after some of them are handed out, before they are offered.
 	HandedOut Point = "handed_out"
-	// HandedEnqueued is after those are enqueued, before that is noted.
-	HandedEnqueued Point = "handed_enqueued"
+	// HandedOffered is after those are offered, before that is noted.
+	HandedOffered Point = "handed_offered"
 )
 
 // One action, in a worker.
@@ -124,7 +122,7 @@ const (
 	RetryAdmitted Point = "retry_admitted"
 	// Reopened is after the sweeper was told of a retry, before its step.
 	Reopened Point = "reopened"
-	// Retried is after the step of a retry, before its tasks are enqueued.
+	// Retried is after the step of a retry, before its actions are offered.
 	Retried Point = "retried"
 	// Erased is after the keys of a batch are deleted, before its entry in the owner's list.
 	Erased Point = "erased"
@@ -134,7 +132,7 @@ const (
 func Points() []Point {
 	return []Point{
 		KeyClaimed, ChunkStaged, Admitted, Readmitted, Indexed, BeforeCommit, Committed, BeforeAnswer,
-		ChunkEnqueued, ChunkNoted, FannedOut, Fed, HandedOut, HandedEnqueued,
+		Offered, FannedOut, Fed, HandedOut, HandedOffered,
 		Taken, Begun, Answered, Finished, Released, Interrupted, Resumed,
 		GroupNoted, GroupAnswered, GroupDecided, GroupConcluding, GroupConcluded,
 		OutboxMarked, WebhookNoted, WebhookEnqueued, WebhookTaken, WebhookSent, WebhookRecorded,

@@ -135,8 +135,7 @@ var families = []family{
 			{crash.Indexed, inAPI(uploadOf(staged, 1_100))},
 			{crash.BeforeCommit, inAPI(uploadOf(staged, 1_100))},
 			{crash.Committed, inAPI(uploadOf(staged, 1_100))},
-			{crash.ChunkEnqueued, inAPI(uploadOf(staged, 1_100))},
-			{crash.ChunkNoted, inAPI(uploadOf(staged, 1_100))},
+			{crash.Offered, inAPI(uploadOf(staged, 1_100))},
 			{crash.FannedOut, inAPI(uploadOf(staged, 1_100))},
 			{crash.BeforeAnswer, inAPI(uploadOf(20, 40))},
 			{crash.Readmitted, inAPI(brokenUpload)},
@@ -153,7 +152,7 @@ var families = []family{
 		points: []pointCase{
 			{crash.Fed, inAPI(throttledUpload)},
 			{crash.HandedOut, inAPI(throttledUpload)},
-			{crash.HandedEnqueued, inAPI(throttledUpload)},
+			{crash.HandedOffered, inAPI(throttledUpload)},
 		},
 	},
 	{
@@ -267,7 +266,7 @@ func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Cont
 			cancel()
 			err := <-called
 			if err == nil {
-				require.Contains(a.t, []crash.Point{crash.ChunkEnqueued, crash.ChunkNoted, crash.FannedOut}, at,
+				require.Contains(a.t, []crash.Point{crash.Offered, crash.FannedOut}, at,
 					"there is an answer although the process died before it")
 			} else if problem := (*client.Problem)(nil); errors.As(err, &problem) {
 				if at == crash.Readmitted && problem.Status == http.StatusBadRequest {

@@ -1,21 +1,25 @@
 -- turn ends tasks that are done, puts those aside that run once more, and takes waiting
--- ones, as asynq does one by one (doneCmd, retryCmd and dequeueCmd in its internal/rdb).
--- KEYS: pending, paused, active, lease, processed today, processed, retry, due, and optionally the
---       number of tasks taken, for a reservation of send times that follows in the same exchange
+-- ones, as asynq does one by one (doneCmd, retryCmd and dequeueCmd in its internal/rdb). It
+-- creates the tasks of the actions that wait in the fair queue as it takes them.
+-- KEYS: pending, paused, active, lease, processed today, processed, retry, due, flows of the fair
+--       queue (see lua/fair.lua), and optionally the number of tasks taken, for a reservation of send
+--       times that follows in the same exchange
 -- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
 --       most tasks to take, channel, word for other workers if it leaves or puts back some, or '',
---       the number of those that are done, their ids, then in turn the id of one that runs once more
---       and the µs until then, 0 for at once
--- returns: {id, ...}
+--       the number of those that are done, prefix of the fair queue, 1 if the batches of an owner are
+--       served one after the other, else 0, three parts of a task's message: up to its payload, from
+--       there up to the id, and the rest; then the ids of those that are done, then in turn the id of
+--       one that runs once more and the µs until then, 0 for at once
+-- returns: {1 if more wait, else 0, id, ...}
 -- A task needs no message: its id says all, and the ledger decides about it.
 -- A task that waits stands in asynq's retry set by the second that it is due in, which is all that
 -- asynq's tools can read, and in due by the millisecond; see forward.lua.
 -- Repeating a turn ends nothing twice. If its answer is lost, the tasks that it took stay
 -- active until the sweeper finds them or their leases expire; see reap.lua.
-local last = 7 + tonumber(ARGV[7])
-if last > 7 then
+local last = 12 + tonumber(ARGV[7])
+if last > 12 then
   local ended, gone = {}, {}
-  for i = 8, last do
+  for i = 13, last do
     -- One that is not active any more somebody has put back: it comes again. The oldest stand at the end.
     if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
       ended[#ended + 1] = ARGV[i]
@@ -55,28 +59,100 @@ end
 if back and ARGV[6] ~= '' then
   redis.call('PUBLISH', ARGV[5], ARGV[6])
 end
-local want = tonumber(ARGV[4])
-if want == 0 or redis.call('EXISTS', KEYS[2]) == 1 then
-  return {}
+local want, fair = tonumber(ARGV[4]), ARGV[8]
+if want == 0 then
+  return {0}
 end
-local ids = redis.call('RPOP', KEYS[1], want)
-if not ids or #ids == 0 then
-  return {}
-end
-if #ids == want and ARGV[6] ~= '' and redis.call('EXISTS', KEYS[1]) == 1 then
-  redis.call('PUBLISH', ARGV[5], ARGV[6])
-end
-local leases = {}
+local paused = redis.call('EXISTS', KEYS[2]) == 1
+local active, leases, answer, waiting = {}, {}, {0}, {}
 local expiry = ms(math.floor(now / 1000000) + tonumber(ARGV[2]))
-for _, id in ipairs(ids) do
-  redis.call('HSET', ARGV[1] .. id, 'state', 'active')
+local function take(id)
+  answer[#answer + 1] = id
+  active[#active + 1] = id
   leases[#leases + 1] = expiry
   leases[#leases + 1] = id
 end
-redis.call('LPUSH', KEYS[3], unpack(ids))
-redis.call('ZADD', KEYS[4], unpack(leases))
-if KEYS[9] then
-  redis.call('INCRBY', KEYS[9], #ids)
-  redis.call('PEXPIRE', KEYS[9], 60000)
+
+-- Tasks that wait come again, or were given back. They get half of what is taken at the most while
+-- actions wait in the fair queue, so that an owner whose actions all come again gets no more.
+local owners = redis.call('ZCARD', fair .. 'o')
+local most = paused and 0 or owners == 0 and want or math.floor((want + now % 2) / 2)
+local ids = most > 0 and redis.call('RPOP', KEYS[1], most) or {}
+for _, id in ipairs(ids) do
+  redis.call('HSET', ARGV[1] .. id, 'state', 'active')
+  take(id)
 end
-return ids
+
+-- create makes the tasks of actions of a flow, as taken ones unless the queue is paused, and returns
+-- how many. An action that has a task gets no other.
+local function create(flow, round, indexes)
+  local ids, keys, n = {}, {}, 0
+  for i, index in ipairs(indexes) do
+    ids[i] = flow .. ':' .. ms(index) .. (round ~= '' and ':' .. round or '')
+    keys[i] = ARGV[1] .. ids[i]
+  end
+  local new = #keys > 0 and redis.call('EXISTS', unpack(keys)) == 0 -- as almost always, all of them
+  for i, key in ipairs(keys) do
+    if new or redis.call('EXISTS', key) == 0 then
+      local payload = '1:' .. flow .. ':' .. ms(indexes[i])
+      redis.call('HSET', key, 'state', paused and 'pending' or 'active', 'msg',
+        ARGV[10] .. string.char(#payload) .. payload .. ARGV[11] .. string.char(#ids[i]) .. ids[i] .. ARGV[12])
+      if paused then
+        waiting[#waiting + 1] = ids[i]
+      else
+        take(ids[i])
+      end
+      n = n + 1
+    end
+  end
+  return n
+end
+
+-- Of a queue that is paused, the next tasks are created as waiting ones, for asynq's tools to show.
+local left = want - (paused and redis.call('LLEN', KEYS[1]) or #active)
+local quantum = math.max(QUANTUM_LEAST, math.min(QUANTUM_MOST, math.ceil(left / math.max(owners, 1))))
+local looks = LOOKS
+while left > 0 and looks > 0 do
+  local owner = owners > 0 and least(fair)
+  if not owner then
+    break
+  end
+  local flow = redis.call('LINDEX', fair .. 'o:' .. owner, 0)
+  local round = read_flow(fair, flow)
+  local indexes, rest = cut(redis.call('LPOP', fair .. 'b:' .. flow), math.min(left, quantum))
+  if rest then
+    redis.call('LPUSH', fair .. 'b:' .. flow, rest)
+  end
+  looks = looks - #indexes
+  count(fair, -#indexes)
+  local n = create(flow, round, indexes)
+  left = left - n
+  redis.call('ZINCRBY', fair .. 'o', n, owner)
+  if not rest and redis.call('EXISTS', fair .. 'b:' .. flow) == 0 then
+    remove_flow(fair, flow, owner)
+  elseif ARGV[9] ~= '1' then
+    redis.call('LMOVE', fair .. 'o:' .. owner, fair .. 'o:' .. owner, 'LEFT', 'RIGHT')
+  end
+end
+
+if #waiting > 0 then
+  redis.call('LPUSH', KEYS[1], unpack(waiting))
+end
+if paused then
+  return {0}
+end
+if #active > 0 then
+  redis.call('LPUSH', KEYS[3], unpack(active))
+  redis.call('ZADD', KEYS[4], unpack(leases))
+  if KEYS[10] then
+    redis.call('INCRBY', KEYS[10], #active)
+    redis.call('PEXPIRE', KEYS[10], 60000)
+  end
+end
+if redis.call('EXISTS', KEYS[1]) == 1 or redis.call('EXISTS', fair .. 'o') == 1 then
+  answer[1] = 1
+  if #active > 0 and ARGV[6] ~= '' then
+    redis.call('PUBLISH', ARGV[5], ARGV[6])
+  end
+end
+return answer

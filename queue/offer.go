@@ -1,0 +1,190 @@
+package queue
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// offerRanges is the most ranges of indexes offered in one exchange: Lua passes on no more than some
+// thousand arguments.
+const offerRanges = 1000
+
+// flow is what waits of a batch, in one round of it: its actions have no tasks until a worker
+// is about to take them. See lua/fair.lua.
+type flow struct {
+	owner, id string
+	round     string // empty in the first round
+	route     route
+}
+
+// flowOf is that of a batch, by fields of its meta hash.
+func flowOf(id string, m map[string]string) flow { return flow{m["owner"], id, m["round"], routeOf(m)} }
+
+// indexRange has the indexes of neighbours, the last one not included.
+type indexRange struct{ from, to int }
+
+// rangesOf returns the ranges of indexes, which are in ascending order.
+func rangesOf(indexes []int) []indexRange {
+	var ranges []indexRange
+	for _, i := range indexes {
+		if n := len(ranges); n > 0 && ranges[n-1].to == i {
+			ranges[n-1].to++
+		} else {
+			ranges = append(ranges, indexRange{i, i + 1})
+		}
+	}
+	return ranges
+}
+
+// fairPrefix is what the keys of the fair queue of an asynq queue begin with. They are in the slot
+// of asynq's own.
+func fairPrefix(queue string) string { return "batchd:fair:{" + queue + "}:" }
+
+// offer lets actions wait for their tasks, and wakes the workers. The ranges are in ascending order. An offer
+// that is repeated changes nothing; see lua/offer.lua.
+func (s *Store) offer(ctx context.Context, f flow, ranges []indexRange) error {
+	for part := range slices.Chunk(ranges, offerRanges) {
+		if err := s.offerOnce(ctx, f, part); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Store) offerOnce(ctx context.Context, f flow, ranges []indexRange) error {
+	ctx, cancel := s.withTimeout(ctx)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	sent := s.addOffer(ctx, pipe, f, ranges, "", true)
+	s.send(ctx, pipe)
+	defer func() {
+		for queue := range sent.steps {
+			s.wake(queue) // even if only the answer was lost
+		}
+	}()
+	return s.offered(ctx, sent)
+}
+
+// sentOffer has the commands that offer actions.
+type sentOffer struct {
+	steps  map[string]*redis.Cmd // by queue
+	queues []*redis.IntCmd       // announce the queues to asynq, which lists no task of a queue that it does not know
+}
+
+// addOffer adds the steps that offer actions to a pipeline. They do nothing if the batch with that
+// meta key does not exist. If tell is set, they wake workers elsewhere.
+func (s *Store) addOffer(ctx context.Context, pipe redis.Pipeliner, f flow, ranges []indexRange, meta string, tell bool) *sentOffer {
+	sent := &sentOffer{steps: make(map[string]*redis.Cmd)}
+	upTo := ranges[len(ranges)-1].to
+	for queue, texts := range s.rangesByQueue(f, ranges) {
+		sent.queues = append(sent.queues, pipe.SAdd(ctx, asynqQueues, queue))
+		wakeup := ""
+		if tell {
+			wakeup = s.word(queue)
+		}
+		prefix := fairPrefix(queue)
+		keys := []string{prefix + "m"}
+		if meta != "" {
+			keys = append(keys, meta)
+		}
+		args := append([]any{prefix, f.owner, f.id, f.round, upTo, workChannel, wakeup}, texts...)
+		sent.steps[queue] = pipe.EvalSha(ctx, s.steps.offer.Hash(), keys, args...)
+	}
+	return sent
+}
+
+// offered reads the answers of the steps that addOffer added.
+func (s *Store) offered(ctx context.Context, sent *sentOffer) error {
+	var faults []error
+	for _, cmd := range sent.queues {
+		if err := cmd.Err(); err != nil {
+			faults = append(faults, fmt.Errorf("announce a queue: %w", mapError(ctx, err)))
+		}
+	}
+	for _, cmd := range sent.steps {
+		if err := s.answer(ctx, s.steps.offer, cmd).Err(); err != nil {
+			faults = append(faults, fmt.Errorf("offer actions: %w", mapError(ctx, err)))
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// rangesByQueue returns the ranges of each queue as lua/offer.lua takes them.
+func (s *Store) rangesByQueue(f flow, ranges []indexRange) map[string][]any {
+	texts := make(map[string][]any)
+	for _, r := range ranges {
+		text := strconv.Itoa(r.from) + "-" + strconv.Itoa(r.to)
+		if s.shards == 1 {
+			queue := s.queueOf(f.route, f.id, r.from)
+			texts[queue] = append(texts[queue], text)
+			continue
+		}
+		first, last := r.from/shardRun, (r.to-1)/shardRun
+		for run := first; run <= last && run < first+clusterShards; run++ {
+			queue := s.queueOf(f.route, f.id, run*shardRun)
+			texts[queue] = append(texts[queue], text+"-"+strconv.Itoa(run%clusterShards))
+		}
+	}
+	return texts
+}
+
+// retract takes back what waits of a batch that waits no more. If that fails, its actions get tasks
+// that end when they are begun.
+func (s *Store) retract(ctx context.Context, f flow) {
+	if f.route.target == "" {
+		return
+	}
+	ctx, cancel := s.withTimeout(ctx)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	queues := s.queuesOf(f.route)
+	steps := make([]*redis.Cmd, len(queues))
+	for i, queue := range queues {
+		prefix := fairPrefix(queue)
+		steps[i] = pipe.EvalSha(ctx, s.steps.retract.Hash(), []string{prefix + "m"}, prefix, f.id, f.round)
+	}
+	s.send(ctx, pipe)
+	for _, step := range steps {
+		if err := s.answer(ctx, s.steps.retract, step).Err(); err != nil {
+			s.log.DebugContext(ctx, "actions of an ended batch still wait", "batch", f.id, "error", mapError(ctx, err))
+		}
+	}
+}
+
+// waitsIn returns the queues in which actions of a batch wait for their tasks.
+func (s *Store) waitsIn(ctx context.Context, f flow) (map[string]bool, error) {
+	ctx, cancel := s.withTimeout(ctx)
+	defer cancel()
+	pipe := s.rdb.Pipeline()
+	flows := make(map[string]*redis.StringCmd)
+	for _, queue := range s.queuesOf(f.route) {
+		flows[queue] = pipe.HGet(ctx, fairPrefix(queue)+"m", f.id)
+	}
+	s.send(ctx, pipe)
+	waits := make(map[string]bool, len(flows))
+	for queue, cmd := range flows {
+		packed, err := cmd.Result()
+		if err != nil && !errors.Is(err, redis.Nil) {
+			return nil, fmt.Errorf("look for waiting actions: %w", mapError(ctx, err))
+		}
+		round, _, found := strings.Cut(packed, "|")
+		waits[queue] = found && round == f.round
+	}
+	return waits, nil
+}
+
+// flowOfBatch is that of a batch that a step has just changed, by its answer: target, lane, round.
+func flowOfBatch(owner, id string, answer []string) flow {
+	if len(answer) < 3 {
+		return flow{}
+	}
+	return flow{owner, id, answer[2], route{answer[0], batch.Lane(answer[1])}}
+}

@@ -1,0 +1,294 @@
+package queue
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// polls takes up to n tasks of a queue, and returns their ids and whether more wait.
+func (b *bundle) polls(queue string, n int, fifo bool) (ids []string, more bool) {
+	b.t.Helper()
+	q := b.newLane(queue)
+	if fifo {
+		q.order = 1
+	}
+	p := &part{lane: q, want: n}
+	answer, err := b.run(b.ctx, b.steps.turn, p.keys(), p.args()...)
+	require.NoError(b.t, err)
+	return answer[1:], answer[0] == "1"
+}
+
+// offers lets n actions of a batch wait.
+func (b *bundle) offersOf(owner, id string, n int) {
+	b.t.Helper()
+	require.NoError(b.t, b.offer(b.ctx, flow{owner: owner, id: id, route: crm(batch.Bulk)}, []indexRange{{0, n}}))
+}
+
+// bulkQueue is the one queue of the lane of large batches.
+func (b *bundle) bulkQueue() string { return b.queuesOf(crm(batch.Bulk))[0] }
+
+// batchesIn counts tasks by their batches.
+func batchesIn(ids []string) map[string]int {
+	n := make(map[string]int)
+	for _, id := range ids {
+		of, _, _ := strings.Cut(id, ":")
+		n[of]++
+	}
+	return n
+}
+
+func TestOwnersGetEqualShares(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	const owners, each = 10, 2500
+	for n := range owners {
+		b.offersOf(fmt.Sprint("owner", n), fmt.Sprint("b", n), each)
+	}
+	got := make(map[string]int)
+	for taken := 0; taken < owners*each; {
+		ids, _ := b.polls(b.bulkQueue(), 16, false)
+		require.NotEmpty(t, ids)
+		taken += len(ids)
+		for id, n := range batchesIn(ids) {
+			got[id] += n
+		}
+		if share := float64(taken) / (owners * each); share < 0.05 || share > 0.95 {
+			continue
+		}
+		require.Len(t, got, owners)
+		least, most := each, 0
+		for _, n := range got {
+			least, most = min(least, n), max(most, n)
+		}
+		require.LessOrEqual(t, float64(most), 1.3*float64(least), "%v", got)
+	}
+}
+
+// An owner that comes later gets the next tasks with the others, and earns nothing for the time
+// before. One that leaves and comes back gains nothing.
+func TestAnOwnerEarnsNothingByWaiting(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	b.offersOf("early", "e", 10_000)
+	b.polls(b.bulkQueue(), 1000, false)
+	b.offersOf("late", "l", 10_000)
+	ids, _ := b.polls(b.bulkQueue(), 320, false)
+	require.Equal(t, map[string]int{"e": 160, "l": 160}, batchesIn(ids))
+
+	again := 0
+	for n := range 100 { // batches of one action, each after the one before is taken
+		b.offersOf("brief", fmt.Sprint("brief", n), 1)
+		ids, _ := b.polls(b.bulkQueue(), 6, false)
+		for id, got := range batchesIn(ids) {
+			if strings.HasPrefix(id, "brief") {
+				again += got
+			}
+		}
+	}
+	require.LessOrEqual(t, again, 100)
+	ids, _ = b.polls(b.bulkQueue(), 600, false)
+	require.InDelta(t, batchesIn(ids)["e"], batchesIn(ids)["l"], 2*16)
+}
+
+func TestBatchesOfOneOwnerShareOrFollowOneAnother(t *testing.T) {
+	t.Parallel()
+	for _, fifo := range []bool{false, true} {
+		b := open(t, Embedded)
+		for n := range 3 {
+			b.offersOf("me", strconv.Itoa(n), 100)
+		}
+		ids, more := b.polls(b.bulkQueue(), 96, fifo)
+		require.True(t, more)
+		if fifo {
+			require.Equal(t, map[string]int{"0": 96}, batchesIn(ids))
+		} else {
+			require.Equal(t, map[string]int{"0": 32, "1": 32, "2": 32}, batchesIn(ids))
+		}
+	}
+}
+
+// A small batch does not wait for the large ones of others, nor for those of its owner.
+func TestASmallBatchIsTakenSoon(t *testing.T) {
+	t.Parallel()
+	for _, owner := range []string{"me", "other"} {
+		b := open(t, Embedded)
+		for n := range 20 {
+			b.offersOf("me", fmt.Sprint("large", n), 1000)
+		}
+		b.polls(b.bulkQueue(), 500, false)
+		b.offersOf(owner, "small", 10)
+		taken := 0
+		for polled := 0; taken < 10; polled += 16 {
+			require.Less(t, polled, 600)
+			if owner == "other" {
+				require.Less(t, polled, 48)
+			}
+			ids, _ := b.polls(b.bulkQueue(), 16, false)
+			taken += batchesIn(ids)["small"]
+		}
+	}
+}
+
+// Tasks that come again get half of what is taken, so an owner whose actions all fail gets no more
+// than another.
+func TestTasksThatComeAgainLeaveRoomForOthers(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	_, err := b.enqueue(b.ctx, "failing", crm(batch.Bulk), span(0, 1000))
+	require.NoError(t, err)
+	ids, more := b.polls(b.bulkQueue(), 100, false)
+	require.True(t, more)
+	require.Len(t, ids, 100, "nothing else waits")
+	b.offersOf("me", "new", 1000)
+	got := make(map[string]int)
+	for range 400 {
+		ids, _ := b.polls(b.bulkQueue(), 1, false)
+		for id, n := range batchesIn(ids) {
+			got[id] += n
+		}
+	}
+	require.GreaterOrEqual(t, got["new"], 100, "%v", got)
+	require.GreaterOrEqual(t, got["failing"], 100, "%v", got)
+}
+
+func TestAnOfferThatIsRepeatedAddsNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const n = 3 * clusterShards * shardRun / 2
+		b.offersOf("me", "some", n)
+		b.offersOf("me", "some", n)
+		require.Len(t, b.pending(batch.Bulk), n)
+		require.Equal(t, n, must(b.waitingEverywhere(b.ctx)))
+		seen := make(map[string]bool)
+		take := func(k int) {
+			for _, queue := range b.queuesOf(crm(batch.Bulk)) {
+				ids, _ := b.polls(queue, k, false)
+				for _, id := range ids {
+					require.False(t, seen[id], id)
+					seen[id] = true
+				}
+			}
+		}
+		take(10)
+		b.offersOf("me", "some", n)
+		require.Len(t, b.pending(batch.Bulk), n-len(seen))
+		require.NoError(t, b.offer(b.ctx, flow{owner: "me", id: "some", route: crm(batch.Bulk)}, []indexRange{{n - 5, n + 3}}))
+		require.Len(t, b.pending(batch.Bulk), n+3-len(seen), "only those that were not offered")
+		require.Equal(t, n+3-len(seen), must(b.waitingEverywhere(b.ctx)))
+		for range 3 {
+			take(2 * n)
+		}
+		require.Len(t, seen, n+3)
+		for i := range n + 3 {
+			require.True(t, seen[taskID("some", i, "")], i)
+		}
+		b.offersOf("me", "some", n) // all of it is taken, and has tasks
+		take(2 * n)
+		require.Len(t, seen, n+3)
+		b.noFairKeys()
+		require.Zero(t, must(b.waitingEverywhere(b.ctx)))
+	})
+}
+
+// noFairKeys requires that nothing waits.
+func (b *bundle) noFairKeys() {
+	b.t.Helper()
+	for key := range b.allKeys() {
+		require.NotContains(b.t, key, "batchd:fair:")
+	}
+}
+
+func TestWhatNoMoreWaitsIsTakenBack(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		ends := map[string]func(id string){
+			"cancelled": func(id string) { must(b.Cancel(b.ctx, "me", id)) },
+			"deleted":   func(id string) { require.NoError(t, b.Delete(b.ctx, "me", id)) },
+			"expired": func(id string) {
+				require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
+				require.NoError(t, b.expire(b.ctx, id))
+			},
+		}
+		for name, end := range ends {
+			t.Log(name)
+			id, other := b.submit(700, spec()).ID, b.submit(3, spec()).ID
+			b.fanouts.wg.Wait()
+			require.Len(t, b.offers(batch.Bulk), 700)
+			end(id)
+			b.fanouts.wg.Wait()
+			require.Empty(t, b.offers(batch.Bulk))
+			require.Len(t, b.offers(batch.Interactive), 3)
+			must(b.Cancel(b.ctx, "me", other))
+			b.fanouts.wg.Wait()
+			b.noFairKeys()
+		}
+	})
+}
+
+// What was cancelled late, by a process that stood still, takes nothing back of the next round.
+func TestALateRetractionLeavesTheNextRound(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	of := func(round string) flow { return flow{"me", "some", round, crm(batch.Bulk)} }
+	require.NoError(t, b.offer(b.ctx, of(""), []indexRange{{0, 10}}))
+	require.NoError(t, b.offer(b.ctx, of("2"), []indexRange{{4, 6}}))
+	b.retract(b.ctx, of(""))
+	waiting := b.pending(batch.Bulk)
+	require.Len(t, waiting, 2)
+	require.Equal(t, taskID("some", 4, "2"), waiting[0].ID)
+}
+
+// A batch that waits for its turn has lost nothing, however long it waits. What Redis forgot is
+// offered again.
+func TestOnlyWhatRedisForgotIsOfferedAgain(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const n = 1200
+		id := b.submit(n, spec()).ID
+		b.fanouts.wg.Wait()
+		m := b.head(id)
+		lost, next, err := b.offerLost(b.ctx, id, m, 0, n)
+		require.NoError(t, err)
+		require.Zero(t, lost+next)
+		queues := b.queuesOf(crm(batch.Bulk))
+		taken, _ := b.polls(queues[0], 20, false)
+		require.Len(t, taken, 20)
+		forgotten := len(b.offers(batch.Bulk))
+		for key := range b.allKeys() {
+			if strings.HasPrefix(key, "batchd:fair:{"+queues[0]+"}") {
+				require.NoError(t, b.rdb.Del(b.ctx, key).Err())
+			}
+		}
+		forgotten -= len(b.offers(batch.Bulk))
+		require.Positive(t, forgotten)
+		lost, next, err = b.offerLost(b.ctx, id, m, 0, n)
+		require.NoError(t, err)
+		require.Zero(t, next)
+		require.Equal(t, forgotten, lost, "not those that have tasks")
+		require.Len(t, b.offers(batch.Bulk), n-20)
+		lost, _, err = b.offerLost(b.ctx, id, m, 0, n)
+		require.NoError(t, err)
+		require.Zero(t, lost)
+	})
+}
+
+func (b *bundle) head(id string) map[string]string {
+	b.t.Helper()
+	return must(b.rdb.HGetAll(b.ctx, keysOf(id).meta).Result())
+}
+
+func TestAMillionWaitingActionsCostAlmostNothing(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	for n := range 10 {
+		b.offersOf(fmt.Sprint("owner", n), fmt.Sprint("b", n), 100_000)
+	}
+	size := 0
+	for key := range b.allKeys() {
+		size += len(key) + 100*int(b.rdb.MemoryUsage(b.ctx, key).Val())/100
+	}
+	require.Less(t, size, 1<<20)
+}
