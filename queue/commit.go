@@ -135,35 +135,30 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
 	var offer *sentOffer
-	var turn *along
+	var poll piggybackPoll = noPoll{}
 	queue := u.s.queueOf(out.route, u.id, 0) // there is one
 	if !out.throttled {
 		if u.bytes <= alongBytes {
-			turn = u.s.turnAlong(ctx, queue)
+			poll = u.s.piggyback.poll(ctx, queue)
 		}
-		offer = u.s.addOffer(ctx, pipe, out.flow, []indexRange{{0, u.n}}, u.keys.meta, turn == nil || !turn.tells)
-		if turn != nil {
-			turn.add(ctx, pipe)
-		}
+		offer = u.s.addOffer(ctx, pipe, out.flow, []indexRange{{0, u.n}}, u.keys.meta, !poll.wakesOthers())
+		poll.add(ctx, pipe)
 	}
 	cmds := u.s.send(ctx, pipe)
-	taken := 0
-	if turn != nil {
-		taken = turn.took(ctx)
-	}
+	taken := poll.took(ctx)
 	for _, cmd := range cmds[:upTo] {
 		if err := cmd.Err(); err != nil {
 			return nil, mapError(ctx, err)
 		}
 	}
 	if offer != nil {
-		late := offer.steps[queue].Err() != nil      // it is sent again, after the turn
+		late := offer.steps[queue].Err() != nil      // it is sent again, after the poll
 		out.offered = u.s.offered(ctx, offer) == nil // else they are offered once more
 		if taken < u.n || late {
 			u.s.wake(queue)
 		}
-		if turn != nil && turn.tells && (late || turn.failed()) {
-			u.s.tellWorkers(ctx, queue) // the turn had nothing to tell them of, or did not
+		if poll.wakesOthers() && (late || poll.failed()) {
+			u.s.tellWorkers(ctx, queue) // the poll found nothing to wake them for, or did not
 		}
 	}
 	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis

@@ -208,7 +208,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 		return err
 	}
 	sealed := s.seals.seal(place{id, "r", index}, r.Encode())
-	origin, waited := "", s.notices.awaited(id)
+	origin, waited := "", s.handOver.awaited(id)
 	if waited > 0 {
 		origin = s.name
 	}
@@ -224,7 +224,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	}
 	if ride.first {
 		if ended := ride.common[1]; ended != "" {
-			s.notices.tell(id, s.endedBatch(ctx, id, ended), waited)
+			s.handOver.tell(id, s.endedBatch(ctx, id, ended), waited)
 		}
 		s.tellIf(ctx, id, text(ride.common[0]))
 	}

@@ -46,13 +46,16 @@ type Store struct {
 	log     *slog.Logger
 	inspect *asynq.Inspector
 	notices *notices
-	embed   *embedded
-	fanouts *fanouts
-	combine *combiner
-	seated  atomic.Int64 // actions that have places here
-	name    string       // tells this process from others on the same Redis
-	shards  int          // queues of a lane
-	tokens  atomic.Uint64
+	// Two shortcuts for a process that serves the API and runs actions. Each can be switched off where Open sets it.
+	handOver  handOver
+	piggyback piggyback
+	embed     *embedded
+	fanouts   *fanouts
+	combine   *combiner
+	seated    atomic.Int64 // actions that have places here
+	name      string       // tells this process from others on the same Redis
+	shards    int          // queues of a lane
+	tokens    atomic.Uint64
 	// releasing is held by each release under way.
 	releasing chan struct{}
 	newID     func() (uuid.UUID, error)
@@ -138,6 +141,8 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)
 	s.notices = newNotices(s.rdb, s.log, s.name)
+	s.handOver = s.notices
+	s.piggyback = localConsumers{s}
 	s.fanouts = newFanouts()
 	s.combine = newCombiner(s)
 	return s, nil
