@@ -16,6 +16,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // stored is a server whose batches are in a Redis. Only the budget of a request bounds
@@ -23,9 +24,9 @@ import (
 func stored(t *testing.T, options ...func(*Config)) (*fixture, *redistest.Server) {
 	t.Helper()
 	redis := redistest.Start(t)
-	key := queue.NewSealKey("test", make([]byte, 32))
+	key := seal.NewKey("test", make([]byte, 32))
 	store, err := queue.Open(queue.Config{
-		Redis: queue.RedisConfig{URL: queue.RedisURL(redis.URL())}, Seal: queue.SealConfig{Keys: []queue.SealKey{key}}, Timeout: time.Minute,
+		Redis: queue.RedisConfig{URL: queue.RedisURL(redis.URL())}, Seal: seal.Config{Keys: []seal.Key{key}}, Timeout: time.Minute,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // bundle is what a test of the store works with.
@@ -74,7 +75,7 @@ func openFor(t *testing.T, url string, timeout time.Duration) *bundle {
 	t.Helper()
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Timeout: timeout, Seal: SealConfig{Keys: []SealKey{NewSealKey("test", secret)}}})
+	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Timeout: timeout, Seal: seal.Config{Keys: []seal.Key{seal.NewKey("test", secret)}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	s.fanouts.pause = 0

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // actionVersion is the first byte of an encoded action.
@@ -169,7 +170,7 @@ func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) 
 		*b.Counts.Of(o) = int(atoi(m[o.String()]))
 	}
 	if sealed := m["private"]; sealed != "" {
-		opened, err := s.seals.open(place{id, "m", 0}, []byte(sealed))
+		opened, err := s.seals.Open(seal.Label{ID: id, Kind: "m"}, []byte(sealed))
 		if err != nil {
 			return nil, fmt.Errorf("read batch %s: %w", id, err)
 		}

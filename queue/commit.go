@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // alongBytes is the most bytes of a batch that holds up a turn of a server.
@@ -68,7 +69,7 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 		args = append(args, "throttle", limit, "handed", 0)
 	}
 	if private := encodePrivate(spec); private != nil {
-		args = append(args, "private", u.s.seals.seal(place{u.id, "m", 0}, private))
+		args = append(args, "private", u.s.seals.Seal(seal.Label{ID: u.id, Kind: "m"}, private))
 	}
 	return args, nil
 }

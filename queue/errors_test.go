@@ -10,6 +10,8 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // reply is an error reply of Redis.
@@ -94,7 +96,7 @@ func TestOtherErrorsAreToldApartToo(t *testing.T) {
 	} {
 		require.True(t, unavailable(err), "%v", err)
 	}
-	for _, err := range []error{redis.Nil, redis.ErrClosed, errAnswer, errSealed, errAction, errors.New("asynq: task not found")} {
+	for _, err := range []error{redis.Nil, redis.ErrClosed, errAnswer, seal.ErrSealed, errAction, errors.New("asynq: task not found")} {
 		require.False(t, unavailable(err), "%v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // stagedGroups are the groups of an upload.
@@ -85,11 +86,11 @@ func (s *Store) sealGroup(id string, g *batch.Group) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode group %d of batch %s: %w", g.Leader(), id, err)
 	}
-	return s.seals.seal(place{id, "g", g.Leader()}, encoded), nil
+	return s.seals.Seal(seal.Label{ID: id, Kind: "g", Index: g.Leader()}, encoded), nil
 }
 
 func (s *Store) openGroup(id string, leader int, sealed string) (*batch.Group, error) {
-	opened, err := s.seals.open(place{id, "g", leader}, []byte(sealed))
+	opened, err := s.seals.Open(seal.Label{ID: id, Kind: "g", Index: leader}, []byte(sealed))
 	if err != nil {
 		return nil, fmt.Errorf("read group %d of batch %s: %w", leader, id, err)
 	}
@@ -111,7 +112,7 @@ func (s *Store) Member(ctx context.Context, id string, index int) (*batch.Action
 	if err != nil {
 		return nil, mapError(ctx, err)
 	}
-	opened, err := s.seals.open(place{id, "a", index}, sealed)
+	opened, err := s.seals.Open(seal.Label{ID: id, Kind: "a", Index: index}, sealed)
 	if err != nil {
 		return nil, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
 	}
@@ -133,7 +134,7 @@ func (s *Store) Note(ctx context.Context, id string, token batch.Token, g *batch
 		args[6] = "1"
 	}
 	if staged != nil {
-		noted := s.seals.seal(place{id, "r", staged.Index}, staged.Encode())
+		noted := s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: staged.Index}, staged.Encode())
 		args[4], args[5] = staged.Index, noted
 		s.attempts.stage(id, g.Leader(), string(token), staged.Index, noted)
 	}
@@ -186,10 +187,10 @@ func (s *Store) membersEnd(id string, g *batch.Group, results []batch.Result, no
 		sealed := noted[index]
 		switch {
 		case r.ID != "":
-			sealed = s.seals.seal(place{id, "r", index}, r.Encode())
+			sealed = s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
 		case noted != nil && sealed == nil: // another worker noted it: what is left of it is how it ended
 			left := &batch.Result{ID: g.Members[i].ID, Index: index, Outcome: r.Outcome}
-			sealed = s.seals.seal(place{id, "r", index}, left.Encode())
+			sealed = s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, left.Encode())
 		}
 		args = append(args, index, state, sealed)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 const (
@@ -178,7 +179,7 @@ func (s *Store) retryUnavailableFor(ctx context.Context, limit time.Duration, st
 }
 
 func (s *Store) openResult(id string, index int, sealed string) (*batch.Result, error) {
-	opened, err := s.seals.open(place{id, "r", index}, []byte(sealed))
+	opened, err := s.seals.Open(seal.Label{ID: id, Kind: "r", Index: index}, []byte(sealed))
 	if err != nil {
 		return nil, fmt.Errorf("read the result of action %d of batch %s: %w", index, id, err)
 	}
@@ -190,7 +191,7 @@ func (s *Store) openResult(id string, index int, sealed string) (*batch.Result, 
 }
 
 func (s *Store) openAction(id string, index int, sealed string) (batch.Action, error) {
-	opened, err := s.seals.open(place{id, "a", index}, []byte(sealed))
+	opened, err := s.seals.Open(seal.Label{ID: id, Kind: "a", Index: index}, []byte(sealed))
 	if err != nil {
 		return batch.Action{}, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
 	}
@@ -207,7 +208,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	if err != nil {
 		return err
 	}
-	sealed := s.seals.seal(place{id, "r", index}, r.Encode())
+	sealed := s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
 	origin, waited := "", s.handOver.awaited(id)
 	if waited > 0 {
 		origin = s.name

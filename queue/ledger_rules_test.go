@@ -9,6 +9,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // Results with different outcomes share one exchange, and each keeps its own.
@@ -221,7 +222,7 @@ func TestASealedValueOpensOnlyWhereItWasStored(t *testing.T) {
 		other, err := b.rdb.HGet(b.ctx, kind[c.from](c.fromID), c.fromField).Result()
 		require.NoError(t, err)
 		require.NoError(t, b.rdb.HSet(b.ctx, key, field[c.into], other).Err())
-		require.ErrorIs(t, read[c.into](ids[0]), errSealed, name)
+		require.ErrorIs(t, read[c.into](ids[0]), seal.ErrSealed, name)
 		require.NoError(t, b.rdb.HSet(b.ctx, key, field[c.into], own).Err())
 		require.NoError(t, read[c.into](ids[0]), "%s: with its own value it opens again", name)
 	}

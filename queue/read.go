@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 const (
@@ -284,7 +285,7 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 			if !ok || sealed == "" {
 				return nil, batch.ErrNotFound
 			}
-			out[i], err = s.seals.open(place{id, "r", index}, []byte(sealed))
+			out[i], err = s.seals.Open(seal.Label{ID: id, Kind: "r", Index: index}, []byte(sealed))
 		} else {
 			out[i], err = s.withoutResult(&remnant{
 				id: id, index: index, state: found[i],

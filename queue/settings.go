@@ -1,12 +1,10 @@
 package queue
 
 import (
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -102,75 +100,4 @@ func (u RedisURL) check() error {
 		}
 	}
 	return nil
-}
-
-// SealConfig holds the keys that what is stored is encrypted with.
-type SealConfig struct {
-	// Keys are tried in their order: the first seals, all open. Defaults to none, which
-	// stores in clear, except on the embedded store, where a key of the process's own
-	// seals.
-	Keys []SealKey `yaml:"keys"`
-}
-
-// SealKey is one key of the ring that seals what is stored.
-type SealKey struct {
-	// ID names the key beside everything that it sealed: 1 to 32 letters, digits, ".",
-	// "-" and "_". It must not change while such data is kept.
-	ID string `yaml:"id"`
-	// Base64 holds the 32 bytes of the key, for AES-256, in standard base64.
-	Base64 setting.Secret `yaml:"base64"`
-}
-
-// NewSealKey returns the key of 32 random bytes.
-func NewSealKey(id string, secret []byte) SealKey {
-	return SealKey{ID: id, Base64: setting.Secret(base64.StdEncoding.EncodeToString(secret))}
-}
-
-// sealKeyID matches no key, not even one without padding that is written in the place of
-// the id: an id may be shown.
-var sealKeyID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
-
-// sealKeySize is the length of a key in bytes.
-const sealKeySize = 32
-
-// Bytes returns the 32 bytes of the key. Its errors repeat nothing of it: base64's own
-// names the byte that it stopped at.
-func (k SealKey) Bytes() ([]byte, error) {
-	const makeOne = "make one with: openssl rand -base64 32"
-	raw, err := base64.RawStdEncoding.DecodeString(strings.TrimRight(k.Base64.Reveal(), "="))
-	switch {
-	case k.Base64 == "":
-		return nil, errors.New("the key is missing: " + makeOne)
-	case err != nil:
-		return nil, errors.New("the key is not valid base64: " + makeOne)
-	case len(raw) != sealKeySize:
-		return nil, fmt.Errorf("the key has %d bytes: expected %d: %s", len(raw), sealKeySize, makeOne)
-	}
-	return raw, nil
-}
-
-// Check reports what is wrong with the keys.
-func (s SealConfig) Check(c *setting.Checker) {
-	first := map[string]string{}
-	for i, k := range s.Keys {
-		key := fmt.Sprintf("keys[%d]", i)
-		if c.IsBroken(key) {
-			continue
-		}
-		// One variable can hold several keys, so the message names the key.
-		name := fmt.Sprintf("key %d", i+1)
-		if sealKeyID.MatchString(k.ID) {
-			name = fmt.Sprintf("key %q", k.ID)
-		} else {
-			c.Faultf(key+".id", "%s has no usable id: expected 1 to 32 letters, digits, ., - or _", name)
-		}
-		if _, err := k.Bytes(); err != nil {
-			c.Faultf(key+".base64", "%s: %w", name, err)
-		}
-		if other, ok := first[k.ID]; ok && k.ID != "" {
-			c.Faultf(key+".id", "%s is there twice: the other is %s", name, c.Where(other))
-			continue
-		}
-		first[k.ID] = key
-	}
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // Config configures a [Store].
@@ -27,7 +28,7 @@ type Config struct {
 	// Redis says where batches are kept.
 	Redis RedisConfig
 	// Seal holds the keys that what is stored is encrypted with.
-	Seal SealConfig
+	Seal seal.Config
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
 	// Timeout bounds one exchange with Redis. Defaults to 2 s, which is well below what
@@ -42,7 +43,7 @@ type Store struct {
 	rdb     redis.UniversalClient
 	cluster *redis.ClusterClient // the same, if it is one
 	steps   *scripts
-	seals   *sealer
+	seals   *seal.Sealer
 	log     *slog.Logger
 	inspect *asynq.Inspector
 	notices *notices
@@ -126,7 +127,7 @@ func Open(cfg Config) (*Store, error) {
 		}
 		s.rdb = s.embed.client(s.timeout)
 		if len(cfg.Seal.Keys) == 0 {
-			cfg.Seal.Keys = []SealKey{randomSealKey()}
+			cfg.Seal.Keys = []seal.Key{seal.RandomKey()}
 		}
 	} else if s.rdb, err = connect(cfg.Redis.URL.Reveal(), s.timeout, s.history.connected); err != nil {
 		return nil, err
@@ -136,7 +137,7 @@ func Open(cfg Config) (*Store, error) {
 		s.history.learning = true // until its servers have been met
 	}
 	s.rdb.AddHook(replies{})
-	if s.seals, err = newSealer(cfg.Seal); err != nil {
+	if s.seals, err = seal.New(cfg.Seal); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)
@@ -169,7 +170,7 @@ func (s *Store) Close() error {
 }
 
 // Sealed reports whether what is stored is sealed.
-func (s *Store) Sealed() bool { return s.seals.first != "" }
+func (s *Store) Sealed() bool { return s.seals.Enabled() }
 
 // Ping implements [batch.Store]. It reads a key: a server that cannot persist its
 // data refuses PING along with writes, but still answers reads.
@@ -295,20 +296,20 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	defer cancel()
 	fresh := make([]byte, 32)
 	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
-	where := place{"salt", "o", 0}
-	if err := s.rdb.SetNX(ctx, saltKey, s.seals.seal(where, fresh), 0).Err(); err != nil {
+	where := seal.Label{ID: "salt", Kind: "o"}
+	if err := s.rdb.SetNX(ctx, saltKey, s.seals.Seal(where, fresh), 0).Err(); err != nil {
 		return nil, mapError(ctx, err)
 	}
 	stored, err := s.rdb.Get(ctx, saltKey).Bytes()
 	if err != nil {
 		return nil, mapError(ctx, err)
 	}
-	salt, err := s.seals.open(where, stored)
+	salt, err := s.seals.Open(where, stored)
 	if err != nil {
 		return nil, err
 	}
-	if !s.seals.current(stored) { // so that the old key can be dropped
-		if err := s.rdb.Set(ctx, saltKey, s.seals.seal(where, salt), 0).Err(); err != nil {
+	if !s.seals.Current(stored) { // so that the old key can be dropped
+		if err := s.rdb.Set(ctx, saltKey, s.seals.Seal(where, salt), 0).Err(); err != nil {
 			return nil, mapError(ctx, err)
 		}
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // lostReplies is a hook that loses the answers to a number of commands: Redis
@@ -77,17 +78,17 @@ func TestABeginWhoseAnswerIsLostIsStillThisWorkers(t *testing.T) {
 	})
 }
 
-func secretOf(id string) SealKey {
+func secretOf(id string) seal.Key {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	return NewSealKey(id, secret)
+	return seal.NewKey(id, secret)
 }
 
 func TestAWorkerThatCannotOpenAnActionLeavesItToOthers(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
-	with := func(keys ...SealKey) *bundle {
-		s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Seal: SealConfig{Keys: keys}})
+	with := func(keys ...seal.Key) *bundle {
+		s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Seal: seal.Config{Keys: keys}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		return &bundle{Store: s, t: t, ctx: t.Context()}
@@ -96,7 +97,7 @@ func TestAWorkerThatCannotOpenAnActionLeavesItToOthers(t *testing.T) {
 	fresh, old := with(second, first), with(first)
 	id := fresh.submit(1, spec()).ID
 	_, err := old.Begin(t.Context(), id, 0, "old")
-	require.ErrorIs(t, err, errSealed)
+	require.ErrorIs(t, err, seal.ErrSealed)
 	require.ErrorContains(t, err, `"2"`)
 	begun, err := fresh.Begin(t.Context(), id, 0, "fresh")
 	require.NoError(t, err)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 const (
@@ -173,7 +174,7 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 		return nil
 	}
 	u.scratch = appendAction(u.scratch[:0], a)
-	sealed := u.s.seals.seal(place{u.id, "a", u.n}, u.scratch)
+	sealed := u.s.seals.Seal(seal.Label{ID: u.id, Kind: "a", Index: u.n}, u.scratch)
 	u.pending = append(u.pending, u.n, sealed)
 	u.bytes += len(sealed)
 	u.groups.add(a, u.n)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 const (
@@ -157,7 +158,7 @@ func (s *Store) deliveryLog(id string, m map[string]string, stored []string) (*b
 		l.NextAt = &next
 	}
 	for _, sealed := range stored {
-		opened, err := s.seals.open(place{id, "w", 0}, []byte(sealed))
+		opened, err := s.seals.Open(seal.Label{ID: id, Kind: "w"}, []byte(sealed))
 		if err != nil {
 			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
 		}
@@ -243,7 +244,7 @@ func (s *Store) Delivered(ctx context.Context, id string, delivery int, d batch.
 	// What is sealed differs each time, so a repetition is recognised by this.
 	attempt := fmt.Sprintf("%d %d %s", delivery, d.At.UnixNano(), state)
 	answer, err := s.run(ctx, s.steps.delivered, append(k.step(), k.deliveries),
-		delivery, d.Round, s.seals.seal(place{id, "w", 0}, encoded), string(state), next, logEntries, hold, attempt)
+		delivery, d.Round, s.seals.Seal(seal.Label{ID: id, Kind: "w"}, encoded), string(state), next, logEntries, hold, attempt)
 	if err != nil {
 		return fmt.Errorf("note a delivery of batch %s: %w", id, err)
 	}

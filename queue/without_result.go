@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // lastKind is that of what is kept of an attempt that is to be followed by another.
@@ -24,7 +25,7 @@ func lastFieldsOf(indexes []int) []string {
 func (s *Store) sealLast(id string, index int, last *batch.Result) []byte {
 	kept := *last
 	kept.Outcome = batch.Pending
-	return s.seals.seal(place{id, lastKind, index}, kept.Encode())
+	return s.seals.Seal(seal.Label{ID: id, Kind: lastKind, Index: index}, kept.Encode())
 }
 
 // openLast reads what the last attempt at an action came to, as last_of of lua/lib.lua
@@ -38,7 +39,7 @@ func (s *Store) openLast(id string, index int, packed string) (*batch.Result, er
 		attempts, started, _ := strings.Cut(rest, "|")
 		return &batch.Result{Outcome: batch.Unknown, Attempts: int(atoi(attempts)), StartedAt: fromMillis(started), Error: overdueFailure()}, nil
 	}
-	opened, err := s.seals.open(place{id, lastKind, index}, []byte(rest))
+	opened, err := s.seals.Open(seal.Label{ID: id, Kind: lastKind, Index: index}, []byte(rest))
 	if err != nil {
 		return nil, fmt.Errorf("read the last attempt at action %d of batch %s: %w", index, id, err)
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // forgotten is the longest that an action takes to its end after Redis forgot something of it.
@@ -32,7 +33,7 @@ type amnesia struct {
 func newAmnesia(t *testing.T, workers int, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *amnesia {
 	t.Helper()
 	server := redistest.Start(t, "--appendonly", "no", "--dbfilename", "dump.rdb")
-	seals := queue.SealConfig{Keys: []queue.SealKey{queue.NewSealKey("test", make([]byte, 32))}}
+	seals := seal.Config{Keys: []seal.Key{seal.NewKey("test", make([]byte, 32))}}
 	a := &amnesia{server: server, bundle: setupOn(t, queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(server.URL())}, Seal: seals}, do)}
 	a.rdb = redis.NewClient(&redis.Options{Addr: server.Addr})
 	t.Cleanup(func() { require.NoError(t, a.rdb.Close()) })

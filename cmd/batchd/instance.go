@@ -50,7 +50,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 		}
 	}()
 	queue.LogRedis(log)
-	if i.store, err = queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.SealConfig, Logger: log}); err != nil {
+	if i.store, err = queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.Config, Logger: log}); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
 	i.greetStore(ctx, log, cfg)

@@ -4,6 +4,7 @@ import (
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/worker"
 )
 
@@ -43,7 +44,7 @@ type Log struct {
 // Seal holds the keys that actions and results are encrypted with at rest. [Load] adds
 // those of File to Keys.
 type Seal struct {
-	queue.SealConfig `yaml:",inline"`
+	seal.Config `yaml:",inline"`
 	// File holds the keys instead, one "id:base64" a line. A relative path in a
 	// configuration file starts from that file's directory. Defaults to none.
 	File string `yaml:"file"`

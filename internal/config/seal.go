@@ -8,12 +8,12 @@ import (
 
 	"github.com/batchd/batchd/internal/intake"
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // parseSealKeys reads "id:base64,id2:base64".
-func parseSealKeys(text string) ([]queue.SealKey, error) {
-	var keys []queue.SealKey
+func parseSealKeys(text string) ([]seal.Key, error) {
+	var keys []seal.Key
 	for i, part := range strings.Split(text, ",") {
 		key, ok := parseSealKey(part)
 		if !ok {
@@ -24,9 +24,9 @@ func parseSealKeys(text string) ([]queue.SealKey, error) {
 	return keys, nil
 }
 
-func parseSealKey(text string) (queue.SealKey, bool) {
+func parseSealKey(text string) (seal.Key, bool) {
 	id, encoded, ok := strings.Cut(strings.TrimSpace(text), ":")
-	return queue.SealKey{ID: id, Base64: setting.Secret(encoded)}, ok
+	return seal.Key{ID: id, Base64: setting.Secret(encoded)}, ok
 }
 
 // readSealFile adds the keys of the seal file, if there is one, with the lines

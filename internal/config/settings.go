@@ -10,7 +10,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 const (
@@ -56,7 +56,7 @@ func Settings() []Setting {
 			}
 			return
 		}
-		_, keys := reflect.TypeAssert[[]queue.SealKey](v)
+		_, keys := reflect.TypeAssert[[]seal.Key](v)
 		_, secret := reflect.TypeAssert[setting.Secret](v)
 		if v.Kind() == reflect.Slice && !keys {
 			return

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // Summary returns what is in effect, as the YAML file that would say all of it,
@@ -120,7 +120,7 @@ func scalar(value any) string {
 		return setting.Duration(value)
 	case int64: // a number of bytes
 		return setting.ByteSize(value).String()
-	case []queue.SealKey:
+	case []seal.Key:
 		return ""
 	default:
 		return fmt.Sprint(value)

@@ -14,6 +14,7 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // LogLevel is the least level that is logged.
@@ -75,7 +76,7 @@ func setText(p any, text string) error {
 		return setDuration(p, text)
 	case *int64: // a number of bytes
 		return setSize(p, text)
-	case *[]queue.SealKey:
+	case *[]seal.Key:
 		keys, err := parseSealKeys(text)
 		if err != nil {
 			return err
@@ -109,7 +110,7 @@ func describe(p any) string {
 		return "a rate, for example 1500/min"
 	case *int64:
 		return "a size, for example 1MiB"
-	case *[]queue.SealKey, *[]int, *[]api.Endpoint:
+	case *[]seal.Key, *[]int, *[]api.Endpoint:
 		return "a list"
 	}
 	return "text"
