@@ -52,8 +52,8 @@ func (s *Store) Trip(ctx context.Context, target string) (bool, error) {
 	return added == 1, s.eachLane(ctx, target, s.inspect.PauseQueue)
 }
 
-// Mend implements [batch.Gate].
-func (s *Store) Mend(ctx context.Context, target string) error {
+// Reset implements [batch.Gate].
+func (s *Store) Reset(ctx context.Context, target string) error {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	if err := s.eachLane(ctx, target, s.inspect.UnpauseQueue); err != nil {

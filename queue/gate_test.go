@@ -104,7 +104,7 @@ func TestAHoldIsHeardByAllWorkers(t *testing.T) {
 			require.True(t, q.Paused, "the queue is visibly paused")
 		}
 		for range 2 {
-			require.NoError(t, b.Mend(b.ctx, "crm"))
+			require.NoError(t, b.Reset(b.ctx, "crm"))
 		}
 		b.eventually("the release", func() bool { return has("crm", 0) })
 		for _, queue := range queues {

@@ -381,7 +381,7 @@ func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 			return time.Until(pacer.notBefore()) > time.Minute
 		})
 		b.eventually("what was taken is given back", func() bool { return len(b.pending(batch.Interactive)) == 3 })
-		require.NoError(t, b.Mend(b.ctx, "crm")) // this server is not told of either
+		require.NoError(t, b.Reset(b.ctx, "crm")) // this server is not told of either
 		b.eventually("all tasks", func() bool { return len(got.sorted()) == 3 })
 	}, "server")
 }

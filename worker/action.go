@@ -14,17 +14,17 @@ import (
 )
 
 const (
-	// storePatience is how long a result is offered to a store that is away,
-	// before the action is left to be found as interrupted.
-	storePatience = 90 * time.Minute
-	// storePause is the pause between two offers.
+	// recordFor is how long a worker tries to record a result while the store is unavailable. Later,
+	// the action counts as interrupted.
+	recordFor = 90 * time.Minute
+	// storePause is the pause between two tries.
 	storePause = 250 * time.Millisecond
-	// heldAgain is when a task looks again for an action that is in flight.
+	// heldAgain is the delay of a task whose action is in flight elsewhere.
 	heldAgain = 5 * time.Second
-	// storeAway is when a task is tried again that could not be begun.
+	// storeAway is the delay of a task whose action could not be begun or recorded.
 	storeAway = time.Second
 	// deadlineGrace is how long after its batch's deadline an attempt may still be
-	// in flight. Most answers come in that time, and are better than not knowing.
+	// in flight. Most answers come in that time, and an answer is better than the outcome unknown.
 	deadlineGrace = 30 * time.Second
 )
 
@@ -34,13 +34,13 @@ type actionKey struct {
 	index int
 }
 
-// acting is the set of the actions in flight here, groups by their leader.
+// acting is the set of actions in flight in this worker; a group is in it by its leader.
 type acting struct {
 	mu  sync.Mutex
 	set map[actionKey]struct{}
 }
 
-// enter reports false if the action is in flight already.
+// enter adds an action, and reports false if it is in flight already.
 func (a *acting) enter(key actionKey) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -72,7 +72,7 @@ func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 	for {
 		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
 		if err != nil {
-			w.log.WarnContext(w.held, "action not begun", "batch", id, "index", index, "error", err)
+			w.log.WarnContext(w.held, "action could not be begun", "batch", id, "index", index, "error", err)
 			return &laterError{after: storeAway, reason: "the action could not be begun"}
 		}
 		switch begun.Verdict {
@@ -95,7 +95,7 @@ func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 	}
 }
 
-// attempt sends an action that is this worker's.
+// attempt sends an action that this worker has begun.
 func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun, place *queue.Place) error {
 	crash.At(crash.Begun)
 	target, known := w.targets[begun.Target]
@@ -110,14 +110,14 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		if unsent = place.Approach(ctx); unsent == nil {
 			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, place)
 		}
-		if unsent != nil { // it comes again at once, for another send time
+		if unsent != nil { // its task runs again at once, for another send time
 			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)
 		}
 		if cut && resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeTimeout {
 			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"
 		}
-		w.learn(ctx, target.Name, resp)
-		place.Leave() // not before: the next one is to know it
+		w.observe(ctx, target.Name, resp)
+		place.Leave() // not before: the next action has to see the hold
 	default:
 		resp = notSent(begun, &batch.Failure{
 			Code: batch.CodeInternal, Message: fmt.Sprintf("the target %q is no longer configured", begun.Target),
@@ -131,7 +131,7 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 	}
 
 	if resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeInterrupted && resp.Repeat {
-		// A shutdown broke it off, which is no fault of its own.
+		// A shutdown interrupted it.
 		if resp.Unsent {
 			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)
 		}
@@ -143,8 +143,8 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 	return w.finish(ctx, id, index, begun, &resp.Result)
 }
 
-// send has a request sent, at its send time if the target has a rate. It returns an error if
-// nothing was sent, because there was no such time soon enough, or the worker ends.
+// send sends a request, at its send time if the target has a rate. It returns an error if it sent
+// nothing, because there was no send time soon enough, or because the worker ends.
 func (w *Worker) send(ctx context.Context, r *batch.Request, place *queue.Place) (resp *batch.Response, unsent error) {
 	if place.Paced() {
 		r.Ready = func(ctx context.Context) error {
@@ -175,13 +175,13 @@ func cutAtDeadline(begun *batch.Begun, target *batch.Target) (_ *batch.Action, c
 	return &shorter, true
 }
 
-// notSent is the response for an action that is not to be sent.
+// notSent returns the response of an action that the worker does not send.
 func notSent(begun *batch.Begun, why *batch.Failure) *batch.Response {
 	return &batch.Response{Unsent: true, Result: batch.Result{Outcome: batch.Errored, StartedAt: begun.StartedAt, Error: why}}
 }
 
-// resolve decides about an action that an earlier holder began and never ended.
-// It reports whether the action is to be begun again.
+// resolve decides about an action that another worker began and did not end. It reports whether this
+// worker begins it again.
 func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch.Begun) (again bool, err error) {
 	crash.At(crash.Interrupted)
 	target := w.targets[begun.Target]
@@ -197,7 +197,7 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 		crash.At(crash.Resumed)
 		switch {
 		case errors.Is(err, batch.ErrStale), errors.Is(err, batch.ErrNotFound), err == nil:
-			return true, nil // Begin says what became of it
+			return true, nil // Begin says which of these it is
 		default:
 			return false, &laterError{after: storeAway, reason: "the action could not be put back"}
 		}
@@ -213,8 +213,8 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 	return false, w.finish(ctx, id, index, begun, r)
 }
 
-// release puts an action back, and has its task come again after the delay. Last is what
-// the attempt came to.
+// release returns an action to waiting and its task to the queue after the delay. Last is the result
+// of the attempt.
 func (w *Worker) release(ctx context.Context, id string, index int, begun *batch.Begun, last *batch.Result, delay time.Duration) error {
 	last = lastAttempt(index, begun, last)
 	return w.putBack(ctx, id, index, begun, delay, func(ctx context.Context, id string, index int, token batch.Token) (bool, error) {
@@ -222,7 +222,7 @@ func (w *Worker) release(ctx context.Context, id string, index int, begun *batch
 	})
 }
 
-// putBack puts an action back by the given step of the ledger.
+// putBack returns an action to waiting by the given step of the ledger.
 func (w *Worker) putBack(ctx context.Context, id string, index int, begun *batch.Begun, delay time.Duration,
 	step func(context.Context, string, int, batch.Token) (bool, error),
 ) error {
@@ -238,7 +238,7 @@ func (w *Worker) putBack(ctx context.Context, id string, index int, begun *batch
 	return &laterError{after: delay, reason: "waits for its next attempt"}
 }
 
-// lastAttempt returns what is kept of an attempt that is followed by another.
+// lastAttempt returns the result of an attempt that another one follows, as the ledger keeps it.
 func lastAttempt(index int, begun *batch.Begun, r *batch.Result) *batch.Result {
 	last := &batch.Result{
 		ID: batch.ActionID(begun.Action.ID, index), Index: index, Status: r.Status, Error: r.Error,
@@ -250,7 +250,7 @@ func lastAttempt(index int, begun *batch.Begun, r *batch.Result) *batch.Result {
 	return last
 }
 
-// finish records what became of an action.
+// finish records the result of an action.
 func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.Begun, r *batch.Result) error {
 	r.ID, r.Index, r.Attempts = batch.ActionID(begun.Action.ID, index), index, begun.Attempt
 	if begun.Previous != nil {
@@ -266,7 +266,7 @@ func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.
 	return w.settled(ctx, id, index, err)
 }
 
-// settled turns the ledger's last word on a task into that of its handler.
+// settled returns the error of a task's handler for the answer of the ledger's last step.
 func (w *Worker) settled(ctx context.Context, id string, index int, err error) error {
 	switch {
 	case err == nil, errors.Is(err, batch.ErrNotFound):
@@ -280,16 +280,15 @@ func (w *Worker) settled(ctx context.Context, id string, index int, err error) e
 	}
 }
 
-// retryUnavailable repeats a step of the ledger while the store is away. By then the
-// target has done its work, so the result is worth waiting with. It goes on
-// through a shutdown.
+// retryUnavailable repeats a step of the ledger while the store is unavailable. The target has done
+// its work by then, so the result must not be lost. It goes on through a shutdown.
 func (w *Worker) retryUnavailable(ctx context.Context, step func(context.Context) error) error {
 	ctx = context.WithoutCancel(ctx)
 	err := step(ctx)
 	if !isAway(err) {
-		return err // as good as always, and without a timer
+		return err // almost always, so without a timer
 	}
-	ctx, cancel := context.WithTimeout(ctx, storePatience)
+	ctx, cancel := context.WithTimeout(ctx, recordFor)
 	defer cancel()
 	for {
 		select {
@@ -303,7 +302,7 @@ func (w *Worker) retryUnavailable(ctx context.Context, step func(context.Context
 	}
 }
 
-// isAway reports whether the store cannot be reached.
+// isAway reports whether the store was unavailable.
 func isAway(err error) bool {
 	away := (*batch.UnavailableError)(nil)
 	return err != nil && errors.As(err, &away)

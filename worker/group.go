@@ -129,7 +129,7 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 		return nil, s.pause(ctx, 0)
 	}
 	crash.At(crash.GroupAnswered)
-	s.w.learn(ctx, s.target.Name, resp)
+	s.w.observe(ctx, s.target.Name, resp)
 	s.w.metrics.attempt(s.begun.Target, resp)
 	s.w.log.DebugContext(ctx, "attempt", "batch", s.id, "index", index, "target", s.begun.Target, "step", s.g.Step, "attempt", s.g.Attempt,
 		"outcome", resp.Result.Outcome.String(), "status", resp.Result.Status, "duration", resp.Result.Duration, "repeat", resp.Repeat)

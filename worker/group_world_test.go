@@ -251,7 +251,7 @@ func (w *world) serve(name string, r *batch.Request) *batch.Response {
 func (w *world) play(worker *Worker) {
 	own := &Worker{cfg: worker.cfg, targets: worker.targets, metrics: worker.metrics, log: worker.log}
 	own.cfg.Ledger, own.cfg.Dispatcher = groupOnly{GroupLedger: w}, w
-	own.gates = map[string]*gate{"crm": newGate(own.targets["crm"])}
+	own.gates = map[string]*targetGate{"crm": newTargetGate(own.targets["crm"])}
 	for w.results == nil {
 		if w.token > 100 {
 			panic("the group does not end")

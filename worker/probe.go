@@ -28,7 +28,7 @@ func (p *probing) probeAll(ctx context.Context) {
 	tripped, err := p.cfg.Gate.Tripped(ctx)
 	if err != nil {
 		if ctx.Err() == nil {
-			p.log.WarnContext(ctx, "open circuits not read", "error", err)
+			p.log.WarnContext(ctx, "open circuits could not be read", "error", err)
 		}
 		return
 	}
@@ -53,11 +53,11 @@ func (p *probing) probe(ctx context.Context, target string) {
 	case err != nil:
 		p.hold(target, tripHold)
 		if err := p.cfg.Gate.Hold(ctx, target, tripHold); err != nil {
-			p.log.WarnContext(ctx, "other workers not told that a target is held", "target", target, "error", err)
+			p.log.WarnContext(ctx, "other workers do not know that a target is held", "target", target, "error", err)
 		}
 	default:
-		if err := p.cfg.Gate.Mend(ctx, target); err != nil {
-			p.log.WarnContext(ctx, "circuit not closed", "target", target, "error", err)
+		if err := p.cfg.Gate.Reset(ctx, target); err != nil {
+			p.log.WarnContext(ctx, "circuit could not be closed", "target", target, "error", err)
 			return
 		}
 		p.log.InfoContext(ctx, "target resumed: it can be reached again", "target", target)

@@ -62,7 +62,7 @@ func (s *slowWorld) Tripped(context.Context) ([]string, error) {
 }
 func (s *slowWorld) Hold(context.Context, string, time.Duration) error { return nil }
 func (s *slowWorld) Trip(context.Context, string) (bool, error)        { return false, nil }
-func (s *slowWorld) Mend(context.Context, string) error                { return nil }
+func (s *slowWorld) Reset(context.Context, string) error               { return nil }
 
 func (s *slowWorld) Probe(ctx context.Context, target string) error {
 	n, _ := s.probes.LoadOrStore(target, &atomic.Int32{})

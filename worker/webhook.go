@@ -27,8 +27,7 @@ import (
 	"github.com/batchd/batchd/queue"
 )
 
-// schedule is the delays after each failed delivery, as Standard Webhooks
-// recommends it. After the last attempt the webhook has failed.
+// schedule has the delay after each failed delivery, as Standard Webhooks recommends. After the last attempt the webhook has failed.
 var schedule = [...]time.Duration{
 	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 10 * time.Hour,
 }
@@ -102,8 +101,8 @@ func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
 	}
 	dialer := &net.Dialer{Timeout: webhookTimeout / 3}
 	if !cfg.AllowPrivate {
-		// The check is made on the address that is dialled, not on the name, which
-		// may resolve to another a moment later.
+		// The guard checks the address that is dialled, not the name, which may resolve to another
+		// address a moment later.
 		guard := ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(netip.MustParsePrefix("168.63.129.16/32")))
 		dialer.Control = guard.Safe
 	}
@@ -125,7 +124,7 @@ func (d *deliverer) close() { d.transport.CloseIdleConnections() }
 func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	id, number, err := queue.DecodeTask(t.Payload())
 	if err != nil {
-		w.log.ErrorContext(w.held, "dropped a task that is none of ours", "error", err)
+		w.log.ErrorContext(w.held, "dropped a task of another program", "error", err)
 		return nil
 	}
 	failures, _ := asynq.GetRetryCount(ctx)
@@ -137,14 +136,14 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		w.log.InfoContext(w.held, "webhook withdrawn before it was sent", "batch", id)
 		return nil
 	case err != nil:
-		w.log.WarnContext(w.held, "webhook not read", "batch", id, "error", err)
+		w.log.WarnContext(w.held, "webhook could not be read", "batch", id, "error", err)
 		return &laterError{after: storeAway, reason: "the batch could not be read"}
 	}
 	crash.At(crash.WebhookTaken)
 	delivery := w.hooks.deliver(w.held, notice)
 	crash.At(crash.WebhookSent)
 	if w.held.Err() != nil && delivery.Status == 0 {
-		return &laterError{after: storeAway, reason: "a shutdown broke the delivery off"}
+		return &laterError{after: storeAway, reason: "a shutdown interrupted the delivery"}
 	}
 	state, wait := after(&delivery, failures)
 	next := time.Time{}
@@ -160,7 +159,7 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	crash.At(crash.WebhookRecorded)
 	switch {
 	case errors.Is(err, batch.ErrNotFound), errors.Is(err, batch.ErrStale):
-		return nil // the batch is gone, or was retried, or the event is delivered again: nothing follows from this attempt
+		return nil // the batch is gone, was retried, or its event is delivered again: this attempt changes nothing
 	case err != nil:
 		w.log.ErrorContext(w.held, "webhook attempt not recorded", "batch", id, "error", err)
 		return &laterError{after: storeAway, reason: "the attempt could not be recorded"}
@@ -170,8 +169,8 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	return nil
 }
 
-// readNotice reads what a webhook tells. While the store is unavailable it goes on until
-// the worker gives up what it holds.
+// readNotice reads the event of a webhook. While the store is unavailable, it tries until the worker
+// interrupts its handlers.
 func (w *Worker) readNotice(id string, number int) (*batch.Notice, error) {
 	for {
 		notice, err := w.cfg.Ledger.Webhook(w.held, id, number)
@@ -186,13 +185,14 @@ func (w *Worker) readNotice(id string, number int) (*batch.Notice, error) {
 	}
 }
 
-// isFailedDelivery tells asynq which runs count as failed ones.
+// isFailedDelivery reports to asynq whether a run counts as a failed one.
 func isFailedDelivery(err error) bool {
 	later := (*laterError)(nil)
 	return errors.As(err, &later) && later.failed
 }
 
-// after decides what follows an attempt, of which there were failures before it.
+// after returns the state of a delivery after an attempt that followed so many failures, and the delay
+// until the next attempt.
 func after(d *batch.Delivery, failures int) (batch.DeliveryState, time.Duration) {
 	switch {
 	case d.Error == "" && d.Status >= 200 && d.Status <= 299:
@@ -206,8 +206,7 @@ func after(d *batch.Delivery, failures int) (batch.DeliveryState, time.Duration)
 	return batch.DeliveryPending, wait + rand.N(wait/10) //nolint:gosec // jitter is no secret
 }
 
-// deliver makes one attempt. What it says of a failure holds nothing of the
-// URL, which may be a secret.
+// deliver makes one attempt. Its error contains nothing of the URL, which may be a secret.
 func (d *deliverer) deliver(ctx context.Context, n *batch.Notice) batch.Delivery {
 	start := time.Now()
 	out := batch.Delivery{Round: n.Round, MessageID: n.MessageID, At: start.UTC().Truncate(time.Millisecond)}
@@ -248,20 +247,20 @@ func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (i
 	req.Header.Set("Webhook-Signature", signature)
 	resp, err := d.client.Do(req)
 	if err != nil {
-		return 0, err //nolint:wrapcheck // reason() turns it into words
+		return 0, err //nolint:wrapcheck // reason describes it
 	}
 	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can serve again; its content says nothing
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
 	return resp.StatusCode, nil
 }
 
-// deliveryError is a failure whose words are ours.
+// deliveryError is a failure that is described for the delivery log.
 type deliveryError string
 
 // Error implements error.
 func (e deliveryError) Error() string { return string(e) }
 
-// reason names what kept a webhook from being delivered.
+// reason returns why a webhook could not be delivered.
 func reason(err error) string {
 	var dns *net.DNSError
 	var op *net.OpError
@@ -285,7 +284,7 @@ func reason(err error) string {
 	if handshake := (tls.RecordHeaderError{}); errors.As(err, &handshake) {
 		return "the receiver does not speak TLS"
 	}
-	return "the exchange with the receiver broke off" // net/http's own words hold the URL
+	return "the exchange with the receiver broke off" // net/http's error contains the URL
 }
 
 // noticeDocument is the body of a webhook, as api/openapi.yaml describes it. The results
@@ -305,8 +304,8 @@ type noticeData struct {
 	Links    map[string]string `json:"links"`
 }
 
-// encodeNotice returns the same bytes for the same event. Results stand in them as
-// in every other answer.
+// encodeNotice returns the same bytes for the same event. Results have the same bytes as in every
+// other answer.
 func encodeNotice(n *batch.Notice) ([]byte, error) {
 	b := n.Batch
 	doc := noticeDocument{

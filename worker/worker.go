@@ -30,7 +30,7 @@ const (
 
 // Config configures a [Worker]. Fields with a yaml tag are settings of a configuration file.
 type Config struct {
-	// Name tells this worker from others. Defaults to host, process and a random part.
+	// Name identifies this worker among all. Defaults to host, process and a random part.
 	Name string
 	// Ledger, Dispatcher, Sweeper, Registry, Gate and Prober are required.
 	Ledger     batch.Ledger
@@ -39,16 +39,16 @@ type Config struct {
 	Registry   batch.Registry
 	Gate       batch.Gate
 	Prober     batch.Prober
-	// NewServer makes the server that brings the tasks.
+	// NewServer returns the server that takes tasks and calls the handlers.
 	NewServer func(queue.ServerConfig) *queue.Server
 	// Targets are those whose actions this worker runs. They need no defaults.
 	Targets []batch.Target
 	// Webhooks says how webhooks are delivered.
 	Webhooks WebhookConfig
-	// Drain is how long actions in flight may go on after Run is told to end;
-	// what is not done by then is given back. Defaults to 25s.
+	// Drain is how long actions in flight may go on after the context of Run has ended; the worker
+	// then gives back the rest. Defaults to 25s.
 	Drain time.Duration `yaml:"drain"`
-	// Registerer takes the metrics. Defaults to none.
+	// Registerer registers the metrics. Defaults to none.
 	Registerer prometheus.Registerer
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
@@ -69,23 +69,22 @@ func (c Config) Check(check *setting.Checker) {
 type Worker struct {
 	cfg     Config
 	targets map[string]batch.Target
-	gates   map[string]*gate
+	gates   map[string]*targetGate
 	acting  acting
 	hooks   *deliverer
 	metrics *metrics
 	log     *slog.Logger
-	// held is the context of what handlers do. What asynq has for webhooks ends when
-	// asynq gives a task up, at a moment when its handler must still be able to say
-	// what came of it.
+	// held is the context of the handlers' work. The context that asynq passes to the handler of a
+	// webhook ends when asynq gives up its task, when the handler must still record the result.
 	inHand sync.WaitGroup
-	held   context.Context //nolint:containedctx // handlers get no other that would serve; see above
+	held   context.Context //nolint:containedctx // the handlers' own contexts end too early; see above
 	abort  context.CancelCauseFunc
 }
 
-// errDraining is the cause given to exchanges that are broken off by a shutdown.
+// errDraining is the cause of contexts that a shutdown ends.
 var errDraining = errors.New("the worker is shutting down")
 
-// New returns a worker that does nothing yet.
+// New returns a worker. It does nothing until Run.
 func New(cfg Config) (*Worker, error) {
 	cfg = cfg.WithDefaults()
 	if cfg.Logger == nil {
@@ -98,10 +97,10 @@ func New(cfg Config) (*Worker, error) {
 		}
 		cfg.Name = fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:6])
 	}
-	w := &Worker{cfg: cfg, targets: make(map[string]batch.Target, len(cfg.Targets)), gates: make(map[string]*gate, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
+	w := &Worker{cfg: cfg, targets: make(map[string]batch.Target, len(cfg.Targets)), gates: make(map[string]*targetGate, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
 	for _, t := range cfg.Targets {
 		w.targets[t.Name] = t.WithDefaults()
-		w.gates[t.Name] = newGate(t.WithDefaults())
+		w.gates[t.Name] = newTargetGate(t.WithDefaults())
 	}
 	var err error
 	if w.hooks, err = newDeliverer(cfg.Webhooks); err != nil {
@@ -116,15 +115,14 @@ func New(cfg Config) (*Worker, error) {
 	return w, nil
 }
 
-// Run works until the context ends, then drains: it takes nothing new, lets
-// what is in flight finish within the drain time, and gives back the rest. It
-// returns an error only if it could not start. A worker runs once.
+// Run runs tasks until the context ends, then drains: the worker takes no new task, lets actions in
+// flight finish within the drain time, and gives back the rest. Run returns an error only if the
+// worker could not start. A worker runs once.
 func (w *Worker) Run(ctx context.Context) error {
 	defer w.abort(errDraining)
 	defer w.hooks.close()
 	defer w.cfg.Gate.Holds(w.hold)()
-	// Before it takes anything: who dies before the others have heard of him is
-	// missed by nobody.
+	// Before it takes a task: the other workers do not notice the death of a worker without a heartbeat.
 	if _, err := w.cfg.Registry.Beat(ctx, w.cfg.Name); err != nil {
 		w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
 	}
@@ -165,7 +163,7 @@ func (w *Worker) services() (beat *service, others []*service) {
 	}
 }
 
-// drain ends the server: what is in flight gets the drain time.
+// drain ends the server. Actions in flight get the drain time.
 func (w *Worker) drain(server *queue.Server) {
 	server.Stop()
 	deadline := time.AfterFunc(w.cfg.Drain, func() { w.abort(errDraining) })
@@ -174,8 +172,7 @@ func (w *Worker) drain(server *queue.Server) {
 	w.awaitHandlers()
 }
 
-// awaitHandlers waits for handlers that the server has given up: they may still
-// hold a result.
+// awaitHandlers waits for handlers that outlast the server: they may still have a result to record.
 func (w *Worker) awaitHandlers() {
 	done := make(chan struct{})
 	go func() {
@@ -188,7 +185,7 @@ func (w *Worker) awaitHandlers() {
 		select {
 		case <-done:
 		case <-time.After(abortGrace):
-			w.log.WarnContext(context.WithoutCancel(w.held), "ended with results in hand that could not be recorded")
+			w.log.WarnContext(context.WithoutCancel(w.held), "worker ended with results that it could not record")
 		}
 	}
 }
@@ -222,11 +219,11 @@ func (w *Worker) webhook(ctx context.Context, t *asynq.Task) error {
 	return w.runWebhook(ctx, t)
 }
 
-// laterError has a task run again after a delay.
+// laterError is a handler's wish that its task runs again after a delay.
 type laterError struct {
 	after  time.Duration
 	reason string
-	// failed counts the run among the task's failed ones.
+	// failed says whether the run counts as a failed one of the task.
 	failed bool
 }
 
@@ -259,6 +256,5 @@ func (l asynqLogger) Warn(args ...any) { l.at(slog.LevelWarn, args) }
 // Error implements [asynq.Logger].
 func (l asynqLogger) Error(args ...any) { l.at(slog.LevelError, args) }
 
-// Fatal implements [asynq.Logger]. It does not end the process: that is not a
-// library's to decide.
+// Fatal implements [asynq.Logger]. It does not end the process: a library must not decide that.
 func (l asynqLogger) Fatal(args ...any) { l.at(slog.LevelError, args) }

@@ -17,8 +17,8 @@ const (
 	tripHold = 3 * sweepEvery
 )
 
-// gate is where actions wait while their target is held.
-type gate struct {
+// targetGate holds the actions of a target back while the target is held.
+type targetGate struct {
 	target batch.Target
 
 	mu       sync.Mutex
@@ -27,20 +27,20 @@ type gate struct {
 	failures int           // connections in a row that could not be made
 }
 
-func newGate(target batch.Target) *gate {
-	return &gate{target: target, changed: make(chan struct{})}
+func newTargetGate(target batch.Target) *targetGate {
+	return &targetGate{target: target, changed: make(chan struct{})}
 }
 
 // held returns for how long from now the target is held, and a channel that is
 // closed when that changes.
-func (g *gate) held() (time.Duration, <-chan struct{}) {
+func (g *targetGate) held() (time.Duration, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return max(time.Until(g.until), 0), g.changed
 }
 
 // wait returns when the target is not held any more.
-func (g *gate) wait(ctx context.Context) error {
+func (g *targetGate) wait(ctx context.Context) error {
 	for {
 		left, changed := g.held()
 		if left <= 0 {
@@ -55,8 +55,9 @@ func (g *gate) wait(ctx context.Context) error {
 	}
 }
 
-// hold notes that the target is held for that long from now. Zero lets it go.
-func (g *gate) hold(d time.Duration) {
+// hold holds the target for that long from now, or ends its hold if d is 0. A shorter hold does not
+// shorten a longer one.
+func (g *targetGate) hold(d time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	until := time.Now().Add(d)
@@ -68,9 +69,9 @@ func (g *gate) hold(d time.Duration) {
 	g.changed = make(chan struct{})
 }
 
-// connected counts connections that could not be made, and reports when there
-// were so many in a row that the circuit is to be opened.
-func (g *gate) connected(ok bool) (trip bool) {
+// connected counts failed connections in a row, and reports whether they are so many that
+// the circuit opens.
+func (g *targetGate) connected(ok bool) (trip bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if ok {
@@ -85,23 +86,24 @@ func (g *gate) connected(ok bool) (trip bool) {
 	return true
 }
 
-// hold hears of a target that some worker has held.
+// hold holds a target because a worker, this one or another, said so.
 func (w *Worker) hold(target string, d time.Duration) {
 	if g := w.gates[target]; g != nil {
 		g.hold(d)
 	}
 }
 
-// learn takes from a response what concerns all that goes to its target.
-func (w *Worker) learn(ctx context.Context, target string, resp *batch.Response) {
+// observe takes from a response what it says about its target: a wish to be called later, or that
+// no connection to it can be made.
+func (w *Worker) observe(ctx context.Context, target string, resp *batch.Response) {
 	g := w.gates[target]
 	if resp.After > 0 {
 		ctx = context.WithoutCancel(ctx)
-		// One was told to come later, which goes for all.
+		// The target asked one request to wait, which concerns all.
 		d := min(resp.After, g.target.Retry.Max)
 		g.hold(d)
 		if err := w.cfg.Gate.Hold(ctx, target, d); err != nil {
-			w.log.WarnContext(ctx, "other workers not told that a target is held", "target", target, "error", err)
+			w.log.WarnContext(ctx, "other workers do not know that a target is held", "target", target, "error", err)
 		}
 	}
 	if resp.Result.Status > 0 {
@@ -114,12 +116,12 @@ func (w *Worker) learn(ctx context.Context, target string, resp *batch.Response)
 	ctx = context.WithoutCancel(ctx)
 	opened, err := w.cfg.Gate.Trip(ctx, target)
 	if err != nil {
-		w.log.WarnContext(ctx, "circuit not opened", "target", target, "error", err)
+		w.log.WarnContext(ctx, "circuit could not be opened", "target", target, "error", err)
 		return
 	}
 	g.hold(tripHold)
 	if err := w.cfg.Gate.Hold(ctx, target, tripHold); err != nil {
-		w.log.WarnContext(ctx, "other workers not told that a target is held", "target", target, "error", err)
+		w.log.WarnContext(ctx, "other workers do not know that a target is held", "target", target, "error", err)
 	}
 	if opened {
 		w.log.WarnContext(ctx, "target paused: no connection to it can be made", "target", target, "reason", resp.Result.Error.Message)

@@ -165,7 +165,7 @@ func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
 
 func TestAGateThatIsHeldLetsGoOnTime(t *testing.T) {
 	t.Parallel()
-	g := newGate(batch.Target{Name: "t"})
+	g := newTargetGate(batch.Target{Name: "t"})
 	require.NoError(t, g.wait(t.Context()))
 	g.hold(time.Hour)
 	g.hold(time.Second) // shorter than it is held already
