@@ -46,8 +46,6 @@ const (
 	// than askSeveral.
 	mostAsking = 3
 	askSeveral = 20 * time.Millisecond
-	// tripSpread is how much longer than the fastest exchange, twice over, others are assumed to take.
-	tripSpread = 20 * time.Millisecond
 	// answerAge is less than Redis keeps the answer of a reservation.
 	answerAge = 5 * time.Minute
 )
@@ -106,7 +104,7 @@ type pacer struct {
 	failed   time.Time      // until when Redis is not asked
 	step     time.Duration  // between two send times
 	late     time.Duration  // the tolerance to ask for
-	exchange usually        // how long an exchange with Redis takes, with what it waits for
+	exchange exchangeTime   // how long an exchange with Redis takes, with what it waits for
 	ways     excess         // of the ways to Redis and back
 	stopping bool
 	permits  chan struct{} // held by requests from their connections to their answers
@@ -142,21 +140,14 @@ func (p *pacer) lead() time.Duration {
 	return min(2*p.trip()+5*time.Millisecond, leadMost)
 }
 
-// trip returns how long an exchange with Redis takes nearly always. A few that had to open
-// connections do not make it much longer than the fastest one.
-func (p *pacer) trip() time.Duration {
-	x := p.exchange.within()
-	if len(p.clock.samples) > 0 {
-		x = min(x, 2*p.clock.trip+tripSpread)
-	}
-	return x
-}
+// trip returns how long an exchange with Redis takes nearly always.
+func (p *pacer) trip() time.Duration { return p.exchange.usual }
 
 // ahead returns how far ahead send times are reserved, and how much of that must be
 // left when the next ones are asked for: until their tasks are handed over, one exchange may
 // have to end first, one takes them, and one reserves.
 func (p *pacer) ahead() (most, left time.Duration) {
-	x := min(p.trip(), leadMost/2)
+	x := min(p.trip(), leadMost)
 	most = horizon + 6*x
 	return most, max(most/2, p.lead()+3*x)
 }
@@ -316,7 +307,7 @@ func (p *pacer) expire(now time.Time) {
 	for n < len(p.times) && now.After(p.times[n].until) {
 		n++
 	}
-	if n > 0 && p.step > p.exchange.within() {
+	if n > 0 && p.step > p.trip() {
 		n = len(p.times) // others are had sooner than the next one of these
 	}
 	p.back = append(p.back, p.times[:n]...)

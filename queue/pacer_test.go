@@ -29,6 +29,7 @@ type pacedWorld struct {
 	lost    float64       // share of the answers to reservations that are lost
 	ended   float64       // share of the actions that turn out to have ended
 	stall   time.Duration // for which nothing goes on, once in each stallEvery
+	slow    slowPhase     // during which exchanges take longer
 	apart   bool          // send times are reserved after tasks were taken, as on a cluster
 	ends    bool          // ended tasks are told to Redis in exchanges that none is taken in
 
@@ -43,6 +44,15 @@ type pacedWorld struct {
 	polls  int
 	calls  int
 	untold int // ended tasks
+
+	submitted time.Time // when the actions were, or zero
+}
+
+// slowPhase is a time in which exchanges take several times as long as before.
+type slowPhase struct {
+	start, end  time.Duration // from the submission on
+	least, most float64       // each way takes so many times as long, at random
+	onlyBegins  bool          // only exchanges that begin actions are slow
 }
 
 func (w *pacedWorld) chance(p float64) bool {
@@ -69,7 +79,18 @@ func (w *pacedWorld) upTo(d time.Duration) time.Duration {
 }
 
 // travel is the way of a command, or of an answer.
-func (w *pacedWorld) travel() { time.Sleep(w.way + w.upTo(w.jitter)) }
+func (w *pacedWorld) travel() { time.Sleep(w.slowed(false) + w.upTo(w.jitter)) }
+
+// slowed returns how long a way takes now.
+func (w *pacedWorld) slowed(begin bool) time.Duration {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	since := time.Since(w.submitted)
+	if w.submitted.IsZero() || since < w.slow.start || since >= w.slow.end || w.slow.onlyBegins && !begin {
+		return w.way
+	}
+	return time.Duration(float64(w.way) * (w.slow.least + w.rand.Float64()*(w.slow.most-w.slow.least)))
+}
 
 // run has n actions sent, and returns how long that takes from when they were submitted.
 func (w *pacedWorld) run(n int, seed uint64) time.Duration {
@@ -88,8 +109,8 @@ func (w *pacedWorld) run(n int, seed uint64) time.Duration {
 		wg.Go(func() { w.poll(p, changed, quit) })
 	}
 	time.Sleep(10 * time.Second) // the workers have started
-	submitted := time.Now()
 	w.mu.Lock()
+	w.submitted = time.Now()
 	for i := range n {
 		w.queue = append(w.queue, &task{id: fmt.Sprint(i)})
 	}
@@ -101,7 +122,7 @@ func (w *pacedWorld) run(n int, seed uint64) time.Duration {
 	close(closed)
 	wg.Wait()
 	slices.SortFunc(w.writes, time.Time.Compare)
-	return w.writes[len(w.writes)-1].Sub(submitted)
+	return w.writes[len(w.writes)-1].Sub(w.submitted)
 }
 
 func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{}) *pacer {
@@ -163,8 +184,8 @@ func (w *pacedWorld) wake(c chan struct{}) {
 
 // act is what a worker does with a task.
 func (w *pacedWorld) act(k *task, c *claim) {
-	w.travel()
-	w.travel()
+	time.Sleep(w.slowed(true) + w.upTo(w.jitter))
+	time.Sleep(w.slowed(true) + w.upTo(w.jitter))
 	if w.chance(w.ended) {
 		c.end()
 		w.end()

@@ -131,7 +131,7 @@ func (p *pacer) along(want int) *reservation {
 // for one answer before it asks for more.
 func (p *pacer) ask(now time.Time) {
 	most := 1
-	if p.exchange.mean > askSeveral {
+	if p.trip() > askSeveral {
 		most = mostAsking
 	}
 	if p.asking >= most || now.Before(p.failed) {
