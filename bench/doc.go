@@ -40,6 +40,8 @@
 //	large       100,000 actions of 1 KiB in one NDJSON upload, beside batches of 1,000;
 //	            API and worker apart, and their memory in each phase
 //	fair        batches of ten, alone and beside 100,000 actions of another owner
+//	owners      batches of ten at a target of 20 ms with 16 slots, alone and beside 20,000 actions
+//	            of another owner, in one batch and in 200, and in 200 of the same owner
 //	scale       1, 2 and 4 worker processes with 8 places each and a target of 20 ms
 //	idle        what an idle worker process with ten targets sends to Redis
 //	poll        GET /batch/{id} of 100,000 actions and of ten, while they run and after
@@ -48,7 +50,7 @@
 //	model       what a simulation predicts, and what batchd then does, bound by a target's
 //	            latency, by its rate and by CPU
 //
-// Large, fair, scale, poll, sealed, fsync and model compare batchd with itself. Configuration that a
+// Large, fair, owners, scale, poll, sealed, fsync and model compare batchd with itself. Configuration that a
 // scenario does not need is left at its default. With --batch, throughput and slow
 // submit their actions in several batches, four uploads at a time.
 //

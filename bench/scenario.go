@@ -23,6 +23,7 @@ var scenarios = []scenario{
 	{"slow", aboutSlow, slow},
 	{"large", aboutLarge, large},
 	{"fair", aboutFair, fair},
+	{"owners", aboutOwners, owners},
 	{"scale", aboutScale, scale},
 	{"idle", aboutIdle, idle},
 	{"poll", aboutPoll, poll},
@@ -42,7 +43,7 @@ func scenarioNames() []string {
 // sizes say how much is done.
 type sizes struct {
 	throughput, slow, slowInFlight int // actions, and of those in flight
-	large, scale                   int // actions
+	large, scale, owners           int // actions
 	times                          int // how often a small batch is run, and a batch is polled
 	monitored                      int // actions of which Redis's commands are counted
 	idle                           time.Duration
@@ -50,11 +51,11 @@ type sizes struct {
 
 var (
 	fullSizes = sizes{
-		throughput: 20_000, slow: 10_000, slowInFlight: 1_000, large: 100_000, scale: 4_000,
+		throughput: 20_000, slow: 10_000, slowInFlight: 1_000, large: 100_000, scale: 4_000, owners: 20_000,
 		times: 200, monitored: 2_000, idle: 20 * time.Second,
 	}
 	shortSizes = sizes{
-		throughput: 3_000, slow: 1_500, slowInFlight: 500, large: 5_000, scale: 640,
+		throughput: 3_000, slow: 1_500, slowInFlight: 500, large: 5_000, scale: 640, owners: 5_000,
 		times: 40, monitored: 200, idle: 5 * time.Second,
 	}
 )

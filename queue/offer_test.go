@@ -70,15 +70,18 @@ func TestOwnersGetEqualShares(t *testing.T) {
 	}
 }
 
-// An owner that comes later gets the next tasks with the others, and earns nothing for the time
-// before. One that leaves and comes back gains nothing.
-func TestAnOwnerEarnsNothingByWaiting(t *testing.T) {
+// An owner that comes later gets its start and then the next tasks with the others, and earns nothing
+// more for the time before. One that leaves and comes back gains nothing.
+func TestAnOwnerEarnsNoMoreThanItsStartByWaiting(t *testing.T) {
 	t.Parallel()
 	b := open(t, Embedded)
+	const start = 16
 	b.offersOf("early", "e", 10_000)
 	b.polls(b.bulkQueue(), 1000, false)
 	b.offersOf("late", "l", 10_000)
-	ids, _ := b.polls(b.bulkQueue(), 320, false)
+	ids, _ := b.polls(b.bulkQueue(), start, false)
+	require.Equal(t, map[string]int{"l": start}, batchesIn(ids))
+	ids, _ = b.polls(b.bulkQueue(), 320, false)
 	require.Equal(t, map[string]int{"e": 160, "l": 160}, batchesIn(ids))
 
 	again := 0
@@ -113,26 +116,41 @@ func TestBatchesOfOneOwnerShareOrFollowOneAnother(t *testing.T) {
 	}
 }
 
-// A small batch does not wait for the large ones of others, nor for those of its owner.
-func TestASmallBatchIsTakenSoon(t *testing.T) {
-	t.Parallel()
-	for _, owner := range []string{"me", "other"} {
-		b := open(t, Embedded)
-		for n := range 20 {
-			b.offersOf("me", fmt.Sprint("large", n), 1000)
-		}
-		b.polls(b.bulkQueue(), 500, false)
-		b.offersOf(owner, "small", 10)
-		taken := 0
-		for polled := 0; taken < 10; polled += 16 {
-			require.Less(t, polled, 600)
-			if owner == "other" {
-				require.Less(t, polled, 48)
+// A small batch does not wait for the large ones of others, nor for those of its owner, however many
+// these are.
+func TestASmallBatchIsTakenNext(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for _, owner := range []string{"me", "other"} {
+			for n := range 200 {
+				b.offersOf("me", owner+fmt.Sprint("large", n), 1000)
 			}
-			ids, _ := b.polls(b.bulkQueue(), 16, false)
-			taken += batchesIn(ids)["small"]
+			queue := b.queueOf(crm(batch.Bulk), owner+"small", 0)
+			b.polls(queue, 500, false)
+			b.offersOf(owner, owner+"small", 10)
+			ids, _ := b.polls(queue, 4, false)
+			require.Equal(t, map[string]int{owner + "small": 4}, batchesIn(ids))
+			ids, _ = b.polls(queue, 8, false)
+			require.Equal(t, 6, batchesIn(ids)[owner+"small"])
 		}
+	})
+}
+
+// However many small batches an owner submits, its large ones go on.
+func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
+	t.Parallel()
+	b := open(t, Embedded)
+	b.offersOf("me", "large", 1000)
+	b.polls(b.bulkQueue(), 20, false)
+	got, large := 0, 0
+	for n := range 200 {
+		b.offersOf("me", fmt.Sprint("small", n), 10)
+		ids, _ := b.polls(b.bulkQueue(), 10, false)
+		got += len(ids)
+		large += batchesIn(ids)["large"]
 	}
+	require.Equal(t, 2000, got)
+	require.GreaterOrEqual(t, large, 2000/16)
+	require.LessOrEqual(t, large, 2000/4)
 }
 
 // Tasks that come again get half of what is taken, so an owner whose actions all fail gets no more

@@ -3,23 +3,28 @@
 --
 --   <prefix>o          zset    owners with waiting actions, by virtual time: the number of actions that
 --                              each of them got
---   <prefix>p          zset    owners without waiting actions whose virtual time is ahead of all others
+--   <prefix>p          zset    owners without waiting actions whose virtual time is ahead
+--   <prefix>v          string  the latest virtual time at which an owner had its turn
 --   <prefix>o:<owner>  list    the owner's flows in the order of their turns. A flow is a batch.
+--   <prefix>s:<owner>  list    those of them that were offered with SMALL actions at the most
+--   <prefix>g          hash    owner → the number of actions that small flows got since another one had its turn
 --   <prefix>b:<flow>   list    ranges of indexes, "from-to", on a cluster "from-to-phase": there a
 --                              queue has every SHARDS-th run of RUN neighbours, and the phase says which
 --   <prefix>n          string  the number of waiting actions
 --   <prefix>m          hash    flow → "round|up to|owner": the round, and the index up to which it was offered
 --
--- The owner with the least virtual time is next. An owner that comes starts at the least time of
--- those that wait, so being idle earns nothing, or at its own if that is later, so leaving and
--- coming back earns nothing either. Empty keys do not exist: without waiting actions nothing is
--- left in Redis.
+-- The owner with the least virtual time is next. An owner that comes starts SMALL before v, so that a
+-- small batch does not wait for the turns of others, or at its own time if that is later: being idle
+-- earns SMALL actions at the most, and leaving and coming back earns nothing. For the same reason an
+-- owner's small flows come before its others, which have a turn after every SMALL_MOST actions of
+-- these. Empty keys do not exist: without waiting actions nothing is left in Redis.
 
 local RUN, SHARDS = 64, 8
 
 -- A poll takes so many actions of a flow before the next owner or the owner's next flow has its
 -- turn: neighbours are begun together, which costs less. LOOKS is about the most actions that a poll looks at.
 local QUANTUM_LEAST, QUANTUM_MOST, LOOKS = 4, 16, 2000
+local SMALL, SMALL_MOST = 16, 32
 
 -- least returns the owner that is next and its virtual time, or nothing.
 local function least(prefix)
@@ -27,14 +32,19 @@ local function least(prefix)
   return first[1], tonumber(first[2])
 end
 
+-- clock returns the latest virtual time at which an owner had its turn.
+local function clock(prefix)
+  return tonumber(redis.call('GET', prefix .. 'v') or '0')
+end
+
 -- join lets an owner wait.
 local function join(prefix, owner)
   if redis.call('ZSCORE', prefix .. 'o', owner) then
     return
   end
-  local _, time = least(prefix)
-  local own = tonumber(redis.call('ZSCORE', prefix .. 'p', owner) or '0')
-  redis.call('ZADD', prefix .. 'o', ms(math.max(time or 0, own)), owner)
+  local time = clock(prefix) - SMALL
+  local own = tonumber(redis.call('ZSCORE', prefix .. 'p', owner) or time)
+  redis.call('ZADD', prefix .. 'o', ms(math.max(time, own)), owner)
   redis.call('ZREM', prefix .. 'p', owner)
 end
 
@@ -42,11 +52,12 @@ end
 local function leave(prefix, owner)
   local own = tonumber(redis.call('ZSCORE', prefix .. 'o', owner) or '0')
   redis.call('ZREM', prefix .. 'o', owner)
-  local _, time = least(prefix)
-  if not time then
-    redis.call('DEL', prefix .. 'p')
+  redis.call('HDEL', prefix .. 'g', owner)
+  if redis.call('EXISTS', prefix .. 'o') == 0 then
+    redis.call('DEL', prefix .. 'p', prefix .. 'v')
     return
   end
+  local time = clock(prefix) - SMALL
   redis.call('ZREMRANGEBYSCORE', prefix .. 'p', '-inf', ms(time))
   if own > time then
     redis.call('ZADD', prefix .. 'p', ms(own), owner)
@@ -82,6 +93,16 @@ local function size(range)
   return below(tonumber(to)) - below(tonumber(from))
 end
 
+-- drop forgets a flow that is not in the owner's list any more and, after its last flow, the owner.
+local function drop(prefix, flow, owner)
+  redis.call('LREM', prefix .. 's:' .. owner, 1, flow)
+  redis.call('HDEL', prefix .. 'm', flow)
+  redis.call('DEL', prefix .. 'b:' .. flow)
+  if redis.call('EXISTS', prefix .. 'o:' .. owner) == 0 then
+    leave(prefix, owner)
+  end
+end
+
 -- remove_flow takes out a flow and, after its last flow, the owner.
 local function remove_flow(prefix, flow, owner)
   local n = 0
@@ -89,12 +110,8 @@ local function remove_flow(prefix, flow, owner)
     n = n + size(range)
   end
   count(prefix, -n)
-  redis.call('HDEL', prefix .. 'm', flow)
-  redis.call('DEL', prefix .. 'b:' .. flow)
   redis.call('LREM', prefix .. 'o:' .. owner, 1, flow)
-  if redis.call('EXISTS', prefix .. 'o:' .. owner) == 0 then
-    leave(prefix, owner)
-  end
+  drop(prefix, flow, owner)
 end
 
 -- cut takes up to n indexes from the start of a range. It returns them and the rest of the range, or

@@ -33,6 +33,9 @@ count(prefix, n)
 redis.call('HSET', KEYS[1], flow, round .. '|' .. ms(upto) .. '|' .. owner)
 if not was then
   redis.call('RPUSH', prefix .. 'o:' .. owner, flow)
+  if n <= SMALL then
+    redis.call('RPUSH', prefix .. 's:' .. owner, flow)
+  end
   join(prefix, owner)
 end
 if ARGV[7] ~= '' then

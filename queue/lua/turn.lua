@@ -111,15 +111,29 @@ end
 -- Of a queue that is paused, the next tasks are created as waiting ones, for asynq's tools to show.
 local left = want - (paused and redis.call('LLEN', KEYS[1]) or #active)
 local quantum = math.max(QUANTUM_LEAST, math.min(QUANTUM_MOST, math.ceil(left / math.max(owners, 1))))
-local looks = LOOKS
+local looks, fifo = LOOKS, ARGV[9] == '1'
+local began = left > 0 and owners > 0 and clock(fair) or nil
+local latest = began
+
+-- next_flow returns the flow of an owner that is next, and whether it is next because it is small.
+local function next_flow(owner)
+  local small = not fifo and redis.call('LINDEX', fair .. 's:' .. owner, 0)
+  if small and tonumber(redis.call('HGET', fair .. 'g', owner) or '0') < SMALL_MOST then
+    return small, true
+  end
+  return redis.call('LINDEX', fair .. 'o:' .. owner, 0), false
+end
+
 while left > 0 and looks > 0 do
-  local owner = owners > 0 and least(fair)
+  local owner, time = least(fair)
   if not owner then
     break
   end
-  local flow = redis.call('LINDEX', fair .. 'o:' .. owner, 0)
+  latest = math.max(latest, time)
+  local flow, small = next_flow(owner)
+  local flows = fair .. 'o:' .. owner
   local round = read_flow(fair, flow)
-  local indexes, rest = cut(redis.call('LPOP', fair .. 'b:' .. flow), math.min(left, quantum))
+  local indexes, rest = cut(redis.call('LPOP', fair .. 'b:' .. flow), math.min(left, small and SMALL or quantum))
   if rest then
     redis.call('LPUSH', fair .. 'b:' .. flow, rest)
   end
@@ -128,15 +142,33 @@ while left > 0 and looks > 0 do
   local n = create(flow, round, indexes)
   left = left - n
   redis.call('ZINCRBY', fair .. 'o', n, owner)
+  if small then
+    redis.call('HINCRBY', fair .. 'g', owner, n)
+  elseif not fifo then
+    redis.call('HDEL', fair .. 'g', owner)
+  end
   if not rest and redis.call('EXISTS', fair .. 'b:' .. flow) == 0 then
-    remove_flow(fair, flow, owner)
-  elseif ARGV[9] ~= '1' then
-    redis.call('LMOVE', fair .. 'o:' .. owner, fair .. 'o:' .. owner, 'LEFT', 'RIGHT')
+    if small then
+      redis.call('LREM', flows, -1, flow) -- it came last, or not long ago
+    else
+      redis.call('LPOP', flows)
+    end
+    drop(fair, flow, owner)
+  elseif small then
+    if #indexes == SMALL then -- more of it was offered since
+      redis.call('LPOP', fair .. 's:' .. owner)
+    end
+  elseif not fifo then
+    redis.call('LMOVE', flows, flows, 'LEFT', 'RIGHT')
   end
 end
 
 if #waiting > 0 then
   redis.call('LPUSH', KEYS[1], unpack(waiting))
+end
+local more = redis.call('EXISTS', fair .. 'o') == 1
+if more and latest and latest > began then
+  redis.call('SET', fair .. 'v', ms(latest))
 end
 if paused then
   return {0}
@@ -149,7 +181,7 @@ if #active > 0 then
     redis.call('PEXPIRE', KEYS[10], 60000)
   end
 end
-if redis.call('EXISTS', KEYS[1]) == 1 or redis.call('EXISTS', fair .. 'o') == 1 then
+if more or redis.call('EXISTS', KEYS[1]) == 1 then
   answer[1] = 1
   if #active > 0 and ARGV[6] ~= '' then
     redis.call('PUBLISH', ARGV[5], ARGV[6])
