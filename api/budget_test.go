@@ -16,6 +16,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -26,7 +27,7 @@ func stored(t *testing.T, options ...func(*Config)) (*fixture, *redistest.Server
 	redis := redistest.Start(t)
 	key := seal.NewKey("test", make([]byte, 32))
 	store, err := queue.Open(queue.Config{
-		Redis: queue.RedisConfig{URL: queue.RedisURL(redis.URL())}, Seal: seal.Config{Keys: []seal.Key{key}}, Timeout: time.Minute,
+		Redis: rdb.Config{URL: rdb.URL(redis.URL())}, Seal: seal.Config{Keys: []seal.Key{key}}, Timeout: time.Minute,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })

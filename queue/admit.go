@@ -14,6 +14,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // windowSlices is the number of parts that a rate's window is counted in. A submission
@@ -133,16 +134,16 @@ func (s *Store) askLimit(ctx context.Context, a asked, seen []any, held int) (*g
 	if err != nil {
 		return nil, fmt.Errorf("ask the owner's limit: %w", err)
 	}
-	holds := int(atoi(answer[0]))
+	holds := int(rdb.Atoi(answer[0]))
 	var taken []any
 	if holds > held {
 		taken = []any{holds - held, answer[5]}
 	}
 	return &given{
-		holds: holds, flying: int(atoi(answer[4])), taken: taken,
-		state: batch.LimitState{Limit: limit, Remaining: int(atoi(answer[1])), Free: max(limit.Concurrent-int(atoi(answer[4])), 0), Reset: time.Duration(atoi(answer[2])) * time.Millisecond},
-		wait:  time.Duration(atoi(answer[3])) * time.Millisecond,
-		next:  time.Duration(atoi(answer[6])) * time.Millisecond,
+		holds: holds, flying: int(rdb.Atoi(answer[4])), taken: taken,
+		state: batch.LimitState{Limit: limit, Remaining: int(rdb.Atoi(answer[1])), Free: max(limit.Concurrent-int(rdb.Atoi(answer[4])), 0), Reset: time.Duration(rdb.Atoi(answer[2])) * time.Millisecond},
+		wait:  time.Duration(rdb.Atoi(answer[3])) * time.Millisecond,
+		next:  time.Duration(rdb.Atoi(answer[6])) * time.Millisecond,
 	}, nil
 }
 
@@ -189,11 +190,11 @@ func (s *Store) lookAtFlying(ctx context.Context, key string, most int) ([]any, 
 	defer cancel()
 	all, err := s.rdb.HGetAll(ctx, key).Result()
 	if err != nil || len(all) == 0 {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	var grants, ended []string
 	for grant, packed := range all {
-		if given, over, _ := strings.Cut(packed, "|"); atoi(given) > atoi(over) {
+		if given, over, _ := strings.Cut(packed, "|"); rdb.Atoi(given) > rdb.Atoi(over) {
 			grants = append(grants, grant)
 		} else {
 			ended = append(ended, grant)
@@ -214,14 +215,14 @@ func (s *Store) lookAtFlying(ctx context.Context, key string, most int) ([]any, 
 	for i, grant := range grants {
 		found, err := s.answer(ctx, s.steps.flying, looks[i]).Slice()
 		if err == nil && len(found) != 2 {
-			err = errAnswer
+			err = rdb.ErrAnswer
 		}
 		if err != nil {
-			s.noteAway(ctx, keysOf(batchOf(grant)).meta, mapError(ctx, err))
-			s.log.DebugContext(ctx, "batch of a limit's grant not looked at", "grant", grant, "error", mapError(ctx, err))
+			s.noteAway(ctx, keysOf(batchOf(grant)).meta, rdb.MapError(ctx, err))
+			s.log.DebugContext(ctx, "batch of a limit's grant not looked at", "grant", grant, "error", rdb.MapError(ctx, err))
 			continue
 		}
-		if text(found[0]) != "reserved" {
+		if rdb.Text(found[0]) != "reserved" {
 			seen = append(seen, grant, found[0], found[1])
 		}
 	}

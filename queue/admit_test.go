@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // ask opens an upload for the owner and asks for n actions.
@@ -88,7 +89,7 @@ func TestARateAdmitsAllOrNothing(t *testing.T) {
 // times are recorded, and any window that begins with one of them is looked at.
 func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.embed.stopClock() // keys would expire by the time of this machine
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(seed, 1))

@@ -10,6 +10,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // answered is the result of an action whose request had 200 bytes, all of which
@@ -39,7 +40,7 @@ func submitted(b *testing.B, s *Store, n int) string {
 
 // BenchmarkSubmit counts what an action costs until its task is in its queue.
 func BenchmarkSubmit(b *testing.B) {
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(redistest.Start(b).URL())}})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(redistest.Start(b).URL())}})
 	require.NoError(b, err)
 	defer s.Close()
 	b.ReportAllocs()
@@ -50,7 +51,7 @@ func BenchmarkSubmit(b *testing.B) {
 // BenchmarkBeginFinish counts what an action costs from its begin to its end in
 // the ledger, 32 of them at a time.
 func BenchmarkBeginFinish(b *testing.B) {
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(redistest.Start(b).URL())}})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(redistest.Start(b).URL())}})
 	require.NoError(b, err)
 	defer s.Close()
 	id := submitted(b, s, b.N)
@@ -80,7 +81,7 @@ func BenchmarkBeginFinish(b *testing.B) {
 // BenchmarkResults counts what a result costs to be read, of 1,000 at a time.
 func BenchmarkResults(b *testing.B) {
 	const together = 1000
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(redistest.Start(b).URL())}})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(redistest.Start(b).URL())}})
 	require.NoError(b, err)
 	defer s.Close()
 	id := submitted(b, s, together)

@@ -3,6 +3,8 @@ package queue
 import (
 	"context"
 	"time"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // detachWait is how long somebody waits for what is done aside.
@@ -27,6 +29,6 @@ func (s *Store) unlink(ctx context.Context, keys ...string) error {
 	return s.retryUnavailable(ctx, func() error {
 		ctx, cancel := s.withTimeout(ctx)
 		defer cancel()
-		return mapError(ctx, s.rdb.Unlink(ctx, keys...).Err())
+		return rdb.MapError(ctx, s.rdb.Unlink(ctx, keys...).Err())
 	})
 }

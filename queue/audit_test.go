@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // logged is a log that can be read while it is written.
@@ -59,7 +60,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 	for name, leak := range leaks {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := open(t, Embedded)
+			b := open(t, rdb.Embedded)
 			var log logged
 			b.log = slog.New(slog.NewTextHandler(&log, nil))
 			begun, release := make(chan struct{}, 6), make(chan struct{})
@@ -108,7 +109,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 // The counts are right at every moment, whatever tasks do.
 func TestTheCountsOfSlotsAreThoseOfTheTasks(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	server, _ := b.serve(Line{Places: 8}, func(index int, place *Place) error {
 		if index%3 == 0 {
 			place.Leave()

@@ -3,6 +3,8 @@ package queue
 import (
 	"context"
 	"time"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // awayFor is how long what many batches share, such as a round of the sweeper, leaves out a
@@ -11,7 +13,7 @@ const awayFor = 5 * time.Second
 
 // noteAway notes that the node with a key did not answer, if that is what an error says.
 func (s *Store) noteAway(ctx context.Context, key string, err error) {
-	if !isUnavailable(err) {
+	if !rdb.IsUnavailable(err) {
 		return
 	}
 	if node := s.nodeOf(context.WithoutCancel(ctx), key); node != nil {

@@ -10,13 +10,14 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestTheExchangesOfARequestShareItsBudget(t *testing.T) {
 	t.Parallel()
 	const trip = 200 * time.Millisecond
 	distant := redistest.StartDistant(t, redistest.Start(t).Addr, trip)
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(distant.URL())}, Timeout: time.Minute})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(distant.URL())}, Timeout: time.Minute})
 	require.NoError(t, err)
 	defer s.Close()
 	require.NoError(t, s.Ping(t.Context()))
@@ -25,7 +26,7 @@ func TestTheExchangesOfARequestShareItsBudget(t *testing.T) {
 	for ; s.Ping(ctx) == nil; pings++ {
 		require.Less(t, pings, 4, "each takes a round trip")
 	}
-	require.True(t, isUnavailable(s.Ping(ctx)))
+	require.True(t, rdb.IsUnavailable(s.Ping(ctx)))
 	require.Less(t, time.Since(began), 10*time.Second)
 	require.Eventually(t, func() bool { // a new connection may take more round trips than a budget has
 		batch.BudgetOf(ctx).Refill()

@@ -18,6 +18,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -40,7 +41,7 @@ func onStores(t *testing.T, test func(t *testing.T, b *bundle), kinds ...string)
 	t.Helper()
 	t.Parallel()
 	urls := map[string]func(t *testing.T) string{
-		"embedded": func(*testing.T) string { return Embedded },
+		"embedded": func(*testing.T) string { return rdb.Embedded },
 		"server":   servers.take,
 		"sentinel": sentinels.take,
 		"cluster":  clusters.take,
@@ -75,7 +76,7 @@ func openFor(t *testing.T, url string, timeout time.Duration) *bundle {
 	t.Helper()
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret)
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Timeout: timeout, Seal: seal.Config{Keys: []seal.Key{seal.NewKey("test", secret)}}})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(url)}, Timeout: timeout, Seal: seal.Config{Keys: []seal.Key{seal.NewKey("test", secret)}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	s.fanouts.pause = 0
@@ -292,7 +293,7 @@ func (b *bundle) offers(lane batch.Lane) (tasks []*asynq.TaskInfo) {
 func (b *bundle) indexesIn(text string) (indexes []int) {
 	b.t.Helper()
 	parts := strings.Split(text, "-")
-	for i := int(atoi(parts[0])); i < int(atoi(parts[1])); i++ {
+	for i := int(rdb.Atoi(parts[0])); i < int(rdb.Atoi(parts[1])); i++ {
 		if len(parts) == 2 || strconv.Itoa(i/shardRun%clusterShards) == parts[2] {
 			indexes = append(indexes, i)
 		}

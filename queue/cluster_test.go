@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // openCluster returns a store on a cluster of three masters that serves what it can while
@@ -76,7 +77,7 @@ func TestANodeThatDoesNotAnswerCostsNoReplyOfAnother(t *testing.T) {
 			failed := pipe.Incr(ctx, dead[0])
 			b.send(ctx, pipe)
 			var away *batch.UnavailableError
-			require.ErrorAs(t, mapError(ctx, failed.Err()), &away)
+			require.ErrorAs(t, rdb.MapError(ctx, failed.Err()), &away)
 			for _, count := range counts {
 				require.NoError(t, count.Err())
 				require.EqualValues(t, 1, count.Val(), "it is sent once")

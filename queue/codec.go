@@ -4,10 +4,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strconv"
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -161,13 +161,13 @@ func stateOf(o batch.Outcome) (string, error) {
 func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) {
 	b := &batch.Batch{
 		ID: id, Owner: m["owner"], Target: m["target"], Lane: batch.Lane(m["lane"]),
-		Status: batch.Status(m["status"]), Scope: m["scope"], Retention: time.Duration(atoi(m["retention"])) * time.Millisecond,
-		CreatedAt: fromMillis(m["created"]), StartedAt: fromMillis(m["started"]),
-		EndedAt: fromMillis(m["ended"]), ExpiresAt: fromMillis(m["expires"]),
+		Status: batch.Status(m["status"]), Scope: m["scope"], Retention: time.Duration(rdb.Atoi(m["retention"])) * time.Millisecond,
+		CreatedAt: rdb.FromMillis(m["created"]), StartedAt: rdb.FromMillis(m["started"]),
+		EndedAt: rdb.FromMillis(m["ended"]), ExpiresAt: rdb.FromMillis(m["expires"]),
 	}
-	b.Counts.Total = int(atoi(m["total"]))
+	b.Counts.Total = int(rdb.Atoi(m["total"]))
 	for _, o := range batch.Outcomes() {
-		*b.Counts.Of(o) = int(atoi(m[o.String()]))
+		*b.Counts.Of(o) = int(rdb.Atoi(m[o.String()]))
 	}
 	if sealed := m["private"]; sealed != "" {
 		opened, err := s.seals.Open(seal.Label{ID: id, Kind: "m"}, []byte(sealed))
@@ -179,18 +179,4 @@ func (s *Store) batchFrom(id string, m map[string]string) (*batch.Batch, error) 
 		}
 	}
 	return b, nil
-}
-
-func atoi(s string) int64 {
-	n, _ := strconv.ParseInt(s, 10, 64) // written by our own steps; absent is 0
-	return n
-}
-
-func millis(d time.Duration) int64 { return d.Milliseconds() }
-
-func fromMillis(s string) time.Time {
-	if s == "" {
-		return time.Time{}
-	}
-	return time.UnixMilli(atoi(s)).UTC()
 }

@@ -3,14 +3,14 @@ package queue
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -245,7 +245,7 @@ func (s *Store) exchange(rides []*ride) {
 		k := keysOf(r.id)
 		g.cmd = pipe.EvalSha(ctx, r.step.Hash(), k.step(), g.args()...)
 		if r.read { // beside the step: what goes through Lua is copied there, and hashed
-			g.actions = pipe.HMGet(ctx, k.actions, fieldsOf(g.indexes())...)
+			g.actions = pipe.HMGet(ctx, k.actions, rdb.FieldsOf(g.indexes())...)
 		}
 	}
 	s.send(ctx, pipe)
@@ -255,7 +255,7 @@ func (s *Store) exchange(rides []*ride) {
 		if err == nil && g.actions != nil {
 			err = g.actions.Err()
 		}
-		err = mapError(ctx, err)
+		err = rdb.MapError(ctx, err)
 		s.doubtIf(g.rides[0].id, err)
 		g.answer(err)
 	}
@@ -309,9 +309,6 @@ func (g *shared) indexes() []int {
 	return indexes
 }
 
-// errAnswer says that a step answered what it never does.
-var errAnswer = errors.New("unexpected answer of a step")
-
 // answer hands each action its part of the step's answer: the last of it, one
 // for each.
 func (g *shared) answer(err error) {
@@ -321,7 +318,7 @@ func (g *shared) answer(err error) {
 		actions = g.actions.Val()
 	}
 	if err == nil && (len(parts) < len(g.rides) || g.actions != nil && len(actions) != len(g.rides)) {
-		err = errAnswer
+		err = rdb.ErrAnswer
 	}
 	if err != nil {
 		for _, r := range g.rides {
@@ -339,30 +336,9 @@ func (g *shared) answer(err error) {
 		case int64:
 			r.own = nil
 		case []any:
-			r.own = texts(own)
+			r.own = rdb.Texts(own)
 		default:
-			r.own = []string{text(own)}
+			r.own = []string{rdb.Text(own)}
 		}
-	}
-}
-
-// texts turns the parts of an answer into strings.
-func texts(parts []any) []string {
-	out := make([]string, len(parts))
-	for i, part := range parts {
-		out[i] = text(part)
-	}
-	return out
-}
-
-// text turns a part of an answer, or an argument, into a string. Nil is empty.
-func text(part any) string {
-	switch v := part.(type) {
-	case string:
-		return v
-	case nil:
-		return ""
-	default:
-		return fmt.Sprint(v)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // exchanges notes how many bytes the pipelines bring along, and how many
@@ -209,7 +210,7 @@ func (f far) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPi
 // What comes while two exchanges are on their way would else wait for a whole trip.
 func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	const n, trip = 12, 600 * time.Millisecond
 	id := b.submit(n, spec()).ID
 	b.rdb.AddHook(far{trip})
@@ -233,7 +234,7 @@ func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
 // Steps that have exchanges of their own are answered when the combiner is closed, as all are.
 func TestACombinerThatClosesAnswersEveryStep(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	const n, trip = 20, 400 * time.Millisecond
 	id := b.submit(n, spec()).ID
 	b.rdb.AddHook(far{trip})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -51,8 +52,8 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 		needMarker = "1"
 	}
 	args := []any{
-		u.n, needMarker, millis(spec.ExpiresIn), millis(spec.Retention),
-		len(u.groups.order), u.groups.states(u.n), u.id, millis(claimLife(spec)), millis(ownerIndexTTL),
+		u.n, needMarker, rdb.Millis(spec.ExpiresIn), rdb.Millis(spec.Retention),
+		len(u.groups.order), u.groups.states(u.n), u.id, rdb.Millis(claimLife(spec)), rdb.Millis(ownerIndexTTL),
 		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
 	}
 	if spec.WebhookURL != "" {
@@ -120,7 +121,7 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 // list puts the batch into its owner's list, by the time at which it was created, in
 // microseconds; empty means now.
 func (u *upload) list(ctx context.Context, created string, keep bool) error {
-	_, err := u.s.run(ctx, u.s.steps.list, []string{ownerKey(u.owner)}, u.id, created, millis(ownerIndexTTL), keep)
+	_, err := u.s.run(ctx, u.s.steps.list, []string{ownerKey(u.owner)}, u.id, created, rdb.Millis(ownerIndexTTL), keep)
 	return err
 }
 
@@ -149,7 +150,7 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 	taken := poll.took(ctx)
 	for _, cmd := range cmds[:upTo] {
 		if err := cmd.Err(); err != nil {
-			return nil, mapError(ctx, err)
+			return nil, rdb.MapError(ctx, err)
 		}
 	}
 	if offer != nil {
@@ -189,7 +190,7 @@ func (u *upload) created(answer []string, err error) (time.Time, error) {
 		return time.Time{}, batch.ErrUploadLost
 	}
 	u.committed = true
-	return fromMillis(answer[1]), nil
+	return rdb.FromMillis(answer[1]), nil
 }
 
 func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
@@ -219,7 +220,7 @@ func (u *upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
 	if u.claim == "" || u.s.shards == 1 { // then the commit does it
 		return nil
 	}
-	answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, millis(claimLife(spec)))
+	answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, rdb.Millis(claimLife(spec)))
 	if err == nil && answer[0] != u.id {
 		err = batch.ErrUploadLost
 	}
@@ -237,7 +238,7 @@ func (u *upload) index(ctx context.Context, throttled bool) error {
 		}
 		return nil
 	})
-	return mapError(ctx, err)
+	return rdb.MapError(ctx, err)
 }
 
 // private is what of a batch may hold secrets.

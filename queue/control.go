@@ -8,6 +8,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // Cancel implements [batch.Store].
@@ -110,7 +111,7 @@ func (s *Store) staged(ctx context.Context, ids []string) (map[string]bool, erro
 		}
 		return nil
 	}); err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	found := make(map[string]bool)
 	for i, id := range ids {

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // doubtedChunk is the number of doubted batches that one exchange names.
@@ -23,7 +25,7 @@ type doubted struct {
 
 // doubtIf notes that a step of a batch was not answered, if that is why it failed.
 func (s *Store) doubtIf(id string, err error) {
-	if isUnavailable(err) {
+	if rdb.IsUnavailable(err) {
 		s.doubt(id)
 	}
 }
@@ -111,5 +113,5 @@ func (s *Store) reopenAll(ctx context.Context, ids []string) error {
 	for i, id := range ids {
 		entries[i] = atOnce(id)
 	}
-	return mapError(ctx, s.rdb.ZAddXX(ctx, openKey, entries...).Err())
+	return rdb.MapError(ctx, s.rdb.ZAddXX(ctx, openKey, entries...).Err())
 }

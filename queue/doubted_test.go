@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestDoubtsThatRedisWasNotToldOfStay(t *testing.T) {
@@ -38,7 +39,7 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 	b.round()
 	score := func(b *bundle) float64 { return b.rdb.ZScore(b.ctx, openKey, id).Val() }
 	require.Positive(t, score(b))
-	other, err := Open(Config{Redis: RedisConfig{URL: RedisURL(s.URL())}})
+	other, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(s.URL())}})
 	require.NoError(t, err)
 	other.fanouts.cancel() // nothing runs in the background any more
 	other.doubt(id)
@@ -49,7 +50,7 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 func TestAStoreWhoseRedisIsAwayClosesSoon(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(server.URL())}})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(server.URL())}})
 	require.NoError(t, err)
 	require.NoError(t, s.Ping(context.Background()))
 	server.Freeze()

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -129,12 +130,12 @@ func (c *schedule) next(m map[string]string, changed bool, now time.Time, open i
 	switch {
 	case status == "":
 	case m["ending"] == "":
-		earlier(fromMillis(m["expires"]))
-		if m["throttle"] == "" && atoi(m["enqueued"]) < atoi(m["total"]) {
+		earlier(rdb.FromMillis(m["expires"]))
+		if m["throttle"] == "" && rdb.Atoi(m["enqueued"]) < rdb.Atoi(m["total"]) {
 			earlier(fanOutMoved(m).Add(fanOutPatience))
 		}
 	default:
-		earlier(fromMillis(m["expires"]).Add(overdueAfter))
+		earlier(rdb.FromMillis(m["expires"]).Add(overdueAfter))
 	}
 	return due
 }
@@ -147,20 +148,20 @@ func idleFor(open int) time.Duration {
 
 // fanOutMoved is when the fan-out of a batch last came further.
 func fanOutMoved(m map[string]string) time.Time {
-	return time.UnixMilli(max(atoi(m["fanned"]), atoi(m["created"])))
+	return time.UnixMilli(max(rdb.Atoi(m["fanned"]), rdb.Atoi(m["created"])))
 }
 
 // dueNow has all open batches looked at in this round.
 func (s *Store) dueNow(ctx context.Context) error {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.ZUnionStore(ctx, openKey, &redis.ZStore{Keys: []string{openKey}, Weights: []float64{0}}).Err())
+	return rdb.MapError(ctx, s.rdb.ZUnionStore(ctx, openKey, &redis.ZStore{Keys: []string{openKey}, Weights: []float64{0}}).Err())
 }
 
 // alertSweeper has the sweeper, in whichever process, look at all open batches now and in
 // every round of the next while.
 func (s *Store) alertSweeper(ctx context.Context) error {
-	if _, err := s.run(ctx, s.steps.alert, []string{openKey, alertKey}, millis(alertFor)); err != nil {
+	if _, err := s.run(ctx, s.steps.alert, []string{openKey, alertKey}, rdb.Millis(alertFor)); err != nil {
 		return fmt.Errorf("alert the sweeper: %w", err)
 	}
 	return nil
@@ -179,7 +180,7 @@ func (s *Store) putDue(ctx context.Context, due map[string]time.Time) error {
 		entries = append(entries, redis.Z{Member: id, Score: float64(at.UnixMilli())})
 	}
 	if err := s.rdb.ZAddArgs(ctx, openKey, redis.ZAddArgs{XX: true, LT: true, Members: entries}).Err(); err != nil {
-		return fmt.Errorf("say when batches are due: %w", mapError(ctx, err))
+		return fmt.Errorf("say when batches are due: %w", rdb.MapError(ctx, err))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // round makes one round of the sweeper as it comes.
@@ -117,7 +118,7 @@ func TestADeadlineIsKeptThoughABatchIsLookedAtRarely(t *testing.T) {
 		require.Equal(t, batch.Swept{Open: 2}, b.round())
 		due := func() time.Time { return time.UnixMilli(int64(must(b.rdb.ZScore(b.ctx, openKey, id).Result()))) }
 		expires := must(b.now(b.ctx)).Add((lookSoon + lookAgain) / 2).Truncate(time.Millisecond)
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", millisOf(expires)).Err())
+		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", rdb.MillisOf(expires)).Err())
 		require.Equal(t, batch.Swept{Open: 2}, b.sweep())
 		soon := must(b.now(b.ctx)).Add(lookSoon) // later than the deadline only if the machine is very busy
 		require.WithinRange(t, due(), expires, maxTime(expires, soon))

@@ -8,6 +8,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // clockStep is how often the embedded store's clock moves on.
@@ -52,7 +54,7 @@ func (e *embedded) drive() {
 }
 
 func (e *embedded) client(timeout time.Duration) redis.UniversalClient {
-	return redis.NewClient(tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, timeout, nil))
+	return redis.NewClient(rdb.Tune(&redis.Options{Addr: e.server.Addr(), Password: e.password}, timeout, nil))
 }
 
 // stopClock lets no time to live pass any more.

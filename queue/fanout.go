@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -165,7 +166,7 @@ func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
 	var fault error
 	for _, step := range steps {
 		if err := s.answer(ctx, s.steps.progress, step).Err(); err != nil {
-			fault = mapError(ctx, err)
+			fault = rdb.MapError(ctx, err)
 		}
 	}
 	return fault
@@ -268,16 +269,16 @@ func (s *Store) countTasks(ctx context.Context, sent *sentTasks) (enqueued, erro
 	var faults []error
 	for _, cmd := range sent.queues {
 		if err := cmd.Err(); err != nil {
-			faults = append(faults, fmt.Errorf("announce a queue: %w", mapError(ctx, err)))
+			faults = append(faults, fmt.Errorf("announce a queue: %w", rdb.MapError(ctx, err)))
 		}
 	}
 	for _, cmd := range sent.steps {
 		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int64Slice()
 		if err == nil && len(n) != 2 {
-			err = errAnswer
+			err = rdb.ErrAnswer
 		}
 		if err != nil {
-			faults = append(faults, fmt.Errorf("enqueue tasks: %w", mapError(ctx, err)))
+			faults = append(faults, fmt.Errorf("enqueue tasks: %w", rdb.MapError(ctx, err)))
 		} else {
 			got.added += int(n[0])
 			got.waiting += int(n[1])

@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // throttledKey lists the batches whose actions are handed out as their owners'
@@ -40,7 +41,7 @@ func (s *Store) readHeads(ctx context.Context, ids []string) (heads map[string]m
 			continue
 		}
 		if fault := cmds[i].Err(); fault != nil {
-			err = fmt.Errorf("read the head of batch %s: %w", id, mapError(ctx, fault))
+			err = fmt.Errorf("read the head of batch %s: %w", id, rdb.MapError(ctx, fault))
 			s.noteAway(ctx, keysOf(id).meta, err)
 			continue
 		}
@@ -67,7 +68,7 @@ func (s *Store) feed(ctx context.Context, id string) error {
 		return err
 	}
 	grant, err := s.askFor(ctx, id, m)
-	if err != nil || grant.holds <= int(atoi(m["given"])) {
+	if err != nil || grant.holds <= int(rdb.Atoi(m["given"])) {
 		return err
 	}
 	_, err = s.handOut(ctx, id, m, grant.holds, 0)
@@ -86,7 +87,7 @@ const (
 
 // feedable says what there is to be done with a throttled batch, by its hash.
 func (s *Store) feedable(ctx context.Context, id string, m map[string]string) (feedState, error) {
-	given, upTo := int(atoi(m["given"])), askedOf(m)
+	given, upTo := int(rdb.Atoi(m["given"])), askedOf(m)
 	if len(m) == 0 {
 		staged, err := s.staged(ctx, []string{id})
 		if err != nil || staged[id] {
@@ -98,7 +99,7 @@ func (s *Store) feedable(ctx context.Context, id string, m map[string]string) (f
 		return feedDone, nil
 	case given < upTo:
 		return feedWaits, nil
-	case atoi(m["enqueued"]) >= atoi(m["handed"]):
+	case rdb.Atoi(m["enqueued"]) >= rdb.Atoi(m["handed"]):
 		return feedDone, nil
 	}
 	return feedGiven, nil
@@ -106,7 +107,7 @@ func (s *Store) feedable(ctx context.Context, id string, m map[string]string) (f
 
 // completeHandOut enqueues the actions that another process handed out before it died.
 func (s *Store) completeHandOut(ctx context.Context, id string, m map[string]string) error {
-	handed, enqueued := int(atoi(m["handed"])), int(atoi(m["enqueued"]))
+	handed, enqueued := int(rdb.Atoi(m["handed"])), int(rdb.Atoi(m["enqueued"]))
 	if enqueued >= handed {
 		return nil
 	}
@@ -124,7 +125,7 @@ func (s *Store) askFor(ctx context.Context, id string, m map[string]string) (*gi
 		return nil, fmt.Errorf("read the limit: %w", err)
 	}
 	grant, err := s.admit(ctx, asked{owner: m["owner"], grant: grantName(id, m["grant"]), n: askedOf(m), limit: limit, partial: true, kept: true})
-	if err == nil && grant.holds > int(atoi(m["given"])) {
+	if err == nil && grant.holds > int(rdb.Atoi(m["given"])) {
 		crash.At(crash.Fed)
 	}
 	return grant, err
@@ -145,13 +146,13 @@ func (s *Store) handOut(ctx context.Context, id string, m map[string]string, hol
 		crash.At(crash.HandedOut)
 		indexes := make([]int, len(answer)-1)
 		for i, index := range answer[1:] {
-			indexes[i] = int(atoi(index))
+			indexes[i] = int(rdb.Atoi(index))
 		}
 		if err := s.offer(ctx, flowOf(id, m), rangesOf(indexes)); err != nil {
 			return false, err
 		}
 		crash.At(crash.HandedOffered)
-		goesOn, err := s.noteProgress(ctx, id, m["grant"], int(atoi(answer[0])))
+		goesOn, err := s.noteProgress(ctx, id, m["grant"], int(rdb.Atoi(answer[0])))
 		if err != nil || !goesOn {
 			return false, err
 		}
@@ -162,9 +163,9 @@ func (s *Store) handOut(ctx context.Context, id string, m map[string]string, hol
 // askedOf returns the number of actions that a batch's round is to hand out.
 func askedOf(m map[string]string) int {
 	if asked, retried := m["asked"]; retried {
-		return int(atoi(asked))
+		return int(rdb.Atoi(asked))
 	}
-	return int(atoi(m["total"]))
+	return int(rdb.Atoi(m["total"]))
 }
 
 // dismiss takes batches off the list, unless they were entered again. A grant of which nothing
@@ -193,7 +194,7 @@ func (s *Store) forgetGrant(ctx context.Context, owner, id, throttle, token stri
 	}
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.HDel(ctx, limitKeys(owner, limit.Scope)[1], grantName(id, token)).Err())
+	return rdb.MapError(ctx, s.rdb.HDel(ctx, limitKeys(owner, limit.Scope)[1], grantName(id, token)).Err())
 }
 
 // listHold is how long an entry that was made again stays in its list.
@@ -211,7 +212,7 @@ func (s *Store) reopen(ctx context.Context, id string, throttled bool) error {
 		lists = append(lists, throttledKey)
 	}
 	for _, list := range lists {
-		if _, err := s.run(ctx, s.steps.reopen, []string{list, madeAgain(list)}, id, millis(listHold)); err != nil {
+		if _, err := s.run(ctx, s.steps.reopen, []string{list, madeAgain(list)}, id, rdb.Millis(listHold)); err != nil {
 			return fmt.Errorf("enter the batch into %s: %w", list, err)
 		}
 	}
@@ -221,7 +222,7 @@ func (s *Store) reopen(ctx context.Context, id string, throttled bool) error {
 // unlist removes from a list batches that were looked at after that time, unless their
 // entries were made again.
 func (s *Store) unlist(ctx context.Context, list string, at time.Time, ids ...string) (removed int, err error) {
-	args := []any{strconv.FormatInt(at.UnixMilli(), 10), millis(listHold)}
+	args := []any{strconv.FormatInt(at.UnixMilli(), 10), rdb.Millis(listHold)}
 	for _, id := range ids {
 		args = append(args, id)
 	}
@@ -229,5 +230,5 @@ func (s *Store) unlist(ctx context.Context, list string, at time.Time, ids ...st
 	if err != nil {
 		return 0, fmt.Errorf("remove batches from %s: %w", list, err)
 	}
-	return int(atoi(answer[0])), nil
+	return int(rdb.Atoi(answer[0])), nil
 }

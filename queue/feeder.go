@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -119,7 +120,7 @@ func (s *Store) throttledPage(ctx context.Context) ([]string, time.Time, error) 
 	at, ids := pipe.Time(ctx), pipe.ZRangeByLex(ctx, throttledKey, &redis.ZRangeBy{Min: from, Max: "+", Count: feedPage})
 	s.send(ctx, pipe)
 	if err := errors.Join(at.Err(), ids.Err()); err != nil {
-		return nil, time.Time{}, fmt.Errorf("list throttled batches: %w", mapError(ctx, err))
+		return nil, time.Time{}, fmt.Errorf("list throttled batches: %w", rdb.MapError(ctx, err))
 	}
 	return ids.Val(), at.Val(), nil
 }
@@ -247,7 +248,7 @@ type feeding struct {
 // fault notes that a step failed, and ends the round if Redis did not answer.
 func (r *feeding) fault(err error) {
 	r.faults = append(r.faults, err)
-	r.over = r.over || isUnavailable(err)
+	r.over = r.over || rdb.IsUnavailable(err)
 }
 
 // read reads the hashes of batches that were not read yet in this round. What is on a node
@@ -365,13 +366,13 @@ func (r *feeding) serve(ctx context.Context, l *fedLimit, b *fed, m map[string]s
 		return false
 	}
 	full := grant.holds < askedOf(m)
-	gives := grant.holds > int(atoi(m["given"]))
+	gives := grant.holds > int(rdb.Atoi(m["given"]))
 	l.due = r.now
 	if gives {
 		l.gave = r.now
 		l.queue.MoveToBack(b.place)
 		delete(r.heads, b.id)
-		r.left -= min((grant.holds-int(atoi(m["given"])))/fanOutChunk, feedChunks)
+		r.left -= min((grant.holds-int(rdb.Atoi(m["given"])))/fanOutChunk, feedChunks)
 		more, err := r.s.handOut(ctx, b.id, m, grant.holds, feedChunks)
 		if err != nil {
 			r.fault(fmt.Errorf("feed batch %s: %w", b.id, err))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // waitingFor submits batches of two actions that wait for the same limit, and has the feeder
@@ -60,7 +61,7 @@ func TestCommandsDoNotGrowWithTheBatchesThatWaitForALimit(t *testing.T) {
 // Batches of one owner that wait for the same limit take turns.
 func TestNoThrottledBatchStarves(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	const batches, each = 7, 4
 	var ids []string
 	for range batches {
@@ -89,7 +90,7 @@ func second2[T any](value T, _ error) T { return value }
 // A limit without room keeps no other limit waiting, though many batches wait for it.
 func TestALimitWithoutRoomKeepsNoOtherWaiting(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.waitingFor(batch.Limit{Scope: "full", Concurrent: 1}, 300)
 	open := batch.Limit{Scope: "open", Concurrent: 1}
 	id := b.throttledBatch(3, open)

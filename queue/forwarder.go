@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -126,9 +128,9 @@ func (f *forwarder) forward(queues []*lane) {
 	for i, q := range queues {
 		answer, err := s.answer(ctx, s.steps.forward, cmds[i]).Int64Slice()
 		if err == nil && len(answer) != 2 {
-			err = errAnswer
+			err = rdb.ErrAnswer
 		}
-		q.forwarded(answer, mapError(ctx, err))
+		q.forwarded(answer, rdb.MapError(ctx, err))
 	}
 	f.wake()
 }
@@ -178,7 +180,7 @@ func (t *taker) reapQueues(queues []*lane) {
 		n, err := s.answer(ctx, s.steps.reap, cmds[i]).Int()
 		switch {
 		case err != nil:
-			s.log.Warn("expired leases not looked for", "queue", q.name, "error", mapError(ctx, err))
+			s.log.Warn("expired leases not looked for", "queue", q.name, "error", rdb.MapError(ctx, err))
 		case n > 0:
 			s.log.Info("tasks put back whose leases had expired", "queue", q.name, "tasks", n)
 			t.mark(q.name)

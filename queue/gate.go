@@ -10,6 +10,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -34,7 +35,7 @@ func (s *Store) Holds(f func(target string, d time.Duration)) (stop func()) {
 	return s.notices.hear(holdChannel, func(message string) {
 		micros, target, ok := strings.Cut(message, " ")
 		if ok {
-			f(target, time.Duration(atoi(micros))*time.Microsecond)
+			f(target, time.Duration(rdb.Atoi(micros))*time.Microsecond)
 		}
 	})
 }
@@ -47,7 +48,7 @@ func (s *Store) Trip(ctx context.Context, target string) (bool, error) {
 	defer cancel()
 	added, err := s.rdb.SAdd(ctx, trippedKey, target).Result()
 	if err != nil {
-		return false, mapError(ctx, err)
+		return false, rdb.MapError(ctx, err)
 	}
 	return added == 1, s.eachLane(ctx, target, s.inspect.PauseQueue)
 }
@@ -60,12 +61,12 @@ func (s *Store) Reset(ctx context.Context, target string) error {
 		return err
 	}
 	if err := s.rdb.HDel(ctx, gateKey(target), "held").Err(); err != nil {
-		return mapError(ctx, err)
+		return rdb.MapError(ctx, err)
 	}
 	if err := s.rdb.SRem(ctx, trippedKey, target).Err(); err != nil {
-		return mapError(ctx, err)
+		return rdb.MapError(ctx, err)
 	}
-	return mapError(ctx, s.rdb.Publish(ctx, holdChannel, "0 "+target).Err())
+	return rdb.MapError(ctx, s.rdb.Publish(ctx, holdChannel, "0 "+target).Err())
 }
 
 // eachLane pauses or unpauses all queues of a target. asynq answers an error
@@ -79,7 +80,7 @@ func (s *Store) eachLane(ctx context.Context, target string, change func(queue s
 		if text := err.Error(); strings.Contains(text, "already") || strings.Contains(text, "not paused") {
 			continue
 		}
-		return fmt.Errorf("pause or resume the queue: %w", mapError(ctx, err))
+		return fmt.Errorf("pause or resume the queue: %w", rdb.MapError(ctx, err))
 	}
 	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // behindProxy opens a store behind a proxy.
@@ -77,7 +78,7 @@ func TestAnActionWhoseContentCannotBeReadReturnsToWaiting(t *testing.T) {
 	// Its giving back is not answered either, at first.
 	stopRelease := p.Answer(redistest.Rule{Reply: noRoom, Match: b.ofStep(b.steps.release.Hash(), id), Times: 3})
 	_, err := b.Begin(ctx, id, 0, "w1")
-	require.True(t, isUnavailable(err), "%v", err)
+	require.True(t, rdb.IsUnavailable(err), "%v", err)
 	require.Equal(t, 2, stop())
 	require.Equal(t, 3, stopRelease())
 	begun := b.begin(id, 0)
@@ -96,7 +97,7 @@ func TestAnActionWhoseBeginWasAnsweredWithAnErrorReturnsToWaiting(t *testing.T) 
 			ctx, rule := endingWith(t, redistest.Rule{Reply: "ERR max daily request limit exceeded", Match: b.ofStep(b.steps.begin.Hash(), id), Way: way}, 2)
 			stop := p.Answer(rule)
 			_, err := b.Begin(ctx, id, 0, "w1")
-			require.True(t, isUnavailable(err), "%v", err)
+			require.True(t, rdb.IsUnavailable(err), "%v", err)
 			stop()
 			begun, err := b.Begin(b.ctx, id, 0, "w2")
 			require.NoError(t, err)
@@ -223,7 +224,7 @@ func TestAGroupWhoseTakingOverWasAnsweredWithAnErrorIsNobodys(t *testing.T) {
 	}}, 2)
 	stop := p.Answer(rule)
 	_, err := b.Begin(ctx, id, 1, "w2")
-	require.True(t, isUnavailable(err), "%v", err)
+	require.True(t, rdb.IsUnavailable(err), "%v", err)
 	stop()
 	next, err := b.Begin(b.ctx, id, 1, "w3")
 	require.NoError(t, err)

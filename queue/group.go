@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -58,7 +59,7 @@ func (g *stagedGroups) states(n int) []byte {
 func (u *upload) stageGroups(ctx context.Context) error {
 	for from := 0; from < len(u.groups.order); from += chunkActions {
 		to := min(from+chunkActions, len(u.groups.order))
-		args := []any{millis(stagedTTL)}
+		args := []any{rdb.Millis(stagedTTL)}
 		for _, g := range u.groups.order[from:to] {
 			sealed, err := u.s.sealGroup(u.id, g)
 			if err != nil {
@@ -110,7 +111,7 @@ func (s *Store) Member(ctx context.Context, id string, index int) (*batch.Action
 		return nil, batch.ErrNotFound
 	}
 	if err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	opened, err := s.seals.Open(seal.Label{ID: id, Kind: "a", Index: index}, sealed)
 	if err != nil {
@@ -149,7 +150,7 @@ func (s *Store) Note(ctx context.Context, id string, token batch.Token, g *batch
 	if g.Paused || err != nil {
 		s.attempts.abandon(id, g.Leader(), string(token))
 	}
-	return fromMillis(answer[1]), err
+	return rdb.FromMillis(answer[1]), err
 }
 
 // errForgotten says that Redis has not the results that were noted of a group.
@@ -170,7 +171,7 @@ func (s *Store) Conclude(ctx context.Context, id string, token batch.Token, g *b
 	if errors.Is(err, errForgotten) || s.restored(ctx, id, leader, token, err) {
 		err = s.endGroup(ctx, id, leader, string(token), whole)
 	}
-	s.attemptEnded(id, leader, token, err, text(whole[1]), nil, whole)
+	s.attemptEnded(id, leader, token, err, rdb.Text(whole[1]), nil, whole)
 	return err
 }
 

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // With each shortcut and without it, small batches run and the requests that wait for them hear of the end.
@@ -20,7 +21,7 @@ func TestTheShortcutsOfOneProcessCanBeSwitchedOff(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			b := open(t, Embedded)
+			b := open(t, rdb.Embedded)
 			off(b)
 			finish := make(chan int, 3)
 			b.serve(Line{Places: 3}, func(index int, _ *Place) error {
@@ -44,7 +45,7 @@ func TestTheShortcutsOfOneProcessCanBeSwitchedOff(t *testing.T) {
 
 func TestACommitTakesAlongOnlyWithPiggyback(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.serve(Line{Places: 3}, func(int, *Place) error { return nil })
 	b.submit(1, spec()) // the scripts are loaded
 	sentWith := func() string {

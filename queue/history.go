@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -125,9 +127,9 @@ func (s *Store) askHistory(ctx context.Context) error {
 		return err //nolint:wrapcheck // mapped below
 	}
 	if c, ok := s.rdb.(*redis.ClusterClient); ok {
-		return mapError(ctx, c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return ask(ctx, c) }))
+		return rdb.MapError(ctx, c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return ask(ctx, c) }))
 	}
-	return mapError(ctx, ask(ctx, s.rdb))
+	return rdb.MapError(ctx, ask(ctx, s.rdb))
 }
 
 // watchHistory asks for the ids of the histories from time to time, since a proxy keeps

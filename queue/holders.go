@@ -15,6 +15,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -194,7 +195,7 @@ func (s *Store) ask(ctx context.Context, worker, question string) error {
 func (s *Store) publish(ctx context.Context, channel, message string) error {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.Publish(ctx, channel, message).Err())
+	return rdb.MapError(ctx, s.rdb.Publish(ctx, channel, message).Err())
 }
 
 // askFor adds an action to a question: a line of batch, index and token.
@@ -218,11 +219,11 @@ func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]
 	for i, id := range ids {
 		answer, fault := s.answer(ctx, s.steps.running, steps[i]).StringSlice()
 		if fault != nil {
-			unread, err = append(unread, id), mapError(ctx, fault)
+			unread, err = append(unread, id), rdb.MapError(ctx, fault)
 			continue
 		}
 		for ; len(answer) >= 2; answer = answer[2:] {
-			found[id] = append(found[id], &attempt{actionKey: actionKey{id, int(atoi(answer[0]))}, entry: parseEntry(answer[1])})
+			found[id] = append(found[id], &attempt{actionKey: actionKey{id, int(rdb.Atoi(answer[0]))}, entry: parseEntry(answer[1])})
 		}
 	}
 	return found, unread, err
@@ -294,14 +295,14 @@ func (s *Store) disown(ctx context.Context, id, worker string, held []any) (int,
 		return 0, fmt.Errorf("give up actions of batch %s: %w", id, err)
 	}
 	if len(answer) != 2+len(held)/2 {
-		return 0, errAnswer
+		return 0, rdb.ErrAnswer
 	}
 	crash.At(crash.Disowned)
 	var tasks []newTask
 	for i, given := range answer[2:] {
 		if given == "1" {
 			index, _ := held[2*i].(int)
-			tasks = append(tasks, s.tokenTask(route{answer[0], batch.Lane(answer[1])}, id, index, text(held[2*i+1])))
+			tasks = append(tasks, s.tokenTask(route{answer[0], batch.Lane(answer[1])}, id, index, rdb.Text(held[2*i+1])))
 		}
 	}
 	if len(tasks) == 0 {

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -83,7 +85,7 @@ func (t *taker) askedForTasks(message string) {
 		pipe.SAdd(ctx, inHandKey(token), found...)
 		pipe.PExpire(ctx, inHandKey(token), inHandLasts)
 		if _, err := pipe.Exec(ctx); err != nil {
-			s.log.Debug("question for tasks in hand not answered", "error", mapError(ctx, err))
+			s.log.Debug("question for tasks in hand not answered", "error", rdb.MapError(ctx, err))
 		}
 	})
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -33,7 +34,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 			return nil, err
 		}
 		r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.token()}, read: true}
-		a := s.attempts.begin(id, index, text(r.args[0]))
+		a := s.attempts.begin(id, index, rdb.Text(r.args[0]))
 		begun, err := s.begin(ctx, r, worker)
 		if err != nil {
 			if r.mayBeBegun() {
@@ -42,7 +43,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 			s.attempts.notBegun(a)
 			return nil, err
 		}
-		if begun, err = s.begunAgain(ctx, a, begun, text(r.common[4])); begun != nil || err != nil {
+		if begun, err = s.begunAgain(ctx, a, begun, rdb.Text(r.common[4])); begun != nil || err != nil {
 			return begun, err
 		}
 	}
@@ -56,7 +57,7 @@ func (s *Store) begin(ctx context.Context, r *ride, worker string) (*batch.Begun
 	}
 	err := again()
 	if err == nil && r.first {
-		s.tellIf(ctx, id, text(r.common[2]))
+		s.tellIf(ctx, id, rdb.Text(r.common[2]))
 	}
 	if err == nil && r.verdict() == "held" {
 		var alive []string
@@ -92,7 +93,7 @@ func (s *Store) begin(ctx context.Context, r *ride, worker string) (*batch.Begun
 	case "waiting":
 		return &batch.Begun{Verdict: batch.Waiting}, nil
 	default:
-		return nil, fmt.Errorf("begin action %d of batch %s: %w: %q", index, id, errAnswer, r.verdict())
+		return nil, fmt.Errorf("begin action %d of batch %s: %w: %q", index, id, rdb.ErrAnswer, r.verdict())
 	}
 }
 
@@ -109,11 +110,11 @@ func (r *ride) verdict() string {
 
 // begunOf reads the answer of lua/begin.lua for an action that somebody has begun.
 func (s *Store) begunOf(r *ride, verdict batch.Verdict) (*batch.Begun, error) {
-	b := &batch.Begun{Verdict: verdict, ExpiresAt: fromMillis(text(r.common[0])), Target: text(r.common[1])}
+	b := &batch.Begun{Verdict: verdict, ExpiresAt: rdb.FromMillis(rdb.Text(r.common[0])), Target: rdb.Text(r.common[1])}
 	var group, previous, last string
 	if r.own == nil {
-		b.Token, b.Worker = batch.Token(text(r.args[0])), text(r.head[0])
-		b.Attempt, b.StartedAt = 1, fromMillis(text(r.common[3]))
+		b.Token, b.Worker = batch.Token(rdb.Text(r.args[0])), rdb.Text(r.head[0])
+		b.Attempt, b.StartedAt = 1, rdb.FromMillis(rdb.Text(r.common[3]))
 		b.FirstAt = b.StartedAt
 	} else {
 		e := parseEntry(r.own[1])
@@ -122,7 +123,7 @@ func (s *Store) begunOf(r *ride, verdict batch.Verdict) (*batch.Begun, error) {
 		group, previous, last = r.own[2], r.own[3], r.own[4]
 	}
 	var err error
-	if b.Action, err = s.openAction(r.id, r.index, text(r.action)); err != nil {
+	if b.Action, err = s.openAction(r.id, r.index, rdb.Text(r.action)); err != nil {
 		return nil, err
 	}
 	if group != "" {
@@ -167,7 +168,7 @@ func (s *Store) retryUnavailableFor(ctx context.Context, limit time.Duration, st
 	deadline := time.Now().Add(limit)
 	for {
 		err := step()
-		if !isUnavailable(err) || time.Now().After(deadline) || !batch.BudgetOf(ctx).Take(stepPause) {
+		if !rdb.IsUnavailable(err) || time.Now().After(deadline) || !batch.BudgetOf(ctx).Take(stepPause) {
 			return err
 		}
 		select {
@@ -227,7 +228,7 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 		if ended := ride.common[1]; ended != "" {
 			s.handOver.tell(id, s.endedBatch(ctx, id, ended), waited)
 		}
-		s.tellIf(ctx, id, text(ride.common[0]))
+		s.tellIf(ctx, id, rdb.Text(ride.common[0]))
 	}
 	err = verdictError(ride.verdict())
 	s.attemptEnded(id, index, token, err, state, sealed, nil)
@@ -267,7 +268,7 @@ func (s *Store) GiveBack(ctx context.Context, id string, index int, token batch.
 func (s *Store) giveBackBegun(ctx context.Context, r *ride) error {
 	ctx = context.WithoutCancel(ctx)
 	err := s.retryUnavailableFor(ctx, beginRetryFor, func() error {
-		_, err := s.GiveBack(ctx, r.id, r.index, batch.Token(text(r.args[0])))
+		_, err := s.GiveBack(ctx, r.id, r.index, batch.Token(rdb.Text(r.args[0])))
 		return err
 	})
 	if errors.Is(err, batch.ErrStale) || errors.Is(err, batch.ErrNotFound) {
@@ -283,13 +284,13 @@ func (r *ride) mayBeBegun() bool {
 
 // mostReleasing is the most releases under way at a time. Each has an exchange and a connection of
 // its own: when hundreds of actions are released at once, begins and finishes must still find connections.
-const mostReleasing = poolSize * 3 / 8
+const mostReleasing = rdb.PoolSize * 3 / 8
 
 func (s *Store) release(ctx context.Context, id string, index int, token batch.Token, unsent string, last []byte) (bool, error) {
 	select {
 	case s.releasing <- struct{}{}:
 	case <-ctx.Done():
-		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, mapError(ctx, ctx.Err()))
+		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, rdb.MapError(ctx, ctx.Err()))
 	}
 	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent, last)
 	<-s.releasing
@@ -330,8 +331,8 @@ func parseEntry(packed string) entry {
 	}
 	earlier, round, _ := strings.Cut(parts[4], ".")
 	return entry{
-		token: parts[0], attempts: int(atoi(parts[1])), first: fromMillis(parts[2]), started: fromMillis(parts[3]),
-		earlier: int(atoi(earlier)), round: round, worker: parts[5],
+		token: parts[0], attempts: int(rdb.Atoi(parts[1])), first: rdb.FromMillis(parts[2]), started: rdb.FromMillis(parts[3]),
+		earlier: int(rdb.Atoi(earlier)), round: round, worker: parts[5],
 	}
 }
 
@@ -341,7 +342,5 @@ func (e *entry) String() string {
 	if e.round != "" {
 		earlier += "." + e.round
 	}
-	return strings.Join([]string{e.token, strconv.Itoa(e.attempts), millisOf(e.first), millisOf(e.started), earlier, e.worker}, "|")
+	return strings.Join([]string{e.token, strconv.Itoa(e.attempts), rdb.MillisOf(e.first), rdb.MillisOf(e.started), earlier, e.worker}, "|")
 }
-
-func millisOf(t time.Time) string { return strconv.FormatInt(t.UnixMilli(), 10) }

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // line takes the tasks of one target.
@@ -202,7 +204,7 @@ func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
 func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 	for _, p := range parts {
 		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, p.cmd)
-		taken += l.took(p, cmd, mapError(ctx, cmd.Err()))
+		taken += l.took(p, cmd, rdb.MapError(ctx, cmd.Err()))
 		l.mu.Lock()
 		p.polling = false // not before: what it gave back is to be taken first
 		l.mu.Unlock()
@@ -387,7 +389,7 @@ func (p *part) tasks(cmd *redis.Cmd, now time.Time) (tasks []*task, more bool) {
 	}
 	tasks = make([]*task, 0, len(answer)-1)
 	for _, id := range answer[1:] {
-		tasks = append(tasks, &task{lane: p.lane, id: text(id), taken: now, place: Place{lane: p.lane}})
+		tasks = append(tasks, &task{lane: p.lane, id: rdb.Text(id), taken: now, place: Place{lane: p.lane}})
 	}
 	return tasks, answer[0] == int64(1)
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // listEntry is an entry of an owner's list: a batch, and when it was created, in
@@ -74,10 +75,10 @@ func (s *Store) listEntries(ctx context.Context, owner string, after *listEntry,
 	for {
 		page, err := s.rdb.ZRevRangeByScoreWithScores(ctx, ownerKey(owner), &by).Result()
 		if err != nil {
-			return nil, false, mapError(ctx, err)
+			return nil, false, rdb.MapError(ctx, err)
 		}
 		for _, z := range page {
-			e := listEntry{int64(z.Score), text(z.Member)}
+			e := listEntry{int64(z.Score), rdb.Text(z.Member)}
 			if after != nil && e.created == after.created && e.id >= after.id {
 				continue
 			}
@@ -129,7 +130,7 @@ func (s *Store) metas(ctx context.Context, entries []listEntry) ([]map[string]st
 		}
 		return nil
 	}); err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	metas := make([]map[string]string, len(entries))
 	for i, cmd := range cmds {
@@ -156,5 +157,5 @@ func (s *Store) dropEntries(ctx context.Context, owner string, ids []string) err
 	}
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.ZRem(ctx, ownerKey(owner), gone...).Err())
+	return rdb.MapError(ctx, s.rdb.ZRem(ctx, ownerKey(owner), gone...).Err())
 }

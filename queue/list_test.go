@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // skewed returns ids as a process makes them whose clock differs by so much.
@@ -74,7 +75,7 @@ func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
 		at := time.Now().UnixMicro()
 		for range 9 {
 			id := b.submit(1, spec()).ID
-			_, err := b.run(b.ctx, b.steps.list, []string{ownerKey("me")}, id, at, millis(ownerIndexTTL), false)
+			_, err := b.run(b.ctx, b.steps.list, []string{ownerKey("me")}, id, at, rdb.Millis(ownerIndexTTL), false)
 			require.NoError(t, err)
 			want = append(want, id)
 		}

@@ -5,9 +5,11 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestMain(m *testing.M) {
-	LogRedis(slog.New(slog.DiscardHandler))
+	rdb.SetLogger(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(pooled{m})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -49,7 +50,7 @@ func (s *Store) spare(ctx context.Context) error {
 	if time.Since(s.memory.at) >= memoryEvery {
 		// Other submissions wait for this look and use its answer, a failure too: one look after
 		// the other would keep them too long.
-		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.timeout/2, errSlow)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.timeout/2, rdb.ErrSlow)
 		defer cancel()
 		share, err := s.memoryUsed(ctx)
 		if err != nil {
@@ -93,7 +94,7 @@ func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 		err = look(ctx, s.rdb)
 	}
 	if err != nil {
-		return 0, mapError(ctx, err)
+		return 0, rdb.MapError(ctx, err)
 	}
 	if !slices.ContainsFunc(servers, func(m memoryOf) bool { return m.most > 0 }) {
 		return 0, nil
@@ -126,9 +127,9 @@ func (s *Store) waitingEverywhere(ctx context.Context) (int, error) {
 	waiting := 0
 	for _, count := range counts {
 		if err := count.Err(); err != nil && !errors.Is(err, redis.Nil) {
-			return 0, fmt.Errorf("count waiting actions: %w", mapError(ctx, err))
+			return 0, fmt.Errorf("count waiting actions: %w", rdb.MapError(ctx, err))
 		}
-		waiting += int(atoi(count.Val()))
+		waiting += int(rdb.Atoi(count.Val()))
 	}
 	return waiting, nil
 }
@@ -142,9 +143,9 @@ func readMemory(info string) (m memoryOf) {
 		name, value, _ := strings.Cut(line, ":")
 		switch name {
 		case "used_memory":
-			m.used = float64(atoi(value))
+			m.used = float64(rdb.Atoi(value))
 		case "maxmemory":
-			m.most = float64(atoi(value))
+			m.most = float64(rdb.Atoi(value))
 		}
 	}
 	return m

@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
@@ -53,7 +54,7 @@ func TestLooksAtTheMemoryOfARedisThatIsSilentDoNotQueueUp(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connections, nobody answers
 	require.NoError(t, err)
 	defer silent.Close()
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL("redis://" + silent.Addr().String() + "/0")}})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL("redis://" + silent.Addr().String() + "/0")}})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
 	began := time.Now()

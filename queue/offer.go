@@ -11,6 +11,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // offerRanges is the most ranges of indexes offered in one exchange: Lua passes on no more than some
@@ -106,12 +107,12 @@ func (s *Store) offered(ctx context.Context, sent *sentOffer) error {
 	var faults []error
 	for _, cmd := range sent.queues {
 		if err := cmd.Err(); err != nil {
-			faults = append(faults, fmt.Errorf("announce a queue: %w", mapError(ctx, err)))
+			faults = append(faults, fmt.Errorf("announce a queue: %w", rdb.MapError(ctx, err)))
 		}
 	}
 	for _, cmd := range sent.steps {
 		if err := s.answer(ctx, s.steps.offer, cmd).Err(); err != nil {
-			faults = append(faults, fmt.Errorf("offer actions: %w", mapError(ctx, err)))
+			faults = append(faults, fmt.Errorf("offer actions: %w", rdb.MapError(ctx, err)))
 		}
 	}
 	return errors.Join(faults...)
@@ -154,7 +155,7 @@ func (s *Store) retract(ctx context.Context, f flow) {
 	s.send(ctx, pipe)
 	for _, step := range steps {
 		if err := s.answer(ctx, s.steps.retract, step).Err(); err != nil {
-			s.log.DebugContext(ctx, "actions of an ended batch still wait", "batch", f.id, "error", mapError(ctx, err))
+			s.log.DebugContext(ctx, "actions of an ended batch still wait", "batch", f.id, "error", rdb.MapError(ctx, err))
 		}
 	}
 }
@@ -173,7 +174,7 @@ func (s *Store) waitsIn(ctx context.Context, f flow) (map[string]bool, error) {
 	for queue, cmd := range flows {
 		packed, err := cmd.Result()
 		if err != nil && !errors.Is(err, redis.Nil) {
-			return nil, fmt.Errorf("look for waiting actions: %w", mapError(ctx, err))
+			return nil, fmt.Errorf("look for waiting actions: %w", rdb.MapError(ctx, err))
 		}
 		round, _, found := strings.Cut(packed, "|")
 		waits[queue] = found && round == f.round

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // polls takes up to n tasks of a queue, and returns their ids and whether more wait.
@@ -45,7 +46,7 @@ func batchesIn(ids []string) map[string]int {
 
 func TestOwnersGetEqualShares(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	const owners, each = 10, 2500
 	for n := range owners {
 		b.offersOf(fmt.Sprint("owner", n), fmt.Sprint("b", n), each)
@@ -74,7 +75,7 @@ func TestOwnersGetEqualShares(t *testing.T) {
 // more for the time before. One that leaves and comes back gains nothing.
 func TestAnOwnerEarnsNoMoreThanItsStartByWaiting(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	const start = 16
 	b.offersOf("early", "e", 10_000)
 	b.polls(b.bulkQueue(), 1000, false)
@@ -102,7 +103,7 @@ func TestAnOwnerEarnsNoMoreThanItsStartByWaiting(t *testing.T) {
 func TestBatchesOfOneOwnerShareOrFollowOneAnother(t *testing.T) {
 	t.Parallel()
 	for _, fifo := range []bool{false, true} {
-		b := open(t, Embedded)
+		b := open(t, rdb.Embedded)
 		for n := range 3 {
 			b.offersOf("me", strconv.Itoa(n), 100)
 		}
@@ -138,7 +139,7 @@ func TestASmallBatchIsTakenNext(t *testing.T) {
 // However many small batches an owner submits, its large ones go on.
 func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.offersOf("me", "large", 1000)
 	b.polls(b.bulkQueue(), 20, false)
 	got, large := 0, 0
@@ -157,7 +158,7 @@ func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
 // than another.
 func TestTasksThatComeAgainLeaveRoomForOthers(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	_, err := b.enqueue(b.ctx, "failing", crm(batch.Bulk), span(0, 1000))
 	require.NoError(t, err)
 	ids, more := b.polls(b.bulkQueue(), 100, false)
@@ -250,7 +251,7 @@ func TestWhatNoMoreWaitsIsTakenBack(t *testing.T) {
 // What was cancelled late, by a process that stood still, takes nothing back of the next round.
 func TestALateRetractionLeavesTheNextRound(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	of := func(round string) flow { return flow{"me", "some", round, crm(batch.Bulk)} }
 	require.NoError(t, b.offer(b.ctx, of(""), []indexRange{{0, 10}}))
 	require.NoError(t, b.offer(b.ctx, of("2"), []indexRange{{4, 6}}))
@@ -300,7 +301,7 @@ func (b *bundle) head(id string) map[string]string {
 
 func TestAMillionWaitingActionsCostAlmostNothing(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	for n := range 10 {
 		b.offersOf(fmt.Sprint("owner", n), fmt.Sprint("b", n), 100_000)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // orphanPause is longer than a live worker takes from taking a task to
@@ -121,9 +122,9 @@ func (s *Store) noteLost(ctx context.Context, queue string) (err error) {
 		err = s.retryUnavailable(ctx, func() error {
 			ctx, cancel := s.withTimeout(context.WithoutCancel(ctx))
 			defer cancel()
-			return mapError(ctx, s.rdb.SAdd(ctx, lostKey, note).Err())
+			return rdb.MapError(ctx, s.rdb.SAdd(ctx, lostKey, note).Err())
 		})
-		if ctx.Err() != nil || !isUnavailable(err) {
+		if ctx.Err() != nil || !rdb.IsUnavailable(err) {
 			return err
 		}
 	}
@@ -136,7 +137,7 @@ func (s *Store) forgetLost(ctx context.Context, notes []string) error {
 	}
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.SRem(ctx, lostKey, notes).Err())
+	return rdb.MapError(ctx, s.rdb.SRem(ctx, lostKey, notes).Err())
 }
 
 // requeue puts tasks that were taken back to the head of their queue, and returns
@@ -153,7 +154,7 @@ func (s *Store) requeue(ctx context.Context, queue string, ids []string) (int, e
 		if err != nil {
 			return found, fmt.Errorf("put tasks back: %w", err)
 		}
-		found += int(atoi(answer[0]))
+		found += int(rdb.Atoi(answer[0]))
 	}
 	if found > 0 {
 		s.wake(queue)
@@ -190,7 +191,7 @@ func (s *Store) strays(ctx context.Context, queues []string) (map[heldTask]bool,
 	var held []heldTask
 	for queue, list := range lists {
 		if err := list.Err(); err != nil {
-			faults = append(faults, fmt.Errorf("list the held tasks: %w", mapError(look, err)))
+			faults = append(faults, fmt.Errorf("list the held tasks: %w", rdb.MapError(look, err)))
 		}
 		for _, id := range list.Val() {
 			held = append(held, heldTask{queue, id})
@@ -220,7 +221,7 @@ func (s *Store) keepStrays(ctx context.Context, held []heldTask, into map[heldTa
 	var fault error
 	for k, state := range states {
 		if err := state.Err(); err != nil {
-			fault = fmt.Errorf("read the states of held tasks: %w", mapError(ctx, err))
+			fault = fmt.Errorf("read the states of held tasks: %w", rdb.MapError(ctx, err))
 			continue
 		}
 		switch state.Val() {

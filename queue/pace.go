@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // mostAhead is the most tasks in hand beyond the places of a target with a rate:
@@ -115,8 +116,8 @@ func (r *pollReservation) read(ctx context.Context, received time.Time, taken in
 	}
 	var answer *reserved
 	parts, err := r.l.t.s.answer(ctx, r.l.t.s.steps.reserve, r.cmd).Slice()
-	if err = mapError(ctx, err); err == nil {
-		answer, err = parseReserved(texts(parts))
+	if err = rdb.MapError(ctx, err); err == nil {
+		answer, err = parseReserved(rdb.Texts(parts))
 	}
 	if err != nil {
 		taken = r.want // it may have reserved as many
@@ -128,21 +129,21 @@ func (r *pollReservation) read(ctx context.Context, received time.Time, taken in
 // parseReserved reads an answer of lua/reserve.lua.
 func parseReserved(answer []string) (*reserved, error) {
 	if len(answer) != 2 {
-		return nil, errAnswer
+		return nil, rdb.ErrAnswer
 	}
 	fields := strings.Fields(answer[1])
 	numbers := make([]int64, len(fields))
 	for i, f := range fields {
 		n, err := strconv.ParseInt(f, 10, 64)
 		if err != nil {
-			return nil, fmt.Errorf("read send times: %w", errAnswer)
+			return nil, fmt.Errorf("read send times: %w", rdb.ErrAnswer)
 		}
 		numbers[i] = n
 	}
 	if len(numbers)%4 != 1 {
-		return nil, fmt.Errorf("read send times: %w", errAnswer)
+		return nil, fmt.Errorf("read send times: %w", rdb.ErrAnswer)
 	}
-	r := &reserved{now: atoi(answer[0]), next: numbers[0]}
+	r := &reserved{now: rdb.Atoi(answer[0]), next: numbers[0]}
 	for run := numbers[1:]; len(run) > 0; run = run[4:] {
 		r.runs = append(r.runs, sendRun{run[0], run[1], run[2], int(run[3])})
 	}

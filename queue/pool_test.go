@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // The Redis of each kind that tests take turns with: to start a cluster takes longer
@@ -74,7 +75,7 @@ func (p *pool) close() {
 
 // empty brings a Redis back to how it was started.
 func empty(url string) error {
-	rdb, err := connect(url, time.Minute, nil)
+	rdb, err := rdb.Connect(url, time.Minute, nil)
 	if err != nil {
 		return err
 	}

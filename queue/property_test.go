@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // TestResultsBelongToTheirActionsAndCountsAddUp runs batches of any size in any
@@ -18,7 +19,7 @@ import (
 // cancellation at any point, while readers look on.
 func TestResultsBelongToTheirActionsAndCountsAddUp(t *testing.T) {
 	t.Parallel()
-	for name, url := range map[string]string{"embedded": Embedded, "server": redistest.Start(t).URL()} {
+	for name, url := range map[string]string{"embedded": rdb.Embedded, "server": redistest.Start(t).URL()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := open(t, url)

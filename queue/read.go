@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -29,7 +29,7 @@ func (s *Store) meta(ctx context.Context, id string) (map[string]string, error) 
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	m, err := s.rdb.HGetAll(ctx, keysOf(id).meta).Result()
-	return m, mapError(ctx, err)
+	return m, rdb.MapError(ctx, err)
 }
 
 // known reports whether an id can be one of ours. Anything else must not get
@@ -103,7 +103,7 @@ func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQue
 	if len(seen.meta) == 0 || seen.meta["owner"] != owner {
 		return nil, batch.ErrNotFound
 	}
-	total := int(atoi(seen.meta["total"]))
+	total := int(rdb.Atoi(seen.meta["total"]))
 	for per := min(q.Limit, firstResults); from < total; {
 		if seen == nil {
 			if seen, err = s.look(ctx, id, from, per, q.Outcomes); err != nil {
@@ -153,7 +153,7 @@ func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.Resu
 		pipe := s.rdb.Pipeline()
 		meta, states := pipe.HGetAll(ctx, k.meta), pipe.GetRange(ctx, k.state, int64(from), int64(from+stateWindow-1))
 		if _, err := pipe.Exec(ctx); err != nil {
-			return nil, mapError(ctx, err)
+			return nil, rdb.MapError(ctx, err)
 		}
 		return &sight{meta: meta.Val(), states: states.Val()}, nil
 	}
@@ -169,7 +169,7 @@ func (s *Store) glance(ctx context.Context, id string, from, limit, few int) (*s
 	k := keysOf(id)
 	parts, err := s.steps.look.Run(ctx, s.rdb, []string{k.meta, k.state, k.results}, from, limit, firstBytes, few).Slice()
 	if err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	return sightOf(parts)
 }
@@ -178,16 +178,16 @@ func (s *Store) glance(ctx context.Context, id string, from, limit, few int) (*s
 // states, and results of the first ones.
 func sightOf(parts []any) (*sight, error) {
 	if len(parts) != 3 {
-		return nil, errAnswer
+		return nil, rdb.ErrAnswer
 	}
 	pairs, _ := parts[0].([]any)
 	seen := &sight{meta: make(map[string]string, len(pairs)/2)}
 	for i := 0; i+1 < len(pairs); i += 2 {
-		seen.meta[text(pairs[i])] = text(pairs[i+1])
+		seen.meta[rdb.Text(pairs[i])] = rdb.Text(pairs[i+1])
 	}
 	seen.results, _ = parts[2].([]any)
-	if seen.states = text(parts[1]); len(seen.states) < len(seen.results) {
-		return nil, errAnswer
+	if seen.states = rdb.Text(parts[1]); len(seen.states) < len(seen.results) {
+		return nil, rdb.ErrAnswer
 	}
 	seen.states = seen.states[:len(seen.results)] // the rest may be large
 	return seen, nil
@@ -207,10 +207,10 @@ func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes [
 	pipe := s.rdb.Pipeline()
 	states := pipe.GetRange(ctx, k.state, int64(from), int64(from+window-1))
 	if len(outcomes) == 0 {
-		results = pipe.HMGet(ctx, k.results, fieldsOf(span(from, from+limit))...)
+		results = pipe.HMGet(ctx, k.results, rdb.FieldsOf(span(from, from+limit))...)
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	return &sight{states: states.Val(), results: results.Val()}, nil
 }
@@ -233,15 +233,6 @@ func (g *sight) choose(from, limit int, outcomes []batch.Outcome) (indexes []int
 	return indexes, reached, found, nil
 }
 
-// fieldsOf returns the names of the fields of actions.
-func fieldsOf(indexes []int) []string {
-	fields := make([]string, len(indexes))
-	for i, index := range indexes {
-		fields[i] = strconv.Itoa(index)
-	}
-	return fields
-}
-
 // read returns the encoded results of actions in the given states. Those that were
 // stored are given, if they were read with the states.
 func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte, given []any) ([][]byte, error) {
@@ -262,14 +253,14 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 		results, ofActions, ofEntries, ofLasts := &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}
 		pipe := s.rdb.Pipeline()
 		if given == nil {
-			results = pipe.HMGet(ctx, k.results, fieldsOf(indexes)...)
+			results = pipe.HMGet(ctx, k.results, rdb.FieldsOf(indexes)...)
 		}
 		if len(bare) > 0 {
-			ofActions, ofEntries = pipe.HMGet(ctx, k.actions, fieldsOf(bare)...), pipe.HMGet(ctx, k.ledger, fieldsOf(bare)...)
+			ofActions, ofEntries = pipe.HMGet(ctx, k.actions, rdb.FieldsOf(bare)...), pipe.HMGet(ctx, k.ledger, rdb.FieldsOf(bare)...)
 			ofLasts = pipe.HMGet(ctx, k.groups, lastFieldsOf(bare)...)
 		}
 		if _, err := pipe.Exec(ctx); err != nil {
-			return nil, mapError(ctx, err)
+			return nil, rdb.MapError(ctx, err)
 		}
 		if given == nil {
 			given = results.Val()
@@ -289,7 +280,7 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 		} else {
 			out[i], err = s.withoutResult(&remnant{
 				id: id, index: index, state: found[i],
-				action: text(actions[at]), entry: text(entries[at]), result: text(given[i]), last: text(lasts[at]),
+				action: rdb.Text(actions[at]), entry: rdb.Text(entries[at]), result: rdb.Text(given[i]), last: rdb.Text(lasts[at]),
 			})
 			at++
 		}

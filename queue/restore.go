@@ -10,6 +10,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // restoring has one round of repeating at a time.
@@ -103,7 +104,7 @@ func (s *Store) restore(ctx context.Context, all []*attempt) (restored int, err 
 			if err != nil {
 				faults = append(faults, fmt.Errorf("repeat what was done with batch %s: %w", id, err))
 			}
-			if isUnavailable(err) {
+			if rdb.IsUnavailable(err) {
 				return restored, errors.Join(faults...)
 			}
 		}
@@ -130,7 +131,7 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 		return 0, err
 	}
 	if len(answer) != 3+len(of) {
-		return 0, errAnswer
+		return 0, rdb.ErrAnswer
 	}
 	s.tellIf(ctx, id, answer[0])
 	to := route{answer[1], batch.Lane(answer[2])}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // rewind makes an action that has ended one in flight, under an entry of the ledger, or
@@ -163,7 +164,7 @@ func TestAnAttemptIsRestoredInItsRoundWhateverTheClocksSay(t *testing.T) {
 		b.rewind(id, 0, "")
 		later := time.Now().Add(time.Minute)
 		require.NoError(t, b.rdb.HSet(b.ctx, k.ledger, "0", ledger).Err())
-		require.NoError(t, b.rdb.HSet(b.ctx, k.meta, "retried", millisOf(later)).Err())
+		require.NoError(t, b.rdb.HSet(b.ctx, k.meta, "retried", rdb.MillisOf(later)).Err())
 		restored, err := b.restore(b.ctx, b.attempts.all())
 		require.NoError(t, err)
 		require.Equal(t, 1, restored)
@@ -457,7 +458,7 @@ func TestAnAttemptThatHasEndedIsRememberedAsItWas(t *testing.T) {
 	t.Parallel()
 	m := newAttempts()
 	want := make(map[actionKey]attempt)
-	began := fromMillis("1795958661272")
+	began := rdb.FromMillis("1795958661272")
 	for i := range 3 * recentChunk / 400 { // in several chunks
 		id, token := "b"+strconv.Itoa(i%7), "token"+strconv.Itoa(i)
 		a := m.begin(id, i, token)

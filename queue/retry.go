@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -77,7 +78,7 @@ func (s *Store) tryRetry(ctx context.Context, owner, id, states string, spec *ba
 	t := &retrial{s: s, owner: owner, id: id, token: rand.Text()}
 	t.marker = markerKey(id, t.token)
 	for _, o := range spec.Outcomes {
-		t.n += int(atoi(m[o.String()]))
+		t.n += int(rdb.Atoi(m[o.String()]))
 	}
 	switch {
 	case len(m) == 0 || m["owner"] != owner:
@@ -160,7 +161,7 @@ func (t *retrial) prepare(ctx context.Context, limit *batch.Limit, throttled boo
 func (t *retrial) mark(ctx context.Context) error {
 	ctx, cancel := t.s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, t.s.rdb.Set(ctx, t.marker, 1, retryTTL).Err())
+	return rdb.MapError(ctx, t.s.rdb.Set(ctx, t.marker, 1, retryTTL).Err())
 }
 
 // drop ends a retry that may have come to nothing. Once the marker is gone, its step is
@@ -191,7 +192,7 @@ func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]s
 			if m["throttle"] != "" {
 				return s.feed(ctx, id)
 			}
-			return s.offerWaiting(ctx, id, m, 0, int(atoi(m["total"])))
+			return s.offerWaiting(ctx, id, m, 0, int(rdb.Atoi(m["total"])))
 		})
 		if err != nil {
 			s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)

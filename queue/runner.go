@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // leaseEvery is how often the leases of tasks that are run for longer are renewed.
@@ -146,7 +148,7 @@ func (t *taker) renewLeases(now time.Time) {
 	t.s.send(ctx, pipe)
 	for _, cmd := range renewed {
 		if err := t.s.answer(ctx, t.s.steps.renew, cmd).Err(); err != nil {
-			t.s.log.Warn("leases not renewed", "error", mapError(ctx, err))
+			t.s.log.Warn("leases not renewed", "error", rdb.MapError(ctx, err))
 		}
 	}
 }

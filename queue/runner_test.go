@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestATaskThatIsRunForLongKeepsItsLease(t *testing.T) {
@@ -171,7 +172,7 @@ func TestTaskIDsAreRead(t *testing.T) {
 // Runners take tasks while the server takes back what they have not begun.
 func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	for range 300 {
 		k := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 64}}})
 		k.action = func(string, int, *Place) error { return nil }

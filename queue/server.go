@@ -10,6 +10,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // Line says what a [Server] takes of one target's tasks.
@@ -143,5 +144,5 @@ func (s *Store) open(ctx context.Context) (bool, error) {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	n, err := s.rdb.Exists(ctx, openKey).Result()
-	return n > 0, mapError(ctx, err)
+	return n > 0, rdb.MapError(ctx, err)
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -139,7 +140,7 @@ func (s *Store) mendStall(ctx context.Context, id string, m map[string]string, n
 	if now.Sub(was.since) < stallPatience {
 		return nil
 	}
-	lost, cursor, err := s.offerLost(ctx, id, m, was.cursor, int(atoi(m["enqueued"])))
+	lost, cursor, err := s.offerLost(ctx, id, m, was.cursor, int(rdb.Atoi(m["enqueued"])))
 	swept.Lost += lost
 	if lost > 0 { // others may have lost something, too
 		s.schedule.lookAtAll()
@@ -217,7 +218,7 @@ func (s *Store) waitingActions(ctx context.Context, id string, from, upTo int) (
 	defer cancel()
 	states, err := s.rdb.GetRange(ctx, keysOf(id).state, int64(from), int64(upTo-1)).Result()
 	if err != nil {
-		return nil, fmt.Errorf("read the states of actions: %w", mapError(ctx, err))
+		return nil, fmt.Errorf("read the states of actions: %w", rdb.MapError(ctx, err))
 	}
 	var waiting []int
 	for i := range len(states) {
@@ -240,7 +241,7 @@ func (s *Store) withoutTasks(ctx context.Context, f flow, indexes []int) (missin
 	s.send(ctx, pipe)
 	for i, cmd := range found {
 		if err := cmd.Err(); err != nil {
-			return nil, mapError(ctx, err)
+			return nil, rdb.MapError(ctx, err)
 		}
 		if cmd.Val() == 0 {
 			missing = append(missing, indexes[i])
@@ -260,5 +261,5 @@ func (s *Store) alive(ctx context.Context) ([]string, error) {
 	names, err := s.rdb.ZRangeByScore(ctx, workersKey, &redis.ZRangeBy{
 		Min: fmt.Sprint(now.Add(-batch.DeadAfter).UnixMilli()), Max: "+inf",
 	}).Result()
-	return names, mapError(ctx, err)
+	return names, rdb.MapError(ctx, err)
 }

@@ -13,13 +13,14 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // BenchmarkSteps reports what each step of an action's life costs Redis, as Redis
 // counts it, and in this process: per action, of 32 that share a step.
 func BenchmarkSteps(b *testing.B) {
 	const together, total = 32, 3200
-	s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(redistest.Start(b).URL())}})
+	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(redistest.Start(b).URL())}})
 	require.NoError(b, err)
 	defer s.Close()
 	ctx := b.Context()

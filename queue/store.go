@@ -20,13 +20,14 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
 // Config configures a [Store].
 type Config struct {
 	// Redis says where batches are kept.
-	Redis RedisConfig
+	Redis rdb.Config
 	// Seal holds the keys that what is stored is encrypted with.
 	Seal seal.Config
 	// Logger defaults to one that discards.
@@ -121,7 +122,7 @@ func Open(cfg Config) (*Store, error) {
 		return nil, err
 	}
 	cfg.Redis = cfg.Redis.WithDefaults()
-	if cfg.Redis.URL == Embedded {
+	if cfg.Redis.URL == rdb.Embedded {
 		if s.embed, err = startEmbedded(); err != nil {
 			return nil, err
 		}
@@ -129,14 +130,14 @@ func Open(cfg Config) (*Store, error) {
 		if len(cfg.Seal.Keys) == 0 {
 			cfg.Seal.Keys = []seal.Key{seal.RandomKey()}
 		}
-	} else if s.rdb, err = connect(cfg.Redis.URL.Reveal(), s.timeout, s.history.connected); err != nil {
+	} else if s.rdb, err = rdb.Connect(cfg.Redis.URL.Reveal(), s.timeout, s.history.connected); err != nil {
 		return nil, err
 	}
 	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
 		s.shards, s.cluster = clusterShards, cluster
 		s.history.learning = true // until its servers have been met
 	}
-	s.rdb.AddHook(replies{})
+	s.rdb.AddHook(rdb.KeptReplies{})
 	if s.seals, err = seal.New(cfg.Seal); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
@@ -177,11 +178,8 @@ func (s *Store) Sealed() bool { return s.seals.Enabled() }
 func (s *Store) Ping(ctx context.Context) error {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.Exists(ctx, openKey).Err())
+	return rdb.MapError(ctx, s.rdb.Exists(ctx, openKey).Err())
 }
-
-// errSlow is the cause of a context that ended because Redis took too long.
-var errSlow = errors.New("redis did not answer in time")
 
 // defaultTimeout is the default of Config.Timeout.
 const defaultTimeout = 2 * time.Second
@@ -200,7 +198,7 @@ func pause(ctx context.Context, d time.Duration) error {
 // request's [batch.Budget]. Its end has to be called when the exchange is over.
 func (s *Store) withTimeout(ctx context.Context) (_ context.Context, end context.CancelFunc) {
 	budget := batch.BudgetOf(ctx)
-	ctx, cancel := context.WithTimeoutCause(ctx, budget.Begin(s.timeout), errSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, budget.Begin(s.timeout), rdb.ErrSlow)
 	if budget == nil {
 		return ctx, cancel
 	}
@@ -240,7 +238,7 @@ func (s *Store) answer(ctx context.Context, step *redis.Script, cmd *redis.Cmd) 
 	n, _ := args[2].(int)
 	keys := make([]string, n)
 	for i := range keys {
-		keys[i] = text(args[3+i])
+		keys[i] = rdb.Text(args[3+i])
 	}
 	return step.Eval(ctx, s.rdb, keys, args[3+n:]...)
 }
@@ -251,7 +249,7 @@ func (s *Store) run(ctx context.Context, step *redis.Script, keys []string, args
 	defer cancel()
 	answer, err := step.Run(ctx, s.rdb, keys, args...).Result()
 	if err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	switch v := answer.(type) {
 	case string:
@@ -272,7 +270,7 @@ func (s *Store) members(ctx context.Context, key string) ([]string, error) {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	members, err := s.rdb.SMembers(ctx, key).Result()
-	return members, mapError(ctx, err)
+	return members, rdb.MapError(ctx, err)
 }
 
 // Owner returns the owner's name for a credential that is passed through: a hash
@@ -298,11 +296,11 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
 	where := seal.Label{ID: "salt", Kind: "o"}
 	if err := s.rdb.SetNX(ctx, saltKey, s.seals.Seal(where, fresh), 0).Err(); err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	stored, err := s.rdb.Get(ctx, saltKey).Bytes()
 	if err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	salt, err := s.seals.Open(where, stored)
 	if err != nil {
@@ -310,7 +308,7 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	}
 	if !s.seals.Current(stored) { // so that the old key can be dropped
 		if err := s.rdb.Set(ctx, saltKey, s.seals.Seal(where, salt), 0).Err(); err != nil {
-			return nil, mapError(ctx, err)
+			return nil, rdb.MapError(ctx, err)
 		}
 	}
 	s.owners.Store(&salt)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -174,7 +175,7 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 			delete(due, id)
 		default:
 			err := look(id, changed)
-			page.untold = page.untold || told && isUnavailable(err)
+			page.untold = page.untold || told && rdb.IsUnavailable(err)
 		}
 	}
 	if page.fault != nil {
@@ -213,10 +214,10 @@ type slowLook struct {
 // takesLong reports whether a look at a batch may take several exchanges: something of it may
 // be lost, or its fan-out may have broken off.
 func (s *Store) takesLong(id string, m map[string]string, now time.Time) bool {
-	if status := batch.Status(m["status"]); status == "" || status.Terminal() || now.After(fromMillis(m["expires"])) {
+	if status := batch.Status(m["status"]); status == "" || status.Terminal() || now.After(rdb.FromMillis(m["expires"])) {
 		return false
 	}
-	return now.Sub(s.stalls.now[id].since) >= stallPatience || atoi(m["enqueued"]) < atoi(m["total"])
+	return now.Sub(s.stalls.now[id].since) >= stallPatience || rdb.Atoi(m["enqueued"]) < rdb.Atoi(m["total"])
 }
 
 // adoptLost puts back tasks that nobody holds. It takes a moment, so it is done once for
@@ -244,7 +245,7 @@ func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
 
 // electSweeper makes the worker the sweeper, or extends its lease.
 func (s *Store) electSweeper(ctx context.Context, worker string) (election, error) {
-	answer, err := s.run(ctx, s.steps.elect, []string{sweeperKey}, worker, millis(sweepLease))
+	answer, err := s.run(ctx, s.steps.elect, []string{sweeperKey}, worker, rdb.Millis(sweepLease))
 	switch {
 	case err != nil:
 		return otherSweeps, err
@@ -261,7 +262,7 @@ func (s *Store) now(ctx context.Context) (time.Time, error) {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	now, err := s.rdb.Time(ctx).Result()
-	return now, mapError(ctx, err)
+	return now, rdb.MapError(ctx, err)
 }
 
 // sweepFields are those of the meta hash that a round looks at.
@@ -290,13 +291,13 @@ func (s *Store) duePage(ctx context.Context, until time.Time) (*openPage, error)
 		return nil, fmt.Errorf("take the batches that are due: %w", err)
 	}
 	if len(answer) < 3 {
-		return nil, errAnswer
+		return nil, rdb.ErrAnswer
 	}
-	if left := time.Duration(atoi(answer[2])) * time.Millisecond; left > 0 {
+	if left := time.Duration(rdb.Atoi(answer[2])) * time.Millisecond; left > 0 {
 		s.schedule.alertUntil(time.Now().Add(left))
 	}
 	page := s.readPage(ctx, answer[3:])
-	page.now, page.open = fromMillis(answer[0]), int(atoi(answer[1]))
+	page.now, page.open = rdb.FromMillis(answer[0]), int(rdb.Atoi(answer[1]))
 	return page, nil
 }
 
@@ -314,7 +315,7 @@ func (s *Store) readPage(ctx context.Context, ids []string) *openPage {
 	page := &openPage{order: ids, fields: make(map[string]map[string]string, len(ids))}
 	for i, id := range ids {
 		if err := cmds[i].Err(); err != nil {
-			page.fault = fmt.Errorf("read open batches: %w", mapError(ctx, err))
+			page.fault = fmt.Errorf("read open batches: %w", rdb.MapError(ctx, err))
 			continue
 		}
 		m := make(map[string]string, len(sweepFields))
@@ -347,16 +348,16 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 		return nil
 	case status.Terminal():
 		swept.Notified++
-		return s.tell(ctx, id, int(atoi(m["outbox"])))
-	case m["ending"] == "" && now.After(fromMillis(m["expires"])):
+		return s.tell(ctx, id, int(rdb.Atoi(m["outbox"])))
+	case m["ending"] == "" && now.After(rdb.FromMillis(m["expires"])):
 		swept.Expired++
 		return s.expire(ctx, id)
-	case now.After(fromMillis(m["expires"]).Add(overdueAfter)):
+	case now.After(rdb.FromMillis(m["expires"]).Add(overdueAfter)):
 		swept.Expired++
 		return s.overdue(ctx, id)
 	}
-	f := fanOut{flow: flowOf(id, m), from: int(atoi(m["enqueued"])), total: int(atoi(m["total"]))}
-	if m["throttle"] != "" && m["ending"] == "" && int(atoi(m["pending"])) == askedOf(m)-int(atoi(m["given"])) {
+	f := fanOut{flow: flowOf(id, m), from: int(rdb.Atoi(m["enqueued"])), total: int(rdb.Atoi(m["total"]))}
+	if m["throttle"] != "" && m["ending"] == "" && int(rdb.Atoi(m["pending"])) == askedOf(m)-int(rdb.Atoi(m["given"])) {
 		return nil // it waits for its owner's limit, and nothing of it is in flight
 	}
 	if f.from >= f.total || m["throttle"] != "" {

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestAnElectionThatRedisRefusesStartsAnAlert(t *testing.T) {
@@ -87,7 +88,7 @@ func (l *looksUpTo) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 
 func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	for i := range sweepPage + 1 {
 		require.NoError(t, b.rdb.ZAdd(b.ctx, openKey, atOnce(strconv.Itoa(i))).Err())
 	}
@@ -98,7 +99,7 @@ func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
 	b.round()
 	require.Len(t, seen.upTo, 2)
 	require.Empty(t, seen.upTo[0], "it is the time of the server")
-	require.WithinRange(t, fromMillis(text(seen.upTo[1])), before, time.Now())
+	require.WithinRange(t, rdb.FromMillis(rdb.Text(seen.upTo[1])), before, time.Now())
 }
 
 // The lease of a sweeper that was paused ran out, another worker became the sweeper, took
@@ -126,7 +127,7 @@ func TestASweeperThatIsElectedAfterItsLeaseRanOutLooksAtAll(t *testing.T) {
 
 func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	kept, deleted := b.submit(1, spec()).ID, b.submit(1, spec()).ID
 	b.round()
 	require.Len(t, b.stalls.now, 2)
@@ -152,7 +153,7 @@ func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 // the next round, and a deadline does not wait for it.
 func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.slowFor = 0
 	stalled := []string{b.submit(1, spec()).ID, b.submit(1, spec()).ID, b.submit(1, spec()).ID}
 	b.round()
@@ -184,7 +185,7 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 // A round that takes longer than the lease keeps it.
 func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.renewEvery = time.Millisecond
 	b.submit(1, spec())
 	b.interrupt("hmget batchd:", false, func() {
@@ -198,7 +199,7 @@ func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 // knows nothing of what it remembered.
 func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.renewEvery = time.Millisecond
 	id := b.submit(1, spec()).ID
 	b.round()
@@ -223,7 +224,7 @@ func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 // A look that takes all of its time goes on in the next round.
 func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	b.fanouts.stop() // fan-outs in the background break off at once
 	id := b.submit(1250, spec()).ID
 	long := time.Now().Add(-time.Minute).UnixMilli()

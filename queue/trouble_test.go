@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -37,20 +39,27 @@ func (l *lostReplies) lose(cmd redis.Cmder) bool {
 	return true
 }
 
+// lostReply is a command whose connection breaks in front of its reply.
+type lostReply struct{ redis.Cmder }
+
+func (l lostReply) SetErr(err error) {
+	if err == nil {
+		err = net.ErrClosed
+	}
+	l.Cmder.SetErr(err)
+}
+
 func (l *lostReplies) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 func (l *lostReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		err := next(ctx, cmds)
-		for _, cmd := range cmds {
-			if err == nil && l.lose(cmd) {
-				if kept, ok := cmd.(*keptReply); ok {
-					kept.answered = false // by that it would keep its reply
-				}
-				cmd.SetErr(net.ErrClosed)
+		sent := slices.Clone(cmds)
+		for i, cmd := range sent {
+			if l.lose(cmd) {
+				sent[i] = lostReply{cmd}
 			}
 		}
-		return err
+		return next(ctx, sent)
 	}
 }
 
@@ -88,7 +97,7 @@ func TestAWorkerThatCannotOpenAnActionLeavesItToOthers(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
 	with := func(keys ...seal.Key) *bundle {
-		s, err := Open(Config{Redis: RedisConfig{URL: RedisURL(url)}, Seal: seal.Config{Keys: keys}})
+		s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(url)}, Seal: seal.Config{Keys: keys}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		return &bundle{Store: s, t: t, ctx: t.Context()}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // oldestRedis is the first version, major and minor, that has all commands that are
@@ -22,7 +24,7 @@ func (s *Store) Preflight(ctx context.Context) ([]string, error) {
 	defer cancel()
 	memory, err := s.rdb.Info(ctx, "memory").Result()
 	if err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	var faults []string
 	if _, policy, found := strings.Cut(memory, "maxmemory_policy:"); found && !strings.HasPrefix(policy, "noeviction") {
@@ -30,14 +32,14 @@ func (s *Store) Preflight(ctx context.Context) ([]string, error) {
 	}
 	server, err := s.rdb.Info(ctx, "server").Result()
 	if err != nil {
-		return faults, mapError(ctx, err)
+		return faults, rdb.MapError(ctx, err)
 	}
 	if version := infoField(server, "redis_version"); !atLeast(version, oldestRedis) {
 		faults = append(faults, fmt.Sprintf("it is version %s, and batchd needs %d.%d or later: upgrade it", version, oldestRedis[0], oldestRedis[1]))
 	}
 	sharding, err := s.rdb.Info(ctx, "cluster").Result()
 	if err != nil {
-		return faults, mapError(ctx, err)
+		return faults, rdb.MapError(ctx, err)
 	}
 	if _, cluster := s.rdb.(*redis.ClusterClient); !cluster && strings.Contains(sharding, "cluster_enabled:1") {
 		faults = append(faults, "it is a node of a cluster, which refuses what does not lie on one node: let redis.url begin with redis+cluster:// or rediss+cluster://")

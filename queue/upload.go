@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -113,10 +114,10 @@ func (u *upload) markAndClaim(ctx context.Context) (holder string, err error) {
 	claim := pipe.EvalSha(ctx, u.s.steps.claim.Hash(), []string{u.claim}, u.claimArgs("")...)
 	u.s.send(ctx, pipe)
 	if err := mark.Err(); err != nil {
-		return "", mapError(ctx, err)
+		return "", rdb.MapError(ctx, err)
 	}
 	claim = u.s.answer(ctx, u.s.steps.claim, claim)
-	return text(claim.Val()), mapError(ctx, claim.Err())
+	return rdb.Text(claim.Val()), rdb.MapError(ctx, claim.Err())
 }
 
 // claimFrom takes the key from an upload that came to nothing, and returns whose it is.
@@ -128,7 +129,7 @@ func (u *upload) claimFrom(ctx context.Context, seen string) (holder string, err
 	return answer[0], nil
 }
 
-func (u *upload) claimArgs(seen string) []any { return []any{seen, u.id, millis(claimTTL)} }
+func (u *upload) claimArgs(seen string) []any { return []any{seen, u.id, rdb.Millis(claimTTL)} }
 
 // lookUp reports, of one moment, whether a batch exists and whether its upload is open.
 func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
@@ -141,7 +142,7 @@ func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err e
 		return nil
 	})
 	if err != nil {
-		return false, false, mapError(ctx, err)
+		return false, false, rdb.MapError(ctx, err)
 	}
 	return meta.Val() == 1, marker.Val() == 1, nil
 }
@@ -156,7 +157,7 @@ func (u *upload) mark(ctx context.Context) error {
 		err = u.s.rdb.PExpire(ctx, u.keys.upload, markerTTL).Err()
 	}
 	u.markedAt = time.Now()
-	return mapError(ctx, err)
+	return rdb.MapError(ctx, err)
 }
 
 // unmark gives the idempotency key back. A marker that is left behind keeps it
@@ -240,7 +241,7 @@ func (u *upload) stage(ctx context.Context, args []any, upTo int) error {
 
 func (u *upload) stageKeys() []string { return []string{u.keys.actions, u.keys.meta} }
 
-func (u *upload) stageArgs() []any { return append([]any{millis(stagedTTL)}, u.pending...) }
+func (u *upload) stageArgs() []any { return append([]any{rdb.Millis(stagedTTL)}, u.pending...) }
 
 // Abort implements [batch.Upload].
 func (u *upload) Abort(context.Context) {

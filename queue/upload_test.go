@@ -17,6 +17,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // sent tells which commands were sent together, and fails those that hold a text
@@ -418,7 +419,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 
 func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	lines := map[string]Line{
 		"free":  {Places: 2},
 		"rated": {Places: 2, Rate: batch.Rate{N: 1, Per: time.Second}},

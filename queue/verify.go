@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -117,7 +119,7 @@ func (s *Store) forgotten(ctx context.Context, reads []*statesRead) (found []*at
 			continue // its node may be away, and is to keep no other batch from its turn
 		}
 		if fault != nil {
-			err = fmt.Errorf("compare what was done with batch %s: %w", r.id, mapError(ctx, fault))
+			err = fmt.Errorf("compare what was done with batch %s: %w", r.id, rdb.MapError(ctx, fault))
 			continue
 		}
 		for _, a := range r.of {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // Redis forgets the end of an action without a change of its history, while so many batches
@@ -40,7 +41,7 @@ func TestASilentLossAmongManyOpenBatchesIsFoundSoon(t *testing.T) {
 
 func TestEveryEndIsComparedTwice(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded)
+	b := open(t, rdb.Embedded)
 	one, two := b.submit(3, spec()).ID, b.submit(3, spec()).ID
 	b.end(one, 0, batch.Succeeded)
 	b.end(one, 2, batch.Succeeded)

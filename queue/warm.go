@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -79,7 +81,7 @@ func (t *taker) connections(trip time.Duration) int {
 			n += mostAsking
 		}
 	}
-	return min(n, poolSize/2)
+	return min(n, rdb.PoolSize/2)
 }
 
 // warm opens the connections that are missing.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // distantly returns a store whose Redis is a round trip away.
@@ -79,7 +80,7 @@ func TestManyReleasesAtOnceLeaveConnectionsToOthers(t *testing.T) {
 		})
 	}
 	releases.Wait()
-	require.Less(t, distant.Opened()-opened, poolSize/2)
+	require.Less(t, distant.Opened()-opened, rdb.PoolSize/2)
 }
 
 // What a client says to a server before it uses a connection is on the way to each begin that

@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -27,7 +28,7 @@ const (
 )
 
 // roundOf returns the round that a batch is in. The meta hash names it from the second on.
-func roundOf(m map[string]string) int { return max(int(atoi(m["round"])), 1) }
+func roundOf(m map[string]string) int { return max(int(rdb.Atoi(m["round"])), 1) }
 
 // messageID is the webhook-id of the end of a round: the same for every attempt.
 func messageID(id string, round int) string {
@@ -46,7 +47,7 @@ func webhookTaskID(id string, delivery int) string {
 // tellIf enqueues the delivery of which a step says that it wrote the outbox mark.
 // A failure is only logged: the mark stands, and the sweeper looks for it.
 func (s *Store) tellIf(ctx context.Context, id, mark string) {
-	delivery := int(atoi(mark))
+	delivery := int(rdb.Atoi(mark))
 	if delivery == 0 {
 		return
 	}
@@ -62,7 +63,7 @@ func (s *Store) tellIf(ctx context.Context, id, mark string) {
 // withdrawn meanwhile changes nothing of the one that follows.
 func (s *Store) tell(ctx context.Context, id string, delivery int) error {
 	k := keysOf(id)
-	answer, err := s.run(ctx, s.steps.due, append(k.step(), k.deliveries), delivery, millis(deliveryGrace))
+	answer, err := s.run(ctx, s.steps.due, append(k.step(), k.deliveries), delivery, rdb.Millis(deliveryGrace))
 	if err != nil {
 		return fmt.Errorf("note that the webhook is due: %w", err)
 	}
@@ -84,7 +85,7 @@ func (s *Store) tell(ctx context.Context, id string, delivery int) error {
 // withdraw removes the task of a delivery that is stale. One that stays, or is under way,
 // changes nothing: the ledger refuses what it brings.
 func (s *Store) withdraw(ctx context.Context, id, number string) {
-	delivery := int(atoi(number))
+	delivery := int(rdb.Atoi(number))
 	if delivery == 0 {
 		return
 	}
@@ -134,7 +135,7 @@ func (s *Store) Deliveries(ctx context.Context, owner, id string) (*batch.Delive
 		meta, stored = p.HGetAll(ctx, k.meta), p.LRange(ctx, k.deliveries, 0, -1)
 		return nil
 	}); err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	m := meta.Val()
 	if len(m) == 0 || m["owner"] != owner {
@@ -154,7 +155,7 @@ func (s *Store) deliveryLog(id string, m map[string]string, stored []string) (*b
 			l.Earlier = append(l.Earlier, batch.PastDelivery{Round: past, MessageID: messageID(id, past), State: batch.DeliveryState(state)})
 		}
 	}
-	if next := fromMillis(m["next"]); !next.IsZero() {
+	if next := rdb.FromMillis(m["next"]); !next.IsZero() {
 		l.NextAt = &next
 	}
 	for _, sealed := range stored {
@@ -212,9 +213,9 @@ func (s *Store) checkDue(ctx context.Context, id string, delivery int) error {
 	defer cancel()
 	fields, err := s.rdb.HMGet(ctx, keysOf(id).meta, "sending", "delivery").Result()
 	if err != nil {
-		return mapError(ctx, err)
+		return rdb.MapError(ctx, err)
 	}
-	return stillDue(text(fields[0]), text(fields[1]), delivery)
+	return stillDue(rdb.Text(fields[0]), rdb.Text(fields[1]), delivery)
 }
 
 // stillDue returns nil if a delivery is the one that counts and is not done.
@@ -222,7 +223,7 @@ func stillDue(sending, state string, delivery int) error {
 	switch {
 	case sending == "":
 		return batch.ErrNotFound
-	case int(atoi(sending)) != delivery || batch.DeliveryState(state) != batch.DeliveryPending:
+	case int(rdb.Atoi(sending)) != delivery || batch.DeliveryState(state) != batch.DeliveryPending:
 		return batch.ErrStale
 	default:
 		return nil
@@ -239,7 +240,7 @@ func (s *Store) Delivered(ctx context.Context, id string, delivery int, d batch.
 	next, hold := "", int64(0)
 	if !nextAt.IsZero() {
 		next = strconv.FormatInt(nextAt.UnixMilli(), 10)
-		hold = millis(time.Until(nextAt) + deliveryGrace)
+		hold = rdb.Millis(time.Until(nextAt) + deliveryGrace)
 	}
 	// What is sealed differs each time, so a repetition is recognised by this.
 	attempt := fmt.Sprintf("%d %d %s", delivery, d.At.UnixNano(), state)

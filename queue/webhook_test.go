@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // interlude does something once, before or after the first command that holds a text.
@@ -260,7 +261,7 @@ func (r *mute) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Process
 
 func TestADeliveryThatIsRecordedAgainIsLoggedOnce(t *testing.T) {
 	t.Parallel()
-	b := open(t, Embedded) // it has a key
+	b := open(t, rdb.Embedded) // it has a key
 	id := b.hooked(1)
 	record := func(status int, state batch.DeliveryState, at time.Time) error {
 		d := batch.Delivery{Round: 1, Status: status, At: time.UnixMilli(at.UnixMilli())}

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -15,7 +16,7 @@ const lastKind = "o"
 // lastFieldsOf returns the names of the fields with the last attempts at actions, as
 // last_of of lua/lib.lua does.
 func lastFieldsOf(indexes []int) []string {
-	fields := fieldsOf(indexes)
+	fields := rdb.FieldsOf(indexes)
 	for i, field := range fields {
 		fields[i] = lastKind + field
 	}
@@ -37,7 +38,7 @@ func (s *Store) openLast(id string, index int, packed string) (*batch.Result, er
 	state, rest := packed[0], packed[1:]
 	if state == overdueState {
 		attempts, started, _ := strings.Cut(rest, "|")
-		return &batch.Result{Outcome: batch.Unknown, Attempts: int(atoi(attempts)), StartedAt: fromMillis(started), Error: overdueFailure()}, nil
+		return &batch.Result{Outcome: batch.Unknown, Attempts: int(rdb.Atoi(attempts)), StartedAt: rdb.FromMillis(started), Error: overdueFailure()}, nil
 	}
 	opened, err := s.seals.Open(seal.Label{ID: id, Kind: lastKind, Index: index}, []byte(rest))
 	if err != nil {

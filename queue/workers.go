@@ -13,6 +13,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // workersKey lists the workers by the time of their last beat.
@@ -23,12 +24,12 @@ func (s *Store) Beat(ctx context.Context, worker string) ([]string, error) {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	last, _ := s.beats.Load(worker)
-	answer, err := s.steps.beat.Run(ctx, s.rdb, []string{workersKey}, worker, millis(batch.DeadAfter), text(last)).StringSlice()
+	answer, err := s.steps.beat.Run(ctx, s.rdb, []string{workersKey}, worker, rdb.Millis(batch.DeadAfter), rdb.Text(last)).StringSlice()
 	if err != nil {
-		return nil, mapError(ctx, err)
+		return nil, rdb.MapError(ctx, err)
 	}
 	if len(answer) < 2 {
-		return nil, errAnswer
+		return nil, rdb.ErrAnswer
 	}
 	s.beats.Store(worker, answer[0])
 	if answer[1] == "1" {
@@ -42,7 +43,7 @@ func (s *Store) Leave(ctx context.Context, worker string) error {
 	s.beats.Delete(worker)
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
-	return mapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())
+	return rdb.MapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())
 }
 
 // recoveryLease is how long a worker takes over the actions of dead workers without
@@ -53,7 +54,7 @@ const recoveryLease = 6 * time.Second
 // claimRecovery takes or extends the lease of the worker that recovers. Every worker learns
 // of a death, and all of them reading every open batch would load Redis for nothing.
 func (s *Store) claimRecovery(ctx context.Context, worker string) error {
-	answer, err := s.run(ctx, s.steps.elect, []string{recoveryKey}, worker, millis(recoveryLease))
+	answer, err := s.run(ctx, s.steps.elect, []string{recoveryKey}, worker, rdb.Millis(recoveryLease))
 	if err == nil && answer[0] == "other" {
 		err = batch.ErrRecovering
 	}
@@ -99,7 +100,7 @@ func (s *Store) Recover(ctx context.Context, worker string, dead []string) (foun
 				queues[queue] = struct{}{}
 			}
 		}
-		for _, ids := range portions(running, func(id string) int { return int(atoi(page.fields[id]["total"])) }, mostStates) {
+		for _, ids := range portions(running, func(id string) int { return int(rdb.Atoi(page.fields[id]["total"])) }, mostStates) {
 			flying, fault := s.begunIn(ctx, ids)
 			if fault != nil {
 				faults = append(faults, fmt.Errorf("recover batches: %w", fault))
@@ -136,7 +137,7 @@ func (s *Store) Recover(ctx context.Context, worker string, dead []string) (foun
 	}
 	crash.At(crash.BeforeBurial)
 	for _, worker := range dead {
-		if _, err := s.run(ctx, s.steps.bury, []string{workersKey}, worker, millis(batch.DeadAfter)); err != nil {
+		if _, err := s.run(ctx, s.steps.bury, []string{workersKey}, worker, rdb.Millis(batch.DeadAfter)); err != nil {
 			return found, fmt.Errorf("forget worker %s: %w", worker, err)
 		}
 	}
@@ -150,7 +151,7 @@ func (s *Store) openPage(ctx context.Context, cursor uint64) (*openPage, uint64,
 	defer cancel()
 	entries, next, err := s.rdb.ZScan(scan, openKey, cursor, "", sweepPage).Result()
 	if err != nil {
-		return nil, 0, mapError(scan, err)
+		return nil, 0, rdb.MapError(scan, err)
 	}
 	ids := make([]string, 0, len(entries)/2)
 	for i := 0; i < len(entries); i += 2 { // each with its score
@@ -239,7 +240,7 @@ func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]e
 	for i, id := range ids {
 		all, err := states[i].Result()
 		if err != nil && !errors.Is(err, redis.Nil) {
-			fault = mapError(ctx, err)
+			fault = rdb.MapError(ctx, err)
 			continue
 		}
 		var fields []string
@@ -260,7 +261,7 @@ func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]e
 	for _, l := range looks {
 		packed, err := l.packed.Result()
 		if err != nil {
-			fault = mapError(ctx, err)
+			fault = rdb.MapError(ctx, err)
 			unread[l.id] = struct{}{}
 			continue
 		}
@@ -269,7 +270,7 @@ func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]e
 		}
 		for i, v := range packed {
 			if text, ok := v.(string); ok {
-				found[l.id][int(atoi(l.fields[i]))] = parseEntry(text)
+				found[l.id][int(rdb.Atoi(l.fields[i]))] = parseEntry(text)
 			}
 		}
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -34,11 +35,11 @@ func newAmnesia(t *testing.T, workers int, do func(ctx context.Context, r *batch
 	t.Helper()
 	server := redistest.Start(t, "--appendonly", "no", "--dbfilename", "dump.rdb")
 	seals := seal.Config{Keys: []seal.Key{seal.NewKey("test", make([]byte, 32))}}
-	a := &amnesia{server: server, bundle: setupOn(t, queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(server.URL())}, Seal: seals}, do)}
+	a := &amnesia{server: server, bundle: setupOn(t, queue.Config{Redis: rdb.Config{URL: rdb.URL(server.URL())}, Seal: seals}, do)}
 	a.rdb = redis.NewClient(&redis.Options{Addr: server.Addr})
 	t.Cleanup(func() { require.NoError(t, a.rdb.Close()) })
 	for i := 1; i < workers; i++ {
-		other := setupOn(t, queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(server.URL())}, Seal: seals}, a.Do0)
+		other := setupOn(t, queue.Config{Redis: rdb.Config{URL: rdb.URL(server.URL())}, Seal: seals}, a.Do0)
 		other.cfg.Name = "w" + string(rune('1'+i))
 		a.others = append(a.others, other)
 	}

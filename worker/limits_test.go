@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // Two processes hand out the actions of one owner, who also retries and submits what is not
@@ -34,7 +35,7 @@ func TestNoMoreIsInFlightThanAnOwnersLimitAllows(t *testing.T) {
 	})
 	url := redistest.Start(t).URL()
 	open := func() *queue.Store {
-		s, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}, Timeout: 30 * time.Second})
+		s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(url)}, Timeout: 30 * time.Second})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		return s

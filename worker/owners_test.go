@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // arrivals counts what comes to a target, in the order in which it comes.
@@ -45,7 +46,7 @@ func TestOwnersAreServedAlikeAtTheTarget(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			came := &arrivals{owners: make(map[string]int)}
-			b := setupOn(t, queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(redistest.Start(t).URL())}}, func(_ context.Context, r *batch.Request, _ int) *batch.Response {
+			b := setupOn(t, queue.Config{Redis: rdb.Config{URL: rdb.URL(redistest.Start(t).URL())}}, func(_ context.Context, r *batch.Request, _ int) *batch.Response {
 				came.add(r.BatchID)
 				time.Sleep(20 * time.Millisecond) // a target takes its time
 				return answer(200)

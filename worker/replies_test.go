@@ -13,6 +13,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // behindProxy sets up a worker whose store is behind a proxy. Batches are submitted and
@@ -23,7 +24,7 @@ func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
 	server := redistest.Start(t)
 	proxy := redistest.StartProxy(t, server.Addr)
 	open := func(url string) *queue.Store {
-		s, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}})
+		s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(url)}})
 		require.NoError(t, err)
 		t.Cleanup(func() { require.NoError(t, s.Close()) })
 		return s

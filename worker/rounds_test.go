@@ -18,6 +18,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // post is what a receiver of webhooks was sent.
@@ -72,7 +73,7 @@ func startRounds(t *testing.T, result []byte) *rounds {
 		return resp
 	})
 	url := redistest.Start(t).URL()
-	store, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(url)}, Timeout: 30 * time.Second})
+	store, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(url)}, Timeout: 30 * time.Second})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, store.Close()) })
 	opt, err := redis.ParseURL(url)

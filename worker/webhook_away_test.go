@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // Redis is unavailable for 5 s when the attempt ends. The worker keeps the outcome until Redis
@@ -43,7 +44,7 @@ func TestADeliveryThatEndsWhileRedisIsAwayIsNeitherLostNorLate(t *testing.T) {
 				return test.first
 			})
 			b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
-			store, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(server.URL())}})
+			store, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(server.URL())}})
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, store.Close()) })
 			b.store = store

@@ -16,6 +16,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/worker"
 )
 
@@ -39,7 +40,7 @@ type instance struct {
 // startInstance starts an instance. It runs until ctx ends or Close is called,
 // and then drains: the API ends its waits, the worker what is in flight.
 func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r roles) (_ *instance, err error) {
-	if cfg.Redis.URL == queue.Embedded && r != (roles{api: true, worker: true}) {
+	if cfg.Redis.URL == rdb.Embedded && r != (roles{api: true, worker: true}) {
 		return nil, errors.New("the embedded store lives in one process, so an API and a worker apart cannot share it: " +
 			"set redis.url (--redis-url), or run both as one with: batchd serve")
 	}
@@ -49,7 +50,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 			err = errors.Join(err, i.release())
 		}
 	}()
-	queue.LogRedis(log)
+	rdb.SetLogger(log)
 	if i.store, err = queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.Config, Logger: log}); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
@@ -158,7 +159,7 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	for _, fault := range faults {
 		log.ErrorContext(ctx, "unsupported redis configuration", "why", fault)
 	}
-	if cfg.Redis.URL == queue.Embedded {
+	if cfg.Redis.URL == rdb.Embedded {
 		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")
 	} else if !i.store.Sealed() {
 		log.WarnContext(ctx, "batches lie in clear in redis, so actions with credentials are refused; set seal.keys to seal them")
@@ -181,7 +182,7 @@ func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.D
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	out := api.Config{
 		Auth: cfg.Auth, Limits: cfg.Limits, Endpoints: cfg.Endpoints,
-		Store: store, InMemory: cfg.Redis.URL == queue.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
+		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
 		Webhooks: cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
 		Logger: log, Version: buildVersion(), Metrics: registry,
 	}

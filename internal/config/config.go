@@ -3,7 +3,7 @@ package config
 import (
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/worker"
 )
@@ -14,9 +14,9 @@ import (
 type Config struct {
 	// Listen is the address, host:port, that the API listens on. Port 0, which only a
 	// variable or a flag may say, takes a free one. Defaults to 127.0.0.1:8080.
-	Listen string            `yaml:"listen"`
-	Log    Log               `yaml:"log"`
-	Redis  queue.RedisConfig `yaml:"redis"`
+	Listen string     `yaml:"listen"`
+	Log    Log        `yaml:"log"`
+	Redis  rdb.Config `yaml:"redis"`
 	// Auth says who may submit batches.
 	Auth api.Auth `yaml:"auth"`
 	Seal Seal     `yaml:"seal"`
@@ -64,7 +64,7 @@ func Default() *Config {
 	return &Config{
 		Listen: "127.0.0.1:8080",
 		Log:    Log{Level: "info", Format: LogText},
-		Redis:  queue.RedisConfig{}.WithDefaults(),
+		Redis:  rdb.Config{}.WithDefaults(),
 		Auth:   api.Auth{}.WithDefaults(),
 		Limits: api.DefaultLimits(),
 		Worker: Worker{Listen: "127.0.0.1:8081", Config: worker.Config{}.WithDefaults()},

@@ -10,7 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/config"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestSecretsDoNotShowHoweverTheyArePrinted(t *testing.T) {
@@ -54,6 +54,6 @@ func TestSecretsAreThereForWhoAsks(t *testing.T) {
 	c := load(t, config.Options{File: "testdata/good/full.yaml"})
 	require.Equal(t, "redis://user:hunter2@localhost:6379/2?password=hunter2", c.Redis.URL.Reveal())
 	require.Equal(t, "redis", c.Redis.URL.Scheme())
-	require.Empty(t, queue.RedisURL(queue.Embedded).Scheme())
+	require.Empty(t, rdb.URL(rdb.Embedded).Scheme())
 	require.Equal(t, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", c.Webhooks.Secret.Reveal())
 }

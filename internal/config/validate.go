@@ -11,7 +11,7 @@ import (
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // validate fills in the defaults that depend on other settings, has every package check
@@ -25,7 +25,7 @@ func (l *loader) validate() {
 	c.Webhooks.Check(check.In("webhooks"))
 	c.Auth.Check(check.In("auth"))
 	c.Seal.Check(check.In("seal"))
-	if c.Auth.Mode == api.AuthPassthrough && c.Redis.URL != queue.Embedded && len(c.Seal.Keys) == 0 && !check.IsBroken("seal.keys", "seal.file") {
+	if c.Auth.Mode == api.AuthPassthrough && c.Redis.URL != rdb.Embedded && len(c.Seal.Keys) == 0 && !check.IsBroken("seal.keys", "seal.file") {
 		check.Faultf("auth.mode", "passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them")
 	}
 	c.Limits.Check(check.In("limits"))

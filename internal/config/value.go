@@ -13,7 +13,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -61,8 +61,8 @@ func setText(p any, text string) error {
 	case *setting.Secret:
 		*p = setting.Secret(text)
 		return checkNotEmpty(text)
-	case *queue.RedisURL:
-		*p = queue.RedisURL(text)
+	case *rdb.URL:
+		*p = rdb.URL(text)
 	case *batch.Rate:
 		if err := checkNotEmpty(text); err != nil {
 			return err

@@ -52,6 +52,10 @@ func TestNoTypePosesAsARedisClient(t *testing.T) {
 	files, err := filepath.Glob("../../queue/*.go")
 	require.NoError(t, err)
 	require.NotEmpty(t, files)
+	rooms, err := filepath.Glob("../../queue/*/*.go")
+	require.NoError(t, err)
+	require.NotEmpty(t, rooms)
+	files = append(files, rooms...)
 	for _, name := range files {
 		if strings.HasSuffix(name, "_test.go") {
 			continue

@@ -1,7 +1,8 @@
-package queue
+package rdb
 
 import (
 	"testing"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
@@ -10,7 +11,7 @@ import (
 func TestURLsOfRedis(t *testing.T) {
 	t.Parallel()
 	open := func(url string) redis.UniversalClient {
-		c, err := connect(url, defaultTimeout, nil)
+		c, err := Connect(url, time.Second, nil)
 		require.NoError(t, err, url)
 		t.Cleanup(func() { require.NoError(t, c.Close()) })
 		return c
@@ -20,7 +21,7 @@ func TestURLsOfRedis(t *testing.T) {
 	require.Equal(t, 3, one.DB)
 	require.Equal(t, "hush", one.Password)
 	require.NotNil(t, one.TLSConfig)
-	require.Equal(t, poolSize, one.PoolSize)
+	require.Equal(t, PoolSize, one.PoolSize)
 	require.Equal(t, 200, open("redis://h?pool_size=200").(*redis.Client).Options().PoolSize)
 
 	many := open("redis+cluster://:hush@a:7000,b,[::1]:7001").(*redis.ClusterClient).Options()
@@ -33,7 +34,7 @@ func TestURLsOfRedis(t *testing.T) {
 		"", "localhost:6379", "http://x", "redis+magic://x", "redis+cluster://", "redis+cluster://a/3", "redis+cluster://a?x=1",
 		"redis+sentinel://a", "redis+sentinel://a/x?master=m", "redis://:hush@host:port", "redis+sentinel://:hush%zz@a?master=m",
 	} {
-		_, err := connect(bad, defaultTimeout, nil)
+		_, err := Connect(bad, time.Second, nil)
 		require.Error(t, err, bad)
 		require.NotContains(t, err.Error(), "hush")
 	}

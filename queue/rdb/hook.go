@@ -1,4 +1,4 @@
-package queue
+package rdb
 
 import (
 	"context"
@@ -7,24 +7,24 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// replies is a hook by which every command of a pipeline ends with its own reply, or with
-// an error of its own.
+// KeptReplies is a hook of a client. With it, every command of a pipeline ends with its own reply, or
+// with an error of its own.
 //
 // Without it go-redis marks commands that were answered as failed when the connection
 // breaks behind their replies, or when time runs out while it repeats others; and it sends
 // a whole pipeline again, to one server or to one node of a cluster, although some of its
 // commands were executed: their first replies are lost, and with them the tasks that they
 // brought.
-type replies struct{}
+type KeptReplies struct{}
 
 // DialHook implements [redis.Hook].
-func (replies) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (KeptReplies) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook implements [redis.Hook].
-func (replies) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (KeptReplies) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
 // ProcessPipelineHook implements [redis.Hook].
-func (replies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (KeptReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		if len(cmds) == 0 || cmds[0].Name() == "multi" { // all of a transaction is executed, or nothing
 			return next(ctx, cmds)

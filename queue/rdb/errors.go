@@ -1,4 +1,4 @@
-package queue
+package rdb
 
 import (
 	"context"
@@ -17,13 +17,17 @@ import (
 // retryAfter is what callers are told while Redis cannot serve.
 const retryAfter = 2 * time.Second
 
-// mapError turns what go-redis says into what the domain knows. The caller's
-// own cancellation stays what it is.
-func mapError(ctx context.Context, err error) error {
+// ErrSlow is the cause of a context that ended because Redis took too long. [mapError] takes it for
+// a Redis that cannot serve.
+var ErrSlow = errors.New("redis did not answer in time")
+
+// MapError turns an error of go-redis into one of the domain: a [batch.UnavailableError] if Redis
+// cannot serve. If the context of the caller has ended, it returns the cause of that.
+func MapError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), errSlow) {
+	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrSlow) {
 		return context.Cause(ctx)
 	}
 	if unavailable(err) {
@@ -32,8 +36,8 @@ func mapError(ctx context.Context, err error) error {
 	return err
 }
 
-// isUnavailable reports whether mapError found that Redis cannot serve.
-func isUnavailable(err error) bool {
+// IsUnavailable reports whether [mapError] found that Redis cannot serve.
+func IsUnavailable(err error) bool {
 	away := (*batch.UnavailableError)(nil)
 	return err != nil && errors.As(err, &away)
 }
@@ -47,7 +51,7 @@ func unavailable(err error) bool {
 	switch {
 	case errors.Is(err, redis.Nil), errors.Is(err, redis.ErrClosed):
 		return false
-	case errors.Is(err, errSlow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.EOF),
+	case errors.Is(err, ErrSlow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.EOF),
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
 		errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted), errors.As(err, &netErr):
 		return true

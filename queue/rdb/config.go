@@ -1,4 +1,6 @@
-package queue
+// Package rdb talks to one Redis, whatever its form: a server, the master that sentinels know, a
+// cluster, or a store in this process. It knows nothing of batches.
+package rdb
 
 import (
 	"errors"
@@ -12,32 +14,32 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// RedisConfig says where batches are kept.
-type RedisConfig struct {
-	// URL is "embedded", or that of a Redis, a Sentinel or a Cluster; see [Open]. Defaults
+// Config says where batches are kept.
+type Config struct {
+	// URL is "embedded", or that of a Redis, a Sentinel or a Cluster; see [Connect]. Defaults
 	// to embedded.
-	URL RedisURL `yaml:"url"`
+	URL URL `yaml:"url"`
 }
 
 // WithDefaults returns the settings with those replaced that are zero.
-func (r RedisConfig) WithDefaults() RedisConfig {
+func (r Config) WithDefaults() Config {
 	if r.URL == "" {
 		r.URL = Embedded
 	}
 	return r
 }
 
-// RedisURL is "embedded", or a URL with one of the schemes that [RedisURL.Scheme] may
+// URL is "embedded", or a URL with one of the schemes that [URL.Scheme] may
 // return. It may hold a password, so it shows itself without.
-type RedisURL string
+type URL string
 
-// Embedded is the [RedisURL] of the store in this process, which forgets everything
+// Embedded is the [URL] of the store in this process, which forgets everything
 // with it.
 const Embedded = "embedded"
 
 // Scheme returns the part before "://": redis, rediss, redis+sentinel,
 // rediss+sentinel, redis+cluster or rediss+cluster; or nothing if there is none.
-func (u RedisURL) Scheme() string {
+func (u URL) Scheme() string {
 	scheme, _, ok := strings.Cut(string(u), "://")
 	if !ok {
 		return ""
@@ -46,10 +48,10 @@ func (u RedisURL) Scheme() string {
 }
 
 // Reveal returns the URL with its password.
-func (u RedisURL) Reveal() string { return string(u) }
+func (u URL) Reveal() string { return string(u) }
 
 // String implements fmt.Stringer.
-func (u RedisURL) String() string {
+func (u URL) String() string {
 	if u == Embedded {
 		return string(u)
 	}
@@ -57,17 +59,17 @@ func (u RedisURL) String() string {
 }
 
 // Format implements fmt.Formatter.
-func (u RedisURL) Format(f fmt.State, _ rune) { setting.WriteState(f, u.String()) }
+func (u URL) Format(f fmt.State, _ rune) { setting.WriteState(f, u.String()) }
 
 // MarshalText implements encoding.TextMarshaler.
-func (u RedisURL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // Check reports what is wrong with the settings.
-func (r RedisConfig) Check(c *setting.Checker) { c.Check("url", r.URL.check()) }
+func (r Config) Check(c *setting.Checker) { c.Check("url", r.URL.check()) }
 
 // check checks the scheme and the hosts; the client checks the rest. It repeats nothing
 // but the scheme, since any other part may be the password.
-func (u RedisURL) check() error {
+func (u URL) check() error {
 	if u == Embedded {
 		return nil
 	}

@@ -1,4 +1,4 @@
-package queue
+package rdb
 
 import (
 	"context"
@@ -15,8 +15,8 @@ import (
 )
 
 const (
-	// poolSize is the number of connections to a server, unless the URL says another one.
-	poolSize = 64
+	// PoolSize is the number of connections to a server, unless the URL gives another number.
+	PoolSize = 64
 	// onePool has go-redis send pipelines over the same connections as single commands. Its pool
 	// for pipelines alone is empty until they need it, so that each of the first ten
 	// exchanges at a time opens a connection, which takes three more round trips; see [warmer].
@@ -25,11 +25,16 @@ const (
 	bufferSize = 64 << 10
 )
 
-// connect makes a client for a URL of [Open]. Errors do not repeat the URL,
-// since it may hold a password. Each read and each write has that timeout, and
-// the opening of a connection half of it.
-// The hook is called with every new connection, before it is used.
-func connect(raw string, timeout time.Duration, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
+// Connect returns a client for a URL. The schemes are
+//
+//	redis://[user:password@]host[:port][/db]      one server; rediss:// with TLS
+//	redis+sentinel://host,host:port/db?master=n   the master that the sentinels know as n
+//	redis+cluster://host:port,host:port           a cluster; rediss+… with TLS for both
+//
+// Errors do not repeat the URL, since it may hold a password. Each read and each write has the given
+// timeout, and the opening of a connection half of it. The hook is called with every new connection,
+// before it is used; nil is none. Connect itself opens no connection.
+func Connect(raw string, timeout time.Duration, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
 	const expected = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
 	// url.Parse refuses a list of hosts with ports, so the list is cut out first.
 	scheme, rest, ok := strings.Cut(raw, "://")
@@ -45,7 +50,7 @@ func connect(raw string, timeout time.Duration, hook func(context.Context, *redi
 		if err != nil {
 			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
 		}
-		return redis.NewClient(tune(opts, timeout, hook)), nil
+		return redis.NewClient(Tune(opts, timeout, hook)), nil
 	}
 	userinfo, hosts := "", rest
 	if i := strings.IndexAny(hosts, "/?"); i >= 0 {
@@ -65,7 +70,7 @@ func connect(raw string, timeout time.Duration, hook func(context.Context, *redi
 	}
 	opts := &redis.UniversalOptions{
 		DialTimeout: timeout / 2, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
-		PoolSize: poolSize, PipelinePoolSize: onePool, ReadBufferSize: bufferSize, WriteBufferSize: bufferSize, ContextTimeoutEnabled: true, OnConnect: hook,
+		PoolSize: PoolSize, PipelinePoolSize: onePool, ReadBufferSize: bufferSize, WriteBufferSize: bufferSize, ContextTimeoutEnabled: true, OnConnect: hook,
 		DisableIdentity: true, MaintNotificationsConfig: noNotifications(),
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
@@ -100,13 +105,13 @@ func connect(raw string, timeout time.Duration, hook func(context.Context, *redi
 	return redis.NewFailoverClient(opts.Failover()), nil
 }
 
-func tune(o *redis.Options, timeout time.Duration, hook func(context.Context, *redis.Conn) error) *redis.Options {
+func Tune(o *redis.Options, timeout time.Duration, hook func(context.Context, *redis.Conn) error) *redis.Options {
 	o.OnConnect = hook
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout/2, timeout, timeout, timeout
 	o.ContextTimeoutEnabled = true
 	o.DisableIdentity, o.MaintNotificationsConfig = true, noNotifications()
 	if o.PoolSize == 0 {
-		o.PoolSize = poolSize
+		o.PoolSize = PoolSize
 	}
 	o.PipelinePoolSize, o.ReadBufferSize, o.WriteBufferSize = onePool, bufferSize, bufferSize
 	return o

@@ -1,4 +1,4 @@
-package queue
+package rdb
 
 import (
 	"context"
@@ -10,8 +10,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
-
-	"github.com/batchd/batchd/queue/seal"
 )
 
 // reply is an error reply of Redis.
@@ -88,7 +86,7 @@ func TestOnlyRepliesToWrongCommandsAreFaultsOfOurs(t *testing.T) {
 func TestOtherErrorsAreToldApartToo(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{
-		io.EOF, net.ErrClosed, redis.ErrPoolTimeout, context.DeadlineExceeded, errSlow,
+		io.EOF, net.ErrClosed, redis.ErrPoolTimeout, context.DeadlineExceeded, ErrSlow,
 		errors.New("asynq: UNKNOWN: redis eval error: dial tcp 127.0.0.1:1: connect: connection refused"),
 		errors.New("redis: all sentinels specified in configuration are unreachable"),
 		errors.New("redis: cluster has no nodes"),
@@ -96,32 +94,10 @@ func TestOtherErrorsAreToldApartToo(t *testing.T) {
 	} {
 		require.True(t, unavailable(err), "%v", err)
 	}
-	for _, err := range []error{redis.Nil, redis.ErrClosed, errAnswer, seal.ErrSealed, errAction, errors.New("asynq: task not found")} {
+	for _, err := range []error{redis.Nil, redis.ErrClosed, ErrAnswer, errors.New("asynq: task not found")} {
 		require.False(t, unavailable(err), "%v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(errAction)
-	require.ErrorIs(t, mapError(ctx, reply("OOM no room")), errAction, "the caller's own end stays what it is")
-}
-
-// What Redis itself says of wrong commands is recognised.
-func TestRepliesOfARealServerToWrongCommands(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		require.NoError(t, b.rdb.Set(b.ctx, "{a}text", "x", 0).Err())
-		require.NoError(t, b.rdb.Do(b.ctx, "PING").Err())
-		for _, err := range []error{
-			b.rdb.HGet(b.ctx, "{a}text", "x").Err(),
-			b.rdb.Do(b.ctx, "GET").Err(),
-			b.rdb.Do(b.ctx, "NONSENSE", "{a}").Err(),
-			b.rdb.Do(b.ctx, "SET", "{a}text", "1", "NONSENSE").Err(),
-			redis.NewScript("return redis.call('HGET', KEYS[1], 'x')").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return nothing.at.all").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return redis.call('GET')").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return tonumber(KEYS) + 1").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return }").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-		} {
-			require.Error(t, err)
-			require.False(t, unavailable(err), "%v", err)
-		}
-	})
+	cancel(io.ErrNoProgress)
+	require.ErrorIs(t, MapError(ctx, reply("OOM no room")), io.ErrNoProgress, "the caller's own end stays what it is")
 }

@@ -1,4 +1,4 @@
-package queue
+package rdb
 
 import (
 	"testing"
@@ -17,6 +17,6 @@ func TestRedactedURLsKeepWhatHelps(t *testing.T) {
 		"hunter2":                                "(redacted)",
 		"":                                       "",
 	} {
-		require.Equal(t, want, RedisURL(raw).String())
+		require.Equal(t, want, URL(raw).String())
 	}
 }
