@@ -112,8 +112,8 @@ func (s *Server) admit(ctx context.Context, header http.Header, up batch.Upload,
 	return admitted, nil
 }
 
-// setRateLimit tells of a limit as draft-ietf-httpapi-ratelimit-headers does: of
-// its rate as "actions", of what may be in flight as "concurrent", which has no window.
+// setRateLimit describes a limit in the headers of draft-ietf-httpapi-ratelimit-headers: its rate as
+// "actions", and what may be in flight as "concurrent", which has no window.
 func setRateLimit(header http.Header, state *batch.LimitState) {
 	var policy, now []string
 	if rate := state.Limit.Rate; rate.N > 0 {

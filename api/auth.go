@@ -45,8 +45,8 @@ func (s *Server) authenticate(c *gin.Context) {
 
 const askForAuthorization = "send the credential of the target API in one Authorization header: it is passed on with every action, and the batch belongs to it"
 
-// identity returns what a request's credentials come to: whoever sent a batch in
-// a dialect reads it here with the same ones. The token is taken out of the query.
+// identity returns the identity that a request's credentials stand for: a client that sent a batch in
+// a dialect reads it here with the same credentials. The token is taken out of the query.
 func identity(c *gin.Context) (string, error) {
 	credentials, err := dialect.ReadCredentials(c.Request.Header)
 	if err != nil {

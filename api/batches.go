@@ -210,7 +210,7 @@ func (s *Server) deliveries(c *gin.Context) error {
 	return writeJSON(c, http.StatusOK, mediaJSON, log)
 }
 
-// redeliver has the webhook of a terminal batch delivered anew.
+// redeliver starts a new delivery of the webhook of a terminal batch.
 func (s *Server) redeliver(c *gin.Context) error {
 	id, err := s.addressed(c)
 	if err != nil {

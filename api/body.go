@@ -66,7 +66,7 @@ type body struct {
 	read   int64
 	sum    hash.Hash
 	// err is why reading ended before the body did. It is kept because a parser
-	// on top would tell of its own trouble with the stump.
+	// on top of it would report a fault of its own in the incomplete body.
 	err   error
 	close func()
 }

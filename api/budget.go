@@ -9,7 +9,7 @@ import (
 )
 
 // storeBudget is how long the store may take for one request, over all exchanges with
-// it. A client is told within two seconds that it has to come back; the rest is for
+// it. A client gets its 503 within two seconds; the rest is for
 // everything else.
 const storeBudget = 1400 * time.Millisecond
 

@@ -57,7 +57,7 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
 		spec := &batch.Spec{
 			Target: ep.Target, Waited: wait > 0, ExpiresIn: s.cfg.Limits.ExpiresIn, Retention: s.cfg.Limits.Retention,
-			// With other credentials it is another submission, whoever owns it.
+			// With other credentials it is another submission, even of the same owner.
 			Fingerprint: body.fingerprint(mediaJSON+"\n"+sub.Credentials.Identity(), r),
 		}
 		b, replayed, err := s.store(c, ep, key, sub.Actions, spec)

@@ -6,8 +6,8 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// health says that the process lives. It asks nobody else, so that a store
-// that is away does not have the process killed.
+// health says that the process lives. It does not ask the store, so that an orchestrator does not kill
+// the process while the store is unavailable.
 func (s *Server) health(c *gin.Context) error {
 	c.Header("Cache-Control", "no-store")
 	return writeJSON(c, http.StatusOK, mediaJSON, struct {

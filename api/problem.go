@@ -178,7 +178,7 @@ func (s *Server) fail(c *gin.Context, err error) {
 		panic(http.ErrAbortHandler)
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		// The client hung up; nobody reads this.
+		// The client has closed the connection and does not read this.
 		err = refuse(kindBadBody, "the client closed the connection")
 	}
 	p := problemOf(err, c.Writer.Header(), id)

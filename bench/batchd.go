@@ -42,7 +42,7 @@ type batchd struct {
 	setup
 
 	url        string
-	credential string   // whose batches they are; empty where nobody asks
+	credential string   // whose batches they are; empty if the scenario needs none
 	api        *process // serve, or the API
 	workers    []*process
 	http       *http.Client

@@ -86,8 +86,8 @@
 // predicts: submit and fan_out with no worker there, run and redis (processor time) with
 // half as many actions in one `batchd serve`, exchange with one place. Its mean, p50 and
 // p99 are of the time from the beginning of the submission until an action's attempt
-// has ended. What everything else on the machine took meanwhile (others) is told
-// to the simulation, which then has that much less of each core.
+// has ended. The simulation gets the CPU time that everything else on the machine took
+// meanwhile (others), and has that much less of each core.
 //
 // The last table of throughput and idle counts Redis's commands, told apart by MONITOR
 // into those that clients sent and those that scripts called. Nothing is timed

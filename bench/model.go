@@ -105,7 +105,7 @@ const (
 	modelEnough  = 12
 	modelLinger  = time.Millisecond
 	modelAhead   = 5 * time.Millisecond
-	modelWindow  = 100 * time.Millisecond // what it is reckoned from
+	modelWindow  = 100 * time.Millisecond // over which the model computes it
 	modelLeaving = 64
 	modelBurst   = 10 // the share of a rate that may be used at once
 	modelShared  = 256
@@ -161,7 +161,7 @@ func (w *modelWorker) ahead(now time.Duration) int {
 func (m model) forecast() forecast {
 	s := &simulation{
 		model: m, idle: m.cores, next: math.MinInt64, waits: make([]float64, 0, m.actions),
-		rand: rand.New(rand.NewPCG(m.seed, 0)), //nolint:gosec // a simulation is to be the same each time
+		rand: rand.New(rand.NewPCG(m.seed, 0)), //nolint:gosec // a simulation must be the same each time
 	}
 	for range m.workers {
 		s.workers = append(s.workers, &modelWorker{free: m.places, turned: -modelLinger})

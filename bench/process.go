@@ -30,7 +30,7 @@ func startProcess(dir, name, program string, args ...string) (*process, error) {
 		return nil, fmt.Errorf("make the log of %s: %w", name, err)
 	}
 	defer log.Close()
-	// It is ended by stop, which its owner calls in any case, and by nobody else.
+	// Only stop ends it, which its owner calls in any case.
 	cmd := exec.Command(program, args...) //nolint:gosec,noctx // the program is one of three, and the arguments are ours
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = dieWithParent()

@@ -82,7 +82,7 @@ func (s *redisServer) stop() {
 	s.process.stop()
 }
 
-// freeAddr returns an address on loopback that nobody listens on.
+// freeAddr returns an address on loopback on which no process listens.
 func freeAddr(ctx context.Context) (string, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {

@@ -61,7 +61,7 @@ type metric struct {
 	Median float64   `json:"median"`
 }
 
-// goal is a figure that is to be reached. It says whether it was, and is never an error.
+// goal is a figure to reach. It says whether the run reached it, and is never an error.
 type goal struct {
 	Name   string    `json:"name"`
 	Unit   string    `json:"unit,omitempty"`

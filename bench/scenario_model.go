@@ -176,7 +176,7 @@ func (w *world) submissionCosts(ctx context.Context, n int) (costs, error) {
 			full, err := w.snapshot(ctx)
 			return costs{
 				submit: took / time.Duration(n),
-				// It pauses while nobody takes them, so its time says nothing.
+				// It pauses while no worker takes tasks, so its time says nothing.
 				fanOut: (full.server + full.redis - before.server - before.redis) / time.Duration(max(n-already, 1)),
 				queued: (full.info["used_memory"] - empty["used_memory"]) / float64(n),
 			}, err

@@ -85,7 +85,7 @@ func parsePeak(status string) (int64, error) {
 	return 0, errors.New("the peak memory of a process cannot be read: its status has no VmHWM")
 }
 
-// resetPeak has the kernel count the process's peak memory anew.
+// resetPeak makes the kernel start again to count the process's peak memory.
 func resetPeak(pid int) error {
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0o600); err != nil {
 		return fmt.Errorf("reset the peak memory of a process: %w", err)

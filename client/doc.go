@@ -2,9 +2,9 @@
 // follows them, and reads their results in the order of the actions.
 //
 // A batch is accepted as a whole or not at all. Once [Client.Submit] has
-// returned a batch, the server runs it to its end whether or not anybody waits;
-// [Client.Wait] or a webhook tells of the end, and [Client.Results] streams what
-// became of every action. An action that failed is no error of this package:
+// returned a batch, the server runs it to its end whether or not a client waits;
+// [Client.Wait] returns at the end, a webhook announces it, and [Client.Results] streams the
+// result of every action. An action that failed is no error of this package:
 // look at [Result.Outcome], or at the [Counts] of the batch.
 //
 // Large batches need not lie in memory. [Client.SubmitStream] sends actions as

@@ -24,8 +24,8 @@ type Update struct {
 const maxEventLine = 16 << 20
 
 // Events streams the progress of a batch as server-sent events until the batch
-// has ended. It yields one error at most, as the last: a connection that breaks
-// is not made anew. [Client.Watch] bears with more.
+// has ended. It yields one error at most, as the last: it does not
+// reconnect. [Client.Watch] does.
 func (c *Client) Events(ctx context.Context, id string) iter.Seq2[*Update, error] {
 	return func(yield func(*Update, error) bool) {
 		resp, err := c.open(ctx, id, "events", "text/event-stream", nil)

@@ -25,8 +25,8 @@ func (c *Client) get(ctx context.Context, id string, wait time.Duration) (*Batch
 	return decode[Batch](ctx, c, call{method: http.MethodGet, path: []string{id}, header: preferWait(wait)})
 }
 
-// Wait returns the batch once it has ended. It bears with a server that is away
-// for as long as [WithRetryFor] allows, each time anew.
+// Wait returns the batch once it has ended. It tries again while the server is unavailable,
+// each time for as long as [WithRetryFor] allows.
 func (c *Client) Wait(ctx context.Context, id string) (*Batch, error) {
 	var last *Batch
 	for batch, err := range c.Watch(ctx, id, longestWait) {

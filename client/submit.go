@@ -20,7 +20,7 @@ type Options struct {
 	// Target names the configured API to call. It may be left out where the
 	// server has only one.
 	Target string
-	// WebhookURL is told of the end of the batch. See [VerifyWebhook].
+	// WebhookURL receives a webhook when the batch has ended. See [VerifyWebhook].
 	WebhookURL string
 	// ExpiresIn is the time from acceptance to the deadline, after which nothing
 	// is begun any more. Defaults to the server's.
@@ -31,7 +31,7 @@ type Options struct {
 	Metadata map[string]string
 
 	// IdempotencyKey makes a repeated submission return the first one's batch.
-	// Make it unique for what is to be done, or let [NewIdempotencyKey]. Submit
+	// Make it unique for each job, or use [NewIdempotencyKey]. Submit
 	// defaults to a new key for each call, the others to none.
 	IdempotencyKey string
 	// Compression is that of the upload. Defaults to none.

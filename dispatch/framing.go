@@ -27,7 +27,7 @@ type framer struct {
 	// fault says why the answer is refused. It stays.
 	fault error
 	// spent says that no other answer can follow on the connection, and dead that a
-	// request was to be made nevertheless.
+	// request was attempted nevertheless.
 	spent, dead bool
 
 	budget int64  // how many bytes of heads and trailers may still come
@@ -406,7 +406,7 @@ func (c *framedConn) Close() error {
 }
 
 // Write implements io.Writer. It writes nothing to a connection whose next answer could
-// not be told from what is there already, upon which the transport takes another one.
+// not be distinguished from bytes that are there already. The transport then takes another connection.
 func (c *framedConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	dead := c.framing.dead

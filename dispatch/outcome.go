@@ -40,7 +40,7 @@ type exchange struct {
 	timeout time.Duration
 	until   time.Time     // when that has passed
 	ahead   time.Duration // of the clock here, the ledger's
-	phase   atomic.Int32  // some of it is told from other goroutines
+	phase   atomic.Int32  // other goroutines set it, too
 
 	whenReady func(ctx context.Context) error // or nil, see [batch.Request]
 	extend    func(time.Duration)             // lets the transport's exchange take that long from now on
@@ -68,7 +68,7 @@ func (x *exchange) advance(p phase) {
 // over reports whether its time has passed.
 func (x *exchange) over() bool { return !time.Now().Before(x.until) }
 
-// traced returns a context by which the transport tells of its progress.
+// traced returns a context by which the transport reports its progress.
 func (x *exchange) traced(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(context.WithValue(ctx, exchangeKey{}, x), &httptrace.ClientTrace{
 		GetConn: func(string) {
@@ -278,7 +278,7 @@ func blocked(target, detail string) *batch.Response {
 }
 
 // explain returns the code of an error, and what a person should read. Errors
-// of a dial or a handshake tell of addresses and certificates, and are quoted;
+// of a dial or a handshake name addresses and certificates, and are quoted;
 // later ones may hold what the target sent, and are not.
 func (x *exchange) explain(ctx context.Context, p phase, err error) (batch.ErrorCode, string) {
 	if cause := context.Cause(ctx); cause != nil {
@@ -345,8 +345,8 @@ func interrupted(p phase, cause error) string {
 	return message
 }
 
-// isCertificate reports whether the target's certificate was found wanting,
-// which another attempt does not mend.
+// isCertificate reports whether the target's certificate is not valid, which another attempt does not
+// change.
 func isCertificate(err error) bool {
 	_, ok := errors.AsType[*tls.CertificateVerificationError](err)
 	return ok

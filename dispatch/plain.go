@@ -55,7 +55,7 @@ func newPlainCarrier(addr string, connections int, dial func(ctx context.Context
 	return &plainCarrier{dial: dial, addr: addr, slots: make(chan struct{}, connections)}
 }
 
-// roundTrip implements carrier. The answer's body is to be closed, or read to its end.
+// roundTrip implements carrier. The caller closes the answer's body or reads it to its end.
 func (d *plainCarrier) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
 	select {
 	case d.slots <- struct{}{}:

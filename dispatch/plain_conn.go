@@ -151,7 +151,7 @@ func (c *plainConn) ask(req *http.Request) (*http.Response, error) {
 	return c.readHead(req)
 }
 
-// beginStep is called first when the connection is to be used, and then whenever
+// beginStep is called first when a request takes the connection, and then whenever
 // something can be read. It reports whether it is done.
 func (c *plainConn) beginStep(fd uintptr) bool {
 	if c.asked {
@@ -201,8 +201,8 @@ func (c *plainConn) took(n int, err error) {
 	}
 }
 
-// writeRest writes what could not be written at once. The answer may come before all
-// of it is: whoever refuses a request need not read it.
+// writeRest writes what could not be written at once. The answer may come before the
+// request is complete: a target that refuses a request need not read it.
 func (c *plainConn) writeRest() {
 	done, x := make(chan error, 1), c.x
 	rest := net.Buffers{c.out[c.written:], c.more}

@@ -45,8 +45,8 @@ type answerError struct {
 // Error implements error.
 func (e *answerError) Error() string { return e.message }
 
-// decodes reports whether the answer's compression is ours to undo: whoever
-// names encodings by itself gets the body as it comes.
+// decodes reports whether dispatch decompresses the answer: an action that names encodings itself
+// gets the body as it comes.
 func decodes(a *batch.Action, req *http.Request) bool {
 	_, own := a.Header("Accept-Encoding")
 	return !own && req.Header["Accept-Encoding"] != nil

@@ -19,7 +19,7 @@ const (
 )
 
 // saga runs one group: it sends the requests that the group is made of, one at
-// a time, and notes each in the group's record before it is sent. So whoever
+// a time, and records each in the group's record before it sends it. So the worker that
 // takes the group over after a crash finds what may have been sent, and brings
 // it to an end at which all of its members count, or none, or the results say
 // which may.

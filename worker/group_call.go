@@ -35,7 +35,7 @@ func (s *saga) request(ctx context.Context) (*batch.Action, *batch.Failure) {
 	}
 	call := map[batch.GroupStep]batch.Call{batch.GroupBegin: x.Begin, batch.GroupCommit: x.Commit, batch.GroupRollback: x.Rollback}[s.g.Step]
 	a := &batch.Action{Method: call.Method, Path: withID(call.Path, s.g.Transaction)}
-	// The calls are made on behalf of whoever sent the group.
+	// The calls carry the credentials of the client that sent the group.
 	a.Query = credentials(s.begun.Action.Query)
 	for _, h := range s.begun.Action.Headers {
 		if batch.IsCredential(h.Name) {

@@ -40,7 +40,7 @@ func newMetrics() *metrics {
 			Name: "batchd_webhook_attempts_total", Help: "Attempts at delivering a webhook, by the state that followed.",
 		}, []string{"state"}),
 		swept: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "batchd_swept_total", Help: "What the sweeper mended.",
+			Name: "batchd_swept_total", Help: "Faults that the sweeper repaired, by kind.",
 		}, []string{"what"}),
 		open: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "batchd_open_batches", Help: "Batches that were not done when this worker last swept.",

@@ -114,7 +114,7 @@ func refuse(status int, media string, v any) (*Answer, error) {
 	return &Answer{Status: status, Media: media, Body: body}, nil
 }
 
-// sentence tells of a fault in one line.
+// sentence describes a fault in one line.
 func (e *ProblemError) sentence() string {
 	if e.Pointer == "" {
 		return e.Detail

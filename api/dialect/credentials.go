@@ -53,7 +53,7 @@ func only(what string, values []string) (string, error) {
 	return "", &UnauthorizedError{fmt.Sprintf("the %s is there %d times: expected one", what, len(values))}
 }
 
-// Identity returns one text for the credential that says who somebody is,
+// Identity returns one text for the credential that identifies the client,
 // empty where there is none: only what a target goes by may tell owners apart,
 // or a limit could be dodged with a header that means nothing. It is as secret as
 // the credential.

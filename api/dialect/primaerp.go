@@ -109,8 +109,8 @@ func hasToken(query string) bool {
 }
 
 // inheritable returns the headers of a batch request that its items get too, in
-// order: not those of the connection (RFC 9110 §7.6.1), not what tells of the
-// batch's own body or of how it is to be answered, and not what is meant for
+// order: not those of the connection (RFC 9110 §7.6.1), not those that describe the
+// batch's own body or the wanted form of its answer, and not those that address
 // batchd. Content-Type stays, because it is the items' as well.
 func inheritable(h http.Header) []batch.Field {
 	var named []string

@@ -145,7 +145,7 @@ func (t *csvText) check(r rune, size int) error {
 	return nil
 }
 
-// separatorLine matches a first line by which Excel is told the delimiter.
+// separatorLine matches a first line that declares the delimiter for Excel.
 var separatorLine = regexp.MustCompile(`^(?i:"?(sep=([^\r\n]?))"?)(\r?\n|\r|$)`)
 
 // checkStart refuses a file whose first line is no row.

@@ -18,9 +18,8 @@ import (
 const followRetryFor = 2 * time.Minute
 
 // follow shows the progress of a batch until it has ended, on standard error.
-// It answers errNotAllSucceeded where that is so. When it is interrupted, the user
-// is told what becomes of the batch, and how to come back. Of the batch, no more
-// than its id need be known.
+// It answers errNotAllSucceeded where that is so. When the user interrupts
+// it, it says what happens to the batch, and how to come back. It needs only the id of the batch.
 func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 	id, store, seen := known.ID, known.Store, !known.CreatedAt.IsZero()
 	retrying, err := c.client(followRetryFor)

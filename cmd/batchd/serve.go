@@ -39,7 +39,7 @@ func newWorkerCmd() *cobra.Command {
 	})
 }
 
-// newInstanceCmd completes a command that runs an instance until it is told to end.
+// newInstanceCmd completes a command that runs an instance until a signal ends it.
 func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 	file, set := settingFlags(cmd)
 	cmd.Args = cobra.NoArgs

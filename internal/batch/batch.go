@@ -119,7 +119,7 @@ type Batch struct {
 	Lane   Lane
 	Status Status
 	Counts Counts
-	// WebhookURL is told of the end, once. Empty means nobody is.
+	// WebhookURL receives the webhook of the end. Empty means no webhook.
 	WebhookURL string
 	// Metadata is the client's own; it comes back as it came.
 	Metadata  map[string]string

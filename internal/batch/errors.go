@@ -16,7 +16,7 @@ var (
 	ErrKeyBusy = errors.New("a submission with this idempotency key is still being accepted")
 	// ErrTerminal: the batch has ended, so there is nothing to stop.
 	ErrTerminal = errors.New("the batch has ended already")
-	// ErrNotTerminal: the batch has not ended, so there is nothing to tell of.
+	// ErrNotTerminal: the batch has not ended, so it has no event to deliver.
 	ErrNotTerminal = errors.New("the batch has not ended yet")
 	// ErrCursor: the cursor of a list is not one that the store has handed out.
 	ErrCursor = errors.New("not a cursor that was handed out")

@@ -10,7 +10,7 @@ import (
 const MaxGroup = 100
 
 // Group is a transaction as the ledger keeps it: who belongs to it, and how far
-// it is. It is written before every request of the group, so that whoever finds
+// it is. It is written before every request of the group, so that the worker that finds
 // it after a crash knows what may have been sent.
 type Group struct {
 	Name string `json:"name"`
@@ -27,8 +27,8 @@ type Group struct {
 	At int `json:"at,omitempty"`
 	// Sent says that the step's request may be on its way: no answer was noted.
 	Sent bool `json:"sent,omitempty"`
-	// Paused says that the holder has given the group back: whoever begins it next
-	// goes on.
+	// Paused says that the holder has given the group back: the worker that begins it next
+	// continues.
 	Paused bool `json:"paused,omitempty"`
 	// Attempt counts the tries at Step, the one under way included.
 	Attempt int `json:"attempt,omitempty"`
@@ -80,7 +80,7 @@ type GroupCause struct {
 	Failure *Failure `json:"failure,omitempty"`
 	// Doubt says that it may have taken effect at the target all the same.
 	Doubt bool `json:"doubt,omitempty"`
-	// Open says that the target may hold a transaction that nobody ends.
+	// Open says that the target may hold a transaction that no worker ends.
 	Open      bool          `json:"open,omitempty"`
 	StartedAt time.Time     `json:"started_at,omitzero"`
 	Duration  time.Duration `json:"duration,omitempty"`

@@ -136,12 +136,12 @@ type Lane string
 
 // The lanes.
 const (
-	Interactive Lane = "interactive" // small, or somebody waits for it
+	Interactive Lane = "interactive" // small, or a client waits for it
 	Bulk        Lane = "bulk"        // everything else
 )
 
 // InteractiveActions is the largest batch that runs in the interactive lane
-// although nobody waits for it.
+// although no client waits for it.
 const InteractiveActions = 100
 
 // LaneFor returns the lane of a batch of total actions.

@@ -44,8 +44,8 @@ type Store interface {
 	// delivery that is not done is withdrawn. It answers [ErrNoWebhook] or [ErrNotTerminal].
 	Redeliver(ctx context.Context, owner, id string) error
 	// Watch returns a channel that receives a value soon after the batch turned
-	// terminal: the batch as it ended, whoever owns it, or nil, upon which the caller
-	// looks. Others may have the same one. A wake-up can be lost with a connection, so
+	// terminal: the batch as it ended, whichever owner it has, or nil: then the caller
+	// reads the batch. Others may have the same one. A wake-up can be lost with a connection, so
 	// the caller looks by itself now and then. Stop releases the watch.
 	Watch(id string) (wake <-chan *Batch, stop func())
 	// Ping reports whether the store can be reached and read. A store that takes no
@@ -184,7 +184,7 @@ type Ledger interface {
 	GroupLedger
 }
 
-// Sweeper mends what a crash left half-way.
+// Sweeper repairs what a crash left incomplete.
 type Sweeper interface {
 	// Sweep makes one round over the batches that are not done. Only one worker
 	// sweeps at a time: ok is false where it is another. Sweeping is idempotent.
@@ -201,7 +201,7 @@ type Sweeper interface {
 type Swept struct {
 	Open     int // batches looked at
 	Resumed  int // fan-outs that had broken off
-	Lost     int // actions that had neither a result nor a task, or a holder that nobody knows
+	Lost     int // actions that had neither a result nor a task, or a holder that does not exist
 	Expired  int // batches whose deadline had passed
 	Notified int // webhooks that were due and not enqueued
 	Closed   int // entries of batches that are done or gone

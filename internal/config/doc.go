@@ -9,6 +9,6 @@
 //
 // Reading is strict. Nothing is guessed or ignored: an unknown key, a number
 // where a duration belongs, or an endpoint without its target is a fault, and
-// [Load] reports all faults at once, each with the place where it is mended. No
+// [Load] reports all faults at once, each with the place where to correct it. No
 // fault repeats a secret.
 package config

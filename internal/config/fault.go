@@ -11,8 +11,8 @@ import (
 
 // Fault is one thing that is wrong with the configuration, and where.
 type Fault struct {
-	// File is where to mend it: a file, or the name of a variable or flag.
-	// Empty means that nothing says it anywhere.
+	// File is where to correct it: a file, or the name of a variable or flag.
+	// Empty means that the setting is missing everywhere.
 	File string
 	// Line and Column count from 1. They are 0 where the fault has no line, as
 	// in a variable or a flag.
@@ -76,8 +76,8 @@ type ledger struct {
 	faults []Fault
 }
 
-// place returns where a setting comes from. What no line sets is mended where
-// its parent is.
+// place returns where a setting comes from. For a setting without a line it is the
+// place of its parent.
 func (l *ledger) place(key string) place {
 	for {
 		if p, ok := l.places[key]; ok {

@@ -96,7 +96,7 @@ func settingPaths(settings []Setting) []string {
 }
 
 // injected matches what Kubernetes and Docker add to the environment of every
-// container for a service that is named batchd or batchd-…: nobody set it.
+// container for a service that is named batchd or batchd-…: no operator set it.
 var injected = regexp.MustCompile(`^BATCHD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
 // environment returns batchd's variables that are not empty, and faults those

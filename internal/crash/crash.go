@@ -93,13 +93,13 @@ const (
 	WebhookRecorded Point = "webhook_recorded"
 )
 
-// What mends: the sweeper, and a worker that takes over from one that died.
+// Repair: the sweeper, and a worker that takes over from one that died.
 const (
 	// Sweeping is in the middle of a round, between two batches.
 	Sweeping Point = "sweeping"
 	// Expired is after what is not begun was ended at the deadline.
 	Expired Point = "expired"
-	// Recovering is after each action of a dead worker that is enqueued anew.
+	// Recovering is after each action of a dead worker that is enqueued again.
 	Recovering Point = "recovering"
 	// Adopting is after each task that a dead worker held is put back.
 	Adopting Point = "adopting"

@@ -179,7 +179,7 @@ func StartSentinel(tb testing.TB) string {
 	return "redis+sentinel://" + s.Addr + "/0?master=main"
 }
 
-// FreePort returns a port on which nobody listens. It is none of those that the kernel
+// FreePort returns a port on which no process listens. It is none of those that the kernel
 // gives to connections, which might take it before it is used.
 func FreePort(tb testing.TB) string {
 	tb.Helper()
