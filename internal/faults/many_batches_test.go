@@ -20,6 +20,7 @@ import (
 	"github.com/batchd/batchd/client"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -34,7 +35,7 @@ const (
 type backlog struct {
 	*world
 
-	rdb *redis.Client
+	redis *redis.Client
 }
 
 // startBacklog starts an API and two workers.
@@ -45,11 +46,11 @@ func startBacklog(t *testing.T) (b *backlog, workers []*process) {
 	for i := range unreachable {
 		w.targets += fmt.Sprintf("  - {name: away-%d, base_url: %q, concurrency: 4, timeout: 2s}\n", i, listenDeaf(t))
 	}
-	b = &backlog{world: w, rdb: redis.NewClient(&redis.Options{Addr: w.redis.Addr})}
-	t.Cleanup(func() { _ = b.rdb.Close() })
+	b = &backlog{world: w, redis: redis.NewClient(&redis.Options{Addr: w.redis.Addr})}
+	t.Cleanup(func() { _ = b.redis.Close() })
 	w.startAPI()
 	workers = []*process{w.startWorker("w0"), w.startWorker("w1")}
-	s, err := queue.Open(queue.Config{Redis: queue.RedisConfig{URL: queue.RedisURL(w.redisURL)}})
+	s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(w.redisURL)}})
 	require.NoError(t, err)
 	require.NoError(t, s.Hold(t.Context(), "held", time.Hour))
 	require.NoError(t, s.Close())
@@ -114,7 +115,7 @@ func (b *backlog) wait(tag string, batches, actions int, opts func(i int) client
 // keys returns the keys that match a pattern.
 func (b *backlog) keys(pattern string) (keys []string) {
 	b.t.Helper()
-	for scan := b.rdb.Scan(b.t.Context(), 0, pattern, 10_000).Iterator(); scan.Next(b.t.Context()); {
+	for scan := b.redis.Scan(b.t.Context(), 0, pattern, 10_000).Iterator(); scan.Next(b.t.Context()); {
 		keys = append(keys, scan.Val())
 	}
 	return keys
@@ -127,7 +128,7 @@ func (b *backlog) waiting() (actions, tasks int) {
 		name := "{held." + string(lane) + "}"
 		keys := b.keys("batchd:fair:" + name + ":n")
 		for _, key := range keys {
-			n, err := b.rdb.Get(b.t.Context(), key).Int()
+			n, err := b.redis.Get(b.t.Context(), key).Int()
 			require.NoError(b.t, err)
 			actions += n
 		}
@@ -140,7 +141,7 @@ func (b *backlog) waiting() (actions, tasks int) {
 func (b *backlog) taskMemory() (bytes int64) {
 	b.t.Helper()
 	for _, key := range append(b.keys("batchd:fair:*"), b.keys("asynq:*")...) {
-		n, err := b.rdb.MemoryUsage(b.t.Context(), key, 0).Result()
+		n, err := b.redis.MemoryUsage(b.t.Context(), key, 0).Result()
 		if err == nil { // else it is gone
 			bytes += n
 		}
@@ -152,7 +153,7 @@ func (b *backlog) taskMemory() (bytes int64) {
 func (b *backlog) commands(during time.Duration) int {
 	b.t.Helper()
 	count := func() int {
-		info, err := b.rdb.Info(b.t.Context(), "stats").Result()
+		info, err := b.redis.Info(b.t.Context(), "stats").Result()
 		require.NoError(b.t, err)
 		_, rest, _ := strings.Cut(info, "total_commands_processed:")
 		text, _, _ := strings.Cut(rest, "\r\n")
@@ -173,7 +174,7 @@ type workerWatch struct {
 	longest map[string]time.Duration // silence, by worker
 }
 
-func watchWorkers(t *testing.T, rdb *redis.Client) *workerWatch {
+func watchWorkers(t *testing.T, c *redis.Client) *workerWatch {
 	t.Helper()
 	w := &workerWatch{done: make(chan struct{}), longest: make(map[string]time.Duration)}
 	w.ended.Go(func() {
@@ -183,16 +184,16 @@ func watchWorkers(t *testing.T, rdb *redis.Client) *workerWatch {
 				return
 			case <-time.After(100 * time.Millisecond):
 			}
-			w.look(rdb)
+			w.look(c)
 		}
 	})
 	t.Cleanup(w.stop)
 	return w
 }
 
-func (w *workerWatch) look(rdb *redis.Client) {
-	beats := rdb.ZRangeWithScores(context.Background(), "batchd:workers", 0, -1)
-	now, err := rdb.Time(context.Background()).Result() // after the beats, so no silence looks too short
+func (w *workerWatch) look(c *redis.Client) {
+	beats := c.ZRangeWithScores(context.Background(), "batchd:workers", 0, -1)
+	now, err := c.Time(context.Background()).Result() // after the beats, so no silence looks too short
 	if err != nil || beats.Err() != nil {
 		return // the test ends
 	}
@@ -241,7 +242,7 @@ func TestManyBatchesWaitAndAWorkerIsKilled(t *testing.T) {
 		_, err := b.client.Submit(t.Context(), away.actions, client.Options{Target: fmt.Sprint("away-", i), ExpiresIn: 2 * time.Hour})
 		require.NoError(t, err)
 	}
-	silence := watchWorkers(t, b.rdb)
+	silence := watchWorkers(t, b.redis)
 	load := plan("live", scale(1_000, 5_000), http.MethodGet, http.MethodPost)
 	b.submit(load, client.Options{Target: "default"})
 	// The deadlines pass from now until the dead worker's actions were taken over.
