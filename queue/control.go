@@ -29,7 +29,7 @@ func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, err
 	}
 	crash.At(crash.Cancelled)
 	s.tellIf(ctx, id, answer[1])
-	s.retractAside(owner, id, answer[2:])
+	s.retractAside(id, answer[2:])
 	return s.Get(ctx, owner, id, 0)
 }
 
@@ -41,13 +41,13 @@ func (s *Store) expire(ctx context.Context, id string) error {
 	}
 	crash.At(crash.Expired)
 	s.tellIf(ctx, id, answer[1])
-	s.retractAside("", id, answer[2:])
+	s.retractAside(id, answer[2:])
 	return nil
 }
 
-// retractAside takes back what waits of a batch, by the target, lane and round that a step has returned.
-func (s *Store) retractAside(owner, id string, of []string) {
-	if f := flowOfBatch(owner, id, of); f.id != "" {
+// retractAside takes back what waits of a batch, by the owner, target, lane and round that a step has returned.
+func (s *Store) retractAside(id string, of []string) {
+	if f := flowOfBatch(id, of); f.id != "" {
 		s.detach(func(ctx context.Context) { s.retract(ctx, f) })
 	}
 }
@@ -76,7 +76,7 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 		return batch.ErrNotFound
 	}
 	crash.At(crash.Erased)
-	s.retractAside(owner, id, answer[4:])
+	s.retractAside(id, answer[4:])
 	s.withdraw(ctx, id, answer[1])
 	if err := s.forgetGrant(detached(ctx), owner, id, answer[2], answer[3]); err != nil {
 		s.log.WarnContext(ctx, "grant of a deleted batch left to expire", "batch", id, "error", err)

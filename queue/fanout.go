@@ -33,6 +33,7 @@ type fanOut struct {
 	flow
 	from, total int
 	offered     bool // with the commit: the process has only to note it
+	resumed     bool // an earlier fan-out broke off: some of the actions may have run
 	throttled   bool // handed out as the owner's limit allows; see feed
 }
 
@@ -96,13 +97,23 @@ func (s *Store) goOn(ctx context.Context, run func(context.Context)) {
 // has a task gets no second one, and the ledger refuses to begin one that has ended. While Redis is
 // away it goes on trying: the sweeper would wait for a while before it takes over.
 func (s *Store) fanOut(ctx context.Context, f fanOut) error {
-	err := s.retryUnavailable(ctx, func() error { return s.offer(ctx, f.flow, []indexRange{{f.from, f.total}}) })
+	err := s.retryUnavailable(ctx, func() error {
+		if f.resumed {
+			return s.offerWaiting(ctx, f.flow, f.from, f.total)
+		}
+		f.resumed = true // if the reply is lost
+		return s.offer(ctx, f.flow, []indexRange{{f.from, f.total}})
+	})
 	if err != nil {
 		return err
 	}
 	crash.At(crash.Offered)
-	if _, err := s.noteProgress(ctx, f.id, "", f.total); err != nil {
+	goesOn, err := s.noteProgress(ctx, f.id, "", f.total)
+	if err != nil {
 		return err
+	}
+	if !goesOn { // the batch ended, and what waited may have been taken back before it was offered
+		s.retract(ctx, f.flow)
 	}
 	crash.At(crash.FannedOut)
 	return nil

@@ -111,7 +111,7 @@ func (s *Store) completeHandOut(ctx context.Context, id string, m map[string]str
 	if enqueued >= handed {
 		return nil
 	}
-	if err := s.offerWaiting(ctx, id, m, enqueued, handed); err != nil {
+	if err := s.offerWaiting(ctx, flowOf(id, m), enqueued, handed); err != nil {
 		return err
 	}
 	_, err := s.noteProgress(ctx, id, m["grant"], handed)
@@ -153,8 +153,12 @@ func (s *Store) handOut(ctx context.Context, id string, m map[string]string, hol
 		}
 		crash.At(crash.HandedOffered)
 		goesOn, err := s.noteProgress(ctx, id, m["grant"], int(rdb.Atoi(answer[0])))
-		if err != nil || !goesOn {
+		if err != nil {
 			return false, err
+		}
+		if !goesOn {
+			s.retract(ctx, flowOf(id, m))
+			return false, nil
 		}
 	}
 	return true, nil

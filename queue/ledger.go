@@ -58,6 +58,9 @@ func (s *Store) begin(ctx context.Context, r *ride, worker string) (*batch.Begun
 	err := again()
 	if err == nil && r.first {
 		s.tellIf(ctx, id, rdb.Text(r.common[2]))
+		if waited, ok := r.common[5].([]any); ok {
+			s.retractAside(id, rdb.Texts(waited))
+		}
 	}
 	if err == nil && r.verdict() == "held" {
 		var alive []string
@@ -299,6 +302,7 @@ func (s *Store) release(ctx context.Context, id string, index int, token batch.T
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)
 	}
 	s.tellIf(ctx, id, answer[1])
+	s.retractAside(id, answer[2:])
 	err = verdictError(answer[0])
 	if s.restored(ctx, id, index, token, err) {
 		return s.release(ctx, id, index, token, unsent, last)

@@ -49,8 +49,18 @@ func rangesOf(indexes []int) []indexRange {
 // of asynq's own.
 func fairPrefix(queue string) string { return "batchd:fair:{" + queue + "}:" }
 
-// offer lets actions wait for their tasks, and wakes the workers. The ranges are in ascending order. An offer
-// that is repeated changes nothing; see lua/offer.lua.
+// keysIn returns the keys of a fair queue that a step on the flow uses. All of them are declared: while a cluster
+// moves the slot, it refuses a step some of whose keys are elsewhere, and would otherwise break it off in the middle.
+func (f flow) keysIn(queue string) []string {
+	prefix := fairPrefix(queue)
+	return []string{
+		prefix + "m", prefix + "o", prefix + "p", prefix + "n",
+		prefix + "o:" + f.owner, prefix + "b:" + f.id, prefix + "s:" + f.owner, prefix + "g", prefix + "v",
+	}
+}
+
+// offer lets actions wait for their tasks, and wakes the workers. The ranges are in ascending order. Actions
+// that wait already are left out; see lua/offer.lua.
 func (s *Store) offer(ctx context.Context, f flow, ranges []indexRange) error {
 	for part := range slices.Chunk(ranges, offerRanges) {
 		if err := s.offerOnce(ctx, f, part); err != nil {
@@ -92,7 +102,7 @@ func (s *Store) addOffer(ctx context.Context, pipe redis.Pipeliner, f flow, rang
 			wakeup = s.word(queue)
 		}
 		prefix := fairPrefix(queue)
-		keys := []string{prefix + "m"}
+		keys := f.keysIn(queue)
 		if meta != "" {
 			keys = append(keys, meta)
 		}
@@ -149,8 +159,7 @@ func (s *Store) retract(ctx context.Context, f flow) {
 	queues := s.queuesOf(f.route)
 	steps := make([]*redis.Cmd, len(queues))
 	for i, queue := range queues {
-		prefix := fairPrefix(queue)
-		steps[i] = pipe.EvalSha(ctx, s.steps.retract.Hash(), []string{prefix + "m"}, prefix, f.id, f.round)
+		steps[i] = pipe.EvalSha(ctx, s.steps.retract.Hash(), f.keysIn(queue), fairPrefix(queue), f.id, f.round)
 	}
 	s.send(ctx, pipe)
 	for _, step := range steps {
@@ -165,27 +174,45 @@ func (s *Store) waitsIn(ctx context.Context, f flow) (map[string]bool, error) {
 	ctx, cancel := s.withTimeout(ctx)
 	defer cancel()
 	pipe := s.rdb.Pipeline()
-	flows := make(map[string]*redis.StringCmd)
+	flows, owners := make(map[string]*redis.StringCmd), make(map[string]*redis.FloatCmd)
 	for _, queue := range s.queuesOf(f.route) {
-		flows[queue] = pipe.HGet(ctx, fairPrefix(queue)+"m", f.id)
+		prefix := fairPrefix(queue)
+		flows[queue], owners[queue] = pipe.HGet(ctx, prefix+"m", f.id), pipe.ZScore(ctx, prefix+"o", f.owner)
 	}
 	s.send(ctx, pipe)
 	waits := make(map[string]bool, len(flows))
 	for queue, cmd := range flows {
 		packed, err := cmd.Result()
-		if err != nil && !errors.Is(err, redis.Nil) {
-			return nil, fmt.Errorf("look for waiting actions: %w", rdb.MapError(ctx, err))
+		for _, err := range []error{err, owners[queue].Err()} {
+			if err != nil && !errors.Is(err, redis.Nil) {
+				return nil, fmt.Errorf("look for waiting actions: %w", rdb.MapError(ctx, err))
+			}
 		}
 		round, _, found := strings.Cut(packed, "|")
-		waits[queue] = found && round == f.round
+		// What waits of a later round was offered by a retry that Redis has forgotten.
+		waits[queue] = found && owners[queue].Err() == nil && roundNumber(round) >= roundNumber(f.round)
 	}
 	return waits, nil
 }
 
-// flowOfBatch is that of a batch that a step has just changed, by its answer: target, lane, round.
-func flowOfBatch(owner, id string, answer []string) flow {
-	if len(answer) < 3 {
+// roundNumber returns the number of a round; the first is the empty one.
+func roundNumber(round string) int64 { return max(1, rdb.Atoi(round)) }
+
+// retractIfEnded takes back what was just offered of a batch that is ending or gone. The step that ended
+// it may have taken back what waited before the offer came.
+func (s *Store) retractIfEnded(ctx context.Context, f flow) {
+	look, cancel := s.withTimeout(ctx)
+	m, err := s.rdb.HMGet(look, keysOf(f.id).meta, "status", "ending").Result()
+	cancel()
+	if err == nil && (m[0] == nil || m[1] != nil) {
+		s.retract(ctx, f)
+	}
+}
+
+// flowOfBatch is that of a batch that a step has just changed, by its answer: owner, target, lane, round.
+func flowOfBatch(id string, answer []string) flow {
+	if len(answer) < 4 {
 		return flow{}
 	}
-	return flow{owner, id, answer[2], route{answer[0], batch.Lane(answer[1])}}
+	return flow{answer[0], id, answer[3], route{answer[1], batch.Lane(answer[2])}}
 }

@@ -192,7 +192,7 @@ func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]s
 			if m["throttle"] != "" {
 				return s.feed(ctx, id)
 			}
-			return s.offerWaiting(ctx, id, m, 0, int(rdb.Atoi(m["total"])))
+			return s.offerWaiting(ctx, flowOf(id, m), 0, int(rdb.Atoi(m["total"])))
 		})
 		if err != nil {
 			s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)

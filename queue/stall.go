@@ -200,16 +200,21 @@ func (s *Store) offerLost(ctx context.Context, id string, m map[string]string, c
 	if err := s.offer(ctx, f, rangesOf(without)); err != nil {
 		return 0, cursor, fmt.Errorf("bring back lost tasks: %w", err)
 	}
+	s.retractIfEnded(ctx, f)
 	return len(without), next, nil
 }
 
 // offerWaiting offers all waiting actions in a range of indexes.
-func (s *Store) offerWaiting(ctx context.Context, id string, m map[string]string, from, upTo int) error {
-	waiting, err := s.waitingActions(ctx, id, from, upTo)
+func (s *Store) offerWaiting(ctx context.Context, f flow, from, upTo int) error {
+	waiting, err := s.waitingActions(ctx, f.id, from, upTo)
 	if err != nil || len(waiting) == 0 {
 		return err
 	}
-	return s.offer(ctx, flowOf(id, m), rangesOf(waiting))
+	if err := s.offer(ctx, f, rangesOf(waiting)); err != nil {
+		return err
+	}
+	s.retractIfEnded(ctx, f)
+	return nil
 }
 
 // waitingActions returns the indexes of the actions in a range that are waiting.

@@ -356,7 +356,7 @@ func (s *Store) sweepBatch(ctx context.Context, id string, m map[string]string, 
 		swept.Expired++
 		return s.overdue(ctx, id)
 	}
-	f := fanOut{flow: flowOf(id, m), from: int(rdb.Atoi(m["enqueued"])), total: int(rdb.Atoi(m["total"]))}
+	f := fanOut{flow: flowOf(id, m), from: int(rdb.Atoi(m["enqueued"])), total: int(rdb.Atoi(m["total"])), resumed: true}
 	if m["throttle"] != "" && m["ending"] == "" && int(rdb.Atoi(m["pending"])) == askedOf(m)-int(rdb.Atoi(m["given"])) {
 		return nil // it waits for its owner's limit, and nothing of it is in flight
 	}

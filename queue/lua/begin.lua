@@ -3,7 +3,7 @@
 -- ARGV: batch id, channel, worker, token of the holder to take a group from or '', then index
 --       and token of each action in turn, by ascending index
 -- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0', start ms,
---          round of the batch, or '' in the first}, then for each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
+--          round of the batch, or '' in the first, {owner, target, lane, round} if this ended what waits, else ''}, then for each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
 --          sealed result that it had before the batch was retried, or '', and what its last attempt came to,
 --          as last_of has it, or '', both only in a batch that was retried}, or 1 for 'run' if this is the
 --          first attempt at an action without a group
@@ -13,10 +13,10 @@
 -- taken over: its record tells how far it is.
 -- Repeating a begin with the same token answers as the first did, unless the action was
 -- released with that token: then it begins nothing.
-local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'handed', 'round')
+local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'handed', 'round', 'owner', 'lane')
 local handed = m[6] and tonumber(m[6]) -- of a throttled batch: what comes after that is not to run yet
 local round = m[7] or '' -- '' is the first
-local answer = {m[2] or '0', m[3] or '', '0', '0', round}
+local answer = {m[2] or '0', m[3] or '', '0', '0', round, ''}
 if not m[1] then
   for _ = 5, #ARGV, 2 do
     answer[#answer + 1] = {'gone'}
@@ -29,6 +29,7 @@ local states = redis.call('GETRANGE', KEYS[2], first, last)
 if now >= tonumber(m[2]) and string.find(states, '[pw]') then
   end_waiting(KEYS, 'X', 'expired')
   answer[3] = settle(KEYS, ARGV[1], ARGV[2], now)
+  answer[6] = {m[8] or '', m[3] or '', m[9] or '', round}
   states = redis.call('GETRANGE', KEYS[2], first, last)
 end
 local indexes = {}

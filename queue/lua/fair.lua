@@ -11,7 +11,7 @@
 --   <prefix>b:<flow>   list    ranges of indexes, "from-to", on a cluster "from-to-phase": there a
 --                              queue has every SHARDS-th run of RUN neighbours, and the phase says which
 --   <prefix>n          string  the number of waiting actions
---   <prefix>m          hash    flow → "round|up to|owner": the round, and the index up to which it was offered
+--   <prefix>m          hash    flow → "round|up to|owner": the round, and the index up to which any of it was offered
 --
 -- The owner with the least virtual time is next. An owner that comes starts SMALL before v, so that a
 -- small batch does not wait for the turns of others, or at its own time if that is later: being idle
@@ -54,7 +54,7 @@ local function leave(prefix, owner)
   redis.call('ZREM', prefix .. 'o', owner)
   redis.call('HDEL', prefix .. 'g', owner)
   if redis.call('EXISTS', prefix .. 'o') == 0 then
-    redis.call('DEL', prefix .. 'p', prefix .. 'v')
+    redis.call('DEL', prefix .. 'p', prefix .. 'v', prefix .. 'n')
     return
   end
   local time = clock(prefix) - SMALL
@@ -112,6 +112,24 @@ local function remove_flow(prefix, flow, owner)
   count(prefix, -n)
   redis.call('LREM', prefix .. 'o:' .. owner, 1, flow)
   drop(prefix, flow, owner)
+end
+
+-- remove_rest takes out what is left of an owner's flow of which a key is missing, or, without a flow, what is
+-- left of an owner whose list of flows is missing. The sweeper offers those actions again.
+local function remove_rest(prefix, owner, flow)
+  if flow then
+    remove_flow(prefix, flow, owner)
+    return
+  end
+  local all = redis.call('HGETALL', prefix .. 'm')
+  for i = 1, #all, 2 do
+    local _, _, of = read_flow(prefix, all[i])
+    if of == owner then
+      remove_flow(prefix, all[i], owner)
+    end
+  end
+  redis.call('DEL', prefix .. 's:' .. owner)
+  leave(prefix, owner)
 end
 
 -- cut takes up to n indexes from the start of a range. It returns them and the rest of the range, or

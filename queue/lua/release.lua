@@ -3,13 +3,14 @@
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, index, token, '1' if nothing of it was sent, sealed
 --       result of the attempt if it was
--- returns: {'released' | 'ended' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'}
+-- returns: {'released' | 'ended' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'},
+--          then owner, target, lane, and round or '' if this ended what waits
 -- If nothing was sent, the attempt does not count, and a begin with the same token
 -- that arrives only now begins nothing. The first action of a group puts the whole
 -- group back; if the group's record says that some of it was sent, the group stays
 -- begun, and whoever begins it next goes on from the record.
 -- Repeating a release that nothing followed answers as the first did.
-local m = redis.call('HMGET', KEYS[1], 'ending', 'expires', 'groups', 'gone', 'round')
+local m = redis.call('HMGET', KEYS[1], 'ending', 'expires', 'groups', 'gone', 'round', 'owner', 'target', 'lane')
 if not m[2] then
   return {'gone', '0'}
 end
@@ -48,7 +49,8 @@ else
   redis.call('HSET', KEYS[6], last_of(index), 'p' .. ARGV[6])
   redis.call('PEXPIREAT', KEYS[6], m[4])
 end
-if not m[1] and now >= tonumber(m[2]) then
+local expired = not m[1] and now >= tonumber(m[2])
+if expired then
   m[1] = 'expired'
   end_waiting(KEYS, 'X', m[1])
 end
@@ -66,4 +68,8 @@ if not m[1] then
   return {'released', '0'}
 end
 move(KEYS[1], 'r', to, n)
-return {'ended', settle(KEYS, ARGV[1], ARGV[2], now)}
+local delivery = settle(KEYS, ARGV[1], ARGV[2], now)
+if expired then
+  return {'ended', delivery, m[6] or '', m[7] or '', m[8] or '', m[5] or ''}
+end
+return {'ended', delivery}

@@ -1,5 +1,5 @@
 -- retract takes back an offer of actions: their batch was cancelled, has expired or was deleted.
--- KEYS: flows of the fair queue (see lua/fair.lua)
+-- KEYS: m, o, p, n, o:<owner>, b:<flow>, s:<owner>, g and v of the fair queue (see lua/fair.lua)
 -- ARGV: prefix of the fair queue, batch id, round or '' for the first
 -- returns: 1 if actions waited, else 0
 -- If this is lost, the actions get tasks, which end when they are begun.

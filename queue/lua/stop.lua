@@ -4,7 +4,7 @@
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, owner or '' for any, 'cancelled', 'expired' or 'overdue'
 -- returns: {'ok' | 'terminal' | 'early' | 'gone', number of the webhook's delivery if this ended the batch, or '0'},
---          with 'ok' followed by target, lane, and round or '': nothing of it waits any more
+--          with 'ok' followed by owner, target, lane, and round or '': nothing of it waits any more
 local m = redis.call('HMGET', KEYS[1], 'owner', 'status', 'expires', 'target', 'lane', 'round')
 if not m[1] or (ARGV[3] ~= '' and m[1] ~= ARGV[3]) then
   return {'gone', '0'}
@@ -32,4 +32,4 @@ else
   end
   end_waiting(KEYS, 'X', 'expired')
 end
-return {'ok', settle(KEYS, ARGV[1], ARGV[2], now), m[4] or '', m[5] or '', m[6] or ''}
+return {'ok', settle(KEYS, ARGV[1], ARGV[2], now), m[1], m[4] or '', m[5] or '', m[6] or ''}

@@ -117,23 +117,18 @@ local latest = began
 
 -- next_flow returns the flow of an owner that is next, and whether it is next because it is small.
 local function next_flow(owner)
-  local small = not fifo and redis.call('LINDEX', fair .. 's:' .. owner, 0)
+  local first = redis.call('LINDEX', fair .. 'o:' .. owner, 0)
+  local small = first and not fifo and redis.call('LINDEX', fair .. 's:' .. owner, 0)
   if small and tonumber(redis.call('HGET', fair .. 'g', owner) or '0') < SMALL_MOST then
     return small, true
   end
-  return redis.call('LINDEX', fair .. 'o:' .. owner, 0), false
+  return first, false
 end
 
-while left > 0 and looks > 0 do
-  local owner, time = least(fair)
-  if not owner then
-    break
-  end
-  latest = math.max(latest, time)
-  local flow, small = next_flow(owner)
+-- take_from takes actions of a range of a flow.
+local function take_from(owner, flow, small, round, range)
   local flows = fair .. 'o:' .. owner
-  local round = read_flow(fair, flow)
-  local indexes, rest = cut(redis.call('LPOP', fair .. 'b:' .. flow), math.min(left, small and SMALL or quantum))
+  local indexes, rest = cut(range, math.min(left, small and SMALL or quantum))
   if rest then
     redis.call('LPUSH', fair .. 'b:' .. flow, rest)
   end
@@ -160,6 +155,22 @@ while left > 0 and looks > 0 do
     end
   elseif not fifo then
     redis.call('LMOVE', flows, flows, 'LEFT', 'RIGHT')
+  end
+end
+
+while left > 0 and looks > 0 do
+  local owner, time = least(fair)
+  if not owner then
+    break
+  end
+  latest = math.max(latest or time, time)
+  local flow, small = next_flow(owner)
+  local round = flow and read_flow(fair, flow)
+  local range = round and redis.call('LPOP', fair .. 'b:' .. flow)
+  if range then
+    take_from(owner, flow, small, round, range)
+  else
+    remove_rest(fair, owner, flow)
   end
 end
 
