@@ -28,8 +28,9 @@ const (
 	// overdueAfter is how long after the deadline an action may be in flight. It is
 	// well beyond what the longest attempt takes, and below lua/lib.lua's GRACE.
 	overdueAfter = 6 * time.Hour
-	// slowFor is how long the looks at a page of batches may take that take several exchanges.
-	slowFor = time.Second
+	// slowFor is how long the looks of a round may take that take several exchanges. What becomes
+	// due in the round, such as a deadline, waits for its end.
+	slowFor = 4 * time.Second
 	// lookFor is how long one look may take. What is left of it comes in the next round.
 	lookFor = 4 * time.Second
 	// sweepLease is how long one process is the sweeper without saying so again.
@@ -72,7 +73,7 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 	s.stalls.nextRound()
 	var faults []error
 	var until time.Time // what becomes due while the round runs has its turn in the next one
-	untold := false
+	untold, slow := false, time.Duration(0)
 	for {
 		page, err := s.duePage(ctx, until)
 		if err != nil {
@@ -82,9 +83,9 @@ func (s *Store) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok
 			until = page.now
 		}
 		swept.Open = max(swept.Open, page.open)
-		page.untold = untold
+		page.untold, page.slow = untold, slow
 		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
-		untold = page.untold
+		untold, slow = page.untold, page.slow
 		if len(page.order) < sweepPage || len(faults) > sweepFaults {
 			s.stalls.prune(swept.Open, time.Now())
 			lost, err := s.checkHolders(ctx)
@@ -187,18 +188,19 @@ func (s *Store) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept
 	if len(slow) == 0 {
 		return faults
 	}
-	// Deadlines and webhooks of other pages do not wait for these. At least one of them has
+	// Deadlines and webhooks of other pages do not wait for these. At least one of a round has
 	// its turn, and those that are left are the first of the next round.
 	clear(due)
 	began := time.Now()
 	for i, l := range slow {
-		if i > 0 && time.Since(began) >= s.slowFor {
+		if (i > 0 || page.slow > 0) && page.slow+time.Since(began) >= s.slowFor {
 			due[l.id] = page.now.Add(time.Millisecond)
 			continue
 		}
 		due[l.id] = page.now.Add(lookSoon)
 		_ = look(l.id, l.changed) // among the faults
 	}
+	page.slow += time.Since(began)
 	if err := s.putDue(ctx, due); err != nil {
 		faults = append(faults, err)
 	}
@@ -277,6 +279,7 @@ type openPage struct {
 	now    time.Time                    // before they were looked at
 	open   int                          // so many there are in all
 	untold bool                         // the queue of webhooks could not be reached in this round
+	slow   time.Duration                // what looks of this round took that take several exchanges
 }
 
 // duePage takes a page of batches that are due at a time of the server's clock, or now if it

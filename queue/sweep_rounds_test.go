@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -179,6 +180,37 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 	b.eventually("the looks that were left", func() bool {
 		swept.Lost += b.round().Lost
 		return swept.Lost == 3
+	})
+}
+
+// With many batches open, such looks make no round longer than with few: a deadline that passes
+// meanwhile waits for the next round.
+func TestLooksForLostTasksBoundTheRoundHoweverManyBatchesAreOpen(t *testing.T) {
+	t.Parallel()
+	b := open(t, rdb.Embedded)
+	const batches = sweepPage + 10
+	for range batches {
+		b.submit(1, spec())
+	}
+	b.round()
+	require.Len(t, b.stalls.now, batches)
+	for id, was := range b.stalls.now {
+		was.since = was.since.Add(-time.Minute)
+		b.stalls.now[id] = was
+	}
+	for key := range b.allKeys() { // Redis forgets what waits
+		if strings.HasPrefix(key, "batchd:fair:") {
+			require.NoError(t, b.rdb.Del(b.ctx, key).Err())
+		}
+	}
+	b.slowFor = 0
+	require.NoError(t, b.dueNow(b.ctx))
+	require.Equal(t, 1, b.round().Lost)
+	b.slowFor = endless
+	lost := 1
+	b.eventually("the looks that were left", func() bool {
+		lost += b.round().Lost
+		return lost == batches
 	})
 }
 
