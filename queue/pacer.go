@@ -26,6 +26,8 @@ const (
 	slowStep        = 100 * time.Millisecond
 	mostLateness    = 250 * time.Millisecond
 	capLateness     = time.Second
+	// forgetLate is how long a tolerance is asked for after it was needed.
+	forgetLate = 5 * time.Second
 	// clockDrift is the part of a period by which Redis's clock may be fast, such as
 	// 4 s of a day.
 	clockDrift = 20_000
@@ -103,7 +105,9 @@ type pacer struct {
 	nothing  time.Time      // until when it is not worth to ask for some
 	failed   time.Time      // until when Redis is not asked
 	step     time.Duration  // between two send times
-	late     time.Duration  // the tolerance to ask for
+	late     time.Duration  // the tolerance that sleepers need now, see woke
+	asks     time.Duration  // the tolerance to ask for: the most that was needed lately
+	forgot   time.Time      // when asks last changed
 	exchange exchangeTime   // how long an exchange with Redis takes, with what it waits for
 	ways     excess         // of the ways to Redis and back
 	stopping bool
@@ -131,6 +135,7 @@ func (p *pacer) init() {
 	}
 	p.burst = max(p.burst, 1)
 	p.late = floorLateness(p.rate)
+	p.asks = p.late
 	p.step = (p.rate.Per + p.late) / time.Duration(p.rate.N)
 }
 
@@ -255,6 +260,7 @@ func (p *pacer) due(now time.Time, held bool) (due []*task, wait time.Duration) 
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.expire(now)
+	p.tolerate(now)
 	if held || p.stopping {
 		p.drop(len(p.waiting))
 	}
@@ -283,6 +289,15 @@ func (p *pacer) due(now time.Time, held bool) (due []*task, wait time.Duration) 
 		}
 	}
 	return due, wait
+}
+
+// tolerate has the tolerance to ask for follow the one that is needed, with the lock held: up at once, and
+// down over forgetLate. At a fast rate hundreds of sleepers in between need less, and the next one as
+// much again.
+func (p *pacer) tolerate(now time.Time) {
+	passed := min(now.Sub(p.forgot), forgetLate)
+	p.forgot = now
+	p.asks = max(p.late, p.asks-time.Duration(float64(p.asks-p.late)*passed.Seconds()/forgetLate.Seconds()))
 }
 
 // drop gives back the last n of the tasks that wait, with the lock held.

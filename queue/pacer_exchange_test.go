@@ -87,3 +87,21 @@ func TestTheTimeOfAnExchangeIsWhatNearlyAllTake(t *testing.T) {
 		require.Equal(t, slow, e.usual, "the others are old")
 	})
 }
+
+// On a machine on which sleepers wake up to 10 ms late, a request rarely misses its send time at a fast rate, although
+// most of hundreds of sleepers are less late: each one that misses its time close to the end costs a round trip.
+func TestAFastRateIsUsedOnAnUnsteadyMachine(t *testing.T) {
+	t.Parallel()
+	for _, workers := range []int{1, 2} {
+		t.Run(fmt.Sprintf("%d workers", workers), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				const n, busy = 10_000, 10 * time.Millisecond
+				w := &pacedWorld{t: t, rate: batch.Rate{N: 1000, Per: time.Second}, burst: 1, workers: workers, way: 30 * time.Millisecond, busy: busy}
+				w.run(n, 1)
+				require.LessOrEqual(t, most(w.writes, w.rate.Per), w.rate.N)
+				require.LessOrEqual(t, w.gate.given, n+n/50, "send times")
+			})
+		})
+	}
+}

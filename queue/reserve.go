@@ -95,7 +95,7 @@ func (p *pacer) first() time.Duration { return 3*p.trip()/2 + 2*time.Millisecond
 func (p *pacer) reservation(missing int, now time.Time) *reservation {
 	most, _ := p.ahead()
 	r := &reservation{
-		token: p.token(), most: missing, first: p.first(), horizon: most, late: p.late + p.blur(), blur: p.blur(), since: now,
+		token: p.token(), most: missing, first: p.first(), horizon: most, late: p.asks + p.blur(), blur: p.blur(), since: now,
 		returned: latestFirst(p.back),
 	}
 	p.back = nil
