@@ -13,15 +13,22 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// waits returns the ids of the tasks that wait in a lane, each once.
-func (b *bundle) waits(lane batch.Lane) map[string]bool {
+// waits returns the ids of the tasks that wait in the lane of large batches, each once.
+func (b *bundle) waits() map[string]bool {
 	b.t.Helper()
 	ids := make(map[string]bool)
-	for _, k := range b.pending(lane) {
+	for _, k := range b.pending(batch.Bulk) {
 		require.False(b.t, ids[k.ID], k.ID)
 		ids[k.ID] = true
 	}
 	return ids
+}
+
+// requireWaits requires that so many tasks wait. It does not print them.
+func (b *bundle) requireWaits(n int) {
+	b.t.Helper()
+	waiting := len(b.waits())
+	require.Equal(b.t, n, waiting)
 }
 
 // Two processes that hand out parts of a throttled batch may offer them in any order.
@@ -32,7 +39,7 @@ func TestPartsOfABatchAreOfferedInAnyOrder(t *testing.T) {
 		for _, r := range []indexRange{{1000, n}, {300, 700}, {0, 400}, {500, 1100}} {
 			require.NoError(t, b.offer(b.ctx, f, []indexRange{r}))
 		}
-		require.Equal(t, n, len(b.waits(batch.Bulk)))
+		b.requireWaits(n)
 		require.Equal(t, n, must(b.waitingEverywhere(b.ctx)))
 	}, "embedded", "server", "cluster")
 }
@@ -43,10 +50,10 @@ func TestALateOfferLeavesTheNextRound(t *testing.T) {
 		of := func(round string) flow { return flow{"me", "some", round, crm(batch.Bulk)} }
 		require.NoError(t, b.offer(b.ctx, of("2"), []indexRange{{4, 6}}))
 		require.NoError(t, b.offer(b.ctx, of(""), []indexRange{{0, 10}}))
-		require.Equal(t, map[string]bool{taskID("some", 4, "2"): true, taskID("some", 5, "2"): true}, b.waits(batch.Bulk))
+		require.Equal(t, map[string]bool{taskID("some", 4, "2"): true, taskID("some", 5, "2"): true}, b.waits())
 		require.NoError(t, b.offer(b.ctx, of("10"), []indexRange{{1, 2}}))
 		require.NoError(t, b.offer(b.ctx, of("2"), []indexRange{{4, 6}}))
-		require.Equal(t, map[string]bool{taskID("some", 1, "10"): true}, b.waits(batch.Bulk))
+		require.Equal(t, map[string]bool{taskID("some", 1, "10"): true}, b.waits())
 	}, "embedded", "server", "cluster")
 }
 
@@ -81,7 +88,7 @@ func TestWhatIsOfferedOfAnEndedBatchDoesNotWait(t *testing.T) {
 			require.NoError(t, offer(id, m))
 			b.fanouts.wg.Wait()
 			require.True(t, ended)
-			require.Zero(t, len(b.waits(batch.Bulk)))
+			b.requireWaits(0)
 		}
 		b.noFairKeys()
 	}, "embedded", "cluster")
@@ -124,7 +131,7 @@ func TestWhatABeginExpiresDoesNotWait(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
 		b.fanouts.wg.Wait()
-		require.Zero(t, len(b.waits(batch.Bulk)))
+		b.requireWaits(0)
 		b.noFairKeys()
 		require.NoError(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)))
 
@@ -154,7 +161,7 @@ func TestTheSweeperOffersOnlyWhatWaits(t *testing.T) {
 		_, _, err := b.Sweep(b.ctx, "w1")
 		require.NoError(t, err)
 		b.fanouts.wg.Wait()
-		require.Equal(t, 3, len(b.waits(batch.Bulk)))
+		b.requireWaits(3)
 		require.Equal(t, "700", b.head(id)["enqueued"])
 	}, "embedded", "cluster")
 }
@@ -212,7 +219,6 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 		f := flow{owner: "me", id: "some", route: crm(batch.Bulk)}
 		require.NoError(t, b.offer(b.ctx, f, []indexRange{{0, n}}))
 		queue := b.queueOf(f.route, f.id, 0)
-		waiting := must(b.waitingEverywhere(b.ctx))
 		prefix := fairPrefix(queue)
 		slot := int(b.cluster.ClusterKeySlot(b.ctx, prefix).Val())
 		from := must(b.cluster.MasterForKey(b.ctx, prefix))
@@ -246,7 +252,6 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 			require.NoError(t, c.Do(b.ctx, "cluster", "setslot", slot, "node", toID).Err())
 		}
 		b.cluster.ReloadState(b.ctx)
-		_ = waiting
 		seen := make(map[string]bool)
 		for _, q := range b.queuesOf(f.route) {
 			for range 50 {
