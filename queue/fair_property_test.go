@@ -49,19 +49,24 @@ func TestAFairQueueIsWhatItsModelSays(t *testing.T) {
 				bundle: b, Rand: rand.New(rand.NewPCG(uint64(seed), 7)), lossy: seed%4 == 3,
 				owners: []string{"me", "", "a|b:{c}", "ü ö\x00\n", "o"}, waits: map[string]bool{}, held: map[string]string{}, back: map[string]bool{},
 			}
-			defer func() {
-				if t.Failed() {
-					t.Log(m.at)
-				}
-			}()
-			for step := range steps {
-				m.at = fmt.Sprintf("seed %d, step %d", seed, step)
-				m.step()
-				m.check()
-			}
-			m.drain()
+			m.play(steps)
 		}
 	}, "embedded", "server", "cluster")
+}
+
+// play makes some steps, and says with which one it failed.
+func (m *fairModel) play(steps int) {
+	defer func() {
+		if m.t.Failed() {
+			m.t.Log(m.at)
+		}
+	}()
+	for step := range steps {
+		m.at = fmt.Sprint("step ", step)
+		m.step()
+		m.check()
+	}
+	m.drain()
 }
 
 func (m *fairModel) step() {
