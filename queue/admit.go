@@ -61,7 +61,7 @@ func (u *upload) readmit(ctx context.Context) {
 	if len(u.admitted.taken) == 0 {
 		return
 	}
-	if _, err := u.s.run(ctx, u.s.steps.readmit, u.admitted.keys, append([]any{grantName(u.id, "")}, u.admitted.taken...)...); err != nil {
+	if _, err := u.s.db.Run(ctx, u.s.steps.readmit, u.admitted.keys, append([]any{grantName(u.id, "")}, u.admitted.taken...)...); err != nil {
 		u.s.log.WarnContext(ctx, "what a broken upload was admitted is left to run out", "batch", u.id, "error", err)
 	}
 }
@@ -130,7 +130,7 @@ func (s *Store) askLimit(ctx context.Context, a asked, seen []any, held int) (*g
 	limit := a.limit
 	slice := max(limit.Rate.Per.Milliseconds()/windowSlices, 1)
 	args := append([]any{a.grant, a.n, flag(a.partial), limit.Rate.N, limit.Rate.Per.Milliseconds(), slice, limit.Concurrent, flag(a.kept)}, seen...)
-	answer, err := s.run(ctx, s.steps.admit, limitKeys(a.owner, limit.Scope), args...)
+	answer, err := s.db.Run(ctx, s.steps.admit, limitKeys(a.owner, limit.Scope), args...)
 	if err != nil {
 		return nil, fmt.Errorf("ask the owner's limit: %w", err)
 	}
@@ -186,9 +186,9 @@ const (
 // it ended, and whichever process ended it. It looks at that many grants of which something is in
 // flight, chosen by chance, or at all if that is zero.
 func (s *Store) lookAtFlying(ctx context.Context, key string, most int) ([]any, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	all, err := s.rdb.HGetAll(ctx, key).Result()
+	all, err := s.db.Client.HGetAll(ctx, key).Result()
 	if err != nil || len(all) == 0 {
 		return nil, rdb.MapError(ctx, err)
 	}
@@ -202,23 +202,23 @@ func (s *Store) lookAtFlying(ctx context.Context, key string, most int) ([]any, 
 	}
 	grants = append(some(grants, most), some(ended, endedLooks)...)
 	// What is left out because its node is away frees too little, which is safe.
-	grants = slices.DeleteFunc(grants, func(grant string) bool { return s.isAway(ctx, keysOf(batchOf(grant)).meta) })
-	pipe := s.rdb.Pipeline()
+	grants = slices.DeleteFunc(grants, func(grant string) bool { return s.db.IsAway(ctx, keysOf(batchOf(grant)).meta) })
+	pipe := s.db.Client.Pipeline()
 	looks := make([]*redis.Cmd, len(grants))
 	for i, grant := range grants {
 		id, token, _ := strings.Cut(grant, ":")
 		k := keysOf(id)
 		looks[i] = pipe.EvalSha(ctx, s.steps.flying.Hash(), []string{k.meta, k.state, markerKey(id, token)}, token)
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	var seen []any
 	for i, grant := range grants {
-		found, err := s.answer(ctx, s.steps.flying, looks[i]).Slice()
+		found, err := s.db.AnswerOf(ctx, s.steps.flying, looks[i]).Slice()
 		if err == nil && len(found) != 2 {
 			err = rdb.ErrAnswer
 		}
 		if err != nil {
-			s.noteAway(ctx, keysOf(batchOf(grant)).meta, rdb.MapError(ctx, err))
+			s.db.NoteAway(ctx, keysOf(batchOf(grant)).meta, rdb.MapError(ctx, err))
 			s.log.DebugContext(ctx, "batch of a limit's grant not looked at", "grant", grant, "error", rdb.MapError(ctx, err))
 			continue
 		}

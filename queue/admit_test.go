@@ -90,7 +90,7 @@ func TestARateAdmitsAllOrNothing(t *testing.T) {
 func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.embed.stopClock() // keys would expire by the time of this machine
+	b.db.Embed.StopClock() // keys would expire by the time of this machine
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		rate := batch.Rate{N: 1 + r.IntN(20), Per: time.Duration(1+r.IntN(7)) * time.Second}
@@ -113,7 +113,7 @@ func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 			}
 			now = maxTime(now, last)
 			last = now
-			b.embed.server.SetTime(now)
+			b.db.Embed.Server.SetTime(now)
 			given, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: 1 + r.IntN(3), limit: batch.Limit{Rate: rate}, partial: true})
 			require.NoError(t, err)
 			for range given.holds {
@@ -125,11 +125,11 @@ func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 
 		// The same owner's rate is changed, to one with other slices.
 		now = last.Add(time.Millisecond)
-		b.embed.server.SetTime(now)
+		b.db.Embed.Server.SetTime(now)
 		changed := batch.Rate{N: rate.N, Per: 2 * rate.Per}
 		_, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: rate.N, limit: batch.Limit{Rate: changed}, partial: true})
 		require.NoError(t, err)
-		b.embed.server.SetTime(now.Add(changed.Per + 2*changed.Per/windowSlices))
+		b.db.Embed.Server.SetTime(now.Add(changed.Per + 2*changed.Per/windowSlices))
 		given, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: rate.N, limit: batch.Limit{Rate: changed}})
 		require.NoError(t, err)
 		require.Equal(t, rate.N, given.holds, "what was admitted under the former rate has left the window")
@@ -224,7 +224,7 @@ func TestOneThrottledBatchKeepsNoOtherWaiting(t *testing.T) {
 			return len(b.pending(batch.Interactive))
 		}
 		broken := b.submit(3, s).ID
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(broken).meta, "throttle", "{").Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(broken).meta, "throttle", "{").Err())
 		b.end(broken, 0, batch.Succeeded)
 		b.end(broken, 1, batch.Succeeded)
 		good := b.submit(3, s).ID
@@ -252,7 +252,7 @@ func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 		}
 		require.NoError(t, second(b.Feed(b.ctx)))
 		require.Equal(t, 4, queued(), "no more than the rate")
-		require.NoError(t, b.rdb.Del(b.ctx, limitKeys("me", "")[0]).Err()) // the window moves on
+		require.NoError(t, b.db.Client.Del(b.ctx, limitKeys("me", "")[0]).Err()) // the window moves on
 		require.NoError(t, second(b.Feed(b.ctx)))
 		require.Equal(t, 6, queued())
 		for i := 3; i < 6; i++ {

@@ -3,8 +3,6 @@ package queue
 import (
 	"context"
 	"time"
-
-	"github.com/batchd/batchd/queue/rdb"
 )
 
 // detachWait is how long somebody waits for what is done aside.
@@ -22,13 +20,4 @@ func (s *Store) detach(do func(ctx context.Context)) {
 	case <-done:
 	case <-time.After(detachWait):
 	}
-}
-
-// unlink removes keys, and goes on trying for a while if Redis is away.
-func (s *Store) unlink(ctx context.Context, keys ...string) error {
-	return s.retryUnavailable(ctx, func() error {
-		ctx, cancel := s.withTimeout(ctx)
-		defer cancel()
-		return rdb.MapError(ctx, s.rdb.Unlink(ctx, keys...).Err())
-	})
 }

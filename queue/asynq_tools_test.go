@@ -125,7 +125,7 @@ func TestAsynqsToolsListPauseRunAndDeleteTasks(t *testing.T) {
 	tools := map[string]func(b *bundle) tool{
 		"inspector": func(b *bundle) tool { return inspectorTool{b} },
 		"asynqmon": func(b *bundle) tool {
-			return asynqmonTool{b, asynqmon.New(asynqmon.Options{RedisConnOpt: sameConnections{b.rdb}})}
+			return asynqmonTool{b, asynqmon.New(asynqmon.Options{RedisConnOpt: sameConnections{b.db.Client}})}
 		},
 	}
 	onEveryStore(t, func(t *testing.T, b *bundle) {

@@ -36,10 +36,9 @@ func TestTheExchangesOfARequestShareItsBudget(t *testing.T) {
 
 func TestARequestRepeatsAStepAsLongAsItsBudgetLasts(t *testing.T) {
 	t.Parallel()
-	s := &Store{}
 	away := &batch.UnavailableError{Err: errors.New("away")}
 	began, steps := time.Now(), 0
-	err := s.retryUnavailable(batch.WithBudget(t.Context(), 5*stepPause/2), func() error {
+	err := rdb.RetryUnavailable(batch.WithBudget(t.Context(), 5*rdb.RetryPause/2), func() error {
 		steps++
 		return away
 	})
@@ -47,8 +46,8 @@ func TestARequestRepeatsAStepAsLongAsItsBudgetLasts(t *testing.T) {
 	require.Equal(t, 3, steps, "two pauses are within the budget")
 	require.Less(t, time.Since(began), 30*time.Second)
 
-	ctx := detached(batch.WithBudget(t.Context(), 0))
-	err = s.retryUnavailable(ctx, func() error {
+	ctx := rdb.Detached(batch.WithBudget(t.Context(), 0))
+	err = rdb.RetryUnavailable(ctx, func() error {
 		if steps++; steps < 5 {
 			return away
 		}

@@ -69,7 +69,7 @@ func open(t *testing.T, url string) *bundle {
 // openWithDefaultTimeout opens a store that waits for Redis as usual.
 func openWithDefaultTimeout(t *testing.T, url string) *bundle {
 	t.Helper()
-	return openFor(t, url, defaultTimeout)
+	return openFor(t, url, rdb.DefaultTimeout)
 }
 
 func openFor(t *testing.T, url string, timeout time.Duration) *bundle {
@@ -85,8 +85,8 @@ func openFor(t *testing.T, url string, timeout time.Duration) *bundle {
 
 // waitFor changes how long a store that was opened waits for an exchange.
 func waitFor(s *Store, most time.Duration) {
-	s.timeout = most
-	switch c := s.rdb.(type) {
+	s.db.Timeout = most
+	switch c := s.db.Client.(type) {
 	case *redis.ClusterClient:
 		c.Options().ReadTimeout, c.Options().WriteTimeout = most, most
 	case *redis.Client:
@@ -229,7 +229,7 @@ func (b *bundle) allKeys() map[string]time.Duration {
 		}
 		return err
 	}
-	switch c := b.rdb.(type) {
+	switch c := b.db.Client.(type) {
 	case *redis.ClusterClient:
 		var shards []*redis.Client
 		require.NoError(b.t, c.ForEachMaster(b.ctx, func(_ context.Context, s *redis.Client) error {
@@ -258,7 +258,7 @@ func asynqWord(key string) string {
 	return word
 }
 
-func (b *bundle) inspector() *asynq.Inspector { return asynq.NewInspectorFromRedisClient(b.rdb) }
+func (b *bundle) inspector() *asynq.Inspector { return asynq.NewInspectorFromRedisClient(b.db.Client) }
 
 // crm is where the tasks of the tests' batches go.
 func crm(lane batch.Lane) route { return route{"crm", lane} }
@@ -275,10 +275,10 @@ func (b *bundle) offers(lane batch.Lane) (tasks []*asynq.TaskInfo) {
 	b.t.Helper()
 	for _, queue := range b.queuesOf(crm(lane)) {
 		prefix := fairPrefix(queue)
-		for _, owner := range must(b.rdb.ZRange(b.ctx, prefix+"o", 0, -1).Result()) {
-			for _, id := range must(b.rdb.LRange(b.ctx, prefix+"o:"+owner, 0, -1).Result()) {
-				round, _, _ := strings.Cut(must(b.rdb.HGet(b.ctx, prefix+"m", id).Result()), "|")
-				for _, r := range must(b.rdb.LRange(b.ctx, prefix+"b:"+id, 0, -1).Result()) {
+		for _, owner := range must(b.db.Client.ZRange(b.ctx, prefix+"o", 0, -1).Result()) {
+			for _, id := range must(b.db.Client.LRange(b.ctx, prefix+"o:"+owner, 0, -1).Result()) {
+				round, _, _ := strings.Cut(must(b.db.Client.HGet(b.ctx, prefix+"m", id).Result()), "|")
+				for _, r := range must(b.db.Client.LRange(b.ctx, prefix+"b:"+id, 0, -1).Result()) {
 					for _, i := range b.indexesIn(r) {
 						tasks = append(tasks, &asynq.TaskInfo{ID: taskID(id, i, round), Queue: queue, Type: TaskAction, Payload: EncodeTask(id, i)})
 					}
@@ -329,10 +329,10 @@ func (b *bundle) listed(lane batch.Lane, list func(string, ...asynq.ListOption) 
 func (b *bundle) create() {
 	b.t.Helper()
 	for _, queue := range b.queuesOf(crm(batch.Interactive)) {
-		for must(b.rdb.Exists(b.ctx, fairPrefix(queue)+"o").Result()) > 0 {
+		for must(b.db.Client.Exists(b.ctx, fairPrefix(queue)+"o").Result()) > 0 {
 			q := b.newLane(queue)
 			p := &part{lane: q, want: 1000}
-			answer, err := b.run(b.ctx, b.steps.turn, p.keys(), p.args()...)
+			answer, err := b.db.Run(b.ctx, b.steps.turn, p.keys(), p.args()...)
 			require.NoError(b.t, err)
 			slices.Reverse(answer[1:]) // the last one is taken first
 			require.Equal(b.t, len(answer)-1, must(b.requeue(b.ctx, queue, answer[1:])))

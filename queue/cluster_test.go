@@ -24,7 +24,7 @@ func openCluster(t *testing.T) (*bundle, *redistest.Server) {
 	b := openWithDefaultTimeout(t, cluster.URL()) // with the node that does not answer
 	taken := make(map[string]bool)
 	for _, key := range []string{openKey, lostKey, workersKey, sweeperKey, asynqQueues} {
-		taken[b.nodeOf(b.ctx, key).Options().Addr] = true
+		taken[b.db.NodeOf(b.ctx, key).Options().Addr] = true
 	}
 	for _, s := range cluster.Nodes {
 		if !taken[s.Addr] {
@@ -38,7 +38,7 @@ func openCluster(t *testing.T) (*bundle, *redistest.Server) {
 func (b *bundle) keyOn(addr, kind string) string {
 	b.t.Helper()
 	for i := range 10_000 {
-		if key := fmt.Sprintf("%s%d", kind, i); b.nodeOf(b.ctx, key).Options().Addr == addr {
+		if key := fmt.Sprintf("%s%d", kind, i); b.db.NodeOf(b.ctx, key).Options().Addr == addr {
 			return key
 		}
 	}
@@ -67,15 +67,15 @@ func TestANodeThatDoesNotAnswerCostsNoReplyOfAnother(t *testing.T) {
 				}
 			}
 			trouble(node)
-			ctx, cancel := b.withTimeout(b.ctx)
+			ctx, cancel := b.db.WithTimeout(b.ctx)
 			defer cancel()
-			pipe := b.rdb.Pipeline()
+			pipe := b.db.Client.Pipeline()
 			var counts []*redis.IntCmd
 			for _, key := range alive {
 				counts = append(counts, pipe.Incr(ctx, key))
 			}
 			failed := pipe.Incr(ctx, dead[0])
-			b.send(ctx, pipe)
+			b.db.Send(ctx, pipe)
 			var away *batch.UnavailableError
 			require.ErrorAs(t, rdb.MapError(ctx, failed.Err()), &away)
 			for _, count := range counts {
@@ -91,7 +91,7 @@ func (b *bundle) masters() []string {
 	b.t.Helper()
 	var addrs []string
 	found := make(chan string, 100)
-	require.NoError(b.t, b.rdb.(*redis.ClusterClient).ForEachMaster(b.ctx, func(_ context.Context, c *redis.Client) error {
+	require.NoError(b.t, b.db.Client.(*redis.ClusterClient).ForEachMaster(b.ctx, func(_ context.Context, c *redis.Client) error {
 		found <- c.Options().Addr
 		return nil
 	}))
@@ -108,7 +108,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b, node := openCluster(t)
-			require.NoError(t, b.rdb.ZAdd(b.ctx, openKey, redis.Z{Member: "open"}).Err()) // so that the queues are polled
+			require.NoError(t, b.db.Client.ZAdd(b.ctx, openKey, redis.Z{Member: "open"}).Err()) // so that the queues are polled
 			var got seen
 			release := make(chan struct{})
 			server, _ := b.serve(Line{Places: 8}, func(index int, _ *Place) error {
@@ -121,7 +121,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 			l := server.taker.lines[0]
 			var tasks []newTask
 			for _, queue := range b.queuesOf(crm(batch.Interactive)) {
-				if b.nodeOf(b.ctx, asynqPrefix(queue)+"pending").Options().Addr == node.Addr {
+				if b.db.NodeOf(b.ctx, asynqPrefix(queue)+"pending").Options().Addr == node.Addr {
 					continue
 				}
 				for range 20 {
@@ -173,13 +173,13 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 // The connection breaks behind the first of two replies.
 func TestAReplyThatArrivedIsUsedThoughTheNextDoesNot(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		require.ErrorIs(t, b.rdb.Get(b.ctx, "{key}first").Err(), redis.Nil) // a connection is open
+		require.ErrorIs(t, b.db.Client.Get(b.ctx, "{key}first").Err(), redis.Nil) // a connection is open
 		cut := &cutReplies{}
-		b.rdb.AddHook(cut)
-		pipe := b.rdb.Pipeline()
+		b.db.Client.AddHook(cut)
+		pipe := b.db.Client.Pipeline()
 		first, second := pipe.Incr(b.ctx, "{key}first"), pipe.Incr(b.ctx, "{key}second")
 		cut.on = true
-		b.send(b.ctx, pipe)
+		b.db.Send(b.ctx, pipe)
 		require.NoError(t, first.Err())
 		require.EqualValues(t, 1, first.Val())
 		require.ErrorIs(t, second.Err(), errCut)
@@ -219,18 +219,18 @@ func TestANodeThatIsAwayCostsNoLookAtTheBatchesOfOthers(t *testing.T) {
 		b.begin(id, 0)
 		e := parseEntry(b.entryOf(id, 0))
 		e.started = e.started.Add(-time.Minute) // so old that its holder is asked for it
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).ledger, "0", e.String()).Err())
-		if b.nodeOf(b.ctx, keysOf(id).meta).Options().Addr == node.Addr {
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).ledger, "0", e.String()).Err())
+		if b.db.NodeOf(b.ctx, keysOf(id).meta).Options().Addr == node.Addr {
 			dead = id
 		} else {
 			alive = id
 		}
 	}
 	grants := limitKeys("me", "")[1]
-	for i := 0; b.nodeOf(b.ctx, grants).Options().Addr == node.Addr; i++ {
+	for i := 0; b.db.NodeOf(b.ctx, grants).Options().Addr == node.Addr; i++ {
 		grants = limitKeys(strconv.Itoa(i), "")[1]
 	}
-	require.NoError(t, b.rdb.HSet(b.ctx, grants, alive, "1|0", dead, "1|0").Err())
+	require.NoError(t, b.db.Client.HSet(b.ctx, grants, alive, "1|0", dead, "1|0").Err())
 	node.Kill()
 	seen, err := b.lookAtFlying(b.ctx, grants, 0)
 	require.NoError(t, err)

@@ -133,7 +133,7 @@ func (c *combiner) send() {
 		return
 	}
 	c.due.Signal()
-	if !c.timed && c.s.cluster == nil {
+	if !c.timed && c.s.db.Cluster == nil {
 		c.timed = true
 		c.late.Reset(flightWait)
 	}
@@ -188,7 +188,7 @@ func (c *combiner) fly() {
 			c.waiting, c.hurry = nil, false // what flies must not be overwritten
 		}
 		c.mu.Unlock()
-		if c.s.cluster != nil {
+		if c.s.db.Cluster != nil {
 			c.toNodes(rides)
 		} else {
 			c.exchange(rides)
@@ -236,10 +236,10 @@ type shared struct {
 
 // exchange runs the steps of all rides in one exchange.
 func (s *Store) exchange(rides []*ride) {
-	ctx, cancel := s.withTimeout(context.Background())
+	ctx, cancel := s.db.WithTimeout(context.Background())
 	defer cancel()
 	steps := group(rides)
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	for _, g := range steps {
 		r := g.rides[0]
 		k := keysOf(r.id)
@@ -248,9 +248,9 @@ func (s *Store) exchange(rides []*ride) {
 			g.actions = pipe.HMGet(ctx, k.actions, rdb.FieldsOf(g.indexes())...)
 		}
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	for _, g := range steps {
-		g.cmd = s.answer(ctx, g.rides[0].step, g.cmd)
+		g.cmd = s.db.AnswerOf(ctx, g.rides[0].step, g.cmd)
 		err := g.cmd.Err()
 		if err == nil && g.actions != nil {
 			err = g.actions.Err()

@@ -86,7 +86,7 @@ func TestLargeResultsDoNotShareAnExchange(t *testing.T) {
 			tokens[i] = b.begin(id, i).Token
 		}
 		seen := &exchanges{}
-		b.rdb.AddHook(seen)
+		b.db.Client.AddHook(seen)
 		b.together(n, func(i int) error {
 			r := result(i, batch.Succeeded)
 			r.Body = bytes.Repeat([]byte("a"), size)
@@ -103,7 +103,7 @@ func TestWhatFailedTogetherIsRepeatedAlone(t *testing.T) {
 		id := b.submit(n, spec()).ID
 		b.begin(b.submit(1, spec()).ID, 0) // the script is loaded
 		seen := &exchanges{fail: 1}
-		b.rdb.AddHook(seen)
+		b.db.Client.AddHook(seen)
 		b.together(n, func(i int) error {
 			begun, err := b.Begin(b.ctx, id, i, "w1")
 			if err == nil && (begun.Verdict != batch.Run || begun.Attempt != 1) {
@@ -168,7 +168,7 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 		} {
 			seen := &sent{}
 			id, ended := b.finishing(row.n)
-			b.rdb.AddHook(seen)
+			b.db.Client.AddHook(seen)
 			row.then(b, id)
 			for range row.n {
 				require.NoError(t, <-ended, what)
@@ -213,7 +213,7 @@ func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
 	b := open(t, rdb.Embedded)
 	const n, trip = 12, 600 * time.Millisecond
 	id := b.submit(n, spec()).ID
-	b.rdb.AddHook(far{trip})
+	b.db.Client.AddHook(far{trip})
 	took := make(chan time.Duration, n)
 	for i := range n {
 		go func() {
@@ -237,7 +237,7 @@ func TestACombinerThatClosesAnswersEveryStep(t *testing.T) {
 	b := open(t, rdb.Embedded)
 	const n, trip = 20, 400 * time.Millisecond
 	id := b.submit(n, spec()).ID
-	b.rdb.AddHook(far{trip})
+	b.db.Client.AddHook(far{trip})
 	var began sync.WaitGroup
 	for i := range n {
 		began.Go(func() {

@@ -108,7 +108,7 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	}
 	crash.At(crash.BeforeCommit)
 	u.doubtful = true
-	answer, err := u.s.run(ctx, u.s.steps.commit, u.commitKeys(), args...)
+	answer, err := u.s.db.Run(ctx, u.s.steps.commit, u.commitKeys(), args...)
 	created, err := u.created(answer, err)
 	if err == nil && u.s.shards > 1 {
 		if err := u.list(ctx, answer[2], false); err != nil {
@@ -121,7 +121,7 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 // list puts the batch into its owner's list, by the time at which it was created, in
 // microseconds; empty means now.
 func (u *upload) list(ctx context.Context, created string, keep bool) error {
-	_, err := u.s.run(ctx, u.s.steps.list, []string{ownerKey(u.owner)}, u.id, created, rdb.Millis(ownerIndexTTL), keep)
+	_, err := u.s.db.Run(ctx, u.s.steps.list, []string{ownerKey(u.owner)}, u.id, created, rdb.Millis(ownerIndexTTL), keep)
 	return err
 }
 
@@ -129,10 +129,10 @@ func (u *upload) list(ctx context.Context, created string, keep bool) error {
 // takes tasks along with it. One server runs the commands of a connection in their order, so if
 // the exchange breaks off, it leaves what several exchanges could leave. If the commit fails, nothing is offered.
 func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]string, error) {
-	ctx, cancel := u.s.withTimeout(ctx)
+	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
 	u.doubtful = true
-	pipe := u.s.rdb.Pipeline()
+	pipe := u.s.db.Client.Pipeline()
 	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
@@ -146,7 +146,7 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 		offer = u.s.addOffer(ctx, pipe, out.flow, []indexRange{{0, u.n}}, u.keys.meta, !poll.wakesOthers())
 		poll.add(ctx, pipe)
 	}
-	cmds := u.s.send(ctx, pipe)
+	cmds := u.s.db.Send(ctx, pipe)
 	taken := poll.took(ctx)
 	for _, cmd := range cmds[:upTo] {
 		if err := cmd.Err(); err != nil {
@@ -220,7 +220,7 @@ func (u *upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
 	if u.claim == "" || u.s.shards == 1 { // then the commit does it
 		return nil
 	}
-	answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, rdb.Millis(claimLife(spec)))
+	answer, err := u.s.db.Run(ctx, u.s.steps.claim, []string{u.claim}, u.id, u.id, rdb.Millis(claimLife(spec)))
 	if err == nil && answer[0] != u.id {
 		err = batch.ErrUploadLost
 	}
@@ -229,9 +229,9 @@ func (u *upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
 
 // index enters the batch into the lists of the batches that the sweeper looks after.
 func (u *upload) index(ctx context.Context, throttled bool) error {
-	ctx, cancel := u.s.withTimeout(ctx)
+	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
-	_, err := u.s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+	_, err := u.s.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		p.ZAdd(ctx, openKey, redis.Z{Member: u.id})
 		if throttled {
 			p.ZAdd(ctx, throttledKey, redis.Z{Member: u.id})

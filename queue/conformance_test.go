@@ -135,7 +135,7 @@ func TestTheLastFinishEndsTheBatchAndWakesWaiters(t *testing.T) {
 		probe, stopProbe := b.Watch("probe")
 		defer stopProbe()
 		b.eventually("the subscription", func() bool {
-			require.NoError(t, b.rdb.Publish(b.ctx, doneChannel, "probe").Err())
+			require.NoError(t, b.db.Client.Publish(b.ctx, doneChannel, "probe").Err())
 			return len(probe) > 0
 		})
 		require.Empty(t, wake)
@@ -154,7 +154,7 @@ func (b *bundle) watched(wake <-chan *batch.Batch) (all []*batch.Batch) {
 	probe, stop := b.Watch("probe") // of one server, what was published before it was heard before
 	defer stop()
 	b.eventually("the subscription", func() bool {
-		require.NoError(b.t, b.rdb.Publish(b.ctx, doneChannel, "probe").Err())
+		require.NoError(b.t, b.db.Client.Publish(b.ctx, doneChannel, "probe").Err())
 		return len(probe) > 0
 	})
 	for len(wake) > 0 {
@@ -237,13 +237,13 @@ func TestWhoWaitsElsewhereIsWoken(t *testing.T) {
 // Nobody else says so.
 func TestWhoWaitsIsWokenByAFinishWhoseAnswerWasLost(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		require.NoError(t, b.steps.finish.Load(b.ctx, b.rdb).Err()) // by all servers
+		require.NoError(t, b.steps.finish.Load(b.ctx, b.db.Client).Err()) // by all servers
 		id := b.submit(1, spec()).ID
 		wake, stop := b.Watch(id)
 		defer stop()
 		token := b.begin(id, 0).Token
 		require.Empty(t, b.watched(wake))
-		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.finish.Hash()})
+		b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.finish.Hash()})
 		require.Error(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)))
 		require.NoError(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)), "it is repeated")
 		require.Equal(t, []*batch.Batch{nil}, b.watched(wake))
@@ -341,7 +341,7 @@ func TestAReleaseAfterTheDeadlineEndsTheBatch(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(3, spec()).ID
 		begun := b.begin(id, 0)
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
 		released, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.False(t, released)
@@ -487,7 +487,7 @@ func TestAnIdempotencyKeyMakesOneBatch(t *testing.T) {
 		// The process that accepts it dies: its marker runs out, and the key is
 		// taken over. Should it wake up after all, it can't commit any more.
 		require.NoError(t, open.Add(b.ctx, action(0)))
-		require.NoError(t, b.rdb.Del(b.ctx, open.(*upload).keys.upload).Err())
+		require.NoError(t, b.db.Client.Del(b.ctx, open.(*upload).keys.upload).Err())
 		_, _, err = submit("busy", "body")
 		require.NoError(t, err)
 		_, _, err = open.Commit(b.ctx, spec())
@@ -500,7 +500,7 @@ func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
 		u, err := b.Open(b.ctx, "me", "k")
 		require.NoError(t, err)
 		require.NoError(t, u.Add(b.ctx, action(0)))
-		require.NoError(t, b.rdb.Del(b.ctx, u.(*upload).keys.upload).Err()) // it was idle for too long
+		require.NoError(t, b.db.Client.Del(b.ctx, u.(*upload).keys.upload).Err()) // it was idle for too long
 		_, _, err = u.Commit(b.ctx, spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 
@@ -510,14 +510,14 @@ func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
 			require.NoError(t, u.Add(b.ctx, action(i)))
 		}
 		require.NoError(t, u.(*upload).settle(t.Context()))
-		require.NoError(t, b.rdb.Del(b.ctx, u.(*upload).keys.actions).Err())
+		require.NoError(t, b.db.Client.Del(b.ctx, u.(*upload).keys.actions).Err())
 		_, _, err = u.Commit(b.ctx, spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 
 		u, err = b.Open(b.ctx, "me", "other")
 		require.NoError(t, err)
 		require.NoError(t, u.Add(b.ctx, action(0)))
-		require.NoError(t, b.rdb.Set(b.ctx, idempotencyKey("me", "other"), "another", 0).Err())
+		require.NoError(t, b.db.Client.Set(b.ctx, idempotencyKey("me", "other"), "another", 0).Err())
 		_, _, err = u.Commit(b.ctx, spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 		list, _, err := b.List(b.ctx, "me", "", 10)

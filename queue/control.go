@@ -20,7 +20,7 @@ func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, err
 	if err := s.reopenAll(ctx, []string{id}); err != nil {
 		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
 	}
-	answer, err := s.run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, owner, "cancelled")
+	answer, err := s.db.Run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, owner, "cancelled")
 	if err != nil {
 		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
 	}
@@ -35,7 +35,7 @@ func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, err
 
 // expire ends what is not begun of a batch whose deadline has passed.
 func (s *Store) expire(ctx context.Context, id string) error {
-	answer, err := s.run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, "", "expired")
+	answer, err := s.db.Run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, "", "expired")
 	if err != nil {
 		return fmt.Errorf("expire batch %s: %w", id, err)
 	}
@@ -54,7 +54,7 @@ func (s *Store) retractAside(id string, of []string) {
 
 // overdue ends what is in flight of a batch long after its deadline, as unknown.
 func (s *Store) overdue(ctx context.Context, id string) error {
-	answer, err := s.run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, "", "overdue")
+	answer, err := s.db.Run(ctx, s.steps.stop, keysOf(id).step(), id, doneChannel, "", "overdue")
 	if err != nil {
 		return fmt.Errorf("end what is overdue of batch %s: %w", id, err)
 	}
@@ -68,7 +68,7 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 		return batch.ErrNotFound
 	}
 	k := keysOf(id)
-	answer, err := s.run(ctx, s.steps.erase, append(k.step(), k.deliveries), owner)
+	answer, err := s.db.Run(ctx, s.steps.erase, append(k.step(), k.deliveries), owner)
 	if err != nil {
 		return fmt.Errorf("delete batch %s: %w", id, err)
 	}
@@ -78,16 +78,16 @@ func (s *Store) Delete(ctx context.Context, owner, id string) error {
 	crash.At(crash.Erased)
 	s.retractAside(id, answer[4:])
 	s.withdraw(ctx, id, answer[1])
-	if err := s.forgetGrant(detached(ctx), owner, id, answer[2], answer[3]); err != nil {
+	if err := s.forgetGrant(rdb.Detached(ctx), owner, id, answer[2], answer[3]); err != nil {
 		s.log.WarnContext(ctx, "grant of a deleted batch left to expire", "batch", id, "error", err)
 	}
-	ctx, cancel := s.withTimeout(detached(ctx))
+	ctx, cancel := s.db.WithTimeout(rdb.Detached(ctx))
 	defer cancel()
 	// What is left if this fails is dropped by whoever meets it.
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	pipe.ZRem(ctx, ownerKey(owner), id)
 	pipe.ZRem(ctx, openKey, id)
-	for _, cmd := range s.send(ctx, pipe) {
+	for _, cmd := range s.db.Send(ctx, pipe) {
 		if err := cmd.Err(); err != nil {
 			s.log.WarnContext(ctx, "index entry of a deleted batch left behind", "batch", id, "error", err)
 		}
@@ -102,10 +102,10 @@ func (s *Store) staged(ctx context.Context, ids []string) (map[string]bool, erro
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.IntCmd, len(ids))
-	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if _, err := s.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, id := range ids {
 			cmds[i] = p.Exists(ctx, keysOf(id).actions)
 		}

@@ -44,7 +44,7 @@ func (s *Store) doubt(id string) {
 	}
 	s.fanouts.wg.Go(func() {
 		for ctx := s.fanouts.ctx; ctx.Err() == nil; {
-			none, err := s.reopenDoubted(ctx, stepRetryFor)
+			none, err := s.reopenDoubted(ctx, rdb.RetryFor)
 			if none {
 				return
 			}
@@ -52,7 +52,7 @@ func (s *Store) doubt(id string) {
 				s.log.Warn("batches with unanswered steps are looked at late", "error", err)
 				select {
 				case <-ctx.Done():
-				case <-time.After(stepPause):
+				case <-time.After(rdb.RetryPause):
 				}
 			}
 		}
@@ -64,7 +64,7 @@ func (s *Store) doubt(id string) {
 func (s *Store) reopenDoubted(ctx context.Context, retryFor time.Duration) (none bool, err error) {
 	seen, ids := s.doubted.seen()
 	for chunk := range slices.Chunk(ids, doubtedChunk) {
-		if err := s.retryUnavailableFor(ctx, retryFor, func() error { return s.reopenAll(ctx, chunk) }); err != nil {
+		if err := rdb.RetryUnavailableFor(ctx, retryFor, func() error { return s.reopenAll(ctx, chunk) }); err != nil {
 			return false, fmt.Errorf("reopen batches with unanswered steps: %w", err)
 		}
 		none = s.doubted.forget(seen, chunk)
@@ -74,7 +74,7 @@ func (s *Store) reopenDoubted(ctx context.Context, retryFor time.Duration) (none
 
 // closeDoubted reopens once, when nothing else runs any more, what is still doubted.
 func (s *Store) closeDoubted() {
-	ctx, cancel := s.withTimeout(context.Background())
+	ctx, cancel := s.db.WithTimeout(context.Background())
 	defer cancel()
 	if _, err := s.reopenDoubted(ctx, 0); err != nil {
 		s.log.Warn("batches with unanswered steps are looked at late", "error", err)
@@ -107,11 +107,11 @@ func (d *doubted) forget(seen map[string]int, ids []string) bool {
 
 // reopenAll has the sweeper look at open batches in its next round.
 func (s *Store) reopenAll(ctx context.Context, ids []string) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	entries := make([]redis.Z, len(ids))
 	for i, id := range ids {
 		entries[i] = atOnce(id)
 	}
-	return rdb.MapError(ctx, s.rdb.ZAddXX(ctx, openKey, entries...).Err())
+	return rdb.MapError(ctx, s.db.Client.ZAddXX(ctx, openKey, entries...).Err())
 }

@@ -37,7 +37,7 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 	b := open(t, s.URL())
 	id := b.submit(1, spec()).ID
 	b.round()
-	score := func(b *bundle) float64 { return b.rdb.ZScore(b.ctx, openKey, id).Val() }
+	score := func(b *bundle) float64 { return b.db.Client.ZScore(b.ctx, openKey, id).Val() }
 	require.Positive(t, score(b))
 	other, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(s.URL())}})
 	require.NoError(t, err)
@@ -58,5 +58,5 @@ func TestAStoreWhoseRedisIsAwayClosesSoon(t *testing.T) {
 	s.doubt("a")
 	began := time.Now()
 	require.NoError(t, s.Close())
-	require.Less(t, time.Since(began), 5*defaultTimeout)
+	require.Less(t, time.Since(began), 5*rdb.DefaultTimeout)
 }

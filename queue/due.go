@@ -153,15 +153,15 @@ func fanOutMoved(m map[string]string) time.Time {
 
 // dueNow has all open batches looked at in this round.
 func (s *Store) dueNow(ctx context.Context) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.rdb.ZUnionStore(ctx, openKey, &redis.ZStore{Keys: []string{openKey}, Weights: []float64{0}}).Err())
+	return rdb.MapError(ctx, s.db.Client.ZUnionStore(ctx, openKey, &redis.ZStore{Keys: []string{openKey}, Weights: []float64{0}}).Err())
 }
 
 // alertSweeper has the sweeper, in whichever process, look at all open batches now and in
 // every round of the next while.
 func (s *Store) alertSweeper(ctx context.Context) error {
-	if _, err := s.run(ctx, s.steps.alert, []string{openKey, alertKey}, rdb.Millis(alertFor)); err != nil {
+	if _, err := s.db.Run(ctx, s.steps.alert, []string{openKey, alertKey}, rdb.Millis(alertFor)); err != nil {
 		return fmt.Errorf("alert the sweeper: %w", err)
 	}
 	return nil
@@ -173,13 +173,13 @@ func (s *Store) putDue(ctx context.Context, due map[string]time.Time) error {
 	if len(due) == 0 {
 		return nil
 	}
-	ctx, cancel := s.withTimeout(context.WithoutCancel(ctx))
+	ctx, cancel := s.db.WithTimeout(context.WithoutCancel(ctx))
 	defer cancel()
 	entries := make([]redis.Z, 0, len(due))
 	for id, at := range due {
 		entries = append(entries, redis.Z{Member: id, Score: float64(at.UnixMilli())})
 	}
-	if err := s.rdb.ZAddArgs(ctx, openKey, redis.ZAddArgs{XX: true, LT: true, Members: entries}).Err(); err != nil {
+	if err := s.db.Client.ZAddArgs(ctx, openKey, redis.ZAddArgs{XX: true, LT: true, Members: entries}).Err(); err != nil {
 		return fmt.Errorf("say when batches are due: %w", rdb.MapError(ctx, err))
 	}
 	return nil

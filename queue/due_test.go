@@ -27,7 +27,7 @@ func (b *bundle) round() batch.Swept {
 // commands is the number of commands that Redis has processed, those of scripts as well.
 func (b *bundle) commands() int {
 	b.t.Helper()
-	info, err := b.rdb.Info(b.ctx, "stats").Result()
+	info, err := b.db.Client.Info(b.ctx, "stats").Result()
 	require.NoError(b.t, err)
 	_, rest, _ := strings.Cut(info, "total_commands_processed:")
 	number, _, _ := strings.Cut(rest, "\r\n")
@@ -116,20 +116,20 @@ func TestADeadlineIsKeptThoughABatchIsLookedAtRarely(t *testing.T) {
 		b.submit(2, spec())
 		require.Equal(t, batch.Swept{Open: 2}, b.round())
 		require.Equal(t, batch.Swept{Open: 2}, b.round())
-		due := func() time.Time { return time.UnixMilli(int64(must(b.rdb.ZScore(b.ctx, openKey, id).Result()))) }
-		expires := must(b.now(b.ctx)).Add((lookSoon + lookAgain) / 2).Truncate(time.Millisecond)
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", rdb.MillisOf(expires)).Err())
+		due := func() time.Time { return time.UnixMilli(int64(must(b.db.Client.ZScore(b.ctx, openKey, id).Result()))) }
+		expires := must(b.db.Now(b.ctx)).Add((lookSoon + lookAgain) / 2).Truncate(time.Millisecond)
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", rdb.MillisOf(expires)).Err())
 		require.Equal(t, batch.Swept{Open: 2}, b.sweep())
-		soon := must(b.now(b.ctx)).Add(lookSoon) // later than the deadline only if the machine is very busy
+		soon := must(b.db.Now(b.ctx)).Add(lookSoon) // later than the deadline only if the machine is very busy
 		require.WithinRange(t, due(), expires, maxTime(expires, soon))
 
 		past := -time.Hour.Milliseconds() // the time comes at which it is due
-		require.NoError(t, b.rdb.HIncrBy(b.ctx, keysOf(id).meta, "expires", past).Err())
-		require.NoError(t, b.rdb.ZIncrBy(b.ctx, openKey, float64(past), id).Err())
+		require.NoError(t, b.db.Client.HIncrBy(b.ctx, keysOf(id).meta, "expires", past).Err())
+		require.NoError(t, b.db.Client.ZIncrBy(b.ctx, openKey, float64(past), id).Err())
 		require.Equal(t, 1, b.round().Expired)
 		require.Equal(t, batch.StatusExpired, b.get(id).Status)
-		require.False(t, due().After(must(b.now(b.ctx)).Add(lookSoon)), "its entry is looked at soon")
-		require.NoError(t, b.rdb.ZIncrBy(b.ctx, openKey, float64(past), id).Err())
+		require.False(t, due().After(must(b.db.Now(b.ctx)).Add(lookSoon)), "its entry is looked at soon")
+		require.NoError(t, b.db.Client.ZIncrBy(b.ctx, openKey, float64(past), id).Err())
 		require.Equal(t, 1, b.round().Closed)
 	})
 }
@@ -138,14 +138,14 @@ func TestADeadlineIsKeptThoughABatchIsLookedAtRarely(t *testing.T) {
 // the webhook.
 func TestAWebhookWhoseMarkNobodyWasToldOfIsSentSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		require.NoError(t, b.steps.finish.Load(b.ctx, b.rdb).Err()) // by all servers
+		require.NoError(t, b.steps.finish.Load(b.ctx, b.db.Client).Err()) // by all servers
 		b.submit(1, spec())
 		s := spec()
 		s.WebhookURL = "https://example.com/hook"
 		id := b.submit(1, s).ID
 		begun := b.begin(id, 0)
 		require.Equal(t, batch.Swept{Open: 2}, b.round())
-		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.finish.Hash()})
+		b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.finish.Hash()})
 		require.Error(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
 		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
 		b.eventually("the webhook", func() bool {

@@ -39,9 +39,9 @@ func TestAFairQueueIsWhatItsModelSays(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		seeds, steps := 4, 150
 		switch {
-		case b.embed != nil:
+		case b.db.Embed != nil:
 			seeds = 8
-		case b.cluster != nil:
+		case b.db.Cluster != nil:
 			seeds, steps = 2, 60
 		}
 		for seed := range seeds {
@@ -224,7 +224,7 @@ func (m *fairModel) queued(queue string) map[string]bool {
 }
 
 func (m *fairModel) pendingIn(queue string) []string {
-	return must(m.rdb.LRange(m.ctx, asynqPrefix(queue)+"pending", 0, -1).Result())
+	return must(m.db.Client.LRange(m.ctx, asynqPrefix(queue)+"pending", 0, -1).Result())
 }
 
 // lose loses a key of a fair queue, as an operator could. What waited there is offered again.
@@ -239,7 +239,7 @@ func (m *fairModel) lose() {
 		return
 	}
 	slices.Sort(keys)
-	require.NoError(m.t, m.rdb.Del(m.ctx, keys[m.IntN(len(keys))]).Err())
+	require.NoError(m.t, m.db.Client.Del(m.ctx, keys[m.IntN(len(keys))]).Err())
 	for _, queue := range m.queuesOf(crm(batch.Bulk)) { // the polls that follow meet what is left
 		ids, _ := m.polls(queue, 3, false)
 		for _, id := range ids {
@@ -271,7 +271,7 @@ func (m *fairModel) check() {
 		of := m.queued(queue)
 		n += len(of)
 		maps.Copy(all, of)
-		scores := must(m.rdb.ZRangeWithScores(m.ctx, fairPrefix(queue)+"o", 0, -1).Result())
+		scores := must(m.db.Client.ZRangeWithScores(m.ctx, fairPrefix(queue)+"o", 0, -1).Result())
 		slices.SortFunc(scores, func(a, b redis.Z) int { return int(a.Score - b.Score) })
 		if len(scores) > 0 && !m.lossy {
 			require.LessOrEqual(m.t, scores[len(scores)-1].Score-scores[0].Score, 32.0, "%v", scores)

@@ -63,7 +63,7 @@ func (f *fanouts) stop() {
 // error, since the batch is accepted and the sweeper finishes a fan-out that breaks off.
 func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 	if f.offered {
-		s.noteWhole(detached(ctx), f)
+		s.noteWhole(rdb.Detached(ctx), f)
 		return
 	}
 	run := func(ctx context.Context) {
@@ -85,7 +85,7 @@ func (s *Store) goOn(ctx context.Context, run func(context.Context)) {
 		defer close(done)
 		run(s.fanouts.ctx)
 	})
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	select {
 	case <-done:
@@ -97,7 +97,7 @@ func (s *Store) goOn(ctx context.Context, run func(context.Context)) {
 // has a task gets no second one, and the ledger refuses to begin one that has ended. While Redis is
 // away it goes on trying: the sweeper would wait for a while before it takes over.
 func (s *Store) fanOut(ctx context.Context, f fanOut) error {
-	err := s.retryUnavailable(ctx, func() error {
+	err := rdb.RetryUnavailable(ctx, func() error {
 		if f.resumed {
 			return s.offerWaiting(ctx, f.flow, f.from, f.total)
 		}
@@ -123,8 +123,8 @@ func (s *Store) fanOut(ctx context.Context, f fanOut) error {
 // reports whether it is to go on.
 func (s *Store) noteProgress(ctx context.Context, id, grant string, upTo int) (bool, error) {
 	var answer []string
-	err := s.retryUnavailable(ctx, func() (err error) {
-		answer, err = s.run(ctx, s.steps.progress, []string{keysOf(id).meta}, upTo, grant)
+	err := rdb.RetryUnavailable(ctx, func() (err error) {
+		answer, err = s.db.Run(ctx, s.steps.progress, []string{keysOf(id).meta}, upTo, grant)
 		return err
 	})
 	if err != nil {
@@ -156,7 +156,7 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 		o.whole = nil
 		o.mu.Unlock()
 		for part := range slices.Chunk(whole, fanOutChunk) {
-			if err := s.retryUnavailable(going, func() error { return s.noteAll(ctx, part) }); err != nil {
+			if err := rdb.RetryUnavailable(going, func() error { return s.noteAll(ctx, part) }); err != nil {
 				s.log.WarnContext(ctx, "fan-outs not noted, the sweeper will look at them", "error", err)
 				return
 			}
@@ -166,17 +166,17 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 
 // noteAll notes of batches that they are enqueued. It tries all of them.
 func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	steps := make([]*redis.Cmd, len(whole))
 	for i, f := range whole {
 		steps[i] = pipe.EvalSha(ctx, s.steps.progress.Hash(), []string{keysOf(f.id).meta}, f.total, "")
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	var fault error
 	for _, step := range steps {
-		if err := s.answer(ctx, s.steps.progress, step).Err(); err != nil {
+		if err := s.db.AnswerOf(ctx, s.steps.progress, step).Err(); err != nil {
 			fault = rdb.MapError(ctx, err)
 		}
 	}
@@ -206,11 +206,11 @@ type newTask struct {
 // enqueueTasks enqueues tasks, no two of which have the same id, in one exchange,
 // and wakes the workers.
 func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	sent := s.addTasks(ctx, pipe, messagesOf(tasks), "", true)
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	defer func() {
 		for queue := range sent.steps {
 			s.wake(queue) // even if only the answer was lost
@@ -269,7 +269,7 @@ func (s *Store) word(queue string) string { return s.name + " " + queue }
 // tellWorkers tells workers elsewhere of a queue that has tasks. A word that is lost is
 // made up for.
 func (s *Store) tellWorkers(ctx context.Context, queue string) {
-	if err := s.rdb.Publish(ctx, workChannel, s.word(queue)).Err(); err != nil {
+	if err := s.db.Client.Publish(ctx, workChannel, s.word(queue)).Err(); err != nil {
 		s.log.DebugContext(ctx, "workers not told of tasks", "queue", queue, "error", err)
 	}
 }
@@ -284,7 +284,7 @@ func (s *Store) countTasks(ctx context.Context, sent *sentTasks) (enqueued, erro
 		}
 	}
 	for _, cmd := range sent.steps {
-		n, err := s.answer(ctx, s.steps.enqueue, cmd).Int64Slice()
+		n, err := s.db.AnswerOf(ctx, s.steps.enqueue, cmd).Int64Slice()
 		if err == nil && len(n) != 2 {
 			err = rdb.ErrAnswer
 		}

@@ -28,7 +28,7 @@ func TestAFanOutThatIsRefusedGoesOn(t *testing.T) {
 		stop := p.Answer(refusedTimes(3, step, ""))
 		id := b.submit(150, spec()).ID
 		require.Eventually(t, func() bool {
-			return b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Val() == "150"
+			return b.db.Client.HGet(b.ctx, keysOf(id).meta, "enqueued").Val() == "150"
 		}, 20*time.Second, 10*time.Millisecond)
 		require.Equal(t, 3, stop())
 	}

@@ -54,10 +54,10 @@ func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.submit(3, spec()) // the steps are known there
 		noted := func(id string) string {
-			return must(b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Result())
+			return must(b.db.Client.HGet(b.ctx, keysOf(id).meta, "enqueued").Result())
 		}
 		seen := &sent{}
-		b.rdb.AddHook(seen)
+		b.db.Client.AddHook(seen)
 		b.fanouts.pause = time.Hour
 		first, second := b.upload(3), b.upload(3)
 		for _, u := range []*upload{first, second} {
@@ -81,7 +81,7 @@ func TestABatchWhoseEnqueueingWasNotNotedIsEnqueuedOnce(t *testing.T) {
 		id := b.submit(3, spec()).ID
 		b.fanouts.wg.Wait()
 		long := time.Now().Add(-2 * fanOutPatience).UnixMilli()
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", long, "created", long).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", long, "created", long).Err())
 		require.Equal(t, 1, b.sweep().Resumed)
 		require.Len(t, b.pending(batch.Interactive), 3)
 		require.Zero(t, b.sweep().Resumed)

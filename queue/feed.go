@@ -25,16 +25,16 @@ const feedChunks = 10
 // readHeads reads the hashes of batches in one exchange. A batch that could not be read has
 // none, and err says why, unless its node is known to be away.
 func (s *Store) readHeads(ctx context.Context, ids []string) (heads map[string]map[string]string, err error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	cmds := make([]*redis.MapStringStringCmd, len(ids))
 	for i, id := range ids {
-		if key := keysOf(id).meta; !s.isAway(ctx, key) {
+		if key := keysOf(id).meta; !s.db.IsAway(ctx, key) {
 			cmds[i] = pipe.HGetAll(ctx, key)
 		}
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	heads = make(map[string]map[string]string, len(ids))
 	for i, id := range ids {
 		if cmds[i] == nil {
@@ -42,7 +42,7 @@ func (s *Store) readHeads(ctx context.Context, ids []string) (heads map[string]m
 		}
 		if fault := cmds[i].Err(); fault != nil {
 			err = fmt.Errorf("read the head of batch %s: %w", id, rdb.MapError(ctx, fault))
-			s.noteAway(ctx, keysOf(id).meta, err)
+			s.db.NoteAway(ctx, keysOf(id).meta, err)
 			continue
 		}
 		heads[id] = cmds[i].Val()
@@ -136,7 +136,7 @@ func (s *Store) askFor(ctx context.Context, id string, m map[string]string) (*gi
 func (s *Store) handOut(ctx context.Context, id string, m map[string]string, holds, chunks int) (more bool, err error) {
 	k := keysOf(id)
 	for n := 0; chunks == 0 || n < chunks; n++ {
-		answer, err := s.run(ctx, s.steps.handout, []string{k.meta, k.state}, m["grant"], holds, fanOutChunk)
+		answer, err := s.db.Run(ctx, s.steps.handout, []string{k.meta, k.state}, m["grant"], holds, fanOutChunk)
 		if err != nil {
 			return false, fmt.Errorf("hand out actions: %w", err)
 		}
@@ -196,9 +196,9 @@ func (s *Store) forgetGrant(ctx context.Context, owner, id, throttle, token stri
 	if owner == "" || json.Unmarshal([]byte(throttle), &limit) != nil || limit.Concurrent > 0 {
 		return nil
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.rdb.HDel(ctx, limitKeys(owner, limit.Scope)[1], grantName(id, token)).Err())
+	return rdb.MapError(ctx, s.db.Client.HDel(ctx, limitKeys(owner, limit.Scope)[1], grantName(id, token)).Err())
 }
 
 // listHold is how long an entry that was made again stays in its list.
@@ -216,7 +216,7 @@ func (s *Store) reopen(ctx context.Context, id string, throttled bool) error {
 		lists = append(lists, throttledKey)
 	}
 	for _, list := range lists {
-		if _, err := s.run(ctx, s.steps.reopen, []string{list, madeAgain(list)}, id, rdb.Millis(listHold)); err != nil {
+		if _, err := s.db.Run(ctx, s.steps.reopen, []string{list, madeAgain(list)}, id, rdb.Millis(listHold)); err != nil {
 			return fmt.Errorf("enter the batch into %s: %w", list, err)
 		}
 	}
@@ -230,7 +230,7 @@ func (s *Store) unlist(ctx context.Context, list string, at time.Time, ids ...st
 	for _, id := range ids {
 		args = append(args, id)
 	}
-	answer, err := s.run(ctx, s.steps.unlist, []string{list, madeAgain(list)}, args...)
+	answer, err := s.db.Run(ctx, s.steps.unlist, []string{list, madeAgain(list)}, args...)
 	if err != nil {
 		return 0, fmt.Errorf("remove batches from %s: %w", list, err)
 	}

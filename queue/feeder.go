@@ -105,20 +105,20 @@ func (s *Store) Feed(ctx context.Context) (waiting int, err error) {
 // throttledPage reads the next page of the list of throttled batches, and the time of its
 // server before.
 func (s *Store) throttledPage(ctx context.Context) ([]string, time.Time, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	from := "-"
 	if s.feeder.after != "" {
 		from = "(" + s.feeder.after
 	}
 	var pipe redis.Pipeliner
-	if node := s.nodeOf(ctx, throttledKey); node != nil { // TIME has no key that would choose a node
+	if node := s.db.NodeOf(ctx, throttledKey); node != nil { // TIME has no key that would choose a node
 		pipe = node.Pipeline()
 	} else {
-		pipe = s.rdb.Pipeline()
+		pipe = s.db.Client.Pipeline()
 	}
 	at, ids := pipe.Time(ctx), pipe.ZRangeByLex(ctx, throttledKey, &redis.ZRangeBy{Min: from, Max: "+", Count: feedPage})
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	if err := errors.Join(at.Err(), ids.Err()); err != nil {
 		return nil, time.Time{}, fmt.Errorf("list throttled batches: %w", rdb.MapError(ctx, err))
 	}
@@ -321,7 +321,7 @@ func (r *feeding) askAll(ctx context.Context) {
 		switch {
 		case r.over || r.left <= 0:
 			return
-		case r.s.isAway(ctx, l.key):
+		case r.s.db.IsAway(ctx, l.key):
 			l.due = r.now.Add(feedRetry)
 		default:
 			r.ask(ctx, l)
@@ -359,7 +359,7 @@ func (r *feeding) serve(ctx context.Context, l *fedLimit, b *fed, m map[string]s
 	r.left--
 	grant, err := r.s.askFor(ctx, b.id, m)
 	if err != nil {
-		r.s.noteAway(ctx, l.key, err)
+		r.s.db.NoteAway(ctx, l.key, err)
 		r.fault(fmt.Errorf("feed batch %s: %w", b.id, err))
 		l.queue.MoveToBack(b.place)
 		l.due = r.now.Add(feedRetry)

@@ -106,13 +106,13 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 	c := redistest.NewCluster(t, false, "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no")
 	b := open(t, c.URL())
 	frozen := c.Nodes[1] // which does not have the list, nor the limits
-	require.NotEqual(t, frozen.Addr, b.nodeOf(b.ctx, throttledKey).Options().Addr)
-	require.NotEqual(t, frozen.Addr, b.nodeOf(b.ctx, limitKeys("me", "")[0]).Options().Addr)
+	require.NotEqual(t, frozen.Addr, b.db.NodeOf(b.ctx, throttledKey).Options().Addr)
+	require.NotEqual(t, frozen.Addr, b.db.NodeOf(b.ctx, limitKeys("me", "")[0]).Options().Addr)
 	var alive, dead []string
 	for n := 0; len(alive) < 6 || len(dead) < 6; n++ { // each with a limit of its own
 		limit := batch.Limit{Scope: fmt.Sprint(n), Concurrent: 1}
 		id := b.throttledBatch(2, limit)
-		if b.nodeOf(b.ctx, keysOf(id).meta).Options().Addr == frozen.Addr {
+		if b.db.NodeOf(b.ctx, keysOf(id).meta).Options().Addr == frozen.Addr {
 			dead = append(dead, id)
 		} else {
 			b.end(id, 0, batch.Succeeded)
@@ -137,5 +137,5 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 		rounds++
 	}
 	require.Equal(t, len(alive), handed())
-	require.Less(t, time.Since(began), time.Duration(rounds+1)*3*b.timeout/2, "in %d rounds", rounds)
+	require.Less(t, time.Since(began), time.Duration(rounds+1)*3*b.db.Timeout/2, "in %d rounds", rounds)
 }

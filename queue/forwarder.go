@@ -106,7 +106,7 @@ func (f *forwarder) due(now time.Time) (due []*lane, wait time.Duration) {
 func (t *taker) eachNode(queues []*lane, do func([]*lane)) {
 	byNode := make(map[*redis.Client][]*lane)
 	for _, q := range queues {
-		node := t.s.nodeOf(context.Background(), q.prefix)
+		node := t.s.db.NodeOf(context.Background(), q.prefix)
 		byNode[node] = append(byNode[node], q)
 	}
 	for _, of := range byNode {
@@ -117,16 +117,16 @@ func (t *taker) eachNode(queues []*lane, do func([]*lane)) {
 // forward moves the tasks of some queues that are due, in one exchange.
 func (f *forwarder) forward(queues []*lane) {
 	s := f.t.s
-	ctx, cancel := s.withTimeout(context.Background())
+	ctx, cancel := s.db.WithTimeout(context.Background())
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	cmds := make([]*redis.Cmd, len(queues))
 	for i, q := range queues {
 		cmds[i] = pipe.EvalSha(ctx, s.steps.forward.Hash(), []string{dueKey(q.name), q.prefix + "retry", q.prefix + "pending"}, q.prefix+"t:", forwardMost)
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	for i, q := range queues {
-		answer, err := s.answer(ctx, s.steps.forward, cmds[i]).Int64Slice()
+		answer, err := s.db.AnswerOf(ctx, s.steps.forward, cmds[i]).Int64Slice()
 		if err == nil && len(answer) != 2 {
 			err = rdb.ErrAnswer
 		}
@@ -167,17 +167,17 @@ func (t *taker) reap() {
 
 func (t *taker) reapQueues(queues []*lane) {
 	s := t.s
-	ctx, cancel := s.withTimeout(context.Background())
+	ctx, cancel := s.db.WithTimeout(context.Background())
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	cmds := make([]*redis.Cmd, len(queues))
 	for i, q := range queues {
 		cmds[i] = pipe.EvalSha(ctx, s.steps.reap.Hash(), []string{q.prefix + "active", q.prefix + "lease", q.prefix + "pending"},
 			q.prefix+"t:", int(reapGrace.Seconds()), forwardMost, workChannel, s.word(q.name))
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	for i, q := range queues {
-		n, err := s.answer(ctx, s.steps.reap, cmds[i]).Int()
+		n, err := s.db.AnswerOf(ctx, s.steps.reap, cmds[i]).Int()
 		switch {
 		case err != nil:
 			s.log.Warn("expired leases not looked for", "queue", q.name, "error", rdb.MapError(ctx, err))

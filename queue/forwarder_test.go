@@ -107,7 +107,7 @@ func (b *bundle) dueEntries() (n int64) {
 	b.t.Helper()
 	for _, lane := range []batch.Lane{batch.Interactive, batch.Bulk} {
 		for _, queue := range b.queuesOf(crm(lane)) {
-			n += must(b.rdb.ZCard(b.ctx, dueKey(queue)).Result())
+			n += must(b.db.Client.ZCard(b.ctx, dueKey(queue)).Result())
 		}
 	}
 	return n
@@ -116,22 +116,22 @@ func (b *bundle) dueEntries() (n int64) {
 func TestATaskIsDueByRedissClock(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const wait = 90 * time.Second
-		before, err := b.now(b.ctx)
+		before, err := b.db.Now(b.ctx)
 		require.NoError(t, err)
 		taker, ids := b.putAside(1, wait)
-		after, err := b.now(b.ctx)
+		after, err := b.db.Now(b.ctx)
 		require.NoError(t, err)
 		for _, q := range taker.lanes {
-			entries := must(b.rdb.ZRangeWithScores(b.ctx, dueKey(q.name), 0, -1).Result())
+			entries := must(b.db.Client.ZRangeWithScores(b.ctx, dueKey(q.name), 0, -1).Result())
 			if len(entries) == 0 {
 				continue
 			}
 			at := time.UnixMilli(int64(entries[0].Score))
 			require.False(t, at.After(after.Add(wait+time.Millisecond)), "from when Redis put it aside")
 			require.False(t, at.Before(before.Add(wait-time.Minute)))
-			second := must(b.rdb.ZScore(b.ctx, q.prefix+"retry", ids[0]).Result())
+			second := must(b.db.Client.ZScore(b.ctx, q.prefix+"retry", ids[0]).Result())
 			require.Equal(t, float64(at.Unix()), second, "released asynqmon reads whole seconds only") //nolint:testifylint // it is exact
-			life := must(b.rdb.PTTL(b.ctx, dueKey(q.name)).Result())
+			life := must(b.db.Client.PTTL(b.ctx, dueKey(q.name)).Result())
 			require.Positive(t, life, "nothing stays behind")
 		}
 		taker.moveAll()
@@ -151,15 +151,15 @@ func TestTasksThatAreDueComeBackInBoundedNumbers(t *testing.T) {
 			due = append(due, redis.Z{Member: id, Score: float64(time.Now().Add(-time.Minute).UnixMilli())})
 			retry = append(retry, redis.Z{Member: id, Score: float64(time.Now().Add(-time.Minute).Unix())})
 		}
-		require.NoError(t, b.rdb.ZAdd(b.ctx, dueKey(queue), due...).Err())
-		require.NoError(t, b.rdb.ZAdd(b.ctx, prefix+"retry", retry...).Err())
+		require.NoError(t, b.db.Client.ZAdd(b.ctx, dueKey(queue), due...).Err())
+		require.NoError(t, b.db.Client.ZAdd(b.ctx, prefix+"retry", retry...).Err())
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 1}}})
 		for _, moved := range []int64{forwardMost, 2 * forwardMost, n} {
 			taker.moveAll()
-			require.Equal(t, moved, must(b.rdb.LLen(b.ctx, prefix+"pending").Result()))
+			require.Equal(t, moved, must(b.db.Client.LLen(b.ctx, prefix+"pending").Result()))
 			require.Equal(t, moved < n, !taker.lanes[queue].due.IsZero(), "it goes on at once while there are more")
 		}
-		require.Equal(t, "pending", must(b.rdb.HGet(b.ctx, prefix+"t:x:7", "state").Result()))
+		require.Equal(t, "pending", must(b.db.Client.HGet(b.ctx, prefix+"t:x:7", "state").Result()))
 		require.Zero(t, b.dueEntries())
 	})
 }
@@ -188,7 +188,7 @@ func TestATaskWhoseEntryIsGoneComesAtTheEndOfItsSecond(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker, _ := b.putAside(1, 50*time.Millisecond)
 		for queue := range taker.lanes {
-			require.NoError(t, b.rdb.Del(b.ctx, dueKey(queue)).Err())
+			require.NoError(t, b.db.Client.Del(b.ctx, dueKey(queue)).Err())
 		}
 		taker.action = func(string, int, *Place) error { return nil }
 		taker.wg.Go(taker.forwarder.run)
@@ -213,7 +213,7 @@ func TestTasksThatWaitForAServerThatDiedComeAtAnother(t *testing.T) {
 func TestTasksAreMovedAfterAnExchangeThatFailed(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker, _ := b.putAside(1, time.Millisecond)
-		b.rdb.AddHook(&failing{left: 3})
+		b.db.Client.AddHook(&failing{left: 3})
 		taker.forwarder.lookAtAll()
 		taker.wg.Go(taker.forwarder.run)
 		defer taker.wg.Wait()
@@ -231,13 +231,13 @@ func TestATaskWhoseLeaseHasExpiredComesAgain(t *testing.T) {
 			l.turn(true)
 			return len(b.active()) == 3
 		})
-		now, err := b.now(b.ctx)
+		now, err := b.db.Now(b.ctx)
 		require.NoError(t, err)
 		expire := func(ids []string, at time.Time) {
 			for _, id := range ids {
 				batchID, index, _ := parseTaskID(id)
 				entry := redis.Z{Member: id, Score: float64(at.Unix())}
-				require.NoError(t, b.rdb.ZAddXX(b.ctx, asynqPrefix(b.queueOf(crm(batch.Interactive), batchID, index))+"lease", entry).Err())
+				require.NoError(t, b.db.Client.ZAddXX(b.ctx, asynqPrefix(b.queueOf(crm(batch.Interactive), batchID, index))+"lease", entry).Err())
 			}
 		}
 		held := b.active()
@@ -257,7 +257,7 @@ func TestATaskWhoseLeaseHasExpiredComesAgain(t *testing.T) {
 		require.Zero(t, waiting[0].Retried, "the ledger decides about attempts")
 		require.Len(t, b.active(), 2)
 		require.True(t, taker.lanes[waiting[0].Queue].filled, "and it is taken at once")
-		require.ErrorIs(t, b.rdb.ZScore(b.ctx, asynqPrefix(waiting[0].Queue)+"lease", held[2]).Err(), redis.Nil)
+		require.ErrorIs(t, b.db.Client.ZScore(b.ctx, asynqPrefix(waiting[0].Queue)+"lease", held[2]).Err(), redis.Nil)
 
 		// While a batch is open, a server looks for such tasks by itself.
 		expire(b.active(), now.Add(-time.Hour))

@@ -24,7 +24,7 @@ func gateKey(target string) string { return "batchd:gate:{" + target + "}" }
 
 // Hold implements [batch.Gate].
 func (s *Store) Hold(ctx context.Context, target string, d time.Duration) error {
-	if _, err := s.run(ctx, s.steps.hold, []string{gateKey(target)}, target, d.Microseconds(), holdChannel); err != nil {
+	if _, err := s.db.Run(ctx, s.steps.hold, []string{gateKey(target)}, target, d.Microseconds(), holdChannel); err != nil {
 		return fmt.Errorf("hold target %s: %w", target, err)
 	}
 	return nil
@@ -44,9 +44,9 @@ func (s *Store) Holds(f func(target string, d time.Duration)) (stop func()) {
 // noted, and an open circuit pauses them anew, so that a crash in between leaves
 // no queue paused that nobody knows of.
 func (s *Store) Trip(ctx context.Context, target string) (bool, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	added, err := s.rdb.SAdd(ctx, trippedKey, target).Result()
+	added, err := s.db.Client.SAdd(ctx, trippedKey, target).Result()
 	if err != nil {
 		return false, rdb.MapError(ctx, err)
 	}
@@ -55,18 +55,18 @@ func (s *Store) Trip(ctx context.Context, target string) (bool, error) {
 
 // Reset implements [batch.Gate].
 func (s *Store) Reset(ctx context.Context, target string) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	if err := s.eachLane(ctx, target, s.inspect.UnpauseQueue); err != nil {
 		return err
 	}
-	if err := s.rdb.HDel(ctx, gateKey(target), "held").Err(); err != nil {
+	if err := s.db.Client.HDel(ctx, gateKey(target), "held").Err(); err != nil {
 		return rdb.MapError(ctx, err)
 	}
-	if err := s.rdb.SRem(ctx, trippedKey, target).Err(); err != nil {
+	if err := s.db.Client.SRem(ctx, trippedKey, target).Err(); err != nil {
 		return rdb.MapError(ctx, err)
 	}
-	return rdb.MapError(ctx, s.rdb.Publish(ctx, holdChannel, "0 "+target).Err())
+	return rdb.MapError(ctx, s.db.Client.Publish(ctx, holdChannel, "0 "+target).Err())
 }
 
 // eachLane pauses or unpauses all queues of a target. asynq answers an error
@@ -87,5 +87,5 @@ func (s *Store) eachLane(ctx context.Context, target string, change func(queue s
 
 // Tripped implements [batch.Gate].
 func (s *Store) Tripped(ctx context.Context) ([]string, error) {
-	return s.members(ctx, trippedKey)
+	return s.db.Members(ctx, trippedKey)
 }

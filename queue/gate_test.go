@@ -47,7 +47,7 @@ func TestSendTimesAreReservedAtTheRate(t *testing.T) {
 		require.NoError(t, b.Hold(b.ctx, "other", time.Minute))
 		held := reserve("other", &reservation{most: 1, horizon: 2 * time.Minute})
 		require.Greater(t, held.runs[0].time, held.now+50_000_000, "a hold moves them")
-		ttl, err := b.rdb.PTTL(b.ctx, gateKey("other")).Result()
+		ttl, err := b.db.Client.PTTL(b.ctx, gateKey("other")).Result()
 		require.NoError(t, err)
 		require.Greater(t, ttl, time.Minute)
 	})
@@ -79,7 +79,7 @@ func TestAHoldIsHeardByAllWorkers(t *testing.T) {
 			return ok && got == d
 		}
 		b.eventually("the subscription", func() bool {
-			require.NoError(t, b.rdb.Publish(b.ctx, holdChannel, "5 probe").Err())
+			require.NoError(t, b.db.Client.Publish(b.ctx, holdChannel, "5 probe").Err())
 			return has("probe", 5*time.Microsecond)
 		})
 		require.NoError(t, b.Hold(b.ctx, "crm", 2*time.Second))
@@ -87,7 +87,7 @@ func TestAHoldIsHeardByAllWorkers(t *testing.T) {
 
 		queues := append(b.queuesOf(crm(batch.Bulk)), b.queuesOf(crm(batch.Interactive))...)
 		for _, queue := range queues {
-			require.NoError(t, b.rdb.SAdd(b.ctx, asynqQueues, queue).Err())
+			require.NoError(t, b.db.Client.SAdd(b.ctx, asynqQueues, queue).Err())
 		}
 		opened, err := b.Trip(b.ctx, "crm")
 		require.NoError(t, err)

@@ -18,7 +18,7 @@ func giveBackAll(tasks []*task) {
 
 // giveBack puts tasks back to where they were taken from.
 func (q *lane) giveBack(tasks []*task) {
-	ctx, cancel := q.t.s.withTimeout(context.Background())
+	ctx, cancel := q.t.s.db.WithTimeout(context.Background())
 	defer cancel()
 	ids := make([]string, len(tasks))
 	for i, k := range tasks {

@@ -71,7 +71,7 @@ func (u *upload) stageGroups(ctx context.Context) error {
 			}
 			args = append(args, g.Leader(), members.String()+"|0|"+string(sealed))
 		}
-		answer, err := u.s.run(ctx, u.s.steps.stage, []string{u.keys.groups, u.keys.meta}, args...)
+		answer, err := u.s.db.Run(ctx, u.s.steps.stage, []string{u.keys.groups, u.keys.meta}, args...)
 		if err != nil {
 			return fmt.Errorf("stage groups: %w", err)
 		}
@@ -104,9 +104,9 @@ func (s *Store) openGroup(id string, leader int, sealed string) (*batch.Group, e
 
 // Member implements [batch.GroupLedger].
 func (s *Store) Member(ctx context.Context, id string, index int) (*batch.Action, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	sealed, err := s.rdb.HGet(ctx, keysOf(id).actions, strconv.Itoa(index)).Bytes()
+	sealed, err := s.db.Client.HGet(ctx, keysOf(id).actions, strconv.Itoa(index)).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return nil, batch.ErrNotFound
 	}
@@ -139,7 +139,7 @@ func (s *Store) Note(ctx context.Context, id string, token batch.Token, g *batch
 		args[4], args[5] = staged.Index, noted
 		s.attempts.stage(id, g.Leader(), string(token), staged.Index, noted)
 	}
-	answer, err := s.run(ctx, s.steps.note, keysOf(id).step(), args...)
+	answer, err := s.db.Run(ctx, s.steps.note, keysOf(id).step(), args...)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("note group %d of batch %s: %w", g.Leader(), id, err)
 	}
@@ -201,7 +201,7 @@ func (s *Store) membersEnd(id string, g *batch.Group, results []batch.Result, no
 // endGroup ends all members of a group: index, state and sealed result of each in turn.
 func (s *Store) endGroup(ctx context.Context, id string, leader int, token string, members []any) error {
 	args := append([]any{id, doneChannel, leader, token}, members...)
-	answer, err := s.run(ctx, s.steps.conclude, keysOf(id).step(), args...)
+	answer, err := s.db.Run(ctx, s.steps.conclude, keysOf(id).step(), args...)
 	if err != nil {
 		s.doubtIf(id, err)
 		return fmt.Errorf("conclude group %d of batch %s: %w", leader, id, err)

@@ -95,7 +95,7 @@ func TestAGroupIsTakenOverFromItsRecord(t *testing.T) {
 		for key := range b.allKeys() {
 			require.NotContains(t, key, "secret-tx")
 		}
-		stored, err := b.rdb.HGet(b.ctx, keysOf(id).groups, "1").Result()
+		stored, err := b.db.Client.HGet(b.ctx, keysOf(id).groups, "1").Result()
 		require.NoError(t, err)
 		require.NotContains(t, stored, "secret-tx")
 		require.True(t, strings.HasPrefix(stored, "1,3,4|"))
@@ -206,7 +206,7 @@ func TestTheDeadlineEndsAGroupThatHasNotBegun(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.grouped(spec())
 		running := b.begin(id, 5)
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
 		begun, err := b.Begin(b.ctx, id, 1, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)

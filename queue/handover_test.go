@@ -50,7 +50,7 @@ func TestACommitTakesAlongOnlyWithPiggyback(t *testing.T) {
 	b.submit(1, spec()) // the scripts are loaded
 	sentWith := func() string {
 		seen := &sent{}
-		b.rdb.AddHook(seen)
+		b.db.Client.AddHook(seen)
 		b.submit(1, spec())
 		return seen.with(b.steps.commit.Hash())[0]
 	}

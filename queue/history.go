@@ -56,7 +56,7 @@ func (h *history) connected(ctx context.Context, conn *redis.Conn) error {
 
 // observe takes the id of a history from the answer to INFO.
 func (h *history) observe(info string) {
-	id := infoField(info, "master_replid")
+	id := rdb.InfoField(info, "master_replid")
 	if id == "" || strings.Trim(id, "0") == "" {
 		return
 	}
@@ -102,7 +102,7 @@ func (h *history) settled(ctx context.Context) error {
 
 // learn meets all servers of a cluster, so that one that is met later is known to be new.
 func (s *Store) learn(ctx context.Context) error {
-	if _, cluster := s.rdb.(*redis.ClusterClient); !cluster {
+	if _, cluster := s.db.Client.(*redis.ClusterClient); !cluster {
 		return nil
 	}
 	s.history.mu.Lock()
@@ -117,7 +117,7 @@ func (s *Store) learn(ctx context.Context) error {
 
 // askHistory asks all servers for the ids of their histories.
 func (s *Store) askHistory(ctx context.Context) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	ask := func(ctx context.Context, c redis.Cmdable) error {
 		info, err := c.Info(ctx, "replication").Result()
@@ -126,17 +126,17 @@ func (s *Store) askHistory(ctx context.Context) error {
 		}
 		return err //nolint:wrapcheck // mapped below
 	}
-	if c, ok := s.rdb.(*redis.ClusterClient); ok {
+	if c, ok := s.db.Client.(*redis.ClusterClient); ok {
 		return rdb.MapError(ctx, c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return ask(ctx, c) }))
 	}
-	return rdb.MapError(ctx, ask(ctx, s.rdb))
+	return rdb.MapError(ctx, ask(ctx, s.db.Client))
 }
 
 // watchHistory asks for the ids of the histories from time to time, since a proxy keeps
 // connections open while the server behind it changes, and compares what this process has
 // ended with what Redis knows.
 func (t *taker) watchHistory() {
-	if t.s.embed != nil {
+	if t.s.db.Embed != nil {
 		return
 	}
 	tick := time.NewTicker(historyEvery)

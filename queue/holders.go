@@ -125,7 +125,7 @@ func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
 		return 0, nil
 	}
 	ids := slices.Collect(maps.Keys(batches))
-	now, err := s.now(ctx)
+	now, err := s.db.Now(ctx)
 	if err != nil {
 		s.holders.putBack(batches, ids...)
 		return 0, err
@@ -193,9 +193,9 @@ func (s *Store) ask(ctx context.Context, worker, question string) error {
 
 // publish sends a message to all processes.
 func (s *Store) publish(ctx context.Context, channel, message string) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.rdb.Publish(ctx, channel, message).Err())
+	return rdb.MapError(ctx, s.db.Client.Publish(ctx, channel, message).Err())
 }
 
 // askFor adds an action to a question: a line of batch, index and token.
@@ -206,18 +206,18 @@ func askFor(question *strings.Builder, a *attempt) {
 // inFlight returns the actions of batches that are in flight by the ledger. With an error,
 // some of the batches could not be read.
 func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]*attempt, unread []string, err error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	steps := make([]*redis.Cmd, len(ids))
 	for i, id := range ids {
 		k := keysOf(id)
 		steps[i] = pipe.EvalSha(ctx, s.steps.running.Hash(), []string{k.state, k.ledger}, holdersActions)
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	found = make(map[string][]*attempt, len(ids))
 	for i, id := range ids {
-		answer, fault := s.answer(ctx, s.steps.running, steps[i]).StringSlice()
+		answer, fault := s.db.AnswerOf(ctx, s.steps.running, steps[i]).StringSlice()
 		if fault != nil {
 			unread, err = append(unread, id), rdb.MapError(ctx, fault)
 			continue
@@ -290,7 +290,7 @@ func (s *Store) answerFor(ctx context.Context, worker string, forgotten []*attem
 // disown gives up actions, index and token of each in turn, that a worker holds and does
 // not have, and has each brought to whoever is free. It returns how many there were.
 func (s *Store) disown(ctx context.Context, id, worker string, held []any) (int, error) {
-	answer, err := s.run(ctx, s.steps.disown, keysOf(id).step(), append([]any{worker}, held...)...)
+	answer, err := s.db.Run(ctx, s.steps.disown, keysOf(id).step(), append([]any{worker}, held...)...)
 	if err != nil {
 		return 0, fmt.Errorf("give up actions of batch %s: %w", id, err)
 	}

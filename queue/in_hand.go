@@ -39,7 +39,7 @@ func (s *Store) askForTasks(ctx context.Context, tasks []heldTask) (token string
 
 // inHand returns the tasks that workers have in hand of those that they were asked for.
 func (s *Store) inHand(ctx context.Context, token string) (map[heldTask]bool, error) {
-	members, err := s.members(ctx, inHandKey(token))
+	members, err := s.db.Members(ctx, inHandKey(token))
 	if err != nil {
 		return nil, fmt.Errorf("read which tasks workers have: %w", err)
 	}
@@ -79,9 +79,9 @@ func (t *taker) askedForTasks(message string) {
 	}
 	s := t.s
 	s.fanouts.wg.Go(func() {
-		ctx, cancel := s.withTimeout(s.fanouts.ctx)
+		ctx, cancel := s.db.WithTimeout(s.fanouts.ctx)
 		defer cancel()
-		pipe := s.rdb.Pipeline()
+		pipe := s.db.Client.Pipeline()
 		pipe.SAdd(ctx, inHandKey(token), found...)
 		pipe.PExpire(ctx, inHandKey(token), inHandLasts)
 		if _, err := pipe.Exec(ctx); err != nil {

@@ -18,10 +18,6 @@ const (
 	// beginRetryFor is how long a begin is repeated while Redis is away, and its giving
 	// back: who does not know whether an action is begun would leave it in doubt.
 	beginRetryFor = 90 * time.Minute
-	// stepRetryFor is how long other steps are repeated that matter less.
-	stepRetryFor = time.Minute
-	// stepPause is the pause between two repetitions.
-	stepPause = 200 * time.Millisecond
 )
 
 // Begin implements [batch.Ledger].
@@ -53,7 +49,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 func (s *Store) begin(ctx context.Context, r *ride, worker string) (*batch.Begun, error) {
 	id, index := r.id, r.index
 	again := func() error {
-		return s.retryUnavailableFor(ctx, beginRetryFor, func() error { return s.combine.do(r) })
+		return rdb.RetryUnavailableFor(ctx, beginRetryFor, func() error { return s.combine.do(r) })
 	}
 	err := again()
 	if err == nil && r.first {
@@ -151,35 +147,12 @@ func (s *Store) heldByOther(ctx context.Context, worker, holder string, began ti
 	if holder == worker {
 		return false, nil
 	}
-	now, err := s.now(ctx)
+	now, err := s.db.Now(ctx)
 	if err != nil || now.Sub(began) > taskTimeout {
 		return false, err
 	}
 	alive, err := s.alive(ctx)
 	return slices.Contains(alive, holder), err
-}
-
-// retryUnavailable repeats a step while Redis is away, for a minute at most.
-func (s *Store) retryUnavailable(ctx context.Context, step func() error) error {
-	return s.retryUnavailableFor(ctx, stepRetryFor, step)
-}
-
-// retryUnavailableFor repeats a step while Redis is away: the step may have been done
-// although its answer was lost, or was replaced by an error. It stops with the context,
-// and when nothing is left of the request's budget, to which its pauses count.
-func (s *Store) retryUnavailableFor(ctx context.Context, limit time.Duration, step func() error) error {
-	deadline := time.Now().Add(limit)
-	for {
-		err := step()
-		if !rdb.IsUnavailable(err) || time.Now().After(deadline) || !batch.BudgetOf(ctx).Take(stepPause) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(stepPause):
-		}
-	}
 }
 
 func (s *Store) openResult(id string, index int, sealed string) (*batch.Result, error) {
@@ -270,7 +243,7 @@ func (s *Store) GiveBack(ctx context.Context, id string, index int, token batch.
 // one whose fate is not known, so this goes on for as long as the store is open.
 func (s *Store) giveBackBegun(ctx context.Context, r *ride) error {
 	ctx = context.WithoutCancel(ctx)
-	err := s.retryUnavailableFor(ctx, beginRetryFor, func() error {
+	err := rdb.RetryUnavailableFor(ctx, beginRetryFor, func() error {
 		_, err := s.GiveBack(ctx, r.id, r.index, batch.Token(rdb.Text(r.args[0])))
 		return err
 	})
@@ -295,7 +268,7 @@ func (s *Store) release(ctx context.Context, id string, index int, token batch.T
 	case <-ctx.Done():
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, rdb.MapError(ctx, ctx.Err()))
 	}
-	answer, err := s.run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent, last)
+	answer, err := s.db.Run(ctx, s.steps.release, keysOf(id).step(), id, doneChannel, index, string(token), unsent, last)
 	<-s.releasing
 	if err != nil {
 		s.doubtIf(id, err)

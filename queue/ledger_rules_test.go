@@ -57,7 +57,7 @@ func TestAnOverdueGroupEndsAsUnknownWithAllItsMembers(t *testing.T) {
 	id := b.grouped(spec())
 	b.begin(id, 1) // and with it 3 and 4
 	expire := func(ago time.Duration) {
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
 	}
 	expire(time.Minute)
 	b.sweep()
@@ -86,7 +86,7 @@ func TestARetryOfABatchThatWasEndedEarlyRunsToItsOwnEnd(t *testing.T) {
 		}},
 		"expired": {batch.Expired, batch.StatusExpired, func(b *bundle, id string) {
 			late := time.Now().Add(-time.Minute)
-			require.NoError(b.t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", late.Add(-time.Hour).UnixMilli(), "expires", late.UnixMilli()).Err())
+			require.NoError(b.t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "created", late.Add(-time.Hour).UnixMilli(), "expires", late.UnixMilli()).Err())
 			b.sweep()
 		}},
 	} {
@@ -176,7 +176,7 @@ func TestATokenThatOnlyResemblesTheHoldersChangesNothing(t *testing.T) {
 // bringsTheAttempt reports whether a recovery task with that token brings the attempt at
 // action 0 that the ledger holds.
 func bringsTheAttempt(b *bundle, id, token string) bool {
-	return bringsInterrupted(taskID(id, 0, token), b.rdb.HMGet(b.ctx, keysOf(id).ledger, strconv.Itoa(0)))
+	return bringsInterrupted(taskID(id, 0, token), b.db.Client.HMGet(b.ctx, keysOf(id).ledger, strconv.Itoa(0)))
 }
 
 // Whoever can write to Redis cannot have one value pass for another.
@@ -217,13 +217,13 @@ func TestASealedValueOpensOnlyWhereItWasStored(t *testing.T) {
 		"an action in place of result": {"results", "actions", ids[0], "1"},
 	} {
 		key := kind[c.into](ids[0])
-		own, err := b.rdb.HGet(b.ctx, key, field[c.into]).Result()
+		own, err := b.db.Client.HGet(b.ctx, key, field[c.into]).Result()
 		require.NoError(t, err)
-		other, err := b.rdb.HGet(b.ctx, kind[c.from](c.fromID), c.fromField).Result()
+		other, err := b.db.Client.HGet(b.ctx, kind[c.from](c.fromID), c.fromField).Result()
 		require.NoError(t, err)
-		require.NoError(t, b.rdb.HSet(b.ctx, key, field[c.into], other).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, key, field[c.into], other).Err())
 		require.ErrorIs(t, read[c.into](ids[0]), seal.ErrSealed, name)
-		require.NoError(t, b.rdb.HSet(b.ctx, key, field[c.into], own).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, key, field[c.into], own).Err())
 		require.NoError(t, read[c.into](ids[0]), "%s: with its own value it opens again", name)
 	}
 }

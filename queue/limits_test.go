@@ -52,7 +52,7 @@ func (b *bundle) feeds() {
 
 // throttled returns the batches that wait for their owners' limits.
 func (b *bundle) throttled(ctx context.Context) ([]string, error) {
-	return b.rdb.ZRange(ctx, throttledKey, 0, -1).Result()
+	return b.db.Client.ZRange(ctx, throttledKey, 0, -1).Result()
 }
 
 // While a process hands out what a limit gave it, others ask the same limit.
@@ -94,7 +94,7 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 			"before it is handed out": b.steps.handout, "before the tasks": b.steps.offer, "before that is noted": b.steps.progress,
 		} {
 			dead := &mute{text: step.Hash()}
-			b.rdb.AddHook(dead)
+			b.db.Client.AddHook(dead)
 			dead.armed.Store(true)
 			id := b.throttledBatch(5, limit)
 			dead.armed.Store(false)
@@ -223,13 +223,13 @@ func TestARetryThatComesToNothingGivesBackWhatItWasAdmitted(t *testing.T) {
 		_, err = died.prepare(b.ctx, &limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 20-1-4, b.free(limit), "as long as its step can come")
-		require.Positive(t, b.rdb.PTTL(b.ctx, died.marker).Val())
-		require.NoError(t, b.rdb.Del(b.ctx, died.marker).Err()) // its time is over
+		require.Positive(t, b.db.Client.PTTL(b.ctx, died.marker).Val())
+		require.NoError(t, b.db.Client.Del(b.ctx, died.marker).Err()) // its time is over
 		_, _, left, err := b.ask("me", 1, limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 20-1-4-1, left.Remaining, "the rate runs out with its window")
 		require.Equal(t, 19, b.free(batch.Limit{Concurrent: 20}))
-		answer, err := b.run(b.ctx, b.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, died.marker), "me", "F", "T", 4, "")
+		answer, err := b.db.Run(b.ctx, b.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, died.marker), "me", "F", "T", 4, "")
 		require.NoError(t, err)
 		require.Equal(t, "lost", answer[0], "a step that comes late changes nothing")
 	})
@@ -297,7 +297,7 @@ func TestALateNoteOfAFanOutHandsNothingOut(t *testing.T) {
 func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		listed := func(list, id string) bool {
-			return b.rdb.ZScore(b.ctx, list, id).Err() == nil
+			return b.db.Client.ZScore(b.ctx, list, id).Err() == nil
 		}
 		id := b.hooked(1)
 		b.interrupt(keysOf(id).meta+" status", true, func() {
@@ -327,15 +327,15 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 		// In the end they go.
 		b.end(throttled, 0, batch.Succeeded)
 		for _, list := range []string{openKey, throttledKey} {
-			for _, again := range b.rdb.ZRange(b.ctx, madeAgain(list), 0, -1).Val() {
+			for _, again := range b.db.Client.ZRange(b.ctx, madeAgain(list), 0, -1).Val() {
 				old := redis.Z{Score: float64(time.Now().Add(-2 * listHold).UnixMilli()), Member: again}
-				require.NoError(t, b.rdb.ZAdd(b.ctx, madeAgain(list), old).Err())
+				require.NoError(t, b.db.Client.ZAdd(b.ctx, madeAgain(list), old).Err())
 			}
 		}
 		require.Equal(t, 3, b.sweep().Closed)
 		b.feeds()
 		for _, list := range []string{openKey, throttledKey} {
-			require.Zero(t, b.rdb.Exists(b.ctx, list, madeAgain(list)).Val(), list)
+			require.Zero(t, b.db.Client.Exists(b.ctx, list, madeAgain(list)).Val(), list)
 		}
 	})
 }

@@ -147,13 +147,13 @@ func (l *line) startTurn(take bool) {
 	if len(parts) == 0 {
 		return
 	}
-	if l.t.s.cluster == nil {
+	if l.t.s.db.Cluster == nil {
 		l.exchange(parts)
 		return
 	}
 	byNode := make(map[*redis.Client][]*part)
 	for _, p := range parts {
-		node := l.t.s.nodeOf(context.Background(), p.prefix)
+		node := l.t.s.db.NodeOf(context.Background(), p.prefix)
 		byNode[node] = append(byNode[node], p)
 	}
 	l.mu.Lock()
@@ -182,13 +182,13 @@ func (l *line) awaitPolls() {
 
 // exchange makes a turn in one exchange.
 func (l *line) exchange(parts []*part) {
-	ctx, cancel := l.t.s.withTimeout(context.Background())
+	ctx, cancel := l.t.s.db.WithTimeout(context.Background())
 	defer cancel()
-	pipe := l.t.s.rdb.Pipeline()
+	pipe := l.t.s.db.Client.Pipeline()
 	times := l.reserveAlong(parts)
 	l.add(ctx, pipe, parts)
 	times.add(ctx, pipe)
-	l.t.s.send(ctx, pipe)
+	l.t.s.db.Send(ctx, pipe)
 	received := time.Now()
 	times.read(ctx, received, l.read(ctx, parts))
 }
@@ -203,7 +203,7 @@ func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
 // read reads the answers, and returns how many tasks were taken.
 func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 	for _, p := range parts {
-		cmd := l.t.s.answer(ctx, l.t.s.steps.turn, p.cmd)
+		cmd := l.t.s.db.AnswerOf(ctx, l.t.s.steps.turn, p.cmd)
 		taken += l.took(p, cmd, rdb.MapError(ctx, cmd.Err()))
 		l.mu.Lock()
 		p.polling = false // not before: what it gave back is to be taken first
@@ -258,7 +258,7 @@ func (l *line) plan(take bool) []*part {
 	if take {
 		free = max(0, l.room(l.turned)) // fewer than next saw, if fewer leave their places now
 	}
-	cluster := l.t.s.cluster != nil
+	cluster := l.t.s.db.Cluster != nil
 	queues := make([]queueState, len(l.lanes))
 	for i, q := range l.lanes {
 		queues[i] = queueState{bulk: q.bulk, waits: q.filled && !q.polling && (!cluster || !l.turned.Before(q.failed)), most: l.mostTaken()}

@@ -65,7 +65,7 @@ func (s *Store) List(ctx context.Context, owner, cursor string, limit int) ([]*b
 // come after that one, and whether there are more. Those of the same time are ordered
 // by id.
 func (s *Store) listEntries(ctx context.Context, owner string, after *listEntry, limit int) ([]listEntry, bool, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	var entries []listEntry
 	by := redis.ZRangeBy{Max: "+inf", Min: "-inf", Count: int64(limit) + 1}
@@ -73,7 +73,7 @@ func (s *Store) listEntries(ctx context.Context, owner string, after *listEntry,
 		by.Max = strconv.FormatInt(after.created, 10)
 	}
 	for {
-		page, err := s.rdb.ZRevRangeByScoreWithScores(ctx, ownerKey(owner), &by).Result()
+		page, err := s.db.Client.ZRevRangeByScoreWithScores(ctx, ownerKey(owner), &by).Result()
 		if err != nil {
 			return nil, false, rdb.MapError(ctx, err)
 		}
@@ -121,10 +121,10 @@ func (s *Store) listed(ctx context.Context, owner string, entries []listEntry) (
 }
 
 func (s *Store) metas(ctx context.Context, entries []listEntry) ([]map[string]string, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.MapStringStringCmd, len(entries))
-	if _, err := s.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if _, err := s.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, e := range entries {
 			cmds[i] = p.HGetAll(ctx, keysOf(e.id).meta)
 		}
@@ -155,7 +155,7 @@ func (s *Store) dropEntries(ctx context.Context, owner string, ids []string) err
 	if len(gone) == 0 {
 		return nil
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.rdb.ZRem(ctx, ownerKey(owner), gone...).Err())
+	return rdb.MapError(ctx, s.db.Client.ZRem(ctx, ownerKey(owner), gone...).Err())
 }

@@ -75,7 +75,7 @@ func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
 		at := time.Now().UnixMicro()
 		for range 9 {
 			id := b.submit(1, spec()).ID
-			_, err := b.run(b.ctx, b.steps.list, []string{ownerKey("me")}, id, at, rdb.Millis(ownerIndexTTL), false)
+			_, err := b.db.Run(b.ctx, b.steps.list, []string{ownerKey("me")}, id, at, rdb.Millis(ownerIndexTTL), false)
 			require.NoError(t, err)
 			want = append(want, id)
 		}
@@ -105,16 +105,16 @@ func TestTheListIsReadWhereItsOldEntriesCannotBeRemoved(t *testing.T) {
 	b := open(t, server.URL())
 	gone := b.submit(1, &batch.Spec{Target: "crm"}).ID
 	kept := b.submit(1, &batch.Spec{Target: "crm"}).ID
-	require.NoError(t, b.rdb.Unlink(b.ctx, keysOf(gone).meta, keysOf(gone).actions).Err())
-	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err())
+	require.NoError(t, b.db.Client.Unlink(b.ctx, keysOf(gone).meta, keysOf(gone).actions).Err())
+	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err())
 	page, _, err := b.List(b.ctx, "me", "", 10)
 	require.NoError(t, err)
 	require.Len(t, page, 1)
 	require.Equal(t, kept, page[0].ID)
-	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
+	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
 	_, _, err = b.List(b.ctx, "me", "", 10)
 	require.NoError(t, err)
-	require.ErrorIs(t, b.rdb.ZScore(b.ctx, ownerKey("me"), gone).Err(), redis.Nil)
+	require.ErrorIs(t, b.db.Client.ZScore(b.ctx, ownerKey("me"), gone).Err(), redis.Nil)
 }
 
 // An entry whose batch is not there yet is that of an upload which may take its time, in
@@ -142,13 +142,13 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 			indexes := []string{openKey, throttledKey, ownerKey("me")}
 			look()
 			for _, index := range indexes {
-				require.NoError(t, b.rdb.ZScore(b.ctx, index, u.id).Err(), index)
+				require.NoError(t, b.db.Client.ZScore(b.ctx, index, u.id).Err(), index)
 			}
 			u.Abort(b.ctx)
 			b.fanouts.wg.Wait()
 			look()
 			for _, index := range indexes {
-				require.Error(t, b.rdb.ZScore(b.ctx, index, u.id).Err(), index)
+				require.Error(t, b.db.Client.ZScore(b.ctx, index, u.id).Err(), index)
 			}
 		}
 	})

@@ -50,7 +50,7 @@ func (s *Store) spare(ctx context.Context) error {
 	if time.Since(s.memory.at) >= memoryEvery {
 		// Other submissions wait for this look and use its answer, a failure too: one look after
 		// the other would keep them too long.
-		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.timeout/2, rdb.ErrSlow)
+		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), s.db.Timeout/2, rdb.ErrSlow)
 		defer cancel()
 		share, err := s.memoryUsed(ctx)
 		if err != nil {
@@ -70,10 +70,10 @@ func (s *Store) spare(ctx context.Context) error {
 // memoryUsed returns the used part of maxmemory, that of the fullest shard. The results of actions that
 // wait for their tasks will need room, so it counts as used.
 func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
-	if s.embed != nil {
+	if s.db.Embed != nil {
 		return 0, nil
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	var mu sync.Mutex
 	var servers []memoryOf
@@ -88,10 +88,10 @@ func (s *Store) memoryUsed(ctx context.Context) (float64, error) {
 		return nil
 	}
 	var err error
-	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
+	if cluster, ok := s.db.Client.(*redis.ClusterClient); ok {
 		err = cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return look(ctx, c) })
 	} else {
-		err = look(ctx, s.rdb)
+		err = look(ctx, s.db.Client)
 	}
 	if err != nil {
 		return 0, rdb.MapError(ctx, err)
@@ -118,12 +118,12 @@ func (s *Store) waitingEverywhere(ctx context.Context) (int, error) {
 	if err != nil || len(queues) == 0 {
 		return 0, err
 	}
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	counts := make([]*redis.StringCmd, len(queues))
 	for i, queue := range queues {
 		counts[i] = pipe.Get(ctx, fairPrefix(queue)+"n")
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	waiting := 0
 	for _, count := range counts {
 		if err := count.Err(); err != nil && !errors.Is(err, redis.Nil) {

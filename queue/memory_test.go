@@ -21,9 +21,9 @@ func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 	b := open(t, redistest.Start(t, "--maxmemory", "50mb").URL())
 	accepted := b.submit(2, spec()).ID
 	refill := func(megabytes int) {
-		require.NoError(t, b.rdb.Del(b.ctx, "filler").Err())
+		require.NoError(t, b.db.Client.Del(b.ctx, "filler").Err())
 		for i := range megabytes * 16 {
-			require.NoError(t, b.rdb.HSet(b.ctx, "filler", i, strings.Repeat("x", 1<<16)).Err())
+			require.NoError(t, b.db.Client.HSet(b.ctx, "filler", i, strings.Repeat("x", 1<<16)).Err())
 		}
 		b.memory.at = b.memory.at.Add(-memoryEvery)
 	}
@@ -68,5 +68,5 @@ func TestLooksAtTheMemoryOfARedisThatIsSilentDoNotQueueUp(t *testing.T) {
 		})
 	}
 	all.Wait()
-	require.Less(t, time.Since(began), 10*defaultTimeout/2, "twenty would be the time of one after the other")
+	require.Less(t, time.Since(began), 10*rdb.DefaultTimeout/2, "twenty would be the time of one after the other")
 }

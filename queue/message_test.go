@@ -13,7 +13,7 @@ import (
 // Were asynq to change its message, this would fail.
 func TestTheMessageOfATaskIsWhatAsynqsClientWrites(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		client := asynq.NewClientFromRedisClient(b.rdb)
+		client := asynq.NewClientFromRedisClient(b.db.Client)
 		for queue, kind := range map[string]string{"crm.bulk": TaskAction, WebhookQueue: TaskWebhook} {
 			template := newMessageTemplate(queue, kind)
 			for _, n := range []int{1, 127, 128, 20_000} {
@@ -21,7 +21,7 @@ func TestTheMessageOfATaskIsWhatAsynqsClientWrites(t *testing.T) {
 				_, err := client.EnqueueContext(b.ctx, asynq.NewTask(kind, payload),
 					asynq.Queue(queue), asynq.TaskID(id), asynq.MaxRetry(forever), asynq.Timeout(taskTimeout))
 				require.NoError(t, err)
-				written := must(b.rdb.HGet(b.ctx, asynqPrefix(queue)+"t:"+id, "msg").Result())
+				written := must(b.db.Client.HGet(b.ctx, asynqPrefix(queue)+"t:"+id, "msg").Result())
 				require.Equal(t, written, string(template.message(id, payload)))
 			}
 		}

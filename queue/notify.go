@@ -12,6 +12,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -106,7 +107,7 @@ func (n *notices) subscribe(channel string) {
 	done := make(chan struct{})
 	n.wg.Go(func() {
 		defer close(done)
-		ctx, cancel := context.WithTimeout(context.Background(), defaultTimeout)
+		ctx, cancel := context.WithTimeout(context.Background(), rdb.DefaultTimeout)
 		defer cancel()
 		if err := n.sub.Subscribe(ctx, channel); err != nil {
 			n.log.Warn("subscription waits for Redis", "channel", channel, "error", err)
@@ -127,7 +128,7 @@ func (n *notices) resubscribe() {
 	if closed {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), defaultTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), rdb.DefaultTimeout)
 	defer cancel()
 	if err := n.sub.Subscribe(ctx, channels...); err != nil {
 		n.log.Debug("subscription waits for Redis", "error", err)

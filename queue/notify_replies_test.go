@@ -20,7 +20,7 @@ func TestASubscriptionThatWasRefusedIsMadeOnceMore(t *testing.T) {
 	heard := make(chan string, 1000)
 	defer b.notices.hear("news", func(message string) { heard <- message })()
 	require.Eventually(t, func() bool {
-		require.NoError(t, b.rdb.Publish(b.ctx, "news", "hello").Err())
+		require.NoError(t, b.db.Client.Publish(b.ctx, "news", "hello").Err())
 		return len(heard) > 0
 	}, 20*time.Second, 5*time.Millisecond)
 	require.Equal(t, 3, stop())

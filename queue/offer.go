@@ -71,11 +71,11 @@ func (s *Store) offer(ctx context.Context, f flow, ranges []indexRange) error {
 }
 
 func (s *Store) offerOnce(ctx context.Context, f flow, ranges []indexRange) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	sent := s.addOffer(ctx, pipe, f, ranges, "", true)
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	defer func() {
 		for queue := range sent.steps {
 			s.wake(queue) // even if only the answer was lost
@@ -121,7 +121,7 @@ func (s *Store) offered(ctx context.Context, sent *sentOffer) error {
 		}
 	}
 	for _, cmd := range sent.steps {
-		if err := s.answer(ctx, s.steps.offer, cmd).Err(); err != nil {
+		if err := s.db.AnswerOf(ctx, s.steps.offer, cmd).Err(); err != nil {
 			faults = append(faults, fmt.Errorf("offer actions: %w", rdb.MapError(ctx, err)))
 		}
 	}
@@ -153,17 +153,17 @@ func (s *Store) retract(ctx context.Context, f flow) {
 	if f.route.target == "" {
 		return
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	queues := s.queuesOf(f.route)
 	steps := make([]*redis.Cmd, len(queues))
 	for i, queue := range queues {
 		steps[i] = pipe.EvalSha(ctx, s.steps.retract.Hash(), f.keysIn(queue), fairPrefix(queue), f.id, f.round)
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	for _, step := range steps {
-		if err := s.answer(ctx, s.steps.retract, step).Err(); err != nil {
+		if err := s.db.AnswerOf(ctx, s.steps.retract, step).Err(); err != nil {
 			s.log.DebugContext(ctx, "actions of an ended batch still wait", "batch", f.id, "error", rdb.MapError(ctx, err))
 		}
 	}
@@ -171,15 +171,15 @@ func (s *Store) retract(ctx context.Context, f flow) {
 
 // waitsIn returns the queues in which actions of a batch wait for their tasks.
 func (s *Store) waitsIn(ctx context.Context, f flow) (map[string]bool, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	flows, owners := make(map[string]*redis.StringCmd), make(map[string]*redis.FloatCmd)
 	for _, queue := range s.queuesOf(f.route) {
 		prefix := fairPrefix(queue)
 		flows[queue], owners[queue] = pipe.HGet(ctx, prefix+"m", f.id), pipe.ZScore(ctx, prefix+"o", f.owner)
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	waits := make(map[string]bool, len(flows))
 	for queue, cmd := range flows {
 		packed, err := cmd.Result()
@@ -201,8 +201,8 @@ func roundNumber(round string) int64 { return max(1, rdb.Atoi(round)) }
 // retractIfEnded takes back what was just offered of a batch that is ending or gone. The step that ended
 // it may have taken back what waited before the offer came.
 func (s *Store) retractIfEnded(ctx context.Context, f flow) {
-	look, cancel := s.withTimeout(ctx)
-	m, err := s.rdb.HMGet(look, keysOf(f.id).meta, "status", "ending").Result()
+	look, cancel := s.db.WithTimeout(ctx)
+	m, err := s.db.Client.HMGet(look, keysOf(f.id).meta, "status", "ending").Result()
 	cancel()
 	if err == nil && (m[0] == nil || m[1] != nil) {
 		s.retract(ctx, f)

@@ -96,7 +96,7 @@ func TestWhatIsOfferedOfAnEndedBatchDoesNotWait(t *testing.T) {
 
 // beforeOffers has something done before the next offers are sent.
 func (b *bundle) beforeOffers(do func()) {
-	b.rdb.AddHook(&beforeStep{hash: b.steps.offer.Hash(), do: do})
+	b.db.Client.AddHook(&beforeStep{hash: b.steps.offer.Hash(), do: do})
 }
 
 type beforeStep struct {
@@ -126,7 +126,7 @@ func TestWhatABeginExpiresDoesNotWait(t *testing.T) {
 		id := b.submit(700, spec()).ID
 		b.fanouts.wg.Wait()
 		token := b.begin(id, 0).Token
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
 		begun, err := b.Begin(b.ctx, id, 1, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
@@ -138,7 +138,7 @@ func TestWhatABeginExpiresDoesNotWait(t *testing.T) {
 		id = b.submit(700, spec()).ID
 		b.fanouts.wg.Wait()
 		token = b.begin(id, 0).Token
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
 		_, err = b.Release(b.ctx, id, 0, token, new(batch.Result))
 		require.NoError(t, err)
 		b.fanouts.wg.Wait()
@@ -157,7 +157,7 @@ func TestTheSweeperOffersOnlyWhatWaits(t *testing.T) {
 			require.NoError(t, b.endTasks(b.ctx, queue, ids))
 		}
 		b.endAll(id, n-3)
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", 1, "created", 1).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", 1, "created", 1).Err())
 		_, _, err := b.Sweep(b.ctx, "w1")
 		require.NoError(t, err)
 		b.fanouts.wg.Wait()
@@ -179,7 +179,7 @@ func TestAPollSurvivesLostKeysOfAFairQueue(t *testing.T) {
 				b.offersOf("me", id, 5)
 			}
 			b.offersOf("other", "b2", 5)
-			require.NoError(t, b.rdb.Del(b.ctx, fairPrefix(queue)+lost).Err())
+			require.NoError(t, b.db.Client.Del(b.ctx, fairPrefix(queue)+lost).Err())
 			got := make(map[string]int)
 			for range 20 {
 				ids, _ := b.polls(queue, 2, false)
@@ -220,10 +220,10 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 		require.NoError(t, b.offer(b.ctx, f, []indexRange{{0, n}}))
 		queue := b.queueOf(f.route, f.id, 0)
 		prefix := fairPrefix(queue)
-		slot := int(b.cluster.ClusterKeySlot(b.ctx, prefix).Val())
-		from := must(b.cluster.MasterForKey(b.ctx, prefix))
+		slot := int(b.db.Cluster.ClusterKeySlot(b.ctx, prefix).Val())
+		from := must(b.db.Cluster.MasterForKey(b.ctx, prefix))
 		var to *redis.Client
-		require.NoError(t, b.cluster.ForEachMaster(b.ctx, func(_ context.Context, c *redis.Client) error {
+		require.NoError(t, b.db.Cluster.ForEachMaster(b.ctx, func(_ context.Context, c *redis.Client) error {
 			b.notices.mu.Lock()
 			defer b.notices.mu.Unlock()
 			if c.Options().Addr != from.Options().Addr {
@@ -241,7 +241,7 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 			short, cancel := context.WithTimeout(b.ctx, 200*time.Millisecond)
 			_ = b.offer(short, flow{owner: "me", id: "other", route: f.route}, []indexRange{{0, n}})
 			b.retract(short, f)
-			_, _ = b.run(short, b.steps.turn, (&part{lane: b.newLane(queue), want: 5}).keys(), (&part{lane: b.newLane(queue), want: 5}).args()...)
+			_, _ = b.db.Run(short, b.steps.turn, (&part{lane: b.newLane(queue), want: 5}).keys(), (&part{lane: b.newLane(queue), want: 5}).args()...)
 			cancel()
 		}
 		left := must(from.Do(b.ctx, "cluster", "getkeysinslot", slot, 100).StringSlice())
@@ -251,7 +251,7 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 		for _, c := range []*redis.Client{to, from} {
 			require.NoError(t, c.Do(b.ctx, "cluster", "setslot", slot, "node", toID).Err())
 		}
-		b.cluster.ReloadState(b.ctx)
+		b.db.Cluster.ReloadState(b.ctx)
 		seen := make(map[string]bool)
 		for _, q := range b.queuesOf(f.route) {
 			for range 50 {

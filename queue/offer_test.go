@@ -20,7 +20,7 @@ func (b *bundle) polls(queue string, n int, fifo bool) (ids []string, more bool)
 		q.order = 1
 	}
 	p := &part{lane: q, want: n}
-	answer, err := b.run(b.ctx, b.steps.turn, p.keys(), p.args()...)
+	answer, err := b.db.Run(b.ctx, b.steps.turn, p.keys(), p.args()...)
 	require.NoError(b.t, err)
 	return answer[1:], answer[0] == "1"
 }
@@ -227,7 +227,7 @@ func TestWhatNoMoreWaitsIsTakenBack(t *testing.T) {
 			"cancelled": func(id string) { must(b.Cancel(b.ctx, "me", id)) },
 			"deleted":   func(id string) { require.NoError(t, b.Delete(b.ctx, "me", id)) },
 			"expired": func(id string) {
-				require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
+				require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
 				require.NoError(t, b.expire(b.ctx, id))
 			},
 		}
@@ -277,7 +277,7 @@ func TestOnlyWhatRedisForgotIsOfferedAgain(t *testing.T) {
 		forgotten := len(b.offers(batch.Bulk))
 		for key := range b.allKeys() {
 			if strings.HasPrefix(key, "batchd:fair:{"+queues[0]+"}") {
-				require.NoError(t, b.rdb.Del(b.ctx, key).Err())
+				require.NoError(t, b.db.Client.Del(b.ctx, key).Err())
 			}
 		}
 		forgotten -= len(b.offers(batch.Bulk))
@@ -295,7 +295,7 @@ func TestOnlyWhatRedisForgotIsOfferedAgain(t *testing.T) {
 
 func (b *bundle) head(id string) map[string]string {
 	b.t.Helper()
-	return must(b.rdb.HGetAll(b.ctx, keysOf(id).meta).Result())
+	return must(b.db.Client.HGetAll(b.ctx, keysOf(id).meta).Result())
 }
 
 func TestAMillionWaitingActionsCostAlmostNothing(t *testing.T) {
@@ -306,7 +306,7 @@ func TestAMillionWaitingActionsCostAlmostNothing(t *testing.T) {
 	}
 	size := 0
 	for key := range b.allKeys() {
-		size += len(key) + 100*int(b.rdb.MemoryUsage(b.ctx, key).Val())/100
+		size += len(key) + 100*int(b.db.Client.MemoryUsage(b.ctx, key).Val())/100
 	}
 	require.Less(t, size, 1<<20)
 }

@@ -18,7 +18,7 @@ import (
 
 // orphanPause is longer than a live worker takes from taking a task to
 // beginning its action, or to giving it back because it could not.
-const orphanPause = defaultTimeout + 500*time.Millisecond
+const orphanPause = rdb.DefaultTimeout + 500*time.Millisecond
 
 const (
 	// orphanPage is the number of held tasks looked at in one exchange.
@@ -119,10 +119,10 @@ func (q *lane) toBeTold() bool {
 func (s *Store) noteLost(ctx context.Context, queue string) (err error) {
 	note := queue + " " + s.token()
 	for {
-		err = s.retryUnavailable(ctx, func() error {
-			ctx, cancel := s.withTimeout(context.WithoutCancel(ctx))
+		err = rdb.RetryUnavailable(ctx, func() error {
+			ctx, cancel := s.db.WithTimeout(context.WithoutCancel(ctx))
 			defer cancel()
-			return rdb.MapError(ctx, s.rdb.SAdd(ctx, lostKey, note).Err())
+			return rdb.MapError(ctx, s.db.Client.SAdd(ctx, lostKey, note).Err())
 		})
 		if ctx.Err() != nil || !rdb.IsUnavailable(err) {
 			return err
@@ -135,9 +135,9 @@ func (s *Store) forgetLost(ctx context.Context, notes []string) error {
 	if len(notes) == 0 {
 		return nil
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.rdb.SRem(ctx, lostKey, notes).Err())
+	return rdb.MapError(ctx, s.db.Client.SRem(ctx, lostKey, notes).Err())
 }
 
 // requeue puts tasks that were taken back to the head of their queue, and returns
@@ -150,7 +150,7 @@ func (s *Store) requeue(ctx context.Context, queue string, ids []string) (int, e
 		for _, id := range chunk {
 			args = append(args, id)
 		}
-		answer, err := s.run(ctx, s.steps.requeue, []string{prefix + "active", prefix + "lease", prefix + "pending"}, args...)
+		answer, err := s.db.Run(ctx, s.steps.requeue, []string{prefix + "active", prefix + "lease", prefix + "pending"}, args...)
 		if err != nil {
 			return found, fmt.Errorf("put tasks back: %w", err)
 		}
@@ -166,7 +166,7 @@ func (s *Store) requeue(ctx context.Context, queue string, ids []string) (int, e
 func (s *Store) endTasks(ctx context.Context, queue string, ids []string) error {
 	for chunk := range slices.Chunk(ids, mostEnded) {
 		p := &part{lane: &lane{line: &line{}, name: queue, prefix: asynqPrefix(queue)}, ended: chunk}
-		if _, err := s.run(ctx, s.steps.turn, p.keys(), p.args()...); err != nil {
+		if _, err := s.db.Run(ctx, s.steps.turn, p.keys(), p.args()...); err != nil {
 			return fmt.Errorf("end tasks whose actions have ended: %w", err)
 		}
 	}
@@ -177,16 +177,16 @@ func (s *Store) endTasks(ctx context.Context, queue string, ids []string) error 
 // actions wait to be begun or decided about, or have ended, which it says. With an error
 // there may be more.
 func (s *Store) strays(ctx context.Context, queues []string) (map[heldTask]bool, error) {
-	look, cancel := s.withTimeout(ctx)
+	look, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	lists := make(map[string]*redis.StringSliceCmd, len(queues))
 	for _, queue := range queues {
 		if queue != WebhookQueue { // asynq looks after these
 			lists[queue] = pipe.LRange(look, asynqPrefix(queue)+"active", -orphanMost, -1)
 		}
 	}
-	s.send(look, pipe)
+	s.db.Send(look, pipe)
 	var faults []error
 	var held []heldTask
 	for queue, list := range lists {
@@ -205,10 +205,10 @@ func (s *Store) strays(ctx context.Context, queues []string) (map[heldTask]bool,
 }
 
 func (s *Store) keepStrays(ctx context.Context, held []heldTask, into map[heldTask]bool) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	states, entries := make(map[heldTask]*redis.StringCmd, len(held)), make(map[heldTask]*redis.SliceCmd)
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	for _, k := range held {
 		if id, index, ok := parseTaskID(k.id); ok && known(id) {
 			states[k] = pipe.GetRange(ctx, keysOf(id).state, int64(index), int64(index))
@@ -217,7 +217,7 @@ func (s *Store) keepStrays(ctx context.Context, held []heldTask, into map[heldTa
 			}
 		}
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	var fault error
 	for k, state := range states {
 		if err := state.Err(); err != nil {

@@ -27,10 +27,10 @@ func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
 		// All four are taken, as a worker takes them. Two of them were begun by one that is alive.
 		prefix := asynqPrefix(queue)
 		for i := range 4 {
-			task, err := b.rdb.RPopLPush(b.ctx, prefix+"pending", prefix+"active").Result()
+			task, err := b.db.Client.RPopLPush(b.ctx, prefix+"pending", prefix+"active").Result()
 			require.NoError(t, err)
 			require.Equal(t, taskID(id, i, ""), task)
-			require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:"+task, "state", "active").Err())
+			require.NoError(t, b.db.Client.HSet(b.ctx, prefix+"t:"+task, "state", "active").Err())
 		}
 		b.begin(id, 0)
 		b.begin(id, 2)
@@ -67,9 +67,9 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 		queue := b.queueOf(crm(batch.Interactive), id, 0)
 		prefix := asynqPrefix(queue)
 		take := func() string {
-			task, err := b.rdb.RPopLPush(b.ctx, prefix+"pending", prefix+"active").Result()
+			task, err := b.db.Client.RPopLPush(b.ctx, prefix+"pending", prefix+"active").Result()
 			require.NoError(t, err)
-			require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:"+task, "state", "active").Err())
+			require.NoError(t, b.db.Client.HSet(b.ctx, prefix+"t:"+task, "state", "active").Err())
 			return task
 		}
 		require.Equal(t, taskID(id, 0, ""), take())
@@ -99,11 +99,11 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}})
-		require.NoError(t, b.steps.turn.Load(b.ctx, b.rdb).Err()) // on all servers: what is sent by its text is not lost
+		require.NoError(t, b.steps.turn.Load(b.ctx, b.db.Client).Err()) // on all servers: what is sent by its text is not lost
 		b.submit(3, spec())
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
 		lost := &lostReplies{left: 1000, only: b.steps.turn.Hash()}
-		b.rdb.AddHook(lost)
+		b.db.Client.AddHook(lost)
 		for len(b.pending(batch.Interactive)) > 0 { // of several queues it may ask the wrong ones first
 			taker.lines[0].markAll()
 			taker.lines[0].turn(true)
@@ -112,7 +112,7 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 		lost.left = 0
 		lost.mu.Unlock()
 		notes := func() []string {
-			notes, err := b.members(b.ctx, lostKey)
+			notes, err := b.db.Members(b.ctx, lostKey)
 			require.NoError(t, err)
 			return notes
 		}
@@ -152,7 +152,7 @@ func TestATurnWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
 	require.Empty(t, l.out)
 	require.Len(t, b.pending(batch.Interactive), 2)
 	require.Zero(t, l.inHand)
-	b.eventually("the note", func() bool { return len(must(b.members(b.ctx, lostKey))) > 0 })
+	b.eventually("the note", func() bool { return len(must(b.db.Members(b.ctx, lostKey))) > 0 })
 	require.Equal(t, batch.Swept{Open: 1, Lost: 2}, b.sweep())
 	require.Len(t, b.pending(batch.Interactive), 4)
 }
@@ -219,11 +219,11 @@ func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
 		}
 		// It is a step of its own, and repeated by its text where the digest is not known.
 		refused := &refusing{step: b.steps.requeue.Hash()}
-		b.rdb.AddHook(refused)
+		b.db.Client.AddHook(refused)
 		giveBackAll(tasks)
 		refused.over.Store(true)
 		require.Empty(t, b.pending(batch.Interactive))
-		b.eventually("the note", func() bool { return len(must(b.members(b.ctx, lostKey))) == 1 })
+		b.eventually("the note", func() bool { return len(must(b.db.Members(b.ctx, lostKey))) == 1 })
 		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.sweep())
 		require.Len(t, b.pending(batch.Interactive), 3)
 	})
@@ -255,11 +255,11 @@ func TestANoteThatComesWhileTasksArePutBackStays(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		queue := b.queuesOf(crm(batch.Interactive))[0]
 		require.NoError(t, b.noteLost(b.ctx, queue))
-		seen, err := b.members(b.ctx, lostKey)
+		seen, err := b.db.Members(b.ctx, lostKey)
 		require.NoError(t, err)
 		require.NoError(t, b.noteLost(b.ctx, queue))
 		require.NoError(t, b.forgetLost(b.ctx, seen))
-		left, err := b.members(b.ctx, lostKey)
+		left, err := b.db.Members(b.ctx, lostKey)
 		require.NoError(t, err)
 		require.Len(t, left, 1)
 	})
@@ -296,7 +296,7 @@ func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 		}
 		b.eventually("the worker takes them", func() bool { return taken() == 3 })
 		b.eventually("it hears questions", func() bool {
-			n, err := b.rdb.PubSubNumSub(b.ctx, tasksChannel).Result()
+			n, err := b.db.Client.PubSubNumSub(b.ctx, tasksChannel).Result()
 			require.NoError(t, err)
 			return n[tasksChannel] > 0 || b.shards > 1
 		})
@@ -306,7 +306,7 @@ func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 			b.eventually("the answer", func() bool {
 				for key := range b.allKeys() {
 					if strings.HasPrefix(key, inHandKey("")) {
-						all, err := b.members(ctx, key)
+						all, err := b.db.Members(ctx, key)
 						return err == nil && len(all) == 3 && d == orphanPause
 					}
 				}
@@ -317,7 +317,7 @@ func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 		for n := range 2 {
 			for key := range b.allKeys() { // the answer to the question before
 				if strings.HasPrefix(key, inHandKey("")) {
-					require.NoError(t, b.rdb.Del(b.ctx, key).Err())
+					require.NoError(t, b.db.Client.Del(b.ctx, key).Err())
 				}
 			}
 			found, err := b.adopt(b.ctx, b.queuesOf(crm(batch.Interactive)))

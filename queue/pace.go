@@ -41,7 +41,7 @@ func (l *line) newPacer() *pacer {
 // reserve makes a reservation of send times at a target's rate.
 func (s *Store) reserve(ctx context.Context, target string, rate batch.Rate, burst int, r *reservation) (*reserved, error) {
 	keys, args := r.call(target, rate, burst)
-	answer, err := s.run(ctx, s.steps.reserve, keys, args...)
+	answer, err := s.db.Run(ctx, s.steps.reserve, keys, args...)
 	if err != nil {
 		return nil, fmt.Errorf("reserve send times at target %s: %w", target, err)
 	}
@@ -86,7 +86,7 @@ func (l *line) reserveAlong(parts []*part) *pollReservation {
 	for _, p := range parts {
 		want += p.want
 	}
-	if l.pacer == nil || want == 0 || l.t.s.cluster != nil {
+	if l.pacer == nil || want == 0 || l.t.s.db.Cluster != nil {
 		return nil
 	}
 	r := l.pacer.along(want)
@@ -115,7 +115,7 @@ func (r *pollReservation) read(ctx context.Context, received time.Time, taken in
 		return
 	}
 	var answer *reserved
-	parts, err := r.l.t.s.answer(ctx, r.l.t.s.steps.reserve, r.cmd).Slice()
+	parts, err := r.l.t.s.db.AnswerOf(ctx, r.l.t.s.steps.reserve, r.cmd).Slice()
 	if err = rdb.MapError(ctx, err); err == nil {
 		answer, err = parseReserved(rdb.Texts(parts))
 	}

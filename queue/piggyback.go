@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // piggyback takes tasks in an exchange that another step makes. It spares a wake-up and an exchange
@@ -67,7 +69,7 @@ func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 	}
 	// If the caller gives up before the reply, the tasks that the turn took stay unstarted
 	// until the sweeper finds them.
-	if until, _ := ctx.Deadline(); time.Until(until) < defaultTimeout/2 || !q.turning.TryLock() {
+	if until, _ := ctx.Deadline(); time.Until(until) < rdb.DefaultTimeout/2 || !q.turning.TryLock() {
 		return nil
 	}
 	q.mu.Lock()

@@ -26,9 +26,9 @@ const (
 
 // meta reads the hash of a batch; it is empty if there is none.
 func (s *Store) meta(ctx context.Context, id string) (map[string]string, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	m, err := s.rdb.HGetAll(ctx, keysOf(id).meta).Result()
+	m, err := s.db.Client.HGetAll(ctx, keysOf(id).meta).Result()
 	return m, rdb.MapError(ctx, err)
 }
 
@@ -147,10 +147,10 @@ type sight struct {
 // firstLook reads a batch's head, and what is known before anything is of the rest.
 func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.ResultQuery) (*sight, error) {
 	if len(q.Outcomes) > 0 {
-		ctx, cancel := s.withTimeout(ctx)
+		ctx, cancel := s.db.WithTimeout(ctx)
 		defer cancel()
 		k := keysOf(id)
-		pipe := s.rdb.Pipeline()
+		pipe := s.db.Client.Pipeline()
 		meta, states := pipe.HGetAll(ctx, k.meta), pipe.GetRange(ctx, k.state, int64(from), int64(from+stateWindow-1))
 		if _, err := pipe.Exec(ctx); err != nil {
 			return nil, rdb.MapError(ctx, err)
@@ -164,10 +164,10 @@ func (s *Store) firstLook(ctx context.Context, id string, from int, q batch.Resu
 // large, of any batch, or, unless few is 0, only of one that has ended and has at most so
 // many actions.
 func (s *Store) glance(ctx context.Context, id string, from, limit, few int) (*sight, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	k := keysOf(id)
-	parts, err := s.steps.look.Run(ctx, s.rdb, []string{k.meta, k.state, k.results}, from, limit, firstBytes, few).Slice()
+	parts, err := s.steps.look.Run(ctx, s.db.Client, []string{k.meta, k.state, k.results}, from, limit, firstBytes, few).Slice()
 	if err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
@@ -196,7 +196,7 @@ func sightOf(parts []any) (*sight, error) {
 // look reads in one exchange what is needed of up to limit actions, or finds those
 // with one of the outcomes.
 func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome) (*sight, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	window := limit
 	if len(outcomes) > 0 {
@@ -204,7 +204,7 @@ func (s *Store) look(ctx context.Context, id string, from, limit int, outcomes [
 	}
 	k := keysOf(id)
 	results := &redis.SliceCmd{}
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	states := pipe.GetRange(ctx, k.state, int64(from), int64(from+window-1))
 	if len(outcomes) == 0 {
 		results = pipe.HMGet(ctx, k.results, rdb.FieldsOf(span(from, from+limit))...)
@@ -247,11 +247,11 @@ func (s *Store) read(ctx context.Context, id string, indexes []int, found []byte
 	}
 	var actions, entries, lasts []any
 	if given == nil || len(bare) > 0 {
-		ctx, cancel := s.withTimeout(ctx)
+		ctx, cancel := s.db.WithTimeout(ctx)
 		defer cancel()
 		k := keysOf(id)
 		results, ofActions, ofEntries, ofLasts := &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}, &redis.SliceCmd{}
-		pipe := s.rdb.Pipeline()
+		pipe := s.db.Client.Pipeline()
 		if given == nil {
 			results = pipe.HMGet(ctx, k.results, rdb.FieldsOf(indexes)...)
 		}

@@ -16,7 +16,7 @@ func TestResultsOfASmallBatchAreReadInOneExchange(t *testing.T) {
 		}
 		b.results(id, 1) // the step is known there
 		seen := &sent{}
-		b.rdb.AddHook(seen)
+		b.db.Client.AddHook(seen)
 		require.Len(t, b.results(id, 100), 10)
 		require.Len(t, seen.with(id), 1)
 	})
@@ -53,7 +53,7 @@ func TestABatchThatHasEndedComesWithItsFirstResults(t *testing.T) {
 		_, err = b.Get(b.ctx, "me", small, 10)
 		require.ErrorIs(t, err, batch.ErrNotFound)
 
-		require.NoError(t, b.rdb.HDel(b.ctx, keysOf(large).results, "7").Err())
+		require.NoError(t, b.db.Client.HDel(b.ctx, keysOf(large).results, "7").Err())
 		require.Nil(t, get(large, 1000).First, "whoever asks for the results is told")
 	})
 }

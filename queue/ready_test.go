@@ -51,7 +51,7 @@ func TestAStoreThatRefusesWritesCanBeReached(t *testing.T) {
 			t.Parallel()
 			url, reply := refuse(t)
 			b := open(t, url)
-			require.ErrorContains(t, b.rdb.Set(b.ctx, "key", "value", 0).Err(), reply)
+			require.ErrorContains(t, b.db.Client.Set(b.ctx, "key", "value", 0).Err(), reply)
 			require.NoError(t, b.Ping(b.ctx))
 		})
 	}
@@ -63,13 +63,13 @@ func TestASweeperThatResignsLeavesItsSuccessorAlone(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, ok)
 		// The lease ends, and another process has it, just before it is given up.
-		b.rdb.AddHook(&foreseen{commands: []string{"del", "evalsha", "eval"}, call: func() {
-			require.NoError(t, b.rdb.Set(b.ctx, sweeperKey, "w2", 0).Err())
+		b.db.Client.AddHook(&foreseen{commands: []string{"del", "evalsha", "eval"}, call: func() {
+			require.NoError(t, b.db.Client.Set(b.ctx, sweeperKey, "w2", 0).Err())
 		}})
 		require.NoError(t, b.Resign(b.ctx, "w1"))
-		require.Equal(t, "w2", b.rdb.Get(b.ctx, sweeperKey).Val())
+		require.Equal(t, "w2", b.db.Client.Get(b.ctx, sweeperKey).Val())
 		require.NoError(t, b.Resign(b.ctx, "w2"))
-		n, err := b.rdb.Exists(b.ctx, sweeperKey).Result()
+		n, err := b.db.Client.Exists(b.ctx, sweeperKey).Result()
 		require.NoError(t, err)
 		require.Zero(t, n)
 	})

@@ -48,7 +48,7 @@ func (r *restoring) next() bool {
 func (s *Store) restoreTwice(ctx context.Context) {
 	for range 2 {
 		var restored int
-		err := s.retryUnavailable(ctx, func() error {
+		err := rdb.RetryUnavailable(ctx, func() error {
 			n, err := s.restore(ctx, s.attempts.all())
 			restored += n
 			return err
@@ -65,7 +65,7 @@ func (s *Store) restoreTwice(ctx context.Context) {
 	}
 	// The sweeper may be another process, which has noticed nothing.
 	s.schedule.lookAtAll()
-	if err := s.retryUnavailable(ctx, func() error { return s.alertSweeper(ctx) }); err != nil && ctx.Err() == nil {
+	if err := rdb.RetryUnavailable(ctx, func() error { return s.alertSweeper(ctx) }); err != nil && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "what redis has forgotten may be found late", "error", err)
 	}
 	crash.At(crash.Alerted)
@@ -126,7 +126,7 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 	if err := s.reopen(ctx, id, false); err != nil {
 		return 0, err
 	}
-	answer, err := s.run(ctx, s.steps.restore, keysOf(id).step(), args...)
+	answer, err := s.db.Run(ctx, s.steps.restore, keysOf(id).step(), args...)
 	if err != nil {
 		return 0, err
 	}
@@ -197,7 +197,7 @@ func (s *Store) endAs(ctx context.Context, a *attempt, b *batch.Begun, round str
 	defer s.attempts.notBegun(a) // the one before is still what this process did
 	as := *before
 	as.entry = entryOf(b, round)
-	err := s.retryUnavailable(ctx, func() error {
+	err := rdb.RetryUnavailable(ctx, func() error {
 		_, err := s.restore(ctx, []*attempt{&as})
 		return err
 	})

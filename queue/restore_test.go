@@ -22,7 +22,7 @@ func (b *bundle) rewind(id string, index int, entry string) {
 	b.t.Helper()
 	k := keysOf(id)
 	outcome := b.results(id, 100)[index].Outcome
-	_, err := b.rdb.TxPipelined(b.ctx, func(p redis.Pipeliner) error {
+	_, err := b.db.Client.TxPipelined(b.ctx, func(p redis.Pipeliner) error {
 		if entry == "" {
 			p.SetRange(b.ctx, k.state, int64(index), "p")
 			p.HDel(b.ctx, k.ledger, strconv.Itoa(index))
@@ -42,7 +42,7 @@ func (b *bundle) rewind(id string, index int, entry string) {
 
 func (b *bundle) entryOf(id string, index int) string {
 	b.t.Helper()
-	entry, err := b.rdb.HGet(b.ctx, keysOf(id).ledger, strconv.Itoa(index)).Result()
+	entry, err := b.db.Client.HGet(b.ctx, keysOf(id).ledger, strconv.Itoa(index)).Result()
 	require.NoError(b.t, err)
 	return entry
 }
@@ -66,16 +66,16 @@ func TestWhatRedisForgotIsRestored(t *testing.T) {
 		b.rewind(id, 0, b.entryOf(id, 0)) // its end is forgotten
 		b.rewind(id, 1, "")               // its begin, too
 		k := keysOf(id)
-		require.NoError(t, b.rdb.SetRange(b.ctx, k.state, 3, "r").Err())
-		require.NoError(t, b.rdb.HDel(b.ctx, k.groups, "o3").Err())
+		require.NoError(t, b.db.Client.SetRange(b.ctx, k.state, 3, "r").Err())
+		require.NoError(t, b.db.Client.HDel(b.ctx, k.groups, "o3").Err())
 		b.dropTask(id, 3)
-		require.NoError(t, b.rdb.ZRem(b.ctx, openKey, id).Err())
+		require.NoError(t, b.db.Client.ZRem(b.ctx, openKey, id).Err())
 		restored, err = b.restore(b.ctx, b.attempts.all())
 		require.NoError(t, err)
 		require.Equal(t, 3, restored)
 		require.Equal(t, batch.Counts{Total: 4, Pending: 1, Succeeded: 1, Failed: 1, Unknown: 1}, b.get(id).Counts)
 		require.Equal(t, waiting, b.entryOf(id, 3))
-		require.NoError(t, b.rdb.ZScore(b.ctx, openKey, id).Err(), "the sweeper looks after it again")
+		require.NoError(t, b.db.Client.ZScore(b.ctx, openKey, id).Err(), "the sweeper looks after it again")
 		var brought bool
 		for _, task := range b.pending(batch.Interactive) {
 			brought = brought || task.ID == taskID(id, 3, string(released.Token))
@@ -121,19 +121,19 @@ func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
 		require.NoError(t, err)
 
 		b.rewind(ends, 0, b.entryOf(ends, 0))
-		require.NoError(t, b.rdb.HDel(b.ctx, keysOf(ends).meta, "outbox", "sending", "delivery").Err())
-		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(waits).state, 0, "r").Err())
+		require.NoError(t, b.db.Client.HDel(b.ctx, keysOf(ends).meta, "outbox", "sending", "delivery").Err())
+		require.NoError(t, b.db.Client.SetRange(b.ctx, keysOf(waits).state, 0, "r").Err())
 		b.dropTask(waits, 0)
 		b.dropTask(ends, 0)
 		_ = b.inspector().DeleteTask(WebhookQueue, webhookTaskID(ends, 1))
 		for _, id := range []string{ends, waits} {
-			require.NoError(t, b.rdb.ZRem(b.ctx, openKey, id).Err())
+			require.NoError(t, b.db.Client.ZRem(b.ctx, openKey, id).Err())
 			lost := &lostReplies{left: 1, only: b.steps.restore.Hash() + " 6 " + keysOf(id).meta}
-			b.rdb.AddHook(lost)
+			b.db.Client.AddHook(lost)
 			_, err = b.restoreBatch(b.ctx, id, b.attemptsOf(id))
 			require.Error(t, err)
 			require.Zero(t, lost.left)
-			require.NoError(t, b.rdb.ZScore(b.ctx, openKey, id).Err(), "the sweeper looks after it")
+			require.NoError(t, b.db.Client.ZScore(b.ctx, openKey, id).Err(), "the sweeper looks after it")
 		}
 		require.Empty(t, b.webhooks())
 		require.Empty(t, b.pending(batch.Interactive))
@@ -163,16 +163,16 @@ func TestAnAttemptIsRestoredInItsRoundWhateverTheClocksSay(t *testing.T) {
 		k := keysOf(id)
 		b.rewind(id, 0, "")
 		later := time.Now().Add(time.Minute)
-		require.NoError(t, b.rdb.HSet(b.ctx, k.ledger, "0", ledger).Err())
-		require.NoError(t, b.rdb.HSet(b.ctx, k.meta, "retried", rdb.MillisOf(later)).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, k.ledger, "0", ledger).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, k.meta, "retried", rdb.MillisOf(later)).Err())
 		restored, err := b.restore(b.ctx, b.attempts.all())
 		require.NoError(t, err)
 		require.Equal(t, 1, restored)
 		require.Equal(t, 1, b.get(id).Counts.Succeeded)
 
 		b.rewind(id, 0, "") // in another round it stays as it is, also with a clock that is behind
-		require.NoError(t, b.rdb.HSet(b.ctx, k.ledger, "0", ledger).Err())
-		require.NoError(t, b.rdb.HSet(b.ctx, k.meta, "retried", 1, "round", 3).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, k.ledger, "0", ledger).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, k.meta, "retried", 1, "round", 3).Err())
 		restored, err = b.restore(b.ctx, b.attempts.all())
 		require.NoError(t, err)
 		require.Zero(t, restored)
@@ -184,7 +184,7 @@ func (b *bundle) shiftBegin(id string, index int, by time.Duration) {
 	b.t.Helper()
 	e := parseEntry(b.entryOf(id, index))
 	e.first, e.started = e.first.Add(by), e.started.Add(by)
-	require.NoError(b.t, b.rdb.HSet(b.ctx, keysOf(id).ledger, strconv.Itoa(index), e.String()).Err())
+	require.NoError(b.t, b.db.Client.HSet(b.ctx, keysOf(id).ledger, strconv.Itoa(index), e.String()).Err())
 }
 
 // shiftRetry has a batch be retried on a master whose clock differed by so much.
@@ -192,7 +192,7 @@ func (b *bundle) shiftRetry(id string, by time.Duration) {
 	b.t.Helper()
 	k := keysOf(id)
 	for _, field := range []string{"retried", "expires"} {
-		require.NoError(b.t, b.rdb.HIncrBy(b.ctx, k.meta, field, by.Milliseconds()).Err())
+		require.NoError(b.t, b.db.Client.HIncrBy(b.ctx, k.meta, field, by.Milliseconds()).Err())
 	}
 }
 
@@ -225,7 +225,7 @@ func TestAttemptsAreCountedByRoundWhateverTheClocksSay(t *testing.T) {
 			again = b.begin(id, 0)
 			require.Equal(t, 4, again.Attempt)
 			require.Equal(t, 2, again.Earlier, "an attempt of this round counts in it")
-			now, err := b.now(b.ctx)
+			now, err := b.db.Now(b.ctx)
 			require.NoError(t, err)
 			require.WithinDuration(t, now, again.StartedAt, time.Minute, "a start is by the clock of the master that is")
 			require.NoError(t, b.Finish(b.ctx, id, 0, again.Token, result(0, batch.Failed)))
@@ -255,11 +255,11 @@ func TestNothingIsRestoredOverWhatCameLater(t *testing.T) {
 		// A worker was thought to be dead, and another decided about its action.
 		id := b.submit(3, spec()).ID
 		lost := b.begin(id, 0)
-		_, err := b.rdb.HSet(b.ctx, keysOf(id).ledger, "0", "other|2|1|2|0|w2").Result()
+		_, err := b.db.Client.HSet(b.ctx, keysOf(id).ledger, "0", "other|2|1|2|0|w2").Result()
 		require.NoError(t, err)
 		require.Zero(t, restored())
 		require.ErrorIs(t, b.Finish(b.ctx, id, 0, lost.Token, result(0, batch.Succeeded)), batch.ErrStale)
-		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 0, "p").Err())
+		require.NoError(t, b.db.Client.SetRange(b.ctx, keysOf(id).state, 0, "p").Err())
 		require.Zero(t, restored(), "it waits for an attempt after that of another")
 
 		// The batch was retried.
@@ -268,7 +268,7 @@ func TestNothingIsRestoredOverWhatCameLater(t *testing.T) {
 		_, _, err = b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
 		require.Zero(t, restored())
-		_, err = b.rdb.HSet(b.ctx, keysOf(id).ledger, "0", "other|1|1|2|0|").Result() // as an attempt of which nothing was sent
+		_, err = b.db.Client.HSet(b.ctx, keysOf(id).ledger, "0", "other|1|1|2|0|").Result() // as an attempt of which nothing was sent
 		require.NoError(t, err)
 		require.Zero(t, restored())
 		require.Equal(t, 1, b.get(id).Counts.Pending)
@@ -291,7 +291,7 @@ func TestAnActionThatWasReleasedEndsWithItsBatchAlsoIfThatWasForgotten(t *testin
 		begun := b.begin(id, 0)
 		_, err := b.Release(b.ctx, id, 0, begun.Token, result(0, batch.Failed))
 		require.NoError(t, err)
-		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 0, "r").Err())
+		require.NoError(t, b.db.Client.SetRange(b.ctx, keysOf(id).state, 0, "r").Err())
 		_, err = b.Cancel(b.ctx, "me", id)
 		require.NoError(t, err)
 		restored, err := b.restore(b.ctx, b.attempts.all())
@@ -348,12 +348,12 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 		b.rewind(id, 1, old(ended))
 		ahead := entry{token: "unheard-of", attempts: 1, worker: "w1", first: time.UnixMilli(1000), started: time.Now().Add(time.Hour)} // by the clock of an earlier master
 		for _, set := range [][]any{{"0", old(b.entryOf(id, 0))}, {"2", "unheard-of|1|1000|1000|0|w1"}, {"3", "its|1|1000|1000|0|w2"}, {"4", ahead.String()}} {
-			require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).ledger, set...).Err())
+			require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).ledger, set...).Err())
 		}
-		require.NoError(t, b.rdb.SetRange(b.ctx, keysOf(id).state, 2, "rrr").Err())
+		require.NoError(t, b.db.Client.SetRange(b.ctx, keysOf(id).state, 2, "rrr").Err())
 		defer b.notices.hear(holdersChannel, b.asked)()
 		b.eventually("the subscription", func() bool {
-			n, err := b.rdb.PubSubNumSub(b.ctx, holdersChannel).Result()
+			n, err := b.db.Client.PubSubNumSub(b.ctx, holdersChannel).Result()
 			require.NoError(t, err)
 			return n[holdersChannel] > 0 || b.shards > 1
 		})
@@ -518,7 +518,7 @@ func TestEveryNewConnectionTellsItsHistory(t *testing.T) {
 	b.history.known = map[string]struct{}{"another": {}} // as if it had been another server until now
 	b.history.mu.Unlock()
 	require.Equal(t, 1, known)
-	_ = b.rdb.Do(b.ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no").Err() // its own connection is closed, too
+	_ = b.db.Client.Do(b.ctx, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "no").Err() // its own connection is closed, too
 	require.NoError(t, b.Ping(b.ctx))
 	b.history.mu.Lock()
 	defer b.history.mu.Unlock()

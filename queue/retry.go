@@ -103,7 +103,7 @@ func (s *Store) tryRetry(ctx context.Context, owner, id, states string, spec *ba
 		s.detach(t.drop)
 		return nil, nil, err
 	}
-	answer, err := s.run(ctx, s.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, t.marker), owner, states, t.token, t.n, throttle)
+	answer, err := s.db.Run(ctx, s.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, t.marker), owner, states, t.token, t.n, throttle)
 	if err != nil || answer[0] != "ok" {
 		s.detach(t.drop)
 	}
@@ -159,15 +159,15 @@ func (t *retrial) prepare(ctx context.Context, limit *batch.Limit, throttled boo
 }
 
 func (t *retrial) mark(ctx context.Context) error {
-	ctx, cancel := t.s.withTimeout(ctx)
+	ctx, cancel := t.s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, t.s.rdb.Set(ctx, t.marker, 1, retryTTL).Err())
+	return rdb.MapError(ctx, t.s.db.Client.Set(ctx, t.marker, 1, retryTTL).Err())
 }
 
 // drop ends a retry that may have come to nothing. Once the marker is gone, its step is
 // refused even if it comes late; if it was done, the grant is the batch's.
 func (t *retrial) drop(ctx context.Context) {
-	if err := t.s.unlink(ctx, t.marker); err != nil {
+	if err := t.s.db.Unlink(ctx, t.marker); err != nil {
 		t.s.log.WarnContext(ctx, "marker of a retry left to expire", "batch", t.id, "error", err)
 		return
 	}
@@ -176,7 +176,7 @@ func (t *retrial) drop(ctx context.Context) {
 	}
 	m, err := t.s.meta(ctx, t.id)
 	if err == nil && m["grant"] != t.token {
-		_, err = t.s.run(ctx, t.s.steps.readmit, t.admitted.keys, append([]any{grantName(t.id, t.token)}, t.admitted.taken...)...)
+		_, err = t.s.db.Run(ctx, t.s.steps.readmit, t.admitted.keys, append([]any{grantName(t.id, t.token)}, t.admitted.taken...)...)
 	}
 	if err != nil {
 		t.s.log.WarnContext(ctx, "what a retry was admitted is left to run out", "batch", t.id, "error", err)
@@ -188,7 +188,7 @@ func (t *retrial) drop(ctx context.Context) {
 // only later.
 func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
 	s.goOn(ctx, func(ctx context.Context) {
-		err := s.retryUnavailable(ctx, func() error {
+		err := rdb.RetryUnavailable(ctx, func() error {
 			if m["throttle"] != "" {
 				return s.feed(ctx, id)
 			}
@@ -198,7 +198,7 @@ func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]s
 			s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)
 		}
 	})
-	err = s.retryUnavailable(ctx, func() (err error) { // asked for once more, the retry would be refused
+	err = rdb.RetryUnavailable(ctx, func() (err error) { // asked for once more, the retry would be refused
 		b, err = s.Get(ctx, owner, id, 0)
 		return err
 	})

@@ -135,9 +135,9 @@ func (t *taker) renewLeases(now time.Time) {
 	if len(held) == 0 {
 		return
 	}
-	ctx, cancel := t.s.withTimeout(context.Background())
+	ctx, cancel := t.s.db.WithTimeout(context.Background())
 	defer cancel()
-	pipe := t.s.rdb.Pipeline()
+	pipe := t.s.db.Client.Pipeline()
 	var renewed []*redis.Cmd
 	for q, ids := range held {
 		for some := range slices.Chunk(ids, mostEnded) {
@@ -145,9 +145,9 @@ func (t *taker) renewLeases(now time.Time) {
 			renewed = append(renewed, pipe.EvalSha(ctx, t.s.steps.renew.Hash(), []string{q.prefix + "lease"}, args...))
 		}
 	}
-	t.s.send(ctx, pipe)
+	t.s.db.Send(ctx, pipe)
 	for _, cmd := range renewed {
-		if err := t.s.answer(ctx, t.s.steps.renew, cmd).Err(); err != nil {
+		if err := t.s.db.AnswerOf(ctx, t.s.steps.renew, cmd).Err(); err != nil {
 			t.s.log.Warn("leases not renewed", "error", rdb.MapError(ctx, err))
 		}
 	}

@@ -30,14 +30,14 @@ func TestATaskThatIsRunForLongKeepsItsLease(t *testing.T) {
 		})
 		lease := func(index int) (int64, error) {
 			name := taskID(id, index, "")
-			score, err := b.rdb.ZScore(b.ctx, asynqPrefix(b.queueOf(crm(batch.Interactive), id, index))+"lease", name).Result()
+			score, err := b.db.Client.ZScore(b.ctx, asynqPrefix(b.queueOf(crm(batch.Interactive), id, index))+"lease", name).Result()
 			return int64(score), err
 		}
 		before, err := lease(0)
 		require.NoError(t, err)
 		soon := float64(before - 20) // as if it had run for 20 s
 		prefix := asynqPrefix(b.queueOf(crm(batch.Interactive), id, 0))
-		require.NoError(t, b.rdb.ZAddXX(b.ctx, prefix+"lease", redis.Z{Member: taskID(id, 0, ""), Score: soon}).Err())
+		require.NoError(t, b.db.Client.ZAddXX(b.ctx, prefix+"lease", redis.Z{Member: taskID(id, 0, ""), Score: soon}).Err())
 		n, err := b.requeue(b.ctx, b.queueOf(crm(batch.Interactive), id, 1), []string{taskID(id, 1, "")}) // somebody took it for lost
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
@@ -70,7 +70,7 @@ func TestALeaseThatIsGoneIsNotRenewed(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 		taker.renewLeases(time.Now().Add(time.Minute))
-		require.Zero(t, must(b.rdb.Exists(b.ctx, k.lane.prefix+"lease").Result()))
+		require.Zero(t, must(b.db.Client.Exists(b.ctx, k.lane.prefix+"lease").Result()))
 	})
 }
 
@@ -100,7 +100,7 @@ func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
 		k := <-l.out
 		k.ran(errors.New("later"))
 		fail := &failing{left: 1}
-		b.rdb.AddHook(fail)
+		b.db.Client.AddHook(fail)
 		l.turn(false)
 		require.Equal(t, 1, l.untold(), "it is told again")
 		l.turn(false)
@@ -111,14 +111,14 @@ func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
 		require.Equal(t, k.id, waiting[0].ID)
 		require.Equal(t, asynq.TaskStateRetry, waiting[0].State)
 		require.WithinDuration(t, time.Now().Add(time.Hour), waiting[0].NextProcessAt, time.Minute)
-		require.Zero(t, must(b.rdb.Exists(b.ctx, k.lane.prefix+"lease").Result()))
+		require.Zero(t, must(b.db.Client.Exists(b.ctx, k.lane.prefix+"lease").Result()))
 		require.WithinDuration(t, time.Now().Add(time.Hour), k.lane.due, time.Minute, "it is moved when it is due")
 	})
 }
 
 func TestATaskOfSomebodyElseIsDropped(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		_, err := asynq.NewClientFromRedisClient(b.rdb).Enqueue(asynq.NewTask("theirs", nil),
+		_, err := asynq.NewClientFromRedisClient(b.db.Client).Enqueue(asynq.NewTask("theirs", nil),
 			asynq.Queue(b.queueOf(crm(batch.Interactive), "x", 0)), asynq.TaskID("whatever"))
 		require.NoError(t, err)
 		b.serve(Line{Places: 2}, func(int, *Place) error {

@@ -141,8 +141,8 @@ func (s *Store) addTaker(t *taker) (remove func()) {
 
 // open reports whether there is any batch that has not ended.
 func (s *Store) open(ctx context.Context) (bool, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	n, err := s.rdb.Exists(ctx, openKey).Result()
+	n, err := s.db.Client.Exists(ctx, openKey).Result()
 	return n > 0, rdb.MapError(ctx, err)
 }

@@ -219,9 +219,9 @@ func (s *Store) offerWaiting(ctx context.Context, f flow, from, upTo int) error 
 
 // waitingActions returns the indexes of the actions in a range that are waiting.
 func (s *Store) waitingActions(ctx context.Context, id string, from, upTo int) ([]int, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	states, err := s.rdb.GetRange(ctx, keysOf(id).state, int64(from), int64(upTo-1)).Result()
+	states, err := s.db.Client.GetRange(ctx, keysOf(id).state, int64(from), int64(upTo-1)).Result()
 	if err != nil {
 		return nil, fmt.Errorf("read the states of actions: %w", rdb.MapError(ctx, err))
 	}
@@ -236,14 +236,14 @@ func (s *Store) waitingActions(ctx context.Context, id string, from, upTo int) (
 
 // withoutTasks returns those of some actions that have no task.
 func (s *Store) withoutTasks(ctx context.Context, f flow, indexes []int) (missing []int, err error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	found := make([]*redis.IntCmd, len(indexes))
 	for i, index := range indexes {
 		found[i] = pipe.Exists(ctx, asynqPrefix(s.queueOf(f.route, f.id, index))+"t:"+taskID(f.id, index, f.round))
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	for i, cmd := range found {
 		if err := cmd.Err(); err != nil {
 			return nil, rdb.MapError(ctx, err)
@@ -257,13 +257,13 @@ func (s *Store) withoutTasks(ctx context.Context, f flow, indexes []int) (missin
 
 // alive returns the workers that are not dead.
 func (s *Store) alive(ctx context.Context) ([]string, error) {
-	now, err := s.now(ctx)
+	now, err := s.db.Now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	names, err := s.rdb.ZRangeByScore(ctx, workersKey, &redis.ZRangeBy{
+	names, err := s.db.Client.ZRangeByScore(ctx, workersKey, &redis.ZRangeBy{
 		Min: fmt.Sprint(now.Add(-batch.DeadAfter).UnixMilli()), Max: "+inf",
 	}).Result()
 	return names, rdb.MapError(ctx, err)

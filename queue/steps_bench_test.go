@@ -25,7 +25,7 @@ func BenchmarkSteps(b *testing.B) {
 	defer s.Close()
 	ctx := b.Context()
 	spent := func() (usec, calls float64) {
-		info, err := s.rdb.Info(ctx, "commandstats").Result()
+		info, err := s.db.Client.Info(ctx, "commandstats").Result()
 		require.NoError(b, err)
 		for line := range strings.SplitSeq(info, "\r\n") {
 			if rest, ok := strings.CutPrefix(line, "cmdstat_evalsha:"); ok {

@@ -1,7 +1,6 @@
 package queue
 
 import (
-	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -10,14 +9,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/hibiken/asynq"
-	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/rdb"
@@ -41,8 +38,7 @@ type Config struct {
 // Store keeps batches in Redis. It implements [batch.Store] and [batch.Ledger],
 // and is safe for concurrent use.
 type Store struct {
-	rdb     redis.UniversalClient
-	cluster *redis.ClusterClient // the same, if it is one
+	db      *rdb.DB
 	steps   *scripts
 	seals   *seal.Sealer
 	log     *slog.Logger
@@ -51,7 +47,6 @@ type Store struct {
 	// Two shortcuts for a process that serves the API and runs actions. Each can be switched off where Open sets it.
 	handOver  handOver
 	piggyback piggyback
-	embed     *embedded
 	fanouts   *fanouts
 	combine   *combiner
 	seated    atomic.Int64 // actions that have places here
@@ -61,11 +56,8 @@ type Store struct {
 	// releasing is held by each release under way.
 	releasing chan struct{}
 	newID     func() (uuid.UUID, error)
-	// timeout bounds one exchange with Redis, and half of it a look at its memory and one that stages a chunk of
-	// a larger upload, since somebody waits to be told to come back.
-	timeout time.Duration
-	slowFor time.Duration // see there, as lookFor
-	lookFor time.Duration
+	slowFor   time.Duration // see there, as lookFor
+	lookFor   time.Duration
 	// renewEvery is how often the sweeper extends its lease during a round.
 	renewEvery time.Duration
 	// pause waits for that long, or returns why the context has ended.
@@ -77,7 +69,6 @@ type Store struct {
 	restoring restoring
 	holders   holders
 	feeder    feeder
-	nodesAway sync.Map // the nodes of a cluster that did not answer, by address, and until when they are left out
 
 	takersMu sync.Mutex
 	takers   map[*taker]struct{}
@@ -111,7 +102,7 @@ func Open(cfg Config) (*Store, error) {
 	s := &Store{
 		log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, attempts: newAttempts(),
 		releasing: make(chan struct{}, mostReleasing),
-		timeout:   cmp.Or(cfg.Timeout, defaultTimeout), pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
+		pause:     pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
 	}
 	s.history = newHistory(s.restoreSoon)
 	if s.log == nil {
@@ -121,28 +112,21 @@ func Open(cfg Config) (*Store, error) {
 	if s.steps, err = loadScripts(); err != nil {
 		return nil, err
 	}
-	cfg.Redis = cfg.Redis.WithDefaults()
-	if cfg.Redis.URL == rdb.Embedded {
-		if s.embed, err = startEmbedded(); err != nil {
-			return nil, err
-		}
-		s.rdb = s.embed.client(s.timeout)
-		if len(cfg.Seal.Keys) == 0 {
-			cfg.Seal.Keys = []seal.Key{seal.RandomKey()}
-		}
-	} else if s.rdb, err = rdb.Connect(cfg.Redis.URL.Reveal(), s.timeout, s.history.connected); err != nil {
+	if s.db, err = rdb.Open(cfg.Redis, rdb.Options{Timeout: cfg.Timeout, OnConnect: s.history.connected}); err != nil {
 		return nil, err
 	}
-	if cluster, ok := s.rdb.(*redis.ClusterClient); ok {
-		s.shards, s.cluster = clusterShards, cluster
+	if s.db.Embed != nil && len(cfg.Seal.Keys) == 0 {
+		cfg.Seal.Keys = []seal.Key{seal.RandomKey()}
+	}
+	if s.db.Cluster != nil {
+		s.shards = clusterShards
 		s.history.learning = true // until its servers have been met
 	}
-	s.rdb.AddHook(rdb.KeptReplies{})
 	if s.seals, err = seal.New(cfg.Seal); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
-	s.inspect = asynq.NewInspectorFromRedisClient(s.rdb)
-	s.notices = newNotices(s.rdb, s.log, s.name)
+	s.inspect = asynq.NewInspectorFromRedisClient(s.db.Client)
+	s.notices = newNotices(s.db.Client, s.log, s.name)
 	s.handOver = s.notices
 	s.piggyback = localConsumers{s}
 	s.fanouts = newFanouts()
@@ -163,26 +147,25 @@ func (s *Store) Close() error {
 	if s.notices != nil {
 		s.notices.close()
 	}
-	err := s.rdb.Close()
-	if s.embed != nil {
-		s.embed.close()
-	}
-	return err
+	return s.db.Close()
 }
 
 // Sealed reports whether what is stored is sealed.
 func (s *Store) Sealed() bool { return s.seals.Enabled() }
 
+// Preflight returns the reasons why batches must not be kept in this Redis, each with what to do
+// about it.
+func (s *Store) Preflight(ctx context.Context) ([]string, error) {
+	return s.db.Preflight(ctx)
+}
+
 // Ping implements [batch.Store]. It reads a key: a server that cannot persist its
 // data refuses PING along with writes, but still answers reads.
 func (s *Store) Ping(ctx context.Context) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.rdb.Exists(ctx, openKey).Err())
+	return rdb.MapError(ctx, s.db.Client.Exists(ctx, openKey).Err())
 }
-
-// defaultTimeout is the default of Config.Timeout.
-const defaultTimeout = 2 * time.Second
 
 // pause is the default of Store.pause.
 func pause(ctx context.Context, d time.Duration) error {
@@ -192,85 +175,6 @@ func pause(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-// withTimeout bounds one exchange with Redis, by the timeout and by what is left of the
-// request's [batch.Budget]. Its end has to be called when the exchange is over.
-func (s *Store) withTimeout(ctx context.Context) (_ context.Context, end context.CancelFunc) {
-	budget := batch.BudgetOf(ctx)
-	ctx, cancel := context.WithTimeoutCause(ctx, budget.Begin(s.timeout), rdb.ErrSlow)
-	if budget == nil {
-		return ctx, cancel
-	}
-	return ctx, sync.OnceFunc(func() {
-		cancel()
-		budget.End()
-	})
-}
-
-// detached returns a context for what has to be done although the caller's may end, and
-// whatever is left of the request's budget.
-func detached(ctx context.Context) context.Context {
-	return batch.WithoutBudget(context.WithoutCancel(ctx))
-}
-
-// send sends what is in a pipeline. Each command has its own reply or its own error; see
-// [replies]. If no connection could be opened, go-redis says so to the pipeline alone, and
-// the commands would look as if they were answered.
-func (s *Store) send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
-	cmds, err := pipe.Exec(ctx)
-	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
-		return cmds
-	}
-	for _, cmd := range cmds {
-		cmd.SetErr(err)
-	}
-	return cmds
-}
-
-// answer returns the answer to a step that was sent by its digest in a pipeline. If
-// the server does not know that, it sends the step once more by its text.
-func (s *Store) answer(ctx context.Context, step *redis.Script, cmd *redis.Cmd) *redis.Cmd {
-	if err := cmd.Err(); err == nil || !redis.HasErrorPrefix(err, "NOSCRIPT") {
-		return cmd
-	}
-	args := cmd.Args() // EVALSHA, digest, number of keys, those, arguments
-	n, _ := args[2].(int)
-	keys := make([]string, n)
-	for i := range keys {
-		keys[i] = rdb.Text(args[3+i])
-	}
-	return step.Eval(ctx, s.rdb, keys, args[3+n:]...)
-}
-
-// run runs one step of the ledger and returns its answer as strings.
-func (s *Store) run(ctx context.Context, step *redis.Script, keys []string, args ...any) ([]string, error) {
-	ctx, cancel := s.withTimeout(ctx)
-	defer cancel()
-	answer, err := step.Run(ctx, s.rdb, keys, args...).Result()
-	if err != nil {
-		return nil, rdb.MapError(ctx, err)
-	}
-	switch v := answer.(type) {
-	case string:
-		return []string{v}, nil
-	case []any:
-		out := make([]string, len(v))
-		for i, x := range v {
-			out[i] = fmt.Sprint(x)
-		}
-		return out, nil
-	default:
-		return []string{fmt.Sprint(v)}, nil
-	}
-}
-
-// members returns the members of a set.
-func (s *Store) members(ctx context.Context, key string) ([]string, error) {
-	ctx, cancel := s.withTimeout(ctx)
-	defer cancel()
-	members, err := s.rdb.SMembers(ctx, key).Result()
-	return members, rdb.MapError(ctx, err)
 }
 
 // Owner returns the owner's name for a credential that is passed through: a hash
@@ -290,15 +194,15 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 	if salt := s.owners.Load(); salt != nil {
 		return *salt, nil
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	fresh := make([]byte, 32)
 	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
 	where := seal.Label{ID: "salt", Kind: "o"}
-	if err := s.rdb.SetNX(ctx, saltKey, s.seals.Seal(where, fresh), 0).Err(); err != nil {
+	if err := s.db.Client.SetNX(ctx, saltKey, s.seals.Seal(where, fresh), 0).Err(); err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
-	stored, err := s.rdb.Get(ctx, saltKey).Bytes()
+	stored, err := s.db.Client.Get(ctx, saltKey).Bytes()
 	if err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
@@ -307,23 +211,10 @@ func (s *Store) salt(ctx context.Context) ([]byte, error) {
 		return nil, err
 	}
 	if !s.seals.Current(stored) { // so that the old key can be dropped
-		if err := s.rdb.Set(ctx, saltKey, s.seals.Seal(where, salt), 0).Err(); err != nil {
+		if err := s.db.Client.Set(ctx, saltKey, s.seals.Seal(where, salt), 0).Err(); err != nil {
 			return nil, rdb.MapError(ctx, err)
 		}
 	}
 	s.owners.Store(&salt)
 	return salt, nil
-}
-
-// nodeOf returns the node of a cluster that has a key, or nil on anything else, or while
-// the cluster is not known.
-func (s *Store) nodeOf(ctx context.Context, key string) *redis.Client {
-	if s.cluster == nil {
-		return nil
-	}
-	node, err := s.cluster.MasterForKey(ctx, key)
-	if err != nil {
-		return nil
-	}
-	return node
 }

@@ -27,18 +27,18 @@ func (s *Store) suspects(ctx context.Context) ([]string, error) {
 		s.suspected = time.Now()
 		return queues, nil
 	}
-	now, err := s.now(ctx)
+	now, err := s.db.Now(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	counts := make([]*redis.IntCmd, len(queues))
 	for i, queue := range queues {
 		counts[i] = pipe.ZCount(ctx, asynqPrefix(queue)+"lease", "-inf", "("+strconv.FormatInt(now.Unix(), 10))
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	var found []string
 	for i, count := range counts {
 		if count.Err() == nil && count.Val() > 0 {
@@ -51,7 +51,7 @@ func (s *Store) suspects(ctx context.Context) ([]string, error) {
 
 // taskQueues returns the queues of actions that there are.
 func (s *Store) taskQueues(ctx context.Context) ([]string, error) {
-	all, err := s.members(ctx, asynqQueues)
+	all, err := s.db.Members(ctx, asynqQueues)
 	if err != nil {
 		return nil, fmt.Errorf("list the queues: %w", err)
 	}

@@ -16,7 +16,7 @@ func (b *bundle) active() (ids []string) {
 	queues, err := b.taskQueues(b.ctx)
 	require.NoError(b.t, err)
 	for _, queue := range queues {
-		ids = append(ids, b.rdb.LRange(b.ctx, asynqPrefix(queue)+"active", 0, -1).Val()...)
+		ids = append(ids, b.db.Client.LRange(b.ctx, asynqPrefix(queue)+"active", 0, -1).Val()...)
 	}
 	return ids
 }
@@ -41,7 +41,7 @@ func (b *bundle) expireLeases() {
 		require.NoError(b.t, err)
 		for _, queue := range queues {
 			entry := redis.Z{Member: id, Score: float64(time.Now().Add(-time.Second).Unix())}
-			require.NoError(b.t, b.rdb.ZAddXX(b.ctx, asynqPrefix(queue)+"lease", entry).Err())
+			require.NoError(b.t, b.db.Client.ZAddXX(b.ctx, asynqPrefix(queue)+"lease", entry).Err())
 		}
 	}
 	b.suspected = time.Time{}
@@ -111,7 +111,7 @@ func TestATaskWhoseMessageIsGoneLeavesAsynqsBooks(t *testing.T) {
 		b.takeAll(1)
 		b.end(id, 0, batch.Succeeded)
 		for _, queue := range b.queuesOf(crm(batch.Interactive)) { // asynq's recoverer passes it over
-			require.NoError(t, b.rdb.Del(b.ctx, asynqPrefix(queue)+"t:"+taskID(id, 0, "")).Err())
+			require.NoError(t, b.db.Client.Del(b.ctx, asynqPrefix(queue)+"t:"+taskID(id, 0, "")).Err())
 		}
 		b.expireLeases()
 		b.round()

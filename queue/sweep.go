@@ -226,7 +226,7 @@ func (s *Store) takesLong(id string, m map[string]string, now time.Time) bool {
 // all batches that stand still and all queues of which a worker missed what it took.
 func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
 	queues := s.stalls.due(s.schedule.alerted())
-	notes, fault := s.members(ctx, lostKey)
+	notes, fault := s.db.Members(ctx, lostKey)
 	for _, note := range notes {
 		queue, _, _ := strings.Cut(note, " ")
 		queues = append(queues, queue)
@@ -247,7 +247,7 @@ func (s *Store) adoptLost(ctx context.Context, swept *batch.Swept) error {
 
 // electSweeper makes the worker the sweeper, or extends its lease.
 func (s *Store) electSweeper(ctx context.Context, worker string) (election, error) {
-	answer, err := s.run(ctx, s.steps.elect, []string{sweeperKey}, worker, rdb.Millis(sweepLease))
+	answer, err := s.db.Run(ctx, s.steps.elect, []string{sweeperKey}, worker, rdb.Millis(sweepLease))
 	switch {
 	case err != nil:
 		return otherSweeps, err
@@ -257,14 +257,6 @@ func (s *Store) electSweeper(ctx context.Context, worker string) (election, erro
 		return leaseTaken, nil
 	}
 	return otherSweeps, nil
-}
-
-// now is the server's time: deadlines are by its clock alone.
-func (s *Store) now(ctx context.Context) (time.Time, error) {
-	ctx, cancel := s.withTimeout(ctx)
-	defer cancel()
-	now, err := s.rdb.Time(ctx).Result()
-	return now, rdb.MapError(ctx, err)
 }
 
 // sweepFields are those of the meta hash that a round looks at.
@@ -289,7 +281,7 @@ func (s *Store) duePage(ctx context.Context, until time.Time) (*openPage, error)
 	if !until.IsZero() {
 		upTo = strconv.FormatInt(until.UnixMilli(), 10)
 	}
-	answer, err := s.run(ctx, s.steps.looks, []string{openKey, alertKey}, sweepPage, putOff.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond, upTo)
+	answer, err := s.db.Run(ctx, s.steps.looks, []string{openKey, alertKey}, sweepPage, putOff.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond, upTo)
 	if err != nil {
 		return nil, fmt.Errorf("take the batches that are due: %w", err)
 	}
@@ -307,14 +299,14 @@ func (s *Store) duePage(ctx context.Context, until time.Time) (*openPage, error)
 // readPage reads what a round looks at of batches. One that cannot be read keeps no other
 // from being.
 func (s *Store) readPage(ctx context.Context, ids []string) *openPage {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.SliceCmd, len(ids))
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	for i, id := range ids {
 		cmds[i] = pipe.HMGet(ctx, keysOf(id).meta, sweepFields...)
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	page := &openPage{order: ids, fields: make(map[string]map[string]string, len(ids))}
 	for i, id := range ids {
 		if err := cmds[i].Err(); err != nil {
@@ -402,6 +394,6 @@ func (s *Store) closeEntries(ctx context.Context, page *openPage, swept *batch.S
 // Resign implements [batch.Sweeper]. A process that cannot say so is succeeded
 // when its lease ends.
 func (s *Store) Resign(ctx context.Context, worker string) error {
-	_, err := s.run(ctx, s.steps.resign, []string{sweeperKey}, worker)
+	_, err := s.db.Run(ctx, s.steps.resign, []string{sweeperKey}, worker)
 	return err
 }

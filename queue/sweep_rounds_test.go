@@ -52,7 +52,7 @@ func TestARoundLooksOnlyAtWhatWasDueAtItsStart(t *testing.T) {
 		until := page.now
 		require.NoError(t, b.putDue(b.ctx, map[string]time.Time{first: until.Add(time.Millisecond)}))
 		b.eventually("the time at which it is due", func() bool {
-			now, err := b.now(b.ctx)
+			now, err := b.db.Now(b.ctx)
 			require.NoError(t, err)
 			return now.After(until.Add(time.Millisecond))
 		})
@@ -91,11 +91,11 @@ func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
 	for i := range sweepPage + 1 {
-		require.NoError(t, b.rdb.ZAdd(b.ctx, openKey, atOnce(strconv.Itoa(i))).Err())
+		require.NoError(t, b.db.Client.ZAdd(b.ctx, openKey, atOnce(strconv.Itoa(i))).Err())
 	}
-	require.NoError(t, b.steps.looks.Load(b.ctx, b.rdb).Err())
+	require.NoError(t, b.steps.looks.Load(b.ctx, b.db.Client).Err())
 	seen := &looksUpTo{digest: b.steps.looks.Hash()}
-	b.rdb.AddHook(seen)
+	b.db.Client.AddHook(seen)
 	before := time.Now().Add(-time.Millisecond)
 	b.round()
 	require.Len(t, seen.upTo, 2)
@@ -109,7 +109,7 @@ func TestASweeperThatIsElectedAfterItsLeaseRanOutLooksAtAll(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.submit(1, spec())
 		b.round()
-		require.NoError(t, b.rdb.Del(b.ctx, sweeperKey).Err())
+		require.NoError(t, b.db.Client.Del(b.ctx, sweeperKey).Err())
 		require.NoError(t, b.dueNow(b.ctx))
 		page, err := b.duePage(b.ctx, time.Time{}) // by the other one
 		require.NoError(t, err)
@@ -135,7 +135,7 @@ func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 	b.stalls.pruned = time.Time{}
 	b.round()
 	require.Len(t, b.stalls.now, 2, "it may be looked at later")
-	require.NoError(t, b.rdb.ZRem(b.ctx, openKey, deleted).Err()) // by another process
+	require.NoError(t, b.db.Client.ZRem(b.ctx, openKey, deleted).Err()) // by another process
 	was := b.stalls.now[deleted]
 	was.met = was.met.Add(-time.Hour)
 	b.stalls.now[deleted], b.stalls.pruned = was, time.Time{}
@@ -143,7 +143,7 @@ func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 	require.Len(t, b.stalls.now, 1)
 	require.Contains(t, b.stalls.now, kept)
 
-	require.NoError(t, b.rdb.Set(b.ctx, sweeperKey, "w2", 0).Err())
+	require.NoError(t, b.db.Client.Set(b.ctx, sweeperKey, "w2", 0).Err())
 	_, ok, err := b.Sweep(b.ctx, "w1")
 	require.NoError(t, err)
 	require.False(t, ok)
@@ -168,7 +168,7 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 	s.ExpiresIn = time.Millisecond
 	late := b.submit(1, s).ID
 	b.eventually("the deadline", func() bool {
-		now, err := b.now(b.ctx)
+		now, err := b.db.Now(b.ctx)
 		require.NoError(t, err)
 		return now.After(b.get(late).ExpiresAt.Add(2 * time.Millisecond)) // the sweeper compares milliseconds
 	})
@@ -200,7 +200,7 @@ func TestLooksForLostTasksBoundTheRoundHoweverManyBatchesAreOpen(t *testing.T) {
 	}
 	for key := range b.allKeys() { // Redis forgets what waits
 		if strings.HasPrefix(key, "batchd:fair:") {
-			require.NoError(t, b.rdb.Del(b.ctx, key).Err())
+			require.NoError(t, b.db.Client.Del(b.ctx, key).Err())
 		}
 	}
 	b.slowFor = 0
@@ -221,8 +221,8 @@ func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 	b.renewEvery = time.Millisecond
 	b.submit(1, spec())
 	b.interrupt("hmget batchd:", false, func() {
-		require.NoError(t, b.rdb.PExpire(b.ctx, sweeperKey, time.Second).Err())
-		b.eventually("the lease", func() bool { return b.rdb.PTTL(b.ctx, sweeperKey).Val() > time.Second })
+		require.NoError(t, b.db.Client.PExpire(b.ctx, sweeperKey, time.Second).Err())
+		b.eventually("the lease", func() bool { return b.db.Client.PTTL(b.ctx, sweeperKey).Val() > time.Second })
 	})
 	b.round()
 }
@@ -240,7 +240,7 @@ func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 	b.holders.missing = map[string]time.Time{"gone": time.Now()}
 	require.NoError(t, b.dueNow(b.ctx))
 	b.interrupt("hmget "+keysOf(id).meta, false, func() {
-		require.NoError(t, b.rdb.Set(b.ctx, sweeperKey, "w2", 0).Err())
+		require.NoError(t, b.db.Client.Set(b.ctx, sweeperKey, "w2", 0).Err())
 		b.eventually("the other one", func() bool { b.schedule.mu.Lock(); defer b.schedule.mu.Unlock(); return b.schedule.other })
 	})
 	_, _, err := b.Sweep(b.ctx, "w1")
@@ -260,13 +260,13 @@ func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	b.fanouts.stop() // fan-outs in the background break off at once
 	id := b.submit(1250, spec()).ID
 	long := time.Now().Add(-time.Minute).UnixMilli()
-	require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", long, "fanned", long).Err())
+	require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "created", long, "fanned", long).Err())
 	b.interrupt(b.steps.progress.Hash(), true, func() { <-time.After(200 * time.Millisecond) })
 	b.lookFor = 100 * time.Millisecond
 	require.Zero(t, b.sweep().Lost)
 	b.lookFor = time.Minute // however busy the machine is
 	require.Equal(t, 1, b.sweep().Resumed, "it does not wait as long as for others")
-	require.Equal(t, "1250", b.rdb.HGet(b.ctx, keysOf(id).meta, "enqueued").Val())
+	require.Equal(t, "1250", b.db.Client.HGet(b.ctx, keysOf(id).meta, "enqueued").Val())
 }
 
 // Of more batches than are asked for at a time, those have their turn first in which nothing

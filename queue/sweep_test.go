@@ -27,7 +27,7 @@ func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 		b.eventually("the broken fan-out", func() bool { return b.get(large.ID) != nil })
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "a fan-out is given its time")
 		long := time.Now().Add(-time.Minute).UnixMilli()
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(large.ID).meta, "created", long, "fanned", long).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(large.ID).meta, "created", long, "fanned", long).Err())
 		require.Equal(t, batch.Swept{Open: 1, Resumed: 1}, b.sweep())
 		require.Len(t, b.pending(batch.Bulk), 1250)
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
@@ -38,7 +38,7 @@ func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 		told := b.submit(1, s).ID
 		b.end(told, 0, batch.Succeeded)
 		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(told, 1)))
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(told).meta, "outbox", "1").Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(told).meta, "outbox", "1").Err())
 		require.Equal(t, batch.Swept{Open: 2, Notified: 1}, b.sweep())
 		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
 		require.NoError(t, err)
@@ -90,19 +90,19 @@ func TestNothingOfASecretStandsInRedis(t *testing.T) {
 		seen := 0
 		for key := range b.allKeys() {
 			text := key
-			switch kind := b.rdb.Type(b.ctx, key).Val(); kind {
+			switch kind := b.db.Client.Type(b.ctx, key).Val(); kind {
 			case "string":
-				text += b.rdb.Get(b.ctx, key).Val()
+				text += b.db.Client.Get(b.ctx, key).Val()
 			case "hash":
-				for f, v := range b.rdb.HGetAll(b.ctx, key).Val() {
+				for f, v := range b.db.Client.HGetAll(b.ctx, key).Val() {
 					text += f + v
 				}
 			case "list":
-				text += strings.Join(b.rdb.LRange(b.ctx, key, 0, -1).Val(), "")
+				text += strings.Join(b.db.Client.LRange(b.ctx, key, 0, -1).Val(), "")
 			case "zset":
-				text += strings.Join(b.rdb.ZRange(b.ctx, key, 0, -1).Val(), "")
+				text += strings.Join(b.db.Client.ZRange(b.ctx, key, 0, -1).Val(), "")
 			case "set":
-				text += strings.Join(b.rdb.SMembers(b.ctx, key).Val(), "")
+				text += strings.Join(b.db.Client.SMembers(b.ctx, key).Val(), "")
 			default:
 				t.Fatalf("unknown kind %s of %s", kind, key)
 			}
@@ -135,7 +135,7 @@ func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 		}
 		age()
 		entry := readLedger(b, id, 2)
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).ledger, "2", entry).Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).ledger, "2", entry).Err())
 		b.holders.asked = time.Time{}
 		require.Equal(t, batch.Swept{Open: 1, Lost: 4}, b.sweep())
 		require.Contains(t, b.holders.missing, "nobody")
@@ -149,7 +149,7 @@ func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 // readLedger returns an entry of the ledger as if it were a minute old.
 func readLedger(b *bundle, id string, index int) string {
 	b.t.Helper()
-	packed, err := b.rdb.HGet(b.ctx, keysOf(id).ledger, strconv.Itoa(index)).Result()
+	packed, err := b.db.Client.HGet(b.ctx, keysOf(id).ledger, strconv.Itoa(index)).Result()
 	require.NoError(b.t, err)
 	parts := strings.Split(packed, "|")
 	parts[3] = strconv.FormatInt(time.Now().Add(-time.Minute).UnixMilli(), 10)

@@ -73,7 +73,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 			return nil
 		})
 		turns := &counted{part: "evalsha " + b.steps.turn.Hash()}
-		b.rdb.AddHook(turns)
+		b.db.Client.AddHook(turns)
 		b.submit(300, spec())
 		b.eventually("all tasks", func() bool { return len(got.sorted()) >= 300 })
 		require.Equal(t, span(0, 300), got.sorted(), "each once")
@@ -225,7 +225,7 @@ func TestATurnThatFailsLosesNothing(t *testing.T) {
 			l.seated--
 		}
 		fail := &failing{}
-		b.rdb.AddHook(fail)
+		b.db.Client.AddHook(fail)
 		fail.left = 100
 		l.turn(false)
 		require.Equal(t, 2, l.untold(), "what has ended is told again")
@@ -297,7 +297,7 @@ func TestBothLanesGetTheirShare(t *testing.T) {
 
 func TestAQueueIsSpreadOverACluster(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		cluster, ok := b.rdb.(*redis.ClusterClient)
+		cluster, ok := b.db.Client.(*redis.ClusterClient)
 		if !ok {
 			require.Len(t, b.queuesOf(crm(batch.Bulk)), 1)
 			return
@@ -395,7 +395,7 @@ func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 		for _, q := range taker.lanes {
 			q.filled = false
 		}
-		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.enqueue.Hash()})
+		b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.enqueue.Hash()})
 		indexes := span(0, 3*shardRun)
 		_, err = b.enqueue(b.ctx, "some", crm(batch.Interactive), indexes)
 		require.Error(t, err)
@@ -409,8 +409,8 @@ func TestTheLedgerDecidesAboutATaskThatLostItsMessage(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		l := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}}).lines[0]
 		prefix := l.lanes[0].prefix
-		require.NoError(t, b.rdb.HSet(b.ctx, prefix+"t:x", "state", "pending").Err())
-		require.NoError(t, b.rdb.LPush(b.ctx, prefix+"pending", "x").Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, prefix+"t:x", "state", "pending").Err())
+		require.NoError(t, b.db.Client.LPush(b.ctx, prefix+"pending", "x").Err())
 		b.eventually("it is taken", func() bool {
 			l.markAll()
 			l.turn(true)
@@ -419,7 +419,7 @@ func TestTheLedgerDecidesAboutATaskThatLostItsMessage(t *testing.T) {
 		k := <-l.out
 		k.lane.end(k.id)
 		l.turn(false)
-		require.Zero(t, must(b.rdb.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()))
+		require.Zero(t, must(b.db.Client.Exists(b.ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()))
 	})
 }
 
@@ -454,12 +454,12 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 		})
 		for n := range 5 {
 			there.Add(1)
-			require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err())
+			require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err())
 			for _, step := range []*redis.Script{b.steps.offer, b.steps.turn} {
-				require.NoError(t, step.Load(b.ctx, b.rdb).Err())
+				require.NoError(t, step.Load(b.ctx, b.db.Client).Err())
 			}
 			seen := &sent{}
-			b.rdb.AddHook(seen)
+			b.db.Client.AddHook(seen)
 			b.submit(3, spec())
 			b.eventually("the tasks", func() bool { return len(got.sorted()) == 3*(n+1) })
 			if b.shards == 1 {
@@ -473,7 +473,7 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 // As after a failover, or SCRIPT FLUSH.
 func TestAServerThatKnowsNoScriptsIsTaughtThem(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		forget := func() { require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err()) }
+		forget := func() { require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err()) }
 		forget()
 		id := b.submit(2, spec()).ID
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 2}}})

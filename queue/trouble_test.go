@@ -79,7 +79,7 @@ func TestABeginWhoseAnswerIsLostIsStillThisWorkers(t *testing.T) {
 		id := b.submit(1, spec()).ID
 		b.begin(b.submit(1, spec()).ID, 0) // the script is loaded
 		lost := &lostReplies{left: 3, only: id}
-		b.rdb.AddHook(lost)
+		b.db.Client.AddHook(lost)
 		begun := b.begin(id, 0)
 		require.Equal(t, 1, begun.Attempt)
 		require.Zero(t, lost.left)
@@ -128,7 +128,7 @@ func TestRedeliveringWhatIsNotThereLeavesNothing(t *testing.T) {
 			require.ErrorIs(t, b.Redeliver(b.ctx, "me", id), batch.ErrNotFound)
 		}
 		require.Equal(t, batch.Swept{}, b.sweep())
-		require.NoError(t, b.rdb.ZAdd(b.ctx, openKey, redis.Z{Member: "ffffffff-ffff-7fff-bfff-ffffffffffff"}).Err())
+		require.NoError(t, b.db.Client.ZAdd(b.ctx, openKey, redis.Z{Member: "ffffffff-ffff-7fff-bfff-ffffffffffff"}).Err())
 		require.Equal(t, batch.Swept{Open: 1, Closed: 1}, b.sweep(), "an id from the future is none of ours")
 	})
 }
@@ -140,7 +140,7 @@ func TestWhatIsInFlightForEverIsUnknownInTheEnd(t *testing.T) {
 		id := b.submit(2, s).ID
 		b.begin(id, 0)
 		expired := func(ago time.Duration) {
-			require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
+			require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
 		}
 		expired(time.Minute)
 		require.Equal(t, batch.Swept{Open: 1, Expired: 1}, b.sweep())
@@ -165,10 +165,10 @@ func TestASlowUploadKeepsItsKey(t *testing.T) {
 		require.NoError(t, err)
 		raw := u.(*upload)
 		for i := range 3 {
-			require.NoError(t, b.rdb.PExpire(b.ctx, raw.keys.upload, markerTTL/3).Err())
+			require.NoError(t, b.db.Client.PExpire(b.ctx, raw.keys.upload, markerTTL/3).Err())
 			raw.markedAt = time.Now().Add(-markerTTL / 3)
 			require.NoError(t, u.Add(b.ctx, action(i)))
-			ttl, err := b.rdb.PTTL(b.ctx, raw.keys.upload).Result()
+			ttl, err := b.db.Client.PTTL(b.ctx, raw.keys.upload).Result()
 			require.NoError(t, err)
 			require.Greater(t, ttl, markerTTL/2)
 		}

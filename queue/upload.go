@@ -106,23 +106,23 @@ func (u *upload) markAndClaim(ctx context.Context) (holder string, err error) {
 		}
 		return u.claimFrom(ctx, "")
 	}
-	ctx, cancel := u.s.withTimeout(ctx)
+	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
 	u.markedAt = time.Now()
-	pipe := u.s.rdb.Pipeline()
+	pipe := u.s.db.Client.Pipeline()
 	mark := pipe.Set(ctx, u.keys.upload, 1, markerTTL)
 	claim := pipe.EvalSha(ctx, u.s.steps.claim.Hash(), []string{u.claim}, u.claimArgs("")...)
-	u.s.send(ctx, pipe)
+	u.s.db.Send(ctx, pipe)
 	if err := mark.Err(); err != nil {
 		return "", rdb.MapError(ctx, err)
 	}
-	claim = u.s.answer(ctx, u.s.steps.claim, claim)
+	claim = u.s.db.AnswerOf(ctx, u.s.steps.claim, claim)
 	return rdb.Text(claim.Val()), rdb.MapError(ctx, claim.Err())
 }
 
 // claimFrom takes the key from an upload that came to nothing, and returns whose it is.
 func (u *upload) claimFrom(ctx context.Context, seen string) (holder string, err error) {
-	answer, err := u.s.run(ctx, u.s.steps.claim, []string{u.claim}, u.claimArgs(seen)...)
+	answer, err := u.s.db.Run(ctx, u.s.steps.claim, []string{u.claim}, u.claimArgs(seen)...)
 	if err != nil {
 		return "", err
 	}
@@ -133,11 +133,11 @@ func (u *upload) claimArgs(seen string) []any { return []any{seen, u.id, rdb.Mil
 
 // lookUp reports, of one moment, whether a batch exists and whether its upload is open.
 func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	k := keysOf(id)
 	var meta, marker *redis.IntCmd
-	_, err = s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+	_, err = s.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		meta, marker = p.Exists(ctx, k.meta), p.Exists(ctx, k.upload)
 		return nil
 	})
@@ -148,13 +148,13 @@ func (s *Store) lookUp(ctx context.Context, id string) (exists, open bool, err e
 }
 
 func (u *upload) mark(ctx context.Context) error {
-	ctx, cancel := u.s.withTimeout(ctx)
+	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
 	var err error
 	if u.markedAt.IsZero() {
-		err = u.s.rdb.Set(ctx, u.keys.upload, 1, markerTTL).Err()
+		err = u.s.db.Client.Set(ctx, u.keys.upload, 1, markerTTL).Err()
 	} else { // a marker that is gone stays gone: the key may be another's
-		err = u.s.rdb.PExpire(ctx, u.keys.upload, markerTTL).Err()
+		err = u.s.db.Client.PExpire(ctx, u.keys.upload, markerTTL).Err()
 	}
 	u.markedAt = time.Now()
 	return rdb.MapError(ctx, err)
@@ -163,7 +163,7 @@ func (u *upload) mark(ctx context.Context) error {
 // unmark gives the idempotency key back. A marker that is left behind keeps it
 // busy, so this bears with a Redis that is away for as long as that would last.
 func (u *upload) unmark(ctx context.Context) {
-	if err := u.s.unlink(ctx, u.keys.upload); err != nil {
+	if err := u.s.db.Unlink(ctx, u.keys.upload); err != nil {
 		u.s.log.WarnContext(ctx, "upload marker left to expire", "batch", u.id, "error", err)
 	}
 }
@@ -197,7 +197,7 @@ func (u *upload) keepMark(ctx context.Context) error {
 	if u.markedAt.IsZero() || time.Since(u.markedAt) < markerTTL/4 {
 		return nil
 	}
-	return u.mark(batch.WithBudget(ctx, u.s.timeout/2))
+	return u.mark(batch.WithBudget(ctx, u.s.db.Timeout/2))
 }
 
 // flush has the pending actions staged, while the next ones are read. It waits for those before.
@@ -218,7 +218,7 @@ func (u *upload) settle(ctx context.Context) error {
 	if u.staging == nil {
 		return nil
 	}
-	_, end := u.s.withTimeout(ctx)
+	_, end := u.s.db.WithTimeout(ctx)
 	defer end()
 	err := <-u.staging
 	u.staging = nil
@@ -227,8 +227,8 @@ func (u *upload) settle(ctx context.Context) error {
 
 // stage stages a chunk, after which so many actions are.
 func (u *upload) stage(ctx context.Context, args []any, upTo int) error {
-	ctx = batch.WithBudget(ctx, u.s.timeout/2) // an upload has many chunks
-	answer, err := u.s.run(ctx, u.s.steps.stage, u.stageKeys(), args...)
+	ctx = batch.WithBudget(ctx, u.s.db.Timeout/2) // an upload has many chunks
+	answer, err := u.s.db.Run(ctx, u.s.steps.stage, u.stageKeys(), args...)
 	if err != nil {
 		return fmt.Errorf("stage actions: %w", err)
 	}
@@ -260,8 +260,8 @@ func (u *upload) drop(ctx context.Context) {
 			u.unmark(ctx) // what comes late is refused, and the key free for another attempt
 		}
 		var answer []string
-		err := u.s.retryUnavailable(ctx, func() (err error) {
-			answer, err = u.s.run(ctx, u.s.steps.drop, []string{u.keys.meta, u.keys.actions, u.keys.groups})
+		err := rdb.RetryUnavailable(ctx, func() (err error) {
+			answer, err = u.s.db.Run(ctx, u.s.steps.drop, []string{u.keys.meta, u.keys.actions, u.keys.groups})
 			return err
 		})
 		if err != nil || answer[0] == "0" {
@@ -279,7 +279,7 @@ func (u *upload) drop(ctx context.Context) {
 	} else if u.staged == 0 && len(u.pending) == 0 {
 		return
 	}
-	if err := u.s.unlink(ctx, keys...); err != nil {
+	if err := u.s.db.Unlink(ctx, keys...); err != nil {
 		u.s.log.WarnContext(ctx, "broken upload left to expire", "batch", u.id, "error", err)
 	}
 }

@@ -118,17 +118,17 @@ func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
 		commit("before")                                            // the steps are known there
 		for key, exchanges := range map[string]int{"": 1, "k": 2} { // the key is claimed before anything is read
 			seen := &sent{}
-			b.rdb.AddHook(seen)
+			b.db.Client.AddHook(seen)
 			id := commit(key)
 			ours := slices.DeleteFunc(seen.with(id), func(x string) bool { // that it is enqueued is noted at some time
 				return strings.Contains(x, b.steps.progress.Hash())
 			})
 			require.Len(t, b.results(id, 10), 3)
 			if key != "" {
-				points, err := b.rdb.Get(b.ctx, idempotencyKey("me", key)).Result()
+				points, err := b.db.Client.Get(b.ctx, idempotencyKey("me", key)).Result()
 				require.NoError(t, err)
 				require.Equal(t, id, points)
-				require.Greater(t, must(b.rdb.PTTL(b.ctx, idempotencyKey("me", key)).Result()), claimTTL, "as long as the batch is kept")
+				require.Greater(t, must(b.db.Client.PTTL(b.ctx, idempotencyKey("me", key)).Result()), claimTTL, "as long as the batch is kept")
 			}
 			commits := seen.with(b.steps.commit.Hash())
 			require.Len(t, commits, 1)
@@ -164,7 +164,7 @@ func TestTheKeyOfACommitInDoubtIsFreeOrTheBatchs(t *testing.T) {
 	}
 	replicas := func(n string) {
 		t.Helper()
-		require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", n).Err())
+		require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", n).Err())
 	}
 	u := open()
 	replicas("1") // nothing is written
@@ -176,7 +176,7 @@ func TestTheKeyOfACommitInDoubtIsFreeOrTheBatchs(t *testing.T) {
 
 	v := open()
 	require.False(t, v.replay)
-	b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
+	b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
 	_, _, err = v.Commit(b.ctx, spec())
 	require.Error(t, err)
 	v.Abort(b.ctx)
@@ -210,8 +210,8 @@ func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 1000, Per: time.Hour}}
 		for what, lose := range map[string]func(u *upload) error{
-			"marker": func(u *upload) error { return b.rdb.Del(b.ctx, u.keys.upload).Err() },
-			"key":    func(u *upload) error { return b.rdb.Set(b.ctx, u.claim, "another", time.Hour).Err() },
+			"marker": func(u *upload) error { return b.db.Client.Del(b.ctx, u.keys.upload).Err() },
+			"key":    func(u *upload) error { return b.db.Client.Set(b.ctx, u.claim, "another", time.Hour).Err() },
 		} {
 			for _, n := range []int{1, 2 * chunkActions} {
 				o, err := b.Open(b.ctx, "me", fmt.Sprint(what, n))
@@ -259,13 +259,13 @@ func TestABatchThatLacksAnEntryHasItOnceItIsRepeated(t *testing.T) {
 		first, _ := submit()
 		b.fanouts.wg.Wait()
 		for _, index := range []string{openKey, ownerKey("me")} {
-			require.NoError(t, b.rdb.ZRem(b.ctx, index, first.ID).Err())
+			require.NoError(t, b.db.Client.ZRem(b.ctx, index, first.ID).Err())
 		}
 		again, replayed := submit()
 		require.True(t, replayed)
 		require.Equal(t, first.ID, again.ID)
 		for _, index := range []string{openKey, ownerKey("me")} {
-			require.NoError(t, b.rdb.ZScore(b.ctx, index, first.ID).Err(), index)
+			require.NoError(t, b.db.Client.ZScore(b.ctx, index, first.ID).Err(), index)
 		}
 	})
 }
@@ -274,14 +274,14 @@ func TestABatchThatLacksAnEntryHasItOnceItIsRepeated(t *testing.T) {
 // called last.
 func (b *bundle) words() (told func() int) {
 	b.t.Helper()
-	words := b.rdb.Subscribe(b.ctx, workChannel)
+	words := b.db.Client.Subscribe(b.ctx, workChannel)
 	b.t.Cleanup(func() { _ = words.Close() })
 	_, err := words.Receive(b.ctx) // that it is subscribed
 	require.NoError(b.t, err)
 	return func() (n int) {
 		b.t.Helper()
 		mark := rand.Text()
-		require.NoError(b.t, b.rdb.Publish(b.ctx, workChannel, mark).Err())
+		require.NoError(b.t, b.db.Client.Publish(b.ctx, workChannel, mark).Err())
 		for {
 			m, err := words.ReceiveMessage(b.ctx)
 			require.NoError(b.t, err)
@@ -329,15 +329,15 @@ func TestTasksThatAreEnqueuedAfterTheirTurnAreToldToWorkersElsewhere(t *testing.
 	defer b.addTaker(newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}}))()
 	b.submit(1, spec())
 	told := b.words()
-	require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err())
+	require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err())
 	for _, step := range []*redis.Script{b.steps.stage, b.steps.commit, b.steps.turn} {
-		require.NoError(t, step.Load(b.ctx, b.rdb).Err())
+		require.NoError(t, step.Load(b.ctx, b.db.Client).Err())
 	}
 	b.submit(1, spec())
 	require.Len(t, b.pending(batch.Interactive), 1)
 	require.Equal(t, 1, told())
 
-	b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.turn.Hash()})
+	b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.turn.Hash()})
 	b.submit(1, spec())
 	require.Equal(t, 1, told(), "whether the turn told them is not known")
 }
@@ -370,7 +370,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 		await(3)
 		end(3)
 		exchanges := &sent{}
-		b.rdb.AddHook(exchanges)
+		b.db.Client.AddHook(exchanges)
 		// took reports whether a batch that is submitted is taken along with its commit.
 		took := func(n int) (along bool) {
 			t.Helper()
@@ -431,7 +431,7 @@ func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 		cfg.Lines = append(cfg.Lines, l)
 	}
 	defer b.addTaker(newTaker(b.Store, cfg))()
-	unhurried, cancel := b.withTimeout(b.ctx)
+	unhurried, cancel := b.db.WithTimeout(b.ctx)
 	defer cancel()
 	along := func(ctx context.Context, target string) *along {
 		return b.turnAlong(ctx, b.queuesOf(route{target, batch.Interactive})[0])
@@ -439,15 +439,15 @@ func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 	require.Nil(t, along(unhurried, "rated"))
 	require.Nil(t, along(unhurried, "held"))
 	require.Nil(t, along(unhurried, "unknown"))
-	hasty, cancelHasty := context.WithTimeout(unhurried, defaultTimeout/4)
+	hasty, cancelHasty := context.WithTimeout(unhurried, rdb.DefaultTimeout/4)
 	defer cancelHasty()
 	require.Nil(t, along(hasty, "free"), "its answer may not be waited for")
 	turn := along(unhurried, "free")
 	require.NotNil(t, turn)
 	require.Nil(t, along(unhurried, "free"), "one is under way")
-	pipe := b.rdb.Pipeline()
+	pipe := b.db.Client.Pipeline()
 	turn.add(unhurried, pipe)
-	b.send(unhurried, pipe)
+	b.db.Send(unhurried, pipe)
 	require.Zero(t, turn.took(unhurried))
 	require.NotNil(t, along(unhurried, "free"))
 }
@@ -456,7 +456,7 @@ func TestABatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	b := open(t, clusters.take(t)) // one server makes them in the step that commits
 	b.submit(3, spec())
-	b.rdb.AddHook(&sent{fail: "zadd " + openKey})
+	b.db.Client.AddHook(&sent{fail: "zadd " + openKey})
 	_, _, err := b.upload(3).Commit(b.ctx, spec())
 	require.ErrorContains(t, err, "refused")
 }
@@ -469,13 +469,13 @@ func TestWhatIsStagedLateChangesNothing(t *testing.T) {
 		args := u.stageArgs()
 		_, _, err := u.Commit(b.ctx, spec())
 		require.NoError(t, err)
-		before := must(b.rdb.PTTL(b.ctx, u.keys.actions).Result())
+		before := must(b.db.Client.PTTL(b.ctx, u.keys.actions).Result())
 		require.Greater(t, before, stagedTTL)
 		args = append(args, 7, "more")
-		answer, err := b.run(b.ctx, b.steps.stage, u.stageKeys(), args...)
+		answer, err := b.db.Run(b.ctx, b.steps.stage, u.stageKeys(), args...)
 		require.NoError(t, err)
 		require.Equal(t, "3", answer[0])
-		require.Greater(t, must(b.rdb.PTTL(b.ctx, u.keys.actions).Result()), stagedTTL)
+		require.Greater(t, must(b.db.Client.PTTL(b.ctx, u.keys.actions).Result()), stagedTTL)
 		require.Equal(t, batch.Counts{Total: 3, Pending: 3}, b.get(u.id).Counts)
 	})
 }
@@ -488,10 +488,10 @@ func TestWhatWasAdmittedIsGivenBackWhenTheCommitIsRefused(t *testing.T) {
 	limit := batch.Limit{Concurrent: 5}
 	_, _, err := u.Admit(b.ctx, 5, limit, false)
 	require.NoError(t, err)
-	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err()) // NOREPLICAS
+	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err()) // NOREPLICAS
 	_, _, err = u.Commit(b.ctx, spec())
 	require.Error(t, err)
-	require.NoError(t, b.rdb.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
+	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
 	u.Abort(b.ctx)
 	b.eventually("the places", func() bool {
 		_, _, err := b.upload(5).Admit(b.ctx, 5, limit, false)
@@ -505,7 +505,7 @@ func TestABatchWhoseCommitWasNotAnsweredIsNotDropped(t *testing.T) {
 			return // it is committed in steps, after which only time removes anything
 		}
 		b.submit(1, spec())
-		b.rdb.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
+		b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
 		u := b.upload(3)
 		_, _, err := u.Commit(b.ctx, spec())
 		require.Error(t, err)
@@ -520,7 +520,7 @@ func TestAnUploadReadsOnWhileItStages(t *testing.T) {
 		b.submit(chunkActions+1, spec()) // the steps are known there
 		u := b.upload(chunkActions - 1)
 		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
-		b.rdb.AddHook(held)
+		b.db.Client.AddHook(held)
 		for i := range chunkActions { // the first fills the chunk
 			require.NoError(t, u.Add(b.ctx, action(chunkActions-1+i)))
 		}
@@ -537,7 +537,7 @@ func TestWhatIsStagedWithACommitDoesNotDependOnTheClient(t *testing.T) {
 		b.submit(chunkActions+1, spec()) // the steps are known there
 		u := b.upload(chunkActions - 1)
 		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
-		b.rdb.AddHook(held)
+		b.db.Client.AddHook(held)
 		client, hangUp := context.WithCancel(b.ctx)
 		require.NoError(t, u.Add(client, action(chunkActions-1)))
 		hangUp()
@@ -551,7 +551,7 @@ func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.submit(chunkActions+1, spec()) // the steps are known there
 		refused := &sent{fail: b.steps.stage.Hash()}
-		b.rdb.AddHook(refused)
+		b.db.Client.AddHook(refused)
 		for _, more := range []int{0, 1, chunkActions} { // found by the commit, alone and with what is left, and by the next chunk
 			u := b.upload(chunkActions)
 			var err error
@@ -578,9 +578,9 @@ func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.submit(chunkActions+1, spec()) // the steps are known there
 		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
-		b.rdb.AddHook(held)
+		b.db.Client.AddHook(held)
 		seen := &sent{}
-		b.rdb.AddHook(seen)
+		b.db.Client.AddHook(seen)
 		u := b.upload(chunkActions)
 		dropped := make(chan struct{})
 		go func() {
@@ -624,17 +624,17 @@ func TestABatchIsListedOnlyOnceItsActionsAreStaged(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		u := b.upload(3)
 		looked := 0
-		b.rdb.AddHook(scriptsForgotten{func() {
+		b.db.Client.AddHook(scriptsForgotten{func() {
 			looked++
 			staged, err := b.staged(b.ctx, []string{u.id})
 			require.NoError(t, err)
 			for _, list := range []string{openKey, throttledKey} {
-				if err := b.rdb.ZScore(b.ctx, list, u.id).Err(); !staged[u.id] {
+				if err := b.db.Client.ZScore(b.ctx, list, u.id).Err(); !staged[u.id] {
 					require.ErrorIs(t, err, redis.Nil, list)
 				}
 			}
 		}})
-		require.NoError(t, b.rdb.ScriptFlush(b.ctx).Err()) // of one node in a cluster, which stages without a pipeline
+		require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err()) // of one node in a cluster, which stages without a pipeline
 		spec := &batch.Spec{Target: "crm", ExpiresIn: time.Hour, Retention: time.Hour, Throttle: &batch.Limit{Concurrent: 1}}
 		committed, _, err := u.Commit(b.ctx, spec)
 		require.NoError(t, err)
@@ -642,7 +642,7 @@ func TestABatchIsListedOnlyOnceItsActionsAreStaged(t *testing.T) {
 			require.Positive(t, looked, "a step was refused")
 		}
 		for _, list := range []string{openKey, throttledKey, ownerKey("me")} {
-			require.NoError(t, b.rdb.ZScore(b.ctx, list, committed.ID).Err(), list)
+			require.NoError(t, b.db.Client.ZScore(b.ctx, list, committed.ID).Err(), list)
 		}
 	})
 }

@@ -105,17 +105,17 @@ func (s *Store) verifyEnded(ctx context.Context, now time.Time) error {
 
 // forgotten returns the attempts whose actions are not ended by the ledger.
 func (s *Store) forgotten(ctx context.Context, reads []*statesRead) (found []*attempt, err error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	cmds := make([]*redis.StringCmd, len(reads))
 	for i, r := range reads {
 		cmds[i] = pipe.GetRange(ctx, keysOf(r.id).state, int64(r.from), int64(r.to))
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	for i, r := range reads {
 		states, fault := cmds[i].Result()
-		if fault != nil && s.cluster != nil {
+		if fault != nil && s.db.Cluster != nil {
 			continue // its node may be away, and is to keep no other batch from its turn
 		}
 		if fault != nil {

@@ -18,7 +18,7 @@ func TestASilentLossAmongManyOpenBatchesIsFoundSoon(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
 	for i := range 2000 { // the sweeper meets 3 in a second
-		require.NoError(t, b.rdb.ZAdd(b.ctx, openKey, atOnce("open-"+strconv.Itoa(i))).Err())
+		require.NoError(t, b.db.Client.ZAdd(b.ctx, openKey, atOnce("open-"+strconv.Itoa(i))).Err())
 	}
 	id := b.submit(2, spec()).ID
 	b.serve(Line{Places: 2}, func(index int, _ *Place) error {

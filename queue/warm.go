@@ -33,7 +33,7 @@ type warmer struct {
 
 // keepWarm opens connections when the worker starts, and again after they were lost.
 func (t *taker) keepWarm() {
-	if t.s.embed != nil {
+	if t.s.db.Embed != nil {
 		return
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -58,13 +58,13 @@ func (t *taker) keepWarm() {
 
 // measure finds out how far Redis is, and reports whether it could.
 func (w *warmer) measure(ctx context.Context) bool {
-	ctx, cancel := w.t.s.withTimeout(ctx)
+	ctx, cancel := w.t.s.db.WithTimeout(ctx)
 	defer cancel()
-	if w.t.s.rdb.Ping(ctx).Err() != nil { // it may open a connection
+	if w.t.s.db.Client.Ping(ctx).Err() != nil { // it may open a connection
 		return false
 	}
 	sent := time.Now()
-	if w.t.s.rdb.Ping(ctx).Err() != nil {
+	if w.t.s.db.Client.Ping(ctx).Err() != nil {
 		return false
 	}
 	if trip := time.Since(sent); trip >= farTrip {
@@ -86,9 +86,9 @@ func (t *taker) connections(trip time.Duration) int {
 
 // warm opens the connections that are missing.
 func (w *warmer) warm(ctx context.Context) {
-	ctx, cancel := w.t.s.withTimeout(ctx)
+	ctx, cancel := w.t.s.db.WithTimeout(ctx)
 	defer cancel()
-	switch c := w.t.s.rdb.(type) {
+	switch c := w.t.s.db.Client.(type) {
 	case *redis.ClusterClient:
 		_ = c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { // what is missing then is opened soon
 			w.warmServer(ctx, c)

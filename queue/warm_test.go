@@ -32,24 +32,24 @@ func TestAWorkerOpensItsConnectionsToADistantRedisAheadOfNeed(t *testing.T) {
 	defer stop()
 	atOnce := flights + int(trip/flightWait)
 	require.GreaterOrEqual(t, server.taker.connections(trip), atOnce+spareConns)
-	c, _ := b.rdb.(*redis.Client)
+	c, _ := b.db.Client.(*redis.Client)
 	b.eventually("open connections", func() bool { return int(c.PoolStats().IdleConns) >= atOnce })
 	opened := distant.Opened()
 	var pings sync.WaitGroup
 	for range atOnce {
-		pings.Go(func() { require.NoError(t, b.rdb.Ping(b.ctx).Err()) })
+		pings.Go(func() { require.NoError(t, b.db.Client.Ping(b.ctx).Err()) })
 	}
 	pings.Wait()
 	require.Equal(t, opened, distant.Opened())
 	for range atOnce { // begins and finishes are
 		pings.Go(func() {
-			_, err := b.rdb.Pipelined(b.ctx, func(p redis.Pipeliner) error { return p.Ping(b.ctx).Err() })
+			_, err := b.db.Client.Pipelined(b.ctx, func(p redis.Pipeliner) error { return p.Ping(b.ctx).Err() })
 			require.NoError(t, err)
 		})
 	}
 	pings.Wait()
 	require.Equal(t, opened, distant.Opened(), "pipelines use the same connections")
-	known, err := b.rdb.ScriptExists(b.ctx, b.steps.begin.Hash(), b.steps.finish.Hash(), b.steps.turn.Hash(), b.steps.reserve.Hash()).Result()
+	known, err := b.db.Client.ScriptExists(b.ctx, b.steps.begin.Hash(), b.steps.finish.Hash(), b.steps.turn.Hash(), b.steps.reserve.Hash()).Result()
 	require.NoError(t, err)
 	require.Equal(t, []bool{true, true, true, true}, known)
 }
@@ -89,7 +89,7 @@ func TestANewConnectionTakesTwoExchanges(t *testing.T) {
 	t.Parallel()
 	const trip = 300 * time.Millisecond // a busy client sends the parts of a message in less
 	b, distant := distantly(t, trip)
-	require.NoError(t, b.rdb.Ping(b.ctx).Err())
+	require.NoError(t, b.db.Client.Ping(b.ctx).Err())
 	require.Equal(t, 1, distant.Opened())
 	require.Equal(t, 3, distant.Exchanges(), "the connection's two, and its own")
 }

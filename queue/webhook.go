@@ -52,7 +52,7 @@ func (s *Store) tellIf(ctx context.Context, id, mark string) {
 		return
 	}
 	crash.At(crash.OutboxMarked)
-	if err := s.tell(detached(ctx), id, delivery); err != nil {
+	if err := s.tell(rdb.Detached(ctx), id, delivery); err != nil {
 		s.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
 		s.doubt(id)
 	}
@@ -63,7 +63,7 @@ func (s *Store) tellIf(ctx context.Context, id, mark string) {
 // withdrawn meanwhile changes nothing of the one that follows.
 func (s *Store) tell(ctx context.Context, id string, delivery int) error {
 	k := keysOf(id)
-	answer, err := s.run(ctx, s.steps.due, append(k.step(), k.deliveries), delivery, rdb.Millis(deliveryGrace))
+	answer, err := s.db.Run(ctx, s.steps.due, append(k.step(), k.deliveries), delivery, rdb.Millis(deliveryGrace))
 	if err != nil {
 		return fmt.Errorf("note that the webhook is due: %w", err)
 	}
@@ -76,7 +76,7 @@ func (s *Store) tell(ctx context.Context, id string, delivery int) error {
 		return fmt.Errorf("enqueue the webhook: %w", err)
 	}
 	crash.At(crash.WebhookEnqueued)
-	if _, err := s.run(ctx, s.steps.enqueued, []string{k.meta}, delivery); err != nil {
+	if _, err := s.db.Run(ctx, s.steps.enqueued, []string{k.meta}, delivery); err != nil {
 		return fmt.Errorf("clear the outbox mark: %w", err)
 	}
 	return nil
@@ -103,7 +103,7 @@ func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
 	if err := s.reopen(ctx, id, false); err != nil {
 		return err
 	}
-	answer, err := s.run(ctx, s.steps.redeliver, []string{keysOf(id).meta}, owner)
+	answer, err := s.db.Run(ctx, s.steps.redeliver, []string{keysOf(id).meta}, owner)
 	if err != nil {
 		return fmt.Errorf("redeliver the webhook of batch %s: %w", id, err)
 	}
@@ -125,13 +125,13 @@ func (s *Store) Deliveries(ctx context.Context, owner, id string) (*batch.Delive
 	if !known(id) {
 		return nil, batch.ErrNotFound
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	k := keysOf(id)
 	var meta *redis.MapStringStringCmd
 	var stored *redis.StringSliceCmd
 	// Of one moment, so that the states are what the attempts led to.
-	if _, err := s.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+	if _, err := s.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		meta, stored = p.HGetAll(ctx, k.meta), p.LRange(ctx, k.deliveries, 0, -1)
 		return nil
 	}); err != nil {
@@ -209,9 +209,9 @@ func (s *Store) Webhook(ctx context.Context, id string, delivery int) (*batch.No
 
 // checkDue answers as stillDue does, after the results were read.
 func (s *Store) checkDue(ctx context.Context, id string, delivery int) error {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	fields, err := s.rdb.HMGet(ctx, keysOf(id).meta, "sending", "delivery").Result()
+	fields, err := s.db.Client.HMGet(ctx, keysOf(id).meta, "sending", "delivery").Result()
 	if err != nil {
 		return rdb.MapError(ctx, err)
 	}
@@ -244,7 +244,7 @@ func (s *Store) Delivered(ctx context.Context, id string, delivery int, d batch.
 	}
 	// What is sealed differs each time, so a repetition is recognised by this.
 	attempt := fmt.Sprintf("%d %d %s", delivery, d.At.UnixNano(), state)
-	answer, err := s.run(ctx, s.steps.delivered, append(k.step(), k.deliveries),
+	answer, err := s.db.Run(ctx, s.steps.delivered, append(k.step(), k.deliveries),
 		delivery, d.Round, s.seals.Seal(seal.Label{ID: id, Kind: "w"}, encoded), string(state), next, logEntries, hold, attempt)
 	if err != nil {
 		return fmt.Errorf("note a delivery of batch %s: %w", id, err)

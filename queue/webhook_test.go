@@ -27,7 +27,7 @@ type interlude struct {
 // a text is sent, or after it was answered.
 func (b *bundle) interrupt(text string, after bool, do func()) {
 	b.t.Helper()
-	b.rdb.AddHook(&interlude{text: text, after: after, do: do})
+	b.db.Client.AddHook(&interlude{text: text, after: after, do: do})
 }
 
 func (i *interlude) around(next func() error, cmds ...redis.Cmder) error {
@@ -97,7 +97,9 @@ func (b *bundle) webhooks() (ids []string) {
 	return ids
 }
 
-func (b *bundle) outbox(id string) string { return b.rdb.HGet(b.ctx, keysOf(id).meta, "outbox").Val() }
+func (b *bundle) outbox(id string) string {
+	return b.db.Client.HGet(b.ctx, keysOf(id).meta, "outbox").Val()
+}
 
 func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
@@ -151,7 +153,7 @@ func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
 			"before the task": b.steps.due, "before the mark is cleared": b.steps.enqueued,
 		} {
 			dead := &mute{text: step.Hash()}
-			b.rdb.AddHook(dead)
+			b.db.Client.AddHook(dead)
 			dead.armed.Store(true)
 			id := b.hooked(1)
 			dead.armed.Store(false)
@@ -171,7 +173,7 @@ func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
 func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.hooked(1)
-		require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "outbox", "1").Err())
+		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "outbox", "1").Err())
 		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(id, 1)))
 		require.NoError(t, b.Delivered(b.ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
 		require.Empty(t, b.outbox(id))
@@ -192,7 +194,7 @@ func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
 			id := b.submit(1, s).ID
 			b.interrupt(script.Hash(), false, func() {
 				b.again(id)
-				require.NoError(t, b.rdb.HSet(b.ctx, keysOf(id).meta, "outbox", "3").Err())
+				require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "outbox", "3").Err())
 			})
 			b.end(id, 0, batch.Failed)
 			require.Equal(t, "3", b.outbox(id), "%s: the mark is not the late one's to clear", name)

@@ -32,7 +32,7 @@ func (s *Store) newWebhooks(cfg asynq.Config, concurrency int) *webhooks {
 	cfg.RetryDelayFunc = func(n int, err error, t *asynq.Task) time.Duration {
 		return toWholeSecond(time.Now(), delay(n, err, t))
 	}
-	return &webhooks{asynq.NewServerFromRedisClient(s.rdb, cfg)}
+	return &webhooks{asynq.NewServerFromRedisClient(s.db.Client, cfg)}
 }
 
 // start has the handler deliver webhooks. A task of another type is archived, where asynq's tools

@@ -30,9 +30,9 @@ func (b *bundle) putBack(id string, index, status int) {
 // passDeadline has a batch's deadline, an hour after it was created, be over.
 func (b *bundle) passDeadline(id string) {
 	b.t.Helper()
-	now, err := b.now(b.ctx)
+	now, err := b.db.Now(b.ctx)
 	require.NoError(b.t, err)
-	require.NoError(b.t, b.rdb.HSet(b.ctx, keysOf(id).meta, "created", now.Add(-time.Hour).UnixMilli(), "expires", now.UnixMilli()-1).Err())
+	require.NoError(b.t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "created", now.Add(-time.Hour).UnixMilli(), "expires", now.UnixMilli()-1).Err())
 }
 
 func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {

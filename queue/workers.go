@@ -21,10 +21,10 @@ const workersKey = "batchd:workers"
 
 // Beat implements [batch.Registry].
 func (s *Store) Beat(ctx context.Context, worker string) ([]string, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	last, _ := s.beats.Load(worker)
-	answer, err := s.steps.beat.Run(ctx, s.rdb, []string{workersKey}, worker, rdb.Millis(batch.DeadAfter), rdb.Text(last)).StringSlice()
+	answer, err := s.steps.beat.Run(ctx, s.db.Client, []string{workersKey}, worker, rdb.Millis(batch.DeadAfter), rdb.Text(last)).StringSlice()
 	if err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
@@ -41,9 +41,9 @@ func (s *Store) Beat(ctx context.Context, worker string) ([]string, error) {
 // Leave implements [batch.Registry].
 func (s *Store) Leave(ctx context.Context, worker string) error {
 	s.beats.Delete(worker)
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.rdb.ZRem(ctx, workersKey, worker).Err())
+	return rdb.MapError(ctx, s.db.Client.ZRem(ctx, workersKey, worker).Err())
 }
 
 // recoveryLease is how long a worker takes over the actions of dead workers without
@@ -54,7 +54,7 @@ const recoveryLease = 6 * time.Second
 // claimRecovery takes or extends the lease of the worker that recovers. Every worker learns
 // of a death, and all of them reading every open batch would load Redis for nothing.
 func (s *Store) claimRecovery(ctx context.Context, worker string) error {
-	answer, err := s.run(ctx, s.steps.elect, []string{recoveryKey}, worker, rdb.Millis(recoveryLease))
+	answer, err := s.db.Run(ctx, s.steps.elect, []string{recoveryKey}, worker, rdb.Millis(recoveryLease))
 	if err == nil && answer[0] == "other" {
 		err = batch.ErrRecovering
 	}
@@ -72,7 +72,7 @@ func (s *Store) Recover(ctx context.Context, worker string, dead []string) (foun
 		if errors.Is(err, batch.ErrRecovering) {
 			return
 		}
-		if _, late := s.run(context.WithoutCancel(ctx), s.steps.resign, []string{recoveryKey}, worker); late != nil {
+		if _, late := s.db.Run(context.WithoutCancel(ctx), s.steps.resign, []string{recoveryKey}, worker); late != nil {
 			s.log.WarnContext(ctx, "lease of the recovery left to expire", "error", late)
 		}
 	}()
@@ -137,7 +137,7 @@ func (s *Store) Recover(ctx context.Context, worker string, dead []string) (foun
 	}
 	crash.At(crash.BeforeBurial)
 	for _, worker := range dead {
-		if _, err := s.run(ctx, s.steps.bury, []string{workersKey}, worker, rdb.Millis(batch.DeadAfter)); err != nil {
+		if _, err := s.db.Run(ctx, s.steps.bury, []string{workersKey}, worker, rdb.Millis(batch.DeadAfter)); err != nil {
 			return found, fmt.Errorf("forget worker %s: %w", worker, err)
 		}
 	}
@@ -147,9 +147,9 @@ func (s *Store) Recover(ctx context.Context, worker string, dead []string) (foun
 // openPage reads a page of all open batches, of which some may come twice, and returns the
 // cursor of the next one, 0 at the end.
 func (s *Store) openPage(ctx context.Context, cursor uint64) (*openPage, uint64, error) {
-	scan, cancel := s.withTimeout(ctx)
+	scan, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	entries, next, err := s.rdb.ZScan(scan, openKey, cursor, "", sweepPage).Result()
+	entries, next, err := s.db.Client.ZScan(scan, openKey, cursor, "", sweepPage).Result()
 	if err != nil {
 		return nil, 0, rdb.MapError(scan, err)
 	}
@@ -221,14 +221,14 @@ func portions[T any](items []T, size func(T) int, most int) (parts [][]T) {
 // begunIn returns the ledger's entries of the actions in flight, by batch and index, in two
 // exchanges for all batches. With an error, those of some batches are missing.
 func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]entry, error) {
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	states := make([]*redis.StringCmd, len(ids))
-	pipe := s.rdb.Pipeline()
+	pipe := s.db.Client.Pipeline()
 	for i, id := range ids {
 		states[i] = pipe.Get(ctx, keysOf(id).state)
 	}
-	s.send(ctx, pipe)
+	s.db.Send(ctx, pipe)
 	type look struct {
 		id     string
 		fields []string
@@ -236,7 +236,7 @@ func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]e
 	}
 	var looks []look
 	var fault error
-	pipe = s.rdb.Pipeline()
+	pipe = s.db.Client.Pipeline()
 	for i, id := range ids {
 		all, err := states[i].Result()
 		if err != nil && !errors.Is(err, redis.Nil) {
@@ -254,7 +254,7 @@ func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]e
 		}
 	}
 	if len(looks) > 0 {
-		s.send(ctx, pipe)
+		s.db.Send(ctx, pipe)
 	}
 	found := make(map[string]map[int]entry)
 	unread := make(map[string]struct{})

@@ -14,9 +14,9 @@ import (
 // silence makes a worker's last beat as old as that.
 func (b *bundle) silence(worker string, d time.Duration) {
 	b.t.Helper()
-	now, err := b.now(b.ctx)
+	now, err := b.db.Now(b.ctx)
 	require.NoError(b.t, err)
-	require.NoError(b.t, b.rdb.ZAdd(b.ctx, workersKey, redis.Z{Score: float64(now.Add(-d).UnixMilli()), Member: worker}).Err())
+	require.NoError(b.t, b.db.Client.ZAdd(b.ctx, workersKey, redis.Z{Score: float64(now.Add(-d).UnixMilli()), Member: worker}).Err())
 }
 
 func TestAWorkerThatFallsSilentIsDead(t *testing.T) {
@@ -35,7 +35,7 @@ func TestAWorkerThatFallsSilentIsDead(t *testing.T) {
 		b.silence("w2", 0) // it comes back before it is buried
 		_, err = b.Recover(b.ctx, "w1", dead)
 		require.NoError(t, err)
-		n, err := b.rdb.ZCard(b.ctx, workersKey).Result()
+		n, err := b.db.Client.ZCard(b.ctx, workersKey).Result()
 		require.NoError(t, err)
 		require.EqualValues(t, 2, n)
 		b.silence("w2", time.Hour)
@@ -109,11 +109,11 @@ func TestOneProcessTakesOverTheActionsOfDeadWorkers(t *testing.T) {
 	b.silence("dead", time.Hour)
 	_, err = other.Recover(other.ctx, "w2", []string{"dead"})
 	require.NoError(t, err)
-	require.ErrorIs(t, b.rdb.ZScore(b.ctx, workersKey, "dead").Err(), redis.Nil)
+	require.ErrorIs(t, b.db.Client.ZScore(b.ctx, workersKey, "dead").Err(), redis.Nil)
 	_, err = b.Recover(b.ctx, "w1", []string{"dead"})
 	require.NoError(t, err, "the lease ended with the recovery")
 	require.NoError(t, other.claimRecovery(other.ctx, "w2"))
-	require.Positive(t, must(b.rdb.PTTL(b.ctx, recoveryKey).Result()), "it ends with its holder")
+	require.Positive(t, must(b.db.Client.PTTL(b.ctx, recoveryKey).Result()), "it ends with its holder")
 }
 
 // A recovery reads all open batches: its exchanges grow with their pages, not their number.
@@ -129,7 +129,7 @@ func TestARecoveryReadsManyBatchesInOneExchange(t *testing.T) {
 			}
 		}
 		seen := &sent{}
-		b.rdb.AddHook(seen)
+		b.db.Client.AddHook(seen)
 		found, err := b.Recover(b.ctx, "w1", []string{"dead"})
 		require.NoError(t, err)
 		require.Equal(t, 1, found)

@@ -12,18 +12,18 @@ import (
 // What Redis itself says of wrong commands is recognised.
 func TestRepliesOfARealServerToWrongCommands(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		require.NoError(t, b.rdb.Set(b.ctx, "{a}text", "x", 0).Err())
-		require.NoError(t, b.rdb.Do(b.ctx, "PING").Err())
+		require.NoError(t, b.db.Client.Set(b.ctx, "{a}text", "x", 0).Err())
+		require.NoError(t, b.db.Client.Do(b.ctx, "PING").Err())
 		for _, err := range []error{
-			b.rdb.HGet(b.ctx, "{a}text", "x").Err(),
-			b.rdb.Do(b.ctx, "GET").Err(),
-			b.rdb.Do(b.ctx, "NONSENSE", "{a}").Err(),
-			b.rdb.Do(b.ctx, "SET", "{a}text", "1", "NONSENSE").Err(),
-			redis.NewScript("return redis.call('HGET', KEYS[1], 'x')").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return nothing.at.all").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return redis.call('GET')").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return tonumber(KEYS) + 1").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
-			redis.NewScript("return }").Run(b.ctx, b.rdb, []string{"{a}text"}).Err(),
+			b.db.Client.HGet(b.ctx, "{a}text", "x").Err(),
+			b.db.Client.Do(b.ctx, "GET").Err(),
+			b.db.Client.Do(b.ctx, "NONSENSE", "{a}").Err(),
+			b.db.Client.Do(b.ctx, "SET", "{a}text", "1", "NONSENSE").Err(),
+			redis.NewScript("return redis.call('HGET', KEYS[1], 'x')").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			redis.NewScript("return nothing.at.all").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			redis.NewScript("return redis.call('GET')").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			redis.NewScript("return tonumber(KEYS) + 1").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			redis.NewScript("return }").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
 		} {
 			require.Error(t, err)
 			require.False(t, rdb.IsUnavailable(rdb.MapError(b.ctx, err)), "%v", err)

@@ -50,7 +50,7 @@ func Connect(raw string, timeout time.Duration, hook func(context.Context, *redi
 		if err != nil {
 			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
 		}
-		return redis.NewClient(Tune(opts, timeout, hook)), nil
+		return redis.NewClient(tune(opts, timeout, hook)), nil
 	}
 	userinfo, hosts := "", rest
 	if i := strings.IndexAny(hosts, "/?"); i >= 0 {
@@ -105,7 +105,7 @@ func Connect(raw string, timeout time.Duration, hook func(context.Context, *redi
 	return redis.NewFailoverClient(opts.Failover()), nil
 }
 
-func Tune(o *redis.Options, timeout time.Duration, hook func(context.Context, *redis.Conn) error) *redis.Options {
+func tune(o *redis.Options, timeout time.Duration, hook func(context.Context, *redis.Conn) error) *redis.Options {
 	o.OnConnect = hook
 	o.DialTimeout, o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout/2, timeout, timeout, timeout
 	o.ContextTimeoutEnabled = true

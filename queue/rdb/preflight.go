@@ -1,4 +1,4 @@
-package queue
+package rdb
 
 import (
 	"context"
@@ -7,48 +7,47 @@ import (
 	"strings"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/batchd/batchd/queue/rdb"
 )
 
 // oldestRedis is the first version, major and minor, that has all commands that are
 // used: RPOP with a count, and ZADD with GT.
 var oldestRedis = [2]int{6, 2}
 
-// Preflight returns what about Redis does not suit, each with what to do about it.
-func (s *Store) Preflight(ctx context.Context) ([]string, error) {
-	if s.embed != nil {
+// Preflight returns the reasons why batches must not be kept in this Redis, each with what to do
+// about it. There are none for the embedded store.
+func (db *DB) Preflight(ctx context.Context) ([]string, error) {
+	if db.Embed != nil {
 		return nil, nil
 	}
-	ctx, cancel := s.withTimeout(ctx)
+	ctx, cancel := db.WithTimeout(ctx)
 	defer cancel()
-	memory, err := s.rdb.Info(ctx, "memory").Result()
+	memory, err := db.Client.Info(ctx, "memory").Result()
 	if err != nil {
-		return nil, rdb.MapError(ctx, err)
+		return nil, MapError(ctx, err)
 	}
 	var faults []string
 	if _, policy, found := strings.Cut(memory, "maxmemory_policy:"); found && !strings.HasPrefix(policy, "noeviction") {
 		faults = append(faults, "it throws keys away when it is full, and with them accepted batches: set its maxmemory-policy to noeviction")
 	}
-	server, err := s.rdb.Info(ctx, "server").Result()
+	server, err := db.Client.Info(ctx, "server").Result()
 	if err != nil {
-		return faults, rdb.MapError(ctx, err)
+		return faults, MapError(ctx, err)
 	}
-	if version := infoField(server, "redis_version"); !atLeast(version, oldestRedis) {
+	if version := InfoField(server, "redis_version"); !atLeast(version, oldestRedis) {
 		faults = append(faults, fmt.Sprintf("it is version %s, and batchd needs %d.%d or later: upgrade it", version, oldestRedis[0], oldestRedis[1]))
 	}
-	sharding, err := s.rdb.Info(ctx, "cluster").Result()
+	sharding, err := db.Client.Info(ctx, "cluster").Result()
 	if err != nil {
-		return faults, rdb.MapError(ctx, err)
+		return faults, MapError(ctx, err)
 	}
-	if _, cluster := s.rdb.(*redis.ClusterClient); !cluster && strings.Contains(sharding, "cluster_enabled:1") {
+	if _, cluster := db.Client.(*redis.ClusterClient); !cluster && strings.Contains(sharding, "cluster_enabled:1") {
 		faults = append(faults, "it is a node of a cluster, which refuses what does not lie on one node: let redis.url begin with redis+cluster:// or rediss+cluster://")
 	}
 	return faults, nil
 }
 
-// infoField returns a field of the answer to INFO, or nothing if it is not there.
-func infoField(info, name string) string {
+// InfoField returns a field of the answer to INFO, or the empty string if it is not there.
+func InfoField(info, name string) string {
 	for line := range strings.SplitSeq(info, "\r\n") {
 		if value, found := strings.CutPrefix(line, name+":"); found {
 			return value

@@ -1,0 +1,65 @@
+package rdb
+
+import (
+	"cmp"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+)
+
+// DefaultTimeout is the default of [Options.Timeout].
+const DefaultTimeout = 2 * time.Second
+
+// Options configure a [DB].
+type Options struct {
+	// Timeout bounds one exchange with Redis. Defaults to [DefaultTimeout].
+	Timeout time.Duration
+	// OnConnect is called with every new connection, before it is used. Defaults to nothing. The
+	// embedded store does not call it.
+	OnConnect func(ctx context.Context, conn *redis.Conn) error
+}
+
+// DB is one Redis: a server, the master that sentinels know, a cluster, or the store in this
+// process. It is safe for concurrent use.
+type DB struct {
+	// Client sends single commands and pipelines. A pipeline is sent with [DB.Send].
+	Client redis.UniversalClient
+	// Cluster is the same client if Redis is a cluster, and nil otherwise.
+	Cluster *redis.ClusterClient
+	// Embed is the store in this process, and nil if the Redis is another one.
+	Embed *EmbeddedStore
+	// Timeout bounds one exchange with Redis. It must not change once the DB is used.
+	Timeout time.Duration
+
+	nodesAway sync.Map // until when a node of a cluster that did not answer is left out, by its address
+}
+
+// Open returns the DB of a configuration. It does not wait for Redis: while Redis is away, every
+// exchange returns a [batch.UnavailableError], and it succeeds as soon as Redis is back.
+func Open(cfg Config, o Options) (*DB, error) {
+	db := &DB{Timeout: cmp.Or(o.Timeout, DefaultTimeout)}
+	cfg = cfg.WithDefaults()
+	var err error
+	if cfg.URL == Embedded {
+		if db.Embed, err = startEmbedded(); err != nil {
+			return nil, err
+		}
+		db.Client = db.Embed.client(db.Timeout)
+	} else if db.Client, err = Connect(cfg.URL.Reveal(), db.Timeout, o.OnConnect); err != nil {
+		return nil, err
+	}
+	db.Cluster, _ = db.Client.(*redis.ClusterClient)
+	db.Client.AddHook(KeptReplies{})
+	return db, nil
+}
+
+// Close closes the connections, and ends the embedded store if there is one.
+func (db *DB) Close() error {
+	err := db.Client.Close()
+	if db.Embed != nil {
+		db.Embed.close()
+	}
+	return err
+}

@@ -1,0 +1,111 @@
+package rdb
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// WithTimeout bounds one exchange with Redis, by [DB.Timeout] and by what is left of the request's
+// [batch.Budget]. The caller calls end when the exchange is over.
+func (db *DB) WithTimeout(ctx context.Context) (_ context.Context, end context.CancelFunc) {
+	budget := batch.BudgetOf(ctx)
+	ctx, cancel := context.WithTimeoutCause(ctx, budget.Begin(db.Timeout), ErrSlow)
+	if budget == nil {
+		return ctx, cancel
+	}
+	return ctx, sync.OnceFunc(func() {
+		cancel()
+		budget.End()
+	})
+}
+
+// Detached returns a context for work that has to be done even if the caller's context ends, and
+// that does not count against the request's [batch.Budget].
+func Detached(ctx context.Context) context.Context {
+	return batch.WithoutBudget(context.WithoutCancel(ctx))
+}
+
+// Send sends the commands of a pipeline in one exchange and returns them. Each has its own reply or its
+// own error; see [KeptReplies]. If no connection could be opened, go-redis returns that error only from
+// Exec, so Send gives it to every command.
+func (db *DB) Send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
+	cmds, err := pipe.Exec(ctx)
+	if err == nil || slices.ContainsFunc(cmds, func(cmd redis.Cmder) bool { return cmd.Err() != nil }) {
+		return cmds
+	}
+	for _, cmd := range cmds {
+		cmd.SetErr(err)
+	}
+	return cmds
+}
+
+// AnswerOf returns the answer to a step that a pipeline sent by its digest. If the server does not
+// know the digest, AnswerOf sends the step once more, by its text.
+func (db *DB) AnswerOf(ctx context.Context, step *redis.Script, cmd *redis.Cmd) *redis.Cmd {
+	if err := cmd.Err(); err == nil || !redis.HasErrorPrefix(err, "NOSCRIPT") {
+		return cmd
+	}
+	args := cmd.Args() // EVALSHA, digest, number of keys, those, arguments
+	n, _ := args[2].(int)
+	keys := make([]string, n)
+	for i := range keys {
+		keys[i] = Text(args[3+i])
+	}
+	return step.Eval(ctx, db.Client, keys, args[3+n:]...)
+}
+
+// Run runs one step in an exchange of its own and returns its answer as strings. It sends the text of
+// the step if the server does not know it. While Redis is away it returns a [batch.UnavailableError]:
+// the step may then have run or not.
+func (db *DB) Run(ctx context.Context, step *redis.Script, keys []string, args ...any) ([]string, error) {
+	ctx, cancel := db.WithTimeout(ctx)
+	defer cancel()
+	answer, err := step.Run(ctx, db.Client, keys, args...).Result()
+	if err != nil {
+		return nil, MapError(ctx, err)
+	}
+	switch v := answer.(type) {
+	case string:
+		return []string{v}, nil
+	case []any:
+		out := make([]string, len(v))
+		for i, x := range v {
+			out[i] = fmt.Sprint(x)
+		}
+		return out, nil
+	default:
+		return []string{fmt.Sprint(v)}, nil
+	}
+}
+
+// Members returns the members of a set.
+func (db *DB) Members(ctx context.Context, key string) ([]string, error) {
+	ctx, cancel := db.WithTimeout(ctx)
+	defer cancel()
+	members, err := db.Client.SMembers(ctx, key).Result()
+	return members, MapError(ctx, err)
+}
+
+// Now returns the time by Redis's clock, which decides about all deadlines.
+func (db *DB) Now(ctx context.Context) (time.Time, error) {
+	ctx, cancel := db.WithTimeout(ctx)
+	defer cancel()
+	now, err := db.Client.Time(ctx).Result()
+	return now, MapError(ctx, err)
+}
+
+// Unlink removes keys. While Redis is away it tries again, as [RetryUnavailable] does.
+func (db *DB) Unlink(ctx context.Context, keys ...string) error {
+	return RetryUnavailable(ctx, func() error {
+		ctx, cancel := db.WithTimeout(ctx)
+		defer cancel()
+		return MapError(ctx, db.Client.Unlink(ctx, keys...).Err())
+	})
+}
