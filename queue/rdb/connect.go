@@ -19,7 +19,7 @@ const (
 	PoolSize = 64
 	// onePool has go-redis send pipelines over the same connections as single commands. Its pool
 	// for pipelines alone is empty until they need it, so that each of the first ten
-	// exchanges at a time opens a connection, which takes three more round trips; see [warmer].
+	// exchanges at a time opens a connection, which takes three more round trips.
 	onePool = -1
 	// bufferSize is that of a connection's buffers, in bytes: much is sent in pipelines.
 	bufferSize = 64 << 10

@@ -17,7 +17,7 @@ import (
 // retryAfter is what callers are told while Redis cannot serve.
 const retryAfter = 2 * time.Second
 
-// ErrSlow is the cause of a context that ended because Redis took too long. [mapError] takes it for
+// ErrSlow is the cause of a context that ended because Redis took too long. [MapError] takes it for
 // a Redis that cannot serve.
 var ErrSlow = errors.New("redis did not answer in time")
 
@@ -36,7 +36,7 @@ func MapError(ctx context.Context, err error) error {
 	return err
 }
 
-// IsUnavailable reports whether [mapError] found that Redis cannot serve.
+// IsUnavailable reports whether [MapError] found that Redis cannot serve.
 func IsUnavailable(err error) bool {
 	away := (*batch.UnavailableError)(nil)
 	return err != nil && errors.As(err, &away)
