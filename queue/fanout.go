@@ -145,8 +145,14 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 	}
 	o.wg.Go(func() {
 		going, cancel := context.WithCancel(ctx)
-		defer context.AfterFunc(o.ctx, cancel)()
 		defer cancel()
+		o.wg.Go(func() { // a store that is closed tries once
+			select {
+			case <-o.ctx.Done():
+				cancel()
+			case <-going.Done():
+			}
+		})
 		select {
 		case <-o.ctx.Done():
 		case <-time.After(o.pause):
