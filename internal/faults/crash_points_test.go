@@ -513,10 +513,11 @@ func forgetting(a *arena, at crash.Point) {
 }
 
 // forgettingBeats has a worker die that alerts the sweeper, because Redis has forgotten that the
-// worker is alive, and so may have forgotten other things.
+// worker is alive, and so may have forgotten other things. It takes no task: the batch of another
+// point must end as planned.
 func forgettingBeats(a *arena, at crash.Point) {
 	for range a.deaths {
-		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, at: at, passing: 1})
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: 1})
 		worker := p.worker()
 		require.Eventually(a.t, func() bool { // it has said that it is alive
 			n, err := a.rdb.ZRem(a.t.Context(), "batchd:workers", worker).Result()
@@ -529,7 +530,7 @@ func forgettingBeats(a *arena, at crash.Point) {
 // resigning has the sweeper give up until the worker is elected that dies of it.
 func resigning(a *arena, at crash.Point) {
 	for range a.deaths {
-		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, at: at, passing: 1})
+		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: 1})
 		worker := p.worker()
 		require.Eventually(a.t, func() bool {
 			sweeper, err := a.rdb.Get(a.t.Context(), "batchd:sweeper").Result()
