@@ -66,7 +66,7 @@ func NewCluster(tb testing.TB, replicas bool, args ...string) *Cluster {
 			strings.Contains(info, fmt.Sprintf("cluster_size:%d\r", masters))
 	})
 	for i, s := range c.Nodes[masters:] {
-		id := strings.TrimSpace(c.Nodes[i].text("CLUSTER", "MYID"))
+		id := c.idOf(c.Nodes[i])
 		deadline := time.Now().Add(20 * time.Second)
 		for { // it has to know the master
 			_, err := s.Command("CLUSTER", "REPLICATE", id)
@@ -154,7 +154,7 @@ func (c *Cluster) AwaitReplicas(n int) {
 // as redis-cli --cluster reshard does, but a hundred slots at a time.
 func (c *Cluster) Reshard(from, to *Server, n int) {
 	c.tb.Helper()
-	source, target := strings.TrimSpace(from.text("CLUSTER", "MYID")), strings.TrimSpace(to.text("CLUSTER", "MYID"))
+	source, target := c.idOf(from), c.idOf(to)
 	host, port, _ := net.SplitHostPort(to.Addr) // made by Start
 	for moved := range slices.Chunk(c.slotsOf(source, n), 100) {
 		each := func(s *Server, words ...string) []any {
@@ -189,10 +189,31 @@ func (c *Cluster) Reshard(from, to *Server, n int) {
 	}
 }
 
+// idOf returns the id of a node, which a busy node may be slow to give.
+func (c *Cluster) idOf(s *Server) string {
+	c.tb.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		if id := strings.TrimSpace(s.text("CLUSTER", "MYID")); id != "" {
+			return id
+		}
+		if time.Now().After(deadline) {
+			c.tb.Fatalf("%s does not give its id", s.Addr)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 // slotsOf returns the first slots of a master.
 func (c *Cluster) slotsOf(id string, n int) (slots []string) {
 	c.tb.Helper()
-	for line := range strings.Lines(c.Masters()[0].text("CLUSTER", "NODES")) {
+	nodes := ""
+	for deadline := time.Now().Add(20 * time.Second); nodes == "" && time.Now().Before(deadline); {
+		if masters := c.Masters(); len(masters) > 0 {
+			nodes = masters[0].text("CLUSTER", "NODES")
+		}
+	}
+	for line := range strings.Lines(nodes) {
 		fields := strings.Fields(line)
 		if fields[0] != id {
 			continue
