@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// detachWait is how long somebody waits for what is done aside.
+// detachWait is the longest that a caller waits for detached work.
 const detachWait = 100 * time.Millisecond
 
-// detach does what need not be done before somebody is answered: they go on when
-// it is done, or after a moment. It is cut off when the store is closed.
+// detach runs work in the background that a request does not depend on. The caller goes on when the
+// work is done, or after detachWait. The context of the work ends when the store is closed.
 func (s *Store) detach(do func(ctx context.Context)) {
 	done := make(chan struct{})
 	s.fanouts.wg.Go(func() {

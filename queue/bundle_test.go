@@ -302,7 +302,7 @@ func (b *bundle) indexesIn(text string) (indexes []int) {
 }
 
 // enqueue makes the tasks of actions, as for those that come again.
-func (b *bundle) enqueue(ctx context.Context, id string, r route, indexes []int) (enqueued, error) {
+func (b *bundle) enqueue(ctx context.Context, id string, r route, indexes []int) error {
 	return b.enqueueTasks(ctx, b.tasksOf(id, r, "", indexes))
 }
 

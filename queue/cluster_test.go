@@ -130,12 +130,12 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 				}
 			}
 			b.eventually("a task of each", func() bool {
-				_, err := b.enqueueTasks(b.ctx, tasks[:1])
+				err := b.enqueueTasks(b.ctx, tasks[:1])
 				return err == nil
 			})
 			trouble(node)
 			l.markAll() // a poll of all queues is under way
-			_, err := b.enqueueTasks(b.ctx, tasks)
+			err := b.enqueueTasks(b.ctx, tasks)
 			require.NoError(t, err)
 			began := time.Now()
 			b.eventually("every task of the other nodes", func() bool { return len(got.sorted()) >= len(tasks) })
@@ -150,7 +150,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 			for i := range 8 {
 				blocking = append(blocking, newTask{queue: tasks[0].queue, kind: TaskAction, id: taskID("test", 1000+i, ""), payload: EncodeTask("test", 1000+i)})
 			}
-			_, err = b.enqueueTasks(b.ctx, blocking)
+			err = b.enqueueTasks(b.ctx, blocking)
 			require.NoError(t, err)
 			b.eventually("all slots", func() bool {
 				l.mu.Lock()

@@ -136,7 +136,7 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 	pipe.EvalSha(ctx, u.s.steps.stage.Hash(), u.stageKeys(), u.stageArgs()...)
 	commit := pipe.EvalSha(ctx, u.s.steps.commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
-	var offer *sentOffer
+	var offer *queueSteps
 	var poll piggybackPoll = noPoll{}
 	queue := u.s.queueOf(out.route, u.id, 0) // there is one
 	if !out.throttled {
@@ -154,8 +154,8 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 		}
 	}
 	if offer != nil {
-		late := offer.steps[queue].Err() != nil      // it is sent again, after the poll
-		out.offered = u.s.offered(ctx, offer) == nil // else they are offered once more
+		late := offer.cmds[queue].Err() != nil       // it is sent again, after the poll
+		out.offered = offer.read(ctx, u.s.db) == nil // else they are offered once more
 		if taken < u.n || late {
 			u.s.wake(queue)
 		}

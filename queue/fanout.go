@@ -2,7 +2,6 @@ package queue
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -63,7 +62,7 @@ func (f *fanouts) stop() {
 // error, since the batch is accepted and the sweeper finishes a fan-out that breaks off.
 func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 	if f.offered {
-		s.noteWhole(rdb.Detached(ctx), f)
+		s.noteWhole(f)
 		return
 	}
 	run := func(ctx context.Context) {
@@ -133,10 +132,10 @@ func (s *Store) noteProgress(ctx context.Context, id, grant string, upTo int) (b
 	return answer[0] == "1", nil
 }
 
-// noteWhole has it noted that all of a batch is enqueued, together with others of the
-// same moment: most small batches have ended by then. If that is lost, the sweeper
-// enqueues the batch once more, which changes nothing.
-func (s *Store) noteWhole(ctx context.Context, f fanOut) {
+// noteWhole notes that all of a batch is offered, together with other batches of the same moment: most
+// small batches have ended by then. If that is lost, the sweeper offers the batch once more, which
+// changes nothing.
+func (s *Store) noteWhole(f fanOut) {
 	o := s.fanouts
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -144,15 +143,6 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 		return
 	}
 	o.wg.Go(func() {
-		going, cancel := context.WithCancel(ctx)
-		defer cancel()
-		o.wg.Go(func() { // a store that is closed tries once
-			select {
-			case <-o.ctx.Done():
-				cancel()
-			case <-going.Done():
-			}
-		})
 		select {
 		case <-o.ctx.Done():
 		case <-time.After(o.pause):
@@ -162,15 +152,16 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 		o.whole = nil
 		o.mu.Unlock()
 		for part := range slices.Chunk(whole, fanOutChunk) {
-			if err := rdb.RetryUnavailable(going, func() error { return s.noteAll(ctx, part) }); err != nil {
-				s.log.WarnContext(ctx, "fan-outs not noted, the sweeper will look at them", "error", err)
+			err := rdb.RetryUnavailable(o.ctx, func() error { return s.noteAll(context.WithoutCancel(o.ctx), part) })
+			if err != nil {
+				s.log.Warn("fan-outs not noted, the sweeper will look at them", "error", err)
 				return
 			}
 		}
 	})
 }
 
-// noteAll notes of batches that they are enqueued. It tries all of them.
+// noteAll notes that batches are offered. It tries all of them.
 func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
@@ -187,119 +178,4 @@ func (s *Store) noteAll(ctx context.Context, whole []fanOut) error {
 		}
 	}
 	return fault
-}
-
-// enqueued says of tasks that were enqueued.
-type enqueued struct {
-	added   int // those whose ids were not taken
-	waiting int // in their queues now
-}
-
-func (s *Store) tasksOf(id string, r route, round string, indexes []int) []newTask {
-	tasks := make([]newTask, len(indexes))
-	for i, index := range indexes {
-		tasks[i] = newTask{queue: s.queueOf(r, id, index), kind: TaskAction, id: taskID(id, index, round), payload: EncodeTask(id, index)}
-	}
-	return tasks
-}
-
-// newTask is a task to be enqueued.
-type newTask struct {
-	queue, kind, id string
-	payload         []byte
-}
-
-// enqueueTasks enqueues tasks, no two of which have the same id, in one exchange,
-// and wakes the workers.
-func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) (enqueued, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
-	defer cancel()
-	pipe := s.db.Client.Pipeline()
-	sent := s.addTasks(ctx, pipe, messagesOf(tasks), "", true)
-	s.db.Send(ctx, pipe)
-	defer func() {
-		for queue := range sent.steps {
-			s.wake(queue) // even if only the answer was lost
-		}
-	}()
-	return s.countTasks(ctx, sent)
-}
-
-// messagesOf returns ids and messages of tasks in turn, by queue.
-func messagesOf(tasks []newTask) map[string][]any {
-	templates, messages := make(map[string]*messageTemplate), make(map[string][]any) // by queue
-	for i := range tasks {
-		t := &tasks[i]
-		template := templates[t.queue]
-		if template == nil || template.kind != t.kind {
-			template = newMessageTemplate(t.queue, t.kind)
-			templates[t.queue] = template
-		}
-		messages[t.queue] = append(messages[t.queue], t.id, template.message(t.id, t.payload))
-	}
-	return messages
-}
-
-// sentTasks are the commands that enqueue tasks.
-type sentTasks struct {
-	steps  map[string]*redis.Cmd // by queue
-	queues []*redis.IntCmd       // tell asynq of them: it lists no task of a queue that it does not know
-}
-
-// addTasks adds what enqueues tasks to a pipeline, unless the batch with that meta key
-// does not exist, and tells workers elsewhere of them, if it is to. It returns the steps
-// by queue.
-func (s *Store) addTasks(ctx context.Context, pipe redis.Pipeliner, messages map[string][]any, meta string, tell bool) *sentTasks {
-	sent := &sentTasks{steps: make(map[string]*redis.Cmd, len(messages))}
-	now := time.Now().UnixNano()
-	for queue, made := range messages {
-		sent.queues = append(sent.queues, pipe.SAdd(ctx, asynqQueues, queue))
-		word := ""
-		if tell && queue != WebhookQueue { // asynq looks for webhooks by itself
-			word = s.word(queue)
-		}
-		args := append([]any{asynqPrefix(queue) + "t:", now, workChannel, word}, made...)
-		keys := []string{asynqPrefix(queue) + "pending"}
-		if meta != "" {
-			keys = append(keys, meta)
-		}
-		sent.steps[queue] = pipe.EvalSha(ctx, s.steps.enqueue.Hash(), keys, args...)
-	}
-	return sent
-}
-
-// word is what workers elsewhere are told of a queue that has tasks. Those here pay no
-// heed to it; see heard.
-func (s *Store) word(queue string) string { return s.name + " " + queue }
-
-// tellWorkers tells workers elsewhere of a queue that has tasks. A word that is lost is
-// made up for.
-func (s *Store) tellWorkers(ctx context.Context, queue string) {
-	if err := s.db.Client.Publish(ctx, workChannel, s.word(queue)).Err(); err != nil {
-		s.log.DebugContext(ctx, "workers not told of tasks", "queue", queue, "error", err)
-	}
-}
-
-// countTasks reads the answers of the steps that addTasks added.
-func (s *Store) countTasks(ctx context.Context, sent *sentTasks) (enqueued, error) {
-	var got enqueued
-	var faults []error
-	for _, cmd := range sent.queues {
-		if err := cmd.Err(); err != nil {
-			faults = append(faults, fmt.Errorf("announce a queue: %w", rdb.MapError(ctx, err)))
-		}
-	}
-	for _, cmd := range sent.steps {
-		n, err := s.db.AnswerOf(ctx, s.steps.enqueue, cmd).Int64Slice()
-		if err == nil && len(n) != 2 {
-			err = rdb.ErrAnswer
-		}
-		if err != nil {
-			faults = append(faults, fmt.Errorf("enqueue tasks: %w", rdb.MapError(ctx, err)))
-		} else {
-			got.added += int(n[0])
-			got.waiting += int(n[1])
-		}
-	}
-	return got, errors.Join(faults...)
 }

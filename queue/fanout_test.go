@@ -3,6 +3,7 @@ package queue
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -12,34 +13,43 @@ import (
 )
 
 func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
-	const many = 1250 // more than one goes on with in a row, and than a page
+	const many = 1250 // more than one poll takes, and than a page
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		small, large := b.submit(3, spec()), b.submit(many, spec())
 		b.fanouts.wg.Wait()
-		require.Len(t, b.pending(batch.Bulk), many)
-		tasks := b.pending(batch.Interactive)
-		require.Len(t, tasks, 3)
-		for n, task := range tasks {
-			id, index, err := DecodeTask(task.Payload)
-			require.NoError(t, err)
-			require.Equal(t, TaskAction, task.Type)
-			require.Equal(t, small.ID, id)
-			require.Equal(t, n, index)
-			require.Equal(t, fmt.Sprintf("1:%s:%d", small.ID, n), string(task.Payload), "nothing else stands in a payload")
+		require.NoError(t, b.fanOut(b.ctx, fanOut{flow: flow{"me", large.ID, "", crm(batch.Bulk)}, total: many}), "offering twice")
+		for lane, of := range map[batch.Lane]*batch.Batch{batch.Interactive: small, batch.Bulk: large} {
+			b.takeAllOf(lane)
+			var got []int
+			for _, task := range b.listed(lane, b.inspector().ListActiveTasks) { // which reads the messages
+				id, index, err := DecodeTask(task.Payload)
+				require.NoError(t, err)
+				require.Equal(t, of.ID, id)
+				require.Equal(t, fmt.Sprintf("1:%s:%d", id, index), string(task.Payload), "nothing else stands in a payload")
+				require.Equal(t, taskID(id, index, ""), task.ID)
+				queue := b.queueOf(crm(lane), id, index)
+				require.Equal(t, queue, task.Queue)
+				written := must(b.db.Client.HGet(b.ctx, asynqPrefix(queue)+"t:"+task.ID, "msg").Result())
+				require.Equal(t, string(newMessageTemplate(queue, TaskAction).message(task.ID, task.Payload)), written, "as asynq's client writes it")
+				got = append(got, index)
+			}
+			slices.Sort(got)
+			require.Equal(t, span(0, of.Counts.Total), got)
 		}
-		seen := map[string]bool{}
-		for _, task := range b.pending(batch.Bulk) {
-			seen[task.ID] = true
-		}
-		require.Len(t, seen, many)
-		require.NoError(t, b.fanOut(b.ctx, fanOut{flow: flow{"me", large.ID, "", crm(batch.Bulk)}, total: many}), "enqueueing twice")
-		require.Len(t, b.pending(batch.Bulk), many)
-
 		cancelled, cancel := context.WithCancel(b.ctx)
 		cancel()
-		_, err := b.enqueue(cancelled, large.ID, crm(batch.Bulk), span(0, 3))
-		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, b.enqueue(cancelled, large.ID, crm(batch.Bulk), span(0, 3)), context.Canceled)
 	})
+}
+
+// takeAllOf takes all waiting actions of a lane.
+func (b *bundle) takeAllOf(lane batch.Lane) {
+	b.t.Helper()
+	for _, queue := range b.queuesOf(crm(lane)) {
+		for more := true; more; {
+			_, more = b.polls(queue, 1000, false)
+		}
+	}
 }
 
 func TestAPayloadOfAnotherMakeIsRefused(t *testing.T) {

@@ -308,7 +308,7 @@ func (s *Store) disown(ctx context.Context, id, worker string, held []any) (int,
 	if len(tasks) == 0 {
 		return 0, nil
 	}
-	_, err = s.enqueueTasks(ctx, tasks)
+	err = s.enqueueTasks(ctx, tasks)
 	return len(tasks), err
 }
 

@@ -238,7 +238,7 @@ func (p *part) keys() []string {
 func (p *part) args() []any {
 	args := make([]any, 0, 12+len(p.ended)+2*len(p.again))
 	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, workChannel, p.word, len(p.ended),
-		fairPrefix(p.name), p.order, p.message[0], p.message[1], p.message[2])
+		fairPrefix(p.name), p.FIFO, p.message[0], p.message[1], p.message[2])
 	for _, id := range p.ended {
 		args = append(args, id)
 	}

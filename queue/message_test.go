@@ -30,15 +30,9 @@ func TestTheMessageOfATaskIsWhatAsynqsClientWrites(t *testing.T) {
 
 func TestATaskThatIsThereIsNotEnqueuedAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		got, err := b.enqueue(b.ctx, "some", crm(batch.Bulk), span(2, 5))
-		require.NoError(t, err)
-		require.Equal(t, enqueued{added: 3, waiting: 3}, got)
-		got, err = b.enqueue(b.ctx, "some", crm(batch.Bulk), span(0, 8))
-		require.NoError(t, err)
-		require.Equal(t, enqueued{added: 5, waiting: 8}, got)
-		got, err = b.enqueue(b.ctx, "some", crm(batch.Bulk), span(0, 8))
-		require.NoError(t, err)
-		require.Equal(t, enqueued{added: 0, waiting: 8}, got)
-		require.Len(t, b.pending(batch.Bulk), 8)
+		for _, of := range []struct{ from, to, waiting int }{{2, 5, 3}, {0, 8, 8}, {0, 8, 8}} {
+			require.NoError(t, b.enqueue(b.ctx, "some", crm(batch.Bulk), span(of.from, of.to)))
+			require.Len(t, b.listed(batch.Bulk, b.inspector().ListPendingTasks), of.waiting)
+		}
 	})
 }

@@ -77,55 +77,33 @@ func (s *Store) offerOnce(ctx context.Context, f flow, ranges []indexRange) erro
 	sent := s.addOffer(ctx, pipe, f, ranges, "", true)
 	s.db.Send(ctx, pipe)
 	defer func() {
-		for queue := range sent.steps {
+		for queue := range sent.cmds {
 			s.wake(queue) // even if only the answer was lost
 		}
 	}()
-	return s.offered(ctx, sent)
-}
-
-// sentOffer has the commands that offer actions.
-type sentOffer struct {
-	steps  map[string]*redis.Cmd // by queue
-	queues []*redis.IntCmd       // announce the queues to asynq, which lists no task of a queue that it does not know
+	if err := sent.read(ctx, s.db); err != nil {
+		return fmt.Errorf("offer actions: %w", err)
+	}
+	return nil
 }
 
 // addOffer adds the steps that offer actions to a pipeline. They do nothing if the batch with that
 // meta key does not exist. If tell is set, they wake workers elsewhere.
-func (s *Store) addOffer(ctx context.Context, pipe redis.Pipeliner, f flow, ranges []indexRange, meta string, tell bool) *sentOffer {
-	sent := &sentOffer{steps: make(map[string]*redis.Cmd)}
+func (s *Store) addOffer(ctx context.Context, pipe redis.Pipeliner, f flow, ranges []indexRange, meta string, tell bool) *queueSteps {
+	sent := newQueueSteps(s.steps.offer)
 	upTo := ranges[len(ranges)-1].to
 	for queue, texts := range s.rangesByQueue(f, ranges) {
-		sent.queues = append(sent.queues, pipe.SAdd(ctx, asynqQueues, queue))
 		wakeup := ""
 		if tell {
 			wakeup = s.word(queue)
 		}
-		prefix := fairPrefix(queue)
 		keys := f.keysIn(queue)
 		if meta != "" {
 			keys = append(keys, meta)
 		}
-		args := append([]any{prefix, f.owner, f.id, f.round, upTo, workChannel, wakeup}, texts...)
-		sent.steps[queue] = pipe.EvalSha(ctx, s.steps.offer.Hash(), keys, args...)
+		sent.add(ctx, pipe, queue, keys, append([]any{fairPrefix(queue), f.owner, f.id, f.round, upTo, workChannel, wakeup}, texts...))
 	}
 	return sent
-}
-
-// offered reads the answers of the steps that addOffer added.
-func (s *Store) offered(ctx context.Context, sent *sentOffer) error {
-	var faults []error
-	for _, cmd := range sent.queues {
-		if err := cmd.Err(); err != nil {
-			faults = append(faults, fmt.Errorf("announce a queue: %w", rdb.MapError(ctx, err)))
-		}
-	}
-	for _, cmd := range sent.steps {
-		if err := s.db.AnswerOf(ctx, s.steps.offer, cmd).Err(); err != nil {
-			faults = append(faults, fmt.Errorf("offer actions: %w", rdb.MapError(ctx, err)))
-		}
-	}
-	return errors.Join(faults...)
 }
 
 // rangesByQueue returns the ranges of each queue as lua/offer.lua takes them.

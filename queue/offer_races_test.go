@@ -173,7 +173,7 @@ func TestAPollSurvivesLostKeysOfAFairQueue(t *testing.T) {
 		queue := b.bulkQueue()
 		for _, lost := range []string{"o", "m", "n", "p", "v", "g", "o:me", "s:me", "b:b0"} {
 			t.Log(lost)
-			_, err := b.enqueue(b.ctx, "again", crm(batch.Bulk), span(0, 4))
+			err := b.enqueue(b.ctx, "again", crm(batch.Bulk), span(0, 4))
 			require.NoError(t, err)
 			for _, id := range []string{"b0", "b1"} {
 				b.offersOf("me", id, 5)

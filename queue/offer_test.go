@@ -16,9 +16,7 @@ import (
 func (b *bundle) polls(queue string, n int, fifo bool) (ids []string, more bool) {
 	b.t.Helper()
 	q := b.newLane(queue)
-	if fifo {
-		q.order = 1
-	}
+	q.FIFO = fifo
 	p := &part{lane: q, want: n}
 	answer, err := b.db.Run(b.ctx, b.steps.turn, p.keys(), p.args()...)
 	require.NoError(b.t, err)
@@ -159,7 +157,7 @@ func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
 func TestTasksThatComeAgainLeaveRoomForOthers(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	_, err := b.enqueue(b.ctx, "failing", crm(batch.Bulk), span(0, 1000))
+	err := b.enqueue(b.ctx, "failing", crm(batch.Bulk), span(0, 1000))
 	require.NoError(t, err)
 	ids, more := b.polls(b.bulkQueue(), 100, false)
 	require.True(t, more)

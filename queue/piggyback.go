@@ -60,7 +60,7 @@ type along struct {
 }
 
 // turnAlong returns a turn for a pipeline that enqueues tasks, if a server of this
-// process has places for them, or nil. That spares the server being told of them, and an
+// process has places for them, or nil. That saves the consumer a wakeup and an
 // exchange of its own. The caller has to add it to the pipeline, send that, and call took.
 func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 	q := s.laneOf(queue)

@@ -158,7 +158,7 @@ func (s *Store) restoreBatch(ctx context.Context, id string, of []*attempt) (res
 		}
 	}
 	if len(waiting) > 0 {
-		_, err = s.enqueueTasks(ctx, waiting)
+		err = s.enqueueTasks(ctx, waiting)
 	}
 	return restored, err
 }

@@ -98,7 +98,6 @@ type lane struct {
 	*line
 	name, prefix string
 	bulk         bool
-	order        int       // 1 if an owner's batches are served one after the other
 	message      [3][]byte // of a task, around payload and id
 
 	// Guarded by the line's mutex.
@@ -150,9 +149,6 @@ func (t *taker) add(c Line) *line {
 
 func (l *line) addLane(name string, bulk bool) {
 	q := &lane{line: l, name: name, prefix: asynqPrefix(name), bulk: bulk, filled: true, message: newMessageTemplate(name, TaskAction).around()}
-	if l.FIFO {
-		q.order = 1
-	}
 	l.lanes = append(l.lanes, q)
 	l.t.lanes[name] = q
 }

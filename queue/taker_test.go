@@ -381,14 +381,14 @@ func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 			return time.Until(pacer.notBefore()) > time.Minute
 		})
 		b.eventually("what was taken is given back", func() bool { return len(b.pending(batch.Interactive)) == 3 })
-		require.NoError(t, b.Reset(b.ctx, "crm")) // this server is not told of either
+		require.NoError(t, b.Reset(b.ctx, "crm")) // this server hears of neither
 		b.eventually("all tasks", func() bool { return len(got.sorted()) == 3 })
 	}, "server")
 }
 
 func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		_, err := b.enqueue(b.ctx, "warm", crm(batch.Interactive), span(0, clusterShards*shardRun)) // the script is loaded
+		err := b.enqueue(b.ctx, "warm", crm(batch.Interactive), span(0, clusterShards*shardRun)) // the script is loaded
 		require.NoError(t, err)
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 8}}})
 		defer b.addTaker(taker)()
@@ -397,7 +397,7 @@ func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 		}
 		b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.enqueue.Hash()})
 		indexes := span(0, 3*shardRun)
-		_, err = b.enqueue(b.ctx, "some", crm(batch.Interactive), indexes)
+		err = b.enqueue(b.ctx, "some", crm(batch.Interactive), indexes)
 		require.Error(t, err)
 		for _, i := range indexes {
 			require.True(t, taker.lanes[b.queueOf(crm(batch.Interactive), "some", i)].filled)

@@ -72,7 +72,7 @@ func (s *Store) tell(ctx context.Context, id string, delivery int) error {
 	}
 	crash.At(crash.WebhookNoted)
 	task := newTask{queue: WebhookQueue, kind: TaskWebhook, id: webhookTaskID(id, delivery), payload: EncodeTask(id, delivery)}
-	if _, err := s.enqueueTasks(ctx, []newTask{task}); err != nil {
+	if err := s.enqueueTasks(ctx, []newTask{task}); err != nil {
 		return fmt.Errorf("enqueue the webhook: %w", err)
 	}
 	crash.At(crash.WebhookEnqueued)

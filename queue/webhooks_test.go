@@ -32,7 +32,7 @@ func TestAsynqDeliversWebhooksAndNothingElse(t *testing.T) {
 		require.Equal(t, map[string]int{WebhookQueue: 1}, servers[0].Queues)
 		require.Equal(t, 3, servers[0].Concurrency)
 
-		_, err := b.enqueueTasks(b.ctx, []newTask{
+		err := b.enqueueTasks(b.ctx, []newTask{
 			{queue: WebhookQueue, kind: TaskAction, id: "x:1", payload: EncodeTask("x", 1)},
 			{queue: WebhookQueue, kind: "webhooks", id: "x:2", payload: EncodeTask("x", 2)},
 			{queue: WebhookQueue, kind: TaskWebhook, id: "x:3", payload: EncodeTask("x", 3)},

@@ -183,7 +183,7 @@ func (s *Store) bringLost(ctx context.Context, id string, m map[string]string, f
 		}
 	}
 	for chunk := range slices.Chunk(tasks, fanOutChunk) {
-		if _, err := s.enqueueTasks(ctx, chunk); err != nil {
+		if err := s.enqueueTasks(ctx, chunk); err != nil {
 			return 0, err
 		}
 		crash.At(crash.Recovering)

@@ -20,7 +20,7 @@ func RetryUnavailable(ctx context.Context, step func() error) error {
 }
 
 // RetryUnavailableFor repeats an exchange while Redis is away, for limit at most. What it repeats must
-// bear repetition: Redis may have executed it although its answer was lost, or was replaced by an error.
+// be repeatable: Redis may have executed it although its answer was lost, or an error took its place.
 // It stops when the context ends, and when nothing is left of the request's [batch.Budget], to which its
 // pauses count.
 func RetryUnavailableFor(ctx context.Context, limit time.Duration, step func() error) error {
