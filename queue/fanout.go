@@ -62,7 +62,7 @@ func (f *fanouts) stop() {
 // error, since the batch is accepted and the sweeper finishes a fan-out that breaks off.
 func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 	if f.offered {
-		s.noteWhole(f)
+		s.noteWhole(rdb.Detached(ctx), f)
 		return
 	}
 	run := func(ctx context.Context) {
@@ -135,7 +135,7 @@ func (s *Store) noteProgress(ctx context.Context, id, grant string, upTo int) (b
 // noteWhole notes that all of a batch is offered, together with other batches of the same moment: most
 // small batches have ended by then. If that is lost, the sweeper offers the batch once more, which
 // changes nothing.
-func (s *Store) noteWhole(f fanOut) {
+func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 	o := s.fanouts
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -152,9 +152,15 @@ func (s *Store) noteWhole(f fanOut) {
 		o.whole = nil
 		o.mu.Unlock()
 		for part := range slices.Chunk(whole, fanOutChunk) {
-			err := rdb.RetryUnavailable(o.ctx, func() error { return s.noteAll(context.WithoutCancel(o.ctx), part) })
+			err := rdb.RetryUnavailable(ctx, func() error {
+				err := s.noteAll(ctx, part)
+				if err != nil && o.ctx.Err() != nil {
+					return fmt.Errorf("the store closes: %s", err.Error()) // so this is not repeated
+				}
+				return err
+			})
 			if err != nil {
-				s.log.Warn("fan-outs not noted, the sweeper will look at them", "error", err)
+				s.log.WarnContext(ctx, "fan-outs not noted, the sweeper will look at them", "error", err)
 				return
 			}
 		}
