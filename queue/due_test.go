@@ -73,7 +73,9 @@ func TestIdleCommandsDoNotGrowWithTheOpenBatches(t *testing.T) {
 	wg.Go(func() { many = idle(t, 2000) })
 	wg.Wait()
 	t.Logf("commands a second: %.0f with 20 open batches, %.0f with 2000", few, many)
-	require.Less(t, many, few+10*looksPerSecond)
+	// A sweeper that looked at each batch in each round would send two commands a second for each of them. The bound
+	// is a tenth of it: the number of rounds and polls in a second depends on how busy the machine is.
+	require.Less(t, many, few+2*2000/10)
 }
 
 func TestABatchInWhichNothingHappensIsLookedAtTheLessOftenTheMoreThereAre(t *testing.T) {
