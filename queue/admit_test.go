@@ -261,7 +261,7 @@ func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 		_, err := b.Cancel(b.ctx, "me", id)
 		require.NoError(t, err)
 		require.NoError(t, second(b.Feed(b.ctx)))
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		require.Zero(t, queued())
 		left, err := b.throttled(b.ctx)
 		require.NoError(t, err)

@@ -34,7 +34,7 @@ func submitted(b *testing.B, s *Store, n int) string {
 	}
 	got, _, err := u.Commit(b.Context(), spec())
 	require.NoError(b, err)
-	s.fanouts.wg.Wait()
+	s.background.Wait()
 	return got.ID
 }
 

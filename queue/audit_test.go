@@ -101,7 +101,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 			})
 			l.auditSlots()
 			require.Equal(t, 1, log.count(corrected))
-			require.Zero(t, b.seated.Load())
+			require.Zero(t, b.running.Load())
 		})
 	}
 }

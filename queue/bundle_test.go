@@ -79,7 +79,7 @@ func openFor(t *testing.T, url string, timeout time.Duration) *bundle {
 	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(url)}, Timeout: timeout, Seal: seal.Config{Keys: []seal.Key{seal.NewKey("test", secret)}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
-	s.fanouts.pause = 0
+	s.offered.pause = 0
 	return &bundle{Store: s, t: t, ctx: t.Context()}
 }
 
@@ -129,7 +129,7 @@ func (b *bundle) submit(n int, s *batch.Spec) *batch.Batch {
 	require.NoError(b.t, err)
 	require.False(b.t, replayed)
 	if n <= fanOutChunk {
-		b.fanouts.wg.Wait() // that it was enqueued is noted
+		b.background.Wait() // that it was enqueued is noted
 	}
 	return got
 }
@@ -232,9 +232,10 @@ func (b *bundle) allKeys() map[string]time.Duration {
 	switch c := b.db.Client.(type) {
 	case *redis.ClusterClient:
 		var shards []*redis.Client
+		var mu sync.Mutex
 		require.NoError(b.t, c.ForEachMaster(b.ctx, func(_ context.Context, s *redis.Client) error {
-			b.notices.mu.Lock() // shards are visited side by side
-			defer b.notices.mu.Unlock()
+			mu.Lock() // shards are visited side by side
+			defer mu.Unlock()
 			shards = append(shards, s)
 			return nil
 		}))
@@ -330,14 +331,27 @@ func (b *bundle) create() {
 	b.t.Helper()
 	for _, queue := range b.queuesOf(crm(batch.Interactive)) {
 		for must(b.db.Client.Exists(b.ctx, fairPrefix(queue)+"o").Result()) > 0 {
-			q := b.newLane(queue)
-			p := &part{lane: q, want: 1000}
-			answer, err := b.db.Run(b.ctx, b.steps.turn, p.keys(), p.args()...)
-			require.NoError(b.t, err)
-			slices.Reverse(answer[1:]) // the last one is taken first
-			require.Equal(b.t, len(answer)-1, must(b.requeue(b.ctx, queue, answer[1:])))
+			answer, _ := b.poll(&Poll{Queue: queue, Want: 1000})
+			slices.Reverse(answer) // the last one is taken first
+			require.Equal(b.t, len(answer), must(b.requeue(b.ctx, queue, answer)))
 		}
 	}
+}
+
+// poll polls a queue, and returns the ids of the tasks that it took, and whether more wait.
+func (b *bundle) poll(p *Poll) (ids []string, more bool) {
+	b.t.Helper()
+	ids, more, err := b.pollFor(b.ctx, p)
+	require.NoError(b.t, err)
+	return ids, more
+}
+
+func (b *bundle) pollFor(ctx context.Context, p *Poll) (ids []string, more bool, err error) {
+	p.Message = newMessageTemplate(p.Queue, TaskAction).around()
+	pipe := b.db.Client.Pipeline()
+	p.Add(ctx, pipe)
+	b.db.Send(ctx, pipe)
+	return p.Read(ctx, b.db)
 }
 
 // newLane returns a lane without a consumer.

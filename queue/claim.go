@@ -9,8 +9,8 @@ import (
 
 // claim is what a task that was handed over has of its target's rate. It is used by one
 // goroutine at a time.
-type claim struct {
-	p         *pacer
+type claim[T any] struct {
+	p         *pacer[T]
 	open      bool      // it counts among those that have no send time yet
 	time      *sendTime // that it has and did not use yet; both are guarded by the pacer's lock
 	until     time.Time // it may be used at the latest; zero is at any time; changed under the lock
@@ -18,8 +18,13 @@ type claim struct {
 	permitted bool
 }
 
+// claimFor returns the claim of a task that is handed over now.
+func (p *pacer[T]) claimFor(now time.Time) *claim[T] {
+	return &claim[T]{p: p, open: true, handed: now, until: now.Add(sendWithin)}
+}
+
 // take takes the earliest send time, when there is one.
-func (c *claim) take(ctx context.Context) error {
+func (c *claim[T]) take(ctx context.Context) error {
 	p := c.p
 	var end <-chan time.Time
 	if !c.until.IsZero() {
@@ -28,7 +33,7 @@ func (c *claim) take(ctx context.Context) error {
 		end = timer.C
 	}
 	for {
-		held, changed := p.held()
+		held, changed := p.Held()
 		p.mu.Lock()
 		if !c.open {
 			c.open = true
@@ -69,7 +74,7 @@ func (c *claim) take(ctx context.Context) error {
 
 // sendAt returns the send time that it has. That may become a later one, or none, if a request
 // before it misses its own.
-func (c *claim) sendAt(ctx context.Context) (time.Time, error) {
+func (c *claim[T]) sendAt(ctx context.Context) (time.Time, error) {
 	for {
 		c.p.mu.Lock()
 		t := c.time
@@ -84,7 +89,7 @@ func (c *claim) sendAt(ctx context.Context) (time.Time, error) {
 }
 
 // approach returns that long before a send time that is this request's, with a permit.
-func (c *claim) approach(ctx context.Context, ahead time.Duration) error {
+func (c *claim[T]) approach(ctx context.Context, ahead time.Duration) error {
 	if !c.handed.IsZero() {
 		c.p.begun(time.Since(c.handed))
 		c.handed = time.Time{}
@@ -103,7 +108,7 @@ func (c *claim) approach(ctx context.Context, ahead time.Duration) error {
 			c.p.mu.Unlock()
 			break
 		}
-		if err := c.p.sleep(ctx, wait); err != nil {
+		if err := c.p.Sleep(ctx, wait); err != nil {
 			return err
 		}
 		c.p.mu.Lock()
@@ -125,16 +130,16 @@ func (c *claim) approach(ctx context.Context, ahead time.Duration) error {
 
 // use returns at the send time, at which the request is to be written at once. If that has passed,
 // it takes another one.
-func (c *claim) use(ctx context.Context) error {
+func (c *claim[T]) use(ctx context.Context) error {
 	for {
 		at, err := c.sendAt(ctx)
 		if err != nil {
 			return err
 		}
-		if err := c.p.sleep(ctx, time.Until(at)); err != nil {
+		if err := c.p.Sleep(ctx, time.Until(at)); err != nil {
 			return err
 		}
-		held, _ := c.p.held()
+		held, _ := c.p.Held()
 		if c.p.settle(c, at, time.Now(), held <= 0) {
 			return nil
 		}
@@ -142,7 +147,7 @@ func (c *claim) use(ctx context.Context) error {
 }
 
 // begun notes how long an action took to be begun.
-func (p *pacer) begun(d time.Duration) {
+func (p *pacer[T]) begun(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.exchange.add(d)
@@ -150,7 +155,7 @@ func (p *pacer) begun(d time.Duration) {
 
 // settle reports whether a request that was to be written at that time may be written now. If it is
 // too late, it takes the next send time, and the requests behind it those that follow.
-func (p *pacer) settle(c *claim, at, now time.Time, may bool) bool {
+func (p *pacer[T]) settle(c *claim[T], at, now time.Time, may bool) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.woke(now.Sub(at))
@@ -175,12 +180,12 @@ func (p *pacer) settle(c *claim, at, now time.Time, may bool) bool {
 // shift gives a request that missed its send time the next one that a request has, that request the
 // one after, and so on, with the lock held. If it waited behind all of them instead, it would
 // often be too late then to be sent at all.
-func (p *pacer) shift(c *claim, now time.Time) {
+func (p *pacer[T]) shift(c *claim[T], now time.Time) {
 	first := 0
 	for first < len(p.claimed) && now.After(p.claimed[first].time.until) {
 		first++ // it is about to find that out
 	}
-	claims := append([]*claim{c}, p.claimed[first:]...)
+	claims := append([]*claim[T]{c}, p.claimed[first:]...)
 	p.claimed = p.claimed[:first]
 	times := make([]*sendTime, 0, len(claims))
 	for _, k := range claims[1:] {
@@ -208,23 +213,23 @@ func (p *pacer) shift(c *claim, now time.Time) {
 }
 
 // mayWait has the next request of the task wait for its send time as long as it takes.
-func (c *claim) mayWait() {
+func (c *claim[T]) mayWait() {
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	c.until = time.Time{}
 }
 
 // mayUse reports whether the request may be written at a time, with the lock held.
-func (c *claim) mayUse(t *sendTime) bool { return c.until.IsZero() || !t.at.After(c.until) }
+func (c *claim[T]) mayUse(t *sendTime) bool { return c.until.IsZero() || !t.at.After(c.until) }
 
 // enter notes that a request has a send time, with the lock held.
-func (p *pacer) enter(c *claim) {
-	at, _ := slices.BinarySearchFunc(p.claimed, c.time.redis, func(c *claim, redis int64) int { return cmp.Compare(c.time.redis, redis) })
+func (p *pacer[T]) enter(c *claim[T]) {
+	at, _ := slices.BinarySearchFunc(p.claimed, c.time.redis, func(c *claim[T], redis int64) int { return cmp.Compare(c.time.redis, redis) })
 	p.claimed = slices.Insert(p.claimed, at, c)
 }
 
 // leave takes its send time from a request, with the lock held.
-func (p *pacer) leave(c *claim) {
+func (p *pacer[T]) leave(c *claim[T]) {
 	if i := slices.Index(p.claimed, c); i >= 0 {
 		p.claimed = slices.Delete(p.claimed, i, i+1)
 	}
@@ -233,10 +238,10 @@ func (p *pacer) leave(c *claim) {
 
 // woke notes how much later than it wanted a goroutine went on, with the lock held. The
 // tolerance follows what is seen often, and forgets it slowly.
-func (p *pacer) woke(late time.Duration) {
-	floor := floorLateness(p.rate)
+func (p *pacer[T]) woke(late time.Duration) {
+	floor := floorLateness(p.Rate)
 	if late = late * 5 / 4; late > p.late {
-		p.late = min(p.late+(late-p.late)/2, mostLate(p.rate))
+		p.late = min(p.late+(late-p.late)/2, mostLate(p.Rate))
 	} else {
 		p.late = max(p.late-(p.late-floor)/64, floor)
 	}
@@ -244,7 +249,7 @@ func (p *pacer) woke(late time.Duration) {
 
 // put takes back a send time that was not used, for the next request that is ready, with
 // the lock held.
-func (p *pacer) put(t sendTime) {
+func (p *pacer[T]) put(t sendTime) {
 	at, _ := slices.BinarySearchFunc(p.times, t, func(a, b sendTime) int { return cmp.Compare(a.redis, b.redis) })
 	p.times = slices.Insert(p.times, at, t)
 	p.signal()
@@ -252,7 +257,7 @@ func (p *pacer) put(t sendTime) {
 }
 
 // leave gives the permit back: the request was answered.
-func (c *claim) leave() {
+func (c *claim[T]) leave() {
 	if c.permitted {
 		c.permitted = false
 		<-c.p.permits
@@ -260,7 +265,7 @@ func (c *claim) leave() {
 }
 
 // end gives back what was not used.
-func (c *claim) end() {
+func (c *claim[T]) end() {
 	c.leave()
 	p := c.p
 	p.mu.Lock()

@@ -36,7 +36,7 @@ const (
 // ride is one action's part in a step of the ledger that others share: the step
 // is run once for all actions of a batch, and all batches in one exchange.
 type ride struct {
-	step  *redis.Script
+	step  *rdb.Step
 	id    string
 	head  []any // arguments that the actions of one step have in common
 	index int
@@ -58,7 +58,8 @@ type ride struct {
 // share exchanges with Redis. The goroutines that make these stay, since their
 // stacks have grown to what the client of Redis needs.
 type combiner struct {
-	s *Store
+	db      *rdb.DB
+	doubtIf func(id string, err error) // is called after each step
 
 	mu      sync.Mutex
 	due     sync.Cond // there are some who wait, or no more will come
@@ -75,8 +76,8 @@ type combiner struct {
 	wg      sync.WaitGroup
 }
 
-func newCombiner(s *Store) *combiner {
-	c := &combiner{s: s, gather: gatherFor}
+func newCombiner(db *rdb.DB, doubtIf func(id string, err error)) *combiner {
+	c := &combiner{db: db, doubtIf: doubtIf, gather: gatherFor}
 	c.due.L = &c.mu
 	c.over = time.AfterFunc(time.Hour, func() {
 		c.mu.Lock()
@@ -133,7 +134,7 @@ func (c *combiner) send() {
 		return
 	}
 	c.due.Signal()
-	if !c.timed && c.s.db.Cluster == nil {
+	if !c.timed && c.db.Cluster == nil {
 		c.timed = true
 		c.late.Reset(flightWait)
 	}
@@ -188,7 +189,7 @@ func (c *combiner) fly() {
 			c.waiting, c.hurry = nil, false // what flies must not be overwritten
 		}
 		c.mu.Unlock()
-		if c.s.db.Cluster != nil {
+		if c.db.Cluster != nil {
 			c.toNodes(rides)
 		} else {
 			c.exchange(rides)
@@ -197,7 +198,7 @@ func (c *combiner) fly() {
 }
 
 func (c *combiner) exchange(rides []*ride) {
-	c.s.exchange(rides)
+	c.run(rides)
 	for _, r := range rides {
 		close(r.done)
 	}
@@ -234,12 +235,12 @@ type shared struct {
 	actions *redis.SliceCmd
 }
 
-// exchange runs the steps of all rides in one exchange.
-func (s *Store) exchange(rides []*ride) {
-	ctx, cancel := s.db.WithTimeout(context.Background())
+// run runs the steps of all rides in one exchange.
+func (c *combiner) run(rides []*ride) {
+	ctx, cancel := c.db.WithTimeout(context.Background())
 	defer cancel()
 	steps := group(rides)
-	pipe := s.db.Client.Pipeline()
+	pipe := c.db.Client.Pipeline()
 	for _, g := range steps {
 		r := g.rides[0]
 		k := keysOf(r.id)
@@ -248,15 +249,15 @@ func (s *Store) exchange(rides []*ride) {
 			g.actions = pipe.HMGet(ctx, k.actions, rdb.FieldsOf(g.indexes())...)
 		}
 	}
-	s.db.Send(ctx, pipe)
+	c.db.Send(ctx, pipe)
 	for _, g := range steps {
-		g.cmd = s.db.AnswerOf(ctx, g.rides[0].step, g.cmd)
+		g.cmd = c.db.AnswerOf(ctx, g.rides[0].step, g.cmd)
 		err := g.cmd.Err()
 		if err == nil && g.actions != nil {
 			err = g.actions.Err()
 		}
 		err = rdb.MapError(ctx, err)
-		s.doubtIf(g.rides[0].id, err)
+		c.doubtIf(g.rides[0].id, err)
 		g.answer(err)
 	}
 }
@@ -341,4 +342,9 @@ func (g *shared) answer(err error) {
 			r.own = []string{rdb.Text(own)}
 		}
 	}
+}
+
+// exchangesAtATime returns how many exchanges are under way at a time if each takes that long.
+func exchangesAtATime(trip time.Duration) int {
+	return flights + min(int(trip/flightWait)+1, moreFlights)
 }

@@ -24,7 +24,7 @@ type nodeRides struct {
 func (c *combiner) toNodes(rides []*ride) {
 	byNode := make(map[*redis.Client][]*ride)
 	for _, r := range rides {
-		node := c.s.db.NodeOf(context.Background(), keysOf(r.id).meta)
+		node := c.db.NodeOf(context.Background(), keysOf(r.id).meta)
 		byNode[node] = append(byNode[node], r)
 	}
 	var wg sync.WaitGroup

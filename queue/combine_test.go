@@ -58,7 +58,7 @@ func (e *exchanges) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 func (b *bundle) together(n int, step func(i int) error) {
 	b.t.Helper()
 	b.combine.close()
-	b.combine = newCombiner(b.Store)
+	b.combine = newCombiner(b.db, b.doubtIf)
 	b.combine.fliers = flights // which are on their way
 	errs := make(chan error, n)
 	for i := range n {
@@ -141,7 +141,7 @@ func (b *bundle) finishing(n int) (id string, ended chan error) {
 		tokens[i] = b.begin(id, i).Token
 	}
 	b.combine.gather = time.Hour
-	b.seated.Store(1)
+	b.running.Store(1)
 	ended = make(chan error, n)
 	for i := range n {
 		go func() { ended <- b.Finish(b.ctx, id, i, tokens[i], result(i, batch.Succeeded)) }()
@@ -159,7 +159,7 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 		}{
 			"which somebody ends who cannot wait": {5, func(b *bundle, id string) { b.begin(id, 5) }},
 			"which ends with the last of them": {5, func(b *bundle, id string) {
-				b.seated.Store(0)
+				b.running.Store(0)
 				require.ErrorIs(b.t, b.Finish(b.ctx, id, 6, "", result(6, batch.Succeeded)), batch.ErrStale)
 			}},
 			"which is over at some time": {5, func(b *bundle, _ string) { b.combine.over.Reset(0) }},
@@ -178,8 +178,8 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 				require.Len(t, seen.with(b.steps.finish.Hash()), 1, what)
 			}
 			b.combine.close()
-			b.combine = newCombiner(b.Store)
-			b.seated.Store(0)
+			b.combine = newCombiner(b.db, b.doubtIf)
+			b.running.Store(0)
 		}
 	})
 }
@@ -187,7 +187,7 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 func TestAResultAloneDoesNotWaitForLong(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(1, spec()).ID
-		b.seated.Store(1)
+		b.running.Store(1)
 		b.end(id, 0, batch.Succeeded)
 		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
 	})

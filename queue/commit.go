@@ -157,7 +157,7 @@ func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanOut) ([]s
 		late := offer.cmds[queue].Err() != nil       // it is sent again, after the poll
 		out.offered = offer.read(ctx, u.s.db) == nil // else they are offered once more
 		if taken < u.n || late {
-			u.s.wake(queue)
+			u.s.wakeLocal(queue)
 		}
 		if poll.wakesOthers() && (late || poll.failed()) {
 			u.s.tellWorkers(ctx, queue) // the poll found nothing to wake them for, or did not

@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -254,8 +253,8 @@ func TestWhoWaitsIsWokenByAFinishWhoseAnswerWasLost(t *testing.T) {
 // By the time that the answer is there, the batch may have been retried.
 func TestWhoWaitsSinceTheBatchEndedIsNotHandedThatEnd(t *testing.T) {
 	t.Parallel()
-	n := newNotices(nil, nil, "")
-	n.channels, n.sub = map[string]bool{doneChannel: true}, &redis.PubSub{}
+	n := newWaiters(nil, "")
+	n.listen.Do(func() {})
 	early, stopEarly := n.watch("b")
 	defer stopEarly()
 	last := n.awaited("b")

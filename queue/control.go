@@ -48,7 +48,7 @@ func (s *Store) expire(ctx context.Context, id string) error {
 // retractAside takes back what waits of a batch, by the owner, target, lane and round that a step has returned.
 func (s *Store) retractAside(id string, of []string) {
 	if f := flowOfBatch(id, of); f.id != "" {
-		s.detach(func(ctx context.Context) { s.retract(ctx, f) })
+		s.background.Detach(func(ctx context.Context) { s.retract(ctx, f) })
 	}
 }
 

@@ -42,8 +42,8 @@ func (s *Store) doubt(id string) {
 	if len(d.ids) > 1 || d.ids[id] > 1 {
 		return // the task below goes on until there is none left
 	}
-	s.fanouts.wg.Go(func() {
-		for ctx := s.fanouts.ctx; ctx.Err() == nil; {
+	s.background.Go(func(ctx context.Context) {
+		for ctx.Err() == nil {
 			none, err := s.reopenDoubted(ctx, rdb.RetryFor)
 			if none {
 				return

@@ -41,7 +41,7 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 	require.Positive(t, score(b))
 	other, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(s.URL())}})
 	require.NoError(t, err)
-	other.fanouts.cancel() // nothing runs in the background any more
+	other.background.Stop() // nothing runs in the background any more
 	other.doubt(id)
 	require.NoError(t, other.Close())
 	require.Negative(t, score(b))

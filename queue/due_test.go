@@ -45,7 +45,7 @@ func idle(t *testing.T, batches int) float64 {
 	for range batches {
 		b.submit(3, spec())
 	}
-	b.fanouts.wg.Wait()
+	b.background.Wait()
 	const rounds = 4
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()

@@ -44,7 +44,7 @@ func (s *Store) enqueueTasks(ctx context.Context, tasks []newTask) error {
 	s.db.Send(ctx, pipe)
 	defer func() {
 		for queue := range sent.cmds {
-			s.wake(queue) // even if only the answer was lost
+			s.wakeLocal(queue) // even if only the answer was lost
 		}
 	}()
 	if err := sent.read(ctx, s.db); err != nil {
@@ -71,12 +71,12 @@ func messagesOf(tasks []newTask) map[string][]any {
 // queueSteps are the commands of a pipeline that run a step on some queues, and announce these to
 // asynq, which lists no task of a queue that it does not know.
 type queueSteps struct {
-	step      *redis.Script
+	step      *rdb.Step
 	cmds      map[string]*redis.Cmd // of the step, by queue
 	announced []*redis.IntCmd
 }
 
-func newQueueSteps(step *redis.Script) *queueSteps {
+func newQueueSteps(step *rdb.Step) *queueSteps {
 	return &queueSteps{step: step, cmds: make(map[string]*redis.Cmd)}
 }
 
@@ -102,7 +102,7 @@ func (q *queueSteps) read(ctx context.Context, db *rdb.DB) error {
 }
 
 // word is the wakeup message for a queue that has tasks. Consumers of this process ignore it: see heard.
-func (s *Store) word(queue string) string { return s.name + " " + queue }
+func (s *Store) word(queue string) string { return s.db.Name + " " + queue }
 
 // tellWorkers wakes consumers elsewhere for a queue. If the message is lost, they find the tasks when they poll.
 func (s *Store) tellWorkers(ctx context.Context, queue string) {

@@ -36,26 +36,11 @@ type fanOut struct {
 	throttled   bool // handed out as the owner's limit allows; see feed
 }
 
-// fanouts keeps the fan-outs that run in the background.
-type fanouts struct {
-	ctx    context.Context
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-
+// offered are the batches of which all was offered with the commit, and is not noted yet.
+type offered struct {
 	mu    sync.Mutex
-	whole []fanOut      // enqueued, and not noted yet
-	pause time.Duration // until they are
-}
-
-func newFanouts() *fanouts {
-	f := &fanouts{pause: notePause}
-	f.ctx, f.cancel = context.WithCancel(context.Background())
-	return f
-}
-
-func (f *fanouts) stop() {
-	f.cancel()
-	f.wg.Wait()
+	whole []fanOut
+	pause time.Duration // until they are noted
 }
 
 // startFanOut offers the actions of a batch that was just committed to the workers. It returns no
@@ -74,22 +59,10 @@ func (s *Store) startFanOut(ctx context.Context, f fanOut) {
 			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.id, "error", err)
 		}
 	}
-	s.goOn(ctx, run)
-}
-
-// goOn runs something in the background and waits for it until the context ends.
-func (s *Store) goOn(ctx context.Context, run func(context.Context)) {
-	done := make(chan struct{})
-	s.fanouts.wg.Go(func() {
-		defer close(done)
-		run(s.fanouts.ctx)
-	})
+	// The fan-out goes on if it takes longer, but its client does not wait for that.
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	select {
-	case <-done:
-	case <-ctx.Done(): // it goes on, but its client is not kept waiting
-	}
+	s.background.GoAndWait(ctx, run)
 }
 
 // fanOut offers the actions of a batch to the workers. Doing it twice is harmless: an action that
@@ -136,15 +109,15 @@ func (s *Store) noteProgress(ctx context.Context, id, grant string, upTo int) (b
 // small batches have ended by then. If that is lost, the sweeper offers the batch once more, which
 // changes nothing.
 func (s *Store) noteWhole(ctx context.Context, f fanOut) {
-	o := s.fanouts
+	o := &s.offered
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.whole = append(o.whole, f); len(o.whole) > 1 {
 		return
 	}
-	o.wg.Go(func() {
+	s.background.Go(func(closing context.Context) {
 		select {
-		case <-o.ctx.Done():
+		case <-closing.Done():
 		case <-time.After(o.pause):
 		}
 		o.mu.Lock()
@@ -154,7 +127,7 @@ func (s *Store) noteWhole(ctx context.Context, f fanOut) {
 		for part := range slices.Chunk(whole, fanOutChunk) {
 			err := rdb.RetryUnavailable(ctx, func() error {
 				err := s.noteAll(ctx, part)
-				if err != nil && o.ctx.Err() != nil {
+				if err != nil && closing.Err() != nil {
 					return fmt.Errorf("the store closes: %s", err.Error()) // so this is not repeated
 				}
 				return err

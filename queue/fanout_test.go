@@ -16,7 +16,7 @@ func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 	const many = 1250 // more than one poll takes, and than a page
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		small, large := b.submit(3, spec()), b.submit(many, spec())
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		require.NoError(t, b.fanOut(b.ctx, fanOut{flow: flow{"me", large.ID, "", crm(batch.Bulk)}, total: many}), "offering twice")
 		for lane, of := range map[batch.Lane]*batch.Batch{batch.Interactive: small, batch.Bulk: large} {
 			b.takeAllOf(lane)
@@ -68,7 +68,7 @@ func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 		}
 		seen := &sent{}
 		b.db.Client.AddHook(seen)
-		b.fanouts.pause = time.Hour
+		b.offered.pause = time.Hour
 		first, second := b.upload(3), b.upload(3)
 		for _, u := range []*upload{first, second} {
 			_, _, err := u.Commit(b.ctx, spec())
@@ -77,7 +77,7 @@ func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 				require.Equal(t, "0", noted(u.id))
 			}
 		}
-		b.fanouts.stop() // as at the end
+		b.background.Stop() // as at the end
 		require.Equal(t, "3", noted(first.id))
 		require.Equal(t, "3", noted(second.id))
 		if b.shards == 1 {
@@ -89,7 +89,7 @@ func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 func TestABatchWhoseEnqueueingWasNotNotedIsEnqueuedOnce(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.submit(3, spec()).ID
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		long := time.Now().Add(-2 * fanOutPatience).UnixMilli()
 		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", long, "created", long).Err())
 		require.Equal(t, 1, b.sweep().Resumed)

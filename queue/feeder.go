@@ -36,6 +36,8 @@ const (
 	// feedPause is the longest time between two questions to a limit that has no room, unless
 	// there are many such limits.
 	feedPause = 5 * time.Second
+	// feedLimits is how many limits without room are asked in a second at the most.
+	feedLimits = 3
 )
 
 // feeder remembers between rounds which batches are throttled, and by which limits. So the
@@ -229,7 +231,7 @@ func (f *feeder) pause(l *fedLimit, now time.Time) time.Duration {
 
 // longestPause is the longest time between two questions to a limit that has no room.
 func (f *feeder) longestPause() time.Duration {
-	return max(feedPause, time.Duration(len(f.limits))*time.Second/looksPerSecond)
+	return max(feedPause, time.Duration(len(f.limits))*time.Second/feedLimits)
 }
 
 // feeding is a round of the feeder.

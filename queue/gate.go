@@ -32,7 +32,7 @@ func (s *Store) Hold(ctx context.Context, target string, d time.Duration) error 
 
 // Holds implements [batch.Gate].
 func (s *Store) Holds(f func(target string, d time.Duration)) (stop func()) {
-	return s.notices.hear(holdChannel, func(message string) {
+	return s.pubsub.Listen(holdChannel, func(message string) {
 		micros, target, ok := strings.Cut(message, " ")
 		if ok {
 			f(target, time.Duration(rdb.Atoi(micros))*time.Microsecond)

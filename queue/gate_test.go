@@ -16,7 +16,7 @@ func TestSendTimesAreReservedAtTheRate(t *testing.T) {
 		const step = (10_000_000 + 50_000) / 20
 		reserve := func(target string, r *reservation) *reserved {
 			t.Helper()
-			r.token, r.late = b.token(), 50*time.Millisecond
+			r.token, r.late = b.db.Token(), 50*time.Millisecond
 			got, err := b.reserve(b.ctx, target, rate, 2, r)
 			require.NoError(t, err)
 			return got

@@ -54,10 +54,10 @@ func TestACommitTakesAlongOnlyWithPiggyback(t *testing.T) {
 		b.submit(1, spec())
 		return seen.with(b.steps.commit.Hash())[0]
 	}
-	b.eventually("a consumer that is idle", func() bool { return strings.Contains(sentWith(), b.steps.turn.Hash()) })
+	b.eventually("a consumer that is idle", func() bool { return strings.Contains(sentWith(), pollStep.Hash()) })
 	b.piggyback = noPiggyback{}
 	for range 10 {
-		require.NotContains(t, sentWith(), b.steps.turn.Hash())
+		require.NotContains(t, sentWith(), pollStep.Hash())
 	}
 	require.Zero(t, noPoll{}.took(context.Background()))
 }

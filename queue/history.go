@@ -37,8 +37,23 @@ type history struct {
 	until    time.Time // nothing is begun before
 }
 
-func newHistory(changed func()) *history {
-	return &history{changed: changed, known: make(map[string]struct{})}
+// newHistory returns a history that knows no server.
+func newHistory() *history {
+	return &history{changed: func() {}, known: make(map[string]struct{})}
+}
+
+// onChange has a function called after each change.
+func (h *history) onChange(changed func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.changed = changed
+}
+
+// learn says whether ids that are not known are those of servers that were not met before.
+func (h *history) learn(learning bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.learning = learning
 }
 
 // connected asks a server, over a connection that was just opened, for the id of its history.
@@ -79,8 +94,9 @@ func (h *history) observe(info string) {
 func (h *history) suspect() {
 	h.mu.Lock()
 	h.until = time.Now().Add(settleFor)
+	changed := h.changed
 	h.mu.Unlock()
-	h.changed()
+	changed()
 }
 
 // settled returns when actions may be begun.
@@ -105,13 +121,9 @@ func (s *Store) learn(ctx context.Context) error {
 	if _, cluster := s.db.Client.(*redis.ClusterClient); !cluster {
 		return nil
 	}
-	s.history.mu.Lock()
-	s.history.learning = true
-	s.history.mu.Unlock()
+	s.history.learn(true)
 	err := s.askHistory(ctx)
-	s.history.mu.Lock()
-	s.history.learning = err != nil
-	s.history.mu.Unlock()
+	s.history.learn(err != nil)
 	return err
 }
 
@@ -134,9 +146,9 @@ func (s *Store) askHistory(ctx context.Context) error {
 
 // watchHistory asks for the ids of the histories from time to time, since a proxy keeps
 // connections open while the server behind it changes, and compares what this process has
-// ended with what Redis knows.
-func (t *taker) watchHistory() {
-	if t.s.db.Embed != nil {
+// ended with what Redis knows, until closed is.
+func (s *Store) watchHistory(closed <-chan struct{}) {
+	if s.db.Embed != nil {
 		return
 	}
 	tick := time.NewTicker(historyEvery)
@@ -147,17 +159,17 @@ func (t *taker) watchHistory() {
 	verified := time.Now()
 	for {
 		if !learned {
-			learned = t.s.learn(ctx) == nil
-		} else if t.s.attempts.busy() {
-			_ = t.s.askHistory(ctx) // it is asked again soon
+			learned = s.learn(ctx) == nil
+		} else if s.attempts.busy() {
+			_ = s.askHistory(ctx) // it is asked again soon
 			if now := time.Now(); now.Sub(verified) >= verifyEvery {
 				verified = now
-				_ = t.s.verifyEnded(ctx, now) // likewise
+				_ = s.verifyEnded(ctx, now) // likewise
 			}
 		}
 		select {
 		case <-tick.C:
-		case <-t.closed:
+		case <-closed:
 			return
 		}
 	}

@@ -153,7 +153,7 @@ func (s *Store) checkHolders(ctx context.Context) (lost int, err error) {
 				if asked[worker] == nil {
 					asked[worker] = &strings.Builder{}
 				}
-				askFor(asked[worker], a)
+				a.addTo(asked[worker])
 			case s.holders.lost(worker, now):
 				gone[worker] = struct{}{}
 			}
@@ -188,24 +188,24 @@ func begunJustNow(started, now time.Time) bool {
 
 // ask asks a worker for actions.
 func (s *Store) ask(ctx context.Context, worker, question string) error {
-	return s.publish(ctx, holdersChannel, worker+question)
+	return s.db.Publish(ctx, holdersChannel, worker+question)
 }
 
-// publish sends a message to all processes.
-func (s *Store) publish(ctx context.Context, channel, message string) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
-	defer cancel()
-	return rdb.MapError(ctx, s.db.Client.Publish(ctx, channel, message).Err())
+// heldAction is an action that is in flight by the ledger.
+type heldAction struct {
+	id    string
+	index int
+	entry entry
 }
 
-// askFor adds an action to a question: a line of batch, index and token.
-func askFor(question *strings.Builder, a *attempt) {
+// addTo adds the action to a question: a line of batch, index and token.
+func (a heldAction) addTo(question *strings.Builder) {
 	fmt.Fprintf(question, "\n%s %d %s", a.id, a.index, a.entry.token)
 }
 
 // inFlight returns the actions of batches that are in flight by the ledger. With an error,
 // some of the batches could not be read.
-func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]*attempt, unread []string, err error) {
+func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]heldAction, unread []string, err error) {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	pipe := s.db.Client.Pipeline()
@@ -215,7 +215,7 @@ func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]
 		steps[i] = pipe.EvalSha(ctx, s.steps.running.Hash(), []string{k.state, k.ledger}, holdersActions)
 	}
 	s.db.Send(ctx, pipe)
-	found = make(map[string][]*attempt, len(ids))
+	found = make(map[string][]heldAction, len(ids))
 	for i, id := range ids {
 		answer, fault := s.db.AnswerOf(ctx, s.steps.running, steps[i]).StringSlice()
 		if fault != nil {
@@ -223,7 +223,7 @@ func (s *Store) inFlight(ctx context.Context, ids []string) (found map[string][]
 			continue
 		}
 		for ; len(answer) >= 2; answer = answer[2:] {
-			found[id] = append(found[id], &attempt{actionKey: actionKey{id, int(rdb.Atoi(answer[0]))}, entry: parseEntry(answer[1])})
+			found[id] = append(found[id], heldAction{id, int(rdb.Atoi(answer[0])), parseEntry(answer[1])})
 		}
 	}
 	return found, unread, err
@@ -258,8 +258,8 @@ func (s *Store) asked(message string) {
 	if len(forgotten)+len(unknown) == 0 {
 		return
 	}
-	s.fanouts.wg.Go(func() {
-		if err := s.answerFor(s.fanouts.ctx, worker, forgotten, unknown); err != nil && s.fanouts.ctx.Err() == nil {
+	s.background.Go(func(ctx context.Context) {
+		if err := s.answerFor(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
 			s.log.Warn("actions that redis has forgotten the end of are looked at again soon", "error", err)
 		}
 	})

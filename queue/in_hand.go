@@ -23,14 +23,14 @@ func inHandKey(token string) string { return "batchd:inhand:" + token }
 // askForTasks asks all workers which of some tasks they have in hand. The answers to the
 // question are complete after about the time that a message and an exchange take.
 func (s *Store) askForTasks(ctx context.Context, tasks []heldTask) (token string, err error) {
-	token = s.token()
+	token = s.db.Token()
 	for page := range slices.Chunk(tasks, inHandPage) {
 		var question strings.Builder
 		question.WriteString(token)
 		for _, k := range page {
 			question.WriteString("\n" + k.queue + " " + k.id)
 		}
-		if err := s.publish(ctx, tasksChannel, question.String()); err != nil {
+		if err := s.db.Publish(ctx, tasksChannel, question.String()); err != nil {
 			return "", fmt.Errorf("ask for tasks: %w", err)
 		}
 	}
@@ -78,8 +78,8 @@ func (t *taker) askedForTasks(message string) {
 		return
 	}
 	s := t.s
-	s.fanouts.wg.Go(func() {
-		ctx, cancel := s.db.WithTimeout(s.fanouts.ctx)
+	s.background.Go(func(ctx context.Context) {
+		ctx, cancel := s.db.WithTimeout(ctx)
 		defer cancel()
 		pipe := s.db.Client.Pipeline()
 		pipe.SAdd(ctx, inHandKey(token), found...)
@@ -101,7 +101,7 @@ func (q *lane) tasksInHand() map[string]bool {
 		}
 	}
 	for _, a := range q.again { // it is still to be told when these come again
-		has[a.id] = true
+		has[a.ID] = true
 	}
 	return has
 }

@@ -29,7 +29,7 @@ func (s *Store) Begin(ctx context.Context, id string, index int, worker string) 
 		if err := s.history.settled(ctx); err != nil {
 			return nil, err
 		}
-		r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.token()}, read: true}
+		r := &ride{step: s.steps.begin, id: id, head: []any{worker, ""}, index: index, args: []any{s.db.Token()}, read: true}
 		a := s.attempts.begin(id, index, rdb.Text(r.args[0]))
 		begun, err := s.begin(ctx, r, worker)
 		if err != nil {
@@ -136,11 +136,6 @@ func (s *Store) begunOf(r *ride, verdict batch.Verdict) (*batch.Begun, error) {
 	return b, nil
 }
 
-// token returns what no other begin of an action has.
-func (s *Store) token() string {
-	return s.name[:12] + strconv.FormatUint(s.tokens.Add(1), 36)
-}
-
 // heldByOther reports whether another worker, which is alive, can still have an
 // action in flight that it began at that time.
 func (s *Store) heldByOther(ctx context.Context, worker, holder string, began time.Time) (bool, error) {
@@ -188,11 +183,11 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	sealed := s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
 	origin, waited := "", s.handOver.awaited(id)
 	if waited > 0 {
-		origin = s.name
+		origin = s.db.Name
 	}
 	ride := &ride{
 		step: s.steps.finish, id: id, head: []any{origin, firstResults, firstBytes},
-		index: index, args: []any{string(token), state, sealed}, calm: s.seated.Load() > 0, // else nobody may come soon
+		index: index, args: []any{string(token), state, sealed}, calm: s.running.Load() > 0, // else nobody may come soon
 	}
 	if err := s.combine.do(ride); err != nil {
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
@@ -209,23 +204,6 @@ func (s *Store) Finish(ctx context.Context, id string, index int, token batch.To
 	err = verdictError(ride.verdict())
 	s.attemptEnded(id, index, token, err, state, sealed, nil)
 	return err
-}
-
-// endedBatch reads a batch from the answer of the step that ended it. Nil is to be looked at.
-func (s *Store) endedBatch(ctx context.Context, id string, answer any) *batch.Batch {
-	parts, ok := answer.([]any)
-	if !ok {
-		return nil
-	}
-	seen, err := sightOf(parts)
-	if err != nil {
-		return nil
-	}
-	b, err := s.seenBatch(ctx, id, seen)
-	if err != nil {
-		return nil
-	}
-	return b
 }
 
 // Release implements [batch.Ledger].
@@ -321,3 +299,6 @@ func (e *entry) String() string {
 	}
 	return strings.Join([]string{e.token, strconv.Itoa(e.attempts), rdb.MillisOf(e.first), rdb.MillisOf(e.started), earlier, e.worker}, "|")
 }
+
+// noteRunning notes that this process runs n more actions, or fewer: steps of others may come soon.
+func (s *Store) noteRunning(n int) { s.running.Add(int64(n)) }

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // queued returns how many tasks of actions wait.
@@ -80,7 +81,7 @@ func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 			require.Equal(t, 4, b.queued(), name)
 			require.NoError(t, b.Delete(b.ctx, "me", first))
 			require.NoError(t, b.Delete(b.ctx, "me", other))
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			require.Equal(t, 4, b.free(limit), "%s: all of it is given back", name)
 		}
 	})
@@ -90,7 +91,7 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 100, Per: time.Hour}, Concurrent: 3}
 		used := 0
-		for name, step := range map[string]*redis.Script{
+		for name, step := range map[string]*rdb.Step{
 			"before it is handed out": b.steps.handout, "before the tasks": b.steps.offer, "before that is noted": b.steps.progress,
 		} {
 			dead := &mute{text: step.Hash()}

@@ -7,15 +7,13 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-
-	"github.com/batchd/batchd/queue/rdb"
 )
 
 // line takes the tasks of one target.
 type line struct {
 	Line
 	t     *taker
-	pacer *pacer // nil for a target without a rate
+	pacer *pacer[*task] // nil for a target without a rate
 	lanes []*lane
 	nudge chan struct{}
 
@@ -196,15 +194,15 @@ func (l *line) exchange(parts []*part) {
 // add adds a turn to a pipeline.
 func (l *line) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
 	for _, p := range parts {
-		p.cmd = pipe.EvalSha(ctx, l.t.s.steps.turn.Hash(), p.keys(), p.args()...)
+		p.Add(ctx, pipe)
 	}
 }
 
 // read reads the answers, and returns how many tasks were taken.
 func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 	for _, p := range parts {
-		cmd := l.t.s.db.AnswerOf(ctx, l.t.s.steps.turn, p.cmd)
-		taken += l.took(p, cmd, rdb.MapError(ctx, cmd.Err()))
+		ids, more, err := p.Read(ctx, l.t.s.db)
+		taken += l.took(p, ids, more, err)
 		l.mu.Lock()
 		p.polling = false // not before: what it gave back is to be taken first
 		l.mu.Unlock()
@@ -215,37 +213,7 @@ func (l *line) read(ctx context.Context, parts []*part) (taken int) {
 // part is what a turn does with one queue.
 type part struct {
 	*lane
-	want  int
-	ended []string
-	again []again
-	word  string // for other workers, if it leaves or puts back some
-	cmd   *redis.Cmd
-
-	takenKey string // counts the tasks that it takes, for the reservation that follows
-}
-
-func (p *part) keys() []string {
-	keys := []string{
-		p.prefix + "pending", p.prefix + "paused", p.prefix + "active", p.prefix + "lease",
-		p.prefix + "processed:" + time.Now().UTC().Format(time.DateOnly), p.prefix + "processed", p.prefix + "retry", dueKey(p.name), fairPrefix(p.name) + "m",
-	}
-	if p.takenKey != "" {
-		keys = append(keys, p.takenKey)
-	}
-	return keys
-}
-
-func (p *part) args() []any {
-	args := make([]any, 0, 12+len(p.ended)+2*len(p.again))
-	args = append(args, p.prefix+"t:", int(asynqLease.Seconds()), time.Now().Add(asynqStats).Unix(), p.want, workChannel, p.word, len(p.ended),
-		fairPrefix(p.name), p.FIFO, p.message[0], p.message[1], p.message[2])
-	for _, id := range p.ended {
-		args = append(args, id)
-	}
-	for _, k := range p.again {
-		args = append(args, k.id, k.wait.Microseconds())
-	}
-	return args
+	Poll
 }
 
 // plan divides the free places among the queues that may have tasks.
@@ -273,19 +241,19 @@ func (l *line) plan(take bool) []*part {
 			continue
 		}
 		n, m := min(len(q.done), mostEnded), min(len(q.again), mostEnded)
-		p := &part{lane: q, want: wants[i], ended: slices.Clip(q.done[:n]), again: slices.Clip(q.again[:m])}
+		p := &part{q, Poll{Queue: q.name, Want: wants[i], FIFO: q.FIFO, Message: q.message, Ended: slices.Clip(q.done[:n]), Again: slices.Clip(q.again[:m])}}
 		q.done, q.again = q.done[n:], q.again[m:]
-		for i := range p.again {
-			p.again[i].wait = max(0, p.again[i].at.Sub(l.turned)).Round(time.Microsecond)
+		for i := range p.Again {
+			p.Again[i].Wait = max(0, p.Again[i].At.Sub(l.turned)).Round(time.Microsecond)
 		}
-		if slices.ContainsFunc(p.again, again.atOnce) {
-			p.word = l.t.s.word(q.name)
+		if slices.ContainsFunc(p.Again, Again.AtOnce) {
+			p.Wakeup = l.t.s.word(q.name)
 		}
 		q.polling = true
-		if p.want > 0 {
+		if p.Want > 0 {
 			q.filled = false // unless it turns out to hold more, or somebody says so meanwhile
-			q.wanted = p.want
-			l.count(q, p.want)
+			q.wanted = p.Want
+			l.count(q, p.Want)
 		}
 		parts = append(parts, p)
 	}
@@ -325,16 +293,15 @@ func (l *line) bulkFree(now time.Time) int {
 }
 
 // took notes what a turn brought from one queue, and returns how many tasks that is.
-func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
+func (l *line) took(p *part, ids []string, more bool, err error) int {
 	now := time.Now()
-	var tasks []*task
-	more := false
-	if err == nil {
-		tasks, more = p.tasks(cmd, now)
+	tasks := make([]*task, len(ids))
+	for i, id := range ids {
+		tasks[i] = &task{lane: p.lane, id: id, taken: now, place: Place{lane: p.lane}}
 	}
 	l.mu.Lock()
 	p.wanted = 0
-	l.count(p.lane, len(tasks)-p.want)
+	l.count(p.lane, len(tasks)-p.Want)
 	l.audit.took(tasks)
 	if l.Rate.N > 0 {
 		for _, k := range tasks {
@@ -345,21 +312,21 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 		l.small = now
 	}
 	if err != nil {
-		if p.want > 0 {
+		if p.Want > 0 {
 			p.missed() // Redis may have handed out some
 		}
-		p.done = append(p.ended, p.done...)
-		p.lane.again = append(p.again, p.lane.again...)
+		p.done = append(p.Ended, p.done...)
+		p.again = append(p.Again, p.again...)
 		p.filled = true
 		p.failed = now.Add(takerPause)
 	} else {
 		p.failed = time.Time{}
 		p.filled = p.filled || more
-		for _, k := range p.again {
-			if k.atOnce() {
+		for _, k := range p.Again {
+			if k.AtOnce() {
 				p.filled = true
 			} else {
-				p.waits(now.Add(k.wait + time.Millisecond)) // Redis counted from a moment before now, and rounded up
+				p.waits(now.Add(k.Wait + time.Millisecond)) // Redis counted from a moment before now, and rounded up
 			}
 		}
 	}
@@ -379,17 +346,4 @@ func (l *line) took(p *part, cmd *redis.Cmd, err error) int {
 		l.mu.Unlock()
 	}
 	return len(tasks)
-}
-
-// tasks reads the ids that a turn brought, and whether more tasks wait.
-func (p *part) tasks(cmd *redis.Cmd, now time.Time) (tasks []*task, more bool) {
-	answer, _ := cmd.Val().([]any)
-	if len(answer) == 0 {
-		return nil, false
-	}
-	tasks = make([]*task, 0, len(answer)-1)
-	for _, id := range answer[1:] {
-		tasks = append(tasks, &task{lane: p.lane, id: rdb.Text(id), taken: now, place: Place{lane: p.lane}})
-	}
-	return tasks, answer[0] == int64(1)
 }

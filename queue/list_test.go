@@ -145,7 +145,7 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 				require.NoError(t, b.db.Client.ZScore(b.ctx, index, u.id).Err(), index)
 			}
 			u.Abort(b.ctx)
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			look()
 			for _, index := range indexes {
 				require.Error(t, b.db.Client.ZScore(b.ctx, index, u.id).Err(), index)

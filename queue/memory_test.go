@@ -2,7 +2,6 @@ package queue
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"strings"
 	"sync"
@@ -38,14 +37,6 @@ func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 	require.Equal(t, batch.StatusCompleted, b.get(accepted).Status, "what was accepted is worked off")
 	refill(1)
 	b.submit(1, spec())
-}
-
-func TestTheShareOfMemory(t *testing.T) {
-	t.Parallel()
-	info := "# Memory\r\nused_memory:%d\r\nused_memory_rss:99\r\nmaxmemory:%d\r\nmaxmemory_human:1K\r\n"
-	require.Equal(t, memoryOf{256, 1024}, readMemory(fmt.Sprintf(info, 256, 1024)))
-	require.Equal(t, memoryOf{256, 0}, readMemory(fmt.Sprintf(info, 256, 0)))
-	require.Zero(t, readMemory(""))
 }
 
 // Twenty clients at once are told after the time of one look, not one after the other.

@@ -24,6 +24,9 @@ type messageTemplate struct {
 	head, tail []byte // what comes before the payload and the id, and after them
 }
 
+// MessageParts are the parts of a message around the payload and the id, without their lengths.
+type MessageParts [3][]byte
+
 // newMessageTemplate returns a template of messages that asynq never archives: the ledger decides
 // when an action ends.
 func newMessageTemplate(queue, kind string) *messageTemplate {
@@ -40,9 +43,9 @@ func newMessageTemplate(queue, kind string) *messageTemplate {
 
 // around returns what a message has up to the payload's length, between the payload and the id's
 // length, and after the id.
-func (m *messageTemplate) around() [3][]byte {
+func (m *messageTemplate) around() MessageParts {
 	before := protowire.AppendTag(slices.Clone(m.head), fieldPayload, protowire.BytesType)
-	return [3][]byte{before, protowire.AppendTag(nil, fieldID, protowire.BytesType), m.tail}
+	return MessageParts{before, protowire.AppendTag(nil, fieldID, protowire.BytesType), m.tail}
 }
 
 // message returns the message of one task.

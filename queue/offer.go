@@ -78,7 +78,7 @@ func (s *Store) offerOnce(ctx context.Context, f flow, ranges []indexRange) erro
 	s.db.Send(ctx, pipe)
 	defer func() {
 		for queue := range sent.cmds {
-			s.wake(queue) // even if only the answer was lost
+			s.wakeLocal(queue) // even if only the answer was lost
 		}
 	}()
 	if err := sent.read(ctx, s.db); err != nil {
@@ -193,4 +193,26 @@ func flowOfBatch(id string, answer []string) flow {
 		return flow{}
 	}
 	return flow{answer[0], id, answer[3], route{answer[1], batch.Lane(answer[2])}}
+}
+
+// waitingEverywhere returns the number of actions that wait for their tasks.
+func (s *Store) waitingEverywhere(ctx context.Context) (int, error) {
+	queues, err := s.taskQueues(ctx)
+	if err != nil || len(queues) == 0 {
+		return 0, err
+	}
+	pipe := s.db.Client.Pipeline()
+	counts := make([]*redis.StringCmd, len(queues))
+	for i, queue := range queues {
+		counts[i] = pipe.Get(ctx, fairPrefix(queue)+"n")
+	}
+	s.db.Send(ctx, pipe)
+	waiting := 0
+	for _, count := range counts {
+		if err := count.Err(); err != nil && !errors.Is(err, redis.Nil) {
+			return 0, fmt.Errorf("count waiting actions: %w", rdb.MapError(ctx, err))
+		}
+		waiting += int(rdb.Atoi(count.Val()))
+	}
+	return waiting, nil
 }

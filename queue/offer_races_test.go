@@ -74,7 +74,7 @@ func TestWhatIsOfferedOfAnEndedBatchDoesNotWait(t *testing.T) {
 		for name, offer := range offers {
 			t.Log(name)
 			id := b.submit(n, spec()).ID
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			m := b.head(id)
 			b.retract(b.ctx, flowOf(id, m)) // as if it had not been offered
 			ended := false
@@ -82,11 +82,11 @@ func TestWhatIsOfferedOfAnEndedBatchDoesNotWait(t *testing.T) {
 				if !ended {
 					ended = true
 					must(b.Cancel(b.ctx, "me", id))
-					b.fanouts.wg.Wait()
+					b.background.Wait()
 				}
 			})
 			require.NoError(t, offer(id, m))
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			require.True(t, ended)
 			b.requireWaits(0)
 		}
@@ -124,24 +124,24 @@ func (h *beforeStep) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 func TestWhatABeginExpiresDoesNotWait(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		id := b.submit(700, spec()).ID
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		token := b.begin(id, 0).Token
 		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
 		begun, err := b.Begin(b.ctx, id, 1, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		b.requireWaits(0)
 		b.noFairKeys()
 		require.NoError(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)))
 
 		id = b.submit(700, spec()).ID
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		token = b.begin(id, 0).Token
 		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
 		_, err = b.Release(b.ctx, id, 0, token, new(batch.Result))
 		require.NoError(t, err)
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		b.noFairKeys()
 	}, "embedded", "cluster")
 }
@@ -151,7 +151,7 @@ func TestTheSweeperOffersOnlyWhatWaits(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		const n = 700
 		id := b.submit(n, spec()).ID
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		for _, queue := range b.queuesOf(crm(batch.Bulk)) {
 			ids, _ := b.polls(queue, n, false)
 			require.NoError(t, b.endTasks(b.ctx, queue, ids))
@@ -160,7 +160,7 @@ func TestTheSweeperOffersOnlyWhatWaits(t *testing.T) {
 		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", 1, "created", 1).Err())
 		_, _, err := b.Sweep(b.ctx, "w1")
 		require.NoError(t, err)
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		b.requireWaits(3)
 		require.Equal(t, "700", b.head(id)["enqueued"])
 	}, "embedded", "cluster")
@@ -223,9 +223,10 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 		slot := int(b.db.Cluster.ClusterKeySlot(b.ctx, prefix).Val())
 		from := must(b.db.Cluster.MasterForKey(b.ctx, prefix))
 		var to *redis.Client
+		var mu sync.Mutex
 		require.NoError(t, b.db.Cluster.ForEachMaster(b.ctx, func(_ context.Context, c *redis.Client) error {
-			b.notices.mu.Lock()
-			defer b.notices.mu.Unlock()
+			mu.Lock()
+			defer mu.Unlock()
 			if c.Options().Addr != from.Options().Addr {
 				to = c
 			}
@@ -241,7 +242,7 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 			short, cancel := context.WithTimeout(b.ctx, 200*time.Millisecond)
 			_ = b.offer(short, flow{owner: "me", id: "other", route: f.route}, []indexRange{{0, n}})
 			b.retract(short, f)
-			_, _ = b.db.Run(short, b.steps.turn, (&part{lane: b.newLane(queue), want: 5}).keys(), (&part{lane: b.newLane(queue), want: 5}).args()...)
+			_, _, _ = b.pollFor(short, &Poll{Queue: queue, Want: 5})
 			cancel()
 		}
 		left := must(from.Do(b.ctx, "cluster", "getkeysinslot", slot, 100).StringSlice())

@@ -15,12 +15,7 @@ import (
 // polls takes up to n tasks of a queue, and returns their ids and whether more wait.
 func (b *bundle) polls(queue string, n int, fifo bool) (ids []string, more bool) {
 	b.t.Helper()
-	q := b.newLane(queue)
-	q.FIFO = fifo
-	p := &part{lane: q, want: n}
-	answer, err := b.db.Run(b.ctx, b.steps.turn, p.keys(), p.args()...)
-	require.NoError(b.t, err)
-	return answer[1:], answer[0] == "1"
+	return b.poll(&Poll{Queue: queue, Want: n, FIFO: fifo})
 }
 
 // offers lets n actions of a batch wait.
@@ -232,14 +227,14 @@ func TestWhatNoMoreWaitsIsTakenBack(t *testing.T) {
 		for name, end := range ends {
 			t.Log(name)
 			id, other := b.submit(700, spec()).ID, b.submit(3, spec()).ID
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			require.Len(t, b.offers(batch.Bulk), 700)
 			end(id)
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			require.Empty(t, b.offers(batch.Bulk))
 			require.Len(t, b.offers(batch.Interactive), 3)
 			must(b.Cancel(b.ctx, "me", other))
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			b.noFairKeys()
 		}
 	})
@@ -264,7 +259,7 @@ func TestOnlyWhatRedisForgotIsOfferedAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const n = 1200
 		id := b.submit(n, spec()).ID
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		m := b.head(id)
 		lost, next, err := b.offerLost(b.ctx, id, m, 0, n)
 		require.NoError(t, err)

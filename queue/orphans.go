@@ -95,9 +95,9 @@ func (q *lane) missed() {
 	}
 	q.telling = true
 	s := q.t.s
-	s.fanouts.wg.Go(func() {
+	s.background.Go(func(ctx context.Context) {
 		for q.toBeTold() {
-			if err := s.noteLost(s.fanouts.ctx, q.name); err != nil {
+			if err := s.noteLost(ctx, q.name); err != nil {
 				s.log.Warn("tasks that were taken may come again late", "queue", q.name, "error", err)
 			}
 		}
@@ -117,7 +117,7 @@ func (q *lane) toBeTold() bool {
 // the sweeper takes back only those it has seen. It goes on until Redis takes it, or the
 // store is closed, and tries once even then.
 func (s *Store) noteLost(ctx context.Context, queue string) (err error) {
-	note := queue + " " + s.token()
+	note := queue + " " + s.db.Token()
 	for {
 		err = rdb.RetryUnavailable(ctx, func() error {
 			ctx, cancel := s.db.WithTimeout(context.WithoutCancel(ctx))
@@ -157,20 +157,9 @@ func (s *Store) requeue(ctx context.Context, queue string, ids []string) (int, e
 		found += int(rdb.Atoi(answer[0]))
 	}
 	if found > 0 {
-		s.wake(queue)
+		s.wakeLocal(queue)
 	}
 	return found, nil
-}
-
-// endTasks takes tasks from asynq's books.
-func (s *Store) endTasks(ctx context.Context, queue string, ids []string) error {
-	for chunk := range slices.Chunk(ids, mostEnded) {
-		p := &part{lane: &lane{line: &line{}, name: queue, prefix: asynqPrefix(queue)}, ended: chunk}
-		if _, err := s.db.Run(ctx, s.steps.turn, p.keys(), p.args()...); err != nil {
-			return fmt.Errorf("end tasks whose actions have ended: %w", err)
-		}
-	}
-	return nil
 }
 
 // strays returns the tasks of queues that a worker holds by asynq's books, although their

@@ -99,10 +99,10 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}})
-		require.NoError(t, b.steps.turn.Load(b.ctx, b.db.Client).Err()) // on all servers: what is sent by its text is not lost
+		require.NoError(t, pollStep.Load(b.ctx, b.db.Client).Err()) // on all servers: what is sent by its text is not lost
 		b.submit(3, spec())
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
-		lost := &lostReplies{left: 1000, only: b.steps.turn.Hash()}
+		lost := &lostReplies{left: 1000, only: pollStep.Hash()}
 		b.db.Client.AddHook(lost)
 		for len(b.pending(batch.Interactive)) > 0 { // of several queues it may ask the wrong ones first
 			taker.lines[0].markAll()
@@ -142,7 +142,7 @@ func TestATurnWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
 	l.turn(true) // the script is loaded
 	b.submit(4, spec())
 	require.Equal(t, batch.Swept{Open: 1}, b.sweep())
-	b.fanouts.wg.Wait() // what follows a submission
+	b.background.Wait() // what follows a submission
 	for _, q := range l.lanes {
 		q.filled = !q.bulk
 	}

@@ -26,16 +26,14 @@ func (l *line) capacity() int {
 	return l.Places + max(l.Burst, 1) + min(3*perSecond+1, mostAhead)
 }
 
-func (l *line) newPacer() *pacer {
-	p := &pacer{
-		rate: l.Rate, burst: l.Burst, most: l.Places, token: l.t.s.token, held: l.Held, changed: l.wake,
-		hand: l.handOver, giveBack: giveBackAll, async: l.t.wg.Go,
-		reserve: func(r *reservation) (*reserved, error) {
+func (l *line) newPacer() *pacer[*task] {
+	return newPacer(PacerConfig[*task]{
+		Rate: l.Rate, Burst: l.Burst, Most: l.Places, Token: l.t.s.db.Token, Held: l.Held, Changed: l.wake,
+		Hand: l.handOver, GiveBack: giveBackAll, Async: l.t.wg.Go,
+		Reserve: func(r *reservation) (*reserved, error) {
 			return l.t.s.reserve(context.Background(), l.Target, l.Rate, l.Burst, r)
 		},
-	}
-	p.init()
-	return p
+	})
 }
 
 // reserve makes a reservation of send times at a target's rate.
@@ -84,7 +82,7 @@ type pollReservation struct {
 func (l *line) reserveAlong(parts []*part) *pollReservation {
 	want := 0
 	for _, p := range parts {
-		want += p.want
+		want += p.Want
 	}
 	if l.pacer == nil || want == 0 || l.t.s.db.Cluster != nil {
 		return nil
@@ -94,7 +92,7 @@ func (l *line) reserveAlong(parts []*part) *pollReservation {
 		return nil
 	}
 	for _, p := range parts {
-		p.takenKey = r.takenKey(l.Target)
+		p.TakenKey = r.takenKey(l.Target)
 	}
 	return &pollReservation{reservation: r, l: l, want: want}
 }

@@ -50,6 +50,10 @@ const (
 	askSeveral = 20 * time.Millisecond
 	// answerAge is less than Redis keeps the answer of a reservation.
 	answerAge = 5 * time.Minute
+	// reservePause follows a reservation that failed, and askEvery is the longest time between two
+	// reservations while there are no send times for tasks in hand.
+	reservePause = 250 * time.Millisecond
+	askEvery     = 2 * time.Second
 )
 
 // ErrNoSendTime says that a request was not sent because there was no send time at its
@@ -60,6 +64,33 @@ var ErrNoSendTime = errors.New("no send time soon enough at the target's rate")
 type sendTime struct {
 	redis, step, late int64     // as lua/reserve.lua has them
 	at, until         time.Time // of this process
+}
+
+// PacerConfig configures a [Pacer] of tasks of type T.
+type PacerConfig[T any] struct {
+	// Rate and Burst are those of the target. A Burst of 0 is 1.
+	Rate  batch.Rate
+	Burst int
+	// Most is the most requests at a time.
+	Most int
+	// Reserve makes a reservation in one exchange, which ends by itself.
+	Reserve func(r *reservation) (*reserved, error)
+	// Hand hands a task over, so that its action is begun. It returns false if the target is held or the
+	// server stops.
+	Hand func(T) bool
+	// GiveBack puts tasks back into their queues.
+	GiveBack func([]T)
+	// Held returns for how long from now the target is held, and a channel that is closed when that
+	// changes.
+	Held func() (time.Duration, <-chan struct{})
+	// Changed is called when NotBefore and Fitting may return other values.
+	Changed func()
+	// Token returns a text that no other call returns.
+	Token func() string
+	// Async runs a function that the server waits for.
+	Async func(func())
+	// Sleep returns after a duration. Defaults to a timer.
+	Sleep func(ctx context.Context, d time.Duration) error
 }
 
 // pacer has the requests to a target with a rate written at their send times.
@@ -74,27 +105,17 @@ type sendTime struct {
 //
 // A process that dies loses the times that it reserved: those of half a second and six round trips to
 // Redis, and at a slow rate one.
-type pacer struct {
-	rate     batch.Rate
-	burst    int
-	most     int                                     // requests at a time
-	reserve  func(r *reservation) (*reserved, error) // one exchange, which ends by itself
-	giveBack func([]*task)
-	hand     func(*task) bool // false: the target is held, or the server stops
-	held     func() (time.Duration, <-chan struct{})
-	token    func() string
-	sleep    func(ctx context.Context, d time.Duration) error
-	changed  func()       // when may be other than notBefore and fitting said
-	async    func(func()) // runs a function that the server waits for
+type pacer[T any] struct {
+	PacerConfig[T]
 
 	nudge chan struct{}
 
 	mu       sync.Mutex
 	clock    clock
-	times    []sendTime // reserved and not claimed, by time
-	claimed  []*claim   // requests that have send times, by time
-	waiting  []*task    // taken, and not handed over
-	unready  int        // handed over, and without a send time
+	times    []sendTime  // reserved and not claimed, by time
+	claimed  []*claim[T] // requests that have send times, by time
+	waiting  []T         // taken, and not handed over
+	unready  int         // handed over, and without a send time
 	claims   chan struct{}
 	back     []sendTime     // to be returned
 	asking   int            // reservations under way
@@ -128,42 +149,44 @@ func mostLate(rate batch.Rate) time.Duration {
 	return max(floorLateness(rate), min(most, capLateness))
 }
 
-func (p *pacer) init() {
-	p.nudge, p.claims, p.permits = make(chan struct{}, 1), make(chan struct{}), make(chan struct{}, p.most)
-	if p.sleep == nil {
-		p.sleep = sleep
+// newPacer returns a pacer. The caller runs it.
+func newPacer[T any](cfg PacerConfig[T]) *pacer[T] {
+	p := &pacer[T]{PacerConfig: cfg, nudge: make(chan struct{}, 1), claims: make(chan struct{}), permits: make(chan struct{}, cfg.Most)}
+	if p.Sleep == nil {
+		p.Sleep = sleep
 	}
-	p.burst = max(p.burst, 1)
-	p.late = floorLateness(p.rate)
+	p.Burst = max(p.Burst, 1)
+	p.late = floorLateness(p.Rate)
 	p.asks = p.late
-	p.step = (p.rate.Per + p.late) / time.Duration(p.rate.N)
+	p.step = (p.Rate.Per + p.late) / time.Duration(p.Rate.N)
+	return p
 }
 
 // lead returns how long before its send time a task is handed over: the exchange by
 // which its action is begun takes that long, and another one's if it has ended.
-func (p *pacer) lead() time.Duration {
+func (p *pacer[T]) lead() time.Duration {
 	return min(2*p.trip()+5*time.Millisecond, leadMost)
 }
 
 // trip returns how long an exchange with Redis takes nearly always.
-func (p *pacer) trip() time.Duration { return p.exchange.usual }
+func (p *pacer[T]) trip() time.Duration { return p.exchange.usual }
 
 // ahead returns how far ahead send times are reserved, and how much of that must be
 // left when the next ones are asked for: until their tasks are handed over, one exchange may
 // have to end first, one takes them, and one reserves.
-func (p *pacer) ahead() (most, left time.Duration) {
+func (p *pacer[T]) ahead() (most, left time.Duration) {
 	x := min(p.trip(), leadMost)
 	most = horizon + 6*x
 	return most, max(most/2, p.lead()+3*x)
 }
 
 // missing returns how many of the tasks in hand have no send time yet, with the lock held.
-func (p *pacer) missing() int {
+func (p *pacer[T]) missing() int {
 	return max(len(p.waiting)+p.unready-len(p.times), 0)
 }
 
 // notBefore returns when tasks may be taken again.
-func (p *pacer) notBefore() time.Time {
+func (p *pacer[T]) notBefore() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_, left := p.ahead()
@@ -178,11 +201,11 @@ func (p *pacer) notBefore() time.Time {
 }
 
 // fitting returns about how many tasks get send times that are taken now.
-func (p *pacer) fitting(now time.Time) int {
+func (p *pacer[T]) fitting(now time.Time) int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	most, _ := p.ahead()
-	n, start := p.burst, p.first()
+	n, start := p.Burst, p.first()
 	if next := p.next.Sub(now); next > start {
 		n, start = 1, next
 	}
@@ -191,14 +214,14 @@ func (p *pacer) fitting(now time.Time) int {
 }
 
 // add takes tasks that were taken from their queues.
-func (p *pacer) add(tasks []*task) {
+func (p *pacer[T]) add(tasks []T) {
 	p.mu.Lock()
 	p.waiting = append(p.waiting, tasks...)
 	p.mu.Unlock()
 	p.wake()
 }
 
-func (p *pacer) wake() {
+func (p *pacer[T]) wake() {
 	select {
 	case p.nudge <- struct{}{}:
 	default: // it has one that it did not see yet
@@ -206,12 +229,12 @@ func (p *pacer) wake() {
 }
 
 // run hands over tasks until the server has ended.
-func (p *pacer) run(quit, closed <-chan struct{}) {
+func (p *pacer[T]) run(quit, closed <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	p.probe(firstLooks)
 	for {
-		held, changed := p.held()
+		held, changed := p.Held()
 		select {
 		case <-quit:
 			p.stop()
@@ -220,7 +243,7 @@ func (p *pacer) run(quit, closed <-chan struct{}) {
 		}
 		due, wait := p.due(time.Now(), held > 0)
 		for i, k := range due {
-			if !p.hand(k) {
+			if !p.Hand(k) {
 				p.unhand(due[i:])
 				break
 			}
@@ -239,24 +262,24 @@ func (p *pacer) run(quit, closed <-chan struct{}) {
 }
 
 // stop has nothing handed over any more.
-func (p *pacer) stop() {
+func (p *pacer[T]) stop() {
 	p.mu.Lock()
 	p.stopping = true
 	p.mu.Unlock()
 }
 
 // unhand gives back tasks that were about to be handed over.
-func (p *pacer) unhand(tasks []*task) {
+func (p *pacer[T]) unhand(tasks []T) {
 	p.mu.Lock()
 	p.unready -= len(tasks)
 	p.mu.Unlock()
-	p.giveBack(tasks)
+	p.GiveBack(tasks)
 	p.wake()
 }
 
 // due returns the tasks to hand over now, and how long it may be until there are more. It asks for
 // send times that are missing, and returns those that are left over.
-func (p *pacer) due(now time.Time, held bool) (due []*task, wait time.Duration) {
+func (p *pacer[T]) due(now time.Time, held bool) (due []T, wait time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.expire(now)
@@ -294,30 +317,30 @@ func (p *pacer) due(now time.Time, held bool) (due []*task, wait time.Duration) 
 // tolerate has the tolerance to ask for follow the one that is needed, with the lock held: up at once, and
 // down over forgetLate. At a fast rate hundreds of sleepers in between need less, and the next one as
 // much again.
-func (p *pacer) tolerate(now time.Time) {
+func (p *pacer[T]) tolerate(now time.Time) {
 	passed := min(now.Sub(p.forgot), forgetLate)
 	p.forgot = now
 	p.asks = max(p.late, p.asks-time.Duration(float64(p.asks-p.late)*passed.Seconds()/forgetLate.Seconds()))
 }
 
 // drop gives back the last n of the tasks that wait, with the lock held.
-func (p *pacer) drop(n int) {
+func (p *pacer[T]) drop(n int) {
 	if n <= 0 {
 		return
 	}
 	rest := p.waiting[len(p.waiting)-n:]
 	p.waiting = slices.Clip(p.waiting[:len(p.waiting)-n])
-	p.async(func() { p.giveBack(rest) })
+	p.Async(func() { p.GiveBack(rest) })
 }
 
 // dropTimeless gives back the tasks that have no send times and that none are asked for, with
 // the lock held.
-func (p *pacer) dropTimeless() {
+func (p *pacer[T]) dropTimeless() {
 	p.drop(len(p.waiting) - max(len(p.times)+p.asked-p.unready, 0))
 }
 
 // expire drops send times that have passed, with the lock held.
-func (p *pacer) expire(now time.Time) {
+func (p *pacer[T]) expire(now time.Time) {
 	n := 0
 	for n < len(p.times) && now.After(p.times[n].until) {
 		n++
@@ -330,27 +353,27 @@ func (p *pacer) expire(now time.Time) {
 }
 
 // signal wakes those who wait for a send time, with the lock held.
-func (p *pacer) signal() {
+func (p *pacer[T]) signal() {
 	close(p.claims)
 	p.claims = make(chan struct{})
 }
 
 // connectAhead returns how long before its send time a request asks for a connection. Not
 // more than a quarter of the connections wait for send times.
-func (p *pacer) connectAhead() time.Duration {
+func (p *pacer[T]) connectAhead() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return min(max(p.step*time.Duration(p.most)/4, time.Millisecond), connectAhead)
+	return min(max(p.step*time.Duration(p.Most)/4, time.Millisecond), connectAhead)
 }
 
-func (p *pacer) leadNow() time.Duration {
+func (p *pacer[T]) leadNow() time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.lead()
 }
 
 // unhanded takes away the tasks that were not handed over.
-func (p *pacer) unhanded() []*task {
+func (p *pacer[T]) unhanded() []T {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stopping = true

@@ -2,6 +2,7 @@ package queue
 
 import (
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"testing"
@@ -34,8 +35,8 @@ func newLuaGate(t *testing.T, now func() int64) *luaGate {
 	g.state.SetField(redis, "call", g.state.NewFunction(g.call))
 	g.state.SetGlobal("redis", redis)
 	var text []byte
-	for _, name := range []string{"lib", "reserve"} {
-		part, err := luaFiles.ReadFile("lua/" + name + ".lua")
+	for _, name := range []string{"../rdb/lua/time.lua", "lua/reserve.lua"} {
+		part, err := os.ReadFile(name)
 		require.NoError(t, err)
 		text = append(text, part...)
 	}

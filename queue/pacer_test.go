@@ -36,7 +36,7 @@ type pacedWorld struct {
 	rand   *rand.Rand
 	gate   *luaGate
 	mu     sync.Mutex
-	queue  []*task
+	queue  []*pacedTask
 	more   chan struct{} // closed when tasks come back
 	open   int           // tasks that have not ended
 	over   chan struct{}
@@ -112,7 +112,7 @@ func (w *pacedWorld) run(n int, seed uint64) time.Duration {
 	w.mu.Lock()
 	w.submitted = time.Now()
 	for i := range n {
-		w.queue = append(w.queue, &task{id: fmt.Sprint(i)})
+		w.queue = append(w.queue, &pacedTask{id: fmt.Sprint(i)})
 	}
 	close(w.more)
 	w.more = make(chan struct{})
@@ -125,20 +125,20 @@ func (w *pacedWorld) run(n int, seed uint64) time.Duration {
 	return w.writes[len(w.writes)-1].Sub(w.submitted)
 }
 
-func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{}) *pacer {
+func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{}) *pacer[*pacedTask] {
 	tokens := 0
-	var p *pacer
-	p = &pacer{
-		rate: w.rate, burst: w.burst, most: 64,
-		held:     func() (time.Duration, <-chan struct{}) { return 0, nil },
-		changed:  func() { w.wake(changed) },
-		async:    wg.Go,
-		giveBack: w.giveBack,
-		token: func() string {
+	var p *pacer[*pacedTask]
+	p = newPacer(PacerConfig[*pacedTask]{
+		Rate: w.rate, Burst: w.burst, Most: 64,
+		Held:     func() (time.Duration, <-chan struct{}) { return 0, nil },
+		Changed:  func() { w.wake(changed) },
+		Async:    wg.Go,
+		GiveBack: w.giveBack,
+		Token: func() string {
 			tokens++
 			return fmt.Sprint(name, "-", tokens)
 		},
-		sleep: func(ctx context.Context, d time.Duration) error {
+		Sleep: func(ctx context.Context, d time.Duration) error {
 			if d > 0 && w.busy > 0 {
 				d += w.upTo(w.busy)
 			}
@@ -146,20 +146,19 @@ func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{
 			w.goOn()
 			return err
 		},
-		reserve: func(r *reservation) (*reserved, error) {
+		Reserve: func(r *reservation) (*reserved, error) {
 			w.travel()
 			answer, err := w.reserve(r, 0)
 			w.travel()
 			return answer, err
 		},
-		hand: func(k *task) bool {
+		Hand: func(k *pacedTask) bool {
 			now := time.Now()
-			c := &claim{p: p, open: true, handed: now, until: now.Add(sendWithin)}
+			c := p.claimFor(now)
 			wg.Go(func() { w.act(k, c) })
 			return true
 		},
-	}
-	p.init()
+	})
 	return p
 }
 
@@ -183,7 +182,7 @@ func (w *pacedWorld) wake(c chan struct{}) {
 }
 
 // act is what a worker does with a task.
-func (w *pacedWorld) act(k *task, c *claim) {
+func (w *pacedWorld) act(k *pacedTask, c *claim[*pacedTask]) {
 	time.Sleep(w.slowed(true) + w.upTo(w.jitter))
 	time.Sleep(w.slowed(true) + w.upTo(w.jitter))
 	if w.chance(w.ended) {
@@ -206,7 +205,7 @@ func (w *pacedWorld) act(k *task, c *claim) {
 	c.end()
 	if err != nil {
 		w.travel()
-		w.put([]*task{k}, true)
+		w.put([]*pacedTask{k}, true)
 		w.travel()
 		return
 	}
@@ -222,7 +221,7 @@ func (w *pacedWorld) end() {
 	}
 }
 
-func (w *pacedWorld) giveBack(tasks []*task) {
+func (w *pacedWorld) giveBack(tasks []*pacedTask) {
 	if len(tasks) == 0 {
 		return
 	}
@@ -231,7 +230,7 @@ func (w *pacedWorld) giveBack(tasks []*task) {
 	w.travel()
 }
 
-func (w *pacedWorld) put(tasks []*task, ahead bool) {
+func (w *pacedWorld) put(tasks []*pacedTask, ahead bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if ahead {
@@ -243,9 +242,12 @@ func (w *pacedWorld) put(tasks []*task, ahead bool) {
 	w.more = make(chan struct{})
 }
 
+// pacedTask is a task of a pacedWorld.
+type pacedTask struct{ id string }
+
 // poll takes tasks as a line does.
-func (w *pacedWorld) poll(p *pacer, changed, quit <-chan struct{}) {
-	tick := time.NewTicker(max(pollEvery, w.rate.Per/1000))
+func (w *pacedWorld) poll(p *pacer[*pacedTask], changed, quit <-chan struct{}) {
+	tick := time.NewTicker(max(askEvery, w.rate.Per/1000))
 	defer tick.Stop()
 	for {
 		w.mu.Lock()
@@ -261,7 +263,7 @@ func (w *pacedWorld) poll(p *pacer, changed, quit <-chan struct{}) {
 		wait := p.notBefore().Sub(now)
 		n := p.fitting(now)
 		if waiting > 0 && wait <= 0 && n > 0 {
-			r, want := (*reservation)(nil), min(n, mostPaced)
+			r, want := (*reservation)(nil), min(n, 1000)
 			if !w.apart {
 				r = p.along(want)
 			}
@@ -447,9 +449,9 @@ func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var calls []*reservation
 				answers := make(chan struct{})
-				p := &pacer{
-					rate: batch.Rate{N: 10, Per: time.Second}, most: 8, changed: func() {}, token: func() string { return "last" },
-					reserve: func(r *reservation) (*reserved, error) {
+				p := newPacer(PacerConfig[*pacedTask]{
+					Rate: batch.Rate{N: 10, Per: time.Second}, Most: 8, Changed: func() {}, Token: func() string { return "last" },
+					Reserve: func(r *reservation) (*reserved, error) {
 						if r.token == "earlier" && !repeated {
 							<-answers
 						}
@@ -459,8 +461,7 @@ func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
 						}
 						return &reserved{}, nil
 					},
-				}
-				p.init()
+				})
 				p.back, p.times = []sendTime{{redis: 100}}, []sendTime{{redis: 200}}
 				earlier := &reservation{token: "earlier", most: 2, since: time.Now()}
 				if repeated {

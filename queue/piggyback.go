@@ -82,8 +82,8 @@ func (s *Store) turnAlong(ctx context.Context, queue string) *along {
 	}
 	a := &along{lane: q, parts: q.plan(true)}
 	for _, p := range a.parts {
-		if p.lane == q && p.want > 0 { // it may be the turn of other queues
-			p.word, a.tells = s.word(queue), true
+		if p.lane == q && p.Want > 0 { // it may be the turn of other queues
+			p.Wakeup, a.tells = s.word(queue), true
 		}
 	}
 	return a
@@ -100,5 +100,5 @@ func (a *along) took(ctx context.Context) int {
 }
 
 func (a *along) failed() bool {
-	return slices.ContainsFunc(a.parts, func(p *part) bool { return p.cmd.Err() != nil })
+	return slices.ContainsFunc(a.parts, func(p *part) bool { return p.Failed() })
 }

@@ -21,7 +21,7 @@ type Place struct {
 	lane  *lane
 	since time.Time
 	left  bool
-	claim *claim // of a target with a rate
+	claim *claim[*task] // of a target with a rate
 }
 
 // Paced reports whether requests to the target have send times, because it has a rate.
@@ -121,7 +121,7 @@ func (l *line) leavers() int { return min(l.Places, mostLeaving) }
 // sit counts tasks that get places, or leave them, with the lock held.
 func (l *line) sit(n int) {
 	l.seated += n
-	l.t.s.seated.Add(int64(n))
+	l.t.s.noteRunning(n)
 }
 
 // seat has tasks run as there are places, in the order in which they were taken,
@@ -162,7 +162,7 @@ func (l *line) handOver(k *task) bool {
 		return false
 	}
 	now := time.Now()
-	k.place.claim = &claim{p: l.pacer, open: true, handed: now, until: now.Add(sendWithin)}
+	k.place.claim = l.pacer.claimFor(now)
 	l.sit(1)
 	l.hand(k)
 	return true

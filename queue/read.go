@@ -314,3 +314,20 @@ func span(from, to int) []int {
 	}
 	return indexes
 }
+
+// endedBatch reads a batch from the answer of the step that ended it. Nil is to be looked at.
+func (s *Store) endedBatch(ctx context.Context, id string, answer any) *batch.Batch {
+	parts, ok := answer.([]any)
+	if !ok {
+		return nil
+	}
+	seen, err := sightOf(parts)
+	if err != nil {
+		return nil
+	}
+	b, err := s.seenBatch(ctx, id, seen)
+	if err != nil {
+		return nil
+	}
+	return b
+}

@@ -34,7 +34,7 @@ type sendRun struct {
 }
 
 // returnAll returns the send times that are left, when no request can use them any more.
-func (p *pacer) returnAll() {
+func (p *pacer[T]) returnAll() {
 	p.awaitAnswer()
 	p.mu.Lock()
 	repeats := p.repeats
@@ -45,23 +45,23 @@ func (p *pacer) returnAll() {
 			continue
 		}
 		sent := time.Now() // it may have reserved some
-		if answer, err := p.reserve(repeat); err == nil {
+		if answer, err := p.Reserve(repeat); err == nil {
 			p.mu.Lock()
 			p.answered(repeat, answer, sent, time.Now())
 			p.mu.Unlock()
 		}
 	}
 	p.mu.Lock()
-	r := &reservation{token: p.token(), late: p.late, horizon: horizon, returned: latestFirst(append(p.back, p.times...))}
+	r := &reservation{token: p.Token(), late: p.late, horizon: horizon, returned: latestFirst(append(p.back, p.times...))}
 	p.back, p.times = nil, nil
 	p.mu.Unlock()
 	if len(r.returned) > 0 {
-		_, _ = p.reserve(r) // or they are lost, as those of a worker that dies
+		_, _ = p.Reserve(r) // or they are lost, as those of a worker that dies
 	}
 }
 
 // awaitAnswer returns when no reservation is under way any more.
-func (p *pacer) awaitAnswer() {
+func (p *pacer[T]) awaitAnswer() {
 	for {
 		p.mu.Lock()
 		asking := p.asking
@@ -76,8 +76,8 @@ func (p *pacer) awaitAnswer() {
 // blur returns by how much the times of two servers may differ because the ways to Redis take
 // now this long and now that, with the lock held. The more samples of its clock there are, the
 // better are the best of them.
-func (p *pacer) blur() time.Duration {
-	return min(blurOf*p.ways.mean/time.Duration(max(len(p.clock.samples), 1)), mostLate(p.rate))
+func (p *pacer[T]) blur() time.Duration {
+	return min(blurOf*p.ways.mean/time.Duration(max(len(p.clock.samples), 1)), mostLate(p.Rate))
 }
 
 // latestFirst sorts send times in the order in which they are returned.
@@ -88,14 +88,14 @@ func latestFirst(times []sendTime) []sendTime {
 
 // first returns how long from now the first send time may be that a task can use that is taken, or
 // that was, with the lock held: the answer comes, and an exchange begins the action.
-func (p *pacer) first() time.Duration { return 3*p.trip()/2 + 2*time.Millisecond }
+func (p *pacer[T]) first() time.Duration { return 3*p.trip()/2 + 2*time.Millisecond }
 
 // reservation returns one of send times that are missing, which also returns those that are
 // left over, with the lock held.
-func (p *pacer) reservation(missing int, now time.Time) *reservation {
+func (p *pacer[T]) reservation(missing int, now time.Time) *reservation {
 	most, _ := p.ahead()
 	r := &reservation{
-		token: p.token(), most: missing, first: p.first(), horizon: most, late: p.asks + p.blur(), blur: p.blur(), since: now,
+		token: p.Token(), most: missing, first: p.first(), horizon: most, late: p.asks + p.blur(), blur: p.blur(), since: now,
 		returned: latestFirst(p.back),
 	}
 	p.back = nil
@@ -103,7 +103,7 @@ func (p *pacer) reservation(missing int, now time.Time) *reservation {
 }
 
 // start notes that a reservation is under way, with the lock held.
-func (p *pacer) start(r *reservation, asked int) {
+func (p *pacer[T]) start(r *reservation, asked int) {
 	p.asking++
 	r.asked = asked
 	p.asked += asked
@@ -112,7 +112,7 @@ func (p *pacer) start(r *reservation, asked int) {
 // along returns a reservation that follows a poll in the same exchange, for the tasks in hand
 // that have no send times, and for those that the poll takes, at most want. It returns nil if
 // Redis is not to be asked now. The caller calls ended when it has added the tasks.
-func (p *pacer) along(want int) *reservation {
+func (p *pacer[T]) along(want int) *reservation {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	now := time.Now()
@@ -129,7 +129,7 @@ func (p *pacer) along(want int) *reservation {
 // ask reserves send times that are missing, and returns others, if there is something to do
 // and Redis is not being asked already, with the lock held. Of a distant Redis it does not wait
 // for one answer before it asks for more.
-func (p *pacer) ask(now time.Time) {
+func (p *pacer[T]) ask(now time.Time) {
 	most := 1
 	if p.trip() > askSeveral {
 		most = mostAsking
@@ -152,17 +152,17 @@ func (p *pacer) ask(now time.Time) {
 		return
 	}
 	p.start(r, r.most)
-	p.async(func() { p.call(r) })
+	p.Async(func() { p.call(r) })
 }
 
 // probe asks that often when there may be more send times, and what time it is at Redis.
-func (p *pacer) probe(times int) {
+func (p *pacer[T]) probe(times int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if now := time.Now(); p.asking == 0 && !p.stopping && !now.Before(p.failed) {
 		p.asking = 1
 		late := p.late
-		p.async(func() {
+		p.Async(func() {
 			for n := range times - 1 {
 				p.look(late, n == 0)
 			}
@@ -172,15 +172,15 @@ func (p *pacer) probe(times int) {
 }
 
 // look asks what time it is at Redis, and finds out how late sleepers wake here.
-func (p *pacer) look(late time.Duration, first bool) {
+func (p *pacer[T]) look(late time.Duration, first bool) {
 	start := time.Now()
 	const nap = time.Millisecond
-	if p.sleep(context.Background(), nap) != nil {
+	if p.Sleep(context.Background(), nap) != nil {
 		return
 	}
 	sent := time.Now()
 	slept := sent.Sub(start)
-	answer, err := p.reserve(&reservation{late: late, horizon: horizon})
+	answer, err := p.Reserve(&reservation{late: late, horizon: horizon})
 	received := time.Now()
 	if err != nil {
 		return // so will be what follows
@@ -196,20 +196,20 @@ func (p *pacer) look(late time.Duration, first bool) {
 }
 
 // call makes a reservation.
-func (p *pacer) call(r *reservation) {
+func (p *pacer[T]) call(r *reservation) {
 	sent := time.Now()
-	answer, err := p.reserve(r)
+	answer, err := p.Reserve(r)
 	p.ended(r, answer, err, sent, time.Now())
 }
 
 // ended takes in how a reservation ended.
-func (p *pacer) ended(r *reservation, answer *reserved, err error, sent, received time.Time) {
+func (p *pacer[T]) ended(r *reservation, answer *reserved, err error, sent, received time.Time) {
 	p.mu.Lock()
 	p.asking--
 	p.asked -= r.asked
 	r.along = false // if it is repeated, it is for the tasks that were taken
 	if err != nil {
-		p.failed = received.Add(takerPause)
+		p.failed = received.Add(reservePause)
 		if r.token != "" {
 			p.repeats = append(p.repeats, r)
 		}
@@ -218,12 +218,12 @@ func (p *pacer) ended(r *reservation, answer *reserved, err error, sent, receive
 		p.answered(r, answer, sent, received)
 	}
 	p.mu.Unlock()
-	p.changed()
+	p.Changed()
 	p.wake()
 }
 
 // answered takes in the answer to a reservation, with the lock held.
-func (p *pacer) answered(r *reservation, answer *reserved, sent, received time.Time) {
+func (p *pacer[T]) answered(r *reservation, answer *reserved, sent, received time.Time) {
 	p.exchange.add(received.Sub(sent))
 	p.ways.add(received.Sub(sent))
 	p.clock.sample(sent, received, answer.now)
@@ -235,7 +235,7 @@ func (p *pacer) answered(r *reservation, answer *reserved, sent, received time.T
 			t.at = p.clock.local(t.redis)
 			// Part of the tolerance is for the writing itself.
 			may := max(time.Duration(run.late)*time.Microsecond-r.blur, 0)
-			t.until = t.at.Add(time.Duration(p.burst-1)*p.step + may - may/8)
+			t.until = t.at.Add(time.Duration(p.Burst-1)*p.step + may - may/8)
 			p.times = append(p.times, t)
 		}
 		n += run.n
@@ -248,7 +248,7 @@ func (p *pacer) answered(r *reservation, answer *reserved, sent, received time.T
 	}
 	if n < r.most { // some have to come again, nearer to their time
 		_, left := p.ahead()
-		p.nothing = received.Add(min(max(p.next.Sub(received)-left, time.Millisecond), pollEvery))
+		p.nothing = received.Add(min(max(p.next.Sub(received)-left, time.Millisecond), askEvery))
 		p.dropTimeless()
 	}
 	p.signal()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 
@@ -30,9 +29,9 @@ func (s *Store) restoreSoon() {
 		return
 	}
 	r.running = true
-	s.fanouts.wg.Go(func() {
+	s.background.Go(func(ctx context.Context) {
 		for r.next() {
-			s.restoreTwice(s.fanouts.ctx)
+			s.restoreTwice(ctx)
 		}
 	})
 }
@@ -63,27 +62,12 @@ func (s *Store) restoreTwice(ctx context.Context) {
 			return
 		}
 	}
+	s.onForgotten()
 	// The sweeper may be another process, which has noticed nothing.
-	s.schedule.lookAtAll()
 	if err := rdb.RetryUnavailable(ctx, func() error { return s.alertSweeper(ctx) }); err != nil && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "what redis has forgotten may be found late", "error", err)
 	}
 	crash.At(crash.Alerted)
-	// What others took from queues that are as they were before, and have not begun, is
-	// looked for by the sweeper.
-	s.takersMu.Lock()
-	takers := slices.Collect(maps.Keys(s.takers))
-	s.takersMu.Unlock()
-	for _, t := range takers {
-		for _, l := range t.lines {
-			l.mu.Lock()
-			for _, q := range l.lanes {
-				q.missed()
-			}
-			l.mu.Unlock()
-			l.markAll()
-		}
-	}
 }
 
 // restoreChunk is the most attempts that are repeated in one step.

@@ -351,7 +351,7 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 			require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).ledger, set...).Err())
 		}
 		require.NoError(t, b.db.Client.SetRange(b.ctx, keysOf(id).state, 2, "rrr").Err())
-		defer b.notices.hear(holdersChannel, b.asked)()
+		defer b.pubsub.Listen(holdersChannel, b.asked)()
 		b.eventually("the subscription", func() bool {
 			n, err := b.db.Client.PubSubNumSub(b.ctx, holdersChannel).Result()
 			require.NoError(t, err)
@@ -397,7 +397,8 @@ func TestABeatThatWasForgottenIsNoticed(t *testing.T) {
 func TestHistoriesThatChangeAreNoticed(t *testing.T) {
 	t.Parallel()
 	changes := 0
-	h := newHistory(func() { changes++ })
+	h := newHistory()
+	h.onChange(func() { changes++ })
 	info := func(id string) string {
 		return "# Replication\r\nrole:master\r\nmaster_replid:" + id + "\r\nmaster_replid2:x\r\n"
 	}

@@ -100,12 +100,12 @@ func (s *Store) tryRetry(ctx context.Context, owner, id, states string, spec *ba
 	}
 	state, err := t.prepare(ctx, spec.Limit, throttle != "")
 	if err != nil {
-		s.detach(t.drop)
+		s.background.Detach(t.drop)
 		return nil, nil, err
 	}
 	answer, err := s.db.Run(ctx, s.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, t.marker), owner, states, t.token, t.n, throttle)
 	if err != nil || answer[0] != "ok" {
-		s.detach(t.drop)
+		s.background.Detach(t.drop)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("retry batch %s: %w", id, err)
@@ -187,7 +187,9 @@ func (t *retrial) drop(ctx context.Context) {
 // the batch. It offers them before anything else can fail: the sweeper finds what nobody offered
 // only later.
 func (s *Store) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
-	s.goOn(ctx, func(ctx context.Context) {
+	most, cancel := s.db.WithTimeout(ctx)
+	defer cancel()
+	s.background.GoAndWait(most, func(ctx context.Context) {
 		err := rdb.RetryUnavailable(ctx, func() error {
 			if m["throttle"] != "" {
 				return s.feed(ctx, id)

@@ -55,7 +55,7 @@ func (k *task) ran(err error) {
 	if err == nil {
 		q.done = append(q.done, k.id)
 	} else {
-		q.again = append(q.again, again{id: k.id, at: time.Now().Add(q.t.later(0, err, nil))})
+		q.again = append(q.again, Again{ID: k.id, At: time.Now().Add(q.t.later(0, err, nil))})
 	}
 	k.place.endLocked()
 	q.mu.Unlock()

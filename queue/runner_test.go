@@ -189,7 +189,7 @@ func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
 		require.Empty(t, l.unrun(), "a second time")
 		k.runners.Wait()
 		require.Equal(t, 64, l.untold()+len(left))
-		require.Zero(t, b.seated.Load())
+		require.Zero(t, b.running.Load())
 	}
 }
 
@@ -229,7 +229,7 @@ func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
 		defer l.mu.Unlock()
 		require.Zero(t, l.inBulk)
 		require.Zero(t, l.seated)
-		require.Zero(t, b.seated.Load())
+		require.Zero(t, b.running.Load())
 		require.Empty(t, l.out)
 		require.Empty(t, l.ready)
 		require.Len(t, l.runners, l.idle)

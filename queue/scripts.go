@@ -1,12 +1,11 @@
 package queue
 
 import (
-	"context"
 	"embed"
 	"fmt"
 	"slices"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 //go:embed lua/*.lua
@@ -14,9 +13,7 @@ var luaFiles embed.FS
 
 // scripts are the steps of the ledger.
 type scripts struct {
-	turn, forward, reap, renew, enqueue, offer, retract, reserve, hold, looks, beat, bury, requeue, claim, elect, alert, resign, admit, flying, handout, readmit, reopen, unlist, stage, commit, list, progress, begin, finish, release, restore, disown, running, note, conclude, stop, erase, due, enqueued, delivered, redeliver, retry, look, drop *redis.Script
-
-	often []string // the texts of those that every action needs
+	forward, reap, renew, enqueue, offer, retract, reserve, hold, looks, beat, bury, requeue, claim, elect, alert, resign, admit, flying, handout, readmit, reopen, unlist, stage, commit, list, progress, begin, finish, release, restore, disown, running, note, conclude, stop, erase, due, enqueued, delivered, redeliver, retry, look, drop *rdb.Step
 }
 
 func loadScripts() (*scripts, error) {
@@ -29,8 +26,8 @@ func loadScripts() (*scripts, error) {
 		return nil, fmt.Errorf("read lua library: %w", err)
 	}
 	s := &scripts{}
-	for name, into := range map[string]**redis.Script{
-		"turn": &s.turn, "forward": &s.forward, "reap": &s.reap, "renew": &s.renew, "enqueue": &s.enqueue, "offer": &s.offer, "retract": &s.retract, "reserve": &s.reserve, "hold": &s.hold, "looks": &s.looks, "beat": &s.beat, "bury": &s.bury, "requeue": &s.requeue, "claim": &s.claim, "elect": &s.elect, "alert": &s.alert, "resign": &s.resign, "admit": &s.admit, "flying": &s.flying, "handout": &s.handout, "reopen": &s.reopen, "unlist": &s.unlist, "readmit": &s.readmit, "stage": &s.stage, "commit": &s.commit, "list": &s.list, "progress": &s.progress,
+	for name, into := range map[string]**rdb.Step{
+		"forward": &s.forward, "reap": &s.reap, "renew": &s.renew, "enqueue": &s.enqueue, "offer": &s.offer, "retract": &s.retract, "reserve": &s.reserve, "hold": &s.hold, "looks": &s.looks, "beat": &s.beat, "bury": &s.bury, "requeue": &s.requeue, "claim": &s.claim, "elect": &s.elect, "alert": &s.alert, "resign": &s.resign, "admit": &s.admit, "flying": &s.flying, "handout": &s.handout, "reopen": &s.reopen, "unlist": &s.unlist, "readmit": &s.readmit, "stage": &s.stage, "commit": &s.commit, "list": &s.list, "progress": &s.progress,
 		"begin": &s.begin, "finish": &s.finish, "release": &s.release, "restore": &s.restore, "disown": &s.disown, "running": &s.running, "stop": &s.stop,
 		"note": &s.note, "conclude": &s.conclude, "erase": &s.erase, "due": &s.due, "enqueued": &s.enqueued, "delivered": &s.delivered, "redeliver": &s.redeliver, "retry": &s.retry, "look": &s.look, "drop": &s.drop,
 	} {
@@ -42,20 +39,17 @@ func loadScripts() (*scripts, error) {
 		if slices.Contains([]string{"turn", "offer", "retract"}, name) {
 			step = string(lib) + string(fair) + string(text)
 		}
-		*into = redis.NewScript(step)
-		if slices.Contains([]string{"turn", "offer", "reserve", "begin", "finish", "release", "requeue"}, name) {
-			s.often = append(s.often, step)
-		}
+		*into = rdb.NewStep(step)
 	}
 	return s, nil
 }
 
-// load has a server know the steps that every action needs.
-func (s *scripts) load(ctx context.Context, c redis.Cmdable) {
-	_, _ = c.Pipelined(ctx, func(p redis.Pipeliner) error { // one that it does not know is sent by its text
-		for _, text := range s.often {
-			p.ScriptLoad(ctx, text)
-		}
-		return nil
-	})
-}
+// pollStep is lua/turn.lua.
+var pollStep = func() *rdb.Step {
+	text := ""
+	for _, name := range []string{"lib", "fair", "turn"} {
+		part, _ := luaFiles.ReadFile("lua/" + name + ".lua")
+		text += string(part)
+	}
+	return rdb.NewStep(text)
+}()

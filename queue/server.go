@@ -104,6 +104,13 @@ func (s *Server) Shutdown() {
 	s.taker.close()
 }
 
+// wakeLocal tells the consumers of this process that a queue has tasks.
+func (s *Store) wakeLocal(queue string) {
+	if s.local != nil {
+		s.local(queue)
+	}
+}
+
 // wake tells the takers of this process that a queue has tasks, which spares them
 // the way through Redis.
 func (s *Store) wake(queue string) {
@@ -145,4 +152,22 @@ func (s *Store) open(ctx context.Context) (bool, error) {
 	defer cancel()
 	n, err := s.db.Client.Exists(ctx, openKey).Result()
 	return n > 0, rdb.MapError(ctx, err)
+}
+
+// redisForgot has the sweeper look for what others took from queues that are as they were before, and
+// have not begun, and the takers of this process look into all queues.
+func (s *Store) redisForgot() {
+	s.takersMu.Lock()
+	takers := slices.Collect(maps.Keys(s.takers))
+	s.takersMu.Unlock()
+	for _, t := range takers {
+		for _, l := range t.lines {
+			l.mu.Lock()
+			for _, q := range l.lanes {
+				q.missed()
+			}
+			l.mu.Unlock()
+			l.markAll()
+		}
+	}
 }

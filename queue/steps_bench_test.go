@@ -85,7 +85,7 @@ func BenchmarkSteps(b *testing.B) {
 			got, _, err := u.Commit(ctx, sp)
 			require.NoError(b, err)
 			id = got.ID
-			s.fanouts.wg.Wait()
+			s.background.Wait()
 		})
 		t := newTaker(s, ServerConfig{Lines: []Line{{Target: "crm", Places: together}}})
 		l := t.lines[0]

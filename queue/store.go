@@ -43,16 +43,18 @@ type Store struct {
 	seals   *seal.Sealer
 	log     *slog.Logger
 	inspect *asynq.Inspector
-	notices *notices
+	pubsub  *rdb.PubSub
+	waiters *waiters
 	// Two shortcuts for a process that serves the API and runs actions. Each can be switched off where Open sets it.
-	handOver  handOver
-	piggyback piggyback
-	fanouts   *fanouts
-	combine   *combiner
-	seated    atomic.Int64 // actions that have places here
-	name      string       // tells this process from others on the same Redis
-	shards    int          // queues of a lane
-	tokens    atomic.Uint64
+	handOver    handOver
+	piggyback   piggyback
+	background  *rdb.Background
+	offered     offered
+	combine     *combiner
+	running     atomic.Int64       // actions that this process runs
+	local       func(queue string) // wakes the consumers of this process
+	onForgotten func()             // is called when Redis may have forgotten something
+	shards      int                // queues of a lane
 	// releasing is held by each release under way.
 	releasing chan struct{}
 	newID     func() (uuid.UUID, error)
@@ -72,7 +74,7 @@ type Store struct {
 
 	takersMu sync.Mutex
 	takers   map[*taker]struct{}
-	memory   memory
+	memory   *memoryGuard
 	stalls   stalls
 	schedule schedule
 	doubted  doubted
@@ -100,11 +102,12 @@ var (
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
 	s := &Store{
-		log: cfg.Logger, name: rand.Text(), shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, attempts: newAttempts(),
-		releasing: make(chan struct{}, mostReleasing),
-		pause:     pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
+		log: cfg.Logger, shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, attempts: newAttempts(),
+		releasing: make(chan struct{}, mostReleasing), background: rdb.NewBackground(), offered: offered{pause: notePause},
+		pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
 	}
-	s.history = newHistory(s.restoreSoon)
+	s.history = newHistory()
+	s.history.onChange(s.restoreSoon)
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -120,17 +123,23 @@ func Open(cfg Config) (*Store, error) {
 	}
 	if s.db.Cluster != nil {
 		s.shards = clusterShards
-		s.history.learning = true // until its servers have been met
+		s.history.learn(true) // until its servers have been met
 	}
 	if s.seals, err = seal.New(cfg.Seal); err != nil {
 		return nil, errors.Join(err, s.Close())
 	}
 	s.inspect = asynq.NewInspectorFromRedisClient(s.db.Client)
-	s.notices = newNotices(s.db.Client, s.log, s.name)
-	s.handOver = s.notices
+	s.pubsub = rdb.NewPubSub(s.db, s.log)
+	s.waiters = newWaiters(s.pubsub, s.db.Name)
+	s.handOver = s.waiters
 	s.piggyback = localConsumers{s}
-	s.fanouts = newFanouts()
-	s.combine = newCombiner(s)
+	s.combine = newCombiner(s.db, s.doubtIf)
+	s.local = s.wake
+	s.onForgotten = func() {
+		s.schedule.lookAtAll()
+		s.redisForgot()
+	}
+	s.memory = &memoryGuard{db: s.db, waiting: s.waitingEverywhere}
 	return s, nil
 }
 
@@ -140,12 +149,10 @@ func (s *Store) Close() error {
 	if s.combine != nil { // first: its steps may leave batches in doubt
 		s.combine.close()
 	}
-	if s.fanouts != nil {
-		s.fanouts.stop()
-		s.closeDoubted()
-	}
-	if s.notices != nil {
-		s.notices.close()
+	s.background.Stop()
+	s.closeDoubted()
+	if s.pubsub != nil {
+		s.pubsub.Close()
 	}
 	return s.db.Close()
 }
@@ -158,6 +165,9 @@ func (s *Store) Sealed() bool { return s.seals.Enabled() }
 func (s *Store) Preflight(ctx context.Context) ([]string, error) {
 	return s.db.Preflight(ctx)
 }
+
+// Watch implements [batch.Store].
+func (s *Store) Watch(id string) (<-chan *batch.Batch, func()) { return s.waiters.watch(id) }
 
 // Ping implements [batch.Store]. It reads a key: a server that cannot persist its
 // data refuses PING along with writes, but still answers reads.

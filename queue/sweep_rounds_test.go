@@ -257,7 +257,7 @@ func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.fanouts.stop() // fan-outs in the background break off at once
+	b.background.Stop() // fan-outs in the background break off at once
 	id := b.submit(1250, spec()).ID
 	long := time.Now().Add(-time.Minute).UnixMilli()
 	require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "created", long, "fanned", long).Err())

@@ -22,7 +22,7 @@ func (b *bundle) sweep() batch.Swept {
 
 func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.fanouts.stop() // fan-outs in the background break off at once
+		b.background.Stop() // fan-outs in the background break off at once
 		large := b.submit(1250, spec())
 		b.eventually("the broken fan-out", func() bool { return b.get(large.ID) != nil })
 		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "a fan-out is given its time")

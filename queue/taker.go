@@ -10,6 +10,7 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
@@ -28,9 +29,6 @@ const (
 	doneWithin = 5 * time.Millisecond
 	// mostDone is the number of ended tasks that are not waited with any longer.
 	mostDone = 128
-	// mostEnded is the most that one exchange takes from a queue's books: Lua passes
-	// on no more than some thousand arguments.
-	mostEnded = 1000
 	// interactiveShare is the part of the places that go to interactive tasks, in
 	// tenths, while both lanes wait.
 	interactiveShare = 9
@@ -47,10 +45,6 @@ const (
 	takerPause = 250 * time.Millisecond
 	// lastPatience is about how long a server that ends tries to tell what has ended.
 	lastPatience = time.Second
-	// asynqLease and asynqStats are asynq's own: how long a taken task may go without
-	// a word of its server, and how long it keeps the counts of a day.
-	asynqLease = 30 * time.Second
-	asynqStats = 90 * 24 * time.Hour
 )
 
 // taker takes the tasks of actions from their queues, many in one exchange, has its
@@ -84,26 +78,17 @@ type task struct {
 	suspect bool // the last audit did not find it anywhere
 }
 
-// again is a task that runs once more, at a time by this process's clock or at once.
-type again struct {
-	id   string
-	at   time.Time
-	wait time.Duration // until then when the turn was planned; zero is at once
-}
-
-func (k again) atOnce() bool { return k.wait == 0 }
-
 // lane is one asynq queue of a line.
 type lane struct {
 	*line
 	name, prefix string
 	bulk         bool
-	message      [3][]byte // of a task, around payload and id
+	message      MessageParts // of its tasks
 
 	// Guarded by the line's mutex.
 	filled  bool      // there may be tasks in it
 	done    []string  // tasks that have ended, to be taken from asynq's books
-	again   []again   // tasks that are to come again
+	again   []Again   // tasks that are to come again
 	due     time.Time // when tasks that wait in asynq's retry set are moved next; zero if none are known
 	moves   bool      // an exchange that moves them is under way
 	lost    bool      // there may be tasks that were taken and that nobody holds
@@ -159,8 +144,8 @@ func asynqPrefix(queue string) string { return "asynq:{" + queue + "}:" }
 func (t *taker) start(action func(id string, index int, place *Place) error) {
 	t.action = action
 	t.remove = t.s.addTaker(t)
-	silentWork, silentHolders := t.s.notices.hear(workChannel, t.heard), t.s.notices.hear(holdersChannel, t.s.asked)
-	silentTasks := t.s.notices.hear(tasksChannel, t.askedForTasks)
+	silentWork, silentHolders := t.s.pubsub.Listen(workChannel, t.heard), t.s.pubsub.Listen(holdersChannel, t.s.asked)
+	silentTasks := t.s.pubsub.Listen(tasksChannel, t.askedForTasks)
 	t.silent = func() { silentWork(); silentHolders(); silentTasks() }
 	for _, l := range t.lines {
 		t.wg.Go(l.run)
@@ -172,8 +157,9 @@ func (t *taker) start(action func(id string, index int, place *Place) error) {
 	t.wg.Go(t.forwarder.run)
 	t.wg.Go(t.keepLeases)
 	t.wg.Go(t.auditSlots)
-	t.wg.Go(t.watchHistory)
-	t.wg.Go(t.keepWarm)
+	t.wg.Go(func() { t.s.watchHistory(t.closed) })
+	warmer := &rdb.Warmer{DB: t.s.db, Connections: t.connections, Steps: []*rdb.Step{pollStep, t.s.steps.offer, t.s.steps.reserve, t.s.steps.begin, t.s.steps.finish, t.s.steps.release, t.s.steps.requeue}}
+	t.wg.Go(func() { warmer.Run(t.quit) })
 }
 
 func (t *taker) stop() {
@@ -213,7 +199,7 @@ func (t *taker) close() {
 
 // heard takes the word of another process that a queue has tasks.
 func (t *taker) heard(message string) {
-	if origin, queue, _ := strings.Cut(message, " "); origin != t.s.name {
+	if origin, queue, _ := strings.Cut(message, " "); origin != t.s.db.Name {
 		t.mark(queue)
 	}
 }
@@ -292,3 +278,18 @@ func (q *lane) noteEnd() {
 
 // untold returns how many tasks asynq's books are still to be told of, with the lock held.
 func (q *lane) untold() int { return len(q.done) + len(q.again) }
+
+// spareConns is the number of connections for everything that is neither a begin, a finish, a poll nor a
+// reservation.
+const spareConns = 4
+
+// connections returns how many connections to Redis a busy worker uses at a time.
+func (t *taker) connections(trip time.Duration) int {
+	n := spareConns + exchangesAtATime(trip)
+	for _, l := range t.lines {
+		if n++; l.pacer != nil {
+			n += mostAsking
+		}
+	}
+	return n
+}

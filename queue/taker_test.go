@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // serve runs a server over the target "crm" until the test ends, or stop is called.
@@ -72,7 +73,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 			got.add(index)
 			return nil
 		})
-		turns := &counted{part: "evalsha " + b.steps.turn.Hash()}
+		turns := &counted{part: "evalsha " + pollStep.Hash()}
 		b.db.Client.AddHook(turns)
 		b.submit(300, spec())
 		b.eventually("all tasks", func() bool { return len(got.sorted()) >= 300 })
@@ -455,7 +456,7 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 		for n := range 5 {
 			there.Add(1)
 			require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err())
-			for _, step := range []*redis.Script{b.steps.offer, b.steps.turn} {
+			for _, step := range []*rdb.Step{b.steps.offer, pollStep} {
 				require.NoError(t, step.Load(b.ctx, b.db.Client).Err())
 			}
 			seen := &sent{}

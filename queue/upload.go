@@ -52,7 +52,7 @@ type upload struct {
 
 // Open implements [batch.Store].
 func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, error) {
-	if err := s.spare(ctx); err != nil {
+	if err := s.memory.check(ctx); err != nil {
 		return nil, err
 	}
 	id, err := s.newID()
@@ -66,7 +66,7 @@ func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, erro
 	}
 	u.claim = idempotencyKey(owner, key)
 	if err := u.claimKey(ctx); err != nil {
-		s.detach(u.unmark)
+		s.background.Detach(u.unmark)
 		return nil, err
 	}
 	crash.At(crash.KeyClaimed)
@@ -249,7 +249,7 @@ func (u *upload) Abort(context.Context) {
 		return
 	}
 	u.committed = true
-	u.s.detach(u.drop)
+	u.s.background.Detach(u.drop)
 }
 
 // drop gives back what an upload was admitted, and removes what it has left.

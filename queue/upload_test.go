@@ -172,7 +172,7 @@ func TestTheKeyOfACommitInDoubtIsFreeOrTheBatchs(t *testing.T) {
 	require.Error(t, err)
 	replicas("0")
 	u.Abort(b.ctx)
-	b.fanouts.wg.Wait()
+	b.background.Wait()
 
 	v := open()
 	require.False(t, v.replay)
@@ -199,7 +199,7 @@ func TestACommitThatWasGivenUpIsRefused(t *testing.T) {
 			late := *u.(*upload)
 			u.(*upload).doubtful = true
 			u.Abort(b.ctx)
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			_, _, err = late.Commit(b.ctx, spec())
 			require.ErrorIs(t, err, batch.ErrUploadLost, "%q", key)
 		}
@@ -230,7 +230,7 @@ func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 				_, _, err = u.Commit(b.ctx, spec())
 				require.ErrorIs(t, err, batch.ErrUploadLost)
 				u.Abort(b.ctx)
-				b.fanouts.wg.Wait()
+				b.background.Wait()
 				for key := range b.allKeys() {
 					require.NotContains(t, key, u.id, what)
 				}
@@ -239,7 +239,7 @@ func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 				require.NoError(t, err)
 				require.Equal(t, before.Remaining+n-1, after.Remaining, "%s: what was admitted is given back", what)
 				v.Abort(b.ctx)
-				b.fanouts.wg.Wait()
+				b.background.Wait()
 			}
 		}
 	})
@@ -257,7 +257,7 @@ func TestABatchThatLacksAnEntryHasItOnceItIsRepeated(t *testing.T) {
 			return made, replayed
 		}
 		first, _ := submit()
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		for _, index := range []string{openKey, ownerKey("me")} {
 			require.NoError(t, b.db.Client.ZRem(b.ctx, index, first.ID).Err())
 		}
@@ -288,7 +288,7 @@ func (b *bundle) words() (told func() int) {
 			switch {
 			case m.Payload == mark:
 				return n
-			case strings.HasPrefix(m.Payload, b.name):
+			case strings.HasPrefix(m.Payload, b.db.Name):
 				n++
 			}
 		}
@@ -330,14 +330,14 @@ func TestTasksThatAreEnqueuedAfterTheirTurnAreToldToWorkersElsewhere(t *testing.
 	b.submit(1, spec())
 	told := b.words()
 	require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err())
-	for _, step := range []*redis.Script{b.steps.stage, b.steps.commit, b.steps.turn} {
+	for _, step := range []*rdb.Step{b.steps.stage, b.steps.commit, pollStep} {
 		require.NoError(t, step.Load(b.ctx, b.db.Client).Err())
 	}
 	b.submit(1, spec())
 	require.Len(t, b.pending(batch.Interactive), 1)
 	require.Equal(t, 1, told())
 
-	b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.turn.Hash()})
+	b.db.Client.AddHook(&lostReplies{left: 1, only: pollStep.Hash()})
 	b.submit(1, spec())
 	require.Equal(t, 1, told(), "whether the turn told them is not known")
 }
@@ -384,7 +384,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 			})
 			_ = b.submit(n, spec())
 			commits := exchanges.with(b.steps.commit.Hash())
-			return strings.Contains(commits[len(commits)-1], b.steps.turn.Hash())
+			return strings.Contains(commits[len(commits)-1], pollStep.Hash())
 		}
 		told := b.words()
 		one := b.shards == 1 // servers of a cluster keep no order among them
@@ -412,7 +412,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 		_, _, err := u.Commit(b.ctx, spec())
 		require.NoError(t, err)
 		commits := exchanges.with(b.steps.commit.Hash())
-		require.NotContains(t, commits[len(commits)-1], b.steps.turn.Hash(), "it would hold up the turn")
+		require.NotContains(t, commits[len(commits)-1], pollStep.Hash(), "it would hold up the turn")
 		await(3 + places + 3 + 2)
 	})
 }
@@ -510,7 +510,7 @@ func TestABatchWhoseCommitWasNotAnsweredIsNotDropped(t *testing.T) {
 		_, _, err := u.Commit(b.ctx, spec())
 		require.Error(t, err)
 		u.Abort(b.ctx)
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		require.Len(t, b.results(u.id, 10), 3)
 	})
 }
@@ -566,7 +566,7 @@ func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
 			}
 			require.ErrorContains(t, err, "refused")
 			u.Abort(b.ctx)
-			b.fanouts.wg.Wait()
+			b.background.Wait()
 			for key := range b.allKeys() {
 				require.NotContains(t, key, u.id)
 			}
@@ -591,7 +591,7 @@ func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 		require.Empty(t, seen.with("unlink"))
 		close(held.release)
 		<-dropped
-		b.fanouts.wg.Wait()
+		b.background.Wait()
 		for key := range b.allKeys() {
 			require.NotContains(t, key, u.id)
 		}

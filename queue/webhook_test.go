@@ -149,7 +149,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 // dies in between, the sweeper finds it.
 func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		for name, step := range map[string]*redis.Script{
+		for name, step := range map[string]*rdb.Step{
 			"before the task": b.steps.due, "before the mark is cleared": b.steps.enqueued,
 		} {
 			dead := &mute{text: step.Hash()}
@@ -188,7 +188,7 @@ func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
 func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		// The batch is retried, and ends again, while its first end is being enqueued.
-		for name, script := range map[string]*redis.Script{"before": b.steps.due, "after": b.steps.enqueued} {
+		for name, script := range map[string]*rdb.Step{"before": b.steps.due, "after": b.steps.enqueued} {
 			s := spec()
 			s.WebhookURL = "https://example.com/hook"
 			id := b.submit(1, s).ID

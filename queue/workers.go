@@ -199,6 +199,9 @@ type entry struct {
 	first, started    time.Time
 }
 
+// entriesChunk is the most ledger entries that one command reads.
+const entriesChunk = 250
+
 // mostStates bounds the actions of the batches whose states are read in one exchange.
 const mostStates = 1 << 20
 
@@ -249,7 +252,7 @@ func (s *Store) begunIn(ctx context.Context, ids []string) (map[string]map[int]e
 				fields = append(fields, strconv.Itoa(index))
 			}
 		}
-		for chunk := range slices.Chunk(fields, chunkActions) {
+		for chunk := range slices.Chunk(fields, entriesChunk) {
 			looks = append(looks, look{id, chunk, pipe.HMGet(ctx, keysOf(id).ledger, chunk...)})
 		}
 	}

@@ -3,7 +3,6 @@ package queue
 import (
 	"testing"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/queue/rdb"
@@ -19,11 +18,11 @@ func TestRepliesOfARealServerToWrongCommands(t *testing.T) {
 			b.db.Client.Do(b.ctx, "GET").Err(),
 			b.db.Client.Do(b.ctx, "NONSENSE", "{a}").Err(),
 			b.db.Client.Do(b.ctx, "SET", "{a}text", "1", "NONSENSE").Err(),
-			redis.NewScript("return redis.call('HGET', KEYS[1], 'x')").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
-			redis.NewScript("return nothing.at.all").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
-			redis.NewScript("return redis.call('GET')").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
-			redis.NewScript("return tonumber(KEYS) + 1").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
-			redis.NewScript("return }").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			rdb.NewStep("return redis.call('HGET', KEYS[1], 'x')").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			rdb.NewStep("return nothing.at.all").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			rdb.NewStep("return redis.call('GET')").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			rdb.NewStep("return tonumber(KEYS) + 1").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
+			rdb.NewStep("return }").Run(b.ctx, b.db.Client, []string{"{a}text"}).Err(),
 		} {
 			require.Error(t, err)
 			require.False(t, rdb.IsUnavailable(rdb.MapError(b.ctx, err)), "%v", err)

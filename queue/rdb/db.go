@@ -3,7 +3,10 @@ package rdb
 import (
 	"cmp"
 	"context"
+	"crypto/rand"
+	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -32,14 +35,17 @@ type DB struct {
 	Embed *EmbeddedStore
 	// Timeout bounds one exchange with Redis. It must not change once the DB is used.
 	Timeout time.Duration
+	// Name tells this process from others on the same Redis.
+	Name string
 
+	tokens    atomic.Uint64
 	nodesAway sync.Map // until when a node of a cluster that did not answer is left out, by its address
 }
 
 // Open returns the DB of a configuration. It does not wait for Redis: while Redis is away, every
 // exchange returns a [batch.UnavailableError], and it succeeds as soon as Redis is back.
 func Open(cfg Config, o Options) (*DB, error) {
-	db := &DB{Timeout: cmp.Or(o.Timeout, DefaultTimeout)}
+	db := &DB{Timeout: cmp.Or(o.Timeout, DefaultTimeout), Name: rand.Text()}
 	cfg = cfg.WithDefaults()
 	var err error
 	if cfg.URL == Embedded {
@@ -54,6 +60,9 @@ func Open(cfg Config, o Options) (*DB, error) {
 	db.Client.AddHook(KeptReplies{})
 	return db, nil
 }
+
+// Token returns a text that no other call returns, in any process.
+func (db *DB) Token() string { return db.Name[:12] + strconv.FormatUint(db.tokens.Add(1), 36) }
 
 // Close closes the connections, and ends the embedded store if there is one.
 func (db *DB) Close() error {

@@ -48,7 +48,7 @@ func (db *DB) Send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
 
 // AnswerOf returns the answer to a step that a pipeline sent by its digest. If the server does not
 // know the digest, AnswerOf sends the step once more, by its text.
-func (db *DB) AnswerOf(ctx context.Context, step *redis.Script, cmd *redis.Cmd) *redis.Cmd {
+func (db *DB) AnswerOf(ctx context.Context, step *Step, cmd *redis.Cmd) *redis.Cmd {
 	if err := cmd.Err(); err == nil || !redis.HasErrorPrefix(err, "NOSCRIPT") {
 		return cmd
 	}
@@ -64,7 +64,7 @@ func (db *DB) AnswerOf(ctx context.Context, step *redis.Script, cmd *redis.Cmd) 
 // Run runs one step in an exchange of its own and returns its answer as strings. It sends the text of
 // the step if the server does not know it. While Redis is away it returns a [batch.UnavailableError]:
 // the step may then have run or not.
-func (db *DB) Run(ctx context.Context, step *redis.Script, keys []string, args ...any) ([]string, error) {
+func (db *DB) Run(ctx context.Context, step *Step, keys []string, args ...any) ([]string, error) {
 	ctx, cancel := db.WithTimeout(ctx)
 	defer cancel()
 	answer, err := step.Run(ctx, db.Client, keys, args...).Result()
@@ -108,4 +108,11 @@ func (db *DB) Unlink(ctx context.Context, keys ...string) error {
 		defer cancel()
 		return MapError(ctx, db.Client.Unlink(ctx, keys...).Err())
 	})
+}
+
+// Publish sends a message to all processes that listen to a channel.
+func (db *DB) Publish(ctx context.Context, channel, message string) error {
+	ctx, cancel := db.WithTimeout(ctx)
+	defer cancel()
+	return MapError(ctx, db.Client.Publish(ctx, channel, message).Err())
 }

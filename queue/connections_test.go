@@ -49,7 +49,7 @@ func TestAWorkerOpensItsConnectionsToADistantRedisAheadOfNeed(t *testing.T) {
 	}
 	pings.Wait()
 	require.Equal(t, opened, distant.Opened(), "pipelines use the same connections")
-	known, err := b.db.Client.ScriptExists(b.ctx, b.steps.begin.Hash(), b.steps.finish.Hash(), b.steps.turn.Hash(), b.steps.reserve.Hash()).Result()
+	known, err := b.db.Client.ScriptExists(b.ctx, b.steps.begin.Hash(), b.steps.finish.Hash(), pollStep.Hash(), b.steps.reserve.Hash()).Result()
 	require.NoError(t, err)
 	require.Equal(t, []bool{true, true, true, true}, known)
 }
