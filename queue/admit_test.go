@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"errors"
@@ -12,26 +12,29 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/limits"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
 // ask opens an upload for the owner and asks for n actions.
 func (b *bundle) ask(owner string, n int, limit batch.Limit, partial bool) (batch.Upload, int, batch.LimitState, error) {
-	b.t.Helper()
-	u, err := b.Open(b.ctx, owner, "")
-	require.NoError(b.t, err)
-	admitted, state, err := u.Admit(b.ctx, n, limit, partial)
+	b.T.Helper()
+	u, err := b.Open(b.Ctx, owner, "")
+	require.NoError(b.T, err)
+	admitted, state, err := u.Admit(b.Ctx, n, limit, partial)
 	return u, admitted, state, err
 }
 
 // commitAsked commits an upload of n actions.
 func (b *bundle) commitAsked(u batch.Upload, n int) string {
-	b.t.Helper()
+	b.T.Helper()
 	for i := range n {
-		require.NoError(b.t, u.Add(b.ctx, action(i)))
+		require.NoError(b.T, u.Add(b.Ctx, queuetest.Action(i)))
 	}
-	got, _, err := u.Commit(b.ctx, spec())
-	require.NoError(b.t, err)
+	got, _, err := u.Commit(b.Ctx, queuetest.Spec())
+	require.NoError(b.T, err)
 	return got.ID
 }
 
@@ -78,7 +81,7 @@ func TestARateAdmitsAllOrNothing(t *testing.T) {
 		}
 		require.ErrorAs(t, err, &limited)
 		require.Positive(t, limited.RetryAfter)
-		require.LessOrEqual(t, limited.RetryAfter, limit.Rate.Per+limit.Rate.Per/windowSlices+time.Millisecond)
+		require.LessOrEqual(t, limited.RetryAfter, limit.Rate.Per+limit.Rate.Per/limits.WindowSlices+time.Millisecond)
 		<-time.After(limited.RetryAfter + 5*time.Millisecond)
 		_, _, _, err = b.ask("she", 10, limit, false)
 		require.NoError(t, err, "what Retry-After says is true")
@@ -90,11 +93,11 @@ func TestARateAdmitsAllOrNothing(t *testing.T) {
 func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.db.Embed.StopClock() // keys would expire by the time of this machine
+	b.DB.Embed.StopClock() // keys would expire by the time of this machine
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		rate := batch.Rate{N: 1 + r.IntN(20), Per: time.Duration(1+r.IntN(7)) * time.Second}
-		owner, slice := fmt.Sprint("owner", seed), rate.Per/windowSlices
+		owner, slice := fmt.Sprint("owner", seed), rate.Per/limits.WindowSlices
 		now := time.UnixMilli(1_700_000_000_000)
 		var admitted []time.Time // one for each action
 		last := now
@@ -113,10 +116,10 @@ func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 			}
 			now = maxTime(now, last)
 			last = now
-			b.db.Embed.Server.SetTime(now)
-			given, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: 1 + r.IntN(3), limit: batch.Limit{Rate: rate}, partial: true})
+			b.DB.Embed.Server.SetTime(now)
+			given, err := b.Limits.Admit(b.Ctx, limits.Asked{Owner: owner, Grant: "batch", N: 1 + r.IntN(3), Limit: batch.Limit{Rate: rate}, Partial: true})
 			require.NoError(t, err)
-			for range given.holds {
+			for range given.Holds {
 				admitted = append(admitted, now)
 			}
 		}
@@ -125,14 +128,14 @@ func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 
 		// The same owner's rate is changed, to one with other slices.
 		now = last.Add(time.Millisecond)
-		b.db.Embed.Server.SetTime(now)
+		b.DB.Embed.Server.SetTime(now)
 		changed := batch.Rate{N: rate.N, Per: 2 * rate.Per}
-		_, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: rate.N, limit: batch.Limit{Rate: changed}, partial: true})
+		_, err := b.Limits.Admit(b.Ctx, limits.Asked{Owner: owner, Grant: "batch", N: rate.N, Limit: batch.Limit{Rate: changed}, Partial: true})
 		require.NoError(t, err)
-		b.db.Embed.Server.SetTime(now.Add(changed.Per + 2*changed.Per/windowSlices))
-		given, err := b.admit(b.ctx, asked{owner: owner, grant: "batch", n: rate.N, limit: batch.Limit{Rate: changed}})
+		b.DB.Embed.Server.SetTime(now.Add(changed.Per + 2*changed.Per/limits.WindowSlices))
+		given, err := b.Limits.Admit(b.Ctx, limits.Asked{Owner: owner, Grant: "batch", N: rate.N, Limit: batch.Limit{Rate: changed}})
 		require.NoError(t, err)
-		require.Equal(t, rate.N, given.holds, "what was admitted under the former rate has left the window")
+		require.Equal(t, rate.N, given.Holds, "what was admitted under the former rate has left the window")
 	}
 }
 
@@ -149,7 +152,7 @@ func TestWhatIsAdmittedAndComesToNothingIsGivenBack(t *testing.T) {
 		for range 3 {
 			u, _, _, err := b.ask("me", 10, limit, false)
 			require.NoError(t, err)
-			u.Abort(b.ctx)
+			u.Abort(b.Ctx)
 		}
 		_, admitted, state, err := b.ask("me", 25, limit, true)
 		require.NoError(t, err)
@@ -171,24 +174,24 @@ func TestConcurrencyIsGivenBackAsActionsEnd(t *testing.T) {
 		_, _, _, err = b.ask("me", 1, limit, false)
 		require.ErrorAs(t, err, &limited)
 		require.Positive(t, limited.RetryAfter)
-		b.end(id, 3, batch.Succeeded)
-		b.end(id, 4, batch.Unknown) // as after a worker was killed
+		b.End(id, 3, batch.Succeeded)
+		b.End(id, 4, batch.Unknown) // as after a worker was killed
 		u, _, _, err = b.ask("me", 2, limit, false)
 		require.NoError(t, err)
 		b.commitAsked(u, 2)
 		_, _, _, err = b.ask("me", 1, limit, false)
 		require.ErrorAs(t, err, &limited)
-		_, err = b.Cancel(b.ctx, "me", id)
+		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
 		u, _, _, err = b.ask("me", 3, limit, false)
 		require.NoError(t, err, "whoever ended them")
 		third := b.commitAsked(u, 3)
-		require.NoError(t, b.Delete(b.ctx, "me", third))
+		require.NoError(t, b.Delete(b.Ctx, "me", third))
 		fourth, _, _, err := b.ask("me", 3, limit, false)
 		require.NoError(t, err, "what was erased holds no place")
 		_, _, _, err = b.ask("me", 3, limit, false)
 		require.ErrorAs(t, err, &limited, "what is about to be committed does")
-		fourth.Abort(b.ctx)
+		fourth.Abort(b.Ctx)
 	})
 }
 
@@ -199,11 +202,11 @@ func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 30 {
 			wg.Go(func() {
-				u, err := b.Open(b.ctx, "me", "")
+				u, err := b.Open(b.Ctx, "me", "")
 				if err != nil {
 					return
 				}
-				n, _, err := u.Admit(b.ctx, 3, limit, false)
+				n, _, err := u.Admit(b.Ctx, 3, limit, false)
 				total.Add(int32(n))
 				if limited := (*batch.LimitedError)(nil); errors.As(err, &limited) {
 					refused.Add(1)
@@ -218,52 +221,52 @@ func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 
 func TestOneThrottledBatchKeepsNoOtherWaiting(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := spec()
+		s := queuetest.Spec()
 		s.Throttle = &batch.Limit{Concurrent: 2} // without a rate
 		queued := func() int {
-			return len(b.pending(batch.Interactive))
+			return len(b.Pending(batch.Interactive))
 		}
-		broken := b.submit(3, s).ID
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(broken).meta, "throttle", "{").Err())
-		b.end(broken, 0, batch.Succeeded)
-		b.end(broken, 1, batch.Succeeded)
-		good := b.submit(3, s).ID
+		broken := b.Submit(3, s).ID
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(broken).Meta, "throttle", "{").Err())
+		b.End(broken, 0, batch.Succeeded)
+		b.End(broken, 1, batch.Succeeded)
+		good := b.Submit(3, s).ID
 		require.Equal(t, 2+2, queued())
-		b.end(good, 0, batch.Succeeded)
-		require.Error(t, second(b.Feed(b.ctx)))
+		b.End(good, 0, batch.Succeeded)
+		require.Error(t, second(b.Fanout.Feed(b.Ctx)))
 		require.Equal(t, 2+3, queued())
 	})
 }
 
 func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := spec()
+		s := queuetest.Spec()
 		s.Throttle = &batch.Limit{Rate: batch.Rate{N: 4, Per: time.Hour}, Concurrent: 3}
-		id := b.submit(10, s).ID
+		id := b.Submit(10, s).ID
 		queued := func() int {
-			return len(b.pending(batch.Interactive))
+			return len(b.Pending(batch.Interactive))
 		}
 		require.Equal(t, 3, queued(), "no more than may be in flight")
-		require.NoError(t, second(b.Feed(b.ctx)))
+		require.NoError(t, second(b.Fanout.Feed(b.Ctx)))
 		require.Equal(t, 3, queued())
-		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "it is no fan-out that broke off")
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep(), "it is no fan-out that broke off")
 		for i := range 3 {
-			b.end(id, i, batch.Succeeded)
+			b.End(id, i, batch.Succeeded)
 		}
-		require.NoError(t, second(b.Feed(b.ctx)))
+		require.NoError(t, second(b.Fanout.Feed(b.Ctx)))
 		require.Equal(t, 4, queued(), "no more than the rate")
-		require.NoError(t, b.db.Client.Del(b.ctx, limitKeys("me", "")[0]).Err()) // the window moves on
-		require.NoError(t, second(b.Feed(b.ctx)))
+		require.NoError(t, b.DB.Client.Del(b.Ctx, limits.LimitKeys("me", "")[0]).Err()) // the window moves on
+		require.NoError(t, second(b.Fanout.Feed(b.Ctx)))
 		require.Equal(t, 6, queued())
 		for i := 3; i < 6; i++ {
-			b.end(id, i, batch.Succeeded)
+			b.End(id, i, batch.Succeeded)
 		}
-		_, err := b.Cancel(b.ctx, "me", id)
+		_, err := b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		require.NoError(t, second(b.Feed(b.ctx)))
-		b.background.Wait()
+		require.NoError(t, second(b.Fanout.Feed(b.Ctx)))
+		b.Background.Wait()
 		require.Zero(t, queued())
-		left, err := b.throttled(b.ctx)
+		left, err := b.throttled(b.Ctx)
 		require.NoError(t, err)
 		require.Empty(t, left)
 	})
@@ -271,3 +274,15 @@ func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 
 // second returns the error of a call that returns something else as well.
 func second[T any](_ T, err error) error { return err }
+
+// most returns the most writes in any half-open window of that length.
+func most(writes []time.Time, window time.Duration) int {
+	most := 0
+	for i, j := 0, 0; j < len(writes); j++ {
+		for writes[j].Sub(writes[i]) >= window {
+			i++
+		}
+		most = max(most, j-i+1)
+	}
+	return most
+}

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -10,6 +10,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
@@ -17,7 +18,7 @@ func TestTheExchangesOfARequestShareItsBudget(t *testing.T) {
 	t.Parallel()
 	const trip = 200 * time.Millisecond
 	distant := redistest.StartDistant(t, redistest.Start(t).Addr, trip)
-	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(distant.URL())}, Timeout: time.Minute})
+	s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(distant.URL())}, Timeout: time.Minute})
 	require.NoError(t, err)
 	defer s.Close()
 	require.NoError(t, s.Ping(t.Context()))

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"bytes"
@@ -11,6 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batcher"
+	"github.com/batchd/batchd/queue/ledger"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
@@ -56,56 +59,56 @@ func (e *exchanges) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 
 // together runs n steps that all wait for the same exchange.
 func (b *bundle) together(n int, step func(i int) error) {
-	b.t.Helper()
-	b.combine.close()
-	b.combine = newCombiner(b.db, b.doubtIf)
-	b.combine.fliers = flights // which are on their way
+	b.T.Helper()
+	b.Ledger.Batcher.Close()
+	b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.DoubtIf)
+	b.Ledger.Batcher.Flushers = batcher.MaxFlushers // which are on their way
 	errs := make(chan error, n)
 	for i := range n {
 		go func() { errs <- step(i) }()
 	}
-	b.eventually("all of them", func() bool {
-		b.combine.mu.Lock()
-		defer b.combine.mu.Unlock()
-		return len(b.combine.waiting) == n
+	b.Eventually("all of them", func() bool {
+		b.Ledger.Batcher.Mu.Lock()
+		defer b.Ledger.Batcher.Mu.Unlock()
+		return len(b.Ledger.Batcher.Waiting) == n
 	})
-	for range flights {
-		b.combine.wg.Go(b.combine.fly)
+	for range batcher.MaxFlushers {
+		b.Ledger.Batcher.Wg.Go(b.Ledger.Batcher.FlushLoop)
 	}
 	for range n {
-		require.NoError(b.t, <-errs)
+		require.NoError(b.T, <-errs)
 	}
 }
 
 func TestLargeResultsDoNotShareAnExchange(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const n, size = 10, 512 << 10 // more than share one
-		id := b.submit(n, spec()).ID
+		id := b.Submit(n, queuetest.Spec()).ID
 		tokens := make([]batch.Token, n)
 		for i := range n {
-			tokens[i] = b.begin(id, i).Token
+			tokens[i] = b.Begin(id, i).Token
 		}
 		seen := &exchanges{}
-		b.db.Client.AddHook(seen)
+		b.DB.Client.AddHook(seen)
 		b.together(n, func(i int) error {
-			r := result(i, batch.Succeeded)
+			r := queuetest.Result(i, batch.Succeeded)
 			r.Body = bytes.Repeat([]byte("a"), size)
-			return b.Finish(b.ctx, id, i, tokens[i], r)
+			return b.Ledger.Finish(b.Ctx, id, i, tokens[i], r)
 		})
-		require.Equal(t, n, b.get(id).Counts.Succeeded)
-		require.LessOrEqual(t, seen.bytes, flightBytes)
+		require.Equal(t, n, b.Read(id).Counts.Succeeded)
+		require.LessOrEqual(t, seen.bytes, batcher.MaxBytes)
 	})
 }
 
 func TestWhatFailedTogetherIsRepeatedAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const n = 20
-		id := b.submit(n, spec()).ID
-		b.begin(b.submit(1, spec()).ID, 0) // the script is loaded
+		id := b.Submit(n, queuetest.Spec()).ID
+		b.Begin(b.Submit(1, queuetest.Spec()).ID, 0) // the script is loaded
 		seen := &exchanges{fail: 1}
-		b.db.Client.AddHook(seen)
+		b.DB.Client.AddHook(seen)
 		b.together(n, func(i int) error {
-			begun, err := b.Begin(b.ctx, id, i, "w1")
+			begun, err := b.Ledger.Begin(b.Ctx, id, i, "w1")
 			if err == nil && (begun.Verdict != batch.Run || begun.Attempt != 1) {
 				t.Errorf("action %d: %d, attempt %d", i, begun.Verdict, begun.Attempt)
 			}
@@ -117,36 +120,36 @@ func TestWhatFailedTogetherIsRepeatedAlone(t *testing.T) {
 
 func TestStepsAfterTheEndAreAnswered(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(2, spec()).ID
-		token := b.begin(id, 0).Token
-		b.combine.close()
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)), redis.ErrClosed)
+		id := b.Submit(2, queuetest.Spec()).ID
+		token := b.Begin(id, 0).Token
+		b.Ledger.Batcher.Close()
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, token, queuetest.Result(0, batch.Succeeded)), redis.ErrClosed)
 	})
 }
 
 // waiting returns how many steps wait for an exchange.
 func (b *bundle) waiting() int {
-	b.combine.mu.Lock()
-	defer b.combine.mu.Unlock()
-	return len(b.combine.waiting)
+	b.Ledger.Batcher.Mu.Lock()
+	defer b.Ledger.Batcher.Mu.Unlock()
+	return len(b.Ledger.Batcher.Waiting)
 }
 
 // finishing begins n actions of a batch and has them finished while others are at
 // their targets. It returns once n results wait for somebody to share an exchange.
 func (b *bundle) finishing(n int) (id string, ended chan error) {
-	b.t.Helper()
-	id = b.submit(2*gatherMost, spec()).ID
+	b.T.Helper()
+	id = b.Submit(2*batcher.GatherMost, queuetest.Spec()).ID
 	tokens := make([]batch.Token, n)
 	for i := range n {
-		tokens[i] = b.begin(id, i).Token
+		tokens[i] = b.Begin(id, i).Token
 	}
-	b.combine.gather = time.Hour
-	b.running.Store(1)
+	b.Ledger.Batcher.Gather = time.Hour
+	b.Ledger.Running.Store(1)
 	ended = make(chan error, n)
 	for i := range n {
-		go func() { ended <- b.Finish(b.ctx, id, i, tokens[i], result(i, batch.Succeeded)) }()
+		go func() { ended <- b.Ledger.Finish(b.Ctx, id, i, tokens[i], queuetest.Result(i, batch.Succeeded)) }()
 	}
-	b.eventually("all of them", func() bool { return b.waiting() == n%gatherMost })
+	b.Eventually("all of them", func() bool { return b.waiting() == n%batcher.GatherMost })
 	return id, ended
 }
 
@@ -157,39 +160,39 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 			n    int
 			then func(b *bundle, id string)
 		}{
-			"which somebody ends who cannot wait": {5, func(b *bundle, id string) { b.begin(id, 5) }},
+			"which somebody ends who cannot wait": {5, func(b *bundle, id string) { b.Begin(id, 5) }},
 			"which ends with the last of them": {5, func(b *bundle, id string) {
-				b.running.Store(0)
-				require.ErrorIs(b.t, b.Finish(b.ctx, id, 6, "", result(6, batch.Succeeded)), batch.ErrStale)
+				b.Ledger.Running.Store(0)
+				require.ErrorIs(b.T, b.Ledger.Finish(b.Ctx, id, 6, "", queuetest.Result(6, batch.Succeeded)), batch.ErrStale)
 			}},
-			"which is over at some time": {5, func(b *bundle, _ string) { b.combine.over.Reset(0) }},
-			"unless they are many":       {gatherMost, none},
-			"and go at the end":          {5, func(b *bundle, _ string) { b.combine.close() }},
+			"which is over at some time": {5, func(b *bundle, _ string) { b.Ledger.Batcher.Over.Reset(0) }},
+			"unless they are many":       {batcher.GatherMost, none},
+			"and go at the end":          {5, func(b *bundle, _ string) { b.Ledger.Batcher.Close() }},
 		} {
-			seen := &sent{}
+			seen := &queuetest.Sent{}
 			id, ended := b.finishing(row.n)
-			b.db.Client.AddHook(seen)
+			b.DB.Client.AddHook(seen)
 			row.then(b, id)
 			for range row.n {
 				require.NoError(t, <-ended, what)
 			}
-			require.Equal(t, row.n, b.get(id).Counts.Succeeded, what)
-			if row.n < gatherMost {
-				require.Len(t, seen.with(b.steps.finish.Hash()), 1, what)
+			require.Equal(t, row.n, b.Read(id).Counts.Succeeded, what)
+			if row.n < batcher.GatherMost {
+				require.Len(t, seen.With(ledger.Steps.Finish.Hash()), 1, what)
 			}
-			b.combine.close()
-			b.combine = newCombiner(b.db, b.doubtIf)
-			b.running.Store(0)
+			b.Ledger.Batcher.Close()
+			b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.DoubtIf)
+			b.Ledger.Running.Store(0)
 		}
 	})
 }
 
 func TestAResultAloneDoesNotWaitForLong(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(1, spec()).ID
-		b.running.Store(1)
-		b.end(id, 0, batch.Succeeded)
-		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
+		id := b.Submit(1, queuetest.Spec()).ID
+		b.Ledger.Running.Store(1)
+		b.End(id, 0, batch.Succeeded)
+		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
 	})
 }
 
@@ -212,13 +215,13 @@ func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
 	const n, trip = 12, 600 * time.Millisecond
-	id := b.submit(n, spec()).ID
-	b.db.Client.AddHook(far{trip})
+	id := b.Submit(n, queuetest.Spec()).ID
+	b.DB.Client.AddHook(far{trip})
 	took := make(chan time.Duration, n)
 	for i := range n {
 		go func() {
 			began := time.Now()
-			begun, err := b.Begin(b.ctx, id, i, "w")
+			begun, err := b.Ledger.Begin(b.Ctx, id, i, "w")
 			if err != nil || begun.Verdict != batch.Run {
 				t.Errorf("action %d: %+v %v", i, begun, err)
 			}
@@ -236,12 +239,12 @@ func TestACombinerThatClosesAnswersEveryStep(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
 	const n, trip = 20, 400 * time.Millisecond
-	id := b.submit(n, spec()).ID
-	b.db.Client.AddHook(far{trip})
+	id := b.Submit(n, queuetest.Spec()).ID
+	b.DB.Client.AddHook(far{trip})
 	var began sync.WaitGroup
 	for i := range n {
 		began.Go(func() {
-			begun, err := b.Begin(b.ctx, id, i, "w")
+			begun, err := b.Ledger.Begin(b.Ctx, id, i, "w")
 			if err != nil {
 				require.ErrorIs(t, err, redis.ErrClosed)
 				return
@@ -250,13 +253,13 @@ func TestACombinerThatClosesAnswersEveryStep(t *testing.T) {
 		})
 		time.Sleep(trip / n)
 	}
-	b.eventually("exchanges beyond the usual ones", func() bool {
-		b.combine.mu.Lock()
-		defer b.combine.mu.Unlock()
-		return b.combine.more > 0
+	b.Eventually("exchanges beyond the usual ones", func() bool {
+		b.Ledger.Batcher.Mu.Lock()
+		defer b.Ledger.Batcher.Mu.Unlock()
+		return b.Ledger.Batcher.More > 0
 	})
-	b.combine.close()
+	b.Ledger.Batcher.Close()
 	began.Wait()
-	require.Zero(t, b.combine.more)
-	require.Empty(t, b.combine.waiting)
+	require.Zero(t, b.Ledger.Batcher.More)
+	require.Empty(t, b.Ledger.Batcher.Waiting)
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"bytes"
@@ -13,31 +13,38 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/ledger"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/tasks"
+	"github.com/batchd/batchd/queue/upload"
 )
 
 func TestOnlyACommittedBatchExists(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u, err := b.Open(b.ctx, "me", "")
+		u, err := b.Open(b.Ctx, "me", "")
 		require.NoError(t, err)
 		for i := range 1200 { // more than one chunk
-			require.NoError(t, u.Add(b.ctx, action(i)))
+			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
 		}
-		list, _, err := b.List(b.ctx, "me", "", 10)
+		list, _, err := b.List(b.Ctx, "me", "", 10)
 		require.NoError(t, err)
 		require.Empty(t, list)
 
-		got, replayed, err := u.Commit(b.ctx, spec())
+		got, replayed, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
 		require.False(t, replayed)
 		require.Equal(t, batch.Counts{Total: 1200, Pending: 1200}, got.Counts)
 		require.Equal(t, batch.StatusQueued, got.Status)
 		require.Equal(t, batch.Bulk, got.Lane)
-		u.Abort(b.ctx) // does nothing any more
+		u.Abort(b.Ctx) // does nothing any more
 
-		read := b.get(got.ID)
+		read := b.Read(got.ID)
 		require.Equal(t, got, read)
-		begun := b.begin(got.ID, 1199)
-		require.Equal(t, *action(1199), begun.Action)
+		begun := b.Begin(got.ID, 1199)
+		require.Equal(t, *queuetest.Action(1199), begun.Action)
 		require.Equal(t, "crm", begun.Target)
 		require.Equal(t, 1, begun.Attempt)
 	})
@@ -45,39 +52,39 @@ func TestOnlyACommittedBatchExists(t *testing.T) {
 
 func TestAnAbortedUploadLeavesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u, err := b.Open(b.ctx, "me", "key")
+		u, err := b.Open(b.Ctx, "me", "key")
 		require.NoError(t, err)
 		for i := range 1200 {
-			require.NoError(t, u.Add(b.ctx, action(i)))
+			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
 		}
-		require.NoError(t, u.(*upload).settle(t.Context()))
-		for key, ttl := range b.allKeys() {
+		require.NoError(t, u.(*upload.Upload).Settle(t.Context()))
+		for key, ttl := range b.AllKeys() {
 			require.Positive(t, ttl, "staged keys expire by themselves: %s", key)
 		}
-		cancelled, cancel := context.WithCancel(b.ctx)
+		cancelled, cancel := context.WithCancel(b.Ctx)
 		cancel() // the client is gone, as with a connection that was cut
 		u.Abort(cancelled)
-		for key := range b.allKeys() {
+		for key := range b.AllKeys() {
 			require.True(t, strings.HasPrefix(key, "batchd:key:"), "left behind: %s", key)
 		}
-		again, err := b.Open(b.ctx, "me", "key")
+		again, err := b.Open(b.Ctx, "me", "key")
 		require.NoError(t, err, "the key is free again")
-		again.Abort(b.ctx)
+		again.Abort(b.Ctx)
 	})
 }
 
 func TestTheFirstResultWins(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(2, spec()).ID
-		begun := b.begin(id, 0)
-		require.Equal(t, batch.StatusRunning, b.get(id).Status)
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, "other", result(0, batch.Failed)), batch.ErrStale)
-		require.ErrorIs(t, b.Finish(b.ctx, id, 1, begun.Token, result(1, batch.Failed)), batch.ErrStale, "never begun")
-		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
-		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)), "a repetition is no error")
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Failed)), batch.ErrStale)
-		require.Equal(t, batch.Counts{Total: 2, Pending: 1, Succeeded: 1}, b.get(id).Counts)
-		again, err := b.Begin(b.ctx, id, 0, "w2")
+		id := b.Submit(2, queuetest.Spec()).ID
+		begun := b.Begin(id, 0)
+		require.Equal(t, batch.StatusRunning, b.Read(id).Status)
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, "other", queuetest.Result(0, batch.Failed)), batch.ErrStale)
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 1, begun.Token, queuetest.Result(1, batch.Failed)), batch.ErrStale, "never begun")
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)))
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)), "a repetition is no error")
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Failed)), batch.ErrStale)
+		require.Equal(t, batch.Counts{Total: 2, Pending: 1, Succeeded: 1}, b.Read(id).Counts)
+		again, err := b.Ledger.Begin(b.Ctx, id, 0, "w2")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, again.Verdict)
 	})
@@ -85,75 +92,75 @@ func TestTheFirstResultWins(t *testing.T) {
 
 func TestAnInterruptedActionIsReportedAndFenced(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(1, spec()).ID
-		first := b.begin(id, 0)
-		second, err := b.Begin(b.ctx, id, 0, "w2")
+		id := b.Submit(1, queuetest.Spec()).ID
+		first := b.Begin(id, 0)
+		second, err := b.Ledger.Begin(b.Ctx, id, 0, "w2")
 		require.NoError(t, err)
 		require.Equal(t, batch.Interrupted, second.Verdict)
 		require.Equal(t, first.Token, second.Token)
 		require.Equal(t, "w1", second.Worker)
-		require.Equal(t, *action(0), second.Action)
+		require.Equal(t, *queuetest.Action(0), second.Action)
 
-		released, err := b.Release(b.ctx, id, 0, second.Token, new(batch.Result))
+		released, err := b.Ledger.Release(b.Ctx, id, 0, second.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.True(t, released)
-		third := b.begin(id, 0)
+		third := b.Begin(id, 0)
 		require.Equal(t, 2, third.Attempt)
 		require.Equal(t, first.StartedAt, third.FirstAt)
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, first.Token, result(0, batch.Succeeded)), batch.ErrStale, "the earlier holder wakes up")
-		_, err = b.Release(b.ctx, id, 0, first.Token, new(batch.Result))
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, first.Token, queuetest.Result(0, batch.Succeeded)), batch.ErrStale, "the earlier holder wakes up")
+		_, err = b.Ledger.Release(b.Ctx, id, 0, first.Token, new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrStale)
-		require.NoError(t, b.Finish(b.ctx, id, 0, third.Token, result(0, batch.Failed)))
-		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, third.Token, queuetest.Result(0, batch.Failed)))
+		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
 	})
 }
 
 func TestAReleaseBearsRepetition(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(1, spec()).ID
-		begun := b.begin(id, 0)
+		id := b.Submit(1, queuetest.Spec()).ID
+		begun := b.Begin(id, 0)
 		for range 2 {
-			released, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
+			released, err := b.Ledger.Release(b.Ctx, id, 0, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 			require.True(t, released)
 		}
-		require.Equal(t, batch.Counts{Total: 1, Pending: 1}, b.get(id).Counts)
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)), batch.ErrStale)
+		require.Equal(t, batch.Counts{Total: 1, Pending: 1}, b.Read(id).Counts)
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)), batch.ErrStale)
 	})
 }
 
 func TestTheLastFinishEndsTheBatchAndWakesWaiters(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(3, spec()).ID
+		id := b.Submit(3, queuetest.Spec()).ID
 		wake, stop := b.Watch(id)
 		defer stop()
-		b.end(id, 2, batch.Errored)
-		b.end(id, 0, batch.Unknown)
-		require.Zero(t, b.get(id).EndedAt)
+		b.End(id, 2, batch.Errored)
+		b.End(id, 0, batch.Unknown)
+		require.Zero(t, b.Read(id).EndedAt)
 		// The subscription may still be under way: try it with another batch.
 		probe, stopProbe := b.Watch("probe")
 		defer stopProbe()
-		b.eventually("the subscription", func() bool {
-			require.NoError(t, b.db.Client.Publish(b.ctx, doneChannel, "probe").Err())
+		b.Eventually("the subscription", func() bool {
+			require.NoError(t, b.DB.Client.Publish(b.Ctx, keys.DoneChannel, "probe").Err())
 			return len(probe) > 0
 		})
 		require.Empty(t, wake)
-		b.end(id, 1, batch.Skipped)
-		done := b.get(id)
+		b.End(id, 1, batch.Skipped)
+		done := b.Read(id)
 		require.Equal(t, batch.StatusCompleted, done.Status)
 		require.NotZero(t, done.EndedAt)
 		require.Equal(t, batch.Counts{Total: 3, Errored: 1, Unknown: 1, Skipped: 1}, done.Counts)
-		b.eventually("a wake-up", func() bool { return len(wake) > 0 })
+		b.Eventually("a wake-up", func() bool { return len(wake) > 0 })
 	})
 }
 
 // watched returns what a watch has received, once the subscription stands.
 func (b *bundle) watched(wake <-chan *batch.Batch) (all []*batch.Batch) {
-	b.t.Helper()
+	b.T.Helper()
 	probe, stop := b.Watch("probe") // of one server, what was published before it was heard before
 	defer stop()
-	b.eventually("the subscription", func() bool {
-		require.NoError(b.t, b.db.Client.Publish(b.ctx, doneChannel, "probe").Err())
+	b.Eventually("the subscription", func() bool {
+		require.NoError(b.T, b.DB.Client.Publish(b.Ctx, keys.DoneChannel, "probe").Err())
 		return len(probe) > 0
 	})
 	for len(wake) > 0 {
@@ -169,28 +176,28 @@ func TestWhoWaitsWhereABatchEndsIsHandedIt(t *testing.T) {
 			last func(id string)
 			look bool
 		}{
-			"as a rule": {3, func(id string) { b.end(id, 2, batch.Failed) }, false},
+			"as a rule": {3, func(id string) { b.End(id, 2, batch.Failed) }, false},
 			"with a long result": {3, func(id string) {
-				r := result(2, batch.Succeeded)
-				r.Body = bytes.Repeat([]byte("x"), firstBytes)
-				require.NoError(b.t, b.Finish(b.ctx, id, 2, b.begin(id, 2).Token, r))
+				r := queuetest.Result(2, batch.Succeeded)
+				r.Body = bytes.Repeat([]byte("x"), batches.FirstBytes)
+				require.NoError(b.T, b.Ledger.Finish(b.Ctx, id, 2, b.Begin(id, 2).Token, r))
 			}, true},
-			"of many actions": {firstResults + 1, func(id string) { b.end(id, 2, batch.Failed) }, true},
-			"cancelled":       {4, func(id string) { _ = must(b.Cancel(b.ctx, "me", id)) }, true},
+			"of many actions": {batches.FirstResults + 1, func(id string) { b.End(id, 2, batch.Failed) }, true},
+			"cancelled":       {4, func(id string) { _ = queuetest.Must(b.Cancel(b.Ctx, "me", id)) }, true},
 		} {
-			id := b.submit(row.n, spec()).ID
+			id := b.Submit(row.n, queuetest.Spec()).ID
 			wake, stop := b.Watch(id)
 			for i := range row.n {
 				if i != 2 && i != 3 {
-					b.end(id, i, batch.Succeeded)
+					b.End(id, i, batch.Succeeded)
 				}
 			}
 			if row.n > 4 {
-				b.end(id, 3, batch.Succeeded)
+				b.End(id, 3, batch.Succeeded)
 			}
 			require.Empty(t, b.watched(wake), what)
 			row.last(id)
-			b.eventually("a wake-up", func() bool { return len(wake) > 0 }) // a cluster passes words on in no order
+			b.Eventually("a wake-up", func() bool { return len(wake) > 0 }) // a cluster passes words on in no order
 			got := b.watched(wake)
 			stop()
 			require.Len(t, got, 1, what)
@@ -201,7 +208,7 @@ func TestWhoWaitsWhereABatchEndsIsHandedIt(t *testing.T) {
 			require.NotNil(t, got[0], what)
 			require.True(t, got[0].Status.Terminal(), what)
 			require.NotNil(t, got[0].First, what)
-			require.Equal(t, must(b.Get(b.ctx, "me", id, 1000)), got[0], what)
+			require.Equal(t, queuetest.Must(b.Get(b.Ctx, "me", id, 1000)), got[0], what)
 		}
 	})
 }
@@ -212,7 +219,7 @@ func TestWhoWaitsElsewhereIsWoken(t *testing.T) {
 	url := redistest.Start(t).URL()
 	here, there := open(t, url), open(t, url)
 	for _, waited := range []bool{true, false} {
-		id := here.submit(1, spec()).ID
+		id := here.Submit(1, queuetest.Spec()).ID
 		other, stopOther := there.Watch(id)
 		wake, stop := here.Watch(id)
 		if !waited {
@@ -220,7 +227,7 @@ func TestWhoWaitsElsewhereIsWoken(t *testing.T) {
 		}
 		require.Empty(t, here.watched(wake))
 		require.Empty(t, there.watched(other))
-		here.end(id, 0, batch.Succeeded)
+		here.End(id, 0, batch.Succeeded)
 		require.Equal(t, []*batch.Batch{nil}, there.watched(other))
 		if got := here.watched(wake); waited {
 			require.Len(t, got, 1)
@@ -236,69 +243,51 @@ func TestWhoWaitsElsewhereIsWoken(t *testing.T) {
 // Nobody else says so.
 func TestWhoWaitsIsWokenByAFinishWhoseAnswerWasLost(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		require.NoError(t, b.steps.finish.Load(b.ctx, b.db.Client).Err()) // by all servers
-		id := b.submit(1, spec()).ID
+		require.NoError(t, ledger.Steps.Finish.Load(b.Ctx, b.DB.Client).Err()) // by all servers
+		id := b.Submit(1, queuetest.Spec()).ID
 		wake, stop := b.Watch(id)
 		defer stop()
-		token := b.begin(id, 0).Token
+		token := b.Begin(id, 0).Token
 		require.Empty(t, b.watched(wake))
-		b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.finish.Hash()})
-		require.Error(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)))
-		require.NoError(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)), "it is repeated")
+		b.DB.Client.AddHook(&queuetest.LostReplies{Left: 1, Only: ledger.Steps.Finish.Hash()})
+		require.Error(t, b.Ledger.Finish(b.Ctx, id, 0, token, queuetest.Result(0, batch.Succeeded)))
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, token, queuetest.Result(0, batch.Succeeded)), "it is repeated")
 		require.Equal(t, []*batch.Batch{nil}, b.watched(wake))
-		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
+		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
 	})
-}
-
-// By the time that the answer is there, the batch may have been retried.
-func TestWhoWaitsSinceTheBatchEndedIsNotHandedThatEnd(t *testing.T) {
-	t.Parallel()
-	n := newWaiters(nil, "")
-	n.listen.Do(func() {})
-	early, stopEarly := n.watch("b")
-	defer stopEarly()
-	last := n.awaited("b")
-	late, stopLate := n.watch("b")
-	defer stopLate()
-	require.Positive(t, last)
-	require.Zero(t, n.awaited("another"))
-	ended := &batch.Batch{}
-	n.tell("b", ended, last)
-	require.Same(t, ended, <-early)
-	require.Nil(t, <-late)
 }
 
 func TestCancelEndsWhatWaitsAndNothingElse(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(5, spec()).ID
-		b.end(id, 0, batch.Succeeded)
-		flying, returned := b.begin(id, 1), b.begin(id, 2)
+		id := b.Submit(5, queuetest.Spec()).ID
+		b.End(id, 0, batch.Succeeded)
+		flying, returned := b.Begin(id, 1), b.Begin(id, 2)
 
-		got, err := b.Cancel(b.ctx, "me", id)
+		got, err := b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, batch.StatusCancelling, got.Status)
 		require.Equal(t, batch.Counts{Total: 5, Succeeded: 1, Pending: 2, Cancelled: 2}, got.Counts)
-		begun, err := b.Begin(b.ctx, id, 3, "w1")
+		begun, err := b.Ledger.Begin(b.Ctx, id, 3, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict, "nothing new is sent")
-		_, err = b.Cancel(b.ctx, "me", id)
+		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err, "cancelling twice is cancelling once")
 
-		released, err := b.Release(b.ctx, id, 2, returned.Token, new(batch.Result))
+		released, err := b.Ledger.Release(b.Ctx, id, 2, returned.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.False(t, released, "no further attempt follows")
-		require.NoError(t, b.Finish(b.ctx, id, 1, flying.Token, result(1, batch.Failed)), "what was in flight is told truthfully")
-		done := b.get(id)
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 1, flying.Token, queuetest.Result(1, batch.Failed)), "what was in flight is told truthfully")
+		done := b.Read(id)
 		require.Equal(t, batch.StatusCancelled, done.Status)
 		require.Equal(t, batch.Counts{Total: 5, Succeeded: 1, Failed: 1, Cancelled: 3}, done.Counts)
-		_, err = b.Cancel(b.ctx, "me", id)
+		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		completed := b.submit(1, spec()).ID
-		b.end(completed, 0, batch.Succeeded)
-		_, err = b.Cancel(b.ctx, "me", completed)
+		completed := b.Submit(1, queuetest.Spec()).ID
+		b.End(completed, 0, batch.Succeeded)
+		_, err = b.Cancel(b.Ctx, "me", completed)
 		require.ErrorIs(t, err, batch.ErrTerminal)
 
-		all := b.results(id, 2)
+		all := b.AllResults(id, 2)
 		require.Equal(t, "a-4", all[4].ID)
 		require.Equal(t, batch.CodeCancelled, all[4].Error.Code)
 		require.Equal(t, 1, all[2].Attempts)
@@ -307,30 +296,30 @@ func TestCancelEndsWhatWaitsAndNothingElse(t *testing.T) {
 
 func TestTheDeadlineEndsWhatWaits(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(3, spec()).ID
-		flying := b.begin(id, 0)
+		id := b.Submit(3, queuetest.Spec()).ID
+		flying := b.Begin(id, 0)
 		b.passDeadline(id)
-		begun, err := b.Begin(b.ctx, id, 1, "w1")
+		begun, err := b.Ledger.Begin(b.Ctx, id, 1, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
-		require.Equal(t, batch.Counts{Total: 3, Pending: 1, Expired: 2}, b.get(id).Counts)
-		require.NoError(t, b.Finish(b.ctx, id, 0, flying.Token, result(0, batch.Succeeded)))
-		require.Equal(t, batch.StatusExpired, b.get(id).Status)
-		require.Equal(t, batch.CodeExpired, b.results(id, 10)[2].Error.Code)
+		require.Equal(t, batch.Counts{Total: 3, Pending: 1, Expired: 2}, b.Read(id).Counts)
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, flying.Token, queuetest.Result(0, batch.Succeeded)))
+		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
+		require.Equal(t, batch.CodeExpired, b.AllResults(id, 10)[2].Error.Code)
 	})
 }
 
 func TestABeginThatEndsTheBatchSendsItsWebhook(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := spec()
+		s := queuetest.Spec()
 		s.WebhookURL = "https://example.com/hook"
-		id := b.submit(2, s).ID
+		id := b.Submit(2, s).ID
 		b.passDeadline(id)
-		begun, err := b.Begin(b.ctx, id, 0, "w1")
+		begun, err := b.Ledger.Begin(b.Ctx, id, 0, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
-		require.Equal(t, batch.StatusExpired, b.get(id).Status)
-		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
+		tasks, err := b.Inspector().ListPendingTasks(tasks.WebhookQueue)
 		require.NoError(t, err)
 		require.Len(t, tasks, 1)
 	})
@@ -338,13 +327,13 @@ func TestABeginThatEndsTheBatchSendsItsWebhook(t *testing.T) {
 
 func TestAReleaseAfterTheDeadlineEndsTheBatch(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(3, spec()).ID
-		begun := b.begin(id, 0)
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
-		released, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
+		id := b.Submit(3, queuetest.Spec()).ID
+		begun := b.Begin(id, 0)
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
+		released, err := b.Ledger.Release(b.Ctx, id, 0, begun.Token, new(batch.Result))
 		require.NoError(t, err)
 		require.False(t, released)
-		got := b.get(id)
+		got := b.Read(id)
 		require.Equal(t, batch.Counts{Total: 3, Expired: 3}, got.Counts)
 		require.Equal(t, batch.StatusExpired, got.Status)
 	})
@@ -352,25 +341,25 @@ func TestAReleaseAfterTheDeadlineEndsTheBatch(t *testing.T) {
 
 func TestABatchIsItsOwnersAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(1, spec()).ID
+		id := b.Submit(1, queuetest.Spec()).ID
 		for _, owner := range []string{"you", ""} {
-			_, err := b.Get(b.ctx, owner, id, 0)
+			_, err := b.Get(b.Ctx, owner, id, 0)
 			require.ErrorIs(t, err, batch.ErrNotFound)
-			_, err = b.Results(b.ctx, owner, id, batch.ResultQuery{Limit: 1})
+			_, err = b.Results(b.Ctx, owner, id, batch.ResultQuery{Limit: 1})
 			require.ErrorIs(t, err, batch.ErrNotFound)
-			_, err = b.Cancel(b.ctx, owner, id)
+			_, err = b.Cancel(b.Ctx, owner, id)
 			require.ErrorIs(t, err, batch.ErrNotFound)
-			_, err = b.Deliveries(b.ctx, owner, id)
+			_, err = b.Deliveries(b.Ctx, owner, id)
 			require.ErrorIs(t, err, batch.ErrNotFound)
-			require.ErrorIs(t, b.Redeliver(b.ctx, owner, id), batch.ErrNotFound)
-			require.ErrorIs(t, b.Delete(b.ctx, owner, id), batch.ErrNotFound)
-			list, _, err := b.List(b.ctx, owner, "", 10)
+			require.ErrorIs(t, b.Redeliver(b.Ctx, owner, id), batch.ErrNotFound)
+			require.ErrorIs(t, b.Delete(b.Ctx, owner, id), batch.ErrNotFound)
+			list, _, err := b.List(b.Ctx, owner, "", 10)
 			require.NoError(t, err)
 			require.Empty(t, list)
 		}
-		require.Equal(t, 1, b.get(id).Counts.Pending)
+		require.Equal(t, 1, b.Read(id).Counts.Pending)
 		for _, strange := range []string{"", "x", "{" + id + "}", strings.ToUpper(id), id + "}:m"} {
-			_, err := b.Get(b.ctx, "me", strange, 0)
+			_, err := b.Get(b.Ctx, "me", strange, 0)
 			require.ErrorIs(t, err, batch.ErrNotFound)
 		}
 	})
@@ -378,12 +367,12 @@ func TestABatchIsItsOwnersAlone(t *testing.T) {
 
 func TestResultsStandInTheOrderOfTheActionsWhileTheBatchRuns(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(40, spec()).ID
+		id := b.Submit(40, queuetest.Spec()).ID
 		for _, i := range []int{39, 0, 17, 3} {
-			b.end(id, i, batch.Succeeded)
+			b.End(id, i, batch.Succeeded)
 		}
-		b.end(id, 20, batch.Failed)
-		all := b.results(id, 7)
+		b.End(id, 20, batch.Failed)
+		all := b.AllResults(id, 7)
 		require.Len(t, all, 40)
 		for i, r := range all {
 			require.Equal(t, i, r.Index)
@@ -392,32 +381,32 @@ func TestResultsStandInTheOrderOfTheActionsWhileTheBatchRuns(t *testing.T) {
 		require.Equal(t, "answer 17", string(all[17].Body))
 		require.Equal(t, batch.Pending, all[18].Outcome)
 
-		some := b.results(id, 2, batch.Succeeded, batch.Failed)
+		some := b.AllResults(id, 2, batch.Succeeded, batch.Failed)
 		indexes := make([]int, 0, len(some))
 		for _, r := range some {
 			indexes = append(indexes, r.Index)
 		}
 		require.Equal(t, []int{0, 3, 17, 20, 39}, indexes)
-		require.Len(t, b.results(id, 9, batch.Pending), 35)
-		require.Empty(t, b.results(id, 9, batch.Unknown))
+		require.Len(t, b.AllResults(id, 9, batch.Pending), 35)
+		require.Empty(t, b.AllResults(id, 9, batch.Unknown))
 	})
 }
 
 func TestAPageOfLargeResultsIsCutByItsSize(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const n = 7
-		id := b.submit(n, spec()).ID
+		id := b.Submit(n, queuetest.Spec()).ID
 		for i := range n {
-			begun := b.begin(id, i)
-			r := result(i, batch.Succeeded)
-			r.Body = []byte(strings.Repeat("x", pageBytes/2))
-			require.NoError(t, b.Finish(b.ctx, id, i, begun.Token, r))
+			begun := b.Begin(id, i)
+			r := queuetest.Result(i, batch.Succeeded)
+			r.Body = []byte(strings.Repeat("x", batches.PageBytes/2))
+			require.NoError(t, b.Ledger.Finish(b.Ctx, id, i, begun.Token, r))
 		}
-		page, err := b.Results(b.ctx, "me", id, batch.ResultQuery{Limit: 1000})
+		page, err := b.Results(b.Ctx, "me", id, batch.ResultQuery{Limit: 1000})
 		require.NoError(t, err)
 		require.Less(t, len(page.Results), n)
 		require.Equal(t, len(page.Results), page.Next)
-		require.Len(t, b.results(id, 1000), n)
+		require.Len(t, b.AllResults(id, 1000), n)
 	})
 }
 
@@ -425,14 +414,14 @@ func TestBatchesAreListedNewestFirst(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var want []string
 		for range 7 {
-			want = append([]string{b.submit(1, spec()).ID}, want...)
+			want = append([]string{b.Submit(1, queuetest.Spec()).ID}, want...)
 		}
-		require.NoError(t, b.Delete(b.ctx, "me", want[3]))
+		require.NoError(t, b.Delete(b.Ctx, "me", want[3]))
 		want = append(want[:3], want[4:]...)
 		var got []string
 		cursor := ""
 		for {
-			page, next, err := b.List(b.ctx, "me", cursor, 2)
+			page, next, err := b.List(b.Ctx, "me", cursor, 2)
 			require.NoError(t, err)
 			for _, one := range page {
 				got = append(got, one.ID)
@@ -449,17 +438,17 @@ func TestBatchesAreListedNewestFirst(t *testing.T) {
 func TestAnIdempotencyKeyMakesOneBatch(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		submit := func(key, content string) (*batch.Batch, bool, error) {
-			u, err := b.Open(b.ctx, "me", key)
+			u, err := b.Open(b.Ctx, "me", key)
 			if err != nil {
 				return nil, false, err
 			}
-			defer u.Abort(b.ctx)
-			if err := u.Add(b.ctx, action(0)); err != nil {
+			defer u.Abort(b.Ctx)
+			if err := u.Add(b.Ctx, queuetest.Action(0)); err != nil {
 				return nil, false, err
 			}
-			s := spec()
+			s := queuetest.Spec()
 			s.Fingerprint = []byte(content)
-			return u.Commit(b.ctx, s)
+			return u.Commit(b.Ctx, s)
 		}
 		first, replayed, err := submit("k", "body")
 		require.NoError(t, err)
@@ -471,55 +460,55 @@ func TestAnIdempotencyKeyMakesOneBatch(t *testing.T) {
 		_, _, err = submit("k", "other body")
 		require.ErrorIs(t, err, batch.ErrKeyReused)
 
-		require.NoError(t, b.Delete(b.ctx, "me", first.ID))
+		require.NoError(t, b.Delete(b.Ctx, "me", first.ID))
 		fresh, replayed, err := submit("k", "other body")
 		require.NoError(t, err, "the key of a deleted batch is free")
 		require.False(t, replayed)
 		require.NotEqual(t, first.ID, fresh.ID)
 
-		open, err := b.Open(b.ctx, "me", "busy")
+		open, err := b.Open(b.Ctx, "me", "busy")
 		require.NoError(t, err)
-		_, err = b.Open(b.ctx, "me", "busy")
+		_, err = b.Open(b.Ctx, "me", "busy")
 		require.ErrorIs(t, err, batch.ErrKeyBusy)
-		_, err = b.Open(b.ctx, "you", "busy")
+		_, err = b.Open(b.Ctx, "you", "busy")
 		require.NoError(t, err, "another owner's key is another key")
 		// The process that accepts it dies: its marker runs out, and the key is
 		// taken over. Should it wake up after all, it can't commit any more.
-		require.NoError(t, open.Add(b.ctx, action(0)))
-		require.NoError(t, b.db.Client.Del(b.ctx, open.(*upload).keys.upload).Err())
+		require.NoError(t, open.Add(b.Ctx, queuetest.Action(0)))
+		require.NoError(t, b.DB.Client.Del(b.Ctx, open.(*upload.Upload).Keys.Upload).Err())
 		_, _, err = submit("busy", "body")
 		require.NoError(t, err)
-		_, _, err = open.Commit(b.ctx, spec())
+		_, _, err = open.Commit(b.Ctx, queuetest.Spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 	})
 }
 
 func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u, err := b.Open(b.ctx, "me", "k")
+		u, err := b.Open(b.Ctx, "me", "k")
 		require.NoError(t, err)
-		require.NoError(t, u.Add(b.ctx, action(0)))
-		require.NoError(t, b.db.Client.Del(b.ctx, u.(*upload).keys.upload).Err()) // it was idle for too long
-		_, _, err = u.Commit(b.ctx, spec())
+		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
+		require.NoError(t, b.DB.Client.Del(b.Ctx, u.(*upload.Upload).Keys.Upload).Err()) // it was idle for too long
+		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 
-		u, err = b.Open(b.ctx, "me", "")
+		u, err = b.Open(b.Ctx, "me", "")
 		require.NoError(t, err)
-		for i := range chunkActions {
-			require.NoError(t, u.Add(b.ctx, action(i)))
+		for i := range upload.ChunkActions {
+			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
 		}
-		require.NoError(t, u.(*upload).settle(t.Context()))
-		require.NoError(t, b.db.Client.Del(b.ctx, u.(*upload).keys.actions).Err())
-		_, _, err = u.Commit(b.ctx, spec())
+		require.NoError(t, u.(*upload.Upload).Settle(t.Context()))
+		require.NoError(t, b.DB.Client.Del(b.Ctx, u.(*upload.Upload).Keys.Actions).Err())
+		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 
-		u, err = b.Open(b.ctx, "me", "other")
+		u, err = b.Open(b.Ctx, "me", "other")
 		require.NoError(t, err)
-		require.NoError(t, u.Add(b.ctx, action(0)))
-		require.NoError(t, b.db.Client.Set(b.ctx, idempotencyKey("me", "other"), "another", 0).Err())
-		_, _, err = u.Commit(b.ctx, spec())
+		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
+		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.IdempotencyKey("me", "other"), "another", 0).Err())
+		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
-		list, _, err := b.List(b.ctx, "me", "", 10)
+		list, _, err := b.List(b.Ctx, "me", "", 10)
 		require.NoError(t, err)
 		require.Empty(t, list)
 	})
@@ -532,7 +521,7 @@ func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
 		for range 100 {
 			wg.Go(func() {
 				for {
-					u, err := b.Open(b.ctx, "me", "k")
+					u, err := b.Open(b.Ctx, "me", "k")
 					if err != nil {
 						if !strings.Contains(err.Error(), batch.ErrKeyBusy.Error()) {
 							ids <- err.Error()
@@ -540,8 +529,8 @@ func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
 						}
 						continue
 					}
-					_ = u.Add(b.ctx, action(0))
-					got, _, err := u.Commit(b.ctx, spec())
+					_ = u.Add(b.Ctx, queuetest.Action(0))
+					got, _, err := u.Commit(b.Ctx, queuetest.Spec())
 					if err != nil {
 						ids <- err.Error()
 						return
@@ -558,7 +547,7 @@ func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
 			distinct[id]++
 		}
 		require.Len(t, distinct, 1)
-		list, _, err := b.List(b.ctx, "me", "", 10)
+		list, _, err := b.List(b.Ctx, "me", "", 10)
 		require.NoError(t, err)
 		require.Len(t, list, 1)
 	})
@@ -566,35 +555,35 @@ func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
 
 func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		bare := b.submit(2, spec()).ID
-		b.end(bare, 0, batch.Succeeded)
+		bare := b.Submit(2, queuetest.Spec()).ID
+		b.End(bare, 0, batch.Succeeded)
 		requireTTLs(b, bare, 5, 10*time.Hour)
-		b.end(bare, 1, batch.Succeeded)
+		b.End(bare, 1, batch.Succeeded)
 		requireTTLs(b, bare, 5, time.Hour)
-		require.NoError(t, b.Delete(b.ctx, "me", bare))
+		require.NoError(t, b.Delete(b.Ctx, "me", bare))
 
-		s := spec()
+		s := queuetest.Spec()
 		s.WebhookURL = "https://example.com/hook"
-		id := b.submit(3, s).ID
+		id := b.Submit(3, s).ID
 		for i := range 3 {
-			b.end(id, i, batch.Succeeded)
+			b.End(id, i, batch.Succeeded)
 		}
-		require.NoError(t, b.Delivered(b.ctx, id, 1, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
+		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
 		requireTTLs(b, id, 6, s.Retention)
-		require.NoError(t, b.Delete(b.ctx, "me", id))
-		for key := range b.allKeys() {
+		require.NoError(t, b.Delete(b.Ctx, "me", id))
+		for key := range b.AllKeys() {
 			require.NotContains(t, key, "batchd:{"+id)
 			require.NotContains(t, key, "batchd:owner")
 		}
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, "t", result(0, batch.Succeeded)), batch.ErrNotFound)
-		begun, err := b.Begin(b.ctx, id, 0, "w1")
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, "t", queuetest.Result(0, batch.Succeeded)), batch.ErrNotFound)
+		begun, err := b.Ledger.Begin(b.Ctx, id, 0, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Gone, begun.Verdict)
-		_, err = b.Release(b.ctx, id, 0, "t", new(batch.Result))
+		_, err = b.Ledger.Release(b.Ctx, id, 0, "t", new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrNotFound)
-		require.ErrorIs(t, b.Delivered(b.ctx, id, 1, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
-		require.NoError(t, b.fanOut(b.ctx, fanOut{flow: flow{"me", id, "", crm(batch.Bulk)}, total: 3}))
-		for key := range b.allKeys() {
+		require.ErrorIs(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
+		require.NoError(t, b.Fanout.FanOut(b.Ctx, fanout.FanOut{Flow: tasks.Flow{Owner: "me", ID: id, Round: "", Route: queuetest.Crm(batch.Bulk)}, Total: 3}))
+		for key := range b.AllKeys() {
 			require.NotContains(t, key, "batchd:{"+id, "late steps bring nothing back")
 		}
 	})
@@ -602,24 +591,24 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 
 func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := spec()
+		s := queuetest.Spec()
 		s.WebhookURL, s.Metadata = "https://example.com/secret-path", map[string]string{"k": "v"}
-		id := b.submit(2, s).ID
-		require.ErrorIs(t, b.Redeliver(b.ctx, "me", id), batch.ErrNotTerminal)
-		l, err := b.Deliveries(b.ctx, "me", id)
+		id := b.Submit(2, s).ID
+		require.ErrorIs(t, b.Redeliver(b.Ctx, "me", id), batch.ErrNotTerminal)
+		l, err := b.Deliveries(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, batch.DeliveryWaiting, l.State)
-		b.end(id, 0, batch.Succeeded)
-		b.end(id, 1, batch.Failed)
+		b.End(id, 0, batch.Succeeded)
+		b.End(id, 1, batch.Failed)
 
-		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+		brought, err := b.Inspector().ListPendingTasks(tasks.WebhookQueue)
 		require.NoError(t, err)
-		require.Len(t, tasks, 1)
-		got, _, err := DecodeTask(tasks[0].Payload)
+		require.Len(t, brought, 1)
+		got, _, err := tasks.DecodeTask(brought[0].Payload)
 		require.NoError(t, err)
 		require.Equal(t, id, got)
 
-		n, err := b.Webhook(b.ctx, id, 1)
+		n, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Equal(t, s.WebhookURL, n.Batch.WebhookURL)
 		require.Equal(t, s.Metadata, n.Batch.Metadata)
@@ -628,36 +617,36 @@ func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 		require.Equal(t, 1, n.Round)
 
 		next := time.Now().Add(10 * time.Hour).Truncate(time.Millisecond).UTC()
-		require.NoError(t, b.Delivered(b.ctx, id, 1, batch.Delivery{At: time.Now(), Status: 500, Error: "x"}, batch.DeliveryPending, next))
-		l, err = b.Deliveries(b.ctx, "me", id)
+		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{At: time.Now(), Status: 500, Error: "x"}, batch.DeliveryPending, next))
+		l, err = b.Deliveries(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, &next, l.NextAt)
 		require.Len(t, l.Attempts, 1)
-		for key, ttl := range b.allKeys() {
+		for key, ttl := range b.AllKeys() {
 			if strings.HasPrefix(key, "batchd:{"+id) {
 				require.Greater(t, ttl, 10*time.Hour, "kept until it is delivered: %s", key)
 			}
 		}
-		require.NoError(t, b.Redeliver(b.ctx, "me", id), "while it is on its way")
-		plain := b.submit(1, spec()).ID
-		b.end(plain, 0, batch.Succeeded)
-		require.ErrorIs(t, b.Redeliver(b.ctx, "me", plain), batch.ErrNoWebhook)
-		_, err = b.Deliveries(b.ctx, "me", plain)
+		require.NoError(t, b.Redeliver(b.Ctx, "me", id), "while it is on its way")
+		plain := b.Submit(1, queuetest.Spec()).ID
+		b.End(plain, 0, batch.Succeeded)
+		require.ErrorIs(t, b.Redeliver(b.Ctx, "me", plain), batch.ErrNoWebhook)
+		_, err = b.Deliveries(b.Ctx, "me", plain)
 		require.ErrorIs(t, err, batch.ErrNoWebhook)
 	})
 }
 
 // requireTTLs checks that a batch has so many keys, and that none lives too long.
 func requireTTLs(b *bundle, id string, want int, most time.Duration) {
-	b.t.Helper()
+	b.T.Helper()
 	count := 0
-	for key, ttl := range b.allKeys() {
+	for key, ttl := range b.AllKeys() {
 		if strings.HasPrefix(key, "batchd:{"+id) {
 			count++
-			require.Positive(b.t, ttl, key)
-			require.LessOrEqual(b.t, ttl, most, key)
-			require.Greater(b.t, ttl, most-5*time.Minute, key)
+			require.Positive(b.T, ttl, key)
+			require.LessOrEqual(b.T, ttl, most, key)
+			require.Greater(b.T, ttl, most-5*time.Minute, key)
 		}
 	}
-	require.Equal(b.t, want, count)
+	require.Equal(b.T, want, count)
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -9,40 +9,43 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestDoubtsThatRedisWasNotToldOfStay(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	id := b.submit(1, spec()).ID
+	id := b.Submit(1, queuetest.Spec()).ID
 	refuse := redistest.Rule{Reply: noRoom, Way: redistest.Refused, Match: func(words []string) bool {
 		return words[0] == "ZADD" && slices.Contains(words, id)
 	}}
 	stop := p.Answer(refuse)
-	b.doubted.ids = map[string]int{id: 1} // without the task that reopens it in the background
-	_, err := b.reopenDoubted(b.ctx, 0)
+	b.Batches.Doubts.Doubted.IDs = map[string]int{id: 1} // without the task that reopens it in the background
+	_, err := b.Batches.Doubts.ReopenDoubted(b.Ctx, 0)
 	require.Error(t, err)
-	require.Contains(t, b.doubted.ids, id)
+	require.Contains(t, b.Batches.Doubts.Doubted.IDs, id)
 	require.Positive(t, stop())
-	none, err := b.reopenDoubted(b.ctx, 0)
+	none, err := b.Batches.Doubts.ReopenDoubted(b.Ctx, 0)
 	require.NoError(t, err)
 	require.True(t, none)
-	require.Empty(t, b.doubted.ids)
+	require.Empty(t, b.Batches.Doubts.Doubted.IDs)
 }
 
 func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
 	b := open(t, s.URL())
-	id := b.submit(1, spec()).ID
-	b.round()
-	score := func(b *bundle) float64 { return b.db.Client.ZScore(b.ctx, openKey, id).Val() }
+	id := b.Submit(1, queuetest.Spec()).ID
+	b.Round()
+	score := func(b *bundle) float64 { return b.DB.Client.ZScore(b.Ctx, keys.OpenKey, id).Val() }
 	require.Positive(t, score(b))
-	other, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(s.URL())}})
+	other, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(s.URL())}})
 	require.NoError(t, err)
-	other.background.Stop() // nothing runs in the background any more
-	other.doubt(id)
+	other.Background.Stop() // nothing runs in the background any more
+	other.Batches.Doubts.Doubt(id)
 	require.NoError(t, other.Close())
 	require.Negative(t, score(b))
 }
@@ -50,12 +53,12 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 func TestAStoreWhoseRedisIsAwayClosesSoon(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL(server.URL())}})
+	s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(server.URL())}})
 	require.NoError(t, err)
 	require.NoError(t, s.Ping(context.Background()))
 	server.Freeze()
 	defer server.Thaw()
-	s.doubt("a")
+	s.Batches.Doubts.Doubt("a")
 	began := time.Now()
 	require.NoError(t, s.Close())
 	require.Less(t, time.Since(began), 5*rdb.DefaultTimeout)

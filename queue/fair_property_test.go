@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"fmt"
@@ -12,6 +12,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // fairModel is what the fair queues of a lane should have, beside a store whose steps are run in any order.
@@ -28,7 +30,7 @@ type fairModel struct {
 }
 
 type flowModel struct {
-	flow
+	tasks.Flow
 	number, total int
 }
 
@@ -39,9 +41,9 @@ func TestAFairQueueIsWhatItsModelSays(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		seeds, steps := 4, 150
 		switch {
-		case b.db.Embed != nil:
+		case b.DB.Embed != nil:
 			seeds = 8
-		case b.db.Cluster != nil:
+		case b.DB.Cluster != nil:
 			seeds, steps = 2, 60
 		}
 		for seed := range seeds {
@@ -57,8 +59,8 @@ func TestAFairQueueIsWhatItsModelSays(t *testing.T) {
 // play makes some steps, and says with which one it failed.
 func (m *fairModel) play(steps int) {
 	defer func() {
-		if m.t.Failed() {
-			m.t.Log(m.at)
+		if m.T.Failed() {
+			m.T.Log(m.at)
 		}
 	}()
 	for step := range steps {
@@ -73,13 +75,13 @@ func (m *fairModel) step() {
 	switch m.IntN(10) {
 	case 0:
 		id := fmt.Sprintf("b%d-%d", m.Uint32(), len(m.flows))
-		f := &flowModel{flow: flow{owner: m.owners[m.IntN(len(m.owners))], id: id, route: crm(batch.Bulk)}, number: 1, total: 1 + m.IntN(m.most())}
+		f := &flowModel{Flow: tasks.Flow{Owner: m.owners[m.IntN(len(m.owners))], ID: id, Route: queuetest.Crm(batch.Bulk)}, number: 1, total: 1 + m.IntN(m.most())}
 		m.flows = append(m.flows, f)
-		m.offerRanges(f, []indexRange{{0, f.total}})
+		m.offerRanges(f, []tasks.IndexRange{{From: 0, To: f.total}})
 	case 1, 2:
 		if f := m.any(); f != nil { // again, or parts of it in any order
 			from := m.IntN(f.total)
-			m.offerRanges(f, []indexRange{{from, from + 1 + m.IntN(f.total-from)}})
+			m.offerRanges(f, []tasks.IndexRange{{From: from, To: from + 1 + m.IntN(f.total-from)}})
 		}
 	case 3:
 		if f := m.any(); f != nil {
@@ -89,7 +91,7 @@ func (m *fairModel) step() {
 		if f := m.any(); f != nil { // a retry of some actions
 			m.retractFlow(f)
 			f.number++
-			f.round = fmt.Sprint(f.number)
+			f.Round = fmt.Sprint(f.number)
 			var indexes []int
 			for i := range f.total {
 				if m.IntN(3) > 0 {
@@ -97,15 +99,15 @@ func (m *fairModel) step() {
 				}
 			}
 			if len(indexes) > 0 {
-				m.offerRanges(f, rangesOf(indexes))
+				m.offerRanges(f, tasks.RangesOf(indexes))
 			}
 			if m.IntN(2) == 0 { // a late offer of an earlier round
-				late := f.flow
-				if late.round = fmt.Sprint(f.number - 1); f.number == 2 {
-					late.round = ""
+				late := f.Flow
+				if late.Round = fmt.Sprint(f.number - 1); f.number == 2 {
+					late.Round = ""
 				}
 				if m.hasFlow(f) {
-					require.NoError(m.t, m.offer(m.ctx, late, []indexRange{{0, f.total}}))
+					require.NoError(m.T, m.Tasks.Offer(m.Ctx, late, []tasks.IndexRange{{From: 0, To: f.total}}))
 				}
 			}
 		}
@@ -114,13 +116,13 @@ func (m *fairModel) step() {
 			m.lose()
 		}
 	default:
-		queues := m.queuesOf(crm(batch.Bulk))
+		queues := m.Tasks.QueuesOf(queuetest.Crm(batch.Bulk))
 		m.take(queues[m.IntN(len(queues))], 1+m.IntN(60), m.IntN(4) == 0)
 	}
 }
 
 // most is the most actions of a batch: they span several runs of each shard.
-func (m *fairModel) most() int { return 1 + m.shards*150 }
+func (m *fairModel) most() int { return 1 + m.Tasks.Shards*150 }
 
 func (m *fairModel) any() *flowModel {
 	if len(m.flows) == 0 {
@@ -129,17 +131,17 @@ func (m *fairModel) any() *flowModel {
 	return m.flows[m.IntN(len(m.flows))]
 }
 
-func (f *flowModel) ids(ranges []indexRange) (ids []string) {
+func (f *flowModel) ids(ranges []tasks.IndexRange) (ids []string) {
 	for _, r := range ranges {
-		for i := r.from; i < r.to; i++ {
-			ids = append(ids, taskID(f.id, i, f.round))
+		for i := r.From; i < r.To; i++ {
+			ids = append(ids, tasks.TaskID(f.ID, i, f.Round))
 		}
 	}
 	return ids
 }
 
-func (m *fairModel) offerRanges(f *flowModel, ranges []indexRange) {
-	require.NoError(m.t, m.offer(m.ctx, f.flow, ranges))
+func (m *fairModel) offerRanges(f *flowModel, ranges []tasks.IndexRange) {
+	require.NoError(m.T, m.Tasks.Offer(m.Ctx, f.Flow, ranges))
 	for _, id := range f.ids(ranges) {
 		m.waits[id] = true
 	}
@@ -147,7 +149,7 @@ func (m *fairModel) offerRanges(f *flowModel, ranges []indexRange) {
 
 // hasFlow reports whether any queue has something of the flow in this round, in all queues that it uses.
 func (m *fairModel) hasFlow(f *flowModel) bool {
-	for _, waits := range must(m.waitsIn(m.ctx, f.flow)) {
+	for _, waits := range queuetest.Must(m.Tasks.WaitsIn(m.Ctx, f.Flow)) {
 		if !waits {
 			return false
 		}
@@ -156,8 +158,8 @@ func (m *fairModel) hasFlow(f *flowModel) bool {
 }
 
 func (m *fairModel) retractFlow(f *flowModel) {
-	m.retract(m.ctx, f.flow)
-	for _, id := range f.ids([]indexRange{{0, f.total}}) {
+	m.Tasks.Retract(m.Ctx, f.Flow)
+	for _, id := range f.ids([]tasks.IndexRange{{From: 0, To: f.total}}) {
 		delete(m.waits, id)
 	}
 }
@@ -167,10 +169,10 @@ func (m *fairModel) take(queue string, want int, fifo bool) {
 	before := m.queued(queue)
 	pending := len(m.pendingIn(queue))
 	ids, more := m.polls(queue, want, fifo)
-	require.LessOrEqual(m.t, len(ids), want)
+	require.LessOrEqual(m.T, len(ids), want)
 	for _, id := range ids {
-		require.Empty(m.t, m.held[id], "%q is taken twice", id)
-		require.True(m.t, m.back[id] || m.waits[id], "%q did not wait", id)
+		require.Empty(m.T, m.held[id], "%q is taken twice", id)
+		require.True(m.T, m.back[id] || m.waits[id], "%q did not wait", id)
 		if m.back[id] { // it may wait for a second task besides
 			pending--
 			delete(m.back, id)
@@ -182,13 +184,13 @@ func (m *fairModel) take(queue string, want int, fifo bool) {
 	after := m.queued(queue)
 	for id := range before {
 		if !after[id] { // it was taken, or has a task, so it got no other
-			require.True(m.t, m.held[id] != "" || m.back[id], "%q is lost", id)
+			require.True(m.T, m.held[id] != "" || m.back[id], "%q is lost", id)
 			delete(m.waits, id)
 		}
 	}
-	require.Equal(m.t, pending > 0 || len(after) > 0, more)
+	require.Equal(m.T, pending > 0 || len(after) > 0, more)
 	if !more {
-		require.Zero(m.t, pending+len(after), "all of it was taken")
+		require.Zero(m.T, pending+len(after), "all of it was taken")
 	}
 	var ended, back []string
 	for id, of := range m.held {
@@ -200,8 +202,8 @@ func (m *fairModel) take(queue string, want int, fifo bool) {
 			back = append(back, id)
 		}
 	}
-	require.NoError(m.t, m.endTasks(m.ctx, queue, ended))
-	require.Equal(m.t, len(back), must(m.requeue(m.ctx, queue, back)))
+	require.NoError(m.T, m.Tasks.EndTasks(m.Ctx, queue, ended))
+	require.Equal(m.T, len(back), queuetest.Must(m.Tasks.Requeue(m.Ctx, queue, back)))
 	for _, id := range ended {
 		delete(m.held, id)
 	}
@@ -214,9 +216,9 @@ func (m *fairModel) take(queue string, want int, fifo bool) {
 // queued returns the ids of the tasks of actions that wait in a fair queue, each once.
 func (m *fairModel) queued(queue string) map[string]bool {
 	ids := make(map[string]bool)
-	for _, k := range m.offers(batch.Bulk) {
+	for _, k := range m.Offers(batch.Bulk) {
 		if k.Queue == queue {
-			require.False(m.t, ids[k.ID] && !m.lossy, "%q waits twice", k.ID)
+			require.False(m.T, ids[k.ID] && !m.lossy, "%q waits twice", k.ID)
 			ids[k.ID] = true
 		}
 	}
@@ -224,13 +226,13 @@ func (m *fairModel) queued(queue string) map[string]bool {
 }
 
 func (m *fairModel) pendingIn(queue string) []string {
-	return must(m.db.Client.LRange(m.ctx, asynqPrefix(queue)+"pending", 0, -1).Result())
+	return queuetest.Must(m.DB.Client.LRange(m.Ctx, tasks.AsynqPrefix(queue)+"pending", 0, -1).Result())
 }
 
 // lose loses a key of a fair queue, as an operator could. What waited there is offered again.
 func (m *fairModel) lose() {
 	var keys []string
-	for key := range m.allKeys() {
+	for key := range m.AllKeys() {
 		if strings.HasPrefix(key, "batchd:fair:") {
 			keys = append(keys, key)
 		}
@@ -239,8 +241,8 @@ func (m *fairModel) lose() {
 		return
 	}
 	slices.Sort(keys)
-	require.NoError(m.t, m.db.Client.Del(m.ctx, keys[m.IntN(len(keys))]).Err())
-	for _, queue := range m.queuesOf(crm(batch.Bulk)) { // the polls that follow meet what is left
+	require.NoError(m.T, m.DB.Client.Del(m.Ctx, keys[m.IntN(len(keys))]).Err())
+	for _, queue := range m.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) { // the polls that follow meet what is left
 		ids, _ := m.polls(queue, 3, false)
 		for _, id := range ids {
 			delete(m.back, id)
@@ -248,17 +250,17 @@ func (m *fairModel) lose() {
 		}
 	}
 	for _, f := range m.flows {
-		m.retract(m.ctx, f.flow)
+		m.Tasks.Retract(m.Ctx, f.Flow)
 		var indexes []int
 		for i := range f.total {
-			if id := taskID(f.id, i, f.round); m.waits[id] && m.held[id] == "" {
+			if id := tasks.TaskID(f.ID, i, f.Round); m.waits[id] && m.held[id] == "" {
 				indexes = append(indexes, i)
 			} else {
 				delete(m.waits, id)
 			}
 		}
 		if len(indexes) > 0 {
-			require.NoError(m.t, m.offer(m.ctx, f.flow, rangesOf(indexes)))
+			require.NoError(m.T, m.Tasks.Offer(m.Ctx, f.Flow, tasks.RangesOf(indexes)))
 		}
 	}
 }
@@ -267,54 +269,54 @@ func (m *fairModel) lose() {
 func (m *fairModel) check() {
 	all := make(map[string]bool)
 	n := 0
-	for _, queue := range m.queuesOf(crm(batch.Bulk)) {
+	for _, queue := range m.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) {
 		of := m.queued(queue)
 		n += len(of)
 		maps.Copy(all, of)
-		scores := must(m.db.Client.ZRangeWithScores(m.ctx, fairPrefix(queue)+"o", 0, -1).Result())
+		scores := queuetest.Must(m.DB.Client.ZRangeWithScores(m.Ctx, tasks.FairPrefix(queue)+"o", 0, -1).Result())
 		slices.SortFunc(scores, func(a, b redis.Z) int { return int(a.Score - b.Score) })
 		if len(scores) > 0 && !m.lossy {
-			require.LessOrEqual(m.t, scores[len(scores)-1].Score-scores[0].Score, 32.0, "%v", scores)
+			require.LessOrEqual(m.T, scores[len(scores)-1].Score-scores[0].Score, 32.0, "%v", scores)
 		}
 	}
 	for id := range m.waits {
 		if !all[id] {
-			require.True(m.t, m.held[id] != "" || m.back[id], "%q does not wait", id)
+			require.True(m.T, m.held[id] != "" || m.back[id], "%q does not wait", id)
 		}
 	}
 	for id := range all {
-		require.True(m.t, m.waits[id], "%q waits", id)
+		require.True(m.T, m.waits[id], "%q waits", id)
 	}
 	if !m.lossy {
-		require.Equal(m.t, n, must(m.waitingEverywhere(m.ctx)))
+		require.Equal(m.T, n, queuetest.Must(m.Tasks.WaitingEverywhere(m.Ctx)))
 	}
 }
 
 // drain takes and ends all.
 func (m *fairModel) drain() {
-	for _, queue := range m.queuesOf(crm(batch.Bulk)) {
+	for _, queue := range m.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) {
 		for {
 			ids, more := m.polls(queue, 200, false)
 			for _, id := range ids {
-				require.Empty(m.t, m.held[id], "%q is taken twice", id)
+				require.Empty(m.T, m.held[id], "%q is taken twice", id)
 				delete(m.waits, id)
 				delete(m.back, id)
 			}
-			require.NoError(m.t, m.endTasks(m.ctx, queue, ids))
+			require.NoError(m.T, m.Tasks.EndTasks(m.Ctx, queue, ids))
 			if !more {
 				break
 			}
 		}
 	}
 	for id, queue := range m.held {
-		require.NoError(m.t, m.endTasks(m.ctx, queue, []string{id}))
+		require.NoError(m.T, m.Tasks.EndTasks(m.Ctx, queue, []string{id}))
 		delete(m.waits, id) // it has a task, so it got no other
 	}
-	require.Empty(m.t, m.waits)
-	require.Empty(m.t, m.back)
+	require.Empty(m.T, m.waits)
+	require.Empty(m.T, m.back)
 	m.noFairKeys()
-	for key := range m.allKeys() {
-		require.NotContains(m.t, key, ":t:")
+	for key := range m.AllKeys() {
+		require.NotContains(m.T, key, ":t:")
 	}
 	m.flows, m.held = nil, map[string]string{}
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"slices"
@@ -10,6 +10,10 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // refusedTimes refuses the first runs of a step on keys that hold a text.
@@ -23,27 +27,27 @@ func refusedTimes(n int, digest, key string) redistest.Rule {
 func TestAFanOutThatIsRefusedGoesOn(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	b.submit(1, spec()) // the scripts are loaded
-	for _, step := range []string{b.steps.offer.Hash(), b.steps.progress.Hash()} {
+	b.Submit(1, queuetest.Spec()) // the scripts are loaded
+	for _, step := range []string{tasks.Steps.Offer.Hash(), fanout.Steps.Progress.Hash()} {
 		stop := p.Answer(refusedTimes(3, step, ""))
-		id := b.submit(150, spec()).ID
+		id := b.Submit(150, queuetest.Spec()).ID
 		require.Eventually(t, func() bool {
-			return b.db.Client.HGet(b.ctx, keysOf(id).meta, "enqueued").Val() == "150"
+			return b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "enqueued").Val() == "150"
 		}, 20*time.Second, 10*time.Millisecond)
 		require.Equal(t, 3, stop())
 	}
-	require.Len(t, append(b.pending(batch.Interactive), b.pending(batch.Bulk)...), 301)
+	require.Len(t, append(b.Pending(batch.Interactive), b.Pending(batch.Bulk)...), 301)
 }
 
 func TestARetryThatIsRefusedGoesOn(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	id := b.submit(1, spec()).ID
-	b.end(id, 0, batch.Failed)
-	stop := p.Answer(refusedTimes(3, b.steps.offer.Hash(), ""))
-	got, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+	id := b.Submit(1, queuetest.Spec()).ID
+	b.End(id, 0, batch.Failed)
+	stop := p.Answer(refusedTimes(3, tasks.Steps.Offer.Hash(), ""))
+	got, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 	require.NoError(t, err)
 	require.Equal(t, 1, got.Counts.Pending)
 	require.Equal(t, 3, stop())
-	require.Equal(t, []string{taskID(id, 0, "2")}, []string{b.pending(batch.Interactive)[0].ID})
+	require.Equal(t, []string{tasks.TaskID(id, 0, "2")}, []string{b.Pending(batch.Interactive)[0].ID})
 }

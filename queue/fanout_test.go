@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -10,90 +10,89 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/repair"
+	"github.com/batchd/batchd/queue/tasks"
+	"github.com/batchd/batchd/queue/upload"
 )
 
 func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 	const many = 1250 // more than one poll takes, and than a page
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		small, large := b.submit(3, spec()), b.submit(many, spec())
-		b.background.Wait()
-		require.NoError(t, b.fanOut(b.ctx, fanOut{flow: flow{"me", large.ID, "", crm(batch.Bulk)}, total: many}), "offering twice")
+		small, large := b.Submit(3, queuetest.Spec()), b.Submit(many, queuetest.Spec())
+		b.Background.Wait()
+		require.NoError(t, b.Fanout.FanOut(b.Ctx, fanout.FanOut{Flow: tasks.Flow{Owner: "me", ID: large.ID, Round: "", Route: queuetest.Crm(batch.Bulk)}, Total: many}), "offering twice")
 		for lane, of := range map[batch.Lane]*batch.Batch{batch.Interactive: small, batch.Bulk: large} {
 			b.takeAllOf(lane)
 			var got []int
-			for _, task := range b.listed(lane, b.inspector().ListActiveTasks) { // which reads the messages
-				id, index, err := DecodeTask(task.Payload)
+			for _, task := range b.Listed(lane, b.Inspector().ListActiveTasks) { // which reads the messages
+				id, index, err := tasks.DecodeTask(task.Payload)
 				require.NoError(t, err)
 				require.Equal(t, of.ID, id)
 				require.Equal(t, fmt.Sprintf("1:%s:%d", id, index), string(task.Payload), "nothing else stands in a payload")
-				require.Equal(t, taskID(id, index, ""), task.ID)
-				queue := b.queueOf(crm(lane), id, index)
+				require.Equal(t, tasks.TaskID(id, index, ""), task.ID)
+				queue := b.Tasks.QueueOf(queuetest.Crm(lane), id, index)
 				require.Equal(t, queue, task.Queue)
-				written := must(b.db.Client.HGet(b.ctx, asynqPrefix(queue)+"t:"+task.ID, "msg").Result())
-				require.Equal(t, string(newMessageTemplate(queue, TaskAction).message(task.ID, task.Payload)), written, "as asynq's client writes it")
+				written := queuetest.Must(b.DB.Client.HGet(b.Ctx, tasks.AsynqPrefix(queue)+"t:"+task.ID, "msg").Result())
+				require.Equal(t, string(tasks.NewMessageTemplate(queue, tasks.TaskAction).Message(task.ID, task.Payload)), written, "as asynq's client writes it")
 				got = append(got, index)
 			}
 			slices.Sort(got)
-			require.Equal(t, span(0, of.Counts.Total), got)
+			require.Equal(t, batches.Span(0, of.Counts.Total), got)
 		}
-		cancelled, cancel := context.WithCancel(b.ctx)
+		cancelled, cancel := context.WithCancel(b.Ctx)
 		cancel()
-		require.ErrorIs(t, b.enqueue(cancelled, large.ID, crm(batch.Bulk), span(0, 3)), context.Canceled)
+		require.ErrorIs(t, b.Enqueue(cancelled, large.ID, queuetest.Crm(batch.Bulk), batches.Span(0, 3)), context.Canceled)
 	})
 }
 
 // takeAllOf takes all waiting actions of a lane.
 func (b *bundle) takeAllOf(lane batch.Lane) {
-	b.t.Helper()
-	for _, queue := range b.queuesOf(crm(lane)) {
+	b.T.Helper()
+	for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(lane)) {
 		for more := true; more; {
 			_, more = b.polls(queue, 1000, false)
 		}
 	}
 }
 
-func TestAPayloadOfAnotherMakeIsRefused(t *testing.T) {
-	t.Parallel()
-	for _, payload := range []string{"", "1", "1:id", "1::3", "2:id:3", "1:id:-1", "1:id:x", "1:id:"} {
-		_, _, err := DecodeTask([]byte(payload))
-		require.ErrorIs(t, err, errTask, payload)
-	}
-}
-
 func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.submit(3, spec()) // the steps are known there
+		b.Submit(3, queuetest.Spec()) // the steps are known there
 		noted := func(id string) string {
-			return must(b.db.Client.HGet(b.ctx, keysOf(id).meta, "enqueued").Result())
+			return queuetest.Must(b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "enqueued").Result())
 		}
-		seen := &sent{}
-		b.db.Client.AddHook(seen)
-		b.offered.pause = time.Hour
-		first, second := b.upload(3), b.upload(3)
-		for _, u := range []*upload{first, second} {
-			_, _, err := u.Commit(b.ctx, spec())
+		seen := &queuetest.Sent{}
+		b.DB.Client.AddHook(seen)
+		b.Fanout.Offered.Pause = time.Hour
+		first, second := b.Upload(3), b.Upload(3)
+		for _, u := range []*upload.Upload{first, second} {
+			_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 			require.NoError(t, err)
-			if b.shards == 1 { // else they are enqueued in an exchange of their own, and that is noted at once
-				require.Equal(t, "0", noted(u.id))
+			if b.Tasks.Shards == 1 { // else they are enqueued in an exchange of their own, and that is noted at once
+				require.Equal(t, "0", noted(u.ID))
 			}
 		}
-		b.background.Stop() // as at the end
-		require.Equal(t, "3", noted(first.id))
-		require.Equal(t, "3", noted(second.id))
-		if b.shards == 1 {
-			require.Len(t, seen.with(b.steps.progress.Hash()), 1)
+		b.Background.Stop() // as at the end
+		require.Equal(t, "3", noted(first.ID))
+		require.Equal(t, "3", noted(second.ID))
+		if b.Tasks.Shards == 1 {
+			require.Len(t, seen.With(fanout.Steps.Progress.Hash()), 1)
 		}
 	})
 }
 
 func TestABatchWhoseEnqueueingWasNotNotedIsEnqueuedOnce(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(3, spec()).ID
-		b.background.Wait()
-		long := time.Now().Add(-2 * fanOutPatience).UnixMilli()
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", long, "created", long).Err())
-		require.Equal(t, 1, b.sweep().Resumed)
-		require.Len(t, b.pending(batch.Interactive), 3)
-		require.Zero(t, b.sweep().Resumed)
+		id := b.Submit(3, queuetest.Spec()).ID
+		b.Background.Wait()
+		long := time.Now().Add(-2 * repair.FanOutTimeout).UnixMilli()
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "enqueued", 0, "fanned", long, "created", long).Err())
+		require.Equal(t, 1, b.Sweep().Resumed)
+		require.Len(t, b.Pending(batch.Interactive), 3)
+		require.Zero(t, b.Sweep().Resumed)
 	})
 }

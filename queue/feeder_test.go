@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"fmt"
@@ -9,17 +9,22 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/limits"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // waitingFor submits batches of two actions that wait for the same limit, and has the feeder
 // meet all of them.
 func (b *bundle) waitingFor(limit batch.Limit, batches int) {
-	b.t.Helper()
+	b.T.Helper()
 	for range batches {
 		b.throttledBatch(2, limit)
 	}
-	for range 2 + batches/feedHeads {
+	for range 2 + batches/fanout.FeedHeads {
 		b.feeds()
 	}
 }
@@ -32,28 +37,28 @@ func fedIdle(t *testing.T, limit batch.Limit, batches int) int {
 	const rounds = 40
 	tick := time.NewTicker(time.Second / rounds)
 	defer tick.Stop()
-	before := b.commands()
+	before := b.Commands()
 	for range rounds {
-		waiting, err := b.Feed(b.ctx)
+		waiting, err := b.Fanout.Feed(b.Ctx)
 		require.NoError(t, err)
 		require.Positive(t, waiting)
 		<-tick.C
 	}
-	return b.commands() - before
+	return b.Commands() - before
 }
 
 func TestCommandsDoNotGrowWithTheBatchesThatWaitForALimit(t *testing.T) {
 	t.Parallel()
-	for name, limits := range map[string][2]batch.Limit{
+	for name, found := range map[string][2]batch.Limit{
 		"concurrent":     {{Concurrent: 1}, {Concurrent: 1}},
 		"rate":           {{Rate: batch.Rate{N: 1, Per: time.Hour}}, {Rate: batch.Rate{N: 1, Per: time.Hour}}},
 		"much in flight": {{Concurrent: 3}, {Rate: batch.Rate{N: 500, Per: time.Hour}, Concurrent: 400}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			few, many := fedIdle(t, limits[0], 4), fedIdle(t, limits[1], 450)
+			few, many := fedIdle(t, found[0], 4), fedIdle(t, found[1], 450)
 			t.Logf("commands in 40 rounds: %d with 4 throttled batches, %d with 450", few, many)
-			require.Less(t, many, few+40*2*feedLooks)
+			require.Less(t, many, few+40*2*limits.FeedLooks)
 		})
 	}
 }
@@ -69,19 +74,19 @@ func TestNoThrottledBatchStarves(t *testing.T) {
 	}
 	ended := make(map[string]int)
 	for n := range batches * each {
-		b.eventually("another action", func() bool { b.feeds(); return b.queued() == 1 })
-		id, index, ok := parseTaskID(b.pending(batch.Interactive)[0].ID)
+		b.Eventually("another action", func() bool { b.feeds(); return b.queued() == 1 })
+		id, index, ok := tasks.ParseTaskID(b.Pending(batch.Interactive)[0].ID)
 		require.True(t, ok)
-		b.end(id, index, batch.Succeeded)
+		b.End(id, index, batch.Succeeded)
 		b.drop(id, index)
 		ended[id]++
 		for _, other := range ids {
 			require.GreaterOrEqual(t, ended[other], n/batches-1, "after %d actions: %v", n+1, ended)
 		}
 	}
-	b.eventually("the end", func() bool { b.feeds(); return len(second2(b.throttled(b.ctx))) == 0 })
-	require.Empty(t, b.feeder.batches)
-	require.Empty(t, b.feeder.limits)
+	b.Eventually("the end", func() bool { b.feeds(); return len(second2(b.throttled(b.Ctx))) == 0 })
+	require.Empty(t, b.Fanout.Throttled.Batches)
+	require.Empty(t, b.Fanout.Throttled.Limits)
 }
 
 // second2 returns the value of a call that returns an error as well.
@@ -96,8 +101,8 @@ func TestALimitWithoutRoomKeepsNoOtherWaiting(t *testing.T) {
 	id := b.throttledBatch(3, open)
 	before := b.queued()
 	for i := range 2 {
-		b.end(id, i, batch.Succeeded)
-		b.eventually("the next action", func() bool { b.feeds(); return b.queued() == before+1+i })
+		b.End(id, i, batch.Succeeded)
+		b.Eventually("the next action", func() bool { b.feeds(); return b.queued() == before+1+i })
 	}
 }
 
@@ -106,25 +111,25 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 	c := redistest.NewCluster(t, false, "--cluster-node-timeout", "60000", "--cluster-require-full-coverage", "no")
 	b := open(t, c.URL())
 	frozen := c.Nodes[1] // which does not have the list, nor the limits
-	require.NotEqual(t, frozen.Addr, b.db.NodeOf(b.ctx, throttledKey).Options().Addr)
-	require.NotEqual(t, frozen.Addr, b.db.NodeOf(b.ctx, limitKeys("me", "")[0]).Options().Addr)
+	require.NotEqual(t, frozen.Addr, b.DB.NodeOf(b.Ctx, keys.ThrottledKey).Options().Addr)
+	require.NotEqual(t, frozen.Addr, b.DB.NodeOf(b.Ctx, limits.LimitKeys("me", "")[0]).Options().Addr)
 	var alive, dead []string
 	for n := 0; len(alive) < 6 || len(dead) < 6; n++ { // each with a limit of its own
 		limit := batch.Limit{Scope: fmt.Sprint(n), Concurrent: 1}
 		id := b.throttledBatch(2, limit)
-		if b.db.NodeOf(b.ctx, keysOf(id).meta).Options().Addr == frozen.Addr {
+		if b.DB.NodeOf(b.Ctx, keys.KeysOf(id).Meta).Options().Addr == frozen.Addr {
 			dead = append(dead, id)
 		} else {
-			b.end(id, 0, batch.Succeeded)
+			b.End(id, 0, batch.Succeeded)
 			alive = append(alive, id)
 		}
 	}
-	waitFor(b.Store, 500*time.Millisecond)
+	queuetest.WaitFor(b.Store, 500*time.Millisecond)
 	frozen.Freeze()
 	t.Cleanup(frozen.Thaw)
 	handed := func() (n int) {
 		for _, id := range alive {
-			if m, err := b.meta(b.ctx, id); err == nil && m["handed"] == "2" {
+			if m, err := b.Batches.Meta(b.Ctx, id); err == nil && m["handed"] == "2" {
 				n++
 			}
 		}
@@ -133,9 +138,9 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 	began := time.Now()
 	rounds := 0
 	for handed() < len(alive) && rounds < 8*len(alive) {
-		_, _ = b.Feed(b.ctx) // the error is that of batches on the frozen node
+		_, _ = b.Fanout.Feed(b.Ctx) // the error is that of batches on the frozen node
 		rounds++
 	}
 	require.Equal(t, len(alive), handed())
-	require.Less(t, time.Since(began), time.Duration(rounds+1)*4*b.db.Timeout, "in %d rounds; six batches, one after the other, would take six times as long", rounds)
+	require.Less(t, time.Since(began), time.Duration(rounds+1)*4*b.DB.Timeout, "in %d rounds; six batches, one after the other, would take six times as long", rounds)
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -12,6 +12,10 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/batcher"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/ledger"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
@@ -25,13 +29,13 @@ func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
 // ofStep matches the runs of a step, by its digest, on one batch.
 func (b *bundle) ofStep(digest, id string) func(words []string) bool {
 	return func(words []string) bool {
-		return words[0] == "EVALSHA" && words[1] == digest && slices.Contains(words, keysOf(id).meta)
+		return words[0] == "EVALSHA" && words[1] == digest && slices.Contains(words, keys.KeysOf(id).Meta)
 	}
 }
 
 // ofContent matches the reading of a batch's actions.
 func ofContent(id string) func(words []string) bool {
-	return func(words []string) bool { return words[0] == "HMGET" && words[1] == keysOf(id).actions }
+	return func(words []string) bool { return words[0] == "HMGET" && words[1] == keys.KeysOf(id).Actions }
 }
 
 // endingWith makes a context that ends once a rule was used so many times.
@@ -58,32 +62,32 @@ const noRoom = "OOM command not allowed when used memory > 'maxmemory'."
 func TestABeginWhoseContentIsReadOnlyLaterGoesOn(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	id := b.submit(2, spec()).ID
-	b.begin(id, 1)
+	id := b.Submit(2, queuetest.Spec()).ID
+	b.Begin(id, 1)
 	stop := p.Answer(redistest.Rule{Reply: noRoom, Match: ofContent(id), Times: 3})
-	begun := b.begin(id, 0)
+	begun := b.Begin(id, 0)
 	require.Equal(t, 3, stop())
 	require.Equal(t, 1, begun.Attempt)
 	require.Equal(t, "a-0", begun.Action.ID)
-	require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
+	require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)))
 }
 
 func TestAnActionWhoseContentCannotBeReadReturnsToWaiting(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	id := b.submit(2, spec()).ID
-	b.begin(id, 1)
+	id := b.Submit(2, queuetest.Spec()).ID
+	b.Begin(id, 1)
 	ctx, rule := endingWith(t, redistest.Rule{Reply: "NOPERM no permissions to run the 'hmget' command", Match: ofContent(id)}, 2)
 	stop := p.Answer(rule)
 	// Its giving back is not answered either, at first.
-	stopRelease := p.Answer(redistest.Rule{Reply: noRoom, Match: b.ofStep(b.steps.release.Hash(), id), Times: 3})
-	_, err := b.Begin(ctx, id, 0, "w1")
+	stopRelease := p.Answer(redistest.Rule{Reply: noRoom, Match: b.ofStep(ledger.Steps.Release.Hash(), id), Times: 3})
+	_, err := b.Ledger.Begin(ctx, id, 0, "w1")
 	require.True(t, rdb.IsUnavailable(err), "%v", err)
 	require.Equal(t, 2, stop())
 	require.Equal(t, 3, stopRelease())
-	begun := b.begin(id, 0)
+	begun := b.Begin(id, 0)
 	require.Equal(t, 1, begun.Attempt, "what was not sent is no attempt")
-	require.Equal(t, batch.Counts{Total: 2, Pending: 2}, b.get(id).Counts)
+	require.Equal(t, batch.Counts{Total: 2, Pending: 2}, b.Read(id).Counts)
 }
 
 func TestAnActionWhoseBeginWasAnsweredWithAnErrorReturnsToWaiting(t *testing.T) {
@@ -92,14 +96,14 @@ func TestAnActionWhoseBeginWasAnsweredWithAnErrorReturnsToWaiting(t *testing.T) 
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b, p := behindProxy(t)
-			id := b.submit(2, spec()).ID
-			b.begin(id, 1)
-			ctx, rule := endingWith(t, redistest.Rule{Reply: "ERR max daily request limit exceeded", Match: b.ofStep(b.steps.begin.Hash(), id), Way: way}, 2)
+			id := b.Submit(2, queuetest.Spec()).ID
+			b.Begin(id, 1)
+			ctx, rule := endingWith(t, redistest.Rule{Reply: "ERR max daily request limit exceeded", Match: b.ofStep(ledger.Steps.Begin.Hash(), id), Way: way}, 2)
 			stop := p.Answer(rule)
-			_, err := b.Begin(ctx, id, 0, "w1")
+			_, err := b.Ledger.Begin(ctx, id, 0, "w1")
 			require.True(t, rdb.IsUnavailable(err), "%v", err)
 			stop()
-			begun, err := b.Begin(b.ctx, id, 0, "w2")
+			begun, err := b.Ledger.Begin(b.Ctx, id, 0, "w2")
 			require.NoError(t, err)
 			require.Equal(t, batch.Run, begun.Verdict)
 			require.Equal(t, 1, begun.Attempt)
@@ -109,17 +113,17 @@ func TestAnActionWhoseBeginWasAnsweredWithAnErrorReturnsToWaiting(t *testing.T) 
 
 func TestABeginThatArrivesAfterItWasGivenBackBeginsNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(2, spec()).ID
+		id := b.Submit(2, queuetest.Spec()).ID
 		for round, attempts := range []int{1, 2} {
 			token := "late" + strconv.Itoa(round)
-			_, err := b.GiveBack(b.ctx, id, 0, batch.Token(token))
+			_, err := b.Ledger.GiveBack(b.Ctx, id, 0, batch.Token(token))
 			require.ErrorIs(t, err, batch.ErrStale)
-			late := &ride{step: b.steps.begin, id: id, head: []any{"gone", ""}, index: 0, args: []any{token}, read: true}
-			require.NoError(t, b.combine.do(late))
-			require.Equal(t, "released", late.verdict())
-			begun := b.begin(id, 0)
+			late := &batcher.Call{Step: ledger.Steps.Begin, ID: id, Head: []any{"gone", ""}, Index: 0, Args: []any{token}, Read: true}
+			require.NoError(t, b.Ledger.Batcher.Do(late))
+			require.Equal(t, "released", late.Verdict())
+			begun := b.Begin(id, 0)
 			require.Equal(t, attempts, begun.Attempt)
-			released, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
+			released, err := b.Ledger.Release(b.Ctx, id, 0, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 			require.True(t, released)
 		}
@@ -129,27 +133,27 @@ func TestABeginThatArrivesAfterItWasGivenBackBeginsNothing(t *testing.T) {
 
 func TestWhatIsGivenBackWasNoAttempt(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(1, spec()).ID
+		id := b.Submit(1, queuetest.Spec()).ID
 		for range 2 {
-			begun := b.begin(id, 0)
+			begun := b.Begin(id, 0)
 			require.Equal(t, 1, begun.Attempt)
 			for range 2 { // it is repeated because its answer was lost
-				released, err := b.GiveBack(b.ctx, id, 0, begun.Token)
+				released, err := b.Ledger.GiveBack(b.Ctx, id, 0, begun.Token)
 				require.NoError(t, err)
 				require.True(t, released)
 			}
 		}
-		begun := b.begin(id, 0)
-		_, err := b.Release(b.ctx, id, 0, begun.Token, new(batch.Result))
+		begun := b.Begin(id, 0)
+		_, err := b.Ledger.Release(b.Ctx, id, 0, begun.Token, new(batch.Result))
 		require.NoError(t, err)
-		begun = b.begin(id, 0)
+		begun = b.Begin(id, 0)
 		require.Equal(t, 2, begun.Attempt)
-		_, err = b.Cancel(b.ctx, "me", id)
+		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		released, err := b.GiveBack(b.ctx, id, 0, begun.Token)
+		released, err := b.Ledger.GiveBack(b.Ctx, id, 0, begun.Token)
 		require.NoError(t, err)
 		require.False(t, released)
-		r := b.results(id, 10)[0]
+		r := b.AllResults(id, 10)[0]
 		require.Equal(t, batch.Cancelled, r.Outcome)
 		require.Equal(t, 1, r.Attempts)
 	})
@@ -157,49 +161,49 @@ func TestWhatIsGivenBackWasNoAttempt(t *testing.T) {
 
 func TestAGroupOfWhichNothingWasSentReturnsToWaiting(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(spec())
+		id := b.grouped(queuetest.Spec())
 		for range 2 {
-			begun := b.begin(id, 1)
+			begun := b.Begin(id, 1)
 			for range 2 {
-				released, err := b.GiveBack(b.ctx, id, 1, begun.Token)
+				released, err := b.Ledger.GiveBack(b.Ctx, id, 1, begun.Token)
 				require.NoError(t, err)
 				require.True(t, released)
 			}
 		}
-		got, err := b.Begin(b.ctx, id, 3, "w1")
+		got, err := b.Ledger.Begin(b.Ctx, id, 3, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Waiting, got.Verdict)
-		_, err = b.Cancel(b.ctx, "me", id)
+		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		require.Equal(t, batch.Counts{Total: 6, Cancelled: 6}, b.get(id).Counts, "nothing of it is left behind")
+		require.Equal(t, batch.Counts{Total: 6, Cancelled: 6}, b.Read(id).Counts, "nothing of it is left behind")
 
-		id = b.grouped(spec())
-		begun := b.begin(id, 1)
-		_, err = b.Cancel(b.ctx, "me", id)
+		id = b.grouped(queuetest.Spec())
+		begun := b.Begin(id, 1)
+		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		require.Equal(t, batch.Counts{Total: 6, Pending: 3, Cancelled: 3}, b.get(id).Counts)
-		released, err := b.GiveBack(b.ctx, id, 1, begun.Token)
+		require.Equal(t, batch.Counts{Total: 6, Pending: 3, Cancelled: 3}, b.Read(id).Counts)
+		released, err := b.Ledger.GiveBack(b.Ctx, id, 1, begun.Token)
 		require.NoError(t, err)
 		require.False(t, released)
-		require.Equal(t, batch.Counts{Total: 6, Cancelled: 6}, b.get(id).Counts)
-		require.Equal(t, batch.StatusCancelled, b.get(id).Status)
+		require.Equal(t, batch.Counts{Total: 6, Cancelled: 6}, b.Read(id).Counts)
+		require.Equal(t, batch.StatusCancelled, b.Read(id).Status)
 	})
 }
 
 func TestAGroupOfWhichSomeWasSentIsLeftToWhoeverBeginsItNext(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(spec())
-		_, err := b.Beat(b.ctx, "w1")
+		id := b.grouped(queuetest.Spec())
+		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
-		begun := b.begin(id, 1)
+		begun := b.Begin(id, 1)
 		begun.Group.Step, begun.Group.At = batch.GroupMember, 1
-		require.NoError(t, b.note(id, begun, result(1, batch.Succeeded)))
+		require.NoError(t, b.note(id, begun, queuetest.Result(1, batch.Succeeded)))
 		for range 2 {
-			released, err := b.GiveBack(b.ctx, id, 1, begun.Token)
+			released, err := b.Ledger.GiveBack(b.Ctx, id, 1, begun.Token)
 			require.NoError(t, err)
 			require.True(t, released)
 		}
-		next, err := b.Begin(b.ctx, id, 1, "w2")
+		next, err := b.Ledger.Begin(b.Ctx, id, 1, "w2")
 		require.NoError(t, err)
 		require.Equal(t, batch.Run, next.Verdict, "although its holder is alive")
 		require.Equal(t, begun.Group, next.Group)
@@ -210,23 +214,23 @@ func TestAGroupOfWhichSomeWasSentIsLeftToWhoeverBeginsItNext(t *testing.T) {
 func TestAGroupWhoseTakingOverWasAnsweredWithAnErrorIsNobodys(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	id := b.grouped(spec())
-	first := b.begin(id, 1)
+	id := b.grouped(queuetest.Spec())
+	first := b.Begin(id, 1)
 	first.Group.Step, first.Group.At = batch.GroupMember, 1
-	require.NoError(t, b.note(id, first, result(1, batch.Succeeded)))
+	require.NoError(t, b.note(id, first, queuetest.Result(1, batch.Succeeded)))
 	for _, worker := range []string{"w2", "w3"} {
-		_, err := b.Beat(b.ctx, worker)
+		_, err := b.Ledger.Workers.Beat(b.Ctx, worker)
 		require.NoError(t, err)
 	}
-	takeOver := b.ofStep(b.steps.begin.Hash(), id)
+	takeOver := b.ofStep(ledger.Steps.Begin.Hash(), id)
 	ctx, rule := endingWith(t, redistest.Rule{Reply: noRoom, Way: redistest.Replaced, Match: func(words []string) bool {
 		return takeOver(words) && slices.Contains(words, string(first.Token))
 	}}, 2)
 	stop := p.Answer(rule)
-	_, err := b.Begin(ctx, id, 1, "w2")
+	_, err := b.Ledger.Begin(ctx, id, 1, "w2")
 	require.True(t, rdb.IsUnavailable(err), "%v", err)
 	stop()
-	next, err := b.Begin(b.ctx, id, 1, "w3")
+	next, err := b.Ledger.Begin(b.Ctx, id, 1, "w3")
 	require.NoError(t, err)
 	require.Equal(t, batch.Run, next.Verdict)
 	require.Equal(t, first.Group, next.Group)

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"strconv"
@@ -9,7 +9,11 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // Results with different outcomes share one exchange, and each keeps its own.
@@ -17,18 +21,18 @@ func TestOutcomesThatShareAnExchangeStayApart(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
 	outcomes := []batch.Outcome{batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Succeeded, batch.Failed, batch.Succeeded}
-	id := b.submit(len(outcomes)+2, spec()).ID // two go on
+	id := b.Submit(len(outcomes)+2, queuetest.Spec()).ID // two go on
 	begun := make([]*batch.Begun, len(outcomes))
 	for i := range outcomes {
-		begun[i] = b.begin(id, i)
+		begun[i] = b.Begin(id, i)
 	}
 	b.together(len(outcomes), func(i int) error {
-		return b.Finish(b.ctx, id, i, begun[i].Token, result(i, outcomes[i]))
+		return b.Ledger.Finish(b.Ctx, id, i, begun[i].Token, queuetest.Result(i, outcomes[i]))
 	})
-	got := b.get(id)
+	got := b.Read(id)
 	require.Equal(t, batch.Counts{Total: 9, Pending: 2, Succeeded: 3, Failed: 2, Errored: 1, Unknown: 1}, got.Counts)
 	require.Equal(t, batch.StatusRunning, got.Status)
-	for i, r := range b.results(id, 100) {
+	for i, r := range b.AllResults(id, 100) {
 		want := batch.Pending
 		if i < len(outcomes) {
 			want = outcomes[i]
@@ -37,7 +41,7 @@ func TestOutcomesThatShareAnExchangeStayApart(t *testing.T) {
 		require.Equal(t, i, r.Index)
 	}
 	for i, o := range outcomes {
-		found := b.results(id, 100, o)
+		found := b.AllResults(id, 100, o)
 		require.Contains(t, indexesOf(found), i, "the filter by outcome %s", o)
 	}
 }
@@ -54,21 +58,21 @@ func indexesOf(results []batch.Result) []int {
 func TestAnOverdueGroupEndsAsUnknownWithAllItsMembers(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
-	id := b.grouped(spec())
-	b.begin(id, 1) // and with it 3 and 4
+	id := b.grouped(queuetest.Spec())
+	b.Begin(id, 1) // and with it 3 and 4
 	expire := func(ago time.Duration) {
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
 	}
 	expire(time.Minute)
-	b.sweep()
-	require.Equal(t, batch.Counts{Total: 6, Pending: 3, Expired: 3}, b.get(id).Counts, "the group has begun, and has its time")
-	expire(overdueAfter + time.Minute)
-	b.sweep()
-	got := b.get(id)
+	b.Sweep()
+	require.Equal(t, batch.Counts{Total: 6, Pending: 3, Expired: 3}, b.Read(id).Counts, "the group has begun, and has its time")
+	expire(repair.OverdueAfter + time.Minute)
+	b.Sweep()
+	got := b.Read(id)
 	require.Equal(t, batch.Counts{Total: 6, Unknown: 3, Expired: 3}, got.Counts)
 	require.Equal(t, batch.StatusExpired, got.Status)
-	require.Equal(t, []int{1, 3, 4}, indexesOf(b.results(id, 10, batch.Unknown)))
-	require.Equal(t, []int{0, 2, 5}, indexesOf(b.results(id, 10, batch.Expired)))
+	require.Equal(t, []int{1, 3, 4}, indexesOf(b.AllResults(id, 10, batch.Unknown)))
+	require.Equal(t, []int{0, 2, 5}, indexesOf(b.AllResults(id, 10, batch.Expired)))
 }
 
 // A batch that was cancelled, or that expired, runs after a retry like any other: nothing
@@ -81,40 +85,40 @@ func TestARetryOfABatchThatWasEndedEarlyRunsToItsOwnEnd(t *testing.T) {
 		end     func(b *bundle, id string)
 	}{
 		"cancelled": {batch.Cancelled, batch.StatusCancelled, func(b *bundle, id string) {
-			_, err := b.Cancel(b.ctx, "me", id)
-			require.NoError(b.t, err)
+			_, err := b.Cancel(b.Ctx, "me", id)
+			require.NoError(b.T, err)
 		}},
 		"expired": {batch.Expired, batch.StatusExpired, func(b *bundle, id string) {
 			late := time.Now().Add(-time.Minute)
-			require.NoError(b.t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "created", late.Add(-time.Hour).UnixMilli(), "expires", late.UnixMilli()).Err())
-			b.sweep()
+			require.NoError(b.T, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "created", late.Add(-time.Hour).UnixMilli(), "expires", late.UnixMilli()).Err())
+			b.Sweep()
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := open(t, redistest.Start(t).URL())
-			id := b.submit(4, spec()).ID
-			b.end(id, 0, batch.Succeeded)
-			inFlight := b.begin(id, 1)
+			id := b.Submit(4, queuetest.Spec()).ID
+			b.End(id, 0, batch.Succeeded)
+			inFlight := b.Begin(id, 1)
 			c.end(b, id)
-			require.NoError(t, b.Finish(b.ctx, id, 1, inFlight.Token, result(1, batch.Succeeded)))
-			require.Equal(t, c.status, b.get(id).Status)
+			require.NoError(t, b.Ledger.Finish(b.Ctx, id, 1, inFlight.Token, queuetest.Result(1, batch.Succeeded)))
+			require.Equal(t, c.status, b.Read(id).Status)
 
-			again, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{c.outcome}})
+			again, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{c.outcome}})
 			require.NoError(t, err)
 			require.Equal(t, batch.StatusQueued, again.Status)
 			require.Equal(t, 2, again.Counts.Pending)
 			require.Zero(t, again.EndedAt)
-			b.sweep()
-			require.Equal(t, 2, b.get(id).Counts.Pending, "the sweeper ends nothing of it")
+			b.Sweep()
+			require.Equal(t, 2, b.Read(id).Counts.Pending, "the sweeper ends nothing of it")
 
-			begun := b.begin(id, 2)
-			released, err := b.Release(b.ctx, id, 2, begun.Token, new(batch.Result))
+			begun := b.Begin(id, 2)
+			released, err := b.Ledger.Release(b.Ctx, id, 2, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 			require.True(t, released, "an attempt that is repeated goes back to wait")
-			b.end(id, 2, batch.Failed)
-			b.end(id, 3, batch.Succeeded)
-			done := b.get(id)
+			b.End(id, 2, batch.Failed)
+			b.End(id, 3, batch.Succeeded)
+			done := b.Read(id)
 			require.Equal(t, batch.StatusCompleted, done.Status)
 			require.Equal(t, batch.Counts{Total: 4, Succeeded: 3, Failed: 1}, done.Counts)
 		})
@@ -127,14 +131,14 @@ func TestAPageHoldsAsManyResultsAsItsLimitSays(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
 	const total, limit = 2600, 1203
-	id := b.submit(total, spec()).ID
+	id := b.Submit(total, queuetest.Spec()).ID
 	for i := 0; i < total; i += 7 {
-		b.end(id, i, batch.Failed)
+		b.End(id, i, batch.Failed)
 	}
 	var pages []int
 	next := 0
 	for from := 0; from >= 0; {
-		page, err := b.Results(b.ctx, "me", id, batch.ResultQuery{From: from, Limit: limit})
+		page, err := b.Results(b.Ctx, "me", id, batch.ResultQuery{From: from, Limit: limit})
 		require.NoError(t, err)
 		pages = append(pages, len(page.Results))
 		for _, encoded := range page.Results {
@@ -147,7 +151,7 @@ func TestAPageHoldsAsManyResultsAsItsLimitSays(t *testing.T) {
 	}
 	require.Equal(t, []int{limit, limit, total - 2*limit}, pages)
 
-	filtered := b.results(id, 301, batch.Failed)
+	filtered := b.AllResults(id, 301, batch.Failed)
 	require.Len(t, filtered, (total+6)/7)
 	for i, r := range filtered {
 		require.Equal(t, 7*i, r.Index)
@@ -158,52 +162,52 @@ func TestAPageHoldsAsManyResultsAsItsLimitSays(t *testing.T) {
 func TestATokenThatOnlyResemblesTheHoldersChangesNothing(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
-	id := b.submit(1, spec()).ID
-	begun := b.begin(id, 0)
+	id := b.Submit(1, queuetest.Spec()).ID
+	begun := b.Begin(id, 0)
 	held := string(begun.Token)
 	for _, token := range []string{"", held[:1], held[:len(held)-1], held + "1", held + "|1", held + "|", held[1:], "|" + held} {
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, batch.Token(token), result(0, batch.Failed)), batch.ErrStale, "token %q", token)
-		_, err := b.Release(b.ctx, id, 0, batch.Token(token), new(batch.Result))
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, batch.Token(token), queuetest.Result(0, batch.Failed)), batch.ErrStale, "token %q", token)
+		_, err := b.Ledger.Release(b.Ctx, id, 0, batch.Token(token), new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrStale, "token %q", token)
 		require.False(t, bringsTheAttempt(b, id, token), "token %q", token)
 	}
 	require.True(t, bringsTheAttempt(b, id, held))
-	require.Equal(t, batch.Counts{Total: 1, Pending: 1}, b.get(id).Counts)
-	require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)))
-	require.Equal(t, batch.Counts{Total: 1, Succeeded: 1}, b.get(id).Counts)
+	require.Equal(t, batch.Counts{Total: 1, Pending: 1}, b.Read(id).Counts)
+	require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)))
+	require.Equal(t, batch.Counts{Total: 1, Succeeded: 1}, b.Read(id).Counts)
 }
 
 // bringsTheAttempt reports whether a recovery task with that token brings the attempt at
 // action 0 that the ledger holds.
 func bringsTheAttempt(b *bundle, id, token string) bool {
-	return bringsInterrupted(taskID(id, 0, token), b.db.Client.HMGet(b.ctx, keysOf(id).ledger, strconv.Itoa(0)))
+	return repair.BringsInterrupted(tasks.TaskID(id, 0, token), b.DB.Client.HMGet(b.Ctx, keys.KeysOf(id).Ledger, strconv.Itoa(0)))
 }
 
 // Whoever can write to Redis cannot have one value pass for another.
 func TestASealedValueOpensOnlyWhereItWasStored(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
-	ids := []string{b.submit(3, spec()).ID, b.submit(3, spec()).ID}
+	ids := []string{b.Submit(3, queuetest.Spec()).ID, b.Submit(3, queuetest.Spec()).ID}
 	for _, id := range ids {
-		b.end(id, 0, batch.Succeeded)
-		b.end(id, 1, batch.Succeeded)
+		b.End(id, 0, batch.Succeeded)
+		b.End(id, 1, batch.Succeeded)
 	}
 	kind := map[string]func(id string) string{
-		"actions": func(id string) string { return keysOf(id).actions },
-		"results": func(id string) string { return keysOf(id).results },
+		"actions": func(id string) string { return keys.KeysOf(id).Actions },
+		"results": func(id string) string { return keys.KeysOf(id).Results },
 	}
 	read := map[string]func(id string) error{
 		"actions": func(id string) error {
-			begun, err := b.Begin(b.ctx, id, 2, "w1")
+			begun, err := b.Ledger.Begin(b.Ctx, id, 2, "w1")
 			if err == nil {
-				_, err = b.Release(b.ctx, id, 2, begun.Token, new(batch.Result))
+				_, err = b.Ledger.Release(b.Ctx, id, 2, begun.Token, new(batch.Result))
 				require.NoError(t, err)
 				return nil
 			}
 			return err
 		},
 		"results": func(id string) error {
-			_, err := b.Results(b.ctx, "me", id, batch.ResultQuery{Limit: 10})
+			_, err := b.Results(b.Ctx, "me", id, batch.ResultQuery{Limit: 10})
 			return err
 		},
 	}
@@ -217,13 +221,13 @@ func TestASealedValueOpensOnlyWhereItWasStored(t *testing.T) {
 		"an action in place of result": {"results", "actions", ids[0], "1"},
 	} {
 		key := kind[c.into](ids[0])
-		own, err := b.db.Client.HGet(b.ctx, key, field[c.into]).Result()
+		own, err := b.DB.Client.HGet(b.Ctx, key, field[c.into]).Result()
 		require.NoError(t, err)
-		other, err := b.db.Client.HGet(b.ctx, kind[c.from](c.fromID), c.fromField).Result()
+		other, err := b.DB.Client.HGet(b.Ctx, kind[c.from](c.fromID), c.fromField).Result()
 		require.NoError(t, err)
-		require.NoError(t, b.db.Client.HSet(b.ctx, key, field[c.into], other).Err())
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, key, field[c.into], other).Err())
 		require.ErrorIs(t, read[c.into](ids[0]), seal.ErrSealed, name)
-		require.NoError(t, b.db.Client.HSet(b.ctx, key, field[c.into], own).Err())
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, key, field[c.into], own).Err())
 		require.NoError(t, read[c.into](ids[0]), "%s: with its own value it opens again", name)
 	}
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -11,49 +11,55 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/limits"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // queued returns how many tasks of actions wait.
-func (b *bundle) queued() int { return len(b.pending(batch.Interactive)) }
+func (b *bundle) queued() int { return len(b.Pending(batch.Interactive)) }
 
 // throttledBatch submits a batch whose actions are handed out as a limit allows.
 func (b *bundle) throttledBatch(n int, limit batch.Limit) string {
-	b.t.Helper()
-	s := spec()
+	b.T.Helper()
+	s := queuetest.Spec()
 	s.Throttle = &limit
-	return b.submit(n, s).ID
+	return b.Submit(n, s).ID
 }
 
 // free returns how many actions a limit would let in now.
 func (b *bundle) free(limit batch.Limit) int {
-	b.t.Helper()
+	b.T.Helper()
 	u, n, _, err := b.ask("me", 1000, limit, true)
-	require.NoError(b.t, err)
-	u.Abort(b.ctx)
+	require.NoError(b.T, err)
+	u.Abort(b.Ctx)
 	return n
 }
 
 // drop removes the tasks of an action that has ended, as its worker does.
 func (b *bundle) drop(id string, index int) {
-	b.t.Helper()
-	b.create()
+	b.T.Helper()
+	b.Create()
 	for _, round := range []string{"", "2", "3"} {
-		err := b.inspector().DeleteTask(b.queueOf(crm(batch.Interactive), id, index), taskID(id, index, round))
+		err := b.Inspector().DeleteTask(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, index), tasks.TaskID(id, index, round))
 		if !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
-			require.NoError(b.t, err)
+			require.NoError(b.T, err)
 		}
 	}
 }
 
 func (b *bundle) feeds() {
-	b.t.Helper()
-	require.NoError(b.t, second(b.Feed(b.ctx)))
+	b.T.Helper()
+	require.NoError(b.T, second(b.Fanout.Feed(b.Ctx)))
 }
 
 // throttled returns the batches that wait for their owners' limits.
 func (b *bundle) throttled(ctx context.Context) ([]string, error) {
-	return b.db.Client.ZRange(ctx, throttledKey, 0, -1).Result()
+	return b.DB.Client.ZRange(ctx, keys.ThrottledKey, 0, -1).Result()
 }
 
 // While a process hands out what a limit gave it, others ask the same limit.
@@ -62,13 +68,13 @@ func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 		limit := batch.Limit{Concurrent: 4}
 		require.Equal(t, 4, b.free(limit)) // from here on the server knows the step, and answers the first call
 		for name, text := range map[string]string{
-			"before it is handed out":        b.steps.handout.Hash(),
-			"before it is offered":           b.steps.offer.Hash(),
-			"before that is noted":           b.steps.progress.Hash(),
-			"while another process feeds it": b.steps.admit.Hash(),
+			"before it is handed out":        fanout.Steps.HandOut.Hash(),
+			"before it is offered":           tasks.Steps.Offer.Hash(),
+			"before that is noted":           fanout.Steps.Progress.Hash(),
+			"while another process feeds it": limits.Steps.ReserveQuota.Hash(),
 		} {
 			met := false
-			b.interrupt(text, text == b.steps.admit.Hash(), func() {
+			b.interrupt(text, text == limits.Steps.ReserveQuota.Hash(), func() {
 				met = true
 				require.Zero(t, b.free(limit), name)
 				b.feeds()
@@ -79,9 +85,9 @@ func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 			other := b.throttledBatch(6, limit)
 			b.feeds()
 			require.Equal(t, 4, b.queued(), name)
-			require.NoError(t, b.Delete(b.ctx, "me", first))
-			require.NoError(t, b.Delete(b.ctx, "me", other))
-			b.background.Wait()
+			require.NoError(t, b.Delete(b.Ctx, "me", first))
+			require.NoError(t, b.Delete(b.Ctx, "me", other))
+			b.Background.Wait()
 			require.Equal(t, 4, b.free(limit), "%s: all of it is given back", name)
 		}
 	})
@@ -92,10 +98,10 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 		limit := batch.Limit{Rate: batch.Rate{N: 100, Per: time.Hour}, Concurrent: 3}
 		used := 0
 		for name, step := range map[string]*rdb.Step{
-			"before it is handed out": b.steps.handout, "before the tasks": b.steps.offer, "before that is noted": b.steps.progress,
+			"before it is handed out": fanout.Steps.HandOut, "before the tasks": tasks.Steps.Offer, "before that is noted": fanout.Steps.Progress,
 		} {
 			dead := &mute{text: step.Hash()}
-			b.db.Client.AddHook(dead)
+			b.DB.Client.AddHook(dead)
 			dead.armed.Store(true)
 			id := b.throttledBatch(5, limit)
 			dead.armed.Store(false)
@@ -103,24 +109,24 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 			b.feeds()
 			require.Equal(t, 3, b.queued(), name)
 			for i := range 3 {
-				b.end(id, i, batch.Succeeded)
+				b.End(id, i, batch.Succeeded)
 				b.drop(id, i)
 			}
 			b.feeds()
 			require.Equal(t, 2, b.queued(), "%s: the rest follows", name)
 			for i := 3; i < 5; i++ {
-				b.end(id, i, batch.Succeeded)
+				b.End(id, i, batch.Succeeded)
 				b.drop(id, i)
 			}
 			b.feeds()
-			require.Equal(t, batch.StatusCompleted, b.get(id).Status, name)
+			require.Equal(t, batch.StatusCompleted, b.Read(id).Status, name)
 			used += 5
 			u, n, state, err := b.ask("me", 1000, limit, true)
 			require.NoError(t, err)
 			require.Equal(t, 3, n, "%s: nothing is in flight any more", name)
 			require.Equal(t, 100-used-3, state.Remaining, "%s: nothing was counted twice", name)
-			u.Abort(b.ctx)
-			left, err := b.throttled(b.ctx)
+			u.Abort(b.Ctx)
+			left, err := b.throttled(b.Ctx)
 			require.NoError(t, err)
 			require.Empty(t, left)
 		}
@@ -129,14 +135,14 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 
 // failed submits a batch and has every second action fail.
 func (b *bundle) failed(n int) string {
-	b.t.Helper()
-	id := b.submit(n, spec()).ID
+	b.T.Helper()
+	id := b.Submit(n, queuetest.Spec()).ID
 	for i := range n {
 		o := batch.Succeeded
 		if i%2 == 1 {
 			o = batch.Failed
 		}
-		b.end(id, i, o)
+		b.End(id, i, o)
 		b.drop(id, i)
 	}
 	return id
@@ -150,38 +156,38 @@ func TestARetryIsHeldToTheOwnersLimit(t *testing.T) {
 		held, _, _, err := b.ask("me", 2, limit, false)
 		require.NoError(t, err)
 		limited := (*batch.LimitedError)(nil)
-		_, _, err = b.Retry(b.ctx, "me", id, again)
+		_, _, err = b.Retry(b.Ctx, "me", id, again)
 		require.ErrorAs(t, err, &limited)
 		require.Positive(t, limited.RetryAfter)
-		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
+		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
 		require.Zero(t, b.queued())
-		held.Abort(b.ctx)
+		held.Abort(b.Ctx)
 
-		_, _, err = b.Retry(b.ctx, "you", id, again)
+		_, _, err = b.Retry(b.Ctx, "you", id, again)
 		require.ErrorIs(t, err, batch.ErrNotFound)
-		got, state, err := b.Retry(b.ctx, "me", id, again)
+		got, state, err := b.Retry(b.Ctx, "me", id, again)
 		require.NoError(t, err)
 		require.Equal(t, 4, got.Counts.Pending)
 		require.Equal(t, 6, state.Remaining, "neither refusal cost anything")
 		require.Equal(t, 1, state.Free)
 		require.Equal(t, 4, b.queued())
 		require.Equal(t, 1, b.free(limit))
-		_, _, err = b.Retry(b.ctx, "me", id, again)
+		_, _, err = b.Retry(b.Ctx, "me", id, again)
 		require.ErrorIs(t, err, batch.ErrNotTerminal)
 		require.Equal(t, 1, b.free(limit), "nor did this one")
 		for i := 1; i < 8; i += 2 {
-			b.end(id, i, batch.Failed)
+			b.End(id, i, batch.Failed)
 			b.drop(id, i)
 		}
 		require.Equal(t, 5, b.free(limit))
-		_, _, err = b.Retry(b.ctx, "me", id, again)
+		_, _, err = b.Retry(b.Ctx, "me", id, again)
 		require.NoError(t, err)
 		require.Equal(t, 1, b.free(limit), "each round counts")
 		for i := 1; i < 8; i += 2 {
-			b.end(id, i, batch.Failed)
+			b.End(id, i, batch.Failed)
 			b.drop(id, i)
 		}
-		_, _, err = b.Retry(b.ctx, "me", id, again)
+		_, _, err = b.Retry(b.Ctx, "me", id, again)
 		require.ErrorAs(t, err, &limited, "the rate is used up")
 	})
 }
@@ -194,43 +200,43 @@ func TestARetryThatComesToNothingGivesBackWhatItWasAdmitted(t *testing.T) {
 
 		// Another retry comes first.
 		id := b.failed(8)
-		b.interrupt(b.steps.retry.Hash(), false, func() {
-			_, _, err := b.Retry(b.ctx, "me", id, plain)
+		b.interrupt(fanout.Steps.Retry.Hash(), false, func() {
+			_, _, err := b.Retry(b.Ctx, "me", id, plain)
 			require.NoError(t, err)
 		})
-		_, _, err := b.Retry(b.ctx, "me", id, again)
+		_, _, err := b.Retry(b.Ctx, "me", id, again)
 		require.ErrorIs(t, err, batch.ErrNotTerminal)
 		require.Equal(t, 20, b.free(limit))
 
 		// Another retry comes first, and that round has ended with other outcomes.
 		id = b.failed(8)
-		b.interrupt(b.steps.retry.Hash(), false, func() {
-			_, _, err := b.Retry(b.ctx, "me", id, plain)
+		b.interrupt(fanout.Steps.Retry.Hash(), false, func() {
+			_, _, err := b.Retry(b.Ctx, "me", id, plain)
 			require.NoError(t, err)
 			for i := 1; i < 8; i += 2 {
-				b.end(id, i, map[bool]batch.Outcome{true: batch.Failed, false: batch.Succeeded}[i == 1])
+				b.End(id, i, map[bool]batch.Outcome{true: batch.Failed, false: batch.Succeeded}[i == 1])
 			}
 		})
-		got, state, err := b.Retry(b.ctx, "me", id, again)
+		got, state, err := b.Retry(b.Ctx, "me", id, again)
 		require.NoError(t, err)
 		require.Equal(t, 1, got.Counts.Pending)
 		require.Equal(t, 19, state.Remaining, "it counts what really runs again")
 		require.Equal(t, 19, b.free(limit))
-		b.end(id, 1, batch.Succeeded)
+		b.End(id, 1, batch.Succeeded)
 
 		// The process dies before the step.
 		id = b.failed(8)
-		died := &retrial{s: b.Store, owner: "me", id: id, token: "T", marker: markerKey(id, "T"), n: 4}
-		_, err = died.prepare(b.ctx, &limit, false)
+		died := &fanout.Retrial{S: b.Fanout, Owner: "me", ID: id, Token: "T", Marker: keys.MarkerKey(id, "T"), N: 4}
+		_, err = died.Prepare(b.Ctx, &limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 20-1-4, b.free(limit), "as long as its step can come")
-		require.Positive(t, b.db.Client.PTTL(b.ctx, died.marker).Val())
-		require.NoError(t, b.db.Client.Del(b.ctx, died.marker).Err()) // its time is over
+		require.Positive(t, b.DB.Client.PTTL(b.Ctx, died.Marker).Val())
+		require.NoError(t, b.DB.Client.Del(b.Ctx, died.Marker).Err()) // its time is over
 		_, _, left, err := b.ask("me", 1, limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 20-1-4-1, left.Remaining, "the rate runs out with its window")
 		require.Equal(t, 19, b.free(batch.Limit{Concurrent: 20}))
-		answer, err := b.db.Run(b.ctx, b.steps.retry, append(keysOf(id).step(), keysOf(id).deliveries, died.marker), "me", "F", "T", 4, "")
+		answer, err := b.DB.Run(b.Ctx, fanout.Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, died.Marker), "me", "F", "T", 4, "")
 		require.NoError(t, err)
 		require.Equal(t, "lost", answer[0], "a step that comes late changes nothing")
 	})
@@ -240,12 +246,12 @@ func TestAThrottledRetryIsHandedOutAsTheLimitAllows(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Concurrent: 2}
 		id := b.failed(12) // 1, 3, 5, 7, 9, 11
-		got, state, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
+		got, state, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
 		require.NoError(t, err)
 		require.Nil(t, state)
 		require.Equal(t, 6, got.Counts.Pending)
 		handed := func() (ids []string) {
-			for _, task := range b.pending(batch.Interactive) {
+			for _, task := range b.Pending(batch.Interactive) {
 				ids = append(ids, task.ID)
 			}
 			return ids
@@ -253,22 +259,22 @@ func TestAThrottledRetryIsHandedOutAsTheLimitAllows(t *testing.T) {
 		for _, pair := range [][]int{{1, 3}, {5, 7}, {9, 11}} {
 			b.feeds()
 			b.feeds()
-			require.Zero(t, b.sweep().Resumed, "it is no fan-out that broke off")
-			want := []string{taskID(id, pair[0], "2"), taskID(id, pair[1], "2")}
+			require.Zero(t, b.Sweep().Resumed, "it is no fan-out that broke off")
+			want := []string{tasks.TaskID(id, pair[0], "2"), tasks.TaskID(id, pair[1], "2")}
 			require.ElementsMatch(t, want, handed())
 			if pair[0] < 9 {
-				begun, err := b.Begin(b.ctx, id, 11, "w1") // a task of the round before
+				begun, err := b.Ledger.Begin(b.Ctx, id, 11, "w1") // a task of the round before
 				require.NoError(t, err)
 				require.Equal(t, batch.Waiting, begun.Verdict)
 			}
 			require.Zero(t, b.free(limit))
 			for _, i := range pair {
-				b.end(id, i, batch.Succeeded)
+				b.End(id, i, batch.Succeeded)
 				b.drop(id, i)
 			}
 		}
-		require.Equal(t, batch.StatusCompleted, b.get(id).Status)
-		require.Equal(t, batch.Counts{Total: 12, Succeeded: 12}, b.get(id).Counts)
+		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
+		require.Equal(t, batch.Counts{Total: 12, Succeeded: 12}, b.Read(id).Counts)
 		require.Equal(t, 2, b.free(limit))
 	})
 }
@@ -278,16 +284,16 @@ func TestALateNoteOfAFanOutHandsNothingOut(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Concurrent: 1}
 		id := b.failed(6)
-		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
+		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
 		require.NoError(t, err)
-		require.NoError(t, b.noteAll(b.ctx, []fanOut{{flow: flow{id: id}, total: 6}}))
-		b.end(id, 1, batch.Succeeded)
+		require.NoError(t, b.Fanout.NoteAll(b.Ctx, []fanout.FanOut{{Flow: tasks.Flow{ID: id}, Total: 6}}))
+		b.End(id, 1, batch.Succeeded)
 		b.drop(id, 1)
 		b.feeds()
-		m, err := b.meta(b.ctx, id)
+		m, err := b.Batches.Meta(b.Ctx, id)
 		require.NoError(t, err)
 		require.Equal(t, "4", m["enqueued"])
-		left, err := b.throttled(b.ctx)
+		left, err := b.throttled(b.Ctx)
 		require.NoError(t, err)
 		require.Equal(t, []string{id}, left)
 	})
@@ -298,45 +304,45 @@ func TestALateNoteOfAFanOutHandsNothingOut(t *testing.T) {
 func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		listed := func(list, id string) bool {
-			return b.db.Client.ZScore(b.ctx, list, id).Err() == nil
+			return b.DB.Client.ZScore(b.Ctx, list, id).Err() == nil
 		}
 		id := b.hooked(1)
-		b.interrupt(keysOf(id).meta+" status", true, func() {
-			_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+		b.interrupt(keys.KeysOf(id).Meta+" status", true, func() {
+			_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 			require.NoError(t, err)
 		})
-		require.Zero(t, b.sweep().Closed)
-		require.True(t, listed(openKey, id), "retried")
-		b.end(id, 0, batch.Succeeded)
+		require.Zero(t, b.Sweep().Closed)
+		require.True(t, listed(keys.OpenKey, id), "retried")
+		b.End(id, 0, batch.Succeeded)
 
 		redelivered := b.hooked(1)
-		b.interrupt(keysOf(redelivered).meta+" status", true, func() {
-			require.NoError(t, b.Redeliver(b.ctx, "me", redelivered))
+		b.interrupt(keys.KeysOf(redelivered).Meta+" status", true, func() {
+			require.NoError(t, b.Redeliver(b.Ctx, "me", redelivered))
 		})
-		b.sweep()
-		require.True(t, listed(openKey, redelivered), "redelivered")
+		b.Sweep()
+		require.True(t, listed(keys.OpenKey, redelivered), "redelivered")
 
 		throttled := b.throttledBatch(1, batch.Limit{Concurrent: 1})
-		b.end(throttled, 0, batch.Failed)
-		b.interrupt("hgetall "+keysOf(throttled).meta, true, func() {
-			_, _, err := b.Retry(b.ctx, "me", throttled, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &batch.Limit{Rate: batch.Rate{N: 1, Per: time.Hour}}})
+		b.End(throttled, 0, batch.Failed)
+		b.interrupt("hgetall "+keys.KeysOf(throttled).Meta, true, func() {
+			_, _, err := b.Retry(b.Ctx, "me", throttled, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &batch.Limit{Rate: batch.Rate{N: 1, Per: time.Hour}}})
 			require.NoError(t, err)
 		})
 		b.feeds()
-		require.True(t, listed(throttledKey, throttled), "throttled")
+		require.True(t, listed(keys.ThrottledKey, throttled), "throttled")
 
 		// In the end they go.
-		b.end(throttled, 0, batch.Succeeded)
-		for _, list := range []string{openKey, throttledKey} {
-			for _, again := range b.db.Client.ZRange(b.ctx, madeAgain(list), 0, -1).Val() {
-				old := redis.Z{Score: float64(time.Now().Add(-2 * listHold).UnixMilli()), Member: again}
-				require.NoError(t, b.db.Client.ZAdd(b.ctx, madeAgain(list), old).Err())
+		b.End(throttled, 0, batch.Succeeded)
+		for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
+			for _, again := range b.DB.Client.ZRange(b.Ctx, batches.MadeAgain(list), 0, -1).Val() {
+				old := redis.Z{Score: float64(time.Now().Add(-2 * batches.ListHold).UnixMilli()), Member: again}
+				require.NoError(t, b.DB.Client.ZAdd(b.Ctx, batches.MadeAgain(list), old).Err())
 			}
 		}
-		require.Equal(t, 3, b.sweep().Closed)
+		require.Equal(t, 3, b.Sweep().Closed)
 		b.feeds()
-		for _, list := range []string{openKey, throttledKey} {
-			require.Zero(t, b.db.Client.Exists(b.ctx, list, madeAgain(list)).Val(), list)
+		for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
+			require.Zero(t, b.DB.Client.Exists(b.Ctx, list, batches.MadeAgain(list)).Val(), list)
 		}
 	})
 }

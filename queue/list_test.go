@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"encoding/binary"
@@ -12,7 +12,10 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/upload"
 )
 
 // skewed returns ids as a process makes them whose clock differs by so much.
@@ -30,13 +33,13 @@ func TestListsFollowTheTimeOfRedisWhateverTheClocksOfProcesses(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var made []*batch.Batch
 		for i := range 12 {
-			b.newID = skewed([]time.Duration{-20 * time.Minute, 0, 20 * time.Minute}[i%3])
-			made = append(made, b.submit(1, spec()))
+			b.Uploads.NewID = skewed([]time.Duration{-20 * time.Minute, 0, 20 * time.Minute}[i%3])
+			made = append(made, b.Submit(1, queuetest.Spec()))
 		}
 		list := func(limit int) []string {
 			var ids []string
 			for cursor := ""; ; {
-				page, next, err := b.List(b.ctx, "me", cursor, limit)
+				page, next, err := b.List(b.Ctx, "me", cursor, limit)
 				require.NoError(t, err)
 				require.LessOrEqual(t, len(page), limit)
 				for _, one := range page {
@@ -54,16 +57,16 @@ func TestListsFollowTheTimeOfRedisWhateverTheClocksOfProcesses(t *testing.T) {
 		for limit := range 5 {
 			require.Equal(t, want, list(limit+1))
 		}
-		_, cursor, err := b.List(b.ctx, "me", "", 6)
+		_, cursor, err := b.List(b.Ctx, "me", "", 6)
 		require.NoError(t, err)
-		require.NoError(t, b.Delete(b.ctx, "me", made[6].ID)) // the last of that page
-		page, _, err := b.List(b.ctx, "me", cursor, 1)
+		require.NoError(t, b.Delete(b.Ctx, "me", made[6].ID)) // the last of that page
+		page, _, err := b.List(b.Ctx, "me", cursor, 1)
 		require.NoError(t, err)
 		require.Equal(t, made[5].ID, page[0].ID)
 		want = slices.Delete(want, 5, 6)
 		require.Equal(t, want, list(3))
 		for _, cursor := range []string{"x", made[1].ID, "1-x", "-1-" + made[1].ID} {
-			_, _, err := b.List(b.ctx, "me", cursor, 1)
+			_, _, err := b.List(b.Ctx, "me", cursor, 1)
 			require.ErrorIs(t, err, batch.ErrCursor, cursor)
 		}
 	})
@@ -74,8 +77,8 @@ func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
 		var want []string
 		at := time.Now().UnixMicro()
 		for range 9 {
-			id := b.submit(1, spec()).ID
-			_, err := b.db.Run(b.ctx, b.steps.list, []string{ownerKey("me")}, id, at, rdb.Millis(ownerIndexTTL), false)
+			id := b.Submit(1, queuetest.Spec()).ID
+			_, err := b.DB.Run(b.Ctx, upload.Steps.List, []string{keys.OwnerKey("me")}, id, at, rdb.Millis(upload.OwnerIndexTTL), false)
 			require.NoError(t, err)
 			want = append(want, id)
 		}
@@ -83,7 +86,7 @@ func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
 		for limit := 1; limit < 11; limit++ {
 			var ids []string
 			for cursor := ""; ; {
-				page, next, err := b.List(b.ctx, "me", cursor, limit)
+				page, next, err := b.List(b.Ctx, "me", cursor, limit)
 				require.NoError(t, err)
 				for _, one := range page {
 					ids = append(ids, one.ID)
@@ -103,18 +106,18 @@ func TestTheListIsReadWhereItsOldEntriesCannotBeRemoved(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	b := open(t, server.URL())
-	gone := b.submit(1, &batch.Spec{Target: "crm"}).ID
-	kept := b.submit(1, &batch.Spec{Target: "crm"}).ID
-	require.NoError(t, b.db.Client.Unlink(b.ctx, keysOf(gone).meta, keysOf(gone).actions).Err())
-	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err())
-	page, _, err := b.List(b.ctx, "me", "", 10)
+	gone := b.Submit(1, &batch.Spec{Target: "crm"}).ID
+	kept := b.Submit(1, &batch.Spec{Target: "crm"}).ID
+	require.NoError(t, b.DB.Client.Unlink(b.Ctx, keys.KeysOf(gone).Meta, keys.KeysOf(gone).Actions).Err())
+	require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", "1").Err())
+	page, _, err := b.List(b.Ctx, "me", "", 10)
 	require.NoError(t, err)
 	require.Len(t, page, 1)
 	require.Equal(t, kept, page[0].ID)
-	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
-	_, _, err = b.List(b.ctx, "me", "", 10)
+	require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", "0").Err())
+	_, _, err = b.List(b.Ctx, "me", "", 10)
 	require.NoError(t, err)
-	require.ErrorIs(t, b.db.Client.ZScore(b.ctx, ownerKey("me"), gone).Err(), redis.Nil)
+	require.ErrorIs(t, b.DB.Client.ZScore(b.Ctx, keys.OwnerKey("me"), gone).Err(), redis.Nil)
 }
 
 // An entry whose batch is not there yet is that of an upload which may take its time, in
@@ -122,33 +125,33 @@ func TestTheListIsReadWhereItsOldEntriesCannotBeRemoved(t *testing.T) {
 func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		for _, by := range []time.Duration{-time.Hour, time.Hour} {
-			b.newID = skewed(by)
-			u := b.upload(3)
-			require.NoError(t, u.flush(b.ctx))
-			require.NoError(t, u.settle(t.Context()))
-			require.NoError(t, u.index(b.ctx, true))
-			require.NoError(t, u.list(b.ctx, "", true))
+			b.Uploads.NewID = skewed(by)
+			u := b.Upload(3)
+			require.NoError(t, u.Flush(b.Ctx))
+			require.NoError(t, u.Settle(t.Context()))
+			require.NoError(t, u.Index(b.Ctx, true))
+			require.NoError(t, u.List(b.Ctx, "", true))
 			look := func() {
-				b.sweep()
-				for _, met := range b.feeder.batches {
-					met.again = time.Time{} // it is due
+				b.Sweep()
+				for _, met := range b.Fanout.Throttled.Batches {
+					met.Again = time.Time{} // it is due
 				}
-				_, err := b.Feed(b.ctx)
+				_, err := b.Fanout.Feed(b.Ctx)
 				require.NoError(t, err)
-				page, _, err := b.List(b.ctx, "me", "", 10)
+				page, _, err := b.List(b.Ctx, "me", "", 10)
 				require.NoError(t, err)
 				require.Empty(t, page)
 			}
-			indexes := []string{openKey, throttledKey, ownerKey("me")}
+			indexes := []string{keys.OpenKey, keys.ThrottledKey, keys.OwnerKey("me")}
 			look()
 			for _, index := range indexes {
-				require.NoError(t, b.db.Client.ZScore(b.ctx, index, u.id).Err(), index)
+				require.NoError(t, b.DB.Client.ZScore(b.Ctx, index, u.ID).Err(), index)
 			}
-			u.Abort(b.ctx)
-			b.background.Wait()
+			u.Abort(b.Ctx)
+			b.Background.Wait()
 			look()
 			for _, index := range indexes {
-				require.Error(t, b.db.Client.ZScore(b.ctx, index, u.id).Err(), index)
+				require.Error(t, b.DB.Client.ZScore(b.Ctx, index, u.ID).Err(), index)
 			}
 		}
 	})

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"log/slog"
@@ -6,10 +6,11 @@ import (
 
 	"go.uber.org/goleak"
 
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
 func TestMain(m *testing.M) {
 	rdb.SetLogger(slog.New(slog.DiscardHandler))
-	goleak.VerifyTestMain(pooled{m})
+	goleak.VerifyTestMain(queuetest.Pooled{M: m})
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"errors"
@@ -12,31 +12,34 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/upload"
 )
 
 func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t, "--maxmemory", "50mb").URL())
-	accepted := b.submit(2, spec()).ID
+	accepted := b.Submit(2, queuetest.Spec()).ID
 	refill := func(megabytes int) {
-		require.NoError(t, b.db.Client.Del(b.ctx, "filler").Err())
+		require.NoError(t, b.DB.Client.Del(b.Ctx, "filler").Err())
 		for i := range megabytes * 16 {
-			require.NoError(t, b.db.Client.HSet(b.ctx, "filler", i, strings.Repeat("x", 1<<16)).Err())
+			require.NoError(t, b.DB.Client.HSet(b.Ctx, "filler", i, strings.Repeat("x", 1<<16)).Err())
 		}
-		b.memory.at = b.memory.at.Add(-memoryEvery)
+		b.Uploads.Memory.At = b.Uploads.Memory.At.Add(-upload.MemoryEvery)
 	}
 	refill(36)
-	_, err := b.Open(b.ctx, "me", "")
+	_, err := b.Open(b.Ctx, "me", "")
 	away := (*batch.UnavailableError)(nil)
 	require.ErrorAs(t, err, &away)
-	require.Equal(t, memoryRetryAfter, away.RetryAfter)
+	require.Equal(t, upload.MemoryRetryAfter, away.RetryAfter)
 	require.Contains(t, err.Error(), "maxmemory")
-	b.end(accepted, 0, batch.Succeeded)
-	b.end(accepted, 1, batch.Succeeded)
-	require.Equal(t, batch.StatusCompleted, b.get(accepted).Status, "what was accepted is worked off")
+	b.End(accepted, 0, batch.Succeeded)
+	b.End(accepted, 1, batch.Succeeded)
+	require.Equal(t, batch.StatusCompleted, b.Read(accepted).Status, "what was accepted is worked off")
 	refill(1)
-	b.submit(1, spec())
+	b.Submit(1, queuetest.Spec())
 }
 
 // Twenty clients at once are told after the time of one look, not one after the other.
@@ -45,7 +48,7 @@ func TestLooksAtTheMemoryOfARedisThatIsSilentDoNotQueueUp(t *testing.T) {
 	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel takes the connections, nobody answers
 	require.NoError(t, err)
 	defer silent.Close()
-	s, err := Open(Config{Redis: rdb.Config{URL: rdb.URL("redis://" + silent.Addr().String() + "/0")}})
+	s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL("redis://" + silent.Addr().String() + "/0")}})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, s.Close()) }()
 	began := time.Now()

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -11,14 +11,19 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // waits returns the ids of the tasks that wait in the lane of large batches, each once.
 func (b *bundle) waits() map[string]bool {
-	b.t.Helper()
+	b.T.Helper()
 	ids := make(map[string]bool)
-	for _, k := range b.pending(batch.Bulk) {
-		require.False(b.t, ids[k.ID], k.ID)
+	for _, k := range b.Pending(batch.Bulk) {
+		require.False(b.T, ids[k.ID], k.ID)
 		ids[k.ID] = true
 	}
 	return ids
@@ -26,34 +31,36 @@ func (b *bundle) waits() map[string]bool {
 
 // requireWaits requires that so many tasks wait. It does not print them.
 func (b *bundle) requireWaits(n int) {
-	b.t.Helper()
+	b.T.Helper()
 	waiting := len(b.waits())
-	require.Equal(b.t, n, waiting)
+	require.Equal(b.T, n, waiting)
 }
 
 // Two processes that hand out parts of a throttled batch may offer them in any order.
 func TestPartsOfABatchAreOfferedInAnyOrder(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		const n = 2000
-		f := flow{owner: "me", id: "some", route: crm(batch.Bulk)}
-		for _, r := range []indexRange{{1000, n}, {300, 700}, {0, 400}, {500, 1100}} {
-			require.NoError(t, b.offer(b.ctx, f, []indexRange{r}))
+		f := tasks.Flow{Owner: "me", ID: "some", Route: queuetest.Crm(batch.Bulk)}
+		for _, r := range []tasks.IndexRange{{From: 1000, To: n}, {From: 300, To: 700}, {From: 0, To: 400}, {From: 500, To: 1100}} {
+			require.NoError(t, b.Tasks.Offer(b.Ctx, f, []tasks.IndexRange{r}))
 		}
 		b.requireWaits(n)
-		require.Equal(t, n, must(b.waitingEverywhere(b.ctx)))
+		require.Equal(t, n, queuetest.Must(b.Tasks.WaitingEverywhere(b.Ctx)))
 	}, "embedded", "server", "cluster")
 }
 
 // An offer that a process repeats late, because Redis did not answer, takes nothing from a later round.
 func TestALateOfferLeavesTheNextRound(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
-		of := func(round string) flow { return flow{"me", "some", round, crm(batch.Bulk)} }
-		require.NoError(t, b.offer(b.ctx, of("2"), []indexRange{{4, 6}}))
-		require.NoError(t, b.offer(b.ctx, of(""), []indexRange{{0, 10}}))
-		require.Equal(t, map[string]bool{taskID("some", 4, "2"): true, taskID("some", 5, "2"): true}, b.waits())
-		require.NoError(t, b.offer(b.ctx, of("10"), []indexRange{{1, 2}}))
-		require.NoError(t, b.offer(b.ctx, of("2"), []indexRange{{4, 6}}))
-		require.Equal(t, map[string]bool{taskID("some", 1, "10"): true}, b.waits())
+		of := func(round string) tasks.Flow {
+			return tasks.Flow{Owner: "me", ID: "some", Round: round, Route: queuetest.Crm(batch.Bulk)}
+		}
+		require.NoError(t, b.Tasks.Offer(b.Ctx, of("2"), []tasks.IndexRange{{From: 4, To: 6}}))
+		require.NoError(t, b.Tasks.Offer(b.Ctx, of(""), []tasks.IndexRange{{From: 0, To: 10}}))
+		require.Equal(t, map[string]bool{tasks.TaskID("some", 4, "2"): true, tasks.TaskID("some", 5, "2"): true}, b.waits())
+		require.NoError(t, b.Tasks.Offer(b.Ctx, of("10"), []tasks.IndexRange{{From: 1, To: 2}}))
+		require.NoError(t, b.Tasks.Offer(b.Ctx, of("2"), []tasks.IndexRange{{From: 4, To: 6}}))
+		require.Equal(t, map[string]bool{tasks.TaskID("some", 1, "10"): true}, b.waits())
 	}, "embedded", "server", "cluster")
 }
 
@@ -63,30 +70,32 @@ func TestWhatIsOfferedOfAnEndedBatchDoesNotWait(t *testing.T) {
 		const n = 700
 		offers := map[string]func(id string, m map[string]string) error{
 			"fan-out": func(id string, m map[string]string) error {
-				return b.fanOut(b.ctx, fanOut{flow: flowOf(id, m), total: n})
+				return b.Fanout.FanOut(b.Ctx, fanout.FanOut{Flow: tasks.FlowOf(id, m), Total: n})
 			},
-			"waiting": func(id string, m map[string]string) error { return b.offerWaiting(b.ctx, flowOf(id, m), 0, n) },
+			"waiting": func(id string, m map[string]string) error {
+				return b.Fanout.OfferWaiting(b.Ctx, tasks.FlowOf(id, m), 0, n)
+			},
 			"lost": func(id string, m map[string]string) error {
-				_, _, err := b.offerLost(b.ctx, id, m, 0, n)
+				_, _, err := b.Sweeper.OfferLost(b.Ctx, id, m, 0, n)
 				return err
 			},
 		}
 		for name, offer := range offers {
 			t.Log(name)
-			id := b.submit(n, spec()).ID
-			b.background.Wait()
+			id := b.Submit(n, queuetest.Spec()).ID
+			b.Background.Wait()
 			m := b.head(id)
-			b.retract(b.ctx, flowOf(id, m)) // as if it had not been offered
+			b.Tasks.Retract(b.Ctx, tasks.FlowOf(id, m)) // as if it had not been offered
 			ended := false
 			b.beforeOffers(func() {
 				if !ended {
 					ended = true
-					must(b.Cancel(b.ctx, "me", id))
-					b.background.Wait()
+					queuetest.Must(b.Cancel(b.Ctx, "me", id))
+					b.Background.Wait()
 				}
 			})
 			require.NoError(t, offer(id, m))
-			b.background.Wait()
+			b.Background.Wait()
 			require.True(t, ended)
 			b.requireWaits(0)
 		}
@@ -96,7 +105,7 @@ func TestWhatIsOfferedOfAnEndedBatchDoesNotWait(t *testing.T) {
 
 // beforeOffers has something done before the next offers are sent.
 func (b *bundle) beforeOffers(do func()) {
-	b.db.Client.AddHook(&beforeStep{hash: b.steps.offer.Hash(), do: do})
+	b.DB.Client.AddHook(&beforeStep{hash: tasks.Steps.Offer.Hash(), do: do})
 }
 
 type beforeStep struct {
@@ -105,7 +114,8 @@ type beforeStep struct {
 	do   func()
 }
 
-func (h *beforeStep) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (h *beforeStep) DialHook(next redis.DialHook) redis.DialHook { return next }
+
 func (h *beforeStep) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
 func (h *beforeStep) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
@@ -123,25 +133,25 @@ func (h *beforeStep) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 // At the deadline it is often a worker that ends what waits, when it begins an action.
 func TestWhatABeginExpiresDoesNotWait(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
-		id := b.submit(700, spec()).ID
-		b.background.Wait()
-		token := b.begin(id, 0).Token
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
-		begun, err := b.Begin(b.ctx, id, 1, "w1")
+		id := b.Submit(700, queuetest.Spec()).ID
+		b.Background.Wait()
+		token := b.Begin(id, 0).Token
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", 1).Err())
+		begun, err := b.Ledger.Begin(b.Ctx, id, 1, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
-		b.background.Wait()
+		b.Background.Wait()
 		b.requireWaits(0)
 		b.noFairKeys()
-		require.NoError(t, b.Finish(b.ctx, id, 0, token, result(0, batch.Succeeded)))
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, token, queuetest.Result(0, batch.Succeeded)))
 
-		id = b.submit(700, spec()).ID
-		b.background.Wait()
-		token = b.begin(id, 0).Token
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
-		_, err = b.Release(b.ctx, id, 0, token, new(batch.Result))
+		id = b.Submit(700, queuetest.Spec()).ID
+		b.Background.Wait()
+		token = b.Begin(id, 0).Token
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", 1).Err())
+		_, err = b.Ledger.Release(b.Ctx, id, 0, token, new(batch.Result))
 		require.NoError(t, err)
-		b.background.Wait()
+		b.Background.Wait()
 		b.noFairKeys()
 	}, "embedded", "cluster")
 }
@@ -150,17 +160,17 @@ func TestWhatABeginExpiresDoesNotWait(t *testing.T) {
 func TestTheSweeperOffersOnlyWhatWaits(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		const n = 700
-		id := b.submit(n, spec()).ID
-		b.background.Wait()
-		for _, queue := range b.queuesOf(crm(batch.Bulk)) {
+		id := b.Submit(n, queuetest.Spec()).ID
+		b.Background.Wait()
+		for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) {
 			ids, _ := b.polls(queue, n, false)
-			require.NoError(t, b.endTasks(b.ctx, queue, ids))
+			require.NoError(t, b.Tasks.EndTasks(b.Ctx, queue, ids))
 		}
-		b.endAll(id, n-3)
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "enqueued", 0, "fanned", 1, "created", 1).Err())
-		_, _, err := b.Sweep(b.ctx, "w1")
+		b.EndAll(id, n-3)
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "enqueued", 0, "fanned", 1, "created", 1).Err())
+		_, _, err := b.Sweeper.Sweep(b.Ctx, "w1")
 		require.NoError(t, err)
-		b.background.Wait()
+		b.Background.Wait()
 		b.requireWaits(3)
 		require.Equal(t, "700", b.head(id)["enqueued"])
 	}, "embedded", "cluster")
@@ -173,20 +183,20 @@ func TestAPollSurvivesLostKeysOfAFairQueue(t *testing.T) {
 		queue := b.bulkQueue()
 		for _, lost := range []string{"o", "m", "n", "p", "v", "g", "o:me", "s:me", "b:b0"} {
 			t.Log(lost)
-			err := b.enqueue(b.ctx, "again", crm(batch.Bulk), span(0, 4))
+			err := b.Enqueue(b.Ctx, "again", queuetest.Crm(batch.Bulk), batches.Span(0, 4))
 			require.NoError(t, err)
 			for _, id := range []string{"b0", "b1"} {
 				b.offersOf("me", id, 5)
 			}
 			b.offersOf("other", "b2", 5)
-			require.NoError(t, b.db.Client.Del(b.ctx, fairPrefix(queue)+lost).Err())
+			require.NoError(t, b.DB.Client.Del(b.Ctx, tasks.FairPrefix(queue)+lost).Err())
 			got := make(map[string]int)
 			for range 20 {
 				ids, _ := b.polls(queue, 2, false)
 				for id, n := range batchesIn(ids) {
 					got[id] += n
 				}
-				require.NoError(t, b.endTasks(b.ctx, queue, ids))
+				require.NoError(t, b.Tasks.EndTasks(b.Ctx, queue, ids))
 			}
 			require.Equal(t, 4, got["again"])
 			for _, id := range []string{"b0", "b1", "b2"} { // they are offered again, as by the sweeper
@@ -201,7 +211,7 @@ func TestAPollSurvivesLostKeysOfAFairQueue(t *testing.T) {
 				for id, n := range batchesIn(ids) {
 					got[id] += n
 				}
-				require.NoError(t, b.endTasks(b.ctx, queue, ids))
+				require.NoError(t, b.Tasks.EndTasks(b.Ctx, queue, ids))
 			}
 			for _, id := range []string{"b0", "b1", "b2"} {
 				require.GreaterOrEqual(t, got[id], 5, "%v", got)
@@ -216,15 +226,15 @@ func TestAPollSurvivesLostKeysOfAFairQueue(t *testing.T) {
 func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		const n = 700
-		f := flow{owner: "me", id: "some", route: crm(batch.Bulk)}
-		require.NoError(t, b.offer(b.ctx, f, []indexRange{{0, n}}))
-		queue := b.queueOf(f.route, f.id, 0)
-		prefix := fairPrefix(queue)
-		slot := int(b.db.Cluster.ClusterKeySlot(b.ctx, prefix).Val())
-		from := must(b.db.Cluster.MasterForKey(b.ctx, prefix))
+		f := tasks.Flow{Owner: "me", ID: "some", Route: queuetest.Crm(batch.Bulk)}
+		require.NoError(t, b.Tasks.Offer(b.Ctx, f, []tasks.IndexRange{{From: 0, To: n}}))
+		queue := b.Tasks.QueueOf(f.Route, f.ID, 0)
+		prefix := tasks.FairPrefix(queue)
+		slot := int(b.DB.Cluster.ClusterKeySlot(b.Ctx, prefix).Val())
+		from := queuetest.Must(b.DB.Cluster.MasterForKey(b.Ctx, prefix))
 		var to *redis.Client
 		var mu sync.Mutex
-		require.NoError(t, b.db.Cluster.ForEachMaster(b.ctx, func(_ context.Context, c *redis.Client) error {
+		require.NoError(t, b.DB.Cluster.ForEachMaster(b.Ctx, func(_ context.Context, c *redis.Client) error {
 			mu.Lock()
 			defer mu.Unlock()
 			if c.Options().Addr != from.Options().Addr {
@@ -232,29 +242,29 @@ func TestAFairQueueSurvivesTheMoveOfItsSlot(t *testing.T) {
 			}
 			return nil
 		}))
-		fromID := must(from.Do(b.ctx, "cluster", "myid").Text())
-		toID := must(to.Do(b.ctx, "cluster", "myid").Text())
-		require.NoError(t, to.Do(b.ctx, "cluster", "setslot", slot, "importing", fromID).Err())
-		require.NoError(t, from.Do(b.ctx, "cluster", "setslot", slot, "migrating", toID).Err())
+		fromID := queuetest.Must(from.Do(b.Ctx, "cluster", "myid").Text())
+		toID := queuetest.Must(to.Do(b.Ctx, "cluster", "myid").Text())
+		require.NoError(t, to.Do(b.Ctx, "cluster", "setslot", slot, "importing", fromID).Err())
+		require.NoError(t, from.Do(b.Ctx, "cluster", "setslot", slot, "migrating", toID).Err())
 		host, port, _ := strings.Cut(to.Options().Addr, ":")
 		for _, key := range []string{prefix + "b:some", prefix + "m"} {
-			require.NoError(t, from.Do(b.ctx, "migrate", host, port, key, 0, 5000).Err())
-			short, cancel := context.WithTimeout(b.ctx, 200*time.Millisecond)
-			_ = b.offer(short, flow{owner: "me", id: "other", route: f.route}, []indexRange{{0, n}})
-			b.retract(short, f)
-			_, _, _ = b.pollFor(short, &Poll{Queue: queue, Want: 5})
+			require.NoError(t, from.Do(b.Ctx, "migrate", host, port, key, 0, 5000).Err())
+			short, cancel := context.WithTimeout(b.Ctx, 200*time.Millisecond)
+			_ = b.Tasks.Offer(short, tasks.Flow{Owner: "me", ID: "other", Route: f.Route}, []tasks.IndexRange{{From: 0, To: n}})
+			b.Tasks.Retract(short, f)
+			_, _, _ = b.PollFor(short, &tasks.Poll{Queue: queue, Want: 5})
 			cancel()
 		}
-		left := must(from.Do(b.ctx, "cluster", "getkeysinslot", slot, 100).StringSlice())
+		left := queuetest.Must(from.Do(b.Ctx, "cluster", "getkeysinslot", slot, 100).StringSlice())
 		for _, key := range left {
-			require.NoError(t, from.Do(b.ctx, "migrate", host, port, key, 0, 5000).Err(), key)
+			require.NoError(t, from.Do(b.Ctx, "migrate", host, port, key, 0, 5000).Err(), key)
 		}
 		for _, c := range []*redis.Client{to, from} {
-			require.NoError(t, c.Do(b.ctx, "cluster", "setslot", slot, "node", toID).Err())
+			require.NoError(t, c.Do(b.Ctx, "cluster", "setslot", slot, "node", toID).Err())
 		}
-		b.db.Cluster.ReloadState(b.ctx)
+		b.DB.Cluster.ReloadState(b.Ctx)
 		seen := make(map[string]bool)
-		for _, q := range b.queuesOf(f.route) {
+		for _, q := range b.Tasks.QueuesOf(f.Route) {
 			for range 50 {
 				ids, _ := b.polls(q, 100, false)
 				for _, id := range ids {

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"fmt"
@@ -9,23 +9,27 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // polls takes up to n tasks of a queue, and returns their ids and whether more wait.
 func (b *bundle) polls(queue string, n int, fifo bool) (ids []string, more bool) {
-	b.t.Helper()
-	return b.poll(&Poll{Queue: queue, Want: n, FIFO: fifo})
+	b.T.Helper()
+	return b.Poll(&tasks.Poll{Queue: queue, Want: n, FIFO: fifo})
 }
 
 // offers lets n actions of a batch wait.
 func (b *bundle) offersOf(owner, id string, n int) {
-	b.t.Helper()
-	require.NoError(b.t, b.offer(b.ctx, flow{owner: owner, id: id, route: crm(batch.Bulk)}, []indexRange{{0, n}}))
+	b.T.Helper()
+	require.NoError(b.T, b.Tasks.Offer(b.Ctx, tasks.Flow{Owner: owner, ID: id, Route: queuetest.Crm(batch.Bulk)}, []tasks.IndexRange{{From: 0, To: n}}))
 }
 
 // bulkQueue is the one queue of the lane of large batches.
-func (b *bundle) bulkQueue() string { return b.queuesOf(crm(batch.Bulk))[0] }
+func (b *bundle) bulkQueue() string { return b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk))[0] }
 
 // batchesIn counts tasks by their batches.
 func batchesIn(ids []string) map[string]int {
@@ -118,7 +122,7 @@ func TestASmallBatchIsTakenNext(t *testing.T) {
 			for n := range 200 {
 				b.offersOf("me", owner+fmt.Sprint("large", n), 1000)
 			}
-			queue := b.queueOf(crm(batch.Bulk), owner+"small", 0)
+			queue := b.Tasks.QueueOf(queuetest.Crm(batch.Bulk), owner+"small", 0)
 			b.polls(queue, 500, false)
 			b.offersOf(owner, owner+"small", 10)
 			ids, _ := b.polls(queue, 4, false)
@@ -152,7 +156,7 @@ func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
 func TestTasksThatComeAgainLeaveRoomForOthers(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	err := b.enqueue(b.ctx, "failing", crm(batch.Bulk), span(0, 1000))
+	err := b.Enqueue(b.Ctx, "failing", queuetest.Crm(batch.Bulk), batches.Span(0, 1000))
 	require.NoError(t, err)
 	ids, more := b.polls(b.bulkQueue(), 100, false)
 	require.True(t, more)
@@ -171,14 +175,14 @@ func TestTasksThatComeAgainLeaveRoomForOthers(t *testing.T) {
 
 func TestAnOfferThatIsRepeatedAddsNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		const n = 3 * clusterShards * shardRun / 2
+		const n = 3 * tasks.ClusterShards * tasks.ShardRun / 2
 		b.offersOf("me", "some", n)
 		b.offersOf("me", "some", n)
-		require.Len(t, b.pending(batch.Bulk), n)
-		require.Equal(t, n, must(b.waitingEverywhere(b.ctx)))
+		require.Len(t, b.Pending(batch.Bulk), n)
+		require.Equal(t, n, queuetest.Must(b.Tasks.WaitingEverywhere(b.Ctx)))
 		seen := make(map[string]bool)
 		take := func(k int) {
-			for _, queue := range b.queuesOf(crm(batch.Bulk)) {
+			for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) {
 				ids, _ := b.polls(queue, k, false)
 				for _, id := range ids {
 					require.False(t, seen[id], id)
@@ -188,53 +192,53 @@ func TestAnOfferThatIsRepeatedAddsNothing(t *testing.T) {
 		}
 		take(10)
 		b.offersOf("me", "some", n)
-		require.Equal(t, n, must(b.waitingEverywhere(b.ctx)), "those that were taken wait again, and get no second task")
-		require.NoError(t, b.offer(b.ctx, flow{owner: "me", id: "some", route: crm(batch.Bulk)}, []indexRange{{n - 5, n + 3}}))
-		require.Equal(t, n+3, must(b.waitingEverywhere(b.ctx)), "only those more that did not wait")
+		require.Equal(t, n, queuetest.Must(b.Tasks.WaitingEverywhere(b.Ctx)), "those that were taken wait again, and get no second task")
+		require.NoError(t, b.Tasks.Offer(b.Ctx, tasks.Flow{Owner: "me", ID: "some", Route: queuetest.Crm(batch.Bulk)}, []tasks.IndexRange{{From: n - 5, To: n + 3}}))
+		require.Equal(t, n+3, queuetest.Must(b.Tasks.WaitingEverywhere(b.Ctx)), "only those more that did not wait")
 		for range 3 {
 			take(2 * n)
 		}
 		require.Len(t, seen, n+3)
 		for i := range n + 3 {
-			require.True(t, seen[taskID("some", i, "")], i)
+			require.True(t, seen[tasks.TaskID("some", i, "")], i)
 		}
 		b.offersOf("me", "some", n) // all of it is taken, and has tasks
 		take(2 * n)
 		require.Len(t, seen, n+3)
 		b.noFairKeys()
-		require.Zero(t, must(b.waitingEverywhere(b.ctx)))
+		require.Zero(t, queuetest.Must(b.Tasks.WaitingEverywhere(b.Ctx)))
 	})
 }
 
 // noFairKeys requires that nothing waits.
 func (b *bundle) noFairKeys() {
-	b.t.Helper()
-	for key := range b.allKeys() {
-		require.NotContains(b.t, key, "batchd:fair:")
+	b.T.Helper()
+	for key := range b.AllKeys() {
+		require.NotContains(b.T, key, "batchd:fair:")
 	}
 }
 
 func TestWhatNoMoreWaitsIsTakenBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		ends := map[string]func(id string){
-			"cancelled": func(id string) { must(b.Cancel(b.ctx, "me", id)) },
-			"deleted":   func(id string) { require.NoError(t, b.Delete(b.ctx, "me", id)) },
+			"cancelled": func(id string) { queuetest.Must(b.Cancel(b.Ctx, "me", id)) },
+			"deleted":   func(id string) { require.NoError(t, b.Delete(b.Ctx, "me", id)) },
 			"expired": func(id string) {
-				require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "expires", 1).Err())
-				require.NoError(t, b.expire(b.ctx, id))
+				require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", 1).Err())
+				require.NoError(t, b.Batches.Expire(b.Ctx, id))
 			},
 		}
 		for name, end := range ends {
 			t.Log(name)
-			id, other := b.submit(700, spec()).ID, b.submit(3, spec()).ID
-			b.background.Wait()
-			require.Len(t, b.offers(batch.Bulk), 700)
+			id, other := b.Submit(700, queuetest.Spec()).ID, b.Submit(3, queuetest.Spec()).ID
+			b.Background.Wait()
+			require.Len(t, b.Offers(batch.Bulk), 700)
 			end(id)
-			b.background.Wait()
-			require.Empty(t, b.offers(batch.Bulk))
-			require.Len(t, b.offers(batch.Interactive), 3)
-			must(b.Cancel(b.ctx, "me", other))
-			b.background.Wait()
+			b.Background.Wait()
+			require.Empty(t, b.Offers(batch.Bulk))
+			require.Len(t, b.Offers(batch.Interactive), 3)
+			queuetest.Must(b.Cancel(b.Ctx, "me", other))
+			b.Background.Wait()
 			b.noFairKeys()
 		}
 	})
@@ -244,13 +248,15 @@ func TestWhatNoMoreWaitsIsTakenBack(t *testing.T) {
 func TestALateRetractionLeavesTheNextRound(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	of := func(round string) flow { return flow{"me", "some", round, crm(batch.Bulk)} }
-	require.NoError(t, b.offer(b.ctx, of(""), []indexRange{{0, 10}}))
-	require.NoError(t, b.offer(b.ctx, of("2"), []indexRange{{4, 6}}))
-	b.retract(b.ctx, of(""))
-	waiting := b.pending(batch.Bulk)
+	of := func(round string) tasks.Flow {
+		return tasks.Flow{Owner: "me", ID: "some", Round: round, Route: queuetest.Crm(batch.Bulk)}
+	}
+	require.NoError(t, b.Tasks.Offer(b.Ctx, of(""), []tasks.IndexRange{{From: 0, To: 10}}))
+	require.NoError(t, b.Tasks.Offer(b.Ctx, of("2"), []tasks.IndexRange{{From: 4, To: 6}}))
+	b.Tasks.Retract(b.Ctx, of(""))
+	waiting := b.Pending(batch.Bulk)
 	require.Len(t, waiting, 2)
-	require.Equal(t, taskID("some", 4, "2"), waiting[0].ID)
+	require.Equal(t, tasks.TaskID("some", 4, "2"), waiting[0].ID)
 }
 
 // A batch that waits for its turn has lost nothing, however long it waits. What Redis forgot is
@@ -258,37 +264,37 @@ func TestALateRetractionLeavesTheNextRound(t *testing.T) {
 func TestOnlyWhatRedisForgotIsOfferedAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const n = 1200
-		id := b.submit(n, spec()).ID
-		b.background.Wait()
+		id := b.Submit(n, queuetest.Spec()).ID
+		b.Background.Wait()
 		m := b.head(id)
-		lost, next, err := b.offerLost(b.ctx, id, m, 0, n)
+		lost, next, err := b.Sweeper.OfferLost(b.Ctx, id, m, 0, n)
 		require.NoError(t, err)
 		require.Zero(t, lost+next)
-		queues := b.queuesOf(crm(batch.Bulk))
+		queues := b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk))
 		taken, _ := b.polls(queues[0], 20, false)
 		require.Len(t, taken, 20)
-		forgotten := len(b.offers(batch.Bulk))
-		for key := range b.allKeys() {
+		forgotten := len(b.Offers(batch.Bulk))
+		for key := range b.AllKeys() {
 			if strings.HasPrefix(key, "batchd:fair:{"+queues[0]+"}") {
-				require.NoError(t, b.db.Client.Del(b.ctx, key).Err())
+				require.NoError(t, b.DB.Client.Del(b.Ctx, key).Err())
 			}
 		}
-		forgotten -= len(b.offers(batch.Bulk))
+		forgotten -= len(b.Offers(batch.Bulk))
 		require.Positive(t, forgotten)
-		lost, next, err = b.offerLost(b.ctx, id, m, 0, n)
+		lost, next, err = b.Sweeper.OfferLost(b.Ctx, id, m, 0, n)
 		require.NoError(t, err)
 		require.Zero(t, next)
 		require.Equal(t, forgotten, lost, "not those that have tasks")
-		require.Len(t, b.offers(batch.Bulk), n-20)
-		lost, _, err = b.offerLost(b.ctx, id, m, 0, n)
+		require.Len(t, b.Offers(batch.Bulk), n-20)
+		lost, _, err = b.Sweeper.OfferLost(b.Ctx, id, m, 0, n)
 		require.NoError(t, err)
 		require.Zero(t, lost)
 	})
 }
 
 func (b *bundle) head(id string) map[string]string {
-	b.t.Helper()
-	return must(b.db.Client.HGetAll(b.ctx, keysOf(id).meta).Result())
+	b.T.Helper()
+	return queuetest.Must(b.DB.Client.HGetAll(b.Ctx, keys.KeysOf(id).Meta).Result())
 }
 
 func TestAMillionWaitingActionsCostAlmostNothing(t *testing.T) {
@@ -298,8 +304,8 @@ func TestAMillionWaitingActionsCostAlmostNothing(t *testing.T) {
 		b.offersOf(fmt.Sprint("owner", n), fmt.Sprint("b", n), 100_000)
 	}
 	size := 0
-	for key := range b.allKeys() {
-		size += len(key) + 100*int(b.db.Client.MemoryUsage(b.ctx, key).Val())/100
+	for key := range b.AllKeys() {
+		size += len(key) + 100*int(b.DB.Client.MemoryUsage(b.Ctx, key).Val())/100
 	}
 	require.Less(t, size, 1<<20)
 }

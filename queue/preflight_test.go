@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 
 func TestWhatDoesNotSuitIsTold(t *testing.T) {
 	unfit := func(b *bundle) []string {
-		faults, err := b.Preflight(b.ctx)
+		faults, err := b.Preflight(b.Ctx)
 		require.NoError(t, err)
 		return faults
 	}
@@ -31,8 +31,8 @@ func TestWhatDoesNotSuitIsTold(t *testing.T) {
 func TestAServerOlderThanWhatIsNeededIsTold(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
-	b.db.Client.AddHook(answering{command: "info", old: "redis_version:", new: "redis_version:5.0.7\r\nwas:"})
-	faults, err := b.Preflight(b.ctx)
+	b.DB.Client.AddHook(answering{command: "info", old: "redis_version:", new: "redis_version:5.0.7\r\nwas:"})
+	faults, err := b.Preflight(b.Ctx)
 	require.NoError(t, err)
 	require.Len(t, faults, 1)
 	require.Contains(t, faults[0], "5.0.7")

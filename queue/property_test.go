@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"fmt"
@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
@@ -33,7 +34,7 @@ func (b *bundle) play(r *rapid.T) {
 	seed := rapid.Uint64().Draw(r, "seed")
 	cancelAt := rapid.IntRange(-1, n).Draw(r, "cancel at")
 	random := rand.New(rand.NewPCG(seed, 1))
-	id := b.submit(n, spec()).ID
+	id := b.Submit(n, queuetest.Spec()).ID
 
 	steps := make(chan struct{}, n) // a look for each, while later ones go on
 	var readers sync.WaitGroup
@@ -41,7 +42,7 @@ func (b *bundle) play(r *rapid.T) {
 	for range 2 {
 		readers.Go(func() {
 			for range steps {
-				got, err := b.Get(b.ctx, "me", id, 0)
+				got, err := b.Get(b.Ctx, "me", id, 0)
 				if err != nil || got.Counts.Sum() != n || got.Counts.Total != n || got.Status.Terminal() != (got.Counts.Pending == 0) {
 					select {
 					case faults <- fmt.Sprint(got, err):
@@ -64,7 +65,7 @@ func (b *bundle) play(r *rapid.T) {
 		default: // the readers have enough to look at
 		}
 		if step == cancelAt {
-			if _, err := b.Cancel(b.ctx, "me", id); err != nil {
+			if _, err := b.Cancel(b.Ctx, "me", id); err != nil {
 				r.Fatalf("cancel: %v", err)
 			}
 			cancelled = true
@@ -76,7 +77,7 @@ func (b *bundle) play(r *rapid.T) {
 		}
 		token, holds := flying[index]
 		if !holds {
-			begun, err := b.Begin(b.ctx, id, index, "w")
+			begun, err := b.Ledger.Begin(b.Ctx, id, index, "w")
 			if err != nil {
 				r.Fatalf("begin: %v", err)
 			}
@@ -93,7 +94,7 @@ func (b *bundle) play(r *rapid.T) {
 				continue
 			}
 		case 1: // it is to be tried again
-			released, err := b.Release(b.ctx, id, index, token, new(batch.Result))
+			released, err := b.Ledger.Release(b.Ctx, id, index, token, new(batch.Result))
 			if err != nil {
 				r.Fatalf("release: %v", err)
 			}
@@ -110,7 +111,7 @@ func (b *bundle) play(r *rapid.T) {
 		}
 		o := finals[random.IntN(len(finals))]
 		for range 1 + random.IntN(2) { // an answer is lost and the step repeated
-			if err := b.Finish(b.ctx, id, index, token, result(index, o)); err != nil {
+			if err := b.Ledger.Finish(b.Ctx, id, index, token, queuetest.Result(index, o)); err != nil {
 				r.Fatalf("finish: %v", err)
 			}
 		}
@@ -125,7 +126,7 @@ func (b *bundle) play(r *rapid.T) {
 	default:
 	}
 
-	all := b.results(id, 1+random.IntN(n))
+	all := b.AllResults(id, 1+random.IntN(n))
 	require.Len(r, all, n)
 	var counts batch.Counts
 	counts.Total = n
@@ -138,5 +139,5 @@ func (b *bundle) play(r *rapid.T) {
 		}
 		*counts.Of(want[i])++
 	}
-	require.Equal(r, counts, b.get(id).Counts)
+	require.Equal(r, counts, b.Read(id).Counts)
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/keys"
 )
 
 // A server that refuses writes still serves those who read batches.
@@ -51,25 +52,25 @@ func TestAStoreThatRefusesWritesCanBeReached(t *testing.T) {
 			t.Parallel()
 			url, reply := refuse(t)
 			b := open(t, url)
-			require.ErrorContains(t, b.db.Client.Set(b.ctx, "key", "value", 0).Err(), reply)
-			require.NoError(t, b.Ping(b.ctx))
+			require.ErrorContains(t, b.DB.Client.Set(b.Ctx, "key", "value", 0).Err(), reply)
+			require.NoError(t, b.Ping(b.Ctx))
 		})
 	}
 }
 
 func TestASweeperThatResignsLeavesItsSuccessorAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		_, ok, err := b.Sweep(b.ctx, "w1")
+		_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
 		require.NoError(t, err)
 		require.True(t, ok)
 		// The lease ends, and another process has it, just before it is given up.
-		b.db.Client.AddHook(&foreseen{commands: []string{"del", "evalsha", "eval"}, call: func() {
-			require.NoError(t, b.db.Client.Set(b.ctx, sweeperKey, "w2", 0).Err())
+		b.DB.Client.AddHook(&foreseen{commands: []string{"del", "evalsha", "eval"}, call: func() {
+			require.NoError(t, b.DB.Client.Set(b.Ctx, keys.SweeperKey, "w2", 0).Err())
 		}})
-		require.NoError(t, b.Resign(b.ctx, "w1"))
-		require.Equal(t, "w2", b.db.Client.Get(b.ctx, sweeperKey).Val())
-		require.NoError(t, b.Resign(b.ctx, "w2"))
-		n, err := b.db.Client.Exists(b.ctx, sweeperKey).Result()
+		require.NoError(t, b.Sweeper.Resign(b.Ctx, "w1"))
+		require.Equal(t, "w2", b.DB.Client.Get(b.Ctx, keys.SweeperKey).Val())
+		require.NoError(t, b.Sweeper.Resign(b.Ctx, "w2"))
+		n, err := b.DB.Client.Exists(b.Ctx, keys.SweeperKey).Result()
 		require.NoError(t, err)
 		require.Zero(t, n)
 	})

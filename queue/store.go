@@ -2,23 +2,22 @@ package queue
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
-	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
-	"github.com/hibiken/asynq"
-
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/ledger"
+	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/tasks"
+	"github.com/batchd/batchd/queue/throttle"
+	"github.com/batchd/batchd/queue/upload"
 )
 
 // Config configures a [Store].
@@ -35,60 +34,32 @@ type Config struct {
 	Timeout time.Duration
 }
 
-// Store keeps batches in Redis. It implements [batch.Store] and [batch.Ledger],
-// and is safe for concurrent use.
+// Store keeps batches in Redis. It implements [batch.Store]; its parts implement the other interfaces
+// of package batch. It is safe for concurrent use.
 type Store struct {
-	db      *rdb.DB
-	steps   *scripts
-	seals   *seal.Sealer
-	log     *slog.Logger
-	inspect *asynq.Inspector
-	pubsub  *rdb.PubSub
-	waiters *waiters
-	// Two shortcuts for a process that serves the API and runs actions. Each can be switched off where Open sets it.
-	handOver    handOver
-	piggyback   piggyback
-	background  *rdb.Background
-	offered     offered
-	combine     *combiner
-	running     atomic.Int64       // actions that this process runs
-	local       func(queue string) // wakes the consumers of this process
-	onForgotten func()             // is called when Redis may have forgotten something
-	shards      int                // queues of a lane
-	// releasing is held by each release under way.
-	releasing chan struct{}
-	newID     func() (uuid.UUID, error)
-	slowFor   time.Duration // see there, as lookFor
-	lookFor   time.Duration
-	// renewEvery is how often the sweeper extends its lease during a round.
-	renewEvery time.Duration
-	// pause waits for that long, or returns why the context has ended.
-	pause func(ctx context.Context, d time.Duration) error
-	beats sync.Map // the workers of this process, and when each said last that it is alive
+	DB         *rdb.DB
+	Log        *slog.Logger
+	Seals      *seal.Sealer
+	Background *rdb.Background
+	PubSub     *rdb.PubSub
 
-	attempts  *attempts
-	history   *history
-	restoring restoring
-	holders   holders
-	feeder    feeder
-
-	takersMu sync.Mutex
-	takers   map[*taker]struct{}
-	memory   *memoryGuard
-	stalls   stalls
-	schedule schedule
-	doubted  doubted
-
-	suspected time.Time              // when the sweeper last looked for queues with tasks that nobody runs
-	owners    atomic.Pointer[[]byte] // the salt of the owners' names, once read
+	Tasks   *tasks.Queues
+	Limits  *limits.Limits
+	Batches *batches.Batches
+	Ledger  *ledger.Ledger // a [batch.Ledger]
+	Fanout  *fanout.Fanout
+	Gate    *throttle.Gate // a [batch.Gate]
+	Uploads *upload.Uploads
+	Sweeper *repair.Sweeper // a [batch.Sweeper]
 }
 
 var (
-	_ batch.Store    = (*Store)(nil)
-	_ batch.Ledger   = (*Store)(nil)
-	_ batch.Sweeper  = (*Store)(nil)
-	_ batch.Registry = (*Store)(nil)
-	_ batch.Gate     = (*Store)(nil)
+	_ batch.Store       = (*Store)(nil)
+	_ batch.Ledger      = (*ledger.Ledger)(nil)
+	_ batch.GroupLedger = (*ledger.Ledger)(nil)
+	_ batch.Gate        = (*throttle.Gate)(nil)
+	_ batch.Sweeper     = (*repair.Sweeper)(nil)
+	_ batch.Registry    = (*repair.Recovery)(nil)
 )
 
 // Open connects to the Redis that the URL names. The schemes are
@@ -101,130 +72,123 @@ var (
 // It does not wait for Redis: a store whose Redis is away answers
 // [batch.UnavailableError] and works as soon as it is back.
 func Open(cfg Config) (*Store, error) {
-	s := &Store{
-		log: cfg.Logger, shards: 1, takers: make(map[*taker]struct{}), newID: uuid.NewV7, attempts: newAttempts(),
-		releasing: make(chan struct{}, mostReleasing), background: rdb.NewBackground(), offered: offered{pause: notePause},
-		pause: pause, slowFor: slowFor, lookFor: lookFor, renewEvery: renewEvery,
+	s := &Store{Log: cfg.Logger, Background: rdb.NewBackground()}
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
 	}
-	s.history = newHistory()
-	s.history.onChange(s.restoreSoon)
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
+	history := ledger.NewHistory()
 	var err error
-	if s.steps, err = loadScripts(); err != nil {
+	if s.DB, err = rdb.Open(cfg.Redis, rdb.Options{Timeout: cfg.Timeout, OnConnect: history.Connected}); err != nil {
 		return nil, err
 	}
-	if s.db, err = rdb.Open(cfg.Redis, rdb.Options{Timeout: cfg.Timeout, OnConnect: s.history.connected}); err != nil {
-		return nil, err
-	}
-	if s.db.Embed != nil && len(cfg.Seal.Keys) == 0 {
+	if s.DB.Embed != nil && len(cfg.Seal.Keys) == 0 {
 		cfg.Seal.Keys = []seal.Key{seal.RandomKey()}
 	}
-	if s.db.Cluster != nil {
-		s.shards = clusterShards
-		s.history.learn(true) // until its servers have been met
+	if s.Seals, err = seal.New(cfg.Seal); err != nil {
+		return nil, errors.Join(err, s.DB.Close())
 	}
-	if s.seals, err = seal.New(cfg.Seal); err != nil {
-		return nil, errors.Join(err, s.Close())
+	if s.DB.Cluster != nil {
+		history.Learn(true) // until its servers have been met
 	}
-	s.inspect = asynq.NewInspectorFromRedisClient(s.db.Client)
-	s.pubsub = rdb.NewPubSub(s.db, s.log)
-	s.waiters = newWaiters(s.pubsub, s.db.Name)
-	s.handOver = s.waiters
-	s.piggyback = localConsumers{s}
-	s.combine = newCombiner(s.db, s.doubtIf)
-	s.local = s.wake
-	s.onForgotten = func() {
-		s.schedule.lookAtAll()
-		s.redisForgot()
-	}
-	s.memory = &memoryGuard{db: s.db, waiting: s.waitingEverywhere}
+	s.PubSub = rdb.NewPubSub(s.DB, s.Log)
+	s.Tasks = tasks.New(s.DB, s.Log)
+	s.Limits = limits.New(s.DB, s.Log)
+	s.Batches = batches.New(s.DB, s.Log, s.Seals, s.Background, s.PubSub, s.Tasks, s.Limits)
+	// With ledger.NoHandOver{} instead of the waiters, a request that waits for a batch reads it from Redis.
+	s.Ledger = ledger.New(s.DB, s.Log, s.Seals, s.Background, s.Tasks, s.Batches, s.Batches.Waiters, history)
+	s.Fanout = fanout.New(s.DB, s.Log, s.Background, s.Tasks, s.Limits, s.Batches)
+	s.Gate = throttle.New(s.DB, s.PubSub, s.Tasks)
+	s.Uploads = upload.New(s.DB, s.Log, s.Seals, s.Background, s.Tasks, s.Limits, s.Batches, s.Fanout)
+	s.Sweeper = repair.New(s.DB, s.Log, s.Tasks, s.Batches, s.Ledger, s.Fanout)
+	s.Ledger.Restorer.OnForgotten = s.Sweeper.LookAtAll
 	return s, nil
 }
 
 // Close ends what runs in the background and closes the connections. Fan-outs
 // that are cut off by it are finished by the sweeper.
 func (s *Store) Close() error {
-	if s.combine != nil { // first: its steps may leave batches in doubt
-		s.combine.close()
+	s.Ledger.Close() // first: its steps may leave batches in doubt
+	s.Background.Stop()
+	s.Batches.Doubts.Close()
+	s.PubSub.Close()
+	return s.DB.Close()
+}
+
+// OnForgotten adds a function to those that are called when Redis may have forgotten something.
+func (s *Store) OnForgotten(do func()) {
+	before := s.Ledger.Restorer.OnForgotten
+	s.Ledger.Restorer.OnForgotten = func() {
+		before()
+		do()
 	}
-	s.background.Stop()
-	s.closeDoubted()
-	if s.pubsub != nil {
-		s.pubsub.Close()
-	}
-	return s.db.Close()
 }
 
 // Sealed reports whether what is stored is sealed.
-func (s *Store) Sealed() bool { return s.seals.Enabled() }
+func (s *Store) Sealed() bool { return s.Seals.Enabled() }
 
 // Preflight returns the reasons why batches must not be kept in this Redis, each with what to do
 // about it.
 func (s *Store) Preflight(ctx context.Context) ([]string, error) {
-	return s.db.Preflight(ctx)
+	return s.DB.Preflight(ctx)
 }
-
-// Watch implements [batch.Store].
-func (s *Store) Watch(id string) (<-chan *batch.Batch, func()) { return s.waiters.watch(id) }
 
 // Ping implements [batch.Store]. It reads a key: a server that cannot persist its
 // data refuses PING along with writes, but still answers reads.
 func (s *Store) Ping(ctx context.Context) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+	ctx, cancel := s.DB.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.db.Client.Exists(ctx, openKey).Err())
+	return rdb.MapError(ctx, s.DB.Client.Exists(ctx, keys.OpenKey).Err())
 }
 
-// pause is the default of Store.pause.
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
-	}
-}
-
-// Owner returns the owner's name for a credential that is passed through: a hash
-// keyed with a salt that all processes on this Redis share, so that neither the
-// credential nor a hash that could be looked up elsewhere is ever stored.
+// Owner returns the owner's name for a credential that is passed through; see [batches.Owners.Owner].
 func (s *Store) Owner(ctx context.Context, credential string) (string, error) {
-	salt, err := s.salt(ctx)
-	if err != nil {
-		return "", fmt.Errorf("read the owners' salt: %w", err)
-	}
-	mac := hmac.New(sha256.New, salt)
-	mac.Write([]byte(credential))
-	return hex.EncodeToString(mac.Sum(nil)[:16]), nil
+	return s.Batches.Owners.Owner(ctx, credential)
 }
 
-func (s *Store) salt(ctx context.Context) ([]byte, error) {
-	if salt := s.owners.Load(); salt != nil {
-		return *salt, nil
-	}
-	ctx, cancel := s.db.WithTimeout(ctx)
-	defer cancel()
-	fresh := make([]byte, 32)
-	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
-	where := seal.Label{ID: "salt", Kind: "o"}
-	if err := s.db.Client.SetNX(ctx, saltKey, s.seals.Seal(where, fresh), 0).Err(); err != nil {
-		return nil, rdb.MapError(ctx, err)
-	}
-	stored, err := s.db.Client.Get(ctx, saltKey).Bytes()
-	if err != nil {
-		return nil, rdb.MapError(ctx, err)
-	}
-	salt, err := s.seals.Open(where, stored)
-	if err != nil {
-		return nil, err
-	}
-	if !s.seals.Current(stored) { // so that the old key can be dropped
-		if err := s.db.Client.Set(ctx, saltKey, s.seals.Seal(where, salt), 0).Err(); err != nil {
-			return nil, rdb.MapError(ctx, err)
-		}
-	}
-	s.owners.Store(&salt)
-	return salt, nil
+// Open implements [batch.Store].
+func (s *Store) Open(ctx context.Context, owner, key string) (batch.Upload, error) {
+	return s.Uploads.Open(ctx, owner, key)
+}
+
+// Get implements [batch.Store].
+func (s *Store) Get(ctx context.Context, owner, id string, few int) (*batch.Batch, error) {
+	return s.Batches.Get(ctx, owner, id, few)
+}
+
+// List implements [batch.Store].
+func (s *Store) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
+	return s.Batches.List(ctx, owner, cursor, limit)
+}
+
+// Results implements [batch.Store].
+func (s *Store) Results(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
+	return s.Batches.Results(ctx, owner, id, q)
+}
+
+// Cancel implements [batch.Store].
+func (s *Store) Cancel(ctx context.Context, owner, id string) (*batch.Batch, error) {
+	return s.Batches.Cancel(ctx, owner, id)
+}
+
+// Delete implements [batch.Store].
+func (s *Store) Delete(ctx context.Context, owner, id string) error {
+	return s.Batches.Delete(ctx, owner, id)
+}
+
+// Retry implements [batch.Store].
+func (s *Store) Retry(ctx context.Context, owner, id string, spec *batch.RetrySpec) (*batch.Batch, *batch.LimitState, error) {
+	return s.Fanout.Retry(ctx, owner, id, spec)
+}
+
+// Watch implements [batch.Store].
+func (s *Store) Watch(id string) (wake <-chan *batch.Batch, stop func()) { return s.Batches.Watch(id) }
+
+// Redeliver implements [batch.Store].
+func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
+	return s.Batches.Deliveries.Redeliver(ctx, owner, id)
+}
+
+// Deliveries implements [batch.Store].
+func (s *Store) Deliveries(ctx context.Context, owner, id string) (*batch.DeliveryLog, error) {
+	return s.Batches.Deliveries.Deliveries(ctx, owner, id)
 }

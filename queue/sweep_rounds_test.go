@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -11,57 +11,62 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/repair"
 )
 
 func TestAnElectionThatRedisRefusesStartsAnAlert(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	require.Zero(t, b.round())
-	require.False(t, b.schedule.alerted())
+	require.Zero(t, b.Round())
+	require.False(t, b.Sweeper.Schedule.Alerted())
 	stop := p.Answer(redistest.Rule{Reply: "OOM no room", Match: func(words []string) bool {
-		return words[0] == "EVALSHA" && words[1] == b.steps.elect.Hash()
+		return words[0] == "EVALSHA" && words[1] == repair.Steps.Elect.Hash()
 	}, Way: redistest.Refused})
-	_, ok, err := b.Sweep(b.ctx, "w1")
+	_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
 	stop()
 	require.Error(t, err)
 	require.False(t, ok)
-	require.True(t, b.schedule.alerted())
+	require.True(t, b.Sweeper.Schedule.Alerted())
 }
 
 func TestRecoveringAWorkerAlertsTheSweeperOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
 	b, other := open(t, url), open(t, url)
-	b.submit(1, spec())
-	require.Equal(t, 1, b.round().Open)
-	_, err := other.Recover(other.ctx, "w2", []string{"w9"})
+	b.Submit(1, queuetest.Spec())
+	require.Equal(t, 1, b.Round().Open)
+	_, err := other.Sweeper.Recovery.Recover(other.Ctx, "w2", []string{"w9"})
 	require.NoError(t, err)
-	b.round()
-	require.True(t, b.schedule.alerted())
-	require.Less(t, time.Until(b.schedule.alert), alertFor+time.Second)
+	b.Round()
+	require.True(t, b.Sweeper.Schedule.Alerted())
+	require.Less(t, time.Until(b.Sweeper.Schedule.Alert), batches.AlertFor+time.Second)
 }
 
 // Batches become due again while a long round runs. They have their turn in the next one.
 func TestARoundLooksOnlyAtWhatWasDueAtItsStart(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		first := b.submit(1, spec()).ID
-		page, err := b.duePage(b.ctx, time.Time{})
+		first := b.Submit(1, queuetest.Spec()).ID
+		page, err := b.Sweeper.DuePage(b.Ctx, time.Time{})
 		require.NoError(t, err)
-		require.Equal(t, []string{first}, page.order)
-		until := page.now
-		require.NoError(t, b.putDue(b.ctx, map[string]time.Time{first: until.Add(time.Millisecond)}))
-		b.eventually("the time at which it is due", func() bool {
-			now, err := b.db.Now(b.ctx)
+		require.Equal(t, []string{first}, page.Order)
+		until := page.Now
+		require.NoError(t, b.Sweeper.Pages.PutDue(b.Ctx, map[string]time.Time{first: until.Add(time.Millisecond)}))
+		b.Eventually("the time at which it is due", func() bool {
+			now, err := b.DB.Now(b.Ctx)
 			require.NoError(t, err)
 			return now.After(until.Add(time.Millisecond))
 		})
-		page, err = b.duePage(b.ctx, until)
+		page, err = b.Sweeper.DuePage(b.Ctx, until)
 		require.NoError(t, err)
-		require.Empty(t, page.order)
-		page, err = b.duePage(b.ctx, time.Time{})
+		require.Empty(t, page.Order)
+		page, err = b.Sweeper.DuePage(b.Ctx, time.Time{})
 		require.NoError(t, err)
-		require.Equal(t, []string{first}, page.order)
+		require.Equal(t, []string{first}, page.Order)
 	})
 }
 
@@ -90,14 +95,14 @@ func (l *looksUpTo) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	for i := range sweepPage + 1 {
-		require.NoError(t, b.db.Client.ZAdd(b.ctx, openKey, atOnce(strconv.Itoa(i))).Err())
+	for i := range repair.SweepPage + 1 {
+		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, batches.AtOnce(strconv.Itoa(i))).Err())
 	}
-	require.NoError(t, b.steps.looks.Load(b.ctx, b.db.Client).Err())
-	seen := &looksUpTo{digest: b.steps.looks.Hash()}
-	b.db.Client.AddHook(seen)
+	require.NoError(t, repair.Steps.DueBatches.Load(b.Ctx, b.DB.Client).Err())
+	seen := &looksUpTo{digest: repair.Steps.DueBatches.Hash()}
+	b.DB.Client.AddHook(seen)
 	before := time.Now().Add(-time.Millisecond)
-	b.round()
+	b.Round()
 	require.Len(t, seen.upTo, 2)
 	require.Empty(t, seen.upTo[0], "it is the time of the server")
 	require.WithinRange(t, rdb.FromMillis(rdb.Text(seen.upTo[1])), before, time.Now())
@@ -107,47 +112,47 @@ func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
 // batches and died.
 func TestASweeperThatIsElectedAfterItsLeaseRanOutLooksAtAll(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.submit(1, spec())
-		b.round()
-		require.NoError(t, b.db.Client.Del(b.ctx, sweeperKey).Err())
-		require.NoError(t, b.dueNow(b.ctx))
-		page, err := b.duePage(b.ctx, time.Time{}) // by the other one
+		b.Submit(1, queuetest.Spec())
+		b.Round()
+		require.NoError(t, b.DB.Client.Del(b.Ctx, keys.SweeperKey).Err())
+		require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+		page, err := b.Sweeper.DuePage(b.Ctx, time.Time{}) // by the other one
 		require.NoError(t, err)
-		require.Len(t, page.order, 1)
-		clear(b.stalls.now)
-		b.round()
-		require.NotEmpty(t, b.stalls.now, "it was looked at")
-		clear(b.stalls.now)
-		require.NoError(t, b.dueNow(b.ctx))
-		_, err = b.duePage(b.ctx, time.Time{})
+		require.Len(t, page.Order, 1)
+		clear(b.Sweeper.Stuck.Now)
+		b.Round()
+		require.NotEmpty(t, b.Sweeper.Stuck.Now, "it was looked at")
+		clear(b.Sweeper.Stuck.Now)
+		require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+		_, err = b.Sweeper.DuePage(b.Ctx, time.Time{})
 		require.NoError(t, err)
-		b.round()
-		require.Empty(t, b.stalls.now, "a renewed lease makes nothing due")
+		b.Round()
+		require.Empty(t, b.Sweeper.Stuck.Now, "a renewed lease makes nothing due")
 	})
 }
 
 func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	kept, deleted := b.submit(1, spec()).ID, b.submit(1, spec()).ID
-	b.round()
-	require.Len(t, b.stalls.now, 2)
-	b.stalls.pruned = time.Time{}
-	b.round()
-	require.Len(t, b.stalls.now, 2, "it may be looked at later")
-	require.NoError(t, b.db.Client.ZRem(b.ctx, openKey, deleted).Err()) // by another process
-	was := b.stalls.now[deleted]
-	was.met = was.met.Add(-time.Hour)
-	b.stalls.now[deleted], b.stalls.pruned = was, time.Time{}
-	b.round()
-	require.Len(t, b.stalls.now, 1)
-	require.Contains(t, b.stalls.now, kept)
+	kept, deleted := b.Submit(1, queuetest.Spec()).ID, b.Submit(1, queuetest.Spec()).ID
+	b.Round()
+	require.Len(t, b.Sweeper.Stuck.Now, 2)
+	b.Sweeper.Stuck.Pruned = time.Time{}
+	b.Round()
+	require.Len(t, b.Sweeper.Stuck.Now, 2, "it may be looked at later")
+	require.NoError(t, b.DB.Client.ZRem(b.Ctx, keys.OpenKey, deleted).Err()) // by another process
+	was := b.Sweeper.Stuck.Now[deleted]
+	was.Met = was.Met.Add(-time.Hour)
+	b.Sweeper.Stuck.Now[deleted], b.Sweeper.Stuck.Pruned = was, time.Time{}
+	b.Round()
+	require.Len(t, b.Sweeper.Stuck.Now, 1)
+	require.Contains(t, b.Sweeper.Stuck.Now, kept)
 
-	require.NoError(t, b.db.Client.Set(b.ctx, sweeperKey, "w2", 0).Err())
-	_, ok, err := b.Sweep(b.ctx, "w1")
+	require.NoError(t, b.DB.Client.Set(b.Ctx, keys.SweeperKey, "w2", 0).Err())
+	_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
 	require.NoError(t, err)
 	require.False(t, ok)
-	require.Empty(t, b.stalls.now, "the other one looks at them")
+	require.Empty(t, b.Sweeper.Stuck.Now, "the other one looks at them")
 }
 
 // Looks for lost tasks take long. What is left of them when their time is over is looked at in
@@ -155,30 +160,30 @@ func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.slowFor = 0
-	stalled := []string{b.submit(1, spec()).ID, b.submit(1, spec()).ID, b.submit(1, spec()).ID}
-	b.round()
+	b.Sweeper.SlowFor = 0
+	stalled := []string{b.Submit(1, queuetest.Spec()).ID, b.Submit(1, queuetest.Spec()).ID, b.Submit(1, queuetest.Spec()).ID}
+	b.Round()
 	for _, id := range stalled {
-		b.dropTask(id, 0)
-		was := b.stalls.now[id]
-		was.since = was.since.Add(-time.Minute)
-		b.stalls.now[id] = was
+		b.DropTask(id, 0)
+		was := b.Sweeper.Stuck.Now[id]
+		was.Since = was.Since.Add(-time.Minute)
+		b.Sweeper.Stuck.Now[id] = was
 	}
-	s := spec()
+	s := queuetest.Spec()
 	s.ExpiresIn = time.Millisecond
-	late := b.submit(1, s).ID
-	b.eventually("the deadline", func() bool {
-		now, err := b.db.Now(b.ctx)
+	late := b.Submit(1, s).ID
+	b.Eventually("the deadline", func() bool {
+		now, err := b.DB.Now(b.Ctx)
 		require.NoError(t, err)
-		return now.After(b.get(late).ExpiresAt.Add(2 * time.Millisecond)) // the sweeper compares milliseconds
+		return now.After(b.Read(late).ExpiresAt.Add(2 * time.Millisecond)) // the sweeper compares milliseconds
 	})
-	require.NoError(t, b.dueNow(b.ctx))
-	swept := b.round()
+	require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+	swept := b.Round()
 	require.Equal(t, 1, swept.Expired)
 	require.Equal(t, 1, swept.Lost)
-	b.slowFor = slowFor
-	b.eventually("the looks that were left", func() bool {
-		swept.Lost += b.round().Lost
+	b.Sweeper.SlowFor = repair.SlowFor
+	b.Eventually("the looks that were left", func() bool {
+		swept.Lost += b.Round().Lost
 		return swept.Lost == 3
 	})
 }
@@ -188,28 +193,28 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 func TestLooksForLostTasksBoundTheRoundHoweverManyBatchesAreOpen(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	const batches = sweepPage + 10
+	const batches = repair.SweepPage + 10
 	for range batches {
-		b.submit(1, spec())
+		b.Submit(1, queuetest.Spec())
 	}
-	b.round()
-	require.Len(t, b.stalls.now, batches)
-	for id, was := range b.stalls.now {
-		was.since = was.since.Add(-time.Minute)
-		b.stalls.now[id] = was
+	b.Round()
+	require.Len(t, b.Sweeper.Stuck.Now, batches)
+	for id, was := range b.Sweeper.Stuck.Now {
+		was.Since = was.Since.Add(-time.Minute)
+		b.Sweeper.Stuck.Now[id] = was
 	}
-	for key := range b.allKeys() { // Redis forgets what waits
+	for key := range b.AllKeys() { // Redis forgets what waits
 		if strings.HasPrefix(key, "batchd:fair:") {
-			require.NoError(t, b.db.Client.Del(b.ctx, key).Err())
+			require.NoError(t, b.DB.Client.Del(b.Ctx, key).Err())
 		}
 	}
-	b.slowFor = 0
-	require.NoError(t, b.dueNow(b.ctx))
-	require.Equal(t, 1, b.round().Lost)
-	b.slowFor = endless
+	b.Sweeper.SlowFor = 0
+	require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+	require.Equal(t, 1, b.Round().Lost)
+	b.Sweeper.SlowFor = queuetest.Endless
 	lost := 1
-	b.eventually("the looks that were left", func() bool {
-		lost += b.round().Lost
+	b.Eventually("the looks that were left", func() bool {
+		lost += b.Round().Lost
 		return lost == batches
 	})
 }
@@ -218,13 +223,13 @@ func TestLooksForLostTasksBoundTheRoundHoweverManyBatchesAreOpen(t *testing.T) {
 func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.renewEvery = time.Millisecond
-	b.submit(1, spec())
+	b.Sweeper.RenewEvery = time.Millisecond
+	b.Submit(1, queuetest.Spec())
 	b.interrupt("hmget batchd:", false, func() {
-		require.NoError(t, b.db.Client.PExpire(b.ctx, sweeperKey, time.Second).Err())
-		b.eventually("the lease", func() bool { return b.db.Client.PTTL(b.ctx, sweeperKey).Val() > time.Second })
+		require.NoError(t, b.DB.Client.PExpire(b.Ctx, keys.SweeperKey, time.Second).Err())
+		b.Eventually("the lease", func() bool { return b.DB.Client.PTTL(b.Ctx, keys.SweeperKey).Val() > time.Second })
 	})
-	b.round()
+	b.Round()
 }
 
 // The round of a sweeper ends when another worker has become the sweeper, and the next round
@@ -232,68 +237,45 @@ func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.renewEvery = time.Millisecond
-	id := b.submit(1, spec()).ID
-	b.round()
-	b.begin(id, 0)
-	b.holders.note(id, map[string]string{"status": "running"})
-	b.holders.missing = map[string]time.Time{"gone": time.Now()}
-	require.NoError(t, b.dueNow(b.ctx))
-	b.interrupt("hmget "+keysOf(id).meta, false, func() {
-		require.NoError(t, b.db.Client.Set(b.ctx, sweeperKey, "w2", 0).Err())
-		b.eventually("the other one", func() bool { b.schedule.mu.Lock(); defer b.schedule.mu.Unlock(); return b.schedule.other })
+	b.Sweeper.RenewEvery = time.Millisecond
+	id := b.Submit(1, queuetest.Spec()).ID
+	b.Round()
+	b.Begin(id, 0)
+	b.Sweeper.Holders.Note(id, map[string]string{"status": "running"})
+	b.Sweeper.Holders.Missing = map[string]time.Time{"gone": time.Now()}
+	require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+	b.interrupt("hmget "+keys.KeysOf(id).Meta, false, func() {
+		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.SweeperKey, "w2", 0).Err())
+		b.Eventually("the other one", func() bool {
+			b.Sweeper.Schedule.Mu.Lock()
+			defer b.Sweeper.Schedule.Mu.Unlock()
+			return b.Sweeper.Schedule.Other
+		})
 	})
-	_, _, err := b.Sweep(b.ctx, "w1")
-	require.ErrorIs(t, err, errOtherSweeps)
-	_, ok, err := b.Sweep(b.ctx, "w1")
+	_, _, err := b.Sweeper.Sweep(b.Ctx, "w1")
+	require.ErrorIs(t, err, repair.ErrOtherSweeps)
+	_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
 	require.NoError(t, err)
 	require.False(t, ok)
-	require.Empty(t, b.holders.running, "the other one asks for them")
-	require.Empty(t, b.holders.missing)
-	require.Empty(t, b.stalls.now)
+	require.Empty(t, b.Sweeper.Holders.Running, "the other one asks for them")
+	require.Empty(t, b.Sweeper.Holders.Missing)
+	require.Empty(t, b.Sweeper.Stuck.Now)
 }
 
 // A look that takes all of its time goes on in the next round.
 func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.background.Stop() // fan-outs in the background break off at once
-	id := b.submit(1250, spec()).ID
+	b.Background.Stop() // fan-outs in the background break off at once
+	id := b.Submit(1250, queuetest.Spec()).ID
 	long := time.Now().Add(-time.Minute).UnixMilli()
-	require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "created", long, "fanned", long).Err())
-	b.interrupt(b.steps.progress.Hash(), true, func() { <-time.After(200 * time.Millisecond) })
-	b.lookFor = 100 * time.Millisecond
-	require.Zero(t, b.sweep().Lost)
-	b.lookFor = time.Minute // however busy the machine is
-	require.Equal(t, 1, b.sweep().Resumed, "it does not wait as long as for others")
-	require.Equal(t, "1250", b.db.Client.HGet(b.ctx, keysOf(id).meta, "enqueued").Val())
-}
-
-// Of more batches than are asked for at a time, those have their turn first in which nothing
-// has happened for the longest time.
-func TestHoldersAreAskedForTheOldestBeginsFirst(t *testing.T) {
-	t.Parallel()
-	var h holders
-	began := time.Now()
-	since := make(map[string]time.Time)
-	meet := func() {
-		for i := range 3 * holdersBatches {
-			id := strconv.Itoa(i)
-			since[id] = began.Add(-time.Duration(i) * time.Second)
-			h.note(id, map[string]string{"status": "running"})
-		}
-	}
-	at := func(id string) time.Time { return since[id] }
-	for round := range 6 { // every batch has its turn, though all are met again and again
-		meet()
-		next := h.next(began.Add(time.Duration(round+1)*holdersEvery), at)
-		require.Len(t, next, holdersBatches)
-		for id := range next {
-			i, err := strconv.Atoi(id)
-			require.NoError(t, err)
-			require.Equal(t, 2-round%3, i/holdersBatches, "round %d", round)
-		}
-	}
+	require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "created", long, "fanned", long).Err())
+	b.interrupt(fanout.Steps.Progress.Hash(), true, func() { <-time.After(200 * time.Millisecond) })
+	b.Sweeper.LookFor = 100 * time.Millisecond
+	require.Zero(t, b.Sweep().Lost)
+	b.Sweeper.LookFor = time.Minute // however busy the machine is
+	require.Equal(t, 1, b.Sweep().Resumed, "it does not wait as long as for others")
+	require.Equal(t, "1250", b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "enqueued").Val())
 }
 
 // A process that repeats what Redis has forgotten alerts the sweeper, whichever process that is.
@@ -301,10 +283,10 @@ func TestAProcessThatRestoresAlertsTheSweeperOfAnotherProcess(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
 	b, other := open(t, url), open(t, url)
-	b.submit(1, spec())
-	require.Equal(t, 1, b.round().Open)
-	require.False(t, b.schedule.alerted())
-	other.restoreTwice(other.ctx)
-	b.round()
-	require.True(t, b.schedule.alerted())
+	b.Submit(1, queuetest.Spec())
+	require.Equal(t, 1, b.Round().Open)
+	require.False(t, b.Sweeper.Schedule.Alerted())
+	other.Ledger.Restorer.RestoreTwice(other.Ctx)
+	b.Round()
+	require.True(t, b.Sweeper.Schedule.Alerted())
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"strconv"
@@ -9,56 +9,51 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/tasks"
 )
-
-func (b *bundle) sweep() batch.Swept {
-	b.t.Helper()
-	require.NoError(b.t, b.dueNow(b.ctx))
-	swept, ok, err := b.Sweep(b.ctx, "w1")
-	require.NoError(b.t, err)
-	require.True(b.t, ok)
-	return swept
-}
 
 func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.background.Stop() // fan-outs in the background break off at once
-		large := b.submit(1250, spec())
-		b.eventually("the broken fan-out", func() bool { return b.get(large.ID) != nil })
-		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "a fan-out is given its time")
+		b.Background.Stop() // fan-outs in the background break off at once
+		large := b.Submit(1250, queuetest.Spec())
+		b.Eventually("the broken fan-out", func() bool { return b.Read(large.ID) != nil })
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep(), "a fan-out is given its time")
 		long := time.Now().Add(-time.Minute).UnixMilli()
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(large.ID).meta, "created", long, "fanned", long).Err())
-		require.Equal(t, batch.Swept{Open: 1, Resumed: 1}, b.sweep())
-		require.Len(t, b.pending(batch.Bulk), 1250)
-		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(large.ID).Meta, "created", long, "fanned", long).Err())
+		require.Equal(t, batch.Swept{Open: 1, Resumed: 1}, b.Sweep())
+		require.Len(t, b.Pending(batch.Bulk), 1250)
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
 
 		// A webhook whose outbox mark still stands.
-		s := spec()
+		s := queuetest.Spec()
 		s.WebhookURL = "https://example.com/hook"
-		told := b.submit(1, s).ID
-		b.end(told, 0, batch.Succeeded)
-		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(told, 1)))
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(told).meta, "outbox", "1").Err())
-		require.Equal(t, batch.Swept{Open: 2, Notified: 1}, b.sweep())
-		tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+		told := b.Submit(1, s).ID
+		b.End(told, 0, batch.Succeeded)
+		require.NoError(t, b.Inspector().DeleteTask(tasks.WebhookQueue, batches.WebhookTaskID(told, 1)))
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(told).Meta, "outbox", "1").Err())
+		require.Equal(t, batch.Swept{Open: 2, Notified: 1}, b.Sweep())
+		tasks, err := b.Inspector().ListPendingTasks(tasks.WebhookQueue)
 		require.NoError(t, err)
 		require.Len(t, tasks, 1)
-		require.Equal(t, batch.Swept{Open: 2, Closed: 1}, b.sweep())
+		require.Equal(t, batch.Swept{Open: 2, Closed: 1}, b.Sweep())
 
 		// A batch whose deadline passed without anybody touching it.
-		s = spec()
+		s = queuetest.Spec()
 		s.ExpiresIn = time.Millisecond
-		late := b.submit(2, s).ID
-		b.eventually("the deadline", func() bool { return b.sweep().Expired == 1 })
-		require.Equal(t, batch.StatusExpired, b.get(late).Status)
-		require.Equal(t, batch.Swept{Open: 2, Closed: 1}, b.sweep())
+		late := b.Submit(2, s).ID
+		b.Eventually("the deadline", func() bool { return b.Sweep().Expired == 1 })
+		require.Equal(t, batch.StatusExpired, b.Read(late).Status)
+		require.Equal(t, batch.Swept{Open: 2, Closed: 1}, b.Sweep())
 
-		_, ok, err := b.Sweep(b.ctx, "w2")
+		_, ok, err := b.Sweeper.Sweep(b.Ctx, "w2")
 		require.NoError(t, err)
 		require.False(t, ok, "one sweeps at a time")
-		require.NoError(t, b.Resign(b.ctx, "w2"))
-		require.NoError(t, b.Resign(b.ctx, "w1"))
-		_, ok, err = b.Sweep(b.ctx, "w2")
+		require.NoError(t, b.Sweeper.Resign(b.Ctx, "w2"))
+		require.NoError(t, b.Sweeper.Resign(b.Ctx, "w1"))
+		_, ok, err = b.Sweeper.Sweep(b.Ctx, "w2")
 		require.NoError(t, err)
 		require.True(t, ok)
 	})
@@ -67,42 +62,42 @@ func TestTheSweeperMendsWhatACrashLeft(t *testing.T) {
 func TestNothingOfASecretStandsInRedis(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const secret = "hush-hush-4711"
-		u, err := b.Open(b.ctx, "me", secret+"-key")
+		u, err := b.Open(b.Ctx, "me", secret+"-key")
 		require.NoError(t, err)
-		a := action(0)
+		a := queuetest.Action(0)
 		a.Headers = append(a.Headers, batch.Field{Name: "Authorization", Value: "Bearer " + secret})
 		a.Body, a.Query, a.Path = []byte(secret), "token="+secret, "/"+secret
-		require.NoError(t, u.Add(b.ctx, a))
-		s := spec()
+		require.NoError(t, u.Add(b.Ctx, a))
+		s := queuetest.Spec()
 		s.WebhookURL, s.Metadata = "https://example.com/"+secret, map[string]string{secret: secret}
-		got, _, err := u.Commit(b.ctx, s)
+		got, _, err := u.Commit(b.Ctx, s)
 		require.NoError(t, err)
-		begun := b.begin(got.ID, 0)
-		r := result(0, batch.Succeeded)
+		begun := b.Begin(got.ID, 0)
+		r := queuetest.Result(0, batch.Succeeded)
 		r.Body = []byte(secret)
-		require.NoError(t, b.Finish(b.ctx, got.ID, 0, begun.Token, r))
-		require.NoError(t, b.Delivered(b.ctx, got.ID, 1, batch.Delivery{Error: secret}, batch.DeliveryFailed, time.Time{}))
-		owner, err := b.Owner(b.ctx, secret)
+		require.NoError(t, b.Ledger.Finish(b.Ctx, got.ID, 0, begun.Token, r))
+		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, got.ID, 1, batch.Delivery{Error: secret}, batch.DeliveryFailed, time.Time{}))
+		owner, err := b.Owner(b.Ctx, secret)
 		require.NoError(t, err)
 		require.Len(t, owner, 32)
 
-		require.Contains(t, string(b.results(got.ID, 1)[0].Body), secret, "and yet it can be read")
+		require.Contains(t, string(b.AllResults(got.ID, 1)[0].Body), secret, "and yet it can be read")
 		seen := 0
-		for key := range b.allKeys() {
+		for key := range b.AllKeys() {
 			text := key
-			switch kind := b.db.Client.Type(b.ctx, key).Val(); kind {
+			switch kind := b.DB.Client.Type(b.Ctx, key).Val(); kind {
 			case "string":
-				text += b.db.Client.Get(b.ctx, key).Val()
+				text += b.DB.Client.Get(b.Ctx, key).Val()
 			case "hash":
-				for f, v := range b.db.Client.HGetAll(b.ctx, key).Val() {
+				for f, v := range b.DB.Client.HGetAll(b.Ctx, key).Val() {
 					text += f + v
 				}
 			case "list":
-				text += strings.Join(b.db.Client.LRange(b.ctx, key, 0, -1).Val(), "")
+				text += strings.Join(b.DB.Client.LRange(b.Ctx, key, 0, -1).Val(), "")
 			case "zset":
-				text += strings.Join(b.db.Client.ZRange(b.ctx, key, 0, -1).Val(), "")
+				text += strings.Join(b.DB.Client.ZRange(b.Ctx, key, 0, -1).Val(), "")
 			case "set":
-				text += strings.Join(b.db.Client.SMembers(b.ctx, key).Val(), "")
+				text += strings.Join(b.DB.Client.SMembers(b.Ctx, key).Val(), "")
 			default:
 				t.Fatalf("unknown kind %s of %s", kind, key)
 			}
@@ -115,70 +110,43 @@ func TestNothingOfASecretStandsInRedis(t *testing.T) {
 
 func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(7, spec()).ID
-		_, err := b.Begin(b.ctx, id, 2, "nobody") // a holder that no list knows
+		id := b.Submit(7, queuetest.Spec()).ID
+		_, err := b.Ledger.Begin(b.Ctx, id, 2, "nobody") // a holder that no list knows
 		require.NoError(t, err)
-		_, err = b.Beat(b.ctx, "w1")
+		_, err = b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
-		b.begin(id, 3) // by w1, which is alive
-		b.end(id, 6, batch.Succeeded)
+		b.Begin(id, 3) // by w1, which is alive
+		b.End(id, 6, batch.Succeeded)
 		for i := range 7 {
-			b.dropTask(id, i)
+			b.DropTask(id, i)
 		}
-		require.Equal(t, batch.Swept{Open: 1}, b.sweep())
-		require.Equal(t, batch.Swept{Open: 1}, b.sweep(), "it is given its time")
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep(), "it is given its time")
 		long := time.Now().Add(-time.Minute)
 		age := func() {
-			s := b.stalls.now[id]
-			s.since = long
-			b.stalls.now[id] = s
+			s := b.Sweeper.Stuck.Now[id]
+			s.Since = long
+			b.Sweeper.Stuck.Now[id] = s
 		}
 		age()
 		entry := readLedger(b, id, 2)
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).ledger, "2", entry).Err())
-		b.holders.asked = time.Time{}
-		require.Equal(t, batch.Swept{Open: 1, Lost: 4}, b.sweep())
-		require.Contains(t, b.holders.missing, "nobody")
-		b.holders.missing["nobody"], b.holders.asked = long, time.Time{}
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, "2", entry).Err())
+		b.Sweeper.Holders.Asked = time.Time{}
+		require.Equal(t, batch.Swept{Open: 1, Lost: 4}, b.Sweep())
+		require.Contains(t, b.Sweeper.Holders.Missing, "nobody")
+		b.Sweeper.Holders.Missing["nobody"], b.Sweeper.Holders.Asked = long, time.Time{}
 		age()
-		require.Equal(t, batch.Swept{Open: 1, Lost: 1}, b.sweep(), "tasks that are there are left alone")
-		require.Len(t, b.pending(batch.Interactive), 5)
+		require.Equal(t, batch.Swept{Open: 1, Lost: 1}, b.Sweep(), "tasks that are there are left alone")
+		require.Len(t, b.Pending(batch.Interactive), 5)
 	})
 }
 
 // readLedger returns an entry of the ledger as if it were a minute old.
 func readLedger(b *bundle, id string, index int) string {
-	b.t.Helper()
-	packed, err := b.db.Client.HGet(b.ctx, keysOf(id).ledger, strconv.Itoa(index)).Result()
-	require.NoError(b.t, err)
+	b.T.Helper()
+	packed, err := b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Ledger, strconv.Itoa(index)).Result()
+	require.NoError(b.T, err)
 	parts := strings.Split(packed, "|")
 	parts[3] = strconv.FormatInt(time.Now().Add(-time.Minute).UnixMilli(), 10)
 	return strings.Join(parts, "|")
-}
-
-func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		var ids []string
-		for range 3 {
-			ids = append(ids, b.submit(2, spec()).ID)
-		}
-		_, err := b.Beat(b.ctx, "w1")
-		require.NoError(t, err)
-		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 6}}})
-		for len(taker.lines[0].out) < 6 { // and whoever took them never heard of it
-			taker.lines[0].markAll()
-			taker.lines[0].turn(true)
-		}
-		require.Empty(t, b.pending(batch.Interactive))
-		b.sweep()
-		for _, id := range ids {
-			was := b.stalls.now[id]
-			was.since = time.Now().Add(-time.Minute)
-			b.stalls.now[id] = was
-		}
-		paused := b.pauses()
-		require.Equal(t, batch.Swept{Open: 3, Lost: 6}, b.sweep())
-		require.EqualValues(t, 1, paused.Load(), "one pause for all")
-		require.Len(t, b.pending(batch.Interactive), 6)
-	})
 }

@@ -1,14 +1,10 @@
-package queue
+package queue_test
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -17,58 +13,11 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
-	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/upload"
 )
-
-// sent tells which commands were sent together, and fails those that hold a text
-// although they were done.
-type sent struct {
-	mu   sync.Mutex
-	all  []string
-	fail string
-}
-
-func (e *sent) note(err error, cmds ...redis.Cmder) error {
-	var text strings.Builder
-	for _, cmd := range cmds {
-		line := fmt.Sprintln(cmd.Args()...)
-		text.WriteString(line)
-		if e.fail != "" && strings.Contains(line, e.fail) {
-			err = errors.New("ERR refused")
-			cmd.SetErr(err)
-		}
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.all = append(e.all, text.String())
-	return err
-}
-
-// with returns the exchanges that hold a text.
-func (e *sent) with(text string) (found []string) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	for _, x := range e.all {
-		if strings.Contains(x, text) {
-			found = append(found, x)
-		}
-	}
-	return found
-}
-
-func (e *sent) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (e *sent) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		return e.note(next(ctx, cmd), cmd)
-	}
-}
-
-func (e *sent) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		return e.note(next(ctx, cmds), cmds...)
-	}
-}
 
 // holding holds commands back that hold a text, until it is released.
 type holding struct {
@@ -91,51 +40,40 @@ func (h *holding) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	}
 }
 
-// upload returns an upload with n actions that are not staged yet.
-func (b *bundle) upload(n int) *upload {
-	b.t.Helper()
-	u, err := b.Open(b.ctx, "me", "")
-	require.NoError(b.t, err)
-	for i := range n {
-		require.NoError(b.t, u.Add(b.ctx, action(i)))
-	}
-	return u.(*upload)
-}
-
 func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		commit := func(key string) string {
 			t.Helper()
-			u, err := b.Open(b.ctx, "me", key)
+			u, err := b.Open(b.Ctx, "me", key)
 			require.NoError(t, err)
 			for i := range 3 {
-				require.NoError(t, u.Add(b.ctx, action(i)))
+				require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
 			}
-			made, _, err := u.Commit(b.ctx, spec())
+			made, _, err := u.Commit(b.Ctx, queuetest.Spec())
 			require.NoError(t, err)
 			return made.ID
 		}
 		commit("before")                                            // the steps are known there
 		for key, exchanges := range map[string]int{"": 1, "k": 2} { // the key is claimed before anything is read
-			seen := &sent{}
-			b.db.Client.AddHook(seen)
+			seen := &queuetest.Sent{}
+			b.DB.Client.AddHook(seen)
 			id := commit(key)
-			ours := slices.DeleteFunc(seen.with(id), func(x string) bool { // that it is enqueued is noted at some time
-				return strings.Contains(x, b.steps.progress.Hash())
+			ours := slices.DeleteFunc(seen.With(id), func(x string) bool { // that it is enqueued is noted at some time
+				return strings.Contains(x, fanout.Steps.Progress.Hash())
 			})
-			require.Len(t, b.results(id, 10), 3)
+			require.Len(t, b.AllResults(id, 10), 3)
 			if key != "" {
-				points, err := b.db.Client.Get(b.ctx, idempotencyKey("me", key)).Result()
+				points, err := b.DB.Client.Get(b.Ctx, keys.IdempotencyKey("me", key)).Result()
 				require.NoError(t, err)
 				require.Equal(t, id, points)
-				require.Greater(t, must(b.db.Client.PTTL(b.ctx, idempotencyKey("me", key)).Result()), claimTTL, "as long as the batch is kept")
+				require.Greater(t, queuetest.Must(b.DB.Client.PTTL(b.Ctx, keys.IdempotencyKey("me", key)).Result()), upload.ClaimTTL, "as long as the batch is kept")
 			}
-			commits := seen.with(b.steps.commit.Hash())
+			commits := seen.With(upload.Steps.Commit.Hash())
 			require.Len(t, commits, 1)
-			if b.shards > 1 {
+			if b.Tasks.Shards > 1 {
 				continue // servers of a cluster keep no order among them
 			}
-			stage, commit := strings.Index(commits[0], b.steps.stage.Hash()), strings.Index(commits[0], b.steps.commit.Hash())
+			stage, commit := strings.Index(commits[0], upload.Steps.Stage.Hash()), strings.Index(commits[0], upload.Steps.Commit.Hash())
 			require.GreaterOrEqual(t, stage, 0)
 			require.Greater(t, commit, stage)
 			require.Len(t, ours, exchanges)
@@ -147,43 +85,43 @@ func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
 func TestTheKeyOfACommitInDoubtIsFreeOrTheBatchs(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
-	b.submit(1, spec()) // the steps are known there
-	open := func() *upload {
+	b.Submit(1, queuetest.Spec()) // the steps are known there
+	open := func() *upload.Upload {
 		t.Helper()
 		var u batch.Upload
-		b.eventually("the key", func() (ok bool) {
+		b.Eventually("the key", func() (ok bool) {
 			var err error
-			u, err = b.Open(b.ctx, "me", "k")
+			u, err = b.Open(b.Ctx, "me", "k")
 			if err != nil {
 				require.ErrorIs(t, err, batch.ErrKeyBusy)
 			}
 			return err == nil
 		})
-		require.NoError(t, u.Add(b.ctx, action(0)))
-		return u.(*upload)
+		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
+		return u.(*upload.Upload)
 	}
 	replicas := func(n string) {
 		t.Helper()
-		require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", n).Err())
+		require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", n).Err())
 	}
 	u := open()
 	replicas("1") // nothing is written
-	_, _, err := u.Commit(b.ctx, spec())
+	_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 	require.Error(t, err)
 	replicas("0")
-	u.Abort(b.ctx)
-	b.background.Wait()
+	u.Abort(b.Ctx)
+	b.Background.Wait()
 
 	v := open()
-	require.False(t, v.replay)
-	b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
-	_, _, err = v.Commit(b.ctx, spec())
+	require.False(t, v.Replay)
+	b.DB.Client.AddHook(&queuetest.LostReplies{Left: 1, Only: upload.Steps.Commit.Hash()})
+	_, _, err = v.Commit(b.Ctx, queuetest.Spec())
 	require.Error(t, err)
-	v.Abort(b.ctx)
+	v.Abort(b.Ctx)
 	w := open()
-	require.True(t, w.replay)
-	require.Equal(t, v.id, w.id)
-	b.end(v.id, 0, batch.Succeeded)
+	require.True(t, w.Replay)
+	require.Equal(t, v.ID, w.ID)
+	b.End(v.ID, 0, batch.Succeeded)
 }
 
 // What of a commit that was given up arrives late.
@@ -191,16 +129,16 @@ func TestACommitThatWasGivenUpIsRefused(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 10, Per: time.Hour}, Concurrent: 5}
 		for _, key := range []string{"", "k"} {
-			u, err := b.Open(b.ctx, "me", key)
+			u, err := b.Open(b.Ctx, "me", key)
 			require.NoError(t, err)
-			require.NoError(t, u.Add(b.ctx, action(0)))
-			_, _, err = u.Admit(b.ctx, 1, limit, false)
+			require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
+			_, _, err = u.Admit(b.Ctx, 1, limit, false)
 			require.NoError(t, err)
-			late := *u.(*upload)
-			u.(*upload).doubtful = true
-			u.Abort(b.ctx)
-			b.background.Wait()
-			_, _, err = late.Commit(b.ctx, spec())
+			late := *u.(*upload.Upload)
+			u.(*upload.Upload).Doubtful = true
+			u.Abort(b.Ctx)
+			b.Background.Wait()
+			_, _, err = late.Commit(b.Ctx, queuetest.Spec())
 			require.ErrorIs(t, err, batch.ErrUploadLost, "%q", key)
 		}
 	})
@@ -209,37 +147,37 @@ func TestACommitThatWasGivenUpIsRefused(t *testing.T) {
 func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 1000, Per: time.Hour}}
-		for what, lose := range map[string]func(u *upload) error{
-			"marker": func(u *upload) error { return b.db.Client.Del(b.ctx, u.keys.upload).Err() },
-			"key":    func(u *upload) error { return b.db.Client.Set(b.ctx, u.claim, "another", time.Hour).Err() },
+		for what, lose := range map[string]func(u *upload.Upload) error{
+			"marker": func(u *upload.Upload) error { return b.DB.Client.Del(b.Ctx, u.Keys.Upload).Err() },
+			"key":    func(u *upload.Upload) error { return b.DB.Client.Set(b.Ctx, u.Claim, "another", time.Hour).Err() },
 		} {
-			for _, n := range []int{1, 2 * chunkActions} {
-				o, err := b.Open(b.ctx, "me", fmt.Sprint(what, n))
+			for _, n := range []int{1, 2 * upload.ChunkActions} {
+				o, err := b.Open(b.Ctx, "me", fmt.Sprint(what, n))
 				require.NoError(t, err)
-				u := o.(*upload)
+				u := o.(*upload.Upload)
 				for i := range n {
-					a := action(i)
+					a := queuetest.Action(i)
 					if n > 1 && i < 2 {
 						a.Group = "g"
 					}
-					require.NoError(t, u.Add(b.ctx, a))
+					require.NoError(t, u.Add(b.Ctx, a))
 				}
-				_, before, err := u.Admit(b.ctx, n, limit, false)
+				_, before, err := u.Admit(b.Ctx, n, limit, false)
 				require.NoError(t, err)
 				require.NoError(t, lose(u))
-				_, _, err = u.Commit(b.ctx, spec())
+				_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 				require.ErrorIs(t, err, batch.ErrUploadLost)
-				u.Abort(b.ctx)
-				b.background.Wait()
-				for key := range b.allKeys() {
-					require.NotContains(t, key, u.id, what)
+				u.Abort(b.Ctx)
+				b.Background.Wait()
+				for key := range b.AllKeys() {
+					require.NotContains(t, key, u.ID, what)
 				}
-				v := b.upload(1)
-				_, after, err := v.Admit(b.ctx, 1, limit, false)
+				v := b.Upload(1)
+				_, after, err := v.Admit(b.Ctx, 1, limit, false)
 				require.NoError(t, err)
 				require.Equal(t, before.Remaining+n-1, after.Remaining, "%s: what was admitted is given back", what)
-				v.Abort(b.ctx)
-				b.background.Wait()
+				v.Abort(b.Ctx)
+				b.Background.Wait()
 			}
 		}
 	})
@@ -249,215 +187,33 @@ func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 func TestABatchThatLacksAnEntryHasItOnceItIsRepeated(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		submit := func() (*batch.Batch, bool) {
-			u, err := b.Open(b.ctx, "me", "k")
+			u, err := b.Open(b.Ctx, "me", "k")
 			require.NoError(t, err)
-			require.NoError(t, u.Add(b.ctx, action(0)))
-			made, replayed, err := u.Commit(b.ctx, spec())
+			require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
+			made, replayed, err := u.Commit(b.Ctx, queuetest.Spec())
 			require.NoError(t, err)
 			return made, replayed
 		}
 		first, _ := submit()
-		b.background.Wait()
-		for _, index := range []string{openKey, ownerKey("me")} {
-			require.NoError(t, b.db.Client.ZRem(b.ctx, index, first.ID).Err())
+		b.Background.Wait()
+		for _, index := range []string{keys.OpenKey, keys.OwnerKey("me")} {
+			require.NoError(t, b.DB.Client.ZRem(b.Ctx, index, first.ID).Err())
 		}
 		again, replayed := submit()
 		require.True(t, replayed)
 		require.Equal(t, first.ID, again.ID)
-		for _, index := range []string{openKey, ownerKey("me")} {
-			require.NoError(t, b.db.Client.ZScore(b.ctx, index, first.ID).Err(), index)
+		for _, index := range []string{keys.OpenKey, keys.OwnerKey("me")} {
+			require.NoError(t, b.DB.Client.ZScore(b.Ctx, index, first.ID).Err(), index)
 		}
 	})
-}
-
-// words returns what says how often workers elsewhere were told of tasks since it was
-// called last.
-func (b *bundle) words() (told func() int) {
-	b.t.Helper()
-	words := b.db.Client.Subscribe(b.ctx, workChannel)
-	b.t.Cleanup(func() { _ = words.Close() })
-	_, err := words.Receive(b.ctx) // that it is subscribed
-	require.NoError(b.t, err)
-	return func() (n int) {
-		b.t.Helper()
-		mark := rand.Text()
-		require.NoError(b.t, b.db.Client.Publish(b.ctx, workChannel, mark).Err())
-		for {
-			m, err := words.ReceiveMessage(b.ctx)
-			require.NoError(b.t, err)
-			switch {
-			case m.Payload == mark:
-				return n
-			case strings.HasPrefix(m.Payload, b.db.Name):
-				n++
-			}
-		}
-	}
-}
-
-// The turn that goes along may be that of another lane alone.
-func TestWhatNoTurnTakesIsToldToWorkersElsewhere(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		if b.shards > 1 {
-			return // no batch is taken along there
-		}
-		taker := newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 1}}})
-		defer b.addTaker(taker)()
-		l := taker.lines[0]
-		told := b.words()
-		for range 60 {
-			for _, q := range l.lanes {
-				q.filled = true
-			}
-			b.submit(1, spec())
-			if n := told(); len(b.pending(batch.Interactive)) > 0 {
-				require.Positive(t, n)
-			}
-			for range len(l.out) {
-				l.count((<-l.out).lane, -1)
-				l.seated--
-			}
-		}
-	})
-}
-
-// As with a server that was started again and knows only some of the steps.
-func TestTasksThatAreEnqueuedAfterTheirTurnAreToldToWorkersElsewhere(t *testing.T) {
-	t.Parallel()
-	server := redistest.Start(t)
-	b := open(t, server.URL())
-	defer b.addTaker(newTaker(b.Store, ServerConfig{Lines: []Line{{Target: "crm", Places: 4}}}))()
-	b.submit(1, spec())
-	told := b.words()
-	require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err())
-	for _, step := range []*rdb.Step{b.steps.stage, b.steps.commit, pollStep} {
-		require.NoError(t, step.Load(b.ctx, b.db.Client).Err())
-	}
-	b.submit(1, spec())
-	require.Len(t, b.pending(batch.Interactive), 1)
-	require.Equal(t, 1, told())
-
-	b.db.Client.AddHook(&lostReplies{left: 1, only: pollStep.Hash()})
-	b.submit(1, spec())
-	require.Equal(t, 1, told(), "whether the turn told them is not known")
-}
-
-func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		const places = 8
-		var got seen
-		release := make(chan struct{})
-		defer close(release)
-		hold := make(chan struct{})
-		b.serve(Line{Places: places}, func(index int, _ *Place) error {
-			got.add(index)
-			select {
-			case <-hold:
-			case <-release:
-			}
-			return nil
-		})
-		await := func(n int) {
-			t.Helper()
-			b.eventually("the tasks", func() bool { return len(got.sorted()) == n })
-		}
-		end := func(n int) {
-			for range n {
-				hold <- struct{}{}
-			}
-		}
-		b.submit(3, spec()) // the steps are known there
-		await(3)
-		end(3)
-		exchanges := &sent{}
-		b.db.Client.AddHook(exchanges)
-		// took reports whether a batch that is submitted is taken along with its commit.
-		took := func(n int) (along bool) {
-			t.Helper()
-			b.eventually("the end of turns", func() bool {
-				q := b.laneOf(b.queuesOf(crm(batch.Interactive))[0])
-				free := q.line.untold() == 0 && q.turning.TryLock()
-				if free {
-					q.turning.Unlock()
-				}
-				return free
-			})
-			_ = b.submit(n, spec())
-			commits := exchanges.with(b.steps.commit.Hash())
-			return strings.Contains(commits[len(commits)-1], pollStep.Hash())
-		}
-		told := b.words()
-		one := b.shards == 1 // servers of a cluster keep no order among them
-		require.Equal(t, one, took(3))
-		if one {
-			require.Zero(t, told(), "there are none for others")
-		}
-		await(6)
-		require.Equal(t, one, took(places-3+2))
-		if one {
-			require.Equal(t, 1, told())
-		}
-		await(3 + places)
-		require.False(t, took(1), "no place is free")
-		if one {
-			require.Equal(t, 1, told())
-		}
-		end(places)
-		await(3 + places + 3)
-		require.Len(t, got.sorted(), 3+places+3, "the rest is taken as places come free")
-		end(3)
-
-		u := b.upload(1)
-		require.NoError(t, u.Add(b.ctx, &batch.Action{Method: "POST", Path: "/", Body: bytes.Repeat([]byte("x"), alongBytes)}))
-		_, _, err := u.Commit(b.ctx, spec())
-		require.NoError(t, err)
-		commits := exchanges.with(b.steps.commit.Hash())
-		require.NotContains(t, commits[len(commits)-1], pollStep.Hash(), "it would hold up the turn")
-		await(3 + places + 3 + 2)
-	})
-}
-
-func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
-	t.Parallel()
-	b := open(t, rdb.Embedded)
-	lines := map[string]Line{
-		"free":  {Places: 2},
-		"rated": {Places: 2, Rate: batch.Rate{N: 1, Per: time.Second}},
-		"held":  {Places: 2, Held: func() (time.Duration, <-chan struct{}) { return time.Hour, nil }},
-	}
-	var cfg ServerConfig
-	for target, l := range lines {
-		l.Target = target
-		cfg.Lines = append(cfg.Lines, l)
-	}
-	defer b.addTaker(newTaker(b.Store, cfg))()
-	unhurried, cancel := b.db.WithTimeout(b.ctx)
-	defer cancel()
-	along := func(ctx context.Context, target string) *along {
-		return b.turnAlong(ctx, b.queuesOf(route{target, batch.Interactive})[0])
-	}
-	require.Nil(t, along(unhurried, "rated"))
-	require.Nil(t, along(unhurried, "held"))
-	require.Nil(t, along(unhurried, "unknown"))
-	hasty, cancelHasty := context.WithTimeout(unhurried, rdb.DefaultTimeout/4)
-	defer cancelHasty()
-	require.Nil(t, along(hasty, "free"), "its answer may not be waited for")
-	turn := along(unhurried, "free")
-	require.NotNil(t, turn)
-	require.Nil(t, along(unhurried, "free"), "one is under way")
-	pipe := b.db.Client.Pipeline()
-	turn.add(unhurried, pipe)
-	b.db.Send(unhurried, pipe)
-	require.Zero(t, turn.took(unhurried))
-	require.NotNil(t, along(unhurried, "free"))
 }
 
 func TestABatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
-	b := open(t, clusters.take(t)) // one server makes them in the step that commits
-	b.submit(3, spec())
-	b.db.Client.AddHook(&sent{fail: "zadd " + openKey})
-	_, _, err := b.upload(3).Commit(b.ctx, spec())
+	b := open(t, queuetest.Clusters.Take(t)) // one server makes them in the step that commits
+	b.Submit(3, queuetest.Spec())
+	b.DB.Client.AddHook(&queuetest.Sent{Fail: "zadd " + keys.OpenKey})
+	_, _, err := b.Upload(3).Commit(b.Ctx, queuetest.Spec())
 	require.ErrorContains(t, err, "refused")
 }
 
@@ -465,110 +221,110 @@ func TestABatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
 // them is read by Redis only after the batch was committed.
 func TestWhatIsStagedLateChangesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u := b.upload(3)
-		args := u.stageArgs()
-		_, _, err := u.Commit(b.ctx, spec())
+		u := b.Upload(3)
+		args := u.StageArgs()
+		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
-		before := must(b.db.Client.PTTL(b.ctx, u.keys.actions).Result())
-		require.Greater(t, before, stagedTTL)
+		before := queuetest.Must(b.DB.Client.PTTL(b.Ctx, u.Keys.Actions).Result())
+		require.Greater(t, before, upload.StagedTTL)
 		args = append(args, 7, "more")
-		answer, err := b.db.Run(b.ctx, b.steps.stage, u.stageKeys(), args...)
+		answer, err := b.DB.Run(b.Ctx, upload.Steps.Stage, u.StageKeys(), args...)
 		require.NoError(t, err)
 		require.Equal(t, "3", answer[0])
-		require.Greater(t, must(b.db.Client.PTTL(b.ctx, u.keys.actions).Result()), stagedTTL)
-		require.Equal(t, batch.Counts{Total: 3, Pending: 3}, b.get(u.id).Counts)
+		require.Greater(t, queuetest.Must(b.DB.Client.PTTL(b.Ctx, u.Keys.Actions).Result()), upload.StagedTTL)
+		require.Equal(t, batch.Counts{Total: 3, Pending: 3}, b.Read(u.ID).Counts)
 	})
 }
 
 func TestWhatWasAdmittedIsGivenBackWhenTheCommitIsRefused(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
-	b.submit(1, spec())
-	u := b.upload(5)
+	b.Submit(1, queuetest.Spec())
+	u := b.Upload(5)
 	limit := batch.Limit{Concurrent: 5}
-	_, _, err := u.Admit(b.ctx, 5, limit, false)
+	_, _, err := u.Admit(b.Ctx, 5, limit, false)
 	require.NoError(t, err)
-	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "1").Err()) // NOREPLICAS
-	_, _, err = u.Commit(b.ctx, spec())
+	require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", "1").Err()) // NOREPLICAS
+	_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 	require.Error(t, err)
-	require.NoError(t, b.db.Client.ConfigSet(b.ctx, "min-replicas-to-write", "0").Err())
-	u.Abort(b.ctx)
-	b.eventually("the places", func() bool {
-		_, _, err := b.upload(5).Admit(b.ctx, 5, limit, false)
+	require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", "0").Err())
+	u.Abort(b.Ctx)
+	b.Eventually("the places", func() bool {
+		_, _, err := b.Upload(5).Admit(b.Ctx, 5, limit, false)
 		return err == nil
 	})
 }
 
 func TestABatchWhoseCommitWasNotAnsweredIsNotDropped(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		if b.shards > 1 {
+		if b.Tasks.Shards > 1 {
 			return // it is committed in steps, after which only time removes anything
 		}
-		b.submit(1, spec())
-		b.db.Client.AddHook(&lostReplies{left: 1, only: b.steps.commit.Hash()})
-		u := b.upload(3)
-		_, _, err := u.Commit(b.ctx, spec())
+		b.Submit(1, queuetest.Spec())
+		b.DB.Client.AddHook(&queuetest.LostReplies{Left: 1, Only: upload.Steps.Commit.Hash()})
+		u := b.Upload(3)
+		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.Error(t, err)
-		u.Abort(b.ctx)
-		b.background.Wait()
-		require.Len(t, b.results(u.id, 10), 3)
+		u.Abort(b.Ctx)
+		b.Background.Wait()
+		require.Len(t, b.AllResults(u.ID, 10), 3)
 	})
 }
 
 func TestAnUploadReadsOnWhileItStages(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.submit(chunkActions+1, spec()) // the steps are known there
-		u := b.upload(chunkActions - 1)
-		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
-		b.db.Client.AddHook(held)
-		for i := range chunkActions { // the first fills the chunk
-			require.NoError(t, u.Add(b.ctx, action(chunkActions-1+i)))
+		b.Submit(upload.ChunkActions+1, queuetest.Spec()) // the steps are known there
+		u := b.Upload(upload.ChunkActions - 1)
+		held := &holding{only: upload.Steps.Stage.Hash(), release: make(chan struct{})}
+		b.DB.Client.AddHook(held)
+		for i := range upload.ChunkActions { // the first fills the chunk
+			require.NoError(t, u.Add(b.Ctx, queuetest.Action(upload.ChunkActions-1+i)))
 		}
 		close(held.release)
-		_, _, err := u.Commit(b.ctx, spec())
+		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
-		require.Len(t, b.results(u.id, 1000), 2*chunkActions-1)
+		require.Len(t, b.AllResults(u.ID, 1000), 2*upload.ChunkActions-1)
 	})
 }
 
 // The client of a commit may hang up.
 func TestWhatIsStagedWithACommitDoesNotDependOnTheClient(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.submit(chunkActions+1, spec()) // the steps are known there
-		u := b.upload(chunkActions - 1)
-		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
-		b.db.Client.AddHook(held)
-		client, hangUp := context.WithCancel(b.ctx)
-		require.NoError(t, u.Add(client, action(chunkActions-1)))
+		b.Submit(upload.ChunkActions+1, queuetest.Spec()) // the steps are known there
+		u := b.Upload(upload.ChunkActions - 1)
+		held := &holding{only: upload.Steps.Stage.Hash(), release: make(chan struct{})}
+		b.DB.Client.AddHook(held)
+		client, hangUp := context.WithCancel(b.Ctx)
+		require.NoError(t, u.Add(client, queuetest.Action(upload.ChunkActions-1)))
 		hangUp()
 		close(held.release)
-		_, _, err := u.Commit(b.ctx, spec())
+		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
 	})
 }
 
 func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.submit(chunkActions+1, spec()) // the steps are known there
-		refused := &sent{fail: b.steps.stage.Hash()}
-		b.db.Client.AddHook(refused)
-		for _, more := range []int{0, 1, chunkActions} { // found by the commit, alone and with what is left, and by the next chunk
-			u := b.upload(chunkActions)
+		b.Submit(upload.ChunkActions+1, queuetest.Spec()) // the steps are known there
+		refused := &queuetest.Sent{Fail: upload.Steps.Stage.Hash()}
+		b.DB.Client.AddHook(refused)
+		for _, more := range []int{0, 1, upload.ChunkActions} { // found by the commit, alone and with what is left, and by the next chunk
+			u := b.Upload(upload.ChunkActions)
 			var err error
 			for i := range more {
-				if err = u.Add(b.ctx, action(chunkActions+i)); err != nil {
+				if err = u.Add(b.Ctx, queuetest.Action(upload.ChunkActions+i)); err != nil {
 					break
 				}
 			}
-			if more < chunkActions {
+			if more < upload.ChunkActions {
 				require.NoError(t, err)
-				_, _, err = u.Commit(b.ctx, spec())
+				_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 			}
 			require.ErrorContains(t, err, "refused")
-			u.Abort(b.ctx)
-			b.background.Wait()
-			for key := range b.allKeys() {
-				require.NotContains(t, key, u.id)
+			u.Abort(b.Ctx)
+			b.Background.Wait()
+			for key := range b.AllKeys() {
+				require.NotContains(t, key, u.ID)
 			}
 		}
 	})
@@ -576,24 +332,24 @@ func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
 
 func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.submit(chunkActions+1, spec()) // the steps are known there
-		held := &holding{only: b.steps.stage.Hash(), release: make(chan struct{})}
-		b.db.Client.AddHook(held)
-		seen := &sent{}
-		b.db.Client.AddHook(seen)
-		u := b.upload(chunkActions)
+		b.Submit(upload.ChunkActions+1, queuetest.Spec()) // the steps are known there
+		held := &holding{only: upload.Steps.Stage.Hash(), release: make(chan struct{})}
+		b.DB.Client.AddHook(held)
+		seen := &queuetest.Sent{}
+		b.DB.Client.AddHook(seen)
+		u := b.Upload(upload.ChunkActions)
 		dropped := make(chan struct{})
 		go func() {
-			u.Abort(b.ctx)
+			u.Abort(b.Ctx)
 			close(dropped)
 		}()
 		time.Sleep(20 * time.Millisecond) // time enough to drop too early
-		require.Empty(t, seen.with("unlink"))
+		require.Empty(t, seen.With("unlink"))
 		close(held.release)
 		<-dropped
-		b.background.Wait()
-		for key := range b.allKeys() {
-			require.NotContains(t, key, u.id)
+		b.Background.Wait()
+		for key := range b.AllKeys() {
+			require.NotContains(t, key, u.ID)
 		}
 	})
 }
@@ -602,7 +358,8 @@ func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 // not have the scripts any more.
 type scriptsForgotten struct{ look func() }
 
-func (scriptsForgotten) DialHook(next redis.DialHook) redis.DialHook          { return next }
+func (scriptsForgotten) DialHook(next redis.DialHook) redis.DialHook { return next }
+
 func (scriptsForgotten) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
 func (h scriptsForgotten) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
@@ -622,27 +379,27 @@ func (h scriptsForgotten) ProcessPipelineHook(next redis.ProcessPipelineHook) re
 // that came to nothing, and could remove the entry after the batch began to exist.
 func TestABatchIsListedOnlyOnceItsActionsAreStaged(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u := b.upload(3)
+		u := b.Upload(3)
 		looked := 0
-		b.db.Client.AddHook(scriptsForgotten{func() {
+		b.DB.Client.AddHook(scriptsForgotten{func() {
 			looked++
-			staged, err := b.staged(b.ctx, []string{u.id})
+			staged, err := b.Batches.Open.Staged(b.Ctx, []string{u.ID})
 			require.NoError(t, err)
-			for _, list := range []string{openKey, throttledKey} {
-				if err := b.db.Client.ZScore(b.ctx, list, u.id).Err(); !staged[u.id] {
+			for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
+				if err := b.DB.Client.ZScore(b.Ctx, list, u.ID).Err(); !staged[u.ID] {
 					require.ErrorIs(t, err, redis.Nil, list)
 				}
 			}
 		}})
-		require.NoError(t, b.db.Client.ScriptFlush(b.ctx).Err()) // of one node in a cluster, which stages without a pipeline
+		require.NoError(t, b.DB.Client.ScriptFlush(b.Ctx).Err()) // of one node in a cluster, which stages without a pipeline
 		spec := &batch.Spec{Target: "crm", ExpiresIn: time.Hour, Retention: time.Hour, Throttle: &batch.Limit{Concurrent: 1}}
-		committed, _, err := u.Commit(b.ctx, spec)
+		committed, _, err := u.Commit(b.Ctx, spec)
 		require.NoError(t, err)
-		if b.shards == 1 {
+		if b.Tasks.Shards == 1 {
 			require.Positive(t, looked, "a step was refused")
 		}
-		for _, list := range []string{openKey, throttledKey, ownerKey("me")} {
-			require.NoError(t, b.db.Client.ZScore(b.ctx, list, committed.ID).Err(), list)
+		for _, list := range []string{keys.OpenKey, keys.ThrottledKey, keys.OwnerKey("me")} {
+			require.NoError(t, b.DB.Client.ZScore(b.Ctx, list, committed.ID).Err(), list)
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"context"
@@ -12,7 +12,11 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // interlude does something once, before or after the first command that holds a text.
@@ -26,8 +30,8 @@ type interlude struct {
 // interrupt has something done once, before the first command of the store that holds
 // a text is sent, or after it was answered.
 func (b *bundle) interrupt(text string, after bool, do func()) {
-	b.t.Helper()
-	b.db.Client.AddHook(&interlude{text: text, after: after, do: do})
+	b.T.Helper()
+	b.DB.Client.AddHook(&interlude{text: text, after: after, do: do})
 }
 
 func (i *interlude) around(next func() error, cmds ...redis.Cmder) error {
@@ -64,32 +68,32 @@ func (i *interlude) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 
 // hooked submits a batch with a webhook and ends it with a failure.
 func (b *bundle) hooked(n int) string {
-	b.t.Helper()
-	s := spec()
+	b.T.Helper()
+	s := queuetest.Spec()
 	s.WebhookURL = "https://example.com/hook"
-	id := b.submit(n, s).ID
+	id := b.Submit(n, s).ID
 	for i := range n {
-		b.end(id, i, batch.Failed)
+		b.End(id, i, batch.Failed)
 	}
 	return id
 }
 
 // again retries a batch, and ends all of it.
 func (b *bundle) again(id string) {
-	b.t.Helper()
-	got, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
-	require.NoError(b.t, err)
+	b.T.Helper()
+	got, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+	require.NoError(b.T, err)
 	for i := range got.Counts.Total {
-		b.end(id, i, batch.Succeeded)
+		b.End(id, i, batch.Succeeded)
 	}
 }
 
 // webhooks returns the ids of the tasks of webhooks that are pending.
 func (b *bundle) webhooks() (ids []string) {
-	b.t.Helper()
-	tasks, err := b.inspector().ListPendingTasks(WebhookQueue)
+	b.T.Helper()
+	tasks, err := b.Inspector().ListPendingTasks(tasks.WebhookQueue)
 	if err != nil {
-		require.ErrorIs(b.t, err, asynq.ErrQueueNotFound)
+		require.ErrorIs(b.T, err, asynq.ErrQueueNotFound)
 	}
 	for _, task := range tasks {
 		ids = append(ids, task.ID)
@@ -98,47 +102,47 @@ func (b *bundle) webhooks() (ids []string) {
 }
 
 func (b *bundle) outbox(id string) string {
-	return b.db.Client.HGet(b.ctx, keysOf(id).meta, "outbox").Val()
+	return b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "outbox").Val()
 }
 
 func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.hooked(2)
-		require.Equal(t, []string{webhookTaskID(id, 1)}, b.webhooks())
-		first, err := b.Webhook(b.ctx, id, 1)
+		require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.webhooks())
+		first, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Failed: 2}, first.Batch.Counts)
 
-		got, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+		got, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
 		require.Empty(t, b.webhooks(), "the one before is withdrawn")
 		for delivery := range 4 { // whatever its task would be called
-			_, err = b.Webhook(b.ctx, id, delivery)
+			_, err = b.Batches.Deliveries.Webhook(b.Ctx, id, delivery)
 			require.ErrorIs(t, err, batch.ErrStale)
-			require.ErrorIs(t, b.Delivered(b.ctx, id, delivery, batch.Delivery{Round: 1}, batch.DeliveryPending, time.Now()), batch.ErrStale)
+			require.ErrorIs(t, b.Batches.Deliveries.Delivered(b.Ctx, id, delivery, batch.Delivery{Round: 1}, batch.DeliveryPending, time.Now()), batch.ErrStale)
 		}
 		for i := range got.Counts.Total {
-			b.end(id, i, batch.Succeeded)
+			b.End(id, i, batch.Succeeded)
 		}
-		require.Equal(t, []string{webhookTaskID(id, 3)}, b.webhooks())
-		second, err := b.Webhook(b.ctx, id, 3)
+		require.Equal(t, []string{batches.WebhookTaskID(id, 3)}, b.webhooks())
+		second, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 3)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Succeeded: 2}, second.Batch.Counts)
 		require.Equal(t, 2, second.Round)
 		require.Equal(t, first.MessageID+"_2", second.MessageID)
 
-		require.NoError(t, b.Delivered(b.ctx, id, 3, batch.Delivery{Round: 2}, batch.DeliveryDelivered, time.Time{}))
-		_, err = b.Webhook(b.ctx, id, 3)
+		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 3, batch.Delivery{Round: 2}, batch.DeliveryDelivered, time.Time{}))
+		_, err = b.Batches.Deliveries.Webhook(b.Ctx, id, 3)
 		require.ErrorIs(t, err, batch.ErrStale, "a second task sends nothing")
-		require.ErrorIs(t, b.Delivered(b.ctx, id, 3, batch.Delivery{Round: 2, Status: 500}, batch.DeliveryPending, time.Now()), batch.ErrStale)
-		log, err := b.Deliveries(b.ctx, "me", id)
+		require.ErrorIs(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 3, batch.Delivery{Round: 2, Status: 500}, batch.DeliveryPending, time.Now()), batch.ErrStale)
+		log, err := b.Deliveries(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, batch.DeliveryDelivered, log.State)
 		require.Equal(t, []batch.PastDelivery{{Round: 1, MessageID: first.MessageID, State: batch.DeliveryWithdrawn}}, log.Earlier)
 
-		require.NoError(t, b.Redeliver(b.ctx, "me", id))
-		require.Contains(t, b.webhooks(), webhookTaskID(id, 4))
-		again, err := b.Webhook(b.ctx, id, 4)
+		require.NoError(t, b.Redeliver(b.Ctx, "me", id))
+		require.Contains(t, b.webhooks(), batches.WebhookTaskID(id, 4))
+		again, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 4)
 		require.NoError(t, err)
 		require.Equal(t, second.MessageID, again.MessageID)
 		require.Equal(t, second.Results, again.Results)
@@ -150,19 +154,19 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		for name, step := range map[string]*rdb.Step{
-			"before the task": b.steps.due, "before the mark is cleared": b.steps.enqueued,
+			"before the task": batches.Steps.Due, "before the mark is cleared": batches.Steps.Enqueued,
 		} {
 			dead := &mute{text: step.Hash()}
-			b.db.Client.AddHook(dead)
+			b.DB.Client.AddHook(dead)
 			dead.armed.Store(true)
 			id := b.hooked(1)
 			dead.armed.Store(false)
 			require.NotEmpty(t, b.outbox(id), "%s: the mark stands", name)
-			require.Equal(t, 1, b.sweep().Notified, name)
+			require.Equal(t, 1, b.Sweep().Notified, name)
 			require.Empty(t, b.outbox(id), name)
-			require.Equal(t, []string{webhookTaskID(id, 1)}, b.webhooks(), name)
-			require.Zero(t, b.sweep().Notified, name)
-			require.NoError(t, b.Delete(b.ctx, "me", id))
+			require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.webhooks(), name)
+			require.Zero(t, b.Sweep().Notified, name)
+			require.NoError(t, b.Delete(b.Ctx, "me", id))
 			require.Empty(t, b.webhooks(), "what is erased has no webhook left")
 		}
 	})
@@ -173,13 +177,13 @@ func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
 func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.hooked(1)
-		require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "outbox", "1").Err())
-		require.NoError(t, b.inspector().DeleteTask(WebhookQueue, webhookTaskID(id, 1)))
-		require.NoError(t, b.Delivered(b.ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "outbox", "1").Err())
+		require.NoError(t, b.Inspector().DeleteTask(tasks.WebhookQueue, batches.WebhookTaskID(id, 1)))
+		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
 		require.Empty(t, b.outbox(id))
-		require.NoError(t, b.tell(b.ctx, id, 1))
+		require.NoError(t, b.Batches.Outbox.Enqueue(b.Ctx, id, 1))
 		require.Empty(t, b.webhooks())
-		log, err := b.Deliveries(b.ctx, "me", id)
+		log, err := b.Deliveries(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, batch.DeliveryDelivered, log.State)
 	})
@@ -188,40 +192,40 @@ func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
 func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		// The batch is retried, and ends again, while its first end is being enqueued.
-		for name, script := range map[string]*rdb.Step{"before": b.steps.due, "after": b.steps.enqueued} {
-			s := spec()
+		for name, script := range map[string]*rdb.Step{"before": batches.Steps.Due, "after": batches.Steps.Enqueued} {
+			s := queuetest.Spec()
 			s.WebhookURL = "https://example.com/hook"
-			id := b.submit(1, s).ID
+			id := b.Submit(1, s).ID
 			b.interrupt(script.Hash(), false, func() {
 				b.again(id)
-				require.NoError(t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "outbox", "3").Err())
+				require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "outbox", "3").Err())
 			})
-			b.end(id, 0, batch.Failed)
+			b.End(id, 0, batch.Failed)
 			require.Equal(t, "3", b.outbox(id), "%s: the mark is not the late one's to clear", name)
-			_, err := b.Webhook(b.ctx, id, 1)
+			_, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
 			require.ErrorIs(t, err, batch.ErrStale)
-			require.NoError(t, b.Delete(b.ctx, "me", id))
+			require.NoError(t, b.Delete(b.Ctx, "me", id))
 		}
 	})
 }
 
 func TestAnEventIsReadWholeOrNotAtAll(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := spec()
+		s := queuetest.Spec()
 		s.WebhookURL = "https://example.com/hook"
-		id := b.submit(3, s).ID
+		id := b.Submit(3, s).ID
 		for i := range 3 {
-			begun, err := b.Begin(b.ctx, id, i, "w1")
+			begun, err := b.Ledger.Begin(b.Ctx, id, i, "w1")
 			require.NoError(t, err)
-			r := result(i, batch.Failed)
-			r.Body = []byte(strings.Repeat("x", firstBytes/2)) // so that they are read one after the other
-			require.NoError(t, b.Finish(b.ctx, id, i, begun.Token, r))
+			r := queuetest.Result(i, batch.Failed)
+			r.Body = []byte(strings.Repeat("x", batches.FirstBytes/2)) // so that they are read one after the other
+			require.NoError(t, b.Ledger.Finish(b.Ctx, id, i, begun.Token, r))
 		}
-		n, err := b.Webhook(b.ctx, id, 1)
+		n, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Len(t, n.Results, 3)
-		b.interrupt(b.steps.look.Hash(), true, func() { b.again(id) })
-		_, err = b.Webhook(b.ctx, id, 1)
+		b.interrupt(batches.Steps.Snapshot.Hash(), true, func() { b.again(id) })
+		_, err = b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
 		require.ErrorIs(t, err, batch.ErrStale, "it is of two rounds")
 	})
 }
@@ -271,7 +275,7 @@ func TestADeliveryThatIsRecordedAgainIsLoggedOnce(t *testing.T) {
 		if state == batch.DeliveryPending {
 			next = at.Add(time.Minute)
 		}
-		return b.Delivered(b.ctx, id, 1, d, state, next)
+		return b.Batches.Deliveries.Delivered(b.Ctx, id, 1, d, state, next)
 	}
 	at := time.Now()
 	for range 3 {
@@ -282,7 +286,7 @@ func TestADeliveryThatIsRecordedAgainIsLoggedOnce(t *testing.T) {
 		require.NoError(t, record(200, batch.DeliveryDelivered, at.Add(2*time.Second)))
 	}
 	require.ErrorIs(t, record(500, batch.DeliveryPending, at.Add(3*time.Second)), batch.ErrStale)
-	log, err := b.Deliveries(b.ctx, "me", id)
+	log, err := b.Deliveries(b.Ctx, "me", id)
 	require.NoError(t, err)
 	require.Len(t, log.Attempts, 4)
 	require.Equal(t, batch.DeliveryDelivered, log.State)

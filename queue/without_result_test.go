@@ -1,4 +1,4 @@
-package queue
+package queue_test
 
 import (
 	"strconv"
@@ -8,6 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
 )
 
 // attempted is what is kept of an attempt that is followed by another.
@@ -21,51 +23,51 @@ func attempted(begun *batch.Begun, status int, failure *batch.Failure) *batch.Re
 
 // putBack begins an action, and releases it after an attempt with that status.
 func (b *bundle) putBack(id string, index, status int) {
-	b.t.Helper()
-	begun := b.begin(id, index)
-	_, err := b.Release(b.ctx, id, index, begun.Token, attempted(begun, status, nil))
-	require.NoError(b.t, err)
+	b.T.Helper()
+	begun := b.Begin(id, index)
+	_, err := b.Ledger.Release(b.Ctx, id, index, begun.Token, attempted(begun, status, nil))
+	require.NoError(b.T, err)
 }
 
 // passDeadline has a batch's deadline, an hour after it was created, be over.
 func (b *bundle) passDeadline(id string) {
-	b.t.Helper()
-	now, err := b.db.Now(b.ctx)
-	require.NoError(b.t, err)
-	require.NoError(b.t, b.db.Client.HSet(b.ctx, keysOf(id).meta, "created", now.Add(-time.Hour).UnixMilli(), "expires", now.UnixMilli()-1).Err())
+	b.T.Helper()
+	now, err := b.DB.Now(b.Ctx)
+	require.NoError(b.T, err)
+	require.NoError(b.T, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "created", now.Add(-time.Hour).UnixMilli(), "expires", now.UnixMilli()-1).Err())
 }
 
 func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		for outcome, end := range map[batch.Outcome]func(id string){
 			batch.Cancelled: func(id string) {
-				_, err := b.Cancel(b.ctx, "me", id)
+				_, err := b.Cancel(b.Ctx, "me", id)
 				require.NoError(t, err)
 			},
 			batch.Expired: func(id string) {
 				b.passDeadline(id)
-				require.NoError(t, b.expire(b.ctx, id))
+				require.NoError(t, b.Batches.Expire(b.Ctx, id))
 			},
 		} {
-			id := b.submit(6, spec()).ID
+			id := b.Submit(6, queuetest.Spec()).ID
 			b.putBack(id, 0, 429)
-			refused := b.begin(id, 1)
-			_, err := b.Release(b.ctx, id, 1, refused.Token, attempted(refused, 0, &batch.Failure{Code: batch.CodeRefused, Message: "refused by 10.0.0.1"}))
+			refused := b.Begin(id, 1)
+			_, err := b.Ledger.Release(b.Ctx, id, 1, refused.Token, attempted(refused, 0, &batch.Failure{Code: batch.CodeRefused, Message: "refused by 10.0.0.1"}))
 			require.NoError(t, err)
-			unsent := b.begin(id, 2)
-			_, err = b.GiveBack(b.ctx, id, 2, unsent.Token)
+			unsent := b.Begin(id, 2)
+			_, err = b.Ledger.GiveBack(b.Ctx, id, 2, unsent.Token)
 			require.NoError(t, err)
 			b.putBack(id, 4, 429)
 			b.putBack(id, 4, 503)
-			flying := b.begin(id, 5)
+			flying := b.Begin(id, 5)
 			end(id)
-			released, err := b.Release(b.ctx, id, 5, flying.Token, attempted(flying, 502, nil))
+			released, err := b.Ledger.Release(b.Ctx, id, 5, flying.Token, attempted(flying, 502, nil))
 			require.NoError(t, err)
 			require.False(t, released)
-			require.True(t, b.get(id).Status.Terminal())
+			require.True(t, b.Read(id).Status.Terminal())
 			requireTTLs(b, id, 5, time.Hour)
 
-			for _, all := range [][]batch.Result{b.results(id, 10), b.results(id, 10, outcome)} {
+			for _, all := range [][]batch.Result{b.AllResults(id, 10), b.AllResults(id, 10, outcome)} {
 				for i, want := range []struct {
 					status, attempts int
 					why              string
@@ -88,9 +90,9 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 				}
 			}
 
-			_, _, err = b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{outcome}})
+			_, _, err = b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{outcome}})
 			require.NoError(t, err)
-			again := b.begin(id, 0)
+			again := b.Begin(id, 0)
 			require.Equal(t, 2, again.Attempt)
 			require.Equal(t, 1, again.Earlier)
 			past := again.Previous.Past()
@@ -98,13 +100,13 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 			require.Equal(t, outcome, past[0].Outcome)
 			require.Equal(t, 429, past[0].Status)
 			require.Equal(t, 1, past[0].Attempts)
-			_, err = b.Release(b.ctx, id, 0, again.Token, attempted(again, 500, nil))
+			_, err = b.Ledger.Release(b.Ctx, id, 0, again.Token, attempted(again, 500, nil))
 			require.NoError(t, err)
-			require.Equal(t, past, b.begin(id, 0).Previous.Past(), "an attempt of this round adds nothing to the history")
-			require.Nil(t, b.begin(id, 3).Previous, "nothing was sent in the round before")
-			_, err = b.Cancel(b.ctx, "me", id)
+			require.Equal(t, past, b.Begin(id, 0).Previous.Past(), "an attempt of this round adds nothing to the history")
+			require.Nil(t, b.Begin(id, 3).Previous, "nothing was sent in the round before")
+			_, err = b.Cancel(b.Ctx, "me", id)
 			require.NoError(t, err)
-			r := b.results(id, 10)[4]
+			r := b.AllResults(id, 10)[4]
 			require.Equal(t, batch.Cancelled, r.Outcome)
 			require.Zero(t, r.Status, "in this round it was not sent")
 			require.Equal(t, 503, r.History[0].Status)
@@ -116,41 +118,41 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 
 func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(2, spec()).ID
+		id := b.Submit(2, queuetest.Spec()).ID
 		b.putBack(id, 0, 429)
-		begun := b.begin(id, 0)
-		failed := result(0, batch.Failed)
+		begun := b.Begin(id, 0)
+		failed := queuetest.Result(0, batch.Failed)
 		failed.Attempts = begun.Attempt
-		require.NoError(t, b.Finish(b.ctx, id, 0, begun.Token, failed))
-		b.end(id, 1, batch.Succeeded)
-		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, failed))
+		b.End(id, 1, batch.Succeeded)
+		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
-		_, err = b.Cancel(b.ctx, "me", id)
+		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		r := b.results(id, 10)[0]
+		r := b.AllResults(id, 10)[0]
 		require.Equal(t, batch.Cancelled, r.Outcome)
 		require.Zero(t, r.Status)
 		require.Equal(t, 2, r.Attempts)
 		require.Len(t, r.History, 1)
 		require.Equal(t, batch.Failed, r.History[0].Outcome)
 		require.Equal(t, 2, r.History[0].Attempts)
-		_, _, err = b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Cancelled}})
+		_, _, err = b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Cancelled}})
 		require.NoError(t, err)
-		previous := b.begin(id, 0).Previous
+		previous := b.Begin(id, 0).Previous
 		require.Equal(t, batch.Failed, previous.Outcome, "it was not sent in the round between")
 	})
 }
 
 func TestWhatIsOverdueSaysWhenItWasSent(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.submit(3, spec()).ID
+		id := b.Submit(3, queuetest.Spec()).ID
 		b.putBack(id, 0, 429)
-		begun := b.begin(id, 0)
-		b.end(id, 1, batch.Succeeded)
-		b.end(id, 2, batch.Failed)
-		require.NoError(t, b.overdue(b.ctx, id))
-		require.Equal(t, batch.Counts{Total: 3, Succeeded: 1, Failed: 1, Unknown: 1}, b.get(id).Counts)
-		for _, all := range [][]batch.Result{b.results(id, 10), b.results(id, 10, batch.Unknown)} {
+		begun := b.Begin(id, 0)
+		b.End(id, 1, batch.Succeeded)
+		b.End(id, 2, batch.Failed)
+		require.NoError(t, b.Batches.EndOverdue(b.Ctx, id))
+		require.Equal(t, batch.Counts{Total: 3, Succeeded: 1, Failed: 1, Unknown: 1}, b.Read(id).Counts)
+		for _, all := range [][]batch.Result{b.AllResults(id, 10), b.AllResults(id, 10, batch.Unknown)} {
 			r := all[0]
 			require.Equal(t, "a-0", r.ID)
 			require.Equal(t, batch.Unknown, r.Outcome)
@@ -158,17 +160,17 @@ func TestWhatIsOverdueSaysWhenItWasSent(t *testing.T) {
 			require.Equal(t, 2, r.Attempts)
 			require.Equal(t, batch.CodeInterrupted, r.Error.Code)
 		}
-		require.ErrorIs(t, b.Finish(b.ctx, id, 0, begun.Token, result(0, batch.Succeeded)), batch.ErrStale)
+		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)), batch.ErrStale)
 
-		_, _, err := b.Retry(b.ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Unknown, batch.Failed}})
+		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Unknown, batch.Failed}})
 		require.NoError(t, err)
-		past := b.begin(id, 0).Previous.Past()
+		past := b.Begin(id, 0).Previous.Past()
 		require.Len(t, past, 1)
 		require.Equal(t, batch.Unknown, past[0].Outcome)
 		require.Equal(t, 2, past[0].Attempts)
-		again := b.begin(id, 2)
-		require.NoError(t, b.overdue(b.ctx, id))
-		r := b.results(id, 10)[2]
+		again := b.Begin(id, 2)
+		require.NoError(t, b.Batches.EndOverdue(b.Ctx, id))
+		r := b.AllResults(id, 10)[2]
 		require.Equal(t, batch.Unknown, r.Outcome, "not what it came to before it was retried")
 		require.Equal(t, again.StartedAt, r.StartedAt)
 		require.Equal(t, batch.Failed, r.History[0].Outcome)

@@ -10,7 +10,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 const (
@@ -61,7 +61,7 @@ func (a *acting) leave(key actionKey) {
 }
 
 // runAction handles the task of one action.
-func (w *Worker) runAction(id string, index int, place *queue.Place) error {
+func (w *Worker) runAction(id string, index int, place *consumer.Slot) error {
 	// A second task for an action that this worker has in flight waits for it to end.
 	key := actionKey{id, index}
 	if !w.acting.enter(key) {
@@ -96,7 +96,7 @@ func (w *Worker) runAction(id string, index int, place *queue.Place) error {
 }
 
 // attempt sends an action that this worker has begun.
-func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun, place *queue.Place) error {
+func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun, place *consumer.Slot) error {
 	crash.At(crash.Begun)
 	target, known := w.targets[begun.Target]
 	var resp *batch.Response
@@ -145,7 +145,7 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 
 // send sends a request, at its send time if the target has a rate. It returns an error if it sent
 // nothing, because there was no send time soon enough, or because the worker ends.
-func (w *Worker) send(ctx context.Context, r *batch.Request, place *queue.Place) (resp *batch.Response, unsent error) {
+func (w *Worker) send(ctx context.Context, r *batch.Request, place *consumer.Slot) (resp *batch.Response, unsent error) {
 	if place.Paced() {
 		r.Ready = func(ctx context.Context) error {
 			unsent = place.Ready(ctx)

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 func TestEveryActionRunsOnceAndResultsKeepTheirPlace(t *testing.T) {
@@ -57,7 +57,7 @@ func TestAttemptsAreRepeatedAsThePolicySays(t *testing.T) {
 	id := b.submit(3, "POST", nil)
 	for i := range 3 {
 		for later := (*laterError)(nil); ; { // each attempt at once, however long its delay
-			if err = w.action(id, i, new(queue.Place)); !errors.As(err, &later) {
+			if err = w.action(id, i, new(consumer.Slot)); !errors.As(err, &later) {
 				break
 			}
 		}
@@ -120,7 +120,7 @@ func TestAnInterruptedActionIsNotSentAgainUnlessThatIsSafe(t *testing.T) {
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
 	post, get := b.submit(1, "POST", nil), b.submit(1, "GET", nil)
 	for _, id := range []string{post, get} { // a worker that is gone began both
-		begun, err := b.store.Begin(t.Context(), id, 0, "dead")
+		begun, err := b.store.Ledger.Begin(t.Context(), id, 0, "dead")
 		require.NoError(t, err)
 		require.Equal(t, batch.Run, begun.Verdict)
 	}
@@ -142,10 +142,10 @@ func TestAnActionThatIsInterruptedAgainAndAgainEnds(t *testing.T) {
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
 	id := b.submit(1, "GET", nil)
 	for range 3 {
-		begun, err := b.store.Begin(t.Context(), id, 0, "dead")
+		begun, err := b.store.Ledger.Begin(t.Context(), id, 0, "dead")
 		require.NoError(t, err)
 		if begun.Attempt < 3 {
-			_, err = b.store.Release(t.Context(), id, 0, begun.Token, new(batch.Result))
+			_, err = b.store.Ledger.Release(t.Context(), id, 0, begun.Token, new(batch.Result))
 			require.NoError(t, err)
 		}
 	}
@@ -231,7 +231,7 @@ func (l *awayLedger) Finish(ctx context.Context, id string, index int, token bat
 func TestAResultIsKeptWhileTheStoreIsAway(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(201) })
-	ledger := &awayLedger{Ledger: b.store}
+	ledger := &awayLedger{Ledger: b.store.Ledger}
 	ledger.calls.Store(5)
 	b.cfg.Ledger = ledger
 	b.run()
@@ -306,11 +306,11 @@ func TestAnAttemptEndsSoonAfterTheDeadline(t *testing.T) {
 		w, err := New(b.cfg)
 		require.NoError(t, err)
 		id := b.submit(1, "POST", func(s *batch.Spec) { s.ExpiresIn = c.expiresIn })
-		begun, err := b.store.Begin(t.Context(), id, 0, "w1")
+		begun, err := b.store.Ledger.Begin(t.Context(), id, 0, "w1")
 		require.NoError(t, err)
 		begun.StartedAt = begun.ExpiresAt.Add(-c.expiresIn) // without the time that this test takes
 		begun.Action.Timeout = c.timeout
-		require.NoError(t, w.attempt(t.Context(), id, 0, begun, &queue.Place{}))
+		require.NoError(t, w.attempt(t.Context(), id, 0, begun, &consumer.Slot{}))
 		require.Equal(t, c.sentBy, sent, name)
 		require.Equal(t, c.timeout, begun.Action.Timeout, name)
 		_, results := b.wait(id)
@@ -343,12 +343,12 @@ func TestATargetThatIsNoLongerConfiguredEndsItsActions(t *testing.T) {
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
 	begun := &batch.Begun{Target: "gone", Attempt: 1}
 	id := b.submit(1, "GET", func(s *batch.Spec) { s.Target = "gone" })
-	got, err := b.store.Begin(t.Context(), id, 0, "w1")
+	got, err := b.store.Ledger.Begin(t.Context(), id, 0, "w1")
 	require.NoError(t, err)
 	begun.Token, begun.Action = got.Token, got.Action
 	w, err := New(b.cfg)
 	require.NoError(t, err)
-	require.NoError(t, w.attempt(t.Context(), id, 0, begun, &queue.Place{}))
+	require.NoError(t, w.attempt(t.Context(), id, 0, begun, &consumer.Slot{}))
 	_, results := b.wait(id)
 	require.Equal(t, batch.CodeInternal, results[0].Error.Code)
 	require.Contains(t, results[0].Error.Message, `"gone"`)

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 // idleWorld has every action begun, answered and ended at once.
@@ -52,7 +52,7 @@ func BenchmarkAction(b *testing.B) {
 	require.NoError(b, err)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := w.runAction("018f0000-0000-7000-8000-000000000000", 17, &queue.Place{}); err != nil {
+		if err := w.runAction("018f0000-0000-7000-8000-000000000000", 17, &consumer.Slot{}); err != nil {
 			b.Fatal(err)
 		}
 	}

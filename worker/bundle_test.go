@@ -17,6 +17,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -51,7 +52,7 @@ func setupOn(t *testing.T, cfg queue.Config, do func(ctx context.Context, r *bat
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
 	b := &bundle{t: t, store: s, do: do, seen: map[string]int{}}
 	b.cfg = Config{
-		Name: "w1", Ledger: s, Dispatcher: b, Sweeper: s, Registry: s, Gate: s, Prober: b, NewServer: s.NewServer, Drain: time.Second, Logger: slog.New(slog.DiscardHandler),
+		Name: "w1", Ledger: s.Ledger, Dispatcher: b, Sweeper: s.Sweeper, Registry: s.Sweeper.Recovery, Gate: s.Gate, Prober: b, NewServer: consumer.New(s).NewServer, Drain: time.Second, Logger: slog.New(slog.DiscardHandler),
 		Targets: []batch.Target{{Name: "crm", BaseURL: "http://127.0.0.1", Concurrency: 8, Retry: batch.Retry{Attempts: 3, Base: time.Millisecond}}},
 	}
 	return b

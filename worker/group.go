@@ -7,7 +7,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 const (
@@ -36,7 +36,7 @@ type saga struct {
 	undos map[int]*batch.Action
 	// place is that of the group's task. Its first request has the send time for which the
 	// task was handed over.
-	place *queue.Place
+	place *consumer.Slot
 	first bool
 	// staged is the result of a member that the next write of the record takes along.
 	staged *batch.Result
@@ -45,7 +45,7 @@ type saga struct {
 }
 
 // runGroup runs a group that is this worker's, from where its record stands.
-func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, place *queue.Place) error {
+func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, place *consumer.Slot) error {
 	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), place: place, first: true, undos: make(map[int]*batch.Action)}
 	s.g.Paused = false
 	s.target, s.known = w.targets[begun.Target]

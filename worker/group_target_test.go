@@ -16,7 +16,7 @@ import (
 
 	"github.com/batchd/batchd/dispatch"
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 // erp is a target with transactions: what is posted in one counts once it is
@@ -182,10 +182,10 @@ func TestAGroupThatADeadWorkerHeldIsTakenOver(t *testing.T) {
 	b := setup(t, nil)
 	e := withERP(t, b)
 	id := b.submitPaths("g:/g1", "g:/g2")
-	begun, err := b.store.Begin(t.Context(), id, 0, "dead")
+	begun, err := b.store.Ledger.Begin(t.Context(), id, 0, "dead")
 	require.NoError(t, err)
 	begun.Group.Seq, begun.Group.Step, begun.Group.Sent, begun.Group.Attempt = 1, batch.GroupBegin, true, 1
-	_, err = b.store.Note(t.Context(), id, begun.Token, begun.Group, nil)
+	_, err = b.store.Ledger.Note(t.Context(), id, begun.Token, begun.Group, nil)
 	require.NoError(t, err)
 	b.run()
 	_, results := b.wait(id)
@@ -206,16 +206,16 @@ func TestAGroupIsRunOnceHoweverManyTasksBringIt(t *testing.T) {
 	second, err := New(b.cfg)
 	require.NoError(t, err)
 	second.cfg.Name = "w2"
-	_, err = b.store.Beat(t.Context(), first.cfg.Name)
+	_, err = b.store.Ledger.Workers.Beat(t.Context(), first.cfg.Name)
 	require.NoError(t, err)
 	done := make(chan error, 1)
-	go func() { done <- first.runAction(id, 0, &queue.Place{}) }()
+	go func() { done <- first.runAction(id, 0, &consumer.Slot{}) }()
 	<-e.began
 	for _, w := range []*Worker{first, second} {
 		var later *laterError
-		require.ErrorAs(t, w.runAction(id, 0, &queue.Place{}), &later)
+		require.ErrorAs(t, w.runAction(id, 0, &consumer.Slot{}), &later)
 		require.Equal(t, heldAgain, later.after)
-		require.NoError(t, w.runAction(id, 1, &queue.Place{}), "the other members have nothing to do")
+		require.NoError(t, w.runAction(id, 1, &consumer.Slot{}), "the other members have nothing to do")
 	}
 	close(e.hang)
 	require.NoError(t, <-done)

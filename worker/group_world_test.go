@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 // fate is what becomes of one request.
@@ -264,7 +264,7 @@ func (w *world) play(worker *Worker) {
 					}
 				}
 			}()
-			_ = own.runGroup(context.Background(), "b", w.take(), &queue.Place{})
+			_ = own.runGroup(context.Background(), "b", w.take(), &consumer.Slot{})
 		}()
 	}
 }

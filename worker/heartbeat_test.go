@@ -86,10 +86,10 @@ func TestWhatADeadWorkerHeldIsResolvedSoon(t *testing.T) {
 	post, get := b.submit(1, "POST", nil), b.submit(1, "GET", nil)
 	<-started
 	<-started
-	_, err := b.store.Beat(t.Context(), "dead") // its last one
+	_, err := b.store.Ledger.Workers.Beat(t.Context(), "dead") // its last one
 	require.NoError(t, err)
 
-	b.cfg.Name, b.cfg.Registry = "alive", b.store
+	b.cfg.Name, b.cfg.Registry = "alive", b.store.Sweeper.Recovery
 	b.cfg.Targets = []batch.Target{b.cfg.Targets[0]}
 	b.cfg.Targets[0].Concurrency = 8
 	b.run()
@@ -112,7 +112,7 @@ func TestAWorkerIsKnownBeforeItTakesAnything(t *testing.T) {
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
 	id := b.submit(1, "GET", nil)
 	early := make(chan int, 1)
-	b.cfg.Registry = &slow{Registry: b.store, first: func() {
+	b.cfg.Registry = &slow{Registry: b.store.Sweeper.Recovery, first: func() {
 		time.Sleep(400 * time.Millisecond) // in which a server would take the task
 		early <- b.attempts(id, 0)
 	}}

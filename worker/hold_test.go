@@ -132,7 +132,7 @@ func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
 	b.run()
 	id := b.submit(400, "POST", nil)
 	require.Eventually(t, func() bool {
-		tripped, err := b.store.Tripped(t.Context())
+		tripped, err := b.store.Gate.Tripped(t.Context())
 		require.NoError(t, err)
 		return len(tripped) == 1
 	}, endless, 5*time.Millisecond)
@@ -158,7 +158,7 @@ func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
 	b.unreachable.Store(false)
 	got, _ := b.wait(id)
 	require.Equal(t, 400, got.Counts.Succeeded)
-	tripped, err := b.store.Tripped(t.Context())
+	tripped, err := b.store.Gate.Tripped(t.Context())
 	require.NoError(t, err)
 	require.Empty(t, tripped)
 }
@@ -205,7 +205,7 @@ func TestARateHoldsAfterTheStoreWasAway(t *testing.T) {
 		return answer(200)
 	})
 	b.cfg.Targets[0].Rate, b.cfg.Targets[0].Concurrency = batch.Rate{N: 50, Per: time.Second}, 64
-	ledger := &frozen{Ledger: b.store, thawed: make(chan struct{})}
+	ledger := &frozen{Ledger: b.store.Ledger, thawed: make(chan struct{})}
 	b.cfg.Ledger = ledger
 	b.run()
 	id := b.submit(60, "POST", nil)

@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
@@ -43,7 +44,7 @@ func TestNoMoreIsInFlightThanAnOwnersLimitAllows(t *testing.T) {
 	processes := []*queue.Store{open(), open()}
 	s := processes[0]
 	b.store = s
-	b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = s, s, s, s, s.NewServer
+	b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = s.Ledger, s.Sweeper, s.Sweeper.Recovery, s.Gate, consumer.New(s).NewServer
 	b.cfg.Targets[0].Concurrency = 4 * most
 	b.run()
 
@@ -59,7 +60,7 @@ func TestNoMoreIsInFlightThanAnOwnersLimitAllows(t *testing.T) {
 				case <-ended:
 					return
 				default:
-					_, _ = s.Feed(ctx)
+					_, _ = s.Fanout.Feed(ctx)
 				}
 			}
 		})

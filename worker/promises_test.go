@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 // unsteady is a registry that names a dead worker with every beat it answers.
@@ -131,7 +131,7 @@ func TestATaskComesAgainWhenThePolicySays(t *testing.T) {
 		{5 * time.Minute, 5 * time.Minute, 5*time.Minute + 30*time.Second},
 	} {
 		asked = c.asked
-		err := w.action("batch", 0, new(queue.Place))
+		err := w.action("batch", 0, new(consumer.Slot))
 		later := (*laterError)(nil)
 		require.ErrorAs(t, err, &later)
 		require.GreaterOrEqual(t, later.after, c.low)
@@ -141,7 +141,7 @@ func TestATaskComesAgainWhenThePolicySays(t *testing.T) {
 		require.GreaterOrEqual(t, told, later.after, "never early")
 		require.Less(t, told, later.after+time.Second)
 	}
-	require.NoError(t, w.action("batch", 0, new(queue.Place)), "the last attempt is recorded")
+	require.NoError(t, w.action("batch", 0, new(consumer.Slot)), "the last attempt is recorded")
 	require.Equal(t, 3, ledger.released)
 }
 
@@ -172,7 +172,7 @@ func TestAResultIsOfferedAgainThroughAShutdown(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(http.StatusCreated) })
-			ledger := &closing{Ledger: b.store}
+			ledger := &closing{Ledger: b.store.Ledger}
 			b.cfg.Ledger, b.cfg.Drain = ledger, c.drain
 			w, err := New(b.cfg)
 			require.NoError(t, err)
@@ -240,7 +240,7 @@ func TestAWorkerIsAliveWhileItDrains(t *testing.T) {
 		<-answerNow
 		return answer(http.StatusOK)
 	})
-	firstBeats := &counting{Registry: b.store, beats: make(chan struct{}, 1)}
+	firstBeats := &counting{Registry: b.store.Sweeper.Recovery, beats: make(chan struct{}, 1)}
 	b.cfg.Drain, b.cfg.Registry = time.Minute, firstBeats
 	first, err := New(b.cfg)
 	require.NoError(t, err)
@@ -249,7 +249,7 @@ func TestAWorkerIsAliveWhileItDrains(t *testing.T) {
 	go func() { done <- first.Run(ctx) }()
 	id := b.submit(1, http.MethodPost, nil)
 	<-started
-	secondBeats := &counting{Registry: b.store, beats: make(chan struct{}, 1)}
+	secondBeats := &counting{Registry: b.store.Sweeper.Recovery, beats: make(chan struct{}, 1)}
 	b.cfg.Name, b.cfg.Registry, b.cfg.Targets = "w2", secondBeats, []batch.Target{b.cfg.Targets[0]}
 	b.run()
 	cancel() // the first one drains

@@ -2,17 +2,18 @@ package worker
 
 import (
 	"context"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/consumer"
+	"github.com/batchd/batchd/queue/ledger"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
@@ -31,21 +32,13 @@ func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
 	}
 	s := open(proxy.URL())
 	b.store = open(server.URL())
-	b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = s, s, s, s, s.NewServer
+	b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = s.Ledger, s.Sweeper, s.Sweeper.Recovery, s.Gate, consumer.New(s).NewServer
 	return b, proxy
 }
 
-// runsOf matches the runs of a step of the ledger.
-func runsOf(t *testing.T, step string) func(words []string) bool {
-	t.Helper()
-	var text []byte
-	for _, name := range []string{"lib", step} {
-		part, err := os.ReadFile("../queue/lua/" + name + ".lua")
-		require.NoError(t, err)
-		text = append(text, part...)
-	}
-	digest := redis.NewScript(string(text)).Hash()
-	return func(words []string) bool { return words[0] == "EVALSHA" && words[1] == digest }
+// runsOf matches the runs of a step.
+func runsOf(step *rdb.Step) func(words []string) bool {
+	return func(words []string) bool { return words[0] == "EVALSHA" && words[1] == step.Hash() }
 }
 
 // readsContent matches the reading of actions.
@@ -70,7 +63,7 @@ func TestAResultIsOfferedAgainAfterEveryErrorReply(t *testing.T) {
 		"",
 	} {
 		way := []redistest.Way{redistest.Refused, redistest.Replaced}[i%2]
-		stop := proxy.Answer(redistest.Rule{Reply: text, Match: runsOf(t, "finish"), Way: way, Times: 5}) // go-redis repeats some by itself
+		stop := proxy.Answer(redistest.Rule{Reply: text, Match: runsOf(ledger.Steps.Finish), Way: way, Times: 5}) // go-redis repeats some by itself
 		id := b.submit(1, "POST", nil)
 		require.Eventually(t, func() bool { return b.attempts(id, 0) == 1 }, 10*time.Second, time.Millisecond)
 		_, results := b.wait(id)
@@ -86,14 +79,14 @@ func TestWhatAWorkerCouldNotBeginIsRunByAnother(t *testing.T) {
 	t.Parallel()
 	for name, rule := range map[string]redistest.Rule{
 		"its content cannot be read":  {Reply: "NOPERM no permissions to run the 'hmget' command", Match: readsContent, Way: redistest.Refused},
-		"its begin is refused":        {Reply: "TOO_MANY_REQUESTS slow down", Match: runsOf(t, "begin"), Way: redistest.Refused},
-		"the reply to it is replaced": {Reply: "TOO_MANY_REQUESTS slow down", Match: runsOf(t, "begin"), Way: redistest.Replaced},
+		"its begin is refused":        {Reply: "TOO_MANY_REQUESTS slow down", Match: runsOf(ledger.Steps.Begin), Way: redistest.Refused},
+		"the reply to it is replaced": {Reply: "TOO_MANY_REQUESTS slow down", Match: runsOf(ledger.Steps.Begin), Way: redistest.Replaced},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b, proxy := behindProxy(t)
 			stop := proxy.Answer(rule)
-			release := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Match: runsOf(t, "release"), Times: 3})
+			release := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Match: runsOf(ledger.Steps.Release), Times: 3})
 			end := b.run()
 			id := b.submit(1, "POST", nil)
 			require.Eventually(t, func() bool { return !proxy.Last().IsZero() }, 10*time.Second, time.Millisecond)
@@ -123,8 +116,8 @@ func TestAWebhookComesInTimeInSpiteOfErrorReplies(t *testing.T) {
 				}
 				return 204
 			})
-			stopReads := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Way: way, Times: 2, Match: runsOf(t, "look")})
-			stopRecord := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Way: way, Times: 2, Match: runsOf(t, "delivered")})
+			stopReads := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Way: way, Times: 2, Match: runsOf(batches.Steps.Snapshot)})
+			stopRecord := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Way: way, Times: 2, Match: runsOf(batches.Steps.Delivered)})
 			id := b.withWebhook(r.URL)
 			b.run()
 			b.log(id, batch.DeliveryPending, 1)

@@ -18,7 +18,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // post is what a receiver of webhooks was sent.
@@ -82,7 +84,7 @@ func startRounds(t *testing.T, result []byte) *rounds {
 	t.Cleanup(func() { require.NoError(t, r.rdb.Close()) })
 	r.inspect = asynq.NewInspectorFromRedisClient(r.rdb)
 	b.store = store
-	b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = store, store, store, store, store.NewServer
+	b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = store.Ledger, store.Sweeper, store.Sweeper.Recovery, store.Gate, consumer.New(store).NewServer
 	receiver := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		p := &post{id: req.Header.Get("Webhook-Id"), header: req.Header, answer: make(chan int, 1)}
 		p.body, _ = io.ReadAll(req.Body)
@@ -122,7 +124,7 @@ func (r *rounds) retry() {
 // tasks returns the tasks of webhooks that wait for another attempt.
 func (r *rounds) tasks() []*asynq.TaskInfo {
 	r.t.Helper()
-	tasks, err := r.inspect.ListRetryTasks(queue.WebhookQueue)
+	tasks, err := r.inspect.ListRetryTasks(tasks.WebhookQueue)
 	require.NoError(r.t, err)
 	return tasks
 }
@@ -131,7 +133,7 @@ func (r *rounds) tasks() []*asynq.TaskInfo {
 func (r *rounds) hurry() {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool {
-		n, err := r.inspect.RunAllRetryTasks(queue.WebhookQueue)
+		n, err := r.inspect.RunAllRetryTasks(tasks.WebhookQueue)
 		require.NoError(r.t, err)
 		return n == 1
 	}, 30*time.Second, time.Millisecond)
@@ -153,7 +155,7 @@ func TestARetryWithdrawsAWebhookThatWaitsForAnotherAttempt(t *testing.T) {
 	require.Eventually(t, func() bool { return len(r.tasks()) == 1 }, 30*time.Second, time.Millisecond)
 
 	r.retry()
-	due, err := r.inspect.RunAllRetryTasks(queue.WebhookQueue) // as if its time had come
+	due, err := r.inspect.RunAllRetryTasks(tasks.WebhookQueue) // as if its time had come
 	require.NoError(t, err)
 	require.Zero(t, due)
 	r.log(r.id, batch.DeliveryWaiting, 1)

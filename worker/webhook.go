@@ -24,7 +24,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // schedule has the delay after each failed delivery, as Standard Webhooks recommends. After the last attempt the webhook has failed.
@@ -122,7 +122,7 @@ func (d *deliverer) close() { d.transport.CloseIdleConnections() }
 
 // runWebhook handles the task of one batch's webhook.
 func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
-	id, number, err := queue.DecodeTask(t.Payload())
+	id, number, err := tasks.DecodeTask(t.Payload())
 	if err != nil {
 		w.log.ErrorContext(w.held, "dropped a task of another program", "error", err)
 		return nil

@@ -12,7 +12,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // Redis is unavailable for 5 s when the attempt ends. The worker keeps the outcome until Redis
@@ -48,7 +50,7 @@ func TestADeliveryThatEndsWhileRedisIsAwayIsNeitherLostNorLate(t *testing.T) {
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, store.Close()) })
 			b.store = store
-			b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = store, store, store, store, store.NewServer
+			b.cfg.Ledger, b.cfg.Sweeper, b.cfg.Registry, b.cfg.Gate, b.cfg.NewServer = store.Ledger, store.Sweeper, store.Sweeper.Recovery, store.Gate, consumer.New(store).NewServer
 			id := b.withWebhook(r.URL)
 			b.run()
 			back := <-thawed
@@ -60,7 +62,7 @@ func TestADeliveryThatEndsWhileRedisIsAwayIsNeitherLostNorLate(t *testing.T) {
 			t.Cleanup(func() { require.NoError(t, rdb.Close()) })
 			inspect := asynq.NewInspectorFromRedisClient(rdb)
 			require.Eventually(t, func() bool {
-				info, err := inspect.GetQueueInfo(queue.WebhookQueue)
+				info, err := inspect.GetQueueInfo(tasks.WebhookQueue)
 				require.NoError(t, err)
 				return info.Size == 0
 			}, 20*time.Second, 10*time.Millisecond, "the task leaves asynq's records")

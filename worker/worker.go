@@ -16,7 +16,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 )
 
 const (
@@ -40,7 +40,7 @@ type Config struct {
 	Gate       batch.Gate
 	Prober     batch.Prober
 	// NewServer returns the server that takes tasks and calls the handlers.
-	NewServer func(queue.ServerConfig) *queue.Server
+	NewServer func(consumer.ServerConfig) *consumer.Server
 	// Targets are those whose actions this worker runs. They need no defaults.
 	Targets []batch.Target
 	// Webhooks says how webhooks are delivered.
@@ -127,7 +127,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
 	}
 	server := w.cfg.NewServer(w.serverConfig())
-	if err := server.Start(queue.Handlers{Action: w.action, Webhook: w.webhook}); err != nil {
+	if err := server.Start(consumer.Handlers{Action: w.action, Webhook: w.webhook}); err != nil {
 		server.Shutdown()
 		return fmt.Errorf("start taking tasks: %w", err)
 	}
@@ -164,7 +164,7 @@ func (w *Worker) services() (beat *service, others []*service) {
 }
 
 // drain ends the server. Actions in flight get the drain time.
-func (w *Worker) drain(server *queue.Server) {
+func (w *Worker) drain(server *consumer.Server) {
 	server.Stop()
 	deadline := time.AfterFunc(w.cfg.Drain, func() { w.abort(errDraining) })
 	defer deadline.Stop()
@@ -190,8 +190,8 @@ func (w *Worker) awaitHandlers() {
 	}
 }
 
-func (w *Worker) serverConfig() queue.ServerConfig {
-	cfg := queue.ServerConfig{WebhookPlaces: webhookConcurrency, Config: asynq.Config{
+func (w *Worker) serverConfig() consumer.ServerConfig {
+	cfg := consumer.ServerConfig{WebhookSlots: webhookConcurrency, Config: asynq.Config{
 		JanitorInterval: janitorEvery,
 		ShutdownTimeout: w.cfg.Drain + abortGrace,
 		RetryDelayFunc:  retryDelay,
@@ -200,13 +200,13 @@ func (w *Worker) serverConfig() queue.ServerConfig {
 		LogLevel:        asynq.WarnLevel,
 	}}
 	for _, t := range w.targets {
-		cfg.Lines = append(cfg.Lines, queue.Line{Target: t.Name, Places: t.Concurrency, Rate: t.Rate, Burst: t.Burst, FIFO: t.BatchOrder == batch.BatchOrderFIFO, Held: w.gates[t.Name].held})
+		cfg.Targets = append(cfg.Targets, consumer.Target{Name: t.Name, Slots: t.Concurrency, Rate: t.Rate, Burst: t.Burst, FIFO: t.BatchOrder == batch.BatchOrderFIFO, Held: w.gates[t.Name].held})
 	}
 	return cfg
 }
 
 // action runs the task of an action.
-func (w *Worker) action(id string, index int, place *queue.Place) error {
+func (w *Worker) action(id string, index int, place *consumer.Slot) error {
 	w.inHand.Add(1)
 	defer w.inHand.Done()
 	return w.runAction(id, index, place)

@@ -16,6 +16,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/consumer"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/worker"
 )
@@ -169,7 +170,7 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 // workerConfig adds to the worker's settings what the worker is made of.
 func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.Dispatcher, registry *prometheus.Registry, log *slog.Logger) worker.Config {
 	out := cfg.Worker.Config
-	out.Ledger, out.Sweeper, out.Registry, out.Gate, out.NewServer = store, store, store, store, store.NewServer
+	out.Ledger, out.Sweeper, out.Registry, out.Gate, out.NewServer = store.Ledger, store.Sweeper, store.Sweeper.Recovery, store.Gate, consumer.New(store).NewServer
 	out.Dispatcher, out.Prober = dispatcher, dispatcher
 	out.Targets = cfg.Targets
 	out.Webhooks = cfg.Webhooks

@@ -52,7 +52,7 @@ func startBacklog(t *testing.T) (b *backlog, workers []*process) {
 	workers = []*process{w.startWorker("w0"), w.startWorker("w1")}
 	s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(w.redisURL)}})
 	require.NoError(t, err)
-	require.NoError(t, s.Hold(t.Context(), "held", time.Hour))
+	require.NoError(t, s.Gate.Hold(t.Context(), "held", time.Hour))
 	require.NoError(t, s.Close())
 	return b, workers
 }

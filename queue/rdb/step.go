@@ -1,7 +1,7 @@
 package rdb
 
 import (
-	_ "embed"
+	"embed"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -23,4 +23,14 @@ type Step struct {
 func NewStep(texts ...string) *Step {
 	text := strings.Join(texts, "\n")
 	return &Step{redis.NewScript(text), text}
+}
+
+// LoadStep returns the step in lua/<name>.lua of a package's embedded files. It panics if the file is not
+// there, which is a fault of the build.
+func LoadStep(files embed.FS, name string, libraries ...string) *Step {
+	text, err := files.ReadFile("lua/" + name + ".lua")
+	if err != nil {
+		panic(err)
+	}
+	return NewStep(append(libraries, string(text))...)
 }

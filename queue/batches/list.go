@@ -1,0 +1,162 @@
+package batches
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/rdb"
+)
+
+// listEntry is an entry of an owner's list: a batch, and when it was created, in
+// microseconds by Redis's clock. As a cursor it is "<time>-<id>".
+type listEntry struct {
+	created int64
+	id      string
+}
+
+func (e listEntry) cursor() string { return fmt.Sprintf("%d-%s", e.created, e.id) }
+
+func parseListCursor(cursor string) (listEntry, error) {
+	created, id, _ := strings.Cut(cursor, "-")
+	us, err := strconv.ParseInt(created, 10, 64)
+	if err != nil || us < 0 || !keys.IsBatchID(id) {
+		return listEntry{}, batch.ErrCursor
+	}
+	return listEntry{us, id}, nil
+}
+
+// List implements [batch.Store].
+func (s *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
+	var after *listEntry
+	if cursor != "" {
+		e, err := parseListCursor(cursor)
+		if err != nil {
+			return nil, "", err
+		}
+		after = &e
+	}
+	var found []*batch.Batch
+	for {
+		entries, more, err := s.listEntries(ctx, owner, after, limit-len(found))
+		if err != nil {
+			return nil, "", err
+		}
+		batches, err := s.listed(ctx, owner, entries)
+		if err != nil {
+			return nil, "", err
+		}
+		found = append(found, batches...)
+		if !more {
+			return found, "", nil
+		}
+		after = &entries[len(entries)-1]
+		if len(found) == limit {
+			return found, after.cursor(), nil
+		}
+	}
+}
+
+// listEntries returns up to limit entries of the owner's list, the newest first, that
+// come after that one, and whether there are more. Those of the same time are ordered
+// by id.
+func (s *Batches) listEntries(ctx context.Context, owner string, after *listEntry, limit int) ([]listEntry, bool, error) {
+	ctx, cancel := s.db.WithTimeout(ctx)
+	defer cancel()
+	var entries []listEntry
+	by := redis.ZRangeBy{Max: "+inf", Min: "-inf", Count: int64(limit) + 1}
+	if after != nil {
+		by.Max = strconv.FormatInt(after.created, 10)
+	}
+	for {
+		page, err := s.db.Client.ZRevRangeByScoreWithScores(ctx, keys.OwnerKey(owner), &by).Result()
+		if err != nil {
+			return nil, false, rdb.MapError(ctx, err)
+		}
+		for _, z := range page {
+			e := listEntry{int64(z.Score), rdb.Text(z.Member)}
+			if after != nil && e.created == after.created && e.id >= after.id {
+				continue
+			}
+			if len(entries) == limit {
+				return entries, true, nil
+			}
+			entries = append(entries, e)
+		}
+		if int64(len(page)) < by.Count {
+			return entries, false, nil
+		}
+		by.Offset += int64(len(page))
+	}
+}
+
+// listed reads the batches of entries, and drops the entries whose batches are gone. On a
+// Redis that takes no writes these stay, for a later read to drop.
+func (s *Batches) listed(ctx context.Context, owner string, entries []listEntry) ([]*batch.Batch, error) {
+	metas, err := s.metas(ctx, entries)
+	if err != nil {
+		return nil, err
+	}
+	var batches []*batch.Batch
+	var bare []string
+	for i, e := range entries {
+		if len(metas[i]) == 0 {
+			bare = append(bare, e.id)
+			continue
+		}
+		b, err := s.Codec.BatchFrom(e.id, metas[i])
+		if err != nil {
+			return nil, err
+		}
+		batches = append(batches, b)
+	}
+	if err := s.dropEntries(ctx, owner, bare); err != nil {
+		s.log.WarnContext(ctx, "entries without a batch not removed from a list", "error", err)
+	}
+	return batches, nil
+}
+
+func (s *Batches) metas(ctx context.Context, entries []listEntry) ([]map[string]string, error) {
+	ctx, cancel := s.db.WithTimeout(ctx)
+	defer cancel()
+	cmds := make([]*redis.MapStringStringCmd, len(entries))
+	if _, err := s.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for i, e := range entries {
+			cmds[i] = p.HGetAll(ctx, keys.KeysOf(e.id).Meta)
+		}
+		return nil
+	}); err != nil {
+		return nil, rdb.MapError(ctx, err)
+	}
+	metas := make([]map[string]string, len(entries))
+	for i, cmd := range cmds {
+		metas[i] = cmd.Val()
+	}
+	return metas, nil
+}
+
+// dropEntries removes entries without a batch, unless their uploads may still be about
+// to commit.
+func (s *Batches) dropEntries(ctx context.Context, owner string, ids []string) error {
+	staged, err := s.Open.Staged(ctx, ids)
+	if err != nil {
+		return err
+	}
+	var gone []any
+	for _, id := range ids {
+		if !staged[id] {
+			gone = append(gone, id)
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	ctx, cancel := s.db.WithTimeout(ctx)
+	defer cancel()
+	return rdb.MapError(ctx, s.db.Client.ZRem(ctx, keys.OwnerKey(owner), gone...).Err())
+}

@@ -1,0 +1,170 @@
+package consumer
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/repair"
+	"github.com/batchd/batchd/queue/tasks"
+)
+
+func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 4}}})
+		require.NoError(t, tasks.Steps.Poll.Load(b.Ctx, b.DB.Client).Err()) // on all servers: what is sent by its text is not lost
+		b.Submit(3, queuetest.Spec())
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
+		lost := &queuetest.LostReplies{Left: 1000, Only: tasks.Steps.Poll.Hash()}
+		b.DB.Client.AddHook(lost)
+		for len(b.Pending(batch.Interactive)) > 0 { // of several queues it may ask the wrong ones first
+			taker.targets[0].markAllNonEmpty()
+			taker.targets[0].poll(true)
+		}
+		lost.Mu.Lock()
+		lost.Left = 0
+		lost.Mu.Unlock()
+		notes := func() []string {
+			notes, err := b.DB.Members(b.Ctx, keys.LostKey)
+			require.NoError(t, err)
+			return notes
+		}
+		b.Eventually("the end of telling", func() bool {
+			taker.targets[0].mu.Lock()
+			defer taker.targets[0].mu.Unlock()
+			return !slices.ContainsFunc(taker.targets[0].queues, func(q *taskQueue) bool { return q.reporting })
+		})
+		require.NotEmpty(t, notes())
+
+		paused := b.Pauses()
+		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.Sweep(), "at once, not when nothing has happened for a while")
+		require.EqualValues(t, 1, paused.Load())
+		require.Len(t, b.Pending(batch.Interactive), 3)
+		require.Empty(t, notes())
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
+	})
+}
+
+// go-redis would send a pipeline once more whose connection was closed before it was answered.
+func TestATurnWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	links := queuetest.NewBreaking(t, server.Addr)
+	b := open(t, "redis://"+links.Addr+"/0")
+	l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
+	l.poll(true) // the script is loaded
+	b.Submit(4, queuetest.Spec())
+	require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
+	b.Background.Wait() // what follows a submission
+	for _, q := range l.queues {
+		q.maybeNonEmpty = !q.bulk
+	}
+	links.Next.Store(true)
+	l.poll(true)
+	require.False(t, links.Next.Load(), "nothing was broken")
+	require.Empty(t, l.out)
+	require.Len(t, b.Pending(batch.Interactive), 2)
+	require.Zero(t, l.inHand)
+	b.Eventually("the note", func() bool { return len(queuetest.Must(b.DB.Members(b.Ctx, keys.LostKey))) > 0 })
+	require.Equal(t, batch.Swept{Open: 1, Lost: 2}, b.Sweep())
+	require.Len(t, b.Pending(batch.Interactive), 4)
+}
+
+func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.Pauses()
+		l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 3}}}).targets[0]
+		b.Submit(3, queuetest.Spec())
+		for len(b.Pending(batch.Interactive)) > 0 {
+			l.markAllNonEmpty()
+			l.poll(true)
+		}
+		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
+		var brought []*task
+		for range 3 {
+			brought = append(brought, <-l.out)
+		}
+		// It is a step of its own, and repeated by its text where the digest is not known.
+		refused := &queuetest.Refusing{Step: tasks.Steps.Requeue.Hash()}
+		b.DB.Client.AddHook(refused)
+		giveBackAll(brought)
+		refused.Over.Store(true)
+		require.Empty(t, b.Pending(batch.Interactive))
+		b.Eventually("the note", func() bool { return len(queuetest.Must(b.DB.Members(b.Ctx, keys.LostKey))) == 1 })
+		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.Sweep())
+		require.Len(t, b.Pending(batch.Interactive), 3)
+	})
+}
+
+// As when the next turn fails before the sweeper was told of the one before.
+func TestATurnThatIsMissedWhileAnotherIsToldIsToldToo(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		q := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 4}}}).targets[0].queues[0]
+		q.reporting = true // somebody is about to
+		q.mu.Lock()
+		q.reportMissed()
+		q.mu.Unlock()
+		require.True(t, q.unreportedLoss())
+		require.True(t, q.reporting, "and he goes on")
+		require.False(t, q.unreportedLoss())
+		require.False(t, q.reporting)
+	})
+}
+
+// A worker that is alive has taken tasks, and Redis refuses its begins. It keeps them, though
+// the sweeper is told that tasks of the queue are lost, or that another worker has died.
+func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		refused := make(chan struct{})
+		b.serve(Target{Slots: 4}, func(int, *Slot) error {
+			<-refused
+			return nil
+		})
+		t.Cleanup(func() { close(refused) })
+		b.Submit(3, queuetest.Spec())
+		taken := func() (n int) {
+			return len(b.Listed(batch.Interactive, b.Inspector().ListActiveTasks))
+		}
+		b.Eventually("the worker takes them", func() bool { return taken() == 3 })
+		b.Eventually("it hears questions", func() bool {
+			n, err := b.DB.Client.PubSubNumSub(b.Ctx, keys.TasksChannel).Result()
+			require.NoError(t, err)
+			return n[keys.TasksChannel] > 0 || b.Tasks.Shards > 1
+		})
+		asked := 0
+		b.Sweeper.Rescue.Pause = func(ctx context.Context, d time.Duration) error { // until the worker has answered
+			asked++
+			b.Eventually("the answer", func() bool {
+				for key := range b.AllKeys() {
+					if strings.HasPrefix(key, tasks.InHandKey("")) {
+						all, err := b.DB.Members(ctx, key)
+						return err == nil && len(all) == 3 && d == repair.ConfirmDelay
+					}
+				}
+				return false
+			})
+			return nil
+		}
+		for n := range 2 {
+			for key := range b.AllKeys() { // the answer to the question before
+				if strings.HasPrefix(key, tasks.InHandKey("")) {
+					require.NoError(t, b.DB.Client.Del(b.Ctx, key).Err())
+				}
+			}
+			found, err := b.Sweeper.Rescue.RescueUnstarted(b.Ctx, b.Tasks.QueuesOf(queuetest.Crm(batch.Interactive)))
+			require.NoError(t, err)
+			require.Zero(t, found)
+			require.Equal(t, n+1, asked)
+		}
+		require.Equal(t, 3, taken())
+		require.Empty(t, b.Pending(batch.Interactive))
+	})
+}

@@ -1,0 +1,240 @@
+package consumer
+
+import (
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/hibiken/asynq"
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
+)
+
+func TestATaskThatIsRunForLongKeepsItsLease(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		end := make(chan struct{})
+		server, _ := b.serve(Target{Slots: 2}, func(int, *Slot) error {
+			<-end
+			return nil
+		})
+		defer close(end)
+		id := b.Submit(2, queuetest.Spec()).ID
+		var held []*asynq.TaskInfo
+		b.Eventually("the tasks", func() bool {
+			held = b.Listed(batch.Interactive, b.Inspector().ListActiveTasks)
+			return len(held) == 2 && runs(server) == 2
+		})
+		lease := func(index int) (int64, error) {
+			name := tasks.TaskID(id, index, "")
+			score, err := b.DB.Client.ZScore(b.Ctx, tasks.AsynqPrefix(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, index))+"lease", name).Result()
+			return int64(score), err
+		}
+		before, err := lease(0)
+		require.NoError(t, err)
+		soon := float64(before - 20) // as if it had run for 20 s
+		prefix := tasks.AsynqPrefix(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, 0))
+		require.NoError(t, b.DB.Client.ZAddXX(b.Ctx, prefix+"lease", redis.Z{Member: tasks.TaskID(id, 0, ""), Score: soon}).Err())
+		n, err := b.Tasks.Requeue(b.Ctx, b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, 1), []string{tasks.TaskID(id, 1, "")}) // somebody took it for lost
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		server.consumer.stop() // so that it is not taken again
+		server.consumer.renewLeases(time.Now().Add(leaseEvery / 4))
+		same, err := lease(0)
+		require.NoError(t, err)
+		require.Equal(t, before-20, same, "not those of tasks that were just taken")
+		server.consumer.renewLeases(time.Now().Add(time.Minute))
+		after, err := lease(0)
+		require.NoError(t, err)
+		require.GreaterOrEqual(t, after, before, "by Redis's clock, whatever this process's says")
+		require.Less(t, after, before+30)
+	})
+}
+
+func TestALeaseThatIsGoneIsNotRenewed(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.Submit(1, queuetest.Spec()).ID
+		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
+		l := taker.targets[0]
+		for len(l.out) == 0 { // of several queues it may ask the wrong ones first
+			l.poll(true)
+		}
+		k := <-l.out
+		r := &runner{}
+		r.now.Store(k)
+		l.runners = append(l.runners, r)
+		n, err := b.Tasks.Requeue(b.Ctx, k.queue.name, []string{tasks.TaskID(id, 0, "")}) // as of a worker that was taken for dead
+		require.NoError(t, err)
+		require.Equal(t, 1, n)
+		taker.renewLeases(time.Now().Add(time.Minute))
+		require.Zero(t, queuetest.Must(b.DB.Client.Exists(b.Ctx, k.queue.prefix+"lease").Result()))
+	})
+}
+
+func TestATaskThatPanicsComesAgain(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var runs atomic.Int32
+		b.serve(Target{Slots: 1}, func(int, *Slot) error {
+			if runs.Add(1) == 1 {
+				panic("a fault")
+			}
+			return nil
+		})
+		b.Submit(2, queuetest.Spec())
+		b.Eventually("all, one of them twice", func() bool { return runs.Load() == 3 })
+	})
+}
+
+func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		b.Submit(1, queuetest.Spec())
+		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
+		taker.later = func(int, error, *asynq.Task) time.Duration { return time.Hour }
+		l := taker.targets[0]
+		for len(l.out) == 0 { // of several queues it may ask the wrong ones first
+			l.poll(true)
+		}
+		k := <-l.out
+		k.ran(errors.New("later"))
+		fail := &queuetest.Failing{Left: 1}
+		b.DB.Client.AddHook(fail)
+		l.poll(false)
+		require.Equal(t, 1, l.unreported(), "it is told again")
+		l.poll(false)
+		require.Zero(t, l.unreported())
+		require.Empty(t, b.Listed(batch.Interactive, b.Inspector().ListActiveTasks))
+		waiting := b.Listed(batch.Interactive, b.Inspector().ListRetryTasks)
+		require.Len(t, waiting, 1)
+		require.Equal(t, k.id, waiting[0].ID)
+		require.Equal(t, asynq.TaskStateRetry, waiting[0].State)
+		require.WithinDuration(t, time.Now().Add(time.Hour), waiting[0].NextProcessAt, time.Minute)
+		require.Zero(t, queuetest.Must(b.DB.Client.Exists(b.Ctx, k.queue.prefix+"lease").Result()))
+		require.WithinDuration(t, time.Now().Add(time.Hour), k.queue.due, time.Minute, "it is moved when it is due")
+	})
+}
+
+func TestATaskOfSomebodyElseIsDropped(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		_, err := asynq.NewClientFromRedisClient(b.DB.Client).Enqueue(asynq.NewTask("theirs", nil),
+			asynq.Queue(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), "x", 0)), asynq.TaskID("whatever"))
+		require.NoError(t, err)
+		b.serve(Target{Slots: 2}, func(int, *Slot) error {
+			t.Error("it was run")
+			return nil
+		})
+		b.Eventually("it is gone", func() bool {
+			n := 0
+			for key := range b.AllKeys() {
+				if word := queuetest.AsynqWord(key); word == "t" || word == "pending" || word == "active" {
+					n++
+				}
+			}
+			return n == 0
+		})
+	})
+}
+
+func TestAHandlerThatDoesNotEndHoldsNoServer(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		end := make(chan struct{})
+		began := make(chan struct{})
+		server, stop := b.serve(Target{Slots: 2}, func(int, *Slot) error {
+			close(began)
+			<-end
+			return nil
+		})
+		server.drain = 100 * time.Millisecond
+		b.Submit(1, queuetest.Spec())
+		<-began
+		stop()
+		require.Len(t, b.Listed(batch.Interactive, b.Inspector().ListActiveTasks), 1, "it is not run a second time")
+		close(end)
+	})
+}
+
+// Runners take tasks while the server takes back what they have not begun.
+func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
+	t.Parallel()
+	b := open(t, rdb.Embedded)
+	for range 300 {
+		k := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 64}}})
+		k.action = func(string, int, *Slot) error { return nil }
+		l := k.targets[0]
+		l.mu.Lock()
+		for range 64 {
+			l.inHand++
+			l.addRunning(1)
+			l.hand(&task{queue: l.queues[0], id: "x:1", slot: Slot{queue: l.queues[0]}})
+		}
+		l.mu.Unlock()
+		close(k.quit)
+		left := l.unrun()
+		require.Empty(t, l.unrun(), "a second time")
+		k.runners.Wait()
+		require.Equal(t, 64, l.unreported()+len(left))
+		require.Zero(t, b.Ledger.Running.Load())
+	}
+}
+
+// Whatever tasks do, all places, runners and books are as before in the end.
+func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var runs atomic.Int32
+		server, _ := b.serve(Target{Slots: 16}, func(_ int, place *Slot) error {
+			switch n := runs.Add(1); n % 5 {
+			case 0:
+				place.Leave()
+			case 1:
+				place.Leave()
+				return errors.New("again")
+			case 2:
+				if n%7 == 0 {
+					panic("a fault")
+				}
+			}
+			return nil
+		})
+		for range 5 {
+			b.Submit(60, queuetest.Spec())
+		}
+		l := server.consumer.targets[0]
+		b.Eventually("the end", func() bool {
+			for key := range b.AllKeys() {
+				if word := queuetest.AsynqWord(key); word == "t" {
+					return false
+				}
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.inHand == 0 && l.finishing == 0
+		})
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		require.Zero(t, l.inBulk)
+		require.Zero(t, l.running)
+		require.Zero(t, b.Ledger.Running.Load())
+		require.Empty(t, l.out)
+		require.Empty(t, l.ready)
+		require.Len(t, l.runners, l.idle)
+		require.LessOrEqual(t, len(l.runners), 16+l.maxFinishing())
+	})
+}
+
+// runs returns how many tasks the runners of a server run.
+func runs(s *Server) (n int) {
+	for _, target := range s.consumer.targets {
+		target.mu.Lock()
+		for _, r := range target.runners {
+			if r.now.Load() != nil {
+				n++
+			}
+		}
+		target.mu.Unlock()
+	}
+	return n
+}

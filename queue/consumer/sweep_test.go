@@ -1,0 +1,38 @@
+package consumer
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/queuetest"
+)
+
+func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var ids []string
+		for range 3 {
+			ids = append(ids, b.Submit(2, queuetest.Spec()).ID)
+		}
+		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
+		require.NoError(t, err)
+		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}})
+		for len(taker.targets[0].out) < 6 { // and whoever took them never heard of it
+			taker.targets[0].markAllNonEmpty()
+			taker.targets[0].poll(true)
+		}
+		require.Empty(t, b.Pending(batch.Interactive))
+		b.Sweep()
+		for _, id := range ids {
+			was := b.Sweeper.Stuck.Now[id]
+			was.Since = time.Now().Add(-time.Minute)
+			b.Sweeper.Stuck.Now[id] = was
+		}
+		paused := b.Pauses()
+		require.Equal(t, batch.Swept{Open: 3, Lost: 6}, b.Sweep())
+		require.EqualValues(t, 1, paused.Load(), "one pause for all")
+		require.Len(t, b.Pending(batch.Interactive), 6)
+	})
+}

@@ -1,0 +1,99 @@
+package keys
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+// Keys and channels that belong to no single batch.
+const (
+	OpenKey     = "batchd:open"
+	LostKey     = "batchd:lost"
+	SweeperKey  = "batchd:sweeper"
+	RecoveryKey = "batchd:recovery"         // the worker that takes over the actions of dead workers
+	AlertKey    = "{" + OpenKey + "}:alert" // in the slot of openKey
+	SaltKey     = "batchd:salt"
+	DoneChannel = "batchd:done"
+	WorkChannel = "batchd:work"
+	// HoldersChannel asks workers whether they have actions in flight that they hold.
+	HoldersChannel = "batchd:holders"
+	// TasksChannel asks workers which of some tasks they have in hand.
+	TasksChannel = "batchd:tasks"
+	AsynqQueues  = "asynq:queues"
+)
+
+// BatchKeys are the keys of one batch, all in one cluster slot.
+type BatchKeys struct {
+	Meta, State, Ledger, Actions, Results, Groups, Deliveries, Upload string
+}
+
+func KeysOf(id string) BatchKeys {
+	const before, after, kinds = "batchd:{", "}:", "mslargwu"
+	var all strings.Builder // one string for all of them
+	each := len(before) + len(id) + len(after) + 1
+	all.Grow(each * len(kinds))
+	for i := range len(kinds) {
+		all.WriteString(before)
+		all.WriteString(id)
+		all.WriteString(after)
+		all.WriteByte(kinds[i])
+	}
+	key := func(i int) string { return all.String()[i*each : (i+1)*each] }
+	return BatchKeys{
+		Meta: key(0), State: key(1), Ledger: key(2), Actions: key(3),
+		Results: key(4), Groups: key(5), Deliveries: key(6), Upload: key(7),
+	}
+}
+
+// Step returns the keys that every step of the ledger takes, in the order that
+// lua/lib.lua expects.
+func (k BatchKeys) Step() []string {
+	return []string{k.Meta, k.State, k.Ledger, k.Actions, k.Results, k.Groups}
+}
+
+// MarkerKey is that of a mark that stands while an upload or, with a token of its own,
+// a retry is under way.
+func MarkerKey(id, token string) string {
+	if token == "" {
+		return KeysOf(id).Upload
+	}
+	return KeysOf(id).Upload + ":" + token
+}
+
+func OwnerKey(owner string) string { return "batchd:owner:{" + owner + "}" }
+
+// IdempotencyKey hashes owner and key, so that neither stands in Redis and
+// neither can reach into another's.
+func IdempotencyKey(owner, key string) string {
+	h := sha256.New()
+	h.Write([]byte(owner))
+	h.Write([]byte{0})
+	h.Write([]byte(key))
+	return "batchd:key:{" + hex.EncodeToString(h.Sum(nil)) + "}"
+}
+
+// ThrottledKey lists the batches whose actions are handed out as their owners'
+// limits allow.
+const ThrottledKey = "batchd:throttled"
+
+const (
+	// TrippedKey lists the targets whose circuit is open.
+	TrippedKey = "batchd:tripped"
+	// HoldChannel tells the workers of targets that are held.
+	HoldChannel = "batchd:hold"
+)
+
+func GateKey(target string) string { return "batchd:gate:{" + target + "}" }
+
+// IsBatchID reports whether an id can be one of ours. Anything else must not get
+// into a key: braces would move it to another slot.
+func IsBatchID(id string) bool {
+	u, err := uuid.Parse(id)
+	return err == nil && u.String() == id
+}
+
+// WorkersKey lists the workers by the time of their last beat.
+const WorkersKey = "batchd:workers"

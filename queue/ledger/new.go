@@ -1,0 +1,94 @@
+// Package ledger keeps what state each action is in, and what this process did with actions. Every change of state is one step, decided by Redis's clock.
+package ledger
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batcher"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/tasks"
+)
+
+// Ledger is the ledger in a Redis. It implements [batch.Ledger] and is safe for concurrent use.
+type Ledger struct {
+	Workers  *Workers
+	Restorer *Restorer
+
+	db        *rdb.DB
+	log       *slog.Logger
+	seals     *seal.Sealer
+	batches   *batches.Batches
+	Groups    *groups
+	HandOver  HandOver
+	Batcher   *batcher.Batcher
+	Running   atomic.Int64  // actions that this process runs
+	releasing chan struct{} // held by each release under way
+	Attempts  *attempts
+	History   *History
+}
+
+// New returns the ledger in a Redis. The history is that of the connections of the DB.
+func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
+	s := &Ledger{
+		db: db, log: log, seals: seals, batches: all, Groups: &groups{db, seals, all}, HandOver: handOver, History: history,
+		Batcher: batcher.New(db, all.Doubts.DoubtIf), releasing: make(chan struct{}, mostReleasing), Attempts: newAttempts(),
+		Workers: &Workers{db: db, History: history},
+	}
+	s.Restorer = &Restorer{
+		db: db, log: log, background: background, tasks: queues, batches: all, Groups: s.Groups, Workers: s.Workers,
+		Attempts: s.Attempts, History: history, OnForgotten: func() {},
+	}
+	history.onChange(s.Restorer.restoreSoon)
+	return s
+}
+
+// Close returns when the steps under way have been answered. Later steps fail.
+func (s *Ledger) Close() { s.Batcher.Close() }
+
+// Webhook implements [batch.Ledger].
+func (s *Ledger) Webhook(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
+	return s.batches.Deliveries.Webhook(ctx, id, delivery)
+}
+
+// Delivered implements [batch.Ledger].
+func (s *Ledger) Delivered(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
+	return s.batches.Deliveries.Delivered(ctx, id, delivery, d, state, nextAt)
+}
+
+// Workers are the workers on a Redis, by their heartbeats.
+type Workers struct {
+	db      *rdb.DB
+	History *History
+	beats   sync.Map // the workers of this process, and when each said last that it is alive
+}
+
+// groups ends groups.
+type groups struct {
+	db      *rdb.DB
+	seals   *seal.Sealer
+	batches *batches.Batches
+}
+
+// Restorer repeats what this process did with actions if Redis has forgotten it.
+type Restorer struct {
+	Workers *Workers
+	// OnForgotten is called when Redis may have forgotten something.
+	OnForgotten func()
+
+	db         *rdb.DB
+	log        *slog.Logger
+	background *rdb.Background
+	tasks      *tasks.Queues
+	batches    *batches.Batches
+	Groups     *groups
+	Attempts   *attempts
+	History    *History
+	restoring  restoring
+}

@@ -1,0 +1,97 @@
+package ledger
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/tasks"
+)
+
+// Asked takes the question for actions that the workers of this process hold.
+func (s *Restorer) Asked(message string) {
+	worker, lines, _ := strings.Cut(message, "\n")
+	if _, here := s.Workers.beats.Load(worker); !here {
+		return
+	}
+	var forgotten []*Attempt
+	unknown := make(map[string][]any) // index and token, by batch
+	for line := range strings.SplitSeq(lines, "\n") {
+		parts := strings.Split(line, " ")
+		if len(parts) != 3 {
+			continue
+		}
+		id, token := parts[0], parts[2]
+		index, err := strconv.Atoi(parts[1])
+		if err != nil {
+			continue
+		}
+		switch a, inHand := s.Attempts.known(id, index, token); {
+		case inHand:
+		case a != nil:
+			forgotten = append(forgotten, a)
+		default:
+			unknown[id] = append(unknown[id], index, token)
+		}
+	}
+	if len(forgotten)+len(unknown) == 0 {
+		return
+	}
+	s.background.Go(func(ctx context.Context) {
+		if err := s.answerFor(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
+			s.log.Warn("actions that redis has forgotten the end of are looked at again soon", "error", err)
+		}
+	})
+}
+
+// answerFor repeats what became of actions, and gives up those of which this process
+// knows nothing any more: whoever takes them decides whether they are sent again.
+func (s *Restorer) answerFor(ctx context.Context, worker string, forgotten []*Attempt, unknown map[string][]any) error {
+	restored, err := s.Restore(ctx, forgotten)
+	if restored > 0 {
+		s.log.WarnContext(ctx, "redis had forgotten what became of actions, it was repeated", "actions", restored)
+	}
+	if err != nil {
+		return err
+	}
+	for id, held := range unknown {
+		n, err := s.Disown(ctx, id, worker, held)
+		if n > 0 {
+			s.log.WarnContext(ctx, "redis has forgotten what became of actions, and so has this worker: others decide about them", "batch", id, "actions", n)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Disown gives up actions, index and token of each in turn, that a worker holds and does
+// not have, and has each brought to whoever is free. It returns how many there were.
+func (s *Restorer) Disown(ctx context.Context, id, worker string, held []any) (int, error) {
+	answer, err := s.db.Run(ctx, Steps.Disown, keys.KeysOf(id).Step(), append([]any{worker}, held...)...)
+	if err != nil {
+		return 0, fmt.Errorf("give up actions of batch %s: %w", id, err)
+	}
+	if len(answer) != 2+len(held)/2 {
+		return 0, rdb.ErrAnswer
+	}
+	crash.At(crash.Disowned)
+	var brought []tasks.NewTask
+	for i, given := range answer[2:] {
+		if given == "1" {
+			index, _ := held[2*i].(int)
+			brought = append(brought, s.tasks.TokenTask(tasks.Route{Target: answer[0], Lane: batch.Lane(answer[1])}, id, index, rdb.Text(held[2*i+1])))
+		}
+	}
+	if len(brought) == 0 {
+		return 0, nil
+	}
+	err = s.tasks.EnqueueTasks(ctx, brought)
+	return len(brought), err
+}

@@ -1,0 +1,147 @@
+package queuetest
+
+import (
+	"context"
+	stdflag "flag"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/rdb"
+)
+
+// The Redis of each kind that tests take turns with: to start a cluster takes longer
+// than most tests do. One test at a time has each of them, empty.
+var (
+	servers   = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.Start(tb).URL() }}
+	sentinels = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.StartSentinel(tb) }}
+	Clusters  = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.StartCluster(tb) }}
+)
+
+// pool keeps what was started until all tests have ended.
+type pool struct {
+	start func(tb testing.TB) string
+
+	mu      sync.Mutex
+	idle    []string
+	started []*lasting
+}
+
+// Take returns the URL of a Redis that is the test's until it ends.
+func (p *pool) Take(t *testing.T) string {
+	t.Helper()
+	url := p.free()
+	if url == "" {
+		owner := &lasting{TB: t}
+		p.mu.Lock()
+		p.started = append(p.started, owner)
+		p.mu.Unlock()
+		url = p.start(owner)
+	}
+	t.Cleanup(func() {
+		require.NoError(t, empty(url))
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.idle = append(p.idle, url)
+	})
+	return url
+}
+
+func (p *pool) free() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.idle) == 0 {
+		return ""
+	}
+	last := len(p.idle) - 1
+	url := p.idle[last]
+	p.idle = p.idle[:last]
+	return url
+}
+
+func (p *pool) close() {
+	for _, owner := range p.started {
+		owner.end()
+	}
+}
+
+// empty brings a Redis back to how it was started.
+func empty(url string) error {
+	rdb, err := rdb.Connect(url, time.Minute, nil)
+	if err != nil {
+		return err
+	}
+	defer rdb.Close()
+	ctx := context.Background()
+	reset := func(ctx context.Context, c *redis.Client) error {
+		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
+			p.FlushAll(ctx)
+			p.ScriptFlush(ctx)
+			p.ConfigSet(ctx, "min-replicas-to-write", "0")
+			return nil
+		})
+		return err
+	}
+	switch c := rdb.(type) {
+	case *redis.ClusterClient:
+		return c.ForEachMaster(ctx, reset)
+	case *redis.Client:
+		return reset(ctx, c)
+	}
+	return nil
+}
+
+// lasting is a test as redistest sees it whose servers outlive it.
+type lasting struct {
+	testing.TB
+
+	mu      sync.Mutex
+	cleanup []func()
+}
+
+// Cleanup implements [testing.TB].
+func (l *lasting) Cleanup(f func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.cleanup = append(l.cleanup, f)
+}
+
+// TempDir implements [testing.TB].
+func (l *lasting) TempDir() string {
+	dir, err := os.MkdirTemp("", "batchd-queue-")
+	require.NoError(l.TB, err)
+	l.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func (l *lasting) end() {
+	for _, f := range slices.Backward(l.cleanup) {
+		f()
+	}
+}
+
+// Pooled runs the tests, and ends what they have shared.
+type Pooled struct{ M *testing.M }
+
+// Run runs the tests, more of them at a time than there are processors, since many wait for a while.
+func (p Pooled) Run() int {
+	stdflag.Parse()
+	asked := false
+	stdflag.Visit(func(f *stdflag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		_ = stdflag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // it is a number
+	}
+	code := p.M.Run()
+	for _, p := range []*pool{servers, sentinels, Clusters} {
+		p.close()
+	}
+	return code
+}

@@ -1,0 +1,24 @@
+package tasks
+
+import (
+	"embed"
+
+	"github.com/batchd/batchd/queue/rdb"
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+//go:embed lua/fair.lua
+var fairLua string
+
+// Steps are the Lua steps of this package.
+var Steps = struct {
+	Poll, Enqueue, Offer, Retract, Requeue *rdb.Step
+}{
+	Poll:    rdb.LoadStep(luaFiles, "poll", rdb.TimeLua, fairLua),
+	Enqueue: rdb.LoadStep(luaFiles, "enqueue"),
+	Offer:   rdb.LoadStep(luaFiles, "offer", rdb.TimeLua, fairLua),
+	Retract: rdb.LoadStep(luaFiles, "retract", rdb.TimeLua, fairLua),
+	Requeue: rdb.LoadStep(luaFiles, "requeue"),
+}

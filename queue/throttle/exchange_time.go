@@ -1,0 +1,51 @@
+package throttle
+
+import (
+	"slices"
+	"time"
+)
+
+const (
+	// latestExchanges is how many durations an estimate is made of, each the longest of
+	// those that ended within exchangeMoment: many actions are begun in one exchange.
+	latestExchanges = 16
+	exchangeMoment  = 20 * time.Millisecond
+	// exchangeAge is the age at which a duration no longer counts.
+	exchangeAge = clockAge
+)
+
+// exchangeTime estimates how long an exchange with Redis takes, from when a task is handed
+// over, or a reservation made, until the answer is read. It is the longest of the latest
+// durations but for an eighth of them: those that had to open connections do not count, and
+// a machine or a network that becomes slow does after a few.
+type exchangeTime struct {
+	latest []exchangeSample
+	usual  time.Duration // zero until there is one
+}
+
+type exchangeSample struct {
+	at   time.Time
+	took time.Duration
+}
+
+// add notes how long an exchange took that ended now.
+func (e *exchangeTime) add(took time.Duration) {
+	now := time.Now()
+	if n := len(e.latest); n > 0 && now.Sub(e.latest[n-1].at) < exchangeMoment {
+		e.latest[n-1].took = max(e.latest[n-1].took, took)
+	} else {
+		e.latest = append(e.latest, exchangeSample{now, took})
+	}
+	old := max(len(e.latest)-latestExchanges, 0)
+	for now.Sub(e.latest[old].at) > exchangeAge {
+		old++ // not the one that was just added
+	}
+	e.latest = slices.Delete(e.latest, 0, old)
+	durations := make([]time.Duration, len(e.latest))
+	for i, s := range e.latest {
+		durations[i] = s.took
+	}
+	slices.Sort(durations)
+	n := len(durations)
+	e.usual = durations[n-1-(n+latestExchanges/2-2)/(latestExchanges/2)]
+}

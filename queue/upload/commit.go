@@ -1,0 +1,246 @@
+package upload
+
+import (
+	"cmp"
+	"context"
+	"crypto/hmac"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/tasks"
+)
+
+// AlongBytes is the most bytes of a batch that holds up a turn of a server.
+const AlongBytes = 64 << 10
+
+// Commit implements [batch.Upload].
+func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
+	if u.Replay {
+		b, err := u.replayed(ctx, spec)
+		return b, true, err
+	}
+	lane := batch.LaneFor(u.n, spec.Waited)
+	args, err := u.commitArgs(spec, lane)
+	if err != nil {
+		return nil, false, err
+	}
+	out := fanout.FanOut{Flow: tasks.Flow{Owner: u.owner, ID: u.ID, Route: tasks.Route{Target: spec.Target, Lane: lane}}, Total: u.n, Throttled: spec.Throttle != nil}
+	created, err := u.commit(ctx, spec, args, &out)
+	if err != nil {
+		return nil, false, err
+	}
+	crash.At(crash.Committed)
+	b := &batch.Batch{
+		ID: u.ID, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
+		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
+		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention, Scope: spec.Scope,
+	}
+	u.s.fanout.StartFanOut(ctx, out)
+	return b, false, nil
+}
+
+func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
+	needMarker := "0"
+	if !u.MarkedAt.IsZero() { // by it whoever gives the upload up has what comes late refused
+		needMarker = "1"
+	}
+	args := []any{
+		u.n, needMarker, rdb.Millis(spec.ExpiresIn), rdb.Millis(spec.Retention),
+		len(u.groups.order), u.groups.states(u.n), u.ID, rdb.Millis(claimLife(spec)), rdb.Millis(OwnerIndexTTL),
+		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
+	}
+	if spec.WebhookURL != "" {
+		args = append(args, "webhook", "1", "delivery", string(batch.DeliveryWaiting))
+	}
+	if spec.Scope != "" {
+		args = append(args, "scope", spec.Scope)
+	}
+	if spec.Throttle != nil {
+		limit, err := json.Marshal(spec.Throttle)
+		if err != nil {
+			return nil, fmt.Errorf("encode the limit: %w", err)
+		}
+		args = append(args, "throttle", limit, "handed", 0)
+	}
+	if private := batches.EncodePrivate(spec); private != nil {
+		args = append(args, "private", u.s.seals.Seal(seal.Label{ID: u.ID, Kind: "m"}, private))
+	}
+	return args, nil
+}
+
+// commit stages what is left and commits. It returns when the batch was created. One
+// server writes the indexes in the step that commits. In a cluster they come first: an
+// entry without a batch is dropped by the process that meets it, a batch without an entry
+// would never be found. The actions are staged before the entry is made, so a process that
+// meets it sees them and waits; the owner's list is put in order afterwards, by the time of
+// the batch.
+func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.FanOut) (time.Time, error) {
+	if u.s.tasks.Shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
+		answer, err := u.commitAtOnce(ctx, args, out)
+		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
+			return u.created(answer, err)
+		}
+	}
+	if err := cmp.Or(u.Flush(ctx), u.Settle(ctx)); err != nil {
+		return time.Time{}, err
+	}
+	if err := u.extendClaim(ctx, spec); err != nil {
+		return time.Time{}, err
+	}
+	if u.s.tasks.Shards > 1 {
+		if err := u.Index(ctx, out.Throttled); err != nil {
+			return time.Time{}, err
+		}
+		if err := u.List(ctx, "", true); err != nil {
+			return time.Time{}, err
+		}
+	}
+	crash.At(crash.Indexed)
+	if err := u.StageGroups(ctx); err != nil {
+		return time.Time{}, err
+	}
+	crash.At(crash.BeforeCommit)
+	u.Doubtful = true
+	answer, err := u.s.db.Run(ctx, Steps.Commit, u.commitKeys(), args...)
+	created, err := u.created(answer, err)
+	if err == nil && u.s.tasks.Shards > 1 {
+		if err := u.List(ctx, answer[2], false); err != nil {
+			u.s.log.WarnContext(ctx, "a batch is listed by the time before its commit", "batch", u.ID, "error", err)
+		}
+	}
+	return created, err
+}
+
+// List puts the batch into its owner's list, by the time at which it was created, in
+// microseconds; empty means now.
+func (u *Upload) List(ctx context.Context, created string, keep bool) error {
+	_, err := u.s.db.Run(ctx, Steps.List, []string{keys.OwnerKey(u.owner)}, u.ID, created, rdb.Millis(OwnerIndexTTL), keep)
+	return err
+}
+
+// commitAtOnce stages, commits and offers a small batch in one exchange. A consumer of this process
+// takes tasks along with it. One server runs the commands of a connection in their order, so if
+// the exchange breaks off, it leaves what several exchanges could leave. If the commit fails, nothing is offered.
+func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.FanOut) ([]string, error) {
+	ctx, cancel := u.s.db.WithTimeout(ctx)
+	defer cancel()
+	u.Doubtful = true
+	pipe := u.s.db.Client.Pipeline()
+	pipe.EvalSha(ctx, Steps.Stage.Hash(), u.StageKeys(), u.StageArgs()...)
+	commit := pipe.EvalSha(ctx, Steps.Commit.Hash(), u.commitKeys(), args...)
+	upTo := pipe.Len()
+	var offer *tasks.QueueSteps
+	var poll tasks.PiggybackPoll = tasks.NoPoll{}
+	queue := u.s.tasks.QueueOf(out.Route, u.ID, 0) // there is one
+	if !out.Throttled {
+		if u.bytes <= AlongBytes {
+			poll = u.s.Piggyback.Poll(ctx, queue)
+		}
+		offer = u.s.tasks.AddOffer(ctx, pipe, out.Flow, []tasks.IndexRange{{From: 0, To: u.n}}, u.Keys.Meta, !poll.WakesOthers())
+		poll.Add(ctx, pipe)
+	}
+	cmds := u.s.db.Send(ctx, pipe)
+	taken := poll.Read(ctx)
+	for _, cmd := range cmds[:upTo] {
+		if err := cmd.Err(); err != nil {
+			return nil, rdb.MapError(ctx, err)
+		}
+	}
+	if offer != nil {
+		late := offer.Cmds[queue].Err() != nil       // it is sent again, after the poll
+		out.Offered = offer.Read(ctx, u.s.db) == nil // else they are offered once more
+		if taken < u.n || late {
+			u.s.tasks.WakeLocal(queue)
+		}
+		if poll.WakesOthers() && (late || poll.Failed()) {
+			u.s.tasks.WakeWorkers(ctx, queue) // the poll found nothing to wake them for, or did not
+		}
+	}
+	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis
+}
+
+func (u *Upload) commitKeys() []string {
+	names := append(u.Keys.Step(), u.Keys.Upload)
+	if u.s.tasks.Shards > 1 {
+		return names
+	}
+	names = append(names, keys.OwnerKey(u.owner), keys.OpenKey, keys.ThrottledKey)
+	if u.Claim != "" {
+		names = append(names, u.Claim)
+	}
+	return names
+}
+
+// claimLife is how long the idempotency key of a batch points at it.
+func claimLife(spec *batch.Spec) time.Duration { return max(spec.ExpiresIn+spec.Retention, ClaimTTL) }
+
+// created reads the answer of lua/commit.lua.
+func (u *Upload) created(answer []string, err error) (time.Time, error) {
+	if err != nil {
+		return time.Time{}, fmt.Errorf("commit the batch: %w", err)
+	}
+	if answer[0] != "ok" {
+		return time.Time{}, batch.ErrUploadLost
+	}
+	u.committed = true
+	return rdb.FromMillis(answer[1]), nil
+}
+
+func (u *Upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
+	m, err := u.s.batches.Meta(ctx, u.ID)
+	if err != nil {
+		return nil, err
+	}
+	if m["owner"] != u.owner {
+		return nil, batch.ErrUploadLost // deleted in the meantime
+	}
+	if !hmac.Equal([]byte(m["fingerprint"]), []byte(hex.EncodeToString(spec.Fingerprint))) {
+		return nil, batch.ErrKeyReused
+	}
+	b, err := u.s.batches.Codec.BatchFrom(u.ID, m)
+	if err != nil || b.Status.Terminal() {
+		return b, err
+	}
+	// In a cluster the entries may be gone: another process may have removed them before the commit.
+	if err := u.List(ctx, m["created"]+"000", true); err != nil {
+		return nil, err
+	}
+	return b, u.Index(ctx, m["throttle"] != "")
+}
+
+// extendClaim has the idempotency key point at the batch for as long as that is kept.
+func (u *Upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
+	if u.Claim == "" || u.s.tasks.Shards == 1 { // then the commit does it
+		return nil
+	}
+	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.Claim}, u.ID, u.ID, rdb.Millis(claimLife(spec)))
+	if err == nil && answer[0] != u.ID {
+		err = batch.ErrUploadLost
+	}
+	return err
+}
+
+// Index enters the batch into the lists of the batches that the sweeper looks after.
+func (u *Upload) Index(ctx context.Context, throttled bool) error {
+	ctx, cancel := u.s.db.WithTimeout(ctx)
+	defer cancel()
+	_, err := u.s.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		p.ZAdd(ctx, keys.OpenKey, redis.Z{Member: u.ID})
+		if throttled {
+			p.ZAdd(ctx, keys.ThrottledKey, redis.Z{Member: u.ID})
+		}
+		return nil
+	})
+	return rdb.MapError(ctx, err)
+}
