@@ -6,8 +6,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/batchd/batchd/queue/keys"
-	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
@@ -17,8 +15,6 @@ const (
 	// processes that died.
 	forwardPolls = 2
 	reapPolls    = 4
-	// forwardMost is the most tasks that one exchange moves.
-	forwardMost = 1000
 	// forwardPause is the least time between two exchanges for one queue: tasks that are due
 	// meanwhile share the next one.
 	forwardPause = 2 * time.Millisecond
@@ -114,40 +110,35 @@ func (t *consumer) eachNode(queues []*taskQueue, do func([]*taskQueue)) {
 
 // forward moves the tasks of some queues that are due, in one exchange.
 func (f *forwarder) forward(queues []*taskQueue) {
-	s := f.t.s
-	ctx, cancel := s.db.WithTimeout(context.Background())
-	defer cancel()
-	pipe := s.db.Client.Pipeline()
-	cmds := make([]*redis.Cmd, len(queues))
-	for i, q := range queues {
-		cmds[i] = pipe.EvalSha(ctx, Steps.Forward.Hash(), []string{tasks.DueKey(q.name), q.prefix + "retry", q.prefix + "pending"}, q.prefix+"t:", forwardMost)
-	}
-	s.db.Send(ctx, pipe)
-	for i, q := range queues {
-		answer, err := s.db.AnswerOf(ctx, Steps.Forward, cmds[i]).Int64Slice()
-		if err == nil && len(answer) != 2 {
-			err = rdb.ErrAnswer
-		}
-		q.forwarded(answer, rdb.MapError(ctx, err))
+	for i, answer := range f.t.s.tasks.Forward(context.Background(), namesOf(queues)) {
+		queues[i].forwarded(answer)
 	}
 	f.wake()
 }
 
+func namesOf(queues []*taskQueue) []string {
+	names := make([]string, len(queues))
+	for i, q := range queues {
+		names[i] = q.name
+	}
+	return names
+}
+
 // forwarded notes what an exchange has moved to the queue, and when the next one is due.
-func (q *taskQueue) forwarded(answer []int64, err error) {
+func (q *taskQueue) forwarded(answer tasks.Forwarded) {
 	now := time.Now()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.moves = false
 	switch {
-	case err != nil:
-		q.t.s.log.Warn("tasks not moved that are due for another attempt", "queue", q.name, "error", err)
+	case answer.Err != nil:
+		q.t.s.log.Warn("tasks not moved that are due for another attempt", "queue", q.name, "error", answer.Err)
 		q.maybeNonEmpty = true // Redis may have moved some
 		q.waits(now.Add(retryPause))
-	case answer[1] >= 0:
-		q.waits(now.Add(max(time.Duration(answer[1])*time.Microsecond, forwardPause)))
+	case answer.Waits:
+		q.waits(now.Add(max(answer.Next, forwardPause)))
 	}
-	if err != nil || answer[0] > 0 {
+	if answer.Err != nil || answer.Moved > 0 {
 		q.maybeNonEmpty = true
 		q.wake()
 	}
@@ -164,24 +155,14 @@ func (t *consumer) reap() {
 }
 
 func (t *consumer) reapQueues(queues []*taskQueue) {
-	s := t.s
-	ctx, cancel := s.db.WithTimeout(context.Background())
-	defer cancel()
-	pipe := s.db.Client.Pipeline()
-	cmds := make([]*redis.Cmd, len(queues))
-	for i, q := range queues {
-		cmds[i] = pipe.EvalSha(ctx, Steps.Reap.Hash(), []string{q.prefix + "active", q.prefix + "lease", q.prefix + "pending"},
-			q.prefix+"t:", int(reapGrace.Seconds()), forwardMost, keys.WorkChannel, s.tasks.Wakeup(q.name))
-	}
-	s.db.Send(ctx, pipe)
-	for i, q := range queues {
-		n, err := s.db.AnswerOf(ctx, Steps.Reap, cmds[i]).Int()
+	for i, answer := range t.s.tasks.Reap(context.Background(), namesOf(queues), reapGrace) {
+		name := queues[i].name
 		switch {
-		case err != nil:
-			s.log.Warn("expired leases not looked for", "queue", q.name, "error", rdb.MapError(ctx, err))
-		case n > 0:
-			s.log.Info("tasks put back whose leases had expired", "queue", q.name, "tasks", n)
-			t.markNonEmpty(q.name)
+		case answer.Err != nil:
+			t.s.log.Warn("expired leases not looked for", "queue", name, "error", answer.Err)
+		case answer.PutBack > 0:
+			t.s.log.Info("tasks put back whose leases had expired", "queue", name, "tasks", answer.PutBack)
+			t.markNonEmpty(name)
 		}
 	}
 }

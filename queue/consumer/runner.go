@@ -4,13 +4,9 @@ import (
 	"context"
 	"fmt"
 	"runtime/debug"
-	"slices"
 	"sync/atomic"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
-	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
@@ -112,12 +108,12 @@ func (t *consumer) keepLeases() {
 }
 
 func (t *consumer) renewLeases(now time.Time) {
-	held := make(map[*taskQueue][]any)
+	held := make(map[string][]string) // ids by queue
 	for _, l := range t.targets {
 		l.mu.Lock()
 		for _, r := range l.runners {
 			if k := r.now.Load(); k != nil && now.Sub(k.taken) >= leaseEvery/2 {
-				held[k.queue] = append(held[k.queue], k.id)
+				held[k.queue.name] = append(held[k.queue.name], k.id)
 			}
 		}
 		l.mu.Unlock()
@@ -125,20 +121,7 @@ func (t *consumer) renewLeases(now time.Time) {
 	if len(held) == 0 {
 		return
 	}
-	ctx, cancel := t.s.db.WithTimeout(context.Background())
-	defer cancel()
-	pipe := t.s.db.Client.Pipeline()
-	var renewed []*redis.Cmd
-	for q, ids := range held {
-		for some := range slices.Chunk(ids, tasks.MostEnded) {
-			args := append([]any{int(tasks.AsynqLease.Seconds())}, some...)
-			renewed = append(renewed, pipe.EvalSha(ctx, Steps.Renew.Hash(), []string{q.prefix + "lease"}, args...))
-		}
-	}
-	t.s.db.Send(ctx, pipe)
-	for _, cmd := range renewed {
-		if err := t.s.db.AnswerOf(ctx, Steps.Renew, cmd).Err(); err != nil {
-			t.s.log.Warn("leases not renewed", "error", rdb.MapError(ctx, err))
-		}
+	for _, err := range t.s.tasks.RenewLeases(context.Background(), held) {
+		t.s.log.Warn("leases not renewed", "error", err)
 	}
 }

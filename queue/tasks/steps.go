@@ -14,11 +14,14 @@ var fairLua string
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
-	Poll, Enqueue, Offer, Retract, Requeue *rdb.Step
+	Poll, Enqueue, Offer, Retract, Requeue, Forward, Reap, Renew *rdb.Step
 }{
 	Poll:    rdb.LoadStep(luaFiles, "poll", rdb.TimeLua, fairLua),
 	Enqueue: rdb.LoadStep(luaFiles, "enqueue"),
 	Offer:   rdb.LoadStep(luaFiles, "offer", rdb.TimeLua, fairLua),
 	Retract: rdb.LoadStep(luaFiles, "retract", rdb.TimeLua, fairLua),
 	Requeue: rdb.LoadStep(luaFiles, "requeue"),
+	Forward: rdb.LoadStep(luaFiles, "forward", rdb.TimeLua),
+	Reap:    rdb.LoadStep(luaFiles, "reap", rdb.TimeLua),
+	Renew:   rdb.LoadStep(luaFiles, "renew", rdb.TimeLua),
 }

@@ -3,7 +3,7 @@
 -- about attempts.
 -- KEYS: active, lease, pending
 -- ARGV: task key prefix, for how many seconds a lease must have been over, the most tasks to put
---       back, channel, word for the workers
+--       back, channel, wakeup message for workers
 -- returns: the number of tasks put back
 -- Repeating it puts nothing back twice.
 local over = ms(math.floor(now_us() / 1000000) - tonumber(ARGV[2]))
