@@ -38,7 +38,7 @@ func (b *bundle) grouped(s *batch.Spec) string {
 func (b *bundle) note(id string, begun *batch.Begun, staged *batch.Result) error {
 	b.T.Helper()
 	begun.Group.Seq++
-	now, err := b.Ledger.Note(b.Ctx, id, begun.Token, begun.Group, staged)
+	now, err := b.Ledger.SaveGroup(b.Ctx, id, begun.Token, begun.Group, staged)
 	if err == nil {
 		require.WithinDuration(b.T, time.Now(), now, time.Minute)
 	}
@@ -74,7 +74,7 @@ func TestAGroupIsTakenOverFromItsRecord(t *testing.T) {
 		first := b.Begin(id, 1)
 		first.Group.Step, first.Group.Sent, first.Group.Transaction = batch.GroupMember, true, "secret-tx"
 		for range 2 { // its answer is lost, and it is repeated
-			_, err := b.Ledger.Note(b.Ctx, id, first.Token, first.Group, nil)
+			_, err := b.Ledger.SaveGroup(b.Ctx, id, first.Token, first.Group, nil)
 			require.NoError(t, err)
 		}
 		require.NoError(t, b.note(id, first, queuetest.Result(1, batch.Succeeded)))
@@ -85,7 +85,7 @@ func TestAGroupIsTakenOverFromItsRecord(t *testing.T) {
 		require.Equal(t, first.Group, second.Group)
 		require.ErrorIs(t, b.note(id, first, nil), batch.ErrStale)
 		failed := []batch.Result{*queuetest.Result(1, batch.Failed), *queuetest.Result(3, batch.Failed), *queuetest.Result(4, batch.Failed)}
-		require.ErrorIs(t, b.Ledger.Conclude(b.Ctx, id, first.Token, first.Group, failed), batch.ErrStale)
+		require.ErrorIs(t, b.Ledger.FinishGroup(b.Ctx, id, first.Token, first.Group, failed), batch.ErrStale)
 		third := b.Begin(id, 1)
 		require.Equal(t, second.Group, third.Group, "a stale write changes nothing")
 
@@ -93,7 +93,7 @@ func TestAGroupIsTakenOverFromItsRecord(t *testing.T) {
 		require.NoError(t, b.note(id, third, nil))
 		old := *third.Group
 		old.Seq, old.At = 0, 0
-		_, err := b.Ledger.Note(b.Ctx, id, third.Token, &old, nil)
+		_, err := b.Ledger.SaveGroup(b.Ctx, id, third.Token, &old, nil)
 		require.NoError(t, err)
 		require.Equal(t, 2, b.Begin(id, 1).Group.At, "a late repetition does not take the record back")
 		for key := range b.AllKeys() {
@@ -148,7 +148,7 @@ func TestAGroupEndsInOneStep(t *testing.T) {
 		require.Equal(t, batch.Pending, b.AllResults(id, 10)[1].Outcome, "nothing of a group shows before it ends")
 		results := []batch.Result{{Outcome: batch.Succeeded}, {Outcome: batch.Succeeded}, *queuetest.Result(4, batch.Succeeded)}
 		for range 2 {
-			require.NoError(t, b.Ledger.Conclude(b.Ctx, id, begun.Token, begun.Group, results))
+			require.NoError(t, b.Ledger.FinishGroup(b.Ctx, id, begun.Token, begun.Group, results))
 		}
 		require.Equal(t, batch.Counts{Total: 6, Pending: 1, Succeeded: 5}, b.Read(id).Counts)
 		again, err := b.Ledger.Begin(b.Ctx, id, 1, "w2")
@@ -157,7 +157,7 @@ func TestAGroupEndsInOneStep(t *testing.T) {
 		require.ErrorIs(t, b.note(id, begun, nil), batch.ErrStale)
 
 		last := b.Begin(id, 5)
-		require.NoError(t, b.Ledger.Conclude(b.Ctx, id, last.Token, last.Group, []batch.Result{*queuetest.Result(5, batch.Skipped)}))
+		require.NoError(t, b.Ledger.FinishGroup(b.Ctx, id, last.Token, last.Group, []batch.Result{*queuetest.Result(5, batch.Skipped)}))
 		got := b.Read(id)
 		require.Equal(t, batch.StatusCompleted, got.Status)
 		require.Equal(t, batch.Counts{Total: 6, Succeeded: 5, Skipped: 1}, got.Counts)
@@ -178,7 +178,7 @@ func TestAGroupThatFailsReplacesWhatWasNoted(t *testing.T) {
 		begun := b.Begin(id, 1)
 		require.NoError(t, b.note(id, begun, queuetest.Result(1, batch.Succeeded)))
 		results := []batch.Result{*queuetest.Result(1, batch.Skipped), *queuetest.Result(3, batch.Failed), *queuetest.Result(4, batch.Unknown)}
-		require.NoError(t, b.Ledger.Conclude(b.Ctx, id, begun.Token, begun.Group, results))
+		require.NoError(t, b.Ledger.FinishGroup(b.Ctx, id, begun.Token, begun.Group, results))
 		all := b.AllResults(id, 10)
 		require.Equal(t, []batch.Outcome{batch.Skipped, batch.Failed, batch.Unknown}, []batch.Outcome{all[1].Outcome, all[3].Outcome, all[4].Outcome})
 		require.Empty(t, all[1].Body)
@@ -198,7 +198,7 @@ func TestCancelEndsAGroupThatHasNotBegunAndNoOther(t *testing.T) {
 		require.Equal(t, batch.CodeCancelled, b.AllResults(waiting, 10)[3].Error.Code)
 		require.Equal(t, batch.Counts{Total: 6, Pending: 3, Cancelled: 3}, b.Read(running).Counts)
 		begun := b.Begin(running, 1)
-		require.NoError(t, b.Ledger.Conclude(b.Ctx, running, begun.Token, begun.Group,
+		require.NoError(t, b.Ledger.FinishGroup(b.Ctx, running, begun.Token, begun.Group,
 			[]batch.Result{*queuetest.Result(1, batch.Succeeded), *queuetest.Result(3, batch.Succeeded), *queuetest.Result(4, batch.Succeeded)}))
 		got := b.Read(running)
 		require.Equal(t, batch.StatusCancelled, got.Status)
@@ -217,7 +217,7 @@ func TestTheDeadlineEndsAGroupThatHasNotBegun(t *testing.T) {
 		require.Equal(t, batch.Counts{Total: 6, Pending: 1, Expired: 5}, b.Read(id).Counts)
 		again := b.Begin(id, 5)
 		require.ErrorIs(t, b.note(id, running, nil), batch.ErrStale, "a group that was begun is taken over after the deadline too")
-		require.NoError(t, b.Ledger.Conclude(b.Ctx, id, again.Token, again.Group, []batch.Result{*queuetest.Result(5, batch.Succeeded)}))
+		require.NoError(t, b.Ledger.FinishGroup(b.Ctx, id, again.Token, again.Group, []batch.Result{*queuetest.Result(5, batch.Succeeded)}))
 		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
 	})
 }
@@ -232,7 +232,7 @@ func TestTheKeysOfGroupsExpireAndAreErased(t *testing.T) {
 		require.NoError(t, err)
 		require.NoError(t, b.Delete(b.Ctx, "me", id))
 		require.ErrorIs(t, b.note(id, begun, nil), batch.ErrNotFound)
-		require.ErrorIs(t, b.Ledger.Conclude(b.Ctx, id, begun.Token, begun.Group, []batch.Result{*queuetest.Result(1, batch.Failed), *queuetest.Result(3, batch.Failed), *queuetest.Result(4, batch.Failed)}), batch.ErrNotFound)
+		require.ErrorIs(t, b.Ledger.FinishGroup(b.Ctx, id, begun.Token, begun.Group, []batch.Result{*queuetest.Result(1, batch.Failed), *queuetest.Result(3, batch.Failed), *queuetest.Result(4, batch.Failed)}), batch.ErrNotFound)
 		_, err = b.Ledger.Member(b.Ctx, id, 1)
 		require.ErrorIs(t, err, batch.ErrNotFound)
 		for key := range b.AllKeys() {

@@ -134,7 +134,7 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	s.w.log.DebugContext(ctx, "attempt", "batch", s.id, "index", index, "target", s.begun.Target, "step", s.g.Step, "attempt", s.g.Attempt,
 		"outcome", resp.Result.Outcome.String(), "status", resp.Result.Status, "duration", resp.Result.Duration, "repeat", resp.Repeat)
 	if resp.Result.Error != nil && !resp.Unsent {
-		s.g.Doubt = true
+		s.g.InDoubt = true
 	}
 	return &exchange{action: action, resp: resp}, nil
 }
@@ -229,7 +229,7 @@ func (s *saga) note(ctx context.Context) (now time.Time, err error) {
 	}
 	s.g.Seq++
 	err = s.w.retryUnavailable(ctx, func(ctx context.Context) (err error) {
-		now, err = s.w.cfg.Ledger.Note(ctx, s.id, s.begun.Token, s.g, s.staged)
+		now, err = s.w.cfg.Ledger.SaveGroup(ctx, s.id, s.begun.Token, s.g, s.staged)
 		return err
 	})
 	if errors.Is(err, batch.ErrNotFound) {
@@ -242,26 +242,26 @@ func (s *saga) note(ctx context.Context) (now time.Time, err error) {
 
 // next makes a step the present one. Nothing of it is sent yet.
 func (s *saga) next(step batch.GroupStep, at int) {
-	s.g.Step, s.g.At, s.g.Sent, s.g.Attempt, s.g.Doubt = step, at, false, 0, false
+	s.g.Step, s.g.At, s.g.Sent, s.g.Attempt, s.g.InDoubt = step, at, false, 0, false
 	s.g.FirstAt, s.g.StartedAt = time.Time{}, time.Time{}
 }
 
 // conclude ends all members with what the record says of them.
 func (s *saga) conclude(ctx context.Context) error {
 	results := s.results()
-	if s.g.Cause != nil && s.g.Cause.Open {
+	if s.g.Cause != nil && s.g.Cause.LeftOpen {
 		s.w.log.WarnContext(ctx, "a transaction may have been left open at the target", "batch", s.id, "group", s.g.Leader(), "target", s.begun.Target)
 	}
-	if len(s.g.Remains) > 0 {
+	if len(s.g.MayPersist) > 0 {
 		s.w.log.WarnContext(ctx, "part of a group may remain at the target", "batch", s.id, "group", s.g.Leader(),
-			"target", s.begun.Target, "remains", s.remaining())
+			"target", s.begun.Target, "remains", s.leftovers())
 	}
 	if s.erased {
 		return nil
 	}
 	crash.At(crash.GroupConcluding)
 	err := s.w.retryUnavailable(ctx, func(ctx context.Context) error {
-		return s.w.cfg.Ledger.Conclude(ctx, s.id, s.begun.Token, s.g, results)
+		return s.w.cfg.Ledger.FinishGroup(ctx, s.id, s.begun.Token, s.g, results)
 	})
 	crash.At(crash.GroupConcluded)
 	if err == nil {

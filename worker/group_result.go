@@ -29,9 +29,9 @@ func (s *saga) result(at int) batch.Result {
 	m := s.g.Members[at]
 	r := batch.Result{ID: m.ID, Index: m.Index, Outcome: batch.Skipped, Attempts: m.Attempts, StartedAt: m.StartedAt, Duration: m.Duration}
 	message := "not run: " + s.why()
-	if detail, remains := s.g.Remaining(at); remains {
+	if detail, mayPersist := s.g.Leftover(at); mayPersist {
 		r.Outcome = batch.Unknown
-		message = fmt.Sprintf("%s; so it may remain, as may all of %s", detail, s.remaining())
+		message = fmt.Sprintf("%s; so it may remain, as may all of %s", detail, s.leftovers())
 		if cause.Step == batch.GroupMember {
 			message += "; the group was given up because " + s.why()
 		}
@@ -46,8 +46,8 @@ func (s *saga) result(at int) batch.Result {
 // own, as it came, unless more has to be said of it.
 func (s *saga) failed(at int) batch.Result {
 	cause, m := s.g.Cause, s.g.Members[at]
-	detail, remains := s.g.Remaining(at)
-	if !remains && cause.Outcome == batch.Failed {
+	detail, mayPersist := s.g.Leftover(at)
+	if !mayPersist && cause.Outcome == batch.Failed {
 		return s.stagedResult(at, batch.Failed)
 	}
 	r := batch.Result{
@@ -58,10 +58,10 @@ func (s *saga) failed(at int) batch.Result {
 		failure = *cause.Failure
 	}
 	switch {
-	case remains:
+	case mayPersist:
 		r.Outcome = batch.Unknown
-		failure.Message = strings.TrimPrefix(failure.Message+"; ", "; ") + detail + "; so it may remain, as may all of " + s.remaining()
-	case cause.Doubt:
+		failure.Message = strings.TrimPrefix(failure.Message+"; ", "; ") + detail + "; so it may remain, as may all of " + s.leftovers()
+	case cause.InDoubt:
 		r.Outcome = batch.Errored
 		failure.Message += "; it was then taken back, should it have taken effect"
 	}
@@ -80,7 +80,7 @@ func (s *saga) stagedResult(at int, o batch.Outcome) batch.Result {
 
 // why tells the reason for which the group does not count.
 func (s *saga) why() string {
-	if s.g.Cause.Open {
+	if s.g.Cause.LeftOpen {
 		return s.reason() + "; a transaction may have been left open at the target"
 	}
 	return s.reason()
@@ -100,11 +100,11 @@ func (s *saga) reason() string {
 	return fmt.Sprintf("action %d (%q) of group %q %s", m.Index, m.ID, s.g.Name, how)
 }
 
-// remaining names the members that may count although the group does not.
-func (s *saga) remaining() string {
-	indexes := make([]string, 0, len(s.g.Remains))
+// leftovers names the members that may count although the group does not.
+func (s *saga) leftovers() string {
+	indexes := make([]string, 0, len(s.g.MayPersist))
 	for at, m := range s.g.Members {
-		if _, remains := s.g.Remaining(at); remains {
+		if _, mayPersist := s.g.Leftover(at); mayPersist {
 			indexes = append(indexes, strconv.Itoa(m.Index))
 		}
 	}

@@ -12,7 +12,7 @@ import (
 // answer was not noted: it is sent again if that is safe, else it counts as one
 // that got no answer.
 func (s *saga) recover(ctx context.Context) {
-	s.g.Sent, s.g.Doubt = false, true
+	s.g.Sent, s.g.InDoubt = false, true
 	action, failure := s.request(ctx)
 	safe := failure == nil && (!s.forward() || s.w.cfg.Dispatcher.Repeatable(s.begun.Target, action))
 	if safe && s.g.Attempt < s.target.Retry.Attempts {
@@ -43,7 +43,7 @@ func (s *saga) decide(ctx context.Context, x *exchange) {
 		s.decideRollback(x, ok)
 	case batch.GroupUndo:
 		if !ok && !accepted(x.resp) && !absent(x.resp) {
-			s.remain(s.g.At, "done, and its undo "+ending(&x.resp.Result))
+			s.mayPersist(s.g.At, "done, and its undo "+ending(&x.resp.Result))
 		}
 		s.undoBelow(s.g.At)
 	case batch.GroupEnd:
@@ -56,14 +56,14 @@ func (s *saga) decide(ctx context.Context, x *exchange) {
 func (s *saga) decideBegin(x *exchange, ok bool) {
 	if !ok {
 		s.fail(&x.resp.Result)
-		s.g.Cause.Open = s.g.Cause.Doubt
+		s.g.Cause.LeftOpen = s.g.Cause.InDoubt
 		s.next(batch.GroupEnd, 0)
 		return
 	}
 	id, err := s.transactionID(&x.resp.Result)
 	if err != nil {
 		s.fail(&batch.Result{Outcome: batch.Errored, Error: &batch.Failure{Code: batch.CodeProtocol, Message: err.Error()}})
-		s.g.Cause.Open = true
+		s.g.Cause.LeftOpen = true
 		s.next(batch.GroupEnd, 0)
 		return
 	}
@@ -95,7 +95,7 @@ func (s *saga) decideMember(x *exchange, ok bool) {
 		return
 	}
 	if x.action != nil && batch.Reads(x.action.Method) {
-		s.g.Doubt = false // whether it arrived or not, there is nothing to take back
+		s.g.InDoubt = false // whether it arrived or not, there is nothing to take back
 	}
 	if r.Status > 0 {
 		s.staged = r
@@ -104,11 +104,11 @@ func (s *saga) decideMember(x *exchange, ok bool) {
 	switch {
 	case s.g.Transaction != "":
 		s.next(batch.GroupRollback, at)
-	case s.g.Cause.Doubt && x.action != nil && x.action.Undo != nil:
+	case s.g.Cause.InDoubt && x.action != nil && x.action.Undo != nil:
 		s.next(batch.GroupUndo, at)
 	default:
-		if s.g.Cause.Doubt {
-			s.remain(at, "sent, and "+ending(r)+"; it has no undo")
+		if s.g.Cause.InDoubt {
+			s.mayPersist(at, "sent, and "+ending(r)+"; it has no undo")
 		}
 		s.undoBelow(at)
 	}
@@ -118,12 +118,12 @@ func (s *saga) decideCommit(x *exchange, ok bool) {
 	switch {
 	case ok || accepted(x.resp):
 		s.next(batch.GroupEnd, 0)
-	case x.resp.Result.Status > 0 || !s.g.Doubt:
+	case x.resp.Result.Status > 0 || !s.g.InDoubt:
 		s.fail(&x.resp.Result)
 		s.next(batch.GroupRollback, s.g.At)
 	default:
 		s.fail(&x.resp.Result)
-		s.remainAll(len(s.g.Members), "done, but it is not known whether the transaction was committed: its commit "+ending(&x.resp.Result))
+		s.mayPersistUpTo(len(s.g.Members), "done, but it is not known whether the transaction was committed: its commit "+ending(&x.resp.Result))
 		s.next(batch.GroupEnd, 0)
 	}
 }
@@ -136,13 +136,13 @@ func (s *saga) decideRollback(x *exchange, ok bool) {
 	}
 	switch {
 	case !ok && !accepted(x.resp) && !absent(x.resp):
-		cause.Open = true
-		if cause.Step == batch.GroupMember && cause.Doubt {
+		cause.LeftOpen = true
+		if cause.Step == batch.GroupMember && cause.InDoubt {
 			sent++
 		}
-		s.remainAll(sent, "done, but the rollback "+ending(&x.resp.Result))
-	case cause.Step == batch.GroupCommit && cause.Doubt:
-		s.remainAll(sent, "done, but it is not known whether the transaction was committed: the answer to its commit was not seen, and the next one "+
+		s.mayPersistUpTo(sent, "done, but the rollback "+ending(&x.resp.Result))
+	case cause.Step == batch.GroupCommit && cause.InDoubt:
+		s.mayPersistUpTo(sent, "done, but it is not known whether the transaction was committed: the answer to its commit was not seen, and the next one "+
 			ending(&batch.Result{Status: cause.Status, Error: cause.Failure}))
 	}
 	s.next(batch.GroupEnd, 0)
@@ -161,18 +161,18 @@ func (s *saga) undoBelow(at int) {
 // fail notes why the group does not count.
 func (s *saga) fail(r *batch.Result) {
 	s.g.Cause = &batch.GroupCause{
-		Step: s.g.Step, At: s.g.At, Outcome: r.Outcome, Status: r.Status, Failure: r.Error, Doubt: s.g.Doubt,
+		Step: s.g.Step, At: s.g.At, Outcome: r.Outcome, Status: r.Status, Failure: r.Error, InDoubt: s.g.InDoubt,
 		StartedAt: r.StartedAt, Duration: r.Duration,
 	}
 }
 
-func (s *saga) remain(at int, detail string) {
-	s.g.Remains = append(s.g.Remains, batch.Remain{At: at, Detail: detail})
+func (s *saga) mayPersist(at int, detail string) {
+	s.g.MayPersist = append(s.g.MayPersist, batch.Leftover{At: at, Detail: detail})
 }
 
-func (s *saga) remainAll(n int, detail string) {
+func (s *saga) mayPersistUpTo(n int, detail string) {
 	for at := range n {
-		s.remain(at, detail)
+		s.mayPersist(at, detail)
 	}
 }
 

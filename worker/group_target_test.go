@@ -185,7 +185,7 @@ func TestAGroupThatADeadWorkerHeldIsTakenOver(t *testing.T) {
 	begun, err := b.store.Ledger.Begin(t.Context(), id, 0, "dead")
 	require.NoError(t, err)
 	begun.Group.Seq, begun.Group.Step, begun.Group.Sent, begun.Group.Attempt = 1, batch.GroupBegin, true, 1
-	_, err = b.store.Ledger.Note(t.Context(), id, begun.Token, begun.Group, nil)
+	_, err = b.store.Ledger.SaveGroup(t.Context(), id, begun.Token, begun.Group, nil)
 	require.NoError(t, err)
 	b.run()
 	_, results := b.wait(id)

@@ -109,8 +109,8 @@ func (w *world) Member(_ context.Context, _ string, index int) (*batch.Action, e
 	return &a, nil
 }
 
-// Note implements [batch.GroupLedger].
-func (w *world) Note(_ context.Context, _ string, token batch.Token, g *batch.Group, staged *batch.Result) (time.Time, error) {
+// SaveGroup implements [batch.GroupLedger].
+func (w *world) SaveGroup(_ context.Context, _ string, token batch.Token, g *batch.Group, staged *batch.Result) (time.Time, error) {
 	w.tick()
 	if token != batch.Token(fmt.Sprint(w.token)) {
 		return time.Time{}, batch.ErrStale
@@ -126,8 +126,8 @@ func (w *world) Note(_ context.Context, _ string, token batch.Token, g *batch.Gr
 	return time.Now(), nil
 }
 
-// Conclude implements [batch.GroupLedger].
-func (w *world) Conclude(_ context.Context, _ string, token batch.Token, g *batch.Group, results []batch.Result) error {
+// FinishGroup implements [batch.GroupLedger].
+func (w *world) FinishGroup(_ context.Context, _ string, token batch.Token, g *batch.Group, results []batch.Result) error {
 	w.tick()
 	if token != batch.Token(fmt.Sprint(w.token)) || w.results != nil {
 		return batch.ErrStale
@@ -279,12 +279,12 @@ func (g groupOnly) Member(ctx context.Context, id string, index int) (*batch.Act
 	return g.GroupLedger.Member(ctx, id, index)
 }
 
-func (g groupOnly) Note(ctx context.Context, id string, t batch.Token, rec *batch.Group, staged *batch.Result) (time.Time, error) {
-	return g.GroupLedger.Note(ctx, id, t, rec, staged)
+func (g groupOnly) SaveGroup(ctx context.Context, id string, t batch.Token, rec *batch.Group, staged *batch.Result) (time.Time, error) {
+	return g.GroupLedger.SaveGroup(ctx, id, t, rec, staged)
 }
 
-func (g groupOnly) Conclude(ctx context.Context, id string, t batch.Token, rec *batch.Group, results []batch.Result) error {
-	return g.GroupLedger.Conclude(ctx, id, t, rec, results)
+func (g groupOnly) FinishGroup(ctx context.Context, id string, t batch.Token, rec *batch.Group, results []batch.Result) error {
+	return g.GroupLedger.FinishGroup(ctx, id, t, rec, results)
 }
 
 // sagaWorker is a worker for a world. Commit is the method of the target's

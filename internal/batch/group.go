@@ -35,14 +35,15 @@ type Group struct {
 	// FirstAt is when Step was first tried, StartedAt when it was last.
 	FirstAt   time.Time `json:"first_at,omitzero"`
 	StartedAt time.Time `json:"started_at,omitzero"`
-	// Doubt says that a try at Step was sent and its answer not seen.
-	Doubt bool `json:"doubt,omitempty"`
+	// InDoubt says that an attempt at Step was sent and got no response.
+	InDoubt bool `json:"in_doubt,omitempty"`
 	// Transaction is the target's id of it. Empty means that undos take its place.
 	Transaction string `json:"transaction,omitempty"`
 	// Cause says why the group does not count. Nil means that nothing has failed.
 	Cause *GroupCause `json:"cause,omitempty"`
-	// Remains lists the members that may still count although the group does not.
-	Remains []Remain `json:"remains,omitempty"`
+	// MayPersist lists the members whose effects may persist at the target although the
+	// group failed.
+	MayPersist []Leftover `json:"may_persist,omitempty"`
 }
 
 // Member is an action of a group.
@@ -78,16 +79,16 @@ type GroupCause struct {
 	Outcome Outcome  `json:"outcome"`
 	Status  int      `json:"status,omitempty"`
 	Failure *Failure `json:"failure,omitempty"`
-	// Doubt says that it may have taken effect at the target all the same.
-	Doubt bool `json:"doubt,omitempty"`
-	// Open says that the target may hold a transaction that no worker ends.
-	Open      bool          `json:"open,omitempty"`
+	// InDoubt says that the request may have taken effect at the target all the same.
+	InDoubt bool `json:"in_doubt,omitempty"`
+	// LeftOpen says that the target may hold a transaction that no worker ends.
+	LeftOpen  bool          `json:"left_open,omitempty"`
 	StartedAt time.Time     `json:"started_at,omitzero"`
 	Duration  time.Duration `json:"duration,omitempty"`
 }
 
-// Remain is a member that may still count, and why.
-type Remain struct {
+// Leftover is a member whose effect may persist at the target, and why.
+type Leftover struct {
 	At     int    `json:"at"`
 	Detail string `json:"detail"`
 }
@@ -95,10 +96,10 @@ type Remain struct {
 // Leader returns the index of the action that leads the group.
 func (g *Group) Leader() int { return g.Members[0].Index }
 
-// Remaining returns why the member at that position may still count, and
-// whether it may.
-func (g *Group) Remaining(at int) (string, bool) {
-	for _, r := range g.Remains {
+// Leftover returns whether the effect of the member at a position in Members may persist,
+// and why.
+func (g *Group) Leftover(at int) (detail string, mayPersist bool) {
+	for _, r := range g.MayPersist {
 		if r.At == at {
 			return r.Detail, true
 		}
@@ -125,14 +126,14 @@ func Reads(method string) bool {
 type GroupLedger interface {
 	// Member returns an action of the batch.
 	Member(ctx context.Context, id string, index int) (*Action, error)
-	// Note writes the group's record and, with it, the result that a member will
-	// have if the group ends well; nil adds none. It returns the store's time.
+	// SaveGroup writes the group's record and, with it, the result that a member will
+	// have if the group succeeds; nil adds none. It returns the store's time.
 	// A token that is no longer the group's gets [ErrStale].
-	Note(ctx context.Context, id string, token Token, g *Group, staged *Result) (time.Time, error)
-	// Conclude ends all members in one step, with the results in the order of
-	// the members. A result without an ID stands for the one that was staged; of
-	// it only the outcome is read. The first write wins, as in [Ledger.Finish].
-	Conclude(ctx context.Context, id string, token Token, g *Group, results []Result) error
+	SaveGroup(ctx context.Context, id string, token Token, g *Group, staged *Result) (time.Time, error)
+	// FinishGroup ends all members in one step, with the results in the order of
+	// the members. A result without an ID stands for the one that was staged; only its
+	// outcome is read. The first write wins, as in [Ledger.Finish].
+	FinishGroup(ctx context.Context, id string, token Token, g *Group, results []Result) error
 }
 
 // Groups checks the groups of a batch as its actions come.

@@ -38,8 +38,8 @@ func (s *Ledger) Member(ctx context.Context, id string, index int) (*batch.Actio
 	return &a, nil
 }
 
-// Note implements [batch.GroupLedger].
-func (s *Ledger) Note(ctx context.Context, id string, token batch.Token, g *batch.Group, staged *batch.Result) (time.Time, error) {
+// SaveGroup implements [batch.GroupLedger].
+func (s *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, staged *batch.Result) (time.Time, error) {
 	sealed, err := s.batches.Codec.SealGroup(id, g)
 	if err != nil {
 		return time.Time{}, err
@@ -59,7 +59,7 @@ func (s *Ledger) Note(ctx context.Context, id string, token batch.Token, g *batc
 	}
 	err = batches.VerdictError(answer[0])
 	if s.Restorer.restored(ctx, id, g.Leader(), token, err) {
-		return s.Note(ctx, id, token, g, staged)
+		return s.SaveGroup(ctx, id, token, g, staged)
 	}
 	if g.Paused || err != nil {
 		s.Attempts.abandon(id, g.Leader(), string(token))
@@ -70,8 +70,8 @@ func (s *Ledger) Note(ctx context.Context, id string, token batch.Token, g *batc
 // errForgotten says that Redis has not the results that were noted of a group.
 var errForgotten = errors.New("results of the group are forgotten")
 
-// Conclude implements [batch.GroupLedger].
-func (s *Ledger) Conclude(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
+// FinishGroup implements [batch.GroupLedger].
+func (s *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
 	leader := g.Leader()
 	members, err := s.Groups.membersEnd(id, g, results, nil)
 	if err != nil {
