@@ -8,7 +8,7 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// ParseEntry reads a ledger entry; see lua/lib.lua.
+// ParseEntry reads a ledger entry; see lua/entry.lua.
 func ParseEntry(packed string) Entry {
 	parts := strings.SplitN(packed, "|", 6)
 	if len(parts) < 6 {
@@ -21,7 +21,7 @@ func ParseEntry(packed string) Entry {
 	}
 }
 
-// String returns the ledger entry; see lua/lib.lua.
+// String returns the ledger entry; see lua/entry.lua.
 func (e *Entry) String() string {
 	earlier := strconv.Itoa(e.Earlier)
 	if e.Round != "" {

@@ -9,10 +9,30 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// Lua is a library of the steps on batches. It needs [rdb.TimeLua].
-//
-//go:embed lua/lib.lua
-var Lua string
+// Libraries of Lua functions for the steps on batches, those of other packages included. A step loads
+// those that it calls.
+var (
+	// StatesLua changes the states of actions and their counts.
+	//
+	//go:embed lua/states.lua
+	StatesLua string
+	// EntryLua reads and writes ledger entries, as [ParseEntry] does.
+	//
+	//go:embed lua/entry.lua
+	EntryLua string
+	// ResultsLua reads states and results.
+	//
+	//go:embed lua/results.lua
+	ResultsLua string
+	// SettleLua ends a batch of which no action is pending. It needs [rdb.TimeLua].
+	//
+	//go:embed lua/settle.lua
+	SettleLua string
+	// GraceLua has GRACE, in milliseconds.
+	//
+	//go:embed lua/grace.lua
+	GraceLua string
+)
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
@@ -21,11 +41,11 @@ var Steps = struct {
 	Alert:     rdb.LoadStep(luaFiles, "alert"),
 	Reopen:    rdb.LoadStep(luaFiles, "reopen", rdb.TimeLua),
 	Unlist:    rdb.LoadStep(luaFiles, "unlist"),
-	Stop:      rdb.LoadStep(luaFiles, "stop", rdb.TimeLua, Lua),
+	Stop:      rdb.LoadStep(luaFiles, "stop", rdb.TimeLua, StatesLua, SettleLua),
 	Erase:     rdb.LoadStep(luaFiles, "erase"),
 	Due:       rdb.LoadStep(luaFiles, "due", rdb.TimeLua),
 	Enqueued:  rdb.LoadStep(luaFiles, "enqueued"),
 	Delivered: rdb.LoadStep(luaFiles, "delivered", rdb.TimeLua),
 	Redeliver: rdb.LoadStep(luaFiles, "redeliver"),
-	Snapshot:  rdb.LoadStep(luaFiles, "snapshot", rdb.TimeLua, Lua),
+	Snapshot:  rdb.LoadStep(luaFiles, "snapshot", ResultsLua),
 }

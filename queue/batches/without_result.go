@@ -14,7 +14,7 @@ import (
 const lastKind = "o"
 
 // lastFieldsOf returns the names of the fields with the last attempts at actions, as
-// last_of of lua/lib.lua does.
+// last_of of lua/entry.lua does.
 func lastFieldsOf(indexes []int) []string {
 	fields := rdb.FieldsOf(indexes)
 	for i, field := range fields {
@@ -29,7 +29,7 @@ func (s *Codec) SealLast(id string, index int, last *batch.Result) []byte {
 	return s.seals.Seal(seal.Label{ID: id, Kind: lastKind, Index: index}, kept.Encode())
 }
 
-// openLast reads what the last attempt at an action came to, as last_of of lua/lib.lua
+// openLast reads what the last attempt at an action came to, as last_of of lua/entry.lua
 // has it. Its outcome is how the action ended afterwards in an earlier round, or pending.
 func (s *Codec) openLast(id string, index int, packed string) (*batch.Result, error) {
 	if packed == "" {

@@ -16,5 +16,5 @@ var Steps = struct {
 }{
 	HandOut:  rdb.LoadStep(luaFiles, "hand_out", rdb.TimeLua),
 	Progress: rdb.LoadStep(luaFiles, "progress", rdb.TimeLua),
-	Retry:    rdb.LoadStep(luaFiles, "retry", rdb.TimeLua, batches.Lua),
+	Retry:    rdb.LoadStep(luaFiles, "retry", rdb.TimeLua, batches.StatesLua, batches.EntryLua, batches.GraceLua),
 }

@@ -48,8 +48,7 @@ func KeysOf(id string) BatchKeys {
 	}
 }
 
-// Step returns the keys that every step of the ledger takes, in the order that
-// lua/lib.lua expects.
+// Step returns the keys that every step of the ledger takes, in this order.
 func (k BatchKeys) Step() []string {
 	return []string{k.Meta, k.State, k.Ledger, k.Actions, k.Results, k.Groups}
 }

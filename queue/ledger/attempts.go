@@ -49,7 +49,7 @@ type Attempt struct {
 	at     time.Time      // when it ended
 }
 
-// States of attempts that have no result; see lua/lib.lua.
+// States of attempts that have no result; see batches/lua/states.lua.
 const (
 	stateBeginning = "b" // its begin is under way; nothing is sent
 	stateRunning   = "r"

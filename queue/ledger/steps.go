@@ -10,16 +10,19 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
+//go:embed lua/groups.lua
+var groupsLua string
+
 // Steps are the Lua steps of this package.
 var Steps = struct {
 	Beat, Begin, Finish, Release, Restore, Disown, SaveGroup, FinishGroup *rdb.Step
 }{
 	Beat:        rdb.LoadStep(luaFiles, "beat", rdb.TimeLua),
-	Begin:       rdb.LoadStep(luaFiles, "begin", rdb.TimeLua, batches.Lua),
-	Finish:      rdb.LoadStep(luaFiles, "finish", rdb.TimeLua, batches.Lua),
-	Release:     rdb.LoadStep(luaFiles, "release", rdb.TimeLua, batches.Lua),
-	Restore:     rdb.LoadStep(luaFiles, "restore", rdb.TimeLua, batches.Lua),
-	Disown:      rdb.LoadStep(luaFiles, "disown", rdb.TimeLua, batches.Lua),
-	SaveGroup:   rdb.LoadStep(luaFiles, "save_group", rdb.TimeLua, batches.Lua),
-	FinishGroup: rdb.LoadStep(luaFiles, "finish_group", rdb.TimeLua, batches.Lua),
+	Begin:       rdb.LoadStep(luaFiles, "begin", rdb.TimeLua, batches.StatesLua, batches.EntryLua, batches.SettleLua, groupsLua),
+	Finish:      rdb.LoadStep(luaFiles, "finish", rdb.TimeLua, batches.StatesLua, batches.ResultsLua, batches.SettleLua),
+	Release:     rdb.LoadStep(luaFiles, "release", rdb.TimeLua, batches.StatesLua, batches.EntryLua, batches.SettleLua, groupsLua),
+	Restore:     rdb.LoadStep(luaFiles, "restore", rdb.TimeLua, batches.StatesLua, batches.EntryLua, batches.SettleLua, groupsLua),
+	Disown:      rdb.LoadStep(luaFiles, "disown", batches.EntryLua),
+	SaveGroup:   rdb.LoadStep(luaFiles, "save_group", rdb.TimeLua, batches.EntryLua, groupsLua),
+	FinishGroup: rdb.LoadStep(luaFiles, "finish_group", rdb.TimeLua, batches.StatesLua, batches.EntryLua, batches.SettleLua),
 }

@@ -29,7 +29,7 @@ const (
 	// takes it over.
 	FanOutTimeout = 10 * time.Second
 	// OverdueAfter is how long after the deadline an action may be in flight. It is
-	// well beyond what the longest attempt takes, and below lua/lib.lua's GRACE.
+	// well beyond what the longest attempt takes, and below GRACE in batches/lua/grace.lua.
 	OverdueAfter = 6 * time.Hour
 	// SlowFor is how long the looks of a round may take that take several exchanges. What becomes
 	// due in the round, such as a deadline, waits for its end.

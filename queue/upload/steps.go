@@ -19,7 +19,7 @@ var Steps = struct {
 }{
 	Claim:  rdb.LoadStep(luaFiles, "claim"),
 	Stage:  rdb.LoadStep(luaFiles, "stage"),
-	Commit: rdb.LoadStep(luaFiles, "commit", rdb.TimeLua, batches.Lua, listEntryLua),
+	Commit: rdb.LoadStep(luaFiles, "commit", rdb.TimeLua, batches.GraceLua, listEntryLua),
 	List:   rdb.LoadStep(luaFiles, "list", rdb.TimeLua, listEntryLua),
 	Drop:   rdb.LoadStep(luaFiles, "drop"),
 }
