@@ -61,7 +61,7 @@ func (e *exchanges) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 func (b *bundle) together(n int, step func(i int) error) {
 	b.T.Helper()
 	b.Ledger.Batcher.Close()
-	b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.DoubtIf)
+	b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.AddIf)
 	b.Ledger.Batcher.Flushers = batcher.MaxFlushers // which are on their way
 	errs := make(chan error, n)
 	for i := range n {
@@ -181,7 +181,7 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 				require.Len(t, seen.With(ledger.Steps.Finish.Hash()), 1, what)
 			}
 			b.Ledger.Batcher.Close()
-			b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.DoubtIf)
+			b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.AddIf)
 			b.Ledger.Running.Store(0)
 		}
 	})

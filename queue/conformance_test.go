@@ -568,7 +568,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		for i := range 3 {
 			b.End(id, i, batch.Succeeded)
 		}
-		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
+		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, id, 1, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
 		requireTTLs(b, id, 6, s.Retention)
 		require.NoError(t, b.Delete(b.Ctx, "me", id))
 		for key := range b.AllKeys() {
@@ -581,8 +581,8 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		require.Equal(t, batch.Gone, begun.Verdict)
 		_, err = b.Ledger.Release(b.Ctx, id, 0, "t", new(batch.Result))
 		require.ErrorIs(t, err, batch.ErrNotFound)
-		require.ErrorIs(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
-		require.NoError(t, b.Fanout.FanOut(b.Ctx, fanout.FanOut{Flow: tasks.Flow{Owner: "me", ID: id, Round: "", Route: queuetest.Crm(batch.Bulk)}, Total: 3}))
+		require.ErrorIs(t, b.Batches.Deliveries.Record(b.Ctx, id, 1, batch.Delivery{}, batch.DeliveryFailed, time.Time{}), batch.ErrNotFound)
+		require.NoError(t, b.Fanout.Offer(b.Ctx, fanout.Batch{Flow: tasks.Flow{Owner: "me", ID: id, Round: "", Route: queuetest.Crm(batch.Bulk)}, Total: 3}))
 		for key := range b.AllKeys() {
 			require.NotContains(t, key, "batchd:{"+id, "late steps bring nothing back")
 		}
@@ -608,7 +608,7 @@ func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, id, got)
 
-		n, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
+		n, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Equal(t, s.WebhookURL, n.Batch.WebhookURL)
 		require.Equal(t, s.Metadata, n.Batch.Metadata)
@@ -617,7 +617,7 @@ func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 		require.Equal(t, 1, n.Round)
 
 		next := time.Now().Add(10 * time.Hour).Truncate(time.Millisecond).UTC()
-		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{At: time.Now(), Status: 500, Error: "x"}, batch.DeliveryPending, next))
+		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, id, 1, batch.Delivery{At: time.Now(), Status: 500, Error: "x"}, batch.DeliveryPending, next))
 		l, err = b.Deliveries(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, &next, l.NextAt)

@@ -84,7 +84,7 @@ func TestAnEntryThatIsAskedForWhileItIsClosedStays(t *testing.T) {
 		page, err := b.Sweeper.DuePage(b.Ctx, time.Time{})
 		require.NoError(t, err)
 		require.True(t, page.Closed(id))
-		require.NoError(t, b.Batches.Open.Reopen(b.Ctx, id, false))
+		require.NoError(t, b.Batches.Index.Reopen(b.Ctx, id, false))
 		var swept batch.Swept
 		require.NoError(t, b.Sweeper.CloseEntries(b.Ctx, page, &swept))
 		require.Zero(t, swept.Closed)

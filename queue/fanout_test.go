@@ -24,7 +24,7 @@ func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		small, large := b.Submit(3, queuetest.Spec()), b.Submit(many, queuetest.Spec())
 		b.Background.Wait()
-		require.NoError(t, b.Fanout.FanOut(b.Ctx, fanout.FanOut{Flow: tasks.Flow{Owner: "me", ID: large.ID, Round: "", Route: queuetest.Crm(batch.Bulk)}, Total: many}), "offering twice")
+		require.NoError(t, b.Fanout.Offer(b.Ctx, fanout.Batch{Flow: tasks.Flow{Owner: "me", ID: large.ID, Round: "", Route: queuetest.Crm(batch.Bulk)}, Total: many}), "offering twice")
 		for lane, of := range map[batch.Lane]*batch.Batch{batch.Interactive: small, batch.Bulk: large} {
 			b.takeAllOf(lane)
 			var got []int

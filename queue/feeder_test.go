@@ -39,7 +39,7 @@ func fedIdle(t *testing.T, limit batch.Limit, batches int) int {
 	defer tick.Stop()
 	before := b.Commands()
 	for range rounds {
-		waiting, err := b.Fanout.Feed(b.Ctx)
+		waiting, err := b.Fanout.ReleaseThrottled(b.Ctx)
 		require.NoError(t, err)
 		require.Positive(t, waiting)
 		<-tick.C
@@ -138,7 +138,7 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 	began := time.Now()
 	rounds := 0
 	for handed() < len(alive) && rounds < 8*len(alive) {
-		_, _ = b.Fanout.Feed(b.Ctx) // the error is that of batches on the frozen node
+		_, _ = b.Fanout.ReleaseThrottled(b.Ctx) // the error is that of batches on the frozen node
 		rounds++
 	}
 	require.Equal(t, len(alive), handed())

@@ -54,7 +54,7 @@ func (b *bundle) drop(id string, index int) {
 
 func (b *bundle) feeds() {
 	b.T.Helper()
-	require.NoError(b.T, second(b.Fanout.Feed(b.Ctx)))
+	require.NoError(b.T, second(b.Fanout.ReleaseThrottled(b.Ctx)))
 }
 
 // throttled returns the batches that wait for their owners' limits.
@@ -286,7 +286,7 @@ func TestALateNoteOfAFanOutHandsNothingOut(t *testing.T) {
 		id := b.failed(6)
 		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
 		require.NoError(t, err)
-		require.NoError(t, b.Fanout.NoteAll(b.Ctx, []fanout.FanOut{{Flow: tasks.Flow{ID: id}, Total: 6}}))
+		require.NoError(t, b.Fanout.NoteAll(b.Ctx, []fanout.Batch{{Flow: tasks.Flow{ID: id}, Total: 6}}))
 		b.End(id, 1, batch.Succeeded)
 		b.drop(id, 1)
 		b.feeds()

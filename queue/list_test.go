@@ -136,7 +136,7 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 				for _, met := range b.Fanout.Throttled.Batches {
 					met.Again = time.Time{} // it is due
 				}
-				_, err := b.Fanout.Feed(b.Ctx)
+				_, err := b.Fanout.ReleaseThrottled(b.Ctx)
 				require.NoError(t, err)
 				page, _, err := b.List(b.Ctx, "me", "", 10)
 				require.NoError(t, err)

@@ -70,7 +70,7 @@ func TestWhatIsOfferedOfAnEndedBatchDoesNotWait(t *testing.T) {
 		const n = 700
 		offers := map[string]func(id string, m map[string]string) error{
 			"fan-out": func(id string, m map[string]string) error {
-				return b.Fanout.FanOut(b.Ctx, fanout.FanOut{Flow: tasks.FlowOf(id, m), Total: n})
+				return b.Fanout.Offer(b.Ctx, fanout.Batch{Flow: tasks.FlowOf(id, m), Total: n})
 			},
 			"waiting": func(id string, m map[string]string) error {
 				return b.Fanout.OfferWaiting(b.Ctx, tasks.FlowOf(id, m), 0, n)

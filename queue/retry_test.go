@@ -26,7 +26,7 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 		_, _, err = b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Skipped, batch.Expired}})
 		require.ErrorIs(t, err, batch.ErrNothingToRetry)
 		stale := b.Read(id)
-		first, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
+		first, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		for i := range 6 { // a worker has done them
 			b.DropTask(id, i)
@@ -68,7 +68,7 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 		all := b.AllResults(id, 10)
 		require.Equal(t, batch.Failed, all[1].History[0].Outcome)
 		require.Equal(t, "a-4", all[4].ID)
-		second, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 3)
+		second, err := b.Batches.Deliveries.Notice(b.Ctx, id, 3)
 		require.NoError(t, err)
 		require.NotEqual(t, first.MessageID, second.MessageID, "another end is another message")
 		begunOnce, err := b.Ledger.Begin(b.Ctx, id, 0, "w1")

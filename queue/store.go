@@ -140,9 +140,9 @@ func (s *Store) Ping(ctx context.Context) error {
 	return rdb.MapError(ctx, s.DB.Client.Exists(ctx, keys.OpenKey).Err())
 }
 
-// Owner returns the owner's name for a credential that is passed through; see [batches.Owners.Owner].
+// Owner returns the owner's name for a credential that is passed through; see [batches.Owners.Name].
 func (s *Store) Owner(ctx context.Context, credential string) (string, error) {
-	return s.Batches.Owners.Owner(ctx, credential)
+	return s.Batches.Owners.Name(ctx, credential)
 }
 
 // Open implements [batch.Store].
@@ -190,5 +190,5 @@ func (s *Store) Redeliver(ctx context.Context, owner, id string) error {
 
 // Deliveries implements [batch.Store].
 func (s *Store) Deliveries(ctx context.Context, owner, id string) (*batch.DeliveryLog, error) {
-	return s.Batches.Deliveries.Deliveries(ctx, owner, id)
+	return s.Batches.Deliveries.Log(ctx, owner, id)
 }

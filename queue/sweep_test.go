@@ -76,7 +76,7 @@ func TestNothingOfASecretStandsInRedis(t *testing.T) {
 		r := queuetest.Result(0, batch.Succeeded)
 		r.Body = []byte(secret)
 		require.NoError(t, b.Ledger.Finish(b.Ctx, got.ID, 0, begun.Token, r))
-		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, got.ID, 1, batch.Delivery{Error: secret}, batch.DeliveryFailed, time.Time{}))
+		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, got.ID, 1, batch.Delivery{Error: secret}, batch.DeliveryFailed, time.Time{}))
 		owner, err := b.Owner(b.Ctx, secret)
 		require.NoError(t, err)
 		require.Len(t, owner, 32)

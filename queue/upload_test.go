@@ -383,7 +383,7 @@ func TestABatchIsListedOnlyOnceItsActionsAreStaged(t *testing.T) {
 		looked := 0
 		b.DB.Client.AddHook(scriptsForgotten{func() {
 			looked++
-			staged, err := b.Batches.Open.Staged(b.Ctx, []string{u.ID})
+			staged, err := b.Batches.Index.Staged(b.Ctx, []string{u.ID})
 			require.NoError(t, err)
 			for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
 				if err := b.DB.Client.ZScore(b.Ctx, list, u.ID).Err(); !staged[u.ID] {

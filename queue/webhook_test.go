@@ -109,7 +109,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.hooked(2)
 		require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.webhooks())
-		first, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
+		first, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Failed: 2}, first.Batch.Counts)
 
@@ -117,24 +117,24 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, b.webhooks(), "the one before is withdrawn")
 		for delivery := range 4 { // whatever its task would be called
-			_, err = b.Batches.Deliveries.Webhook(b.Ctx, id, delivery)
+			_, err = b.Batches.Deliveries.Notice(b.Ctx, id, delivery)
 			require.ErrorIs(t, err, batch.ErrStale)
-			require.ErrorIs(t, b.Batches.Deliveries.Delivered(b.Ctx, id, delivery, batch.Delivery{Round: 1}, batch.DeliveryPending, time.Now()), batch.ErrStale)
+			require.ErrorIs(t, b.Batches.Deliveries.Record(b.Ctx, id, delivery, batch.Delivery{Round: 1}, batch.DeliveryPending, time.Now()), batch.ErrStale)
 		}
 		for i := range got.Counts.Total {
 			b.End(id, i, batch.Succeeded)
 		}
 		require.Equal(t, []string{batches.WebhookTaskID(id, 3)}, b.webhooks())
-		second, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 3)
+		second, err := b.Batches.Deliveries.Notice(b.Ctx, id, 3)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Succeeded: 2}, second.Batch.Counts)
 		require.Equal(t, 2, second.Round)
 		require.Equal(t, first.MessageID+"_2", second.MessageID)
 
-		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 3, batch.Delivery{Round: 2}, batch.DeliveryDelivered, time.Time{}))
-		_, err = b.Batches.Deliveries.Webhook(b.Ctx, id, 3)
+		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, id, 3, batch.Delivery{Round: 2}, batch.DeliveryDelivered, time.Time{}))
+		_, err = b.Batches.Deliveries.Notice(b.Ctx, id, 3)
 		require.ErrorIs(t, err, batch.ErrStale, "a second task sends nothing")
-		require.ErrorIs(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 3, batch.Delivery{Round: 2, Status: 500}, batch.DeliveryPending, time.Now()), batch.ErrStale)
+		require.ErrorIs(t, b.Batches.Deliveries.Record(b.Ctx, id, 3, batch.Delivery{Round: 2, Status: 500}, batch.DeliveryPending, time.Now()), batch.ErrStale)
 		log, err := b.Deliveries(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, batch.DeliveryDelivered, log.State)
@@ -142,7 +142,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 
 		require.NoError(t, b.Redeliver(b.Ctx, "me", id))
 		require.Contains(t, b.webhooks(), batches.WebhookTaskID(id, 4))
-		again, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 4)
+		again, err := b.Batches.Deliveries.Notice(b.Ctx, id, 4)
 		require.NoError(t, err)
 		require.Equal(t, second.MessageID, again.MessageID)
 		require.Equal(t, second.Results, again.Results)
@@ -179,7 +179,7 @@ func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
 		id := b.hooked(1)
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "outbox", "1").Err())
 		require.NoError(t, b.Inspector().DeleteTask(tasks.WebhookQueue, batches.WebhookTaskID(id, 1)))
-		require.NoError(t, b.Batches.Deliveries.Delivered(b.Ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
+		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
 		require.Empty(t, b.outbox(id))
 		require.NoError(t, b.Batches.Outbox.Enqueue(b.Ctx, id, 1))
 		require.Empty(t, b.webhooks())
@@ -202,7 +202,7 @@ func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
 			})
 			b.End(id, 0, batch.Failed)
 			require.Equal(t, "3", b.outbox(id), "%s: the mark is not the late one's to clear", name)
-			_, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
+			_, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 			require.ErrorIs(t, err, batch.ErrStale)
 			require.NoError(t, b.Delete(b.Ctx, "me", id))
 		}
@@ -221,11 +221,11 @@ func TestAnEventIsReadWholeOrNotAtAll(t *testing.T) {
 			r.Body = []byte(strings.Repeat("x", batches.FirstBytes/2)) // so that they are read one after the other
 			require.NoError(t, b.Ledger.Finish(b.Ctx, id, i, begun.Token, r))
 		}
-		n, err := b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
+		n, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Len(t, n.Results, 3)
 		b.interrupt(batches.Steps.Snapshot.Hash(), true, func() { b.again(id) })
-		_, err = b.Batches.Deliveries.Webhook(b.Ctx, id, 1)
+		_, err = b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.ErrorIs(t, err, batch.ErrStale, "it is of two rounds")
 	})
 }
@@ -275,7 +275,7 @@ func TestADeliveryThatIsRecordedAgainIsLoggedOnce(t *testing.T) {
 		if state == batch.DeliveryPending {
 			next = at.Add(time.Minute)
 		}
-		return b.Batches.Deliveries.Delivered(b.Ctx, id, 1, d, state, next)
+		return b.Batches.Deliveries.Record(b.Ctx, id, 1, d, state, next)
 	}
 	at := time.Now()
 	for range 3 {

@@ -60,7 +60,7 @@ func TestNoMoreIsInFlightThanAnOwnersLimitAllows(t *testing.T) {
 				case <-ended:
 					return
 				default:
-					_, _ = s.Fanout.Feed(ctx)
+					_, _ = s.Fanout.ReleaseThrottled(ctx)
 				}
 			}
 		})

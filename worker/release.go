@@ -21,7 +21,7 @@ func (r *release) run(ctx context.Context) {
 		if !r.sweeping.sweeper.Load() {
 			return nextSweep()
 		}
-		waiting, err := r.cfg.Sweeper.Feed(ctx)
+		waiting, err := r.cfg.Sweeper.ReleaseThrottled(ctx)
 		if err != nil && ctx.Err() == nil {
 			r.log.WarnContext(ctx, "throttled actions were not all handed out", "error", err)
 		}

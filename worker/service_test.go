@@ -49,7 +49,7 @@ func (s *slowWorld) Sweep(context.Context, string) (batch.Swept, bool, error) {
 	return batch.Swept{}, true, nil
 }
 
-func (s *slowWorld) Feed(context.Context) (int, error) {
+func (s *slowWorld) ReleaseThrottled(context.Context) (int, error) {
 	s.feeds.Add(1)
 	return 1, nil
 }

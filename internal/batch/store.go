@@ -189,10 +189,10 @@ type Sweeper interface {
 	// Sweep makes one round over the batches that are not done. Only one worker
 	// sweeps at a time: ok is false where it is another. Sweeping is idempotent.
 	Sweep(ctx context.Context, worker string) (swept Swept, ok bool, err error)
-	// Feed hands out the actions of throttled batches as far as their owners'
+	// ReleaseThrottled hands out the actions of throttled batches as far as their owners'
 	// limits allow, and returns how many such batches there are. The worker that
 	// sweeps does it; a second one does no harm.
-	Feed(ctx context.Context) (waiting int, err error)
+	ReleaseThrottled(ctx context.Context) (waiting int, err error)
 	// Resign lets another worker sweep at once.
 	Resign(ctx context.Context, worker string) error
 }

@@ -15,7 +15,7 @@ import (
 // Batches are the batches in a Redis. They are safe for concurrent use.
 type Batches struct {
 	Codec      *Codec
-	Open       *OpenList
+	Index      *Index
 	Doubts     *Doubts
 	Outbox     *Outbox
 	Deliveries *Deliveries
@@ -34,10 +34,10 @@ type Batches struct {
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, pubsub *rdb.PubSub, queues *tasks.Queues, limits *limits.Limits) *Batches {
 	s := &Batches{db: db, log: log, seals: seals, background: background, tasks: queues, limits: limits}
 	s.Codec = &Codec{seals}
-	s.Open = &OpenList{db}
-	s.Doubts = &Doubts{db: db, log: log, background: background, Open: s.Open}
+	s.Index = &Index{db}
+	s.Doubts = &Doubts{db: db, log: log, background: background, Open: s.Index}
 	s.Outbox = &Outbox{db, log, queues, s.Doubts}
-	s.Deliveries = &Deliveries{db: db, seals: seals, batches: s, Open: s.Open, Outbox: s.Outbox}
+	s.Deliveries = &Deliveries{db: db, seals: seals, batches: s, Open: s.Index, Outbox: s.Outbox}
 	s.Owners = &Owners{db: db, seals: seals}
 	s.Waiters = newWaiters(pubsub, db.Name)
 	return s
@@ -49,12 +49,12 @@ func (s *Batches) Watch(id string) (<-chan *batch.Batch, func()) { return s.Wait
 // Codec seals and opens what is stored of batches.
 type Codec struct{ seals *seal.Sealer }
 
-// OpenList is the list of open batches, by the time at which the sweeper looks at them next.
-type OpenList struct{ db *rdb.DB }
+// Index is the list of open batches, by the time at which the sweeper looks at them next.
+type Index struct{ db *rdb.DB }
 
 // Doubts has the sweeper look at batches of which a step was not answered.
 type Doubts struct {
-	Open       *OpenList
+	Open       *Index
 	db         *rdb.DB
 	log        *slog.Logger
 	background *rdb.Background
@@ -74,7 +74,7 @@ type Deliveries struct {
 	db      *rdb.DB
 	seals   *seal.Sealer
 	batches *Batches
-	Open    *OpenList
+	Open    *Index
 	Outbox  *Outbox
 }
 

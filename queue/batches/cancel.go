@@ -17,7 +17,7 @@ func (s *Batches) Cancel(ctx context.Context, owner, id string) (*batch.Batch, e
 		return nil, batch.ErrNotFound
 	}
 	// The sweeper sends the webhook of a batch that ends here, should this process die.
-	if err := s.Open.reopenAll(ctx, []string{id}); err != nil {
+	if err := s.Index.reopenAll(ctx, []string{id}); err != nil {
 		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
 	}
 	answer, err := s.db.Run(ctx, Steps.Stop, keys.KeysOf(id).Step(), id, keys.DoneChannel, owner, "cancelled")

@@ -158,8 +158,8 @@ func StateOf(o batch.Outcome) (string, error) {
 	return "", fmt.Errorf("a result cannot have the outcome %s", o)
 }
 
-// BatchFrom decodes the meta hash.
-func (s *Codec) BatchFrom(id string, m map[string]string) (*batch.Batch, error) {
+// DecodeBatch decodes the meta hash.
+func (s *Codec) DecodeBatch(id string, m map[string]string) (*batch.Batch, error) {
 	b := &batch.Batch{
 		ID: id, Owner: m["owner"], Target: m["target"], Lane: batch.Lane(m["lane"]),
 		Status: batch.Status(m["status"]), Scope: m["scope"], Retention: time.Duration(rdb.Atoi(m["retention"])) * time.Millisecond,

@@ -22,8 +22,8 @@ const (
 	noticeResults = 100
 )
 
-// Deliveries implements [batch.Store].
-func (s *Deliveries) Deliveries(ctx context.Context, owner, id string) (*batch.DeliveryLog, error) {
+// Log implements [batch.Store].
+func (s *Deliveries) Log(ctx context.Context, owner, id string) (*batch.DeliveryLog, error) {
 	if !keys.IsBatchID(id) {
 		return nil, batch.ErrNotFound
 	}
@@ -74,10 +74,10 @@ func (s *Deliveries) deliveryLog(id string, m map[string]string, stored []string
 	return l, nil
 }
 
-// Webhook implements [batch.Ledger]. Nothing of a batch changes between its end and a
+// Notice implements [batch.Ledger]. Nothing of a batch changes between its end and a
 // retry, which withdraws the delivery, so what is read while the delivery counts is the
 // batch as it ended, and is the same each time.
-func (s *Deliveries) Webhook(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
+func (s *Deliveries) Notice(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
 	seen, err := s.batches.readHead(ctx, id, noticeResults)
 	if err != nil {
 		return nil, err
@@ -132,8 +132,8 @@ func stillDue(sending, state string, delivery int) error {
 	}
 }
 
-// Delivered implements [batch.Ledger]. Repeating it logs an attempt once.
-func (s *Deliveries) Delivered(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
+// Record implements [batch.Ledger]. Repeating it logs an attempt once.
+func (s *Deliveries) Record(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
 	encoded, err := json.Marshal(d)
 	if err != nil {
 		return fmt.Errorf("encode a delivery: %w", err)

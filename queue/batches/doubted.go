@@ -24,8 +24,8 @@ type doubted struct {
 	IDs map[string]int // how often
 }
 
-// DoubtIf notes that a step of a batch was not answered, if that is why it failed.
-func (s *Doubts) DoubtIf(id string, err error) {
+// AddIf notes that a step of a batch was not answered, if that is why it failed.
+func (s *Doubts) AddIf(id string, err error) {
 	if rdb.IsUnavailable(err) {
 		s.Doubt(id)
 	}
@@ -107,7 +107,7 @@ func (d *doubted) forget(seen map[string]int, ids []string) bool {
 }
 
 // reopenAll has the sweeper look at open batches in its next round.
-func (s *OpenList) reopenAll(ctx context.Context, ids []string) error {
+func (s *Index) reopenAll(ctx context.Context, ids []string) error {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	entries := make([]redis.Z, len(ids))

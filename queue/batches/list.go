@@ -109,7 +109,7 @@ func (s *Batches) listed(ctx context.Context, owner string, entries []listEntry)
 			bare = append(bare, e.id)
 			continue
 		}
-		b, err := s.Codec.BatchFrom(e.id, metas[i])
+		b, err := s.Codec.DecodeBatch(e.id, metas[i])
 		if err != nil {
 			return nil, err
 		}
@@ -143,7 +143,7 @@ func (s *Batches) metas(ctx context.Context, entries []listEntry) ([]map[string]
 // dropEntries removes entries without a batch, unless their uploads may still be about
 // to commit.
 func (s *Batches) dropEntries(ctx context.Context, owner string, ids []string) error {
-	staged, err := s.Open.Staged(ctx, ids)
+	staged, err := s.Index.Staged(ctx, ids)
 	if err != nil {
 		return err
 	}

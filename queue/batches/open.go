@@ -15,7 +15,7 @@ import (
 // Staged returns those of the ids, of which none has a batch, whose actions are staged:
 // their uploads may be about to commit. No clock decides, since processes differ in the
 // time, and an upload takes as long as it takes.
-func (s *OpenList) Staged(ctx context.Context, ids []string) (map[string]bool, error) {
+func (s *Index) Staged(ctx context.Context, ids []string) (map[string]bool, error) {
 	if len(ids) == 0 {
 		return nil, nil
 	}
@@ -45,7 +45,7 @@ const (
 
 // AlertSweeper has the sweeper, in whichever process, look at all open batches now and in
 // every round of the next while.
-func (s *OpenList) AlertSweeper(ctx context.Context) error {
+func (s *Index) AlertSweeper(ctx context.Context) error {
 	if _, err := s.db.Run(ctx, Steps.Alert, []string{keys.OpenKey, keys.AlertKey}, rdb.Millis(AlertFor)); err != nil {
 		return fmt.Errorf("alert the sweeper: %w", err)
 	}
@@ -66,7 +66,7 @@ func MadeAgain(list string) string { return "{" + list + "}:again" }
 // Reopen has the sweeper look at a batch again, which has ended and is about not to have:
 // the entry is made before the step, or a crash in between would leave a batch that no
 // process knows of. A look at the batch that is older than the step removes nothing.
-func (s *OpenList) Reopen(ctx context.Context, id string, throttled bool) error {
+func (s *Index) Reopen(ctx context.Context, id string, throttled bool) error {
 	lists := []string{keys.OpenKey}
 	if throttled {
 		lists = append(lists, keys.ThrottledKey)
@@ -81,7 +81,7 @@ func (s *OpenList) Reopen(ctx context.Context, id string, throttled bool) error 
 
 // Unlist removes from a list batches that were looked at after that time, unless their
 // entries were made again.
-func (s *OpenList) Unlist(ctx context.Context, list string, at time.Time, ids ...string) (removed int, err error) {
+func (s *Index) Unlist(ctx context.Context, list string, at time.Time, ids ...string) (removed int, err error) {
 	args := []any{strconv.FormatInt(at.UnixMilli(), 10), rdb.Millis(ListHold)}
 	for _, id := range ids {
 		args = append(args, id)
@@ -93,8 +93,8 @@ func (s *OpenList) Unlist(ctx context.Context, list string, at time.Time, ids ..
 	return int(rdb.Atoi(answer[0])), nil
 }
 
-// Any reports whether there is any batch that has not ended.
-func (s *OpenList) Any(ctx context.Context) (bool, error) {
+// AnyOpen reports whether there is any batch that has not ended.
+func (s *Index) AnyOpen(ctx context.Context) (bool, error) {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	n, err := s.db.Client.Exists(ctx, keys.OpenKey).Result()

@@ -13,10 +13,10 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// Owner returns the owner's name for a credential that is passed through: a hash
+// Name returns the owner's name for a credential that is passed through: a hash
 // keyed with a salt that all processes on this Redis share, so that neither the
 // credential nor a hash that could be looked up elsewhere is ever stored.
-func (s *Owners) Owner(ctx context.Context, credential string) (string, error) {
+func (s *Owners) Name(ctx context.Context, credential string) (string, error) {
 	salt, err := s.salt(ctx)
 	if err != nil {
 		return "", fmt.Errorf("read the owners' salt: %w", err)

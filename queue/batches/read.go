@@ -49,7 +49,7 @@ func (s *Batches) Get(ctx context.Context, owner, id string, few int) (*batch.Ba
 
 // batchOf returns a batch that was seen, and the results that were seen with it.
 func (s *Batches) batchOf(ctx context.Context, id string, seen *Snapshot) (*batch.Batch, error) {
-	b, err := s.Codec.BatchFrom(id, seen.meta)
+	b, err := s.Codec.DecodeBatch(id, seen.meta)
 	if err == nil && seen.states != "" {
 		b.First = s.firstPage(ctx, b, seen)
 	}

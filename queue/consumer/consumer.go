@@ -240,7 +240,7 @@ func (t *consumer) poll() {
 			return
 		case <-time.After(pollEvery - pollEvery/8 + rand.N(pollEvery/4)): //nolint:gosec // jitter is no secret
 		}
-		open, _ := t.s.batches.Open.Any(context.Background())
+		open, _ := t.s.batches.Index.AnyOpen(context.Background())
 		if !open {
 			continue
 		}

@@ -33,7 +33,7 @@ func idle(t *testing.T, batches int) float64 {
 		require.NoError(t, err)
 		swept := b.Round()
 		require.Equal(t, batches, swept.Open)
-		_, err = b.Fanout.Feed(b.Ctx)
+		_, err = b.Fanout.ReleaseThrottled(b.Ctx)
 		require.NoError(t, err)
 		<-tick.C
 	}

@@ -20,8 +20,8 @@ const (
 	notePause = 100 * time.Millisecond
 )
 
-// FanOut offers the actions of a batch to the workers, from an index on.
-type FanOut struct {
+// Batch offers the actions of a batch to the workers, from an index on.
+type Batch struct {
 	tasks.Flow
 	From, Total int
 	Offered     bool // with the commit: the process has only to note it
@@ -32,21 +32,21 @@ type FanOut struct {
 // offered are the batches of which all was offered with the commit, and is not noted yet.
 type offered struct {
 	mu    sync.Mutex
-	whole []FanOut
+	whole []Batch
 	Pause time.Duration // until they are noted
 }
 
-// StartFanOut offers the actions of a batch that was just committed to the workers. It returns no
+// Start offers the actions of a batch that was just committed to the workers. It returns no
 // error, since the batch is accepted and the sweeper finishes a fan-out that breaks off.
-func (s *Fanout) StartFanOut(ctx context.Context, f FanOut) {
+func (s *Fanout) Start(ctx context.Context, f Batch) {
 	if f.Offered {
 		s.noteWhole(rdb.Detached(ctx), f)
 		return
 	}
 	run := func(ctx context.Context) {
-		hand := s.FanOut
+		hand := s.Offer
 		if f.Throttled {
-			hand = func(ctx context.Context, f FanOut) error { return s.ReleaseThrottled(ctx, f.ID) }
+			hand = func(ctx context.Context, f Batch) error { return s.release(ctx, f.ID) }
 		}
 		if err := hand(ctx, f); err != nil {
 			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.ID, "error", err)
@@ -58,10 +58,10 @@ func (s *Fanout) StartFanOut(ctx context.Context, f FanOut) {
 	s.background.GoAndWait(ctx, run)
 }
 
-// FanOut offers the actions of a batch to the workers. Doing it twice is harmless: an action that
+// Offer offers the actions of a batch to the workers. Doing it twice is harmless: an action that
 // has a task gets no second one, and the ledger refuses to begin one that has ended. While Redis is
 // away it goes on trying: the sweeper would wait for a while before it takes over.
-func (s *Fanout) FanOut(ctx context.Context, f FanOut) error {
+func (s *Fanout) Offer(ctx context.Context, f Batch) error {
 	err := rdb.RetryUnavailable(ctx, func() error {
 		if f.Resumed {
 			return s.OfferWaiting(ctx, f.Flow, f.From, f.Total)
@@ -101,7 +101,7 @@ func (s *Fanout) noteProgress(ctx context.Context, id, grant string, upTo int) (
 // noteWhole notes that all of a batch is offered, together with other batches of the same moment: most
 // small batches have ended by then. If that is lost, the sweeper offers the batch once more, which
 // changes nothing.
-func (s *Fanout) noteWhole(ctx context.Context, f FanOut) {
+func (s *Fanout) noteWhole(ctx context.Context, f Batch) {
 	o := &s.Offered
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -134,7 +134,7 @@ func (s *Fanout) noteWhole(ctx context.Context, f FanOut) {
 }
 
 // NoteAll notes that batches are offered. It tries all of them.
-func (s *Fanout) NoteAll(ctx context.Context, whole []FanOut) error {
+func (s *Fanout) NoteAll(ctx context.Context, whole []Batch) error {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	pipe := s.db.Client.Pipeline()

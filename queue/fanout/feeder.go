@@ -75,10 +75,10 @@ type throttledLimit struct {
 	ahead int        // so many batches are read at a time to ask it for
 }
 
-// Feed implements [batch.Sweeper]. It reads hashes in one exchange, and ends with the first
+// ReleaseThrottled implements [batch.Sweeper]. It reads hashes in one exchange, and ends with the first
 // step that cannot be made because Redis, or one node, does not answer: what failed comes
 // last in the next round.
-func (s *Fanout) Feed(ctx context.Context) (waiting int, err error) {
+func (s *Fanout) ReleaseThrottled(ctx context.Context) (waiting int, err error) {
 	f := &s.Throttled
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -370,7 +370,7 @@ func (r *releaseRound) serve(ctx context.Context, l *throttledLimit, b *throttle
 		l.due = r.now.Add(feedRetry)
 		return false
 	}
-	full := grant.Holds < AskedOf(m)
+	full := grant.Holds < RoundSize(m)
 	gives := grant.Holds > int(rdb.Atoi(m["given"]))
 	l.due = r.now
 	if gives {

@@ -155,7 +155,7 @@ func (t *Retrial) Prepare(ctx context.Context, limit *batch.Limit, throttled boo
 		state = &given.State
 		crash.At(crash.RetryAdmitted)
 	}
-	if err := t.S.batches.Open.Reopen(ctx, t.ID, throttled); err != nil {
+	if err := t.S.batches.Index.Reopen(ctx, t.ID, throttled); err != nil {
 		return nil, err
 	}
 	crash.At(crash.Reopened)
@@ -196,7 +196,7 @@ func (s *Fanout) startRetry(ctx context.Context, owner, id string, m map[string]
 	s.background.GoAndWait(most, func(ctx context.Context) {
 		err := rdb.RetryUnavailable(ctx, func() error {
 			if m["throttle"] != "" {
-				return s.ReleaseThrottled(ctx, id)
+				return s.release(ctx, id)
 			}
 			return s.OfferWaiting(ctx, tasks.FlowOf(id, m), 0, int(rdb.Atoi(m["total"])))
 		})

@@ -48,11 +48,11 @@ func (s *Fanout) readHeads(ctx context.Context, ids []string) (heads map[string]
 	return heads, err
 }
 
-// ReleaseThrottled hands out as many of a batch's actions as its owner's limit admits now. Any number
+// release hands out as many of a batch's actions as its owner's limit admits now. Any number
 // of processes may do it at the same time, and any may die on the way: what the limit
 // gives is in the grant before it is handed out, what is handed out in the batch
 // before its task is enqueued, and each of these three steps goes on from what it finds.
-func (s *Fanout) ReleaseThrottled(ctx context.Context, id string) error {
+func (s *Fanout) release(ctx context.Context, id string) error {
 	heads, err := s.readHeads(ctx, []string{id})
 	m, read := heads[id]
 	if !read {
@@ -85,9 +85,9 @@ const (
 
 // releasable says what there is to be done with a throttled batch, by its hash.
 func (s *Fanout) releasable(ctx context.Context, id string, m map[string]string) (releaseState, error) {
-	given, upTo := int(rdb.Atoi(m["given"])), AskedOf(m)
+	given, upTo := int(rdb.Atoi(m["given"])), RoundSize(m)
 	if len(m) == 0 {
-		staged, err := s.batches.Open.Staged(ctx, []string{id})
+		staged, err := s.batches.Index.Staged(ctx, []string{id})
 		if err != nil || staged[id] {
 			return releaseStaged, err
 		}
@@ -122,7 +122,7 @@ func (s *Fanout) askFor(ctx context.Context, id string, m map[string]string) (*l
 	if err := json.Unmarshal([]byte(m["throttle"]), &limit); err != nil {
 		return nil, fmt.Errorf("read the limit: %w", err)
 	}
-	grant, err := s.limits.Admit(ctx, limits.Asked{Owner: m["owner"], Grant: limits.GrantName(id, m["grant"]), N: AskedOf(m), Limit: limit, Partial: true, Kept: true})
+	grant, err := s.limits.Admit(ctx, limits.Asked{Owner: m["owner"], Grant: limits.GrantName(id, m["grant"]), N: RoundSize(m), Limit: limit, Partial: true, Kept: true})
 	if err == nil && grant.Holds > int(rdb.Atoi(m["given"])) {
 		crash.At(crash.Fed)
 	}
@@ -162,8 +162,8 @@ func (s *Fanout) handOut(ctx context.Context, id string, m map[string]string, ho
 	return true, nil
 }
 
-// AskedOf returns the number of actions that a batch's round is to hand out.
-func AskedOf(m map[string]string) int {
+// RoundSize returns the number of actions that a batch's round is to hand out.
+func RoundSize(m map[string]string) int {
 	if asked, retried := m["asked"]; retried {
 		return int(rdb.Atoi(asked))
 	}
@@ -177,7 +177,7 @@ func (s *Fanout) unlist(ctx context.Context, batches map[string]map[string]strin
 	for id := range batches {
 		ids = append(ids, id)
 	}
-	if _, err := s.batches.Open.Unlist(ctx, keys.ThrottledKey, at, ids...); err != nil {
+	if _, err := s.batches.Index.Unlist(ctx, keys.ThrottledKey, at, ids...); err != nil {
 		return err
 	}
 	var faults []error

@@ -117,7 +117,7 @@ func (s *groups) endGroup(ctx context.Context, id string, leader int, token stri
 	args := append([]any{id, keys.DoneChannel, leader, token}, members...)
 	answer, err := s.db.Run(ctx, Steps.FinishGroup, keys.KeysOf(id).Step(), args...)
 	if err != nil {
-		s.batches.Doubts.DoubtIf(id, err)
+		s.batches.Doubts.AddIf(id, err)
 		return fmt.Errorf("conclude group %d of batch %s: %w", leader, id, err)
 	}
 	s.batches.Outbox.EnqueueIf(ctx, id, answer[1])

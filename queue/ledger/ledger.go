@@ -211,7 +211,7 @@ func (s *Ledger) release(ctx context.Context, id string, index int, token batch.
 	answer, err := s.db.Run(ctx, Steps.Release, keys.KeysOf(id).Step(), id, keys.DoneChannel, index, string(token), unsent, last)
 	<-s.releasing
 	if err != nil {
-		s.batches.Doubts.DoubtIf(id, err)
+		s.batches.Doubts.AddIf(id, err)
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)
 	}
 	s.batches.Outbox.EnqueueIf(ctx, id, answer[1])

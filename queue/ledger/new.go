@@ -38,7 +38,7 @@ type Ledger struct {
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
 	s := &Ledger{
 		db: db, log: log, seals: seals, batches: all, Groups: &groups{db, seals, all}, HandOver: handOver, History: history,
-		Batcher: batcher.New(db, all.Doubts.DoubtIf), releasing: make(chan struct{}, mostReleasing), Attempts: newAttempts(),
+		Batcher: batcher.New(db, all.Doubts.AddIf), releasing: make(chan struct{}, mostReleasing), Attempts: newAttempts(),
 		Workers: &Workers{db: db, History: history},
 	}
 	s.Restorer = &Restorer{
@@ -54,12 +54,12 @@ func (s *Ledger) Close() { s.Batcher.Close() }
 
 // Webhook implements [batch.Ledger].
 func (s *Ledger) Webhook(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
-	return s.batches.Deliveries.Webhook(ctx, id, delivery)
+	return s.batches.Deliveries.Notice(ctx, id, delivery)
 }
 
 // Delivered implements [batch.Ledger].
 func (s *Ledger) Delivered(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
-	return s.batches.Deliveries.Delivered(ctx, id, delivery, d, state, nextAt)
+	return s.batches.Deliveries.Record(ctx, id, delivery, d, state, nextAt)
 }
 
 // Workers are the workers on a Redis, by their heartbeats.

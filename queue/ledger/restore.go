@@ -67,7 +67,7 @@ func (s *Restorer) RestoreTwice(ctx context.Context) {
 	}
 	s.OnForgotten()
 	// The sweeper may be another process, which has noticed nothing.
-	if err := rdb.RetryUnavailable(ctx, func() error { return s.batches.Open.AlertSweeper(ctx) }); err != nil && ctx.Err() == nil {
+	if err := rdb.RetryUnavailable(ctx, func() error { return s.batches.Index.AlertSweeper(ctx) }); err != nil && ctx.Err() == nil {
 		s.log.WarnContext(ctx, "what redis has forgotten may be found late", "error", err)
 	}
 	crash.At(crash.Alerted)
@@ -110,7 +110,7 @@ func (s *Restorer) RestoreBatch(ctx context.Context, id string, of []*Attempt) (
 	}
 	// The batch's entry may be forgotten, too. The sweeper has to know of the batch before it
 	// changes, since it completes what a crash interrupts.
-	if err := s.batches.Open.Reopen(ctx, id, false); err != nil {
+	if err := s.batches.Index.Reopen(ctx, id, false); err != nil {
 		return 0, err
 	}
 	answer, err := s.db.Run(ctx, Steps.Restore, keys.KeysOf(id).Step(), args...)

@@ -52,7 +52,7 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 	queues := make(map[string]struct{})
 	var faults []error
 	// The dead workers may have left webhooks to be sent in batches that they ended last.
-	if err := s.batches.Open.AlertSweeper(ctx); err != nil {
+	if err := s.batches.Index.AlertSweeper(ctx); err != nil {
 		faults = append(faults, err)
 	}
 	for cursor := uint64(0); ; {

@@ -49,8 +49,10 @@ func New(db *rdb.DB, log *slog.Logger, queues *tasks.Queues, all *batches.Batche
 // LookAtAll has the next rounds look at all open batches: work may have been lost.
 func (s *Sweeper) LookAtAll() { s.Schedule.lookAtAll() }
 
-// Feed implements [batch.Sweeper].
-func (s *Sweeper) Feed(ctx context.Context) (waiting int, err error) { return s.fanout.Feed(ctx) }
+// ReleaseThrottled implements [batch.Sweeper].
+func (s *Sweeper) ReleaseThrottled(ctx context.Context) (waiting int, err error) {
+	return s.fanout.ReleaseThrottled(ctx)
+}
 
 // rescue puts back tasks that were taken and that no worker runs.
 type rescue struct {

@@ -331,7 +331,7 @@ func (s *pages) readPage(ctx context.Context, ids []string) *openPage {
 		}
 	}
 	var err error
-	if page.staged, err = s.batches.Open.Staged(ctx, bare); err != nil {
+	if page.staged, err = s.batches.Index.Staged(ctx, bare); err != nil {
 		page.fault = fmt.Errorf("read open batches: %w", err)
 		for _, id := range bare {
 			delete(page.fields, id)
@@ -354,8 +354,8 @@ func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string
 		swept.Expired++
 		return s.batches.EndOverdue(ctx, id)
 	}
-	f := fanout.FanOut{Flow: tasks.FlowOf(id, m), From: int(rdb.Atoi(m["enqueued"])), Total: int(rdb.Atoi(m["total"])), Resumed: true}
-	if m["throttle"] != "" && m["ending"] == "" && int(rdb.Atoi(m["pending"])) == fanout.AskedOf(m)-int(rdb.Atoi(m["given"])) {
+	f := fanout.Batch{Flow: tasks.FlowOf(id, m), From: int(rdb.Atoi(m["enqueued"])), Total: int(rdb.Atoi(m["total"])), Resumed: true}
+	if m["throttle"] != "" && m["ending"] == "" && int(rdb.Atoi(m["pending"])) == fanout.RoundSize(m)-int(rdb.Atoi(m["given"])) {
 		return nil // it waits for its owner's limit, and nothing of it is in flight
 	}
 	if f.From >= f.Total || m["throttle"] != "" {
@@ -365,7 +365,7 @@ func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string
 		return nil
 	}
 	swept.Resumed++
-	return s.fanout.FanOut(ctx, f)
+	return s.fanout.Offer(ctx, f)
 }
 
 // Closed reports whether there is nothing to be looked after in an entry: its batch has
@@ -389,7 +389,7 @@ func (s *Sweeper) CloseEntries(ctx context.Context, page *openPage, swept *batch
 	if len(ids) == 0 {
 		return nil
 	}
-	removed, err := s.batches.Open.Unlist(ctx, keys.OpenKey, page.Now, ids...)
+	removed, err := s.batches.Index.Unlist(ctx, keys.OpenKey, page.Now, ids...)
 	swept.Closed += removed
 	return err
 }

@@ -35,7 +35,7 @@ func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if err != nil {
 		return nil, false, err
 	}
-	out := fanout.FanOut{Flow: tasks.Flow{Owner: u.owner, ID: u.ID, Route: tasks.Route{Target: spec.Target, Lane: lane}}, Total: u.n, Throttled: spec.Throttle != nil}
+	out := fanout.Batch{Flow: tasks.Flow{Owner: u.owner, ID: u.ID, Route: tasks.Route{Target: spec.Target, Lane: lane}}, Total: u.n, Throttled: spec.Throttle != nil}
 	created, err := u.commit(ctx, spec, args, &out)
 	if err != nil {
 		return nil, false, err
@@ -46,7 +46,7 @@ func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
 		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention, Scope: spec.Scope,
 	}
-	u.s.fanout.StartFanOut(ctx, out)
+	u.s.fanout.Start(ctx, out)
 	return b, false, nil
 }
 
@@ -85,7 +85,7 @@ func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 // would never be found. The actions are staged before the entry is made, so a process that
 // meets it sees them and waits; the owner's list is put in order afterwards, by the time of
 // the batch.
-func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.FanOut) (time.Time, error) {
+func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.Batch) (time.Time, error) {
 	if u.s.tasks.Shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, args, out)
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
@@ -132,7 +132,7 @@ func (u *Upload) List(ctx context.Context, created string, keep bool) error {
 // commitAtOnce stages, commits and offers a small batch in one exchange. A consumer of this process
 // takes tasks along with it. One server runs the commands of a connection in their order, so if
 // the exchange breaks off, it leaves what several exchanges could leave. If the commit fails, nothing is offered.
-func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.FanOut) ([]string, error) {
+func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch) ([]string, error) {
 	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
 	u.Doubtful = true
@@ -208,7 +208,7 @@ func (u *Upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 	if !hmac.Equal([]byte(m["fingerprint"]), []byte(hex.EncodeToString(spec.Fingerprint))) {
 		return nil, batch.ErrKeyReused
 	}
-	b, err := u.s.batches.Codec.BatchFrom(u.ID, m)
+	b, err := u.s.batches.Codec.DecodeBatch(u.ID, m)
 	if err != nil || b.Status.Terminal() {
 		return b, err
 	}
