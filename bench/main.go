@@ -68,13 +68,13 @@ func parseFlags(args []string) (*bench, error) {
 	names := flags.String("scenario", "all", "comma-separated `names` of scenarios: "+strings.Join(scenarioNames(), ", "))
 	contenders := flags.String("contender", "all", "comma-separated `names` of contenders, where a scenario compares them: "+strings.Join(contenderNames(), ", "))
 	b := &bench{out: os.Stdout}
-	flags.IntVar(&b.rounds, "rounds", 3, "how often each contender runs, in turn")
-	flags.StringVar(&b.fsync, "appendfsync", "everysec", "what Redis does with its append-only file: everysec, always or no")
-	flags.BoolVar(&b.split, "split", false, "throughput, latency and slow with an API and a worker apart, instead of `batchd serve`")
-	flags.IntVar(&b.batch, "batch", 0, "throughput and slow in batches of so many actions; 0 is one batch for all")
-	flags.StringVar(&b.json, "json", "", "write all figures to this `file`, too")
+	flags.IntVar(&b.rounds, "rounds", 3, "how often each contender runs; the contenders take turns")
+	flags.StringVar(&b.fsync, "appendfsync", "everysec", "when Redis writes its append-only file to disk: everysec, always or no")
+	flags.BoolVar(&b.split, "split", false, "run the API and the worker in processes of their own in the scenarios throughput, latency and slow")
+	flags.IntVar(&b.batch, "batch", 0, "the number of actions in a batch in the scenarios throughput and slow; 0 puts all of them into one batch")
+	flags.StringVar(&b.json, "json", "", "also write all figures to this `file`, as JSON")
 	flags.StringVar(&b.batchd, "batchd", "", "measure this `binary` instead of building one")
-	short := flags.Bool("short", false, "small sizes and one round of throughput, latency and slow: shows that it runs, and little more")
+	short := flags.Bool("short", false, "small sizes and one round of throughput, latency and slow: shows that the measurement runs, and little more")
 	if err := flags.Parse(args); err != nil {
 		return nil, err
 	}

@@ -14,7 +14,7 @@ const MaxGroup = 100
 // it after a crash knows what may have been sent.
 type Group struct {
 	Name string `json:"name"`
-	// Members stand in the order of the batch, which is the order in which they
+	// Members are in the order of the batch, which is the order in which they
 	// run. The first one leads: its task runs the group, and its token fences it.
 	Members []Member `json:"members"`
 	// Seq counts the writes of this record. A write that is not newer than the

@@ -49,7 +49,7 @@ type Store interface {
 	// the caller looks by itself now and then. Stop releases the watch.
 	Watch(id string) (wake <-chan *Batch, stop func())
 	// Ping reports whether the store can be reached and read. A store that takes no
-	// writes, because it is full or read-only, still serves those who read.
+	// writes, because it is full or read-only, still serves readers.
 	Ping(ctx context.Context) error
 }
 
@@ -95,7 +95,7 @@ type ResultQuery struct {
 
 // ResultPage is a page of results, each encoded as [Result.Encode] does: [Served]
 // makes of it what the native API serves.
-// Actions that have not ended stand in it with the outcome "pending".
+// Actions that have not ended are in it with the outcome "pending".
 type ResultPage struct {
 	Results [][]byte
 	// Next is the index to go on from, or -1 at the end of the batch.

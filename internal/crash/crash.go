@@ -8,7 +8,7 @@
 // third passing. internal/faults is what sets it.
 package crash
 
-// Point is a place in the code that [At] marks. Each stands in the code once.
+// Point is a place in the code that [At] marks. Each is in the code once.
 type Point string
 
 // An upload, in the process that serves the API.
