@@ -11,9 +11,9 @@ import (
 )
 
 const (
-	// groupPatience is the longest pause between two attempts that a group waits
+	// maxGroupPause is the longest pause between two attempts that a group waits
 	// out in its place. For a longer one it gives the place to others.
-	groupPatience = time.Minute
+	maxGroupPause = time.Minute
 	// groupTurn is how long a group keeps its place.
 	groupTurn = 30 * time.Minute
 )
@@ -198,7 +198,7 @@ func (s *saga) repeats(x *exchange) (time.Duration, bool) {
 // and the record says so.
 func (s *saga) wait(ctx context.Context, delay time.Duration) error {
 	s.g.Sent = false
-	if delay > groupPatience || ctx.Err() != nil {
+	if delay > maxGroupPause || ctx.Err() != nil {
 		return s.pause(ctx, delay)
 	}
 	if _, err := s.note(ctx); err != nil {

@@ -18,7 +18,7 @@ func receive(t *testing.T, events <-chan *client.Event) *client.Event {
 	select {
 	case event := <-events:
 		return event
-	case <-time.After(hookPatience):
+	case <-time.After(webhookWait):
 		require.FailNow(t, "no webhook came")
 		return nil
 	}

@@ -207,8 +207,8 @@ func (d *demo) showResults(ctx context.Context, stdout io.Writer, batch *client.
 	return nil
 }
 
-// hookPatience is how long the demonstration waits for its webhook.
-const hookPatience = 15 * time.Second
+// webhookWait is how long the demonstration waits for its webhook.
+const webhookWait = 15 * time.Second
 
 func (d *demo) awaitHook(ctx context.Context, stdout io.Writer, batch *client.Batch) error {
 	select {
@@ -218,8 +218,8 @@ func (d *demo) awaitHook(ctx context.Context, stdout io.Writer, batch *client.Ba
 		}
 		fmt.Fprintf(stdout, "webhook   %s was received, and its signature verified\n", event.Type)
 		return nil
-	case <-time.After(hookPatience):
-		return fmt.Errorf("no webhook came within %s", hookPatience)
+	case <-time.After(webhookWait):
+		return fmt.Errorf("no webhook came within %s", webhookWait)
 	case <-ctx.Done():
 		return ctx.Err()
 	}
