@@ -20,8 +20,8 @@ type carrier interface {
 	close()
 }
 
-// hurried is the body of an answer that a carrier returns, unless the answer has none.
-type hurried interface {
+// readDeadliner is the body of an answer that a carrier returns, unless the answer has none.
+type readDeadliner interface {
 	// hurry ends the body within that time, whole or not.
 	hurry(within time.Duration)
 }

@@ -35,7 +35,7 @@ type plainConn struct {
 	used  bool            // there was an exchange before
 	since time.Time       // idle
 	ctx   context.Context // of the last exchange, with which what is read and written ends
-	quiet func() bool     // has it not do that
+	unwatch func() bool     // has it not do that
 
 	// Of one exchange.
 	x       *exchange
@@ -52,7 +52,7 @@ type plainConn struct {
 
 func (d *plainCarrier) newConn(dialed net.Conn) (*plainConn, error) {
 	c := &plainConn{Conn: dialed, d: d}
-	c.begin = c.beginStep
+	c.begin = c.writeThenRead
 	c.in = bufio.NewReader(c)
 	sys, ok := dialed.(syscall.Conn) // as all that net dials are
 	if !ok {
@@ -108,10 +108,10 @@ func (c *plainConn) exchange(ctx context.Context, x *exchange, req *http.Request
 // Attempts have a context in common, so it is watched as long as the connection is used with it.
 func (c *plainConn) limit(ctx context.Context, until time.Time) error {
 	if c.ctx != ctx {
-		if c.quiet != nil && !c.quiet() {
+		if c.unwatch != nil && !c.unwatch() {
 			return errGone // it may be interrupted at any moment by the one before
 		}
-		c.ctx, c.quiet = ctx, context.AfterFunc(ctx, c.interrupt)
+		c.ctx, c.unwatch = ctx, context.AfterFunc(ctx, c.interrupt)
 	}
 	_ = c.SetDeadline(until) // it fails on what is closed, which is as well
 	if ctx.Err() != nil {    // it may have been interrupted before that
@@ -125,8 +125,8 @@ func (c *plainConn) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) }
 
 // Close implements io.Closer.
 func (c *plainConn) Close() error {
-	if c.quiet != nil {
-		c.quiet()
+	if c.unwatch != nil {
+		c.unwatch()
 	}
 	return c.Conn.Close() //nolint:wrapcheck // net's own
 }
@@ -151,9 +151,9 @@ func (c *plainConn) ask(req *http.Request) (*http.Response, error) {
 	return c.readHead(req)
 }
 
-// beginStep is called first when a request takes the connection, and then whenever
+// writeThenRead is called first when a request takes the connection, and then whenever
 // something can be read. It reports whether it is done.
-func (c *plainConn) beginStep(fd uintptr) bool {
+func (c *plainConn) writeThenRead(fd uintptr) bool {
 	if c.asked {
 		n, err := retryEINTR(syscall.Read, fd, c.buffer[:])
 		if err == syscall.EAGAIN { //nolint:errorlint // errno, as it comes

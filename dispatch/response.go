@@ -202,7 +202,7 @@ func readCapped(r io.Reader, limit, length int64) (kept []byte, truncated bool, 
 // drain reads the rest of a body if it is small and there already, since an
 // HTTP/1 connection can be used again only after that.
 func (d *Dispatcher) drain(rest io.Reader) {
-	if h, ok := rest.(hurried); ok {
+	if h, ok := rest.(readDeadliner); ok {
 		h.hurry(d.drainTime)
 	}
 	_, _ = io.CopyN(io.Discard, rest, drainBytes) // it ends how it ends: the connection is kept or it is not
