@@ -13,15 +13,15 @@ import (
 type carrier interface {
 	// roundTrip sends the request, with the body of the exchange's action, and returns
 	// once it has the headers of the answer. The caller closes the body. The carrier
-	// tells the exchange how far it is, and ends it with the context or when the
-	// exchange's time is over.
+	// reports its progress to the exchange, and ends it with the context or at the
+	// exchange's deadline.
 	roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error)
 	// close closes the idle connections.
 	close()
 }
 
-// readDeadliner is the body of an answer that a carrier returns, unless the answer has none.
+// readDeadliner is implemented by the bodies of answers that a carrier returns.
 type readDeadliner interface {
-	// hurry ends the body within that time, whole or not.
+	// hurry ends the body after a duration, even if the body is not complete.
 	hurry(within time.Duration)
 }

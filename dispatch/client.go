@@ -1,13 +1,13 @@
-// Package dispatch makes one HTTP exchange with a target, and says what became
-// of it.
+// Package dispatch makes one HTTP exchange with a target, and reports its
+// outcome.
 //
 // It promises three things, whatever the target does. One attempt puts one
-// request on the wire, so that what is not safe to repeat is not repeated
-// behind the back of the ledger. It ends within the action's timeout and keeps
-// at most as much of an answer as the target's configuration allows. And where
-// no answer was seen, it says whether the request can have reached the target:
-// what provably never left may be sent again, and what may have arrived and is
-// not safe to repeat ends as unknown.
+// request on the wire, so no action is repeated without the ledger. The
+// attempt ends within the action's timeout and keeps at most as much of an
+// answer as the target's configuration allows. If no answer came, the response
+// says whether the request can have reached the target: a request that provably
+// never left may be sent again, and an action that is not safe to repeat and
+// may have arrived ends as unknown.
 //
 // Redirects are answers, not orders: following one would forward credentials to
 // another host and could repeat a POST. There is no cookie jar, and the
@@ -15,12 +15,12 @@
 //
 // A target without TLS is reached by a carrier of this package (plain.go), all others by
 // net/http's transport (standard.go); the setting http_client selects the latter for all.
-// For both, framing.go refuses the answers whose end two readers could see in two places.
+// For both, framing.go refuses answers whose end is ambiguous.
 //
-// Nothing here quotes an answer, a query or a header in a log or an error. But that
-// transport has messages of its own for the standard logger of package log, and no
-// setting for that: a program that uses this package should discard that logger's
-// output.
+// This package quotes no answer, query or header in a log or an error. But net/http's
+// transport writes some messages to the standard logger of package log, and has no
+// setting for that: a program that uses this package should discard the output of
+// that logger.
 package dispatch
 
 import (
@@ -54,7 +54,7 @@ const (
 	maxResponseHeaders = 128 << 10
 )
 
-// Config says which targets there are.
+// Config configures a [Dispatcher].
 type Config struct {
 	// Targets are all targets that actions may name. Zero values in them are
 	// replaced as [batch.Target.WithDefaults] says.
@@ -126,7 +126,7 @@ func newTarget(configured batch.Target) (*target, error) {
 		faults = append(faults, fmt.Errorf("target %q: /idempotency_key_header: the header %s belongs to the connection: name another", configured.Name, name))
 	}
 	if x := configured.Transactions; x != nil && disposition(http.CanonicalHeaderKey(x.SendAs.Header)) != passed {
-		// It would be left out, and what is meant for the transaction take effect at once.
+		// The header would be left out, and the action would take effect outside of the transaction.
 		faults = append(faults, fmt.Errorf("target %q: /transactions/send_as/header: the header %s belongs to the connection: name another", configured.Name, x.SendAs.Header))
 	}
 	if len(faults) > 0 {
@@ -148,10 +148,10 @@ func newTarget(configured batch.Target) (*target, error) {
 	return t, nil
 }
 
-// dial makes a connection, and tells the exchange that waits for it.
+// dial makes a connection, and reports its progress to the exchange that waits for it.
 func dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	dialer := net.Dialer{Timeout: connectTimeout}
-	return dialer.DialContext(dialing(ctx), network, addr) //nolint:wrapcheck // explain tells it by its type
+	return dialer.DialContext(dialing(ctx), network, addr) //nolint:wrapcheck // explain recognizes it by its type
 }
 
 // hostPort returns the address that a URL names.
@@ -195,8 +195,8 @@ func (d *Dispatcher) Do(ctx context.Context, r *batch.Request) *batch.Response {
 	return resp
 }
 
-// attemptWhenReady makes an attempt whose request waits until it may be written, and returns
-// when the wait was over: it is no part of the attempt.
+// attemptWhenReady makes an attempt whose request waits until it may be written. It also returns
+// when the wait ended, because the wait does not count as part of the attempt.
 func (d *Dispatcher) attemptWhenReady(ctx context.Context, r *batch.Request) (*batch.Response, time.Time) {
 	started := time.Now()
 	timed := *r
@@ -227,7 +227,7 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	}
 	now := time.Now()
 	x := &exchange{target: t, action: r.Action, timeout: timeout, until: now.Add(timeout), whenReady: r.Ready}
-	if r.Ready != nil { // it ends with the timeout from there on
+	if r.Ready != nil { // the timeout begins when the request is ready
 		x.until = x.until.Add(readyWithin)
 	}
 	if !r.Now.IsZero() {
@@ -238,7 +238,7 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	if err != nil {
 		return x.unanswered(ctx, err)
 	}
-	defer func() { _ = res.Body.Close() }() // what goes wrong in closing is nothing to the result
+	defer func() { _ = res.Body.Close() }() // an error of closing does not change the result
 	x.status = res.StatusCode
 	x.protoMajor = res.ProtoMajor
 	if x.status < http.StatusOK {

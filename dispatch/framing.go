@@ -15,19 +15,20 @@ import (
 // framer follows the bytes of the answers on one HTTP/1 connection, in front of
 // net/http, which reads them. net/http is lenient: it drops a Content-Length beside
 // chunks, ignores Transfer-Encoding in HTTP/1.0 and beside white space, and takes any
-// version. Where two readers can see two ends of one answer, everything behind that
-// answer is in doubt, so framer refuses what RFC 9112 forbids. It also knows where an
-// answer ends, and hands over nothing that comes behind it.
+// version. If two readers can disagree about the end of an answer, the bytes after it
+// may be attributed to the wrong request, so framer refuses what RFC 9112 forbids. It
+// also finds the end of each answer, and hands over no byte after it.
 //
-// What RFC 9112 tells a client to accept is accepted: a line of a head that ends with LF
-// alone, a folded field, a minor version above 1, and a repeated but equal Content-Length.
+// framer accepts what RFC 9112 tells a client to accept: a line of a head that ends with
+// LF alone, a folded field, a minor version above 1, and a repeated but equal
+// Content-Length.
 type framer struct {
 	state  framingState
 	method string // of the request
-	// fault says why the answer is refused. It stays.
+	// fault is the reason why an answer was refused. It is kept for all later calls.
 	fault error
-	// spent says that no other answer can follow on the connection, and dead that a
-	// request was attempted nevertheless.
+	// spent: no other answer can follow on the connection. dead: a request was
+	// attempted nevertheless.
 	spent, dead bool
 
 	budget int64  // how many bytes of heads and trailers may still come
@@ -69,7 +70,7 @@ const (
 // also net/http's bound.
 const longestChunkLine = 4096
 
-// errSurplus says that a connection carries bytes that belong to no answer.
+// errSurplus: a connection carries bytes that belong to no answer.
 var errSurplus = errors.New("the connection carries more than the answer")
 
 func forbidden(format string, args ...any) error {
@@ -88,9 +89,9 @@ func (f *framer) expect(method string) {
 // usable reports whether another exchange can follow the present one.
 func (f *framer) usable() bool { return f.state == framingOver && !f.spent && f.fault == nil }
 
-// feed follows the next bytes of the connection. It returns how many of them may be
-// read, and an error if what follows these may not. The error comes before the end of a
-// head that is refused.
+// feed follows the next bytes of the connection. It returns how many of them the caller
+// may read, and an error if the caller may not read the bytes after them. For a head that
+// is refused, the error comes before the end of the head.
 func (f *framer) feed(p []byte) (n int, err error) {
 	if f.fault != nil {
 		return 0, f.fault
@@ -118,8 +119,8 @@ func (f *framer) feed(p []byte) (n int, err error) {
 			if err != nil {
 				f.fault = err
 				if n == 0 && f.state == framingStatus {
-					// One byte, or net/http takes the connection for one that was
-					// closed while it was idle, and repeats a GET.
+					// Hand over one byte: otherwise net/http assumes that the connection
+					// was closed while it was idle, and repeats a GET.
 					return 1, err
 				}
 				return n, err
@@ -266,7 +267,7 @@ func (f *framer) endField() error {
 	return nil
 }
 
-// endHead follows the end of a head, and finds out where the answer ends (RFC 9112 §6.3).
+// endHead follows the end of a head, and determines how the answer ends (RFC 9112 §6.3).
 func (f *framer) endHead() error {
 	if err := f.endField(); err != nil {
 		return err
@@ -284,7 +285,7 @@ func (f *framer) endHead() error {
 	case f.method == http.MethodHead || f.status == http.StatusNotModified:
 		f.state = framingOver
 	case f.status == http.StatusNoContent:
-		// It has no body, whatever it says; if it says so, there may be one after all.
+		// The answer has no body, whatever its headers say. If they announce one, the target may send it nevertheless.
 		f.state, f.spent = framingOver, f.spent || f.coded > 0 || f.length > 0
 	case f.coded > 0:
 		f.state = framingChunkSize
@@ -298,8 +299,8 @@ func (f *framer) endHead() error {
 	return nil
 }
 
-// takeChunkSize follows the line before a chunk (RFC 9112 §7.1). Blanks behind the
-// number are let through: old servers reserve room for it, and no reader differs.
+// takeChunkSize follows the line before a chunk (RFC 9112 §7.1). Blanks after the number
+// are accepted: old servers reserve room for it, and all readers agree on their meaning.
 func (f *framer) takeChunkSize(line []byte) error {
 	size, _, _ := bytes.Cut(line, []byte{';'})
 	size = bytes.TrimRight(size, " \t")
@@ -317,9 +318,9 @@ func (f *framer) takeChunkSize(line []byte) error {
 
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
-// framedConn is a connection of net/http's transport whose answers are followed. What
-// comes before the first request is kept until that is written, because only then it is
-// known whose answer it is, and net/http ready for it.
+// framedConn is a connection of net/http's transport with a framer. Bytes that come before
+// the first request are held back until the request is written: only then it is known which
+// request they answer, and net/http is ready for them.
 type framedConn struct {
 	net.Conn
 
@@ -331,7 +332,7 @@ type framedConn struct {
 	early   bool // something came before the first request
 }
 
-// follow has the answers on a connection followed.
+// follow puts a framer in front of a connection.
 func follow(conn net.Conn) net.Conn {
 	if conn == nil {
 		return nil
@@ -341,8 +342,8 @@ func follow(conn net.Conn) net.Conn {
 
 func (c *framedConn) begin() { c.beginIt.Do(func() { close(c.begun) }) }
 
-// expect prepares for the answer to a request with that method. A connection that was
-// idle and on which something came meanwhile, such as a farewell, takes no request.
+// expect prepares for the answer to a request with that method. A connection on which bytes
+// came while it was idle, such as a farewell, takes no request.
 func (c *framedConn) expect(method string, wasIdle bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -405,8 +406,8 @@ func (c *framedConn) Close() error {
 	return c.Conn.Close() //nolint:wrapcheck // net's own
 }
 
-// Write implements io.Writer. It writes nothing to a connection whose next answer could
-// not be distinguished from bytes that are there already. The transport then takes another connection.
+// Write implements io.Writer. It fails on a connection that already holds bytes, which could
+// be mistaken for the answer. The transport then takes another connection.
 func (c *framedConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	dead := c.framing.dead

@@ -38,14 +38,14 @@ type exchange struct {
 	target  *target
 	action  *batch.Action
 	timeout time.Duration
-	until   time.Time     // when that has passed
-	ahead   time.Duration // of the clock here, the ledger's
+	until   time.Time     // the deadline that follows from it
+	ahead   time.Duration // by which the ledger's clock is ahead of this process's
 	phase   atomic.Int32  // other goroutines set it, too
 
 	whenReady func(ctx context.Context) error // or nil, see [batch.Request]
-	extend    func(time.Duration)             // lets the transport's exchange take that long from now on
+	extend    func(time.Duration)             // sets the time left for the transport's exchange
 	abandon   func()                          // ends it
-	withheld  atomic.Bool                     // it was not ready: nothing is written, whatever a hook says
+	withheld  atomic.Bool                     // the request was not ready, so nothing is written, whatever a hook reports
 
 	conn       *framedConn // the transport's, unless it speaks HTTP/2
 	status     int         // once reading
@@ -54,8 +54,8 @@ type exchange struct {
 
 func (x *exchange) at() phase { return phase(x.phase.Load()) }
 
-// advance notes that the exchange got as far as p. A dial that goes on after
-// another connection came free does not take it back.
+// advance records that the exchange has reached the phase p. A dial that goes on after
+// another connection came free does not set an earlier phase.
 func (x *exchange) advance(p phase) {
 	for !x.withheld.Load() {
 		old := x.phase.Load()
@@ -65,10 +65,10 @@ func (x *exchange) advance(p phase) {
 	}
 }
 
-// over reports whether its time has passed.
+// over reports whether the deadline of the exchange has passed.
 func (x *exchange) over() bool { return !time.Now().Before(x.until) }
 
-// traced returns a context by which the transport reports its progress.
+// traced returns a context with which the transport reports its progress.
 func (x *exchange) traced(ctx context.Context) context.Context {
 	return httptrace.WithClientTrace(context.WithValue(ctx, exchangeKey{}, x), &httptrace.ClientTrace{
 		GetConn: func(string) {
@@ -140,8 +140,8 @@ func (x *exchange) gotConn(ctx context.Context, info httptrace.GotConnInfo) {
 
 type exchangeKey struct{}
 
-// dialing returns a context by which a dialer tells an exchange of its progress. It
-// is made for the few that dial: its hooks cost more than those of traced.
+// dialing returns a context with which a dialer reports its progress to an exchange. Only
+// exchanges that dial need it: its hooks cost more than those of traced.
 func dialing(ctx context.Context) context.Context {
 	x, ok := ctx.Value(exchangeKey{}).(*exchange)
 	if !ok {
@@ -205,14 +205,14 @@ func (x *exchange) answered(header http.Header, b body) *batch.Response {
 	return resp
 }
 
-// busy reports whether by that status a target says that it did nothing, and
-// that something else is to come later.
+// busy reports whether a status means that the target did nothing and asks for
+// another attempt later.
 func busy(status int) bool {
 	return status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable
 }
 
 // askedAgain reports whether policy allows another attempt after an answer with
-// that status. By 429 and 503 a target says that it did nothing.
+// that status. 429 and 503 mean that the target did nothing.
 func (x *exchange) askedAgain() bool {
 	switch {
 	case x.action.Retry == batch.RetryNever:
@@ -223,11 +223,11 @@ func (x *exchange) askedAgain() bool {
 	return slices.Contains(x.target.Retry.Statuses, x.status) && x.repeatable()
 }
 
-// brokenOff returns the response where status and headers were read, but not all of the
-// body. What was read is kept, and the policy that follows from it holds. By a status
-// from 400 on, the answer is known well enough. Below, the rest may matter: the action is
-// sent again if that is safe, and else its outcome is unknown, beside a status that says
-// that it probably took effect.
+// brokenOff returns the response if status and headers were read, but not all of the
+// body. The part that was read is kept, and the policy for the status applies. A status
+// of 400 or more is a sufficient answer. With a lower one the rest of the body may matter: the
+// action is sent again if that is safe; otherwise its outcome is unknown, with a status
+// that shows that the action probably took effect.
 func (x *exchange) brokenOff(ctx context.Context, header http.Header, b body, err error) *batch.Response {
 	code, message := x.explain(ctx, reading, err)
 	resp := x.answered(header, b)
@@ -246,7 +246,7 @@ func (x *exchange) brokenOff(ctx context.Context, header http.Header, b body, er
 	return resp
 }
 
-// unanswered returns the response where no status was seen.
+// unanswered returns the response if no status was read.
 func (x *exchange) unanswered(ctx context.Context, err error) *batch.Response {
 	p := x.at()
 	code, message := x.explain(ctx, p, err)
@@ -277,9 +277,9 @@ func blocked(target, detail string) *batch.Response {
 	}
 }
 
-// explain returns the code of an error, and what a person should read. Errors
-// of a dial or a handshake name addresses and certificates, and are quoted;
-// later ones may hold what the target sent, and are not.
+// explain returns the code of an error and a message for people. Errors of a dial
+// or a handshake name addresses and certificates, and are quoted. Later errors may
+// contain bytes of the target, and are not quoted.
 func (x *exchange) explain(ctx context.Context, p phase, err error) (batch.ErrorCode, string) {
 	if cause := context.Cause(ctx); cause != nil {
 		return batch.CodeInterrupted, interrupted(p, cause)
@@ -313,7 +313,7 @@ func (x *exchange) explain(ctx context.Context, p phase, err error) (batch.Error
 	return batch.CodeReset, "the connection broke before an answer came"
 }
 
-// late says what was not done in time.
+// late describes what did not happen in time.
 func (x *exchange) late(p phase, within time.Duration) string {
 	switch p {
 	case waiting:
@@ -333,7 +333,7 @@ func (x *exchange) late(p phase, within time.Duration) string {
 	return fmt.Sprintf("no answer within %s", within)
 }
 
-// interrupted says that the caller ended the attempt, and why if it told.
+// interrupted describes an attempt that the caller ended, with the cause if there is one.
 func interrupted(p phase, cause error) string {
 	message := "the worker stopped before an answer came"
 	if p < sending {
@@ -359,8 +359,8 @@ func isAlert(err error) bool {
 	return ok && op.Op == "remote error" // crypto/tls has no type for it outside of QUIC
 }
 
-// isBroken reports whether a connection ended early, as opposed to having
-// carried something that is wrong.
+// isBroken reports whether a connection ended early. Otherwise it carried
+// something invalid.
 func isBroken(err error) bool {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) {
 		return true

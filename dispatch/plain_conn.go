@@ -21,32 +21,32 @@ const (
 	// bodyAlong is the longest body that is written together with its headers.
 	bodyAlong = 16 << 10
 	// lastWrite is how long a connection waits for the end of a request whose answer
-	// has come already, before it is given up.
+	// has already come. After that it is closed.
 	lastWrite = 50 * time.Millisecond
 )
 
 // plainConn is a connection of plainCarrier.
 type plainConn struct {
 	net.Conn
-	d     *plainCarrier
-	raw   syscall.RawConn
-	begin func(fd uintptr) bool // of it, made once
-	in    *bufio.Reader
-	used  bool            // there was an exchange before
-	since time.Time       // idle
-	ctx   context.Context // of the last exchange, with which what is read and written ends
-	unwatch func() bool     // has it not do that
+	d       *plainCarrier
+	raw     syscall.RawConn
+	begin   func(fd uintptr) bool // writeThenRead as a value, made once
+	in      *bufio.Reader
+	used    bool            // there was an exchange before
+	since   time.Time       // when it became idle
+	ctx     context.Context // of the last exchange: reads and writes end with it
+	unwatch func() bool     // stops watching ctx
 
 	// Of one exchange.
 	x       *exchange
-	out     []byte // of the request, what is written at once
-	more    []byte // and what follows
-	written int    // of out
-	asked   bool   // the request was written, or as much of it as could be at once
-	first   []byte // of the answer
+	out     []byte // the part of the request that is written at once
+	more    []byte // the part that follows
+	written int    // bytes of out
+	asked   bool   // the request was written, or as much of it as the system took at once
+	first   []byte // the first bytes of the answer
 	err     error
 	framing framer     // of its answers
-	rest    chan error // ends the writing of the rest, if there is some
+	rest    chan error // receives the result of writing the rest, if there is a rest
 	buffer  [4 << 10]byte
 }
 
@@ -54,7 +54,7 @@ func (d *plainCarrier) newConn(dialed net.Conn) (*plainConn, error) {
 	c := &plainConn{Conn: dialed, d: d}
 	c.begin = c.writeThenRead
 	c.in = bufio.NewReader(c)
-	sys, ok := dialed.(syscall.Conn) // as all that net dials are
+	sys, ok := dialed.(syscall.Conn) // as all connections that net dials
 	if !ok {
 		_ = dialed.Close()
 		return nil, fmt.Errorf("a %T is no connection of the system's", dialed)
@@ -68,14 +68,14 @@ func (d *plainCarrier) newConn(dialed net.Conn) (*plainConn, error) {
 }
 
 var (
-	// errGone says that a connection that was used before was closed before a byte of
-	// the request was written, and errAtOnce that a new one was.
+	// errGone: a connection that was used before was closed before a byte of the request
+	// was written. errAtOnce: the same of a new connection.
 	errGone   = errors.New("the connection is gone")
 	errAtOnce = errors.New("the connection was closed before the request was sent")
 )
 
-// exchange makes one exchange. With an error the connection is closed; else once
-// the answer's body is, or when that was read to its end.
+// exchange makes one exchange. After an error the connection is closed. Otherwise it is
+// free when the body of the answer was read to its end or closed.
 func (c *plainConn) exchange(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
 	c.x, c.written, c.asked, c.first, c.err, c.rest = x, 0, false, nil, nil, nil
 	c.framing.expect(req.Method)
@@ -104,23 +104,23 @@ func (c *plainConn) exchange(ctx context.Context, x *exchange, req *http.Request
 	return res, nil
 }
 
-// limit has what is read and written from now on end with the context, and at that time.
-// Attempts have a context in common, so it is watched as long as the connection is used with it.
+// limit ends all later reads and writes with the context, and at a time. Attempts share a
+// context, so limit keeps watching it while the connection is used with it.
 func (c *plainConn) limit(ctx context.Context, until time.Time) error {
 	if c.ctx != ctx {
 		if c.unwatch != nil && !c.unwatch() {
-			return errGone // it may be interrupted at any moment by the one before
+			return errGone // the context before may interrupt it at any moment
 		}
 		c.ctx, c.unwatch = ctx, context.AfterFunc(ctx, c.interrupt)
 	}
-	_ = c.SetDeadline(until) // it fails on what is closed, which is as well
-	if ctx.Err() != nil {    // it may have been interrupted before that
+	_ = c.SetDeadline(until) // it fails only on a closed connection, where it does not matter
+	if ctx.Err() != nil {    // the interrupt may have come before the deadline was set
 		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
 	}
 	return nil
 }
 
-// interrupt ends what is read and written.
+// interrupt ends reads and writes.
 func (c *plainConn) interrupt() { _ = c.SetDeadline(time.Unix(1, 0)) }
 
 // Close implements io.Closer.
@@ -152,7 +152,7 @@ func (c *plainConn) ask(req *http.Request) (*http.Response, error) {
 }
 
 // writeThenRead is called first when a request takes the connection, and then whenever
-// something can be read. It reports whether it is done.
+// the connection is readable. It reports whether it has finished.
 func (c *plainConn) writeThenRead(fd uintptr) bool {
 	if c.asked {
 		n, err := retryEINTR(syscall.Read, fd, c.buffer[:])
@@ -162,9 +162,9 @@ func (c *plainConn) writeThenRead(fd uintptr) bool {
 		c.took(n, err)
 		return true
 	}
-	// Nothing is there, if all is well. Of a connection that was used, what is there
-	// belongs to no request; of a new one it may be the answer of a server that does
-	// not wait for requests.
+	// Usually there is nothing to read. Bytes on a connection that was used belong to no
+	// request; on a new one they may be the answer of a server that does not wait for
+	// requests.
 	n, err := retryEINTR(syscall.Read, fd, c.buffer[:])
 	if err != syscall.EAGAIN { //nolint:errorlint // as above
 		if c.used || n <= 0 || err != nil {
@@ -188,7 +188,7 @@ func (c *plainConn) writeThenRead(fd uintptr) bool {
 	return c.first != nil
 }
 
-// took notes the first that was read of the answer.
+// took records the first bytes of the answer.
 func (c *plainConn) took(n int, err error) {
 	switch {
 	case err != nil:
@@ -201,8 +201,8 @@ func (c *plainConn) took(n int, err error) {
 	}
 }
 
-// writeRest writes what could not be written at once. The answer may come before the
-// request is complete: a target that refuses a request need not read it.
+// writeRest writes the part that the system did not take at once. The answer may come before
+// the request is complete: a target that refuses a request need not read it.
 func (c *plainConn) writeRest() {
 	done, x := make(chan error, 1), c.x
 	rest := net.Buffers{c.out[c.written:], c.more}
@@ -216,7 +216,7 @@ func (c *plainConn) writeRest() {
 	}()
 }
 
-// readHead reads status and headers of the answer, behind those of informational ones.
+// readHead reads status and headers of the answer, after those of informational answers.
 func (c *plainConn) readHead(req *http.Request) (*http.Response, error) {
 	c.in.Reset(c)
 	if _, err := c.in.Peek(1); err != nil {
@@ -257,8 +257,8 @@ func (c *plainConn) Read(p []byte) (int, error) {
 	return allowed, err //nolint:wrapcheck // net's own
 }
 
-// answer is the body of an answer. With its end, or when it is closed, the
-// connection is free.
+// answer is the body of an answer. The connection is free when the body has been read to its
+// end or closed.
 type answer struct {
 	io.Reader
 
@@ -279,7 +279,7 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err //nolint:wrapcheck // net/http's own
 }
 
-// hurry implements hurried.
+// hurry implements readDeadliner.
 func (a *answer) hurry(within time.Duration) {
 	if at := time.Now().Add(within); !a.over && at.Before(a.c.x.until) {
 		_ = a.c.SetReadDeadline(at)
@@ -307,7 +307,7 @@ func (a *answer) end(whole bool) {
 	<-c.d.slots
 }
 
-// allWritten reports whether the whole request was written, if it is within a moment.
+// allWritten reports whether the whole request was written. It waits for lastWrite at most.
 func (c *plainConn) allWritten() bool {
 	if c.rest == nil {
 		return true

@@ -41,16 +41,15 @@ func (t *target) url(a *batch.Action) *url.URL {
 // setBody sets the body such that the transport cannot send the request twice.
 //
 // On a kept-alive connection that breaks, net/http sends a request again by
-// itself if it finds it idempotent: by its method (GET, HEAD, OPTIONS), or by a
-// header Idempotency-Key, whether or not the target knows that header. The
-// header is dealt with by headerKey. The method matters only to an action that
-// must never be repeated: its body is one that can't be rewound, even if it is
+// itself if it considers it idempotent: by its method (GET, HEAD, OPTIONS), or by a
+// header Idempotency-Key, whether or not the target knows that header. headerKey
+// hides the header from net/http. The method matters only for an action that
+// must never be repeated: it gets a body that can't be rewound, even if the body is
 // empty. (An empty body that is not nil costs a goroutine, and an empty DATA
-// frame over HTTP/2, so other reads go without and may be replayed.)
+// frame over HTTP/2, so other reads have none and may be replayed.)
 //
-// GetBody is still right for the rest: with it, and only then, a POST whose
-// connection turns out dead before a byte of it was written goes out over
-// another one.
+// All other requests have GetBody: only with it net/http sends a POST over another
+// connection if the first one turns out to be dead before a byte was written.
 func setBody(req *http.Request, a *batch.Action) {
 	once := a.Retry == batch.RetryNever && isRead(a.Method)
 	if len(a.Body) == 0 && !once {
@@ -63,7 +62,7 @@ func setBody(req *http.Request, a *batch.Action) {
 	}
 }
 
-// isRead reports whether net/http takes a method to be replayable by itself.
+// isRead reports whether net/http considers requests with a method replayable.
 func isRead(method string) bool {
 	switch method {
 	case http.MethodGet, http.MethodHead, http.MethodOptions:
@@ -124,7 +123,7 @@ func idempotencyKey(batchID string, index int) string {
 	return hex.EncodeToString(sum[:16])
 }
 
-// scope says for whom a header field is meant.
+// scope is the recipient of a header field.
 type scope uint8
 
 const (

@@ -16,10 +16,10 @@ import (
 )
 
 const (
-	// firstBuffer is the most that is allocated on the word of a Content-Length.
+	// firstBuffer is the most memory that is allocated because a Content-Length announces it.
 	firstBuffer = 64 << 10
-	// drainBytes and drainTime bound what is spent on the rest of a truncated
-	// body to keep its connection. A new one costs about as much.
+	// drainBytes and drainTime bound the effort of reading the rest of a truncated
+	// body to keep its connection. A new connection costs about as much.
 	drainBytes = 64 << 10
 	drainTime  = 50 * time.Millisecond
 )
@@ -27,16 +27,16 @@ const (
 // gzipRequested is the Accept-Encoding of an action that has none, which requests share.
 var gzipRequested = []string{"gzip"}
 
-// body is what was kept of an answer's body.
+// body is the part of an answer's body that is kept.
 type body struct {
 	bytes     []byte
 	truncated bool
-	// decoded says that bytes are not what Content-Encoding and Content-Length
-	// of the answer speak of, undecoded that they are still compressed, or said to be.
+	// decoded: the bytes were decompressed, so Content-Encoding and Content-Length of the
+	// answer do not describe them. undecoded: they are still compressed, or claimed to be.
 	decoded, undecoded bool
 }
 
-// answerError says that an answer began but can't be used.
+// answerError is the error of an answer that began but can't be used.
 type answerError struct {
 	code    batch.ErrorCode
 	message string
@@ -52,9 +52,9 @@ func decodes(a *batch.Action, req *http.Request) bool {
 	return !own && req.Header["Accept-Encoding"] != nil
 }
 
-// readBody reads the body of an answer. Of a compressed one, limit is applied to what it
-// decodes to; what cannot be decoded is kept as it came. With an error the answer broke
-// off, and the body is what came of it.
+// readBody reads the body of an answer. For a compressed body, limit applies to the decoded
+// bytes; a body that cannot be decoded is kept as it came. With an error the answer broke
+// off, and the body has the bytes that came before.
 func (d *Dispatcher) readBody(res *http.Response, limit int64, decode bool) (b body, err error) {
 	codings := contentCodings(res.Header)
 	if decode && len(codings) == 1 && (codings[0] == "gzip" || codings[0] == "x-gzip") {
@@ -83,8 +83,8 @@ func contentCodings(h http.Header) []string {
 	return codings
 }
 
-// isCompression reports whether a content coding makes other bytes of a body. Some
-// targets name a character set or a framing there instead, which do not.
+// isCompression reports whether a content coding changes the bytes of a body. Some
+// targets name a character set or a framing there instead, which change none.
 func isCompression(coding string) bool {
 	switch coding {
 	case "gzip", "x-gzip", "deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip":
@@ -93,7 +93,7 @@ func isCompression(coding string) bool {
 	return false
 }
 
-// inflater decodes gzip, and keeps what it reads. Answers share it, one after the other.
+// inflater decodes gzip, and keeps the beginning of its input. Answers use it one after the other.
 type inflater struct {
 	gzip.Reader
 
@@ -107,7 +107,7 @@ func (d *Dispatcher) inflate(raw io.Reader, limit int64) (body, error) {
 		in = new(inflater)
 	}
 	source := &in.source
-	// A stream of empty blocks decodes to nothing for ever. A serious one that
+	// A stream of empty blocks decodes to nothing for ever. A genuine stream that
 	// is flushed after every few bytes grows, but not to four times its size.
 	*source = watchedReader{r: raw, left: 4*limit + firstBuffer, kept: source.kept[:0], most: limit + 1}
 	defer func() {
@@ -127,8 +127,8 @@ func (d *Dispatcher) inflate(raw io.Reader, limit int64) (body, error) {
 			return b, nil
 		}
 	}
-	// It is no gzip, or hardly decodes to anything. Its beginning has been kept; the
-	// rest follows.
+	// The body is no gzip, or decodes to almost nothing. Its beginning was kept; read the
+	// rest.
 	if source.err == nil {
 		source.left = max(limit+1-source.read, 0)
 		_, _ = io.Copy(io.Discard, source) // how it ends is in source.err
@@ -168,9 +168,9 @@ func (w *watchedReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// readCapped reads up to limit bytes, and says whether there are more. Length is
-// the announced one, or below 0: a hint that is not trusted with memory. With an error
-// it returns what came before.
+// readCapped reads up to limit bytes, and reports whether there are more. Length is the
+// announced length, or negative if none was announced; it is only a hint for the first
+// allocation. With an error it returns the bytes that came before.
 func readCapped(r io.Reader, limit, length int64) (kept []byte, truncated bool, err error) {
 	size := min(limit, firstBuffer)
 	if length >= 0 {
@@ -178,7 +178,7 @@ func readCapped(r io.Reader, limit, length int64) (kept []byte, truncated bool, 
 	} else {
 		size = min(size, 1<<10)
 	}
-	// One byte more than is wanted tells an end from a cut.
+	// One byte beyond the limit distinguishes a complete body from a truncated one.
 	buf := make([]byte, 0, size+1)
 	for {
 		if len(buf) == cap(buf) {
@@ -205,7 +205,7 @@ func (d *Dispatcher) drain(rest io.Reader) {
 	if h, ok := rest.(readDeadliner); ok {
 		h.hurry(d.drainTime)
 	}
-	_, _ = io.CopyN(io.Discard, rest, drainBytes) // it ends how it ends: the connection is kept or it is not
+	_, _ = io.CopyN(io.Discard, rest, drainBytes) // however it ends, the connection is kept or not
 }
 
 // lowered has the names in lower case of headers that most answers have.

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// maxRetryAfter is the longest wait that is believed. The target's retry policy
+// maxRetryAfter bounds the wait that an answer can ask for. The target's retry policy
 // bounds it further.
 const maxRetryAfter = 24 * time.Hour
 
 // retryAfter returns how long an answer asks to wait (RFC 9110 §10.2.3), the longest
-// time if it names several, or 0 if it does not ask, or not in a way that can be
-// understood. Beside the whole seconds of the RFC it reads decimals, which some APIs
-// send. Now is compared with dates for which the answer has no clock of its own.
+// time if it names several, or 0 if it names none that can be understood. Beside the whole
+// seconds of the RFC it reads decimals, which some APIs send. Dates are compared with now if
+// the answer has no usable clock of its own.
 func retryAfter(h http.Header, now time.Time) time.Duration {
 	longest := time.Duration(0)
 	for _, line := range h["Retry-After"] {
@@ -51,9 +51,9 @@ func oneRetryAfter(value string, h http.Header, now time.Time) (time.Duration, b
 	return min(max(at.Sub(serverTime(h, now)), 0), maxRetryAfter), true
 }
 
-// serverTime returns the time by the target's clock, by which it makes the times in its
-// answer. Date has it. Without a usable Date it is now, which is the ledger's time: a Date
-// that is a day off comes from a broken clock or an old cache.
+// serverTime returns the time by the target's clock, which the times in its answer refer to,
+// from the header Date. Without a usable Date it returns now, the ledger's time: a Date that
+// is a day off comes from a broken clock or an old cache.
 func serverTime(h http.Header, now time.Time) time.Time {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil && date.Sub(now).Abs() <= 24*time.Hour {
 		return date

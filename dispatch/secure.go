@@ -17,7 +17,7 @@ import (
 )
 
 // secureDialer makes the TLS connections of a transport, through a proxy if there is
-// one. net/http could do it by itself, but would not show what comes over them.
+// one. net/http can do that itself, but gives no access to the decrypted bytes.
 type secureDialer struct {
 	transport *http.Transport
 	proxy     *url.URL
@@ -64,14 +64,14 @@ func (d *secureDialer) connect(ctx context.Context, network, addr string) (net.C
 	return conn, nil
 }
 
-// unfollowed dials as the transport does. What comes over the connection until the
-// request is sent is no answer.
+// unfollowed dials as the transport does, without a framer: bytes that come before the
+// request is sent are no answer.
 func (d *secureDialer) unfollowed(ctx context.Context, network, addr string) (net.Conn, error) {
 	conn, err := d.transport.DialContext(ctx, network, addr)
 	if framed, ok := conn.(*framedConn); ok {
 		conn = framed.Conn
 	}
-	return conn, err //nolint:wrapcheck // explain tells it by its type
+	return conn, err //nolint:wrapcheck // explain recognizes it by its type
 }
 
 // handshake closes the connection if it fails.
@@ -88,7 +88,7 @@ func (d *secureDialer) handshake(ctx context.Context, conn net.Conn, addr string
 	secured := tls.Client(conn, config)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		_ = conn.Close()
-		return nil, err //nolint:wrapcheck // explain tells it by its type
+		return nil, err //nolint:wrapcheck // explain recognizes it by its type
 	}
 	return secured, nil
 }
@@ -132,7 +132,7 @@ func (f forward) Dial(network, addr string) (net.Conn, error) {
 func (d *secureDialer) tunnel(ctx context.Context, conn net.Conn, addr string) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
-	_ = conn.SetDeadline(time.Now().Add(connectTimeout)) // it fails on what is closed, which is as well
+	_ = conn.SetDeadline(time.Now().Add(connectTimeout)) // it fails only on a closed connection, where it does not matter
 	req := &http.Request{Method: http.MethodConnect, URL: &url.URL{Opaque: addr}, Host: addr, Header: http.Header{"User-Agent": {""}}}
 	if u := d.proxy.User; u != nil {
 		password, _ := u.Password()
@@ -156,8 +156,8 @@ func (d *secureDialer) tunnel(ctx context.Context, conn net.Conn, addr string) e
 	return nil
 }
 
-// ask makes an exchange with a proxy, and returns the status of its answer. Nothing that
-// its reader holds beyond the answer is lost: a TLS server does not speak first.
+// ask makes an exchange with a proxy, and returns the status of its answer. Its reader can
+// hold no byte beyond the answer, since a TLS server does not speak first.
 func ask(conn net.Conn, req *http.Request) (int, error) {
 	if err := req.Write(conn); err != nil {
 		return 0, err //nolint:wrapcheck // the caller does

@@ -28,7 +28,7 @@ func (t standardCarrier) roundTrip(ctx context.Context, x *exchange, req *http.R
 		if x.conn != nil { // net/http may explain half a line in its own way
 			err = cmp.Or(x.conn.fault(), err)
 		}
-		return nil, err //nolint:wrapcheck // explain tells it by its type
+		return nil, err //nolint:wrapcheck // explain recognizes it by its type
 	}
 	res.Body = &timedBody{res.Body, cancel}
 	return res, nil
@@ -41,7 +41,7 @@ type timedBody struct {
 	cancel context.CancelFunc
 }
 
-// hurry implements hurried.
+// hurry implements readDeadliner.
 func (b *timedBody) hurry(within time.Duration) { time.AfterFunc(within, b.cancel) }
 
 // Close implements io.Closer.
@@ -84,7 +84,7 @@ func newTransport(t *batch.Target) (*http.Transport, error) {
 	switch {
 	case proxy == nil || strings.HasPrefix(t.BaseURL, "https:"):
 	case proxy.Scheme == "socks5":
-		// net/http could do it by itself, but over the connection whose answers are followed.
+		// net/http would make the handshake over the framed connection.
 		transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := secure.socks(ctx, network, addr)
 			if err != nil {
