@@ -290,7 +290,7 @@ func (t *consumer) connections(trip time.Duration) int {
 	n := spareConns + batcher.Exchanges(trip)
 	for _, l := range t.targets {
 		if n++; l.pacer != nil {
-			n += throttle.MostAsking
+			n += throttle.MostReserving
 		}
 	}
 	return n

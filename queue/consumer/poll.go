@@ -186,12 +186,12 @@ func (l *targetConsumer) exchange(parts []*part) {
 	ctx, cancel := l.t.s.db.WithTimeout(context.Background())
 	defer cancel()
 	pipe := l.t.s.db.Client.Pipeline()
-	times := l.reserveAlong(parts)
+	times := l.reserveAfterPoll(parts)
 	l.add(ctx, pipe, parts)
 	times.add(ctx, pipe)
 	l.t.s.db.Send(ctx, pipe)
 	received := time.Now()
-	times.read(ctx, received, l.read(ctx, parts))
+	times.read(received, l.read(ctx, parts))
 }
 
 // add adds a turn to a pipeline.

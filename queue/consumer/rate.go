@@ -6,7 +6,6 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/throttle"
 )
 
@@ -33,20 +32,19 @@ func (l *targetConsumer) newPacer() *throttle.Pacer[*task] {
 	})
 }
 
-// pollReservation is a reservation that follows a poll in the same exchange, for the tasks that this
-// takes: to reserve their send times afterwards would take another round trip.
+// pollReservation is a reservation of send times that follows a poll in the same exchange, for the tasks
+// that the poll takes: to reserve their send times afterwards would take another round trip.
 type pollReservation struct {
 	*throttle.Reservation
-	l    *targetConsumer
-	want int
-	cmd  *redis.Cmd
-	sent time.Time
+	l       *targetConsumer
+	reserve func() (*throttle.Reserved, error)
+	sent    time.Time
 }
 
-// reserveAlong returns the reservation that follows a poll, or nil if there is none: the target has
+// reserveAfterPoll returns the reservation that follows a poll, or nil if there is none: the target has
 // no rate, or the poll takes nothing. On a cluster the queues and the target's rate may be
 // at different servers.
-func (l *targetConsumer) reserveAlong(parts []*part) *pollReservation {
+func (l *targetConsumer) reserveAfterPoll(parts []*part) *pollReservation {
 	want := 0
 	for _, p := range parts {
 		want += p.Want
@@ -54,39 +52,30 @@ func (l *targetConsumer) reserveAlong(parts []*part) *pollReservation {
 	if l.pacer == nil || want == 0 || l.t.s.db.Cluster != nil {
 		return nil
 	}
-	r := l.pacer.Along(want)
+	r := l.pacer.ReserveAfterPoll(want)
 	if r == nil {
 		return nil
 	}
 	for _, p := range parts {
 		p.TakenKey = r.TakenKey(l.Name)
 	}
-	return &pollReservation{Reservation: r, l: l, want: want}
+	return &pollReservation{Reservation: r, l: l}
 }
 
-// add adds it to the pipeline, behind the poll.
+// add adds the reservation to the pipeline, behind the poll.
 func (r *pollReservation) add(ctx context.Context, pipe redis.Pipeliner) {
 	if r == nil {
 		return
 	}
-	keys, args := r.Call(r.l.Name, r.l.Rate, r.l.Burst)
-	r.cmd = pipe.EvalSha(ctx, throttle.Steps.Reserve.Hash(), keys, args...)
+	r.reserve = r.l.t.s.gate.ReserveAfterPoll(ctx, pipe, r.l.Name, r.l.Rate, r.l.Burst, r.Reservation)
 	r.sent = time.Now()
 }
 
-// read reads the answer, when the poll's was read, which brought so many tasks.
-func (r *pollReservation) read(ctx context.Context, received time.Time, taken int) {
+// read reads the reply, after that of the poll, which took so many tasks.
+func (r *pollReservation) read(received time.Time, taken int) {
 	if r == nil {
 		return
 	}
-	var answer *throttle.Reserved
-	parts, err := r.l.t.s.db.AnswerOf(ctx, throttle.Steps.Reserve, r.cmd).Slice()
-	if err = rdb.MapError(ctx, err); err == nil {
-		answer, err = throttle.ParseReserved(rdb.Texts(parts))
-	}
-	if err != nil {
-		taken = r.want // it may have reserved as many
-	}
-	r.Most += taken
-	r.l.pacer.Ended(r.Reservation, answer, err, r.sent, received)
+	reply, err := r.reserve()
+	r.l.pacer.PollEnded(r.Reservation, taken, reply, err, r.sent, received)
 }

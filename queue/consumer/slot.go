@@ -23,7 +23,7 @@ type Slot struct {
 	queue *taskQueue
 	since time.Time
 	left  bool
-	claim *throttle.Claim[*task] // of a target with a rate
+	claim *throttle.Claim // of a target with a rate
 }
 
 // Paced reports whether requests to the target have send times, because it has a rate.
@@ -37,7 +37,7 @@ func (p *Slot) Approach(ctx context.Context) error {
 	if p.claim == nil {
 		return nil
 	}
-	return p.claim.Approach(ctx, p.claim.P.ConnectAhead())
+	return p.claim.Approach(ctx)
 }
 
 // Ready returns at the send time, when the request has to be written at once. If the time has
@@ -57,11 +57,7 @@ func (p *Slot) ApproachEarly(ctx context.Context) error {
 	if p.claim == nil {
 		return nil
 	}
-	if p.claim.Handed.IsZero() {
-		p.claim.Leave()
-		p.claim.MayWait()
-	}
-	return p.claim.Approach(ctx, p.claim.P.LeadNow())
+	return p.claim.ApproachEarly(ctx)
 }
 
 // Leave gives the place up: the task has nothing to do with its target any more,
@@ -164,7 +160,7 @@ func (l *targetConsumer) handOver(k *task) bool {
 		return false
 	}
 	now := time.Now()
-	k.slot.claim = l.pacer.ClaimFor(now)
+	k.slot.claim = l.pacer.NewClaim(now)
 	l.addRunning(1)
 	l.hand(k)
 	return true

@@ -6,21 +6,21 @@ import (
 )
 
 const (
-	// latestExchanges is how many durations an estimate is made of, each the longest of
-	// those that ended within exchangeMoment: many actions are begun in one exchange.
+	// latestExchanges is the number of durations in an estimate, each the longest of
+	// those that ended within exchangeMoment: many actions begin in one exchange.
 	latestExchanges = 16
 	exchangeMoment  = 20 * time.Millisecond
 	// exchangeAge is the age at which a duration no longer counts.
 	exchangeAge = clockAge
 )
 
-// exchangeTime estimates how long an exchange with Redis takes, from when a task is handed
-// over, or a reservation made, until the answer is read. It is the longest of the latest
-// durations but for an eighth of them: those that had to open connections do not count, and
-// a machine or a network that becomes slow does after a few.
+// exchangeTime estimates how long an exchange with Redis takes, from the time when a task is handed
+// over, or a reservation is made, until the reply is read. The estimate is the longest of the latest
+// durations except an eighth of them: so exchanges that had to open a connection do not count, and
+// a machine or a network that becomes slow does after a few exchanges.
 type exchangeTime struct {
 	latest []exchangeSample
-	usual  time.Duration // zero until there is one
+	usual  time.Duration // the estimate; zero until there is one
 }
 
 type exchangeSample struct {
@@ -28,7 +28,7 @@ type exchangeSample struct {
 	took time.Duration
 }
 
-// add notes how long an exchange took that ended now.
+// add takes in how long an exchange took that ended now.
 func (e *exchangeTime) add(took time.Duration) {
 	now := time.Now()
 	if n := len(e.latest); n > 0 && now.Sub(e.latest[n-1].at) < exchangeMoment {
@@ -38,7 +38,7 @@ func (e *exchangeTime) add(took time.Duration) {
 	}
 	old := max(len(e.latest)-latestExchanges, 0)
 	for now.Sub(e.latest[old].at) > exchangeAge {
-		old++ // not the one that was just added
+		old++ // never the one that was just added
 	}
 	e.latest = slices.Delete(e.latest, 0, old)
 	durations := make([]time.Duration, len(e.latest))

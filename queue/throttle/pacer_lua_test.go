@@ -49,8 +49,8 @@ func newLuaGate(t *testing.T, now func() int64) *luaGate {
 // reserve runs the step, for as many tasks more as a poll took.
 func (g *luaGate) reserve(target string, rate batch.Rate, burst int, r *Reservation, taken int) (*Reserved, error) {
 	keys, argv := g.state.NewTable(), g.state.NewTable()
-	names, args := r.Call(target, rate, burst)
-	if r.along && taken > 0 {
+	names, args := r.call(target, rate, burst)
+	if r.afterPoll && taken > 0 {
 		g.texts[r.TakenKey(target)] = strconv.Itoa(taken)
 	}
 	for _, k := range names {
@@ -66,9 +66,9 @@ func (g *luaGate) reserve(target string, rate batch.Rate, burst int, r *Reservat
 	}
 	answer, _ := g.state.Get(-1).(*lua.LTable)
 	g.state.Pop(1)
-	given, err := ParseReserved([]string{answer.RawGetInt(1).String(), answer.RawGetInt(2).String()})
+	given, err := parseReserved([]string{answer.RawGetInt(1).String(), answer.RawGetInt(2).String()})
 	if err == nil {
-		for _, run := range given.Runs {
+		for _, run := range given.runs {
 			g.given += run.N
 		}
 	}

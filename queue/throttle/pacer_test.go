@@ -16,8 +16,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// pacedWorld is a target with a rate, workers, and a Redis at some distance of each, of which
-// all is virtual but the policy: the pacer, the clock, and lua/reserve.lua.
+// pacedWorld is a target with a rate, workers, and a Redis at some distance of each. All of it is
+// virtual except the pacer, the clock, and lua/reserve.lua.
 type pacedWorld struct {
 	t       *testing.T
 	rate    batch.Rate
@@ -26,12 +26,12 @@ type pacedWorld struct {
 	way     time.Duration // between a worker and Redis, one way
 	jitter  time.Duration // at most that much longer, each time
 	busy    time.Duration // at most that much later a sleeper wakes
-	lost    float64       // share of the answers to reservations that are lost
+	lost    float64       // share of the replies to reservations that are lost
 	ended   float64       // share of the actions that turn out to have ended
-	stall   time.Duration // for which nothing goes on, once in each stallEvery
+	stall   time.Duration // for which everything stops, once in each stallEvery
 	slow    slowPhase     // during which exchanges take longer
 	apart   bool          // send times are reserved after tasks were taken, as on a cluster
-	ends    bool          // ended tasks are told to Redis in exchanges that none is taken in
+	ends    bool          // ended tasks are reported to Redis in exchanges that take no tasks
 
 	rand   *rand.Rand
 	gate   *luaGate
@@ -43,7 +43,7 @@ type pacedWorld struct {
 	writes []time.Time
 	polls  int
 	calls  int
-	untold int // ended tasks
+	untold int // ended tasks that were not reported to Redis
 
 	submitted time.Time // when the actions were, or zero
 }
@@ -154,7 +154,7 @@ func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{
 		},
 		Hand: func(k *pacedTask) bool {
 			now := time.Now()
-			c := p.ClaimFor(now)
+			c := p.NewClaim(now)
 			wg.Go(func() { w.act(k, c) })
 			return true
 		},
@@ -182,7 +182,7 @@ func (w *pacedWorld) wake(c chan struct{}) {
 }
 
 // act is what a worker does with a task.
-func (w *pacedWorld) act(k *pacedTask, c *Claim[*pacedTask]) {
+func (w *pacedWorld) act(k *pacedTask, c *Claim) {
 	time.Sleep(w.slowed(true) + w.upTo(w.jitter))
 	time.Sleep(w.slowed(true) + w.upTo(w.jitter))
 	if w.chance(w.ended) {
@@ -190,7 +190,7 @@ func (w *pacedWorld) act(k *pacedTask, c *Claim[*pacedTask]) {
 		w.end()
 		return
 	}
-	err := c.Approach(w.t.Context(), c.P.ConnectAhead())
+	err := c.Approach(w.t.Context())
 	if err == nil {
 		err = c.Use(w.t.Context())
 	}
@@ -245,9 +245,9 @@ func (w *pacedWorld) put(tasks []*pacedTask, ahead bool) {
 // pacedTask is a task of a pacedWorld.
 type pacedTask struct{ id string }
 
-// poll takes tasks as a line does.
+// poll takes tasks as a consumer does.
 func (w *pacedWorld) poll(p *Pacer[*pacedTask], changed, quit <-chan struct{}) {
-	tick := time.NewTicker(max(askEvery, w.rate.Per/1000))
+	tick := time.NewTicker(max(reserveEvery, w.rate.Per/1000))
 	defer tick.Stop()
 	for {
 		w.mu.Lock()
@@ -265,7 +265,7 @@ func (w *pacedWorld) poll(p *Pacer[*pacedTask], changed, quit <-chan struct{}) {
 		if waiting > 0 && wait <= 0 && n > 0 {
 			r, want := (*Reservation)(nil), min(n, 1000)
 			if !w.apart {
-				r = p.Along(want)
+				r = p.ReserveAfterPoll(want)
 			}
 			sent := time.Now()
 			w.travel()
@@ -286,10 +286,7 @@ func (w *pacedWorld) poll(p *Pacer[*pacedTask], changed, quit <-chan struct{}) {
 				p.Add(tasks)
 			}
 			if r != nil {
-				if r.Most += n; err != nil {
-					r.Most += want - n
-				}
-				p.Ended(r, answer, err, sent, received)
+				p.PollEnded(r, n, answer, err, sent, received)
 			}
 			continue
 		}
@@ -325,8 +322,7 @@ func most(writes []time.Time, window time.Duration) int {
 	return most
 }
 
-// pacedRates are rates with numbers of actions that they let through in a time that is
-// worth to be watched.
+// pacedRates are rates, and numbers of actions that make a test long enough.
 var pacedRates = []struct {
 	rate batch.Rate
 	n    int
@@ -358,7 +354,7 @@ func TestNoWindowOfARateSeesMoreAndNoSendTimeIsLost(t *testing.T) {
 							require.LessOrEqual(t, most(w.writes, c.rate.Per), c.rate.N)
 							require.Equal(t, c.n, w.gate.given, "each send time was used")
 							due := time.Duration(c.n) * c.rate.Per / time.Duration(c.rate.N)
-							step := ((c.rate.Per + floorLateness(c.rate)) / time.Duration(c.rate.N)).Truncate(time.Microsecond) + time.Microsecond
+							step := ((c.rate.Per + leastTolerance(c.rate)) / time.Duration(c.rate.N)).Truncate(time.Microsecond) + time.Microsecond
 							paced := time.Duration(c.n-1)*step + trip/10 // the first send times are further apart
 							require.LessOrEqual(t, w.writes[c.n-1].Sub(w.writes[0]), paced)
 							if c.n < latenessShare {
@@ -381,7 +377,7 @@ func TestNoWindowOfARateSeesMoreAndNoSendTimeIsLost(t *testing.T) {
 	}
 }
 
-// As above, with whatever a network, a busy machine and people do to it.
+// As above, with jitter, lost replies, late sleepers and ended actions.
 func TestTheWindowOfARateHoldsWhateverHappens(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(60) {
@@ -402,7 +398,7 @@ func TestTheWindowOfARateHoldsWhateverHappens(t *testing.T) {
 				require.LessOrEqual(t, most(w.writes, c.rate.Per), c.rate.N+w.burst-1, "%s", w.setup())
 				// What is lost of a fast rate is a second or two, until the tolerance fits, and of
 				// a slow one nothing. An action that has ended takes its time, too, but no send time.
-				step := (c.rate.Per + 2*mostLate(c.rate)) / time.Duration(c.rate.N)
+				step := (c.rate.Per + 2*mostTolerance(c.rate)) / time.Duration(c.rate.N)
 				trip := 2 * (w.way + w.jitter)
 				due := time.Duration(len(w.writes))*step + 4*time.Second + 10*trip + time.Duration(c.n-len(w.writes))*4*trip
 				require.LessOrEqual(t, took, due, "%s", w.setup())
@@ -412,7 +408,7 @@ func TestTheWindowOfARateHoldsWhateverHappens(t *testing.T) {
 }
 
 // A machine that stops now and then loses the send times of those moments, and few others: a request
-// that misses its own does not wait behind all that are reserved, and is not put back.
+// that misses its send time does not wait behind all reserved ones, and its task is not put back.
 func TestAStallLosesTheSendTimesOfThatMoment(t *testing.T) {
 	t.Parallel()
 	for _, workers := range []int{1, 2} {
@@ -440,7 +436,7 @@ func (w *pacedWorld) setup() string {
 	return fmt.Sprintf("apart %v rate %s burst %d workers %d way %s jitter %s busy %s lost %.2f ended %.2f", w.apart, w.rate, w.burst, w.workers, w.way, w.jitter, w.busy, w.lost, w.ended)
 }
 
-// What is still to be returned, what is left, and what a call under way brings all go back to Redis.
+// The unused send times, the free ones, and those of a reservation under way all go back to Redis.
 func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
 	t.Parallel()
 	for name, repeated := range map[string]bool{"a reservation is to be repeated": true, "one is under way": false} {
@@ -452,22 +448,22 @@ func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
 				p := NewPacer(PacerConfig[*pacedTask]{
 					Rate: batch.Rate{N: 10, Per: time.Second}, Most: 8, Changed: func() {}, Token: func() string { return "last" },
 					Reserve: func(r *Reservation) (*Reserved, error) {
-						if r.Token == "earlier" && !repeated {
+						if r.token == "earlier" && !repeated {
 							<-answers
 						}
 						calls = append(calls, r)
-						if r.Token == "earlier" {
-							return &Reserved{Now: 1, Next: 500, Runs: []SendRun{{Time: 300, Step: 100, N: 2}}}, nil
+						if r.token == "earlier" {
+							return &Reserved{now: 1, next: 500, runs: []SendRun{{Time: 300, Step: 100, N: 2}}}, nil
 						}
 						return &Reserved{}, nil
 					},
 				})
-				p.back, p.times = []SendTime{{Redis: 100}}, []SendTime{{Redis: 200}}
-				earlier := &Reservation{Token: "earlier", Most: 2, since: time.Now()}
+				p.times.unused, p.times.free = []SendTime{{redis: 100}}, []SendTime{{redis: 200}}
+				earlier := &Reservation{token: "earlier", most: 2, since: time.Now()}
 				if repeated {
-					p.repeats = append(p.repeats, earlier)
+					p.reservations.unanswered = append(p.reservations.unanswered, earlier)
 				} else {
-					p.asking, p.asked = 1, 2
+					p.reservations.underWay, p.reservations.expected = 1, 2
 					go p.call(earlier)
 				}
 				ended := make(chan struct{})
@@ -480,8 +476,8 @@ func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
 				<-ended
 				require.Len(t, calls, 2)
 				var returned []int64
-				for _, at := range calls[1].Returned {
-					returned = append(returned, at.Redis)
+				for _, at := range calls[1].returned {
+					returned = append(returned, at.redis)
 				}
 				require.Equal(t, []int64{400, 300, 200, 100}, returned)
 			})

@@ -1,7 +1,7 @@
--- hold notes until when a target is held, and tells all workers.
--- KEYS: gate (hash: held and what reserve keeps)
+-- hold puts a target on hold, and tells all workers.
+-- KEYS: gate (hash: held, and the fields of reserve.lua)
 -- ARGV: target, microseconds, channel
--- returns: 1 if it is held for longer than before
+-- returns: 1 if the hold ends later than before, otherwise 0
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 local held = tonumber(redis.call('HGET', KEYS[1], 'held') or '0')
@@ -9,7 +9,7 @@ if now + tonumber(ARGV[2]) <= held then
   return 0
 end
 redis.call('HSET', KEYS[1], 'held', ms(now + tonumber(ARGV[2])))
--- The send times that reserve keeps there may have to last for longer.
+-- The fields of reserve.lua may have to last for longer.
 redis.call('PEXPIRE', KEYS[1], ms(math.max(redis.call('PTTL', KEYS[1]), tonumber(ARGV[2]) / 1000 + 60000)))
 redis.call('PUBLISH', ARGV[3], ARGV[2] .. ' ' .. ARGV[1])
 return 1

@@ -1,23 +1,27 @@
--- reserve takes the next send times at a target's rate, and takes back those that were
+-- reserve reserves the next send times at a target's rate, and takes back send times that were
 -- not used. Two send times are one step apart, which is (period + late) / N: a request may
--- be written up to `late` after its send time, so any N + 1 of them still span a period.
--- With a burst b it may be written (b - 1) steps later than that.
--- The step follows the latest tolerance of the last period, because each send time
--- needs N steps behind it that are as wide as its own tolerance asks for.
+-- be written up to `late` after its send time, so any N + 1 requests still span a period.
+-- With a burst b a request may be written (b - 1) steps later than that.
+-- The step follows the largest tolerance of the last period, because each send time
+-- needs N steps behind it that are as wide as its own tolerance requires.
 -- KEYS: gate (hash: next, held, late, before, turn), returned (sorted set of send times),
---       answer of this call, and optionally the number of tasks that the poll before this
---       took in the same exchange: for these send times are reserved, too
--- ARGV: period, N, burst, most send times, microseconds from now before which none can be used,
---       microseconds that they may be ahead, late, then time, step and late of each that is
---       returned, the last one first; all in microseconds
--- returns: {now, "next time step late n ..."}, where next is when more may be had, and n
---          the number of send times from that time on, a step apart
--- Repeating a call with the same key for its answer changes nothing and answers the same,
--- except for now. A call that takes and returns nothing writes nothing.
+--       reply to this call, and optionally the number of tasks that the poll before this step
+--       took in the same exchange: the step reserves send times for these, too
+-- ARGV: period, N, burst, the most send times to reserve, how far from now the first one that can be
+--       used is, how far from now the last one may be, late, then time, step and late of each
+--       send time that is returned, latest first; all in microseconds
+-- returns: {now, "next time step late n ..."}, where next is the earliest time of a further send time,
+--          and each time is followed by its step, its tolerance, and the number n of send times from
+--          it on, a step apart
+-- Repeating a call with the same key for its reply changes nothing and returns the same,
+-- except for now. A call that reserves and returns nothing writes nothing.
+-- Fields of the gate: next is the time of the next send time, and the target is on hold until held. late is
+-- the largest tolerance of the send times before turn, in a span of about a period, and the field before
+-- has that of the span before it.
 local t = redis.call('TIME')
 local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
 local period, number, burst, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local first, horizon, late = now + tonumber(ARGV[5]), now + tonumber(ARGV[6]), tonumber(ARGV[7])
+local earliest, horizon, late = now + tonumber(ARGV[5]), now + tonumber(ARGV[6]), tonumber(ARGV[7])
 if KEYS[4] then
   local polled = redis.call('GET', KEYS[4])
   if polled then
@@ -27,9 +31,9 @@ if KEYS[4] then
 end
 local writes = most > 0 or #ARGV > 7
 if writes then
-  local answer = redis.call('GET', KEYS[3])
-  if answer then
-    return {ms(now), answer}
+  local reply = redis.call('GET', KEYS[3])
+  if reply then
+    return {ms(now), reply}
   end
 end
 local g = redis.call('HMGET', KEYS[1], 'next', 'held', 'late', 'before', 'turn')
@@ -38,7 +42,7 @@ for i = 1, 5 do
 end
 local next, held, current, before, turn = unpack(g)
 
--- What is returned ends the sequence, or leaves a gap in it that the next caller gets.
+-- A returned send time ends the sequence, or leaves a gap in it that the next caller gets.
 local function parse(member)
   local at, step, tolerance = string.match(member, '^(%d+) (%d+) (%d+)$')
   return tonumber(at), tonumber(step), tonumber(tolerance)
@@ -67,17 +71,17 @@ for _, gap in ipairs(gaps) do
     if writes then
       redis.call('ZREM', KEYS[2], gap)
     end
-  elseif #taken < most and last >= first and at <= horizon then
+  elseif #taken < most and last >= earliest and at <= horizon then
     taken[#taken + 1] = gap .. ' 1'
     redis.call('ZREM', KEYS[2], gap)
-  elseif last >= first and not left then
+  elseif last >= earliest and not left then
     left = at
   end
 end
 
 local widest = math.max(late, current, before)
 local step = math.ceil((period + widest) / number)
-local at = math.max(next, first - (burst - 1) * step, held)
+local at = math.max(next, earliest - (burst - 1) * step, held)
 local n = math.max(math.min(most - #taken, math.floor((horizon - at) / step) + 1), 0)
 if n > 0 then
   taken[#taken + 1] = ms(at) .. ' ' .. ms(step) .. ' ' .. ms(late) .. ' ' .. n
@@ -89,15 +93,15 @@ if n > 0 then
   end
   next = at + n * step
 end
-local answer = ms(math.min(math.max(next, held), left or math.huge))
+local reply = ms(math.min(math.max(next, held), left or math.huge))
 if #taken > 0 then
-  answer = answer .. ' ' .. table.concat(taken, ' ')
+  reply = reply .. ' ' .. table.concat(taken, ' ')
 end
 if writes then
   redis.call('HSET', KEYS[1], 'next', ms(next), 'late', ms(current), 'before', ms(before), 'turn', ms(turn))
   local ttl = ms((math.max(next, held) - now + burst * step + 3 * period) / 1000 + 60000)
   redis.call('PEXPIRE', KEYS[1], ttl)
   redis.call('PEXPIRE', KEYS[2], ttl)
-  redis.call('SET', KEYS[3], answer, 'PX', 600000)
+  redis.call('SET', KEYS[3], reply, 'PX', 600000)
 end
-return {ms(now), answer}
+return {ms(now), reply}

@@ -1,4 +1,4 @@
-package queue_test
+package throttle_test
 
 import (
 	"sync"
@@ -14,60 +14,50 @@ import (
 )
 
 func TestSendTimesAreReservedAtTheRate(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		rate := batch.Rate{N: 20, Per: 10 * time.Second}
 		const step = (10_000_000 + 50_000) / 20
-		reserve := func(target string, r *throttle.Reservation) *throttle.Reserved {
+		reserve := func(target string, most int, horizon time.Duration, returned ...throttle.SendTime) *throttle.Reserved {
 			t.Helper()
-			r.Token, r.Late = b.DB.Token(), 50*time.Millisecond
-			got, err := b.Gate.Reserve(b.Ctx, target, rate, 2, r)
+			got, err := b.Gate.Reserve(b.Ctx, target, rate, 2, throttle.NewReservation(b.DB.Token(), most, horizon, returned...))
 			require.NoError(t, err)
 			return got
 		}
-		first := reserve("crm", &throttle.Reservation{Most: 3, Horizon: 500 * time.Millisecond})
-		require.Equal(t, []throttle.SendRun{{Time: first.Now - step, Step: step, Late: 50_000, N: 2}}, first.Runs, "a burst of two")
-		require.Equal(t, first.Now+step, first.Next)
-		later := reserve("crm", &throttle.Reservation{Most: 3, Horizon: 200 * time.Millisecond})
-		require.Empty(t, later.Runs, "the next one is too far ahead")
-		require.Equal(t, first.Next, later.Next)
-		far := &throttle.Reservation{Most: 3, Horizon: 2 * time.Second}
-		got := reserve("crm", far)
-		require.Equal(t, []throttle.SendRun{{Time: first.Next, Step: step, Late: 50_000, N: 3}}, got.Runs)
+		first := reserve("crm", 3, 500*time.Millisecond)
+		require.Equal(t, []throttle.SendRun{{Time: first.Now() - step, Step: step, Late: 50_000, N: 2}}, first.Runs(), "a burst of two")
+		require.Equal(t, first.Now()+step, first.Next())
+		later := reserve("crm", 3, 200*time.Millisecond)
+		require.Empty(t, later.Runs(), "the next one is too far ahead")
+		require.Equal(t, first.Next(), later.Next())
+		far := throttle.NewReservation(b.DB.Token(), 3, 2*time.Second)
+		got, err := b.Gate.Reserve(b.Ctx, "crm", rate, 2, far)
+		require.NoError(t, err)
+		require.Equal(t, []throttle.SendRun{{Time: first.Next(), Step: step, Late: 50_000, N: 3}}, got.Runs())
 		again, err := b.Gate.Reserve(b.Ctx, "crm", rate, 2, far)
 		require.NoError(t, err)
-		require.Equal(t, got.Runs, again.Runs, "a call that is repeated answers the same")
+		require.Equal(t, got.Runs(), again.Runs(), "a repeated call has the same reply")
 
-		times := timesOf(got)
-		back := reserve("crm", &throttle.Reservation{Returned: []throttle.SendTime{times[0]}})
-		require.Equal(t, times[0].Redis, back.Next, "what is returned is the next one")
-		got = reserve("crm", &throttle.Reservation{Most: 1, Horizon: 2 * time.Second})
-		require.Equal(t, []throttle.SendRun{{Time: times[0].Redis, Step: step, Late: 50_000, N: 1}}, got.Runs)
-		back = reserve("crm", &throttle.Reservation{Returned: []throttle.SendTime{times[2], times[1]}})
-		require.Equal(t, times[1].Redis, back.Next, "the sequence ends earlier")
-		got = reserve("crm", &throttle.Reservation{Most: 2, Horizon: 2 * time.Second})
-		require.Equal(t, []throttle.SendRun{{Time: times[1].Redis, Step: step, Late: 50_000, N: 2}}, got.Runs)
+		times := got.Times()
+		back := reserve("crm", 0, 0, times[0])
+		require.Equal(t, times[0].Time(), back.Next(), "a returned send time is the next one")
+		got = reserve("crm", 1, 2*time.Second)
+		require.Equal(t, []throttle.SendRun{{Time: times[0].Time(), Step: step, Late: 50_000, N: 1}}, got.Runs())
+		back = reserve("crm", 0, 0, times[2], times[1])
+		require.Equal(t, times[1].Time(), back.Next(), "the sequence ends earlier")
+		got = reserve("crm", 2, 2*time.Second)
+		require.Equal(t, []throttle.SendRun{{Time: times[1].Time(), Step: step, Late: 50_000, N: 2}}, got.Runs())
 
 		require.NoError(t, b.Gate.Hold(b.Ctx, "other", time.Minute))
-		held := reserve("other", &throttle.Reservation{Most: 1, Horizon: 2 * time.Minute})
-		require.Greater(t, held.Runs[0].Time, held.Now+50_000_000, "a hold moves them")
+		held := reserve("other", 1, 2*time.Minute)
+		require.Greater(t, held.Runs()[0].Time, held.Now()+50_000_000, "a hold moves them")
 		ttl, err := b.DB.Client.PTTL(b.Ctx, keys.GateKey("other")).Result()
 		require.NoError(t, err)
 		require.Greater(t, ttl, time.Minute)
 	})
 }
 
-// timesOf returns the send times of an answer.
-func timesOf(r *throttle.Reserved) (times []throttle.SendTime) {
-	for _, run := range r.Runs {
-		for i := range run.N {
-			times = append(times, throttle.SendTime{Redis: run.Time + int64(i)*run.Step, Step: run.Step, Late: run.Late})
-		}
-	}
-	return times
-}
-
 func TestAHoldIsHeardByAllWorkers(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		var mu sync.Mutex
 		heard := map[string]time.Duration{}
 		defer b.Gate.Holds(func(target string, d time.Duration) {
