@@ -24,7 +24,7 @@ type Claim struct {
 
 	// Guarded by times.mu.
 	pending bool      // it is counted in times.pending
-	time    *SendTime // claimed and not used yet
+	time    *sendTime // claimed and not used yet
 	until   time.Time // the latest time at which the request may be written; zero is no limit
 }
 
@@ -202,7 +202,7 @@ func (c *Claim) mayWait() {
 }
 
 // mayUse reports whether the request may be written at a send time. The caller holds times.mu.
-func (c *Claim) mayUse(t *SendTime) bool { return c.until.IsZero() || !t.at.After(c.until) }
+func (c *Claim) mayUse(t *sendTime) bool { return c.until.IsZero() || !t.at.After(c.until) }
 
 // Leave gives the permit back, if the claim has one: the request was answered.
 func (c *Claim) Leave() {

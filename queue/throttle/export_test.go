@@ -2,16 +2,22 @@ package throttle
 
 import "time"
 
+// SendTime and SendRun are parts of reservations and of replies to them.
+type (
+	SendTime = sendTime
+	SendRun  = sendRun
+)
+
 // NewReservation returns a reservation with a tolerance of 50 ms.
-func NewReservation(token string, most int, horizon time.Duration, returned ...SendTime) *Reservation {
+func NewReservation(token string, most int, horizon time.Duration, returned ...sendTime) *Reservation {
 	return &Reservation{token: token, most: most, horizon: horizon, late: 50 * time.Millisecond, returned: returned}
 }
 
 // Now, Next and Runs return the fields of a reply, and Times all its send times.
 func (r *Reserved) Now() int64      { return r.now }
 func (r *Reserved) Next() int64     { return r.next }
-func (r *Reserved) Runs() []SendRun { return r.runs }
-func (r *Reserved) Times() (times []SendTime) {
+func (r *Reserved) Runs() []sendRun { return r.runs }
+func (r *Reserved) Times() (times []sendTime) {
 	for _, run := range r.runs {
 		for i := range run.N {
 			times = append(times, run.at(i))
@@ -21,4 +27,4 @@ func (r *Reserved) Times() (times []SendTime) {
 }
 
 // Time returns the time in Redis's clock, in µs.
-func (t SendTime) Time() int64 { return t.redis }
+func (t sendTime) Time() int64 { return t.redis }

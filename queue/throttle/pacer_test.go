@@ -453,12 +453,12 @@ func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
 						}
 						calls = append(calls, r)
 						if r.token == "earlier" {
-							return &Reserved{now: 1, next: 500, runs: []SendRun{{Time: 300, Step: 100, N: 2}}}, nil
+							return &Reserved{now: 1, next: 500, runs: []sendRun{{Time: 300, Step: 100, N: 2}}}, nil
 						}
 						return &Reserved{}, nil
 					},
 				})
-				p.times.unused, p.times.free = []SendTime{{redis: 100}}, []SendTime{{redis: 200}}
+				p.times.unused, p.times.free = []sendTime{{redis: 100}}, []sendTime{{redis: 200}}
 				earlier := &Reservation{token: "earlier", most: 2, since: time.Now()}
 				if repeated {
 					p.reservations.unanswered = append(p.reservations.unanswered, earlier)

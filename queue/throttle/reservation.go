@@ -23,7 +23,7 @@ type Reservation struct {
 	horizon   time.Duration // from now, after which no send time is reserved
 	late      time.Duration // the tolerance
 	blur      time.Duration // the part of late that is not for being late
-	returned  []SendTime    // latest first
+	returned  []sendTime    // latest first
 	since     time.Time     // when the call was first made
 	expected  int           // the send times that the pacer expects of it
 	afterPoll bool          // it follows a poll in the same exchange, and is also for the tasks that the poll takes
@@ -33,19 +33,19 @@ type Reservation struct {
 // Reserved is the reply to a reservation.
 type Reserved struct {
 	now, next int64 // Redis's time, and the earliest time of a further send time, in µs
-	runs      []SendRun
+	runs      []sendRun
 }
 
-// SendRun is a run of N send times, a Step apart. Time, Step, and Late, the tolerance of each, are in µs of
+// sendRun is a run of N send times, a Step apart. Time, Step, and Late, the tolerance of each, are in µs of
 // Redis's clock.
-type SendRun struct {
+type sendRun struct {
 	Time, Step, Late int64
 	N                int
 }
 
 // at returns the send time with an index, without the times of this process.
-func (r SendRun) at(i int) SendTime {
-	return SendTime{redis: r.Time + int64(i)*r.Step, step: r.Step, late: r.Late}
+func (r sendRun) at(i int) sendTime {
+	return sendTime{redis: r.Time + int64(i)*r.Step, step: r.Step, late: r.Late}
 }
 
 // Reserve makes a reservation of send times at a target's rate, in an exchange of its own.
@@ -112,7 +112,7 @@ func parseReserved(reply []string) (*Reserved, error) {
 	}
 	r := &Reserved{now: rdb.Atoi(reply[0]), next: numbers[0]}
 	for run := numbers[1:]; len(run) > 0; run = run[4:] {
-		r.runs = append(r.runs, SendRun{run[0], run[1], run[2], int(run[3])})
+		r.runs = append(r.runs, sendRun{run[0], run[1], run[2], int(run[3])})
 	}
 	return r, nil
 }

@@ -14,8 +14,8 @@ import (
 // have to open a new one.
 const mostConnectAhead = 250 * time.Millisecond
 
-// SendTime is a time at which one request may be written. No other request has it.
-type SendTime struct {
+// sendTime is a time at which one request may be written. No other request has it.
+type sendTime struct {
 	redis, step, late int64     // as lua/reserve.lua has them, in µs of Redis's clock
 	at, until         time.Time // by this process's clock: a request may be written from at to until
 }
@@ -36,10 +36,10 @@ type sendTimes struct {
 	distance  distance
 	tolerance tolerance
 	step      time.Duration // between two send times
-	free      []SendTime    // reserved and not claimed, by time
+	free      []sendTime    // reserved and not claimed, by time
 	claimed   []*Claim      // those that have send times, by time
 	pending   int           // tasks that were handed over and have no send time
-	unused    []SendTime    // that go back to Redis with the next reservation
+	unused    []sendTime    // that go back to Redis with the next reservation
 	more      chan struct{} // closed and replaced when there may be a free send time
 }
 
@@ -91,14 +91,14 @@ func (s *sendTimes) add(reply *Reserved, blur time.Duration) (n int) {
 		}
 		n += run.N
 	}
-	slices.SortStableFunc(s.free, func(a, b SendTime) int { return cmp.Compare(a.redis, b.redis) })
+	slices.SortStableFunc(s.free, func(a, b sendTime) int { return cmp.Compare(a.redis, b.redis) })
 	return n
 }
 
 // release frees a claimed send time that was not used, for the next request that is ready. The caller
 // holds mu.
-func (s *sendTimes) release(t SendTime) {
-	at, _ := slices.BinarySearchFunc(s.free, t, func(a, b SendTime) int { return cmp.Compare(a.redis, b.redis) })
+func (s *sendTimes) release(t sendTime) {
+	at, _ := slices.BinarySearchFunc(s.free, t, func(a, b sendTime) int { return cmp.Compare(a.redis, b.redis) })
 	s.free = slices.Insert(s.free, at, t)
 	s.signal()
 	s.wake()
@@ -128,7 +128,7 @@ func (s *sendTimes) shift(c *Claim, now time.Time) {
 	}
 	claims := append([]*Claim{c}, s.claimed[first:]...)
 	s.claimed = s.claimed[:first]
-	times := make([]*SendTime, 0, len(claims))
+	times := make([]*sendTime, 0, len(claims))
 	for _, k := range claims[1:] {
 		times = append(times, k.time)
 	}
@@ -176,7 +176,7 @@ func (s *sendTimes) connectAhead() time.Duration {
 }
 
 // latestFirst sorts send times in the order in which they are returned to Redis.
-func latestFirst(times []SendTime) []SendTime {
-	slices.SortFunc(times, func(a, b SendTime) int { return cmp.Compare(b.redis, a.redis) })
+func latestFirst(times []sendTime) []sendTime {
+	slices.SortFunc(times, func(a, b sendTime) int { return cmp.Compare(b.redis, a.redis) })
 	return times
 }
