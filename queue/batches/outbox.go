@@ -2,12 +2,9 @@ package batches
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strconv"
 	"time"
-
-	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
@@ -84,8 +81,7 @@ func (s *Outbox) Withdraw(ctx context.Context, id, number string) {
 	if delivery == 0 {
 		return
 	}
-	err := s.tasks.Inspect.DeleteTask(tasks.WebhookQueue, WebhookTaskID(id, delivery))
-	if err != nil && !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
+	if err := s.tasks.DeleteTask(tasks.WebhookQueue, WebhookTaskID(id, delivery)); err != nil {
 		s.log.DebugContext(ctx, "task of a withdrawn webhook left to its worker", "batch", id, "error", err)
 	}
 }

@@ -9,13 +9,23 @@ import (
 	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// EachLane pauses or unpauses all queues of a target. asynq answers an error
-// where that changes nothing.
-func (s *Queues) EachLane(ctx context.Context, target string, change func(queue string) error) error {
+// Pause pauses all queues of a target, as asynq's tools do: polls take no tasks from them. Queues that
+// are paused stay paused.
+func (s *Queues) Pause(ctx context.Context, target string) error {
+	return s.changeQueues(ctx, target, s.inspector.PauseQueue)
+}
+
+// Resume ends the pause of all queues of a target, whoever paused them.
+func (s *Queues) Resume(ctx context.Context, target string) error {
+	return s.changeQueues(ctx, target, s.inspector.UnpauseQueue)
+}
+
+// changeQueues pauses or resumes the queues of a target. For a queue that is paused or resumed already,
+// asynq returns an error, which changeQueues ignores.
+func (s *Queues) changeQueues(ctx context.Context, target string, change func(queue string) error) error {
 	for _, queue := range append(s.QueuesOf(Route{target, batch.Interactive}), s.QueuesOf(Route{target, batch.Bulk})...) {
 		err := change(queue)
 		if err == nil || errors.Is(err, asynq.ErrQueueNotFound) {
@@ -29,17 +39,12 @@ func (s *Queues) EachLane(ctx context.Context, target string, change func(queue 
 	return nil
 }
 
-// TaskQueues returns the queues of actions that there are.
-func (s *Queues) TaskQueues(ctx context.Context) ([]string, error) {
-	all, err := s.db.Members(ctx, keys.AsynqQueues)
-	if err != nil {
-		return nil, fmt.Errorf("list the queues: %w", err)
+// DeleteTask deletes a task that waits. A task that does not exist is no error; asynq refuses to delete
+// one that runs.
+func (s *Queues) DeleteTask(queue, id string) error {
+	err := s.inspector.DeleteTask(queue, id)
+	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
+		return nil
 	}
-	queues := all[:0]
-	for _, queue := range all {
-		if queue != WebhookQueue {
-			queues = append(queues, queue)
-		}
-	}
-	return queues, nil
+	return err
 }

@@ -3,11 +3,8 @@ package tasks
 import (
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"strconv"
 	"strings"
-
-	"github.com/batchd/batchd/internal/batch"
 )
 
 // Types of asynq tasks.
@@ -17,54 +14,6 @@ const (
 	// TaskWebhook is the type of a task that delivers one batch's webhook.
 	TaskWebhook = "webhook"
 )
-
-// WebhookQueue is the asynq queue of webhooks.
-const WebhookQueue = "webhooks"
-
-// Route is where the tasks of a batch go.
-type Route struct {
-	Target string
-	Lane   batch.Lane
-}
-
-// RouteOf is that of a batch, by fields of its meta hash.
-func RouteOf(m map[string]string) Route { return Route{m["target"], batch.Lane(m["lane"])} }
-
-const (
-	// ClusterShards is the number of asynq queues that a lane has on a cluster,
-	// where a queue lives on one server and would be as fast as that. It must be
-	// the same for all processes.
-	ClusterShards = 8
-	// ShardRun is the number of neighbours that go to the same one, since actions
-	// that are taken together are begun together.
-	ShardRun = 64
-)
-
-// QueueOf returns the asynq queue of an action's task.
-func (s *Queues) QueueOf(r Route, id string, index int) string {
-	if s.Shards == 1 {
-		return r.Target + "." + string(r.Lane)
-	}
-	h := fnv.New32a()
-	_, _ = h.Write([]byte(id)) // never fails
-	return shardName(r, (int(h.Sum32()%ClusterShards)+index/ShardRun)%s.Shards)
-}
-
-// QueuesOf returns all asynq queues of a lane.
-func (s *Queues) QueuesOf(r Route) []string {
-	if s.Shards == 1 {
-		return []string{s.QueueOf(r, "", 0)}
-	}
-	names := make([]string, s.Shards)
-	for i := range names {
-		names[i] = shardName(r, i)
-	}
-	return names
-}
-
-func shardName(r Route, shard int) string {
-	return r.Target + "." + string(r.Lane) + "." + strconv.Itoa(shard)
-}
 
 // errTask says that a task is none of ours.
 var errTask = errors.New("malformed task payload")

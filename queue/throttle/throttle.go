@@ -61,14 +61,14 @@ func (g *Gate) Trip(ctx context.Context, target string) (bool, error) {
 	if err != nil {
 		return false, rdb.MapError(ctx, err)
 	}
-	return added == 1, g.tasks.EachLane(ctx, target, g.tasks.Inspect.PauseQueue)
+	return added == 1, g.tasks.Pause(ctx, target)
 }
 
 // Reset implements [batch.Gate].
 func (g *Gate) Reset(ctx context.Context, target string) error {
 	ctx, cancel := g.db.WithTimeout(ctx)
 	defer cancel()
-	if err := g.tasks.EachLane(ctx, target, g.tasks.Inspect.UnpauseQueue); err != nil {
+	if err := g.tasks.Resume(ctx, target); err != nil {
 		return err
 	}
 	if err := g.db.Client.HDel(ctx, keys.GateKey(target), "held").Err(); err != nil {
