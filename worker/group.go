@@ -11,18 +11,18 @@ import (
 )
 
 const (
-	// maxGroupPause is the longest pause between two attempts that a group waits
-	// out in its place. For a longer one it gives the place to others.
+	// maxGroupPause is the longest pause between two attempts during which a group
+	// keeps its slot. For a longer pause the group returns its slot.
 	maxGroupPause = time.Minute
-	// groupTurn is how long a group keeps its place.
+	// groupTurn is how long a group keeps its slot.
 	groupTurn = 30 * time.Minute
 )
 
-// saga runs one group: it sends the requests that the group is made of, one at
-// a time, and records each in the group's record before it sends it. So the worker that
-// takes the group over after a crash finds what may have been sent, and brings
-// it to an end at which all of its members count, or none, or the results say
-// which may.
+// saga runs one group. It sends the requests of the group one at a time, and records
+// each one in the group's record before it sends it. After a crash, the worker that
+// takes the group over therefore knows which requests may have been sent, and completes
+// the group: all of its members count, or none, or the results name the members that
+// may count.
 type saga struct {
 	w      *Worker
 	id     string
@@ -31,20 +31,20 @@ type saga struct {
 	target batch.Target
 	known  bool // the target is configured
 	since  time.Time
-	// undos are those seen so far, by position, so that they can be sent even
-	// after the batch was erased.
+	// undos are the undos loaded so far, by position. The saga can send them even after
+	// the batch was erased.
 	undos map[int]*batch.Action
-	// place is that of the group's task. Its first request has the send time for which the
-	// task was handed over.
+	// place is the slot of the group's task. The first request uses the send time of that
+	// task.
 	place *consumer.Slot
 	first bool
-	// staged is the result of a member that the next write of the record takes along.
+	// staged is the result of a member that the next write of the record includes.
 	staged *batch.Result
-	// erased says that the batch is gone, and with it the record.
+	// erased: the batch is gone, and with it the record.
 	erased bool
 }
 
-// runGroup runs a group that is this worker's, from where its record stands.
+// runGroup runs a group that this worker holds, from the step in its record.
 func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, place *consumer.Slot) error {
 	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), place: place, first: true, undos: make(map[int]*batch.Action)}
 	s.g.Paused = false
@@ -90,11 +90,11 @@ func (s *saga) run(ctx context.Context) error {
 
 // exchange is an attempt at the group's present step.
 type exchange struct {
-	action *batch.Action // nil where there was nothing that could be sent
+	action *batch.Action // nil if there was nothing to send
 	resp   *batch.Response
 }
 
-// exchange sends the request of the present step, once that is on record.
+// exchange records the request of the present step and then sends it.
 func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	action, refusal := s.request(ctx)
 	if refusal != nil {
@@ -123,7 +123,7 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	crash.At(crash.GroupNoted)
 	index := s.g.Members[s.g.At].Index
 	resp, unsent := s.w.send(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Now: s.g.StartedAt}, s.place)
-	if unsent != nil { // the group comes again, for another send time
+	if unsent != nil { // the group comes back with another send time
 		s.g.Attempt--
 		s.g.Sent = false
 		return nil, s.pause(ctx, 0)
@@ -139,12 +139,12 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	return &exchange{action: action, resp: resp}, nil
 }
 
-// pass lets the group wait for its target, as every request does. For the first one
-// its task was handed over at the right time.
+// pass lets the group wait for its target, as every request does. The first request
+// does not wait: its task already came at the right time.
 func (s *saga) pass(ctx context.Context) error {
 	g := s.w.gates[s.target.Name]
 	if !s.first {
-		if held, _ := g.held(); s.place.Paced() || held > 0 { // it may take a while, in which nothing is in flight
+		if held, _ := g.held(); s.place.Paced() || held > 0 { // the wait may take a while, and nothing is in flight during it
 			if _, err := s.note(ctx); err != nil {
 				return err
 			}
@@ -160,8 +160,7 @@ func (s *saga) pass(ctx context.Context) error {
 	return nil
 }
 
-// calls reports whether the present step is a call that the target is
-// configured with.
+// calls reports whether the present step is a call from the target's configuration.
 func (s *saga) calls() bool {
 	switch s.g.Step {
 	case batch.GroupBegin, batch.GroupCommit, batch.GroupRollback:
@@ -171,7 +170,7 @@ func (s *saga) calls() bool {
 	return false
 }
 
-// forward reports whether the group is still on its way to counting.
+// forward reports whether the group can still succeed as a whole.
 func (s *saga) forward() bool {
 	switch s.g.Step {
 	case batch.GroupBegin, batch.GroupMember, batch.GroupCommit:
@@ -181,21 +180,22 @@ func (s *saga) forward() bool {
 	return false
 }
 
-// repeats decides whether an attempt is followed by another at the same step.
+// repeats decides whether the saga repeats the present step after an attempt, and after
+// which delay.
 func (s *saga) repeats(x *exchange) (time.Duration, bool) {
 	if e := x.resp.Result.Error; e != nil && e.Code == batch.CodeInterrupted && x.resp.Repeat {
-		s.g.Attempt-- // a shutdown broke it off, which is no fault of its own
+		s.g.Attempt-- // a shutdown interrupted the attempt, so it does not count
 		return 0, true
 	}
 	tried := &batch.Begun{Attempt: s.g.Attempt, FirstAt: s.g.FirstAt, StartedAt: s.g.StartedAt, ExpiresAt: s.begun.ExpiresAt}
 	if !s.forward() {
-		tried.ExpiresAt = s.g.FirstAt.Add(2 * s.target.Retry.Budget) // what was done is taken back after the deadline too
+		tried.ExpiresAt = s.g.FirstAt.Add(2 * s.target.Retry.Budget) // the saga takes members back after the deadline, too
 	}
 	return nextAttempt(&s.target.Retry, tried, x.resp)
 }
 
-// wait lets the time to the next attempt pass. Meanwhile nothing is in flight,
-// and the record says so.
+// wait waits until the next attempt. Meanwhile nothing is in flight, and the record
+// says so.
 func (s *saga) wait(ctx context.Context, delay time.Duration) error {
 	s.g.Sent = false
 	if delay > maxGroupPause || ctx.Err() != nil {
@@ -213,7 +213,7 @@ func (s *saga) wait(ctx context.Context, delay time.Duration) error {
 	return nil
 }
 
-// pause gives the group's place to others, until after the delay.
+// pause returns the group's slot until after the delay.
 func (s *saga) pause(ctx context.Context, delay time.Duration) error {
 	s.g.Paused = true
 	if _, err := s.note(ctx); err != nil {
@@ -222,7 +222,7 @@ func (s *saga) pause(ctx context.Context, delay time.Duration) error {
 	return &laterError{after: delay, reason: "the group is resumed from its record"}
 }
 
-// note writes the record, and says when that was.
+// note writes the record, and returns the time of the write.
 func (s *saga) note(ctx context.Context) (now time.Time, err error) {
 	if s.erased {
 		return time.Now(), nil
@@ -240,13 +240,13 @@ func (s *saga) note(ctx context.Context) (now time.Time, err error) {
 	return now, err
 }
 
-// next makes a step the present one. Nothing of it is sent yet.
+// next sets the present step. Nothing of it has been sent yet.
 func (s *saga) next(step batch.GroupStep, at int) {
 	s.g.Step, s.g.At, s.g.Sent, s.g.Attempt, s.g.InDoubt = step, at, false, 0, false
 	s.g.FirstAt, s.g.StartedAt = time.Time{}, time.Time{}
 }
 
-// conclude ends all members with what the record says of them.
+// conclude ends all members with the results that follow from the record.
 func (s *saga) conclude(ctx context.Context) error {
 	results := s.results()
 	if s.g.Cause != nil && s.g.Cause.LeftOpen {

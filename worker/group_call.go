@@ -16,8 +16,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// request returns the request of the present step, or why it is not sent;
-// neither where there is nothing to take back.
+// request returns the request of the present step, or the reason not to send it. It
+// returns neither if there is nothing to take back.
 func (s *saga) request(ctx context.Context) (*batch.Action, *batch.Failure) {
 	if !s.known {
 		return nil, internal("the target %q is no longer configured", s.begun.Target)
@@ -35,7 +35,7 @@ func (s *saga) request(ctx context.Context) (*batch.Action, *batch.Failure) {
 	}
 	call := map[batch.GroupStep]batch.Call{batch.GroupBegin: x.Begin, batch.GroupCommit: x.Commit, batch.GroupRollback: x.Rollback}[s.g.Step]
 	a := &batch.Action{Method: call.Method, Path: withID(call.Path, s.g.Transaction)}
-	// The calls carry the credentials of the client that sent the group.
+	// The calls carry the credentials of the client that submitted the group.
 	a.Query = credentials(s.begun.Action.Query)
 	for _, h := range s.begun.Action.Headers {
 		if batch.IsCredential(h.Name) {
@@ -68,7 +68,7 @@ func credentials(query string) string {
 	return strings.Join(kept, "&")
 }
 
-// member returns the member whose turn it is.
+// member returns the member that the present step sends.
 func (s *saga) member(ctx context.Context) (*batch.Action, *batch.Failure) {
 	a, failure := s.load(ctx, s.g.At)
 	switch {
@@ -87,7 +87,7 @@ func (s *saga) member(ctx context.Context) (*batch.Action, *batch.Failure) {
 	if s.g.At < len(s.g.Members)-1 && a.Undo == nil && !batch.Reads(a.Method) {
 		return nil, internal("the target %q has no transactions, and the action has no undo", s.begun.Target)
 	}
-	if a.Undo != nil { // better known before it is needed
+	if a.Undo != nil { // better to find a bad undo before it is needed
 		if why := batch.Forbids(&s.target, a.Undo); why != "" {
 			return nil, &batch.Failure{Code: batch.CodeBlocked, Message: fmt.Sprintf("target %q: not sent, because of its undo: %s", s.begun.Target, why)}
 		}
@@ -95,7 +95,7 @@ func (s *saga) member(ctx context.Context) (*batch.Action, *batch.Failure) {
 	return a, nil
 }
 
-// undo returns the undo of the present member, or nothing where there is none.
+// undo returns the undo of the present member, or nil if it has none.
 func (s *saga) undo(ctx context.Context) (*batch.Action, *batch.Failure) {
 	undo, ok := s.undos[s.g.At]
 	if !ok {
@@ -136,16 +136,16 @@ func (s *saga) load(ctx context.Context, at int) (a *batch.Action, _ *batch.Fail
 	return a, nil
 }
 
-// named adds the header that names the transaction, in place of one of the
-// client's own.
+// named adds the header that names the transaction, and replaces any such header of the
+// client.
 func (s *saga) named(headers []batch.Field) []batch.Field {
 	name := s.target.Transactions.SendAs.Header
 	headers = slices.DeleteFunc(slices.Clone(headers), func(h batch.Field) bool { return strings.EqualFold(h.Name, name) })
 	return append(headers, batch.Field{Name: name, Value: s.g.Transaction})
 }
 
-// keyed gives a request that is no action of the batch an idempotency key of its
-// own: with that of a member, the target would take the one for the other.
+// keyed gives an idempotency key to a request that is no action of the batch. With the
+// key of a member, the target would mistake the request for that member.
 func (s *saga) keyed(a *batch.Action) *batch.Action {
 	name := s.target.IdempotencyKeyHeader
 	if name == "" {
@@ -167,7 +167,7 @@ func withID(path, id string) string { return strings.ReplaceAll(path, "{id}", ur
 // maxTransactionID is the most bytes that a transaction's id may have.
 const maxTransactionID = 1024
 
-// transactionID finds the id in the answer to begin.
+// transactionID finds the transaction's id in the answer to begin.
 func (s *saga) transactionID(r *batch.Result) (string, error) {
 	x := s.target.Transactions
 	id, where := "", "the header "+x.ID.Header
@@ -196,7 +196,8 @@ func (s *saga) transactionID(r *batch.Result) (string, error) {
 	return id, nil
 }
 
-// lookUp returns the string or number at a JSON pointer (RFC 6901), or nothing.
+// lookUp returns the string or number at a JSON pointer (RFC 6901), or the empty
+// string.
 func lookUp(body []byte, pointer string) string {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	dec.UseNumber()

@@ -8,8 +8,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// results says what became of each member, once nothing more is sent. Only an
-// unknown one may count although the group does not.
+// results returns the result of each member, after the last request of the group. If
+// the group does not count, only a member with the outcome unknown may still count.
 func (s *saga) results() []batch.Result {
 	results := make([]batch.Result, len(s.g.Members))
 	for at := range s.g.Members {
@@ -42,8 +42,8 @@ func (s *saga) result(at int) batch.Result {
 	return r
 }
 
-// failed is the result of the member that kept its group from counting: its
-// own, as it came, unless more has to be said of it.
+// failed returns the result of the member that made its group fail. It is the member's
+// own result, unless the message needs more detail.
 func (s *saga) failed(at int) batch.Result {
 	cause, m := s.g.Cause, s.g.Members[at]
 	detail, mayPersist := s.g.Leftover(at)
@@ -69,8 +69,9 @@ func (s *saga) failed(at int) batch.Result {
 	return r
 }
 
-// stagedResult stands for the result that was written with the record, or is
-// the one that no write has taken along yet.
+// stagedResult returns the staged result if it is this member's and has not been
+// written yet. Otherwise it returns a placeholder for the result that was written with
+// the record.
 func (s *saga) stagedResult(at int, o batch.Outcome) batch.Result {
 	if s.staged != nil && s.staged.Index == s.g.Members[at].Index {
 		return *s.staged
@@ -78,7 +79,7 @@ func (s *saga) stagedResult(at int, o batch.Outcome) batch.Result {
 	return batch.Result{Outcome: o}
 }
 
-// why tells the reason for which the group does not count.
+// why returns the reason why the group does not count.
 func (s *saga) why() string {
 	if s.g.Cause.LeftOpen {
 		return s.reason() + "; a transaction may have been left open at the target"

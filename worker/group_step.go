@@ -8,9 +8,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// recover decides about a request that an earlier holder may have sent and whose
-// answer was not noted: it is sent again if that is safe, else it counts as one
-// that got no answer.
+// recover decides about a request that an earlier holder of the group may have sent
+// without recording the answer. The saga sends it again if that is safe; otherwise it
+// counts as a request without an answer.
 func (s *saga) recover(ctx context.Context) {
 	s.g.Sent, s.g.InDoubt = false, true
 	action, failure := s.request(ctx)
@@ -29,7 +29,7 @@ func (s *saga) recover(ctx context.Context) {
 	s.decide(ctx, &exchange{action: action, resp: resp})
 }
 
-// decide draws the consequence of the present step's last attempt.
+// decide chooses the next step from the last attempt of the present one.
 func (s *saga) decide(ctx context.Context, x *exchange) {
 	ok := x.resp.Result.Outcome == batch.Succeeded
 	switch s.g.Step {
@@ -49,7 +49,7 @@ func (s *saga) decide(ctx context.Context, x *exchange) {
 	case batch.GroupEnd:
 	}
 	if s.g.Cause != nil && s.forward() {
-		s.w.log.ErrorContext(ctx, "group goes on although it has failed", "batch", s.id, "group", s.g.Leader()) // a fault of the code above
+		s.w.log.ErrorContext(ctx, "group continues although it has failed", "batch", s.id, "group", s.g.Leader()) // a bug in the code above
 	}
 }
 
@@ -95,7 +95,7 @@ func (s *saga) decideMember(x *exchange, ok bool) {
 		return
 	}
 	if x.action != nil && batch.Reads(x.action.Method) {
-		s.g.InDoubt = false // whether it arrived or not, there is nothing to take back
+		s.g.InDoubt = false // a read has no effect to take back
 	}
 	if r.Status > 0 {
 		s.staged = r
@@ -132,7 +132,7 @@ func (s *saga) decideRollback(x *exchange, ok bool) {
 	cause := s.g.Cause
 	sent := len(s.g.Members)
 	if cause.Step == batch.GroupMember {
-		sent = cause.At // of the one that failed, its own answer tells
+		sent = cause.At // the result of the failed member comes from its own answer
 	}
 	switch {
 	case !ok && !accepted(x.resp) && !absent(x.resp):
@@ -148,8 +148,8 @@ func (s *saga) decideRollback(x *exchange, ok bool) {
 	s.next(batch.GroupEnd, 0)
 }
 
-// undoBelow goes on with the undo of the nearest member before that position
-// that can have changed something.
+// undoBelow goes on with the undo of the nearest member before that position that may
+// have changed something.
 func (s *saga) undoBelow(at int) {
 	if at == 0 {
 		s.next(batch.GroupEnd, 0)
@@ -158,7 +158,7 @@ func (s *saga) undoBelow(at int) {
 	s.next(batch.GroupUndo, at-1)
 }
 
-// fail notes why the group does not count.
+// fail records why the group does not count.
 func (s *saga) fail(r *batch.Result) {
 	s.g.Cause = &batch.GroupCause{
 		Step: s.g.Step, At: s.g.At, Outcome: r.Outcome, Status: r.Status, Failure: r.Error, InDoubt: s.g.InDoubt,
@@ -176,24 +176,24 @@ func (s *saga) mayPersistUpTo(n int, detail string) {
 	}
 }
 
-// accepted reports whether an answer that was not read to its end had a status of
-// success. For a call whose answer holds nothing that is needed, that is enough.
+// accepted reports whether an answer had a success status, even if its body was not
+// read to the end. That is enough for a call whose body is not needed.
 func accepted(resp *batch.Response) bool {
 	return resp.Result.Status > 0 && resp.Result.Status < http.StatusBadRequest
 }
 
-// absent reports whether an answer says that there is nothing to take back.
+// absent reports whether an answer means that there is nothing to take back.
 func absent(resp *batch.Response) bool {
 	return resp.Result.Status == http.StatusNotFound || resp.Result.Status == http.StatusGone
 }
 
-// ending says how a request ended that did not succeed.
+// ending describes the end of a request that did not succeed.
 func ending(r *batch.Result) string {
 	switch {
 	case r.Error == nil && r.Status > 0:
 		return fmt.Sprintf("failed with status %d", r.Status)
 	case r.Error != nil && r.Outcome == batch.Unknown:
-		return fmt.Sprintf("got no answer that was seen (%s)", r.Error.Code)
+		return fmt.Sprintf("got no answer (%s)", r.Error.Code)
 	case r.Error != nil:
 		return fmt.Sprintf("ended with an error (%s: %s)", r.Error.Code, r.Error.Message)
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/batchd/batchd/queue/consumer"
 )
 
-// erp is a target with transactions: what is posted in one counts once it is
+// erp is a target with transactions: posts within a transaction take effect when it is
 // committed.
 type erp struct {
 	mu    sync.Mutex
@@ -27,7 +27,7 @@ type erp struct {
 	open  map[string][]string
 	items []string
 	log   []string
-	hang  chan struct{} // a member with "hang" in its path waits for it
+	hang  chan struct{} // requests with "hang" in their path wait for it
 	began chan struct{}
 }
 
@@ -42,7 +42,7 @@ func (e *erp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusUnauthorized)
 	case path == "/tx":
 		e.n++
-		id := fmt.Sprintf("T %d/x", e.n) // it has to be escaped
+		id := fmt.Sprintf("T %d/x", e.n) // an id that needs escaping
 		e.open[id] = nil
 		_ = json.NewEncoder(w).Encode(map[string]any{"tx": map[string]string{"id": id}})
 	case strings.HasPrefix(path, "/tx/"):
@@ -75,14 +75,14 @@ func (e *erp) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// withERP replaces the bundle's target by one that is reached over HTTP.
+// withERP replaces the bundle's target by one that it reaches over HTTP.
 func withERP(t *testing.T, b *bundle) *erp {
 	t.Helper()
 	e := &erp{open: map[string][]string{}, hang: make(chan struct{}), began: make(chan struct{}, 8)}
 	server := httptest.NewServer(e)
 	t.Cleanup(server.Close)
 	b.cfg.Targets[0].BaseURL = server.URL
-	b.cfg.Targets[0].Deny = []batch.Rule{{Path: "/tx/**"}} // clients may not, batchd may
+	b.cfg.Targets[0].Deny = []batch.Rule{{Path: "/tx/**"}} // clients may not call these paths, batchd may
 	b.cfg.Targets[0].Transactions = &batch.Transactions{
 		Begin: batch.Call{Method: "POST", Path: "/tx"}, ID: batch.Locator{Pointer: "/tx/id"}, SendAs: batch.Sender{Header: "X-Tx"},
 		Commit: batch.Call{Method: "POST", Path: "/tx/{id}/commit"}, Rollback: batch.Call{Method: "POST", Path: "/tx/{id}/rollback"},
@@ -94,7 +94,7 @@ func withERP(t *testing.T, b *bundle) *erp {
 	return e
 }
 
-// submitPaths commits a batch of POSTs. What comes before a colon is the group.
+// submitPaths commits a batch of POSTs. A prefix before a colon names the group.
 func (b *bundle) submitPaths(paths ...string) string {
 	b.t.Helper()
 	u, err := b.store.Open(b.t.Context(), "me", "")
@@ -148,7 +148,8 @@ func TestAGroupThatAShutdownCutsOffIsBroughtToAnEndByAnotherWorker(t *testing.T)
 	b.cfg.Name = "w2"
 	b.run()
 	_, results := b.wait(id)
-	// A POST that was in flight is not sent again: the transaction is rolled back.
+	// The worker does not send a POST again that was in flight: it rolls the
+	// transaction back.
 	require.Equal(t, batch.Skipped, results[0].Outcome)
 	require.Equal(t, batch.Errored, results[1].Outcome)
 	require.Equal(t, batch.CodeInterrupted, results[1].Error.Code)

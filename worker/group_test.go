@@ -14,13 +14,13 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// members makes a group of members with those methods, each with an undo unless
-// the target has transactions. With bare, the last one has none.
+// members returns a group of members with those methods. Each has an undo unless the
+// target has transactions. With bare, the last one has no undo.
 func members(transactions, bare bool, methods ...string) []batch.Action {
 	actions := make([]batch.Action, len(methods))
 	for i, m := range methods {
 		actions[i] = batch.Action{Method: m, Path: fmt.Sprintf("/m%d", i), Group: "g"}
-		if transactions { // a client cannot put itself into another's
+		if transactions { // a client cannot name a transaction of its own
 			actions[i].Headers = []batch.Field{{Name: "x-tx", Value: "mine"}}
 		}
 		if transactions || bare && i == len(methods)-1 || m == "GET" && i%2 == 0 {
@@ -33,7 +33,7 @@ func members(transactions, bare bool, methods ...string) []batch.Action {
 
 var methods = []string{"POST", "GET", "PUT"}
 
-// mixes returns every mix of up to two methods, and some of more.
+// mixes returns every sequence of up to two methods, and some longer ones.
 func mixes(n int) [][]string {
 	var all [][]string
 	switch n {
@@ -57,7 +57,7 @@ func mixes(n int) [][]string {
 	return all
 }
 
-// trouble is what can become of a step, and of taking it back.
+// trouble lists the fates of a step, and the fates of taking it back.
 type trouble struct {
 	steps [][]fate
 	backs []fate
@@ -68,11 +68,11 @@ var (
 		[][]fate{{refused}, {busy, fine}, {busy}, {unsent}, {lost}, {swallowed}, {swallowed, refused}, {lost, refused}, {lost, fine}, {swallowed, fine}, {swallowed, unsent}, {cut}, {cut, refused}, {cut, fine}},
 		[]fate{refused, lost, swallowed, unsent, busy, cut},
 	}
-	// typical is what is left of it where it is multiplied by crashes.
+	// typical is a smaller set, for tests that also try many crashes.
 	typical = trouble{[][]fate{{refused}, {busy, fine}, {lost}, {swallowed, refused}}, []fate{refused, swallowed}}
 )
 
-// scripts returns what can go wrong with a group of n.
+// scripts returns the scripts of failures for a group of n members.
 func scripts(n int, transactions bool, x trouble) []script {
 	all := []script{{}}
 	var steps []string
@@ -89,7 +89,7 @@ func scripts(n int, transactions bool, x trouble) []script {
 			if f[0] == fine || len(f) == 2 && f[1] == fine {
 				continue
 			}
-			for _, back := range x.backs { // and then with taking it back
+			for _, back := range x.backs { // and then failures of taking it back
 				s := script{step: f, "rollback": {back}}
 				for i := range n {
 					if !transactions && i%2 == 0 {
@@ -103,8 +103,7 @@ func scripts(n int, transactions bool, x trouble) []script {
 	return all
 }
 
-// plain reports whether every answer is seen and nothing is in the way of
-// taking things back.
+// plain reports whether every answer is seen and no rollback or undo fails.
 func (s script) plain() bool {
 	for name, fates := range s {
 		if name == "rollback" || name[0] == 'u' || slices.Contains(fates, lost) || slices.Contains(fates, swallowed) || slices.Contains(fates, cut) {
@@ -114,7 +113,8 @@ func (s script) plain() bool {
 	return true
 }
 
-// undoable reports whether the group is one of undos, of which none fails.
+// undoable reports whether every member that changes something has an undo, and no undo
+// fails.
 func (w *world) undoable() bool {
 	for name := range w.script {
 		if name[0] == 'u' {
@@ -132,8 +132,8 @@ func (w *world) undoable() bool {
 	return true
 }
 
-// check checks that all of the group counts, or none, or that the results say
-// which members may.
+// check checks that all of the group counts, or none, or that the results name the
+// members that may count.
 func (w *world) check(t require.TestingT) {
 	require.Len(t, w.results, len(w.actions))
 	all, none, doubt := true, true, false
@@ -180,15 +180,15 @@ func (w *world) check(t require.TestingT) {
 		}
 	}
 	if len(w.open) > 0 {
-		said := doubt || len(w.actions) == 1 // then the log alone says so
+		said := doubt || len(w.actions) == 1 // only the log reports it then
 		for _, r := range w.results {
 			said = said || r.Error != nil && strings.Contains(r.Error.Message, "left open")
 		}
-		require.True(t, said, "a transaction was left open, and nobody says so")
+		require.True(t, said, "a transaction was left open, and neither results nor log say so")
 	}
 }
 
-// explorations runs test for every group of up to most members, side by side.
+// explorations runs test for every group of up to most members, in parallel.
 func explorations(t *testing.T, most int, x trouble, test func(t *testing.T, w *Worker, actions []batch.Action, s script)) {
 	t.Helper()
 	for _, commit := range []string{"", "POST", "PUT"} {
@@ -212,7 +212,7 @@ func explorations(t *testing.T, most int, x trouble, test func(t *testing.T, w *
 	}
 }
 
-// explain tells which world failed.
+// explain describes the world that failed.
 type explain struct {
 	*testing.T
 	w *world

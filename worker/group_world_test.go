@@ -13,29 +13,29 @@ import (
 	"github.com/batchd/batchd/queue/consumer"
 )
 
-// fate is what becomes of one request.
+// fate is the outcome of one request.
 type fate string
 
 const (
 	fine      fate = ""
 	refused   fate = "refused"   // answered with 409, without effect
 	busy      fate = "busy"      // answered with 503, without effect
-	unsent    fate = "unsent"    // it never left
-	lost      fate = "lost"      // it did not arrive, and that is not known
-	swallowed fate = "swallowed" // it took effect, and its answer was not seen
-	cut       fate = "cut"       // it took effect, and the body of its answer broke off behind the status
+	unsent    fate = "unsent"    // never sent
+	lost      fate = "lost"      // never arrived, and the sender does not know
+	swallowed fate = "swallowed" // took effect, and its answer was not seen
+	cut       fate = "cut"       // took effect, and the body of its answer broke off after the status
 	nameless  fate = "nameless"  // answered 200, without a transaction id
 )
 
-// script says what becomes of each request: the fates of its attempts, the last
-// one for all that follow. Requests are "begin", "m0", "u0", "commit", "rollback".
+// script gives the fates of each request's attempts; the last fate applies to all later
+// attempts. Requests are "begin", "m0", "u0", "commit", "rollback".
 type script map[string][]fate
 
-// death ends an executor between any two things that it does.
+// death stops an executor between any two of its operations.
 type death struct{}
 
-// world is one group, its ledger, and a target that remembers what took effect.
-// It crashes at chosen moments: before or after any of its calls.
+// world is one group, its ledger, and a target that remembers which requests took
+// effect. The executor crashes at chosen moments: before or after any of its calls.
 type world struct {
 	script  script
 	actions []batch.Action
@@ -54,7 +54,7 @@ type world struct {
 	// the target
 	attempts map[string]int
 	arrived  map[string]int          // requests that took effect or were refused for good
-	open     map[string]map[int]bool // transactions and what waits in them
+	open     map[string]map[int]bool // transactions and their uncommitted members
 	ended    map[string]string
 	effects  map[int]bool
 }
@@ -75,12 +75,12 @@ func newWorld(actions []batch.Action, s script, crashes ...int) *world {
 	return w
 }
 
-// index is that of a member in its batch, where it has neighbours.
+// index is the index of a member in its batch, which also has other actions.
 func (w *world) index(at int) int { return 10*at + 3 }
 
 func (w *world) at(index int) int { return (index - 3) / 10 }
 
-// tick lets a moment pass, at which the executor may crash.
+// tick marks a moment at which the executor may crash.
 func (w *world) tick() {
 	w.moment++
 	if w.crashAt[w.moment] {
@@ -89,7 +89,8 @@ func (w *world) tick() {
 	}
 }
 
-// take gives the group to a new executor. What the earlier one does is refused.
+// take gives the group to a new executor. The world refuses the calls of the earlier
+// one.
 func (w *world) take() *batch.Begun {
 	w.token++
 	g := &batch.Group{}
@@ -199,7 +200,7 @@ func (w *world) Do(_ context.Context, r *batch.Request) *batch.Response {
 	return resp
 }
 
-// serve lets a request take effect.
+// serve applies a request's effect.
 func (w *world) serve(name string, r *batch.Request) *batch.Response {
 	w.arrived[name]++
 	tx, _ := r.Action.Header("X-Tx")
@@ -247,7 +248,7 @@ func (w *world) serve(name string, r *batch.Request) *batch.Response {
 	return resp
 }
 
-// play runs the group to its end, with as many executors as crashes make necessary.
+// play runs the group to its end, with one executor after another as they crash.
 func (w *world) play(worker *Worker) {
 	own := &Worker{cfg: worker.cfg, targets: worker.targets, metrics: worker.metrics, log: worker.log}
 	own.cfg.Ledger, own.cfg.Dispatcher = groupOnly{GroupLedger: w}, w
@@ -269,7 +270,7 @@ func (w *world) play(worker *Worker) {
 	}
 }
 
-// groupOnly is a ledger of which only the part for groups is used.
+// groupOnly is a ledger that implements only the methods for groups.
 type groupOnly struct {
 	batch.Ledger
 	batch.GroupLedger
@@ -287,8 +288,8 @@ func (g groupOnly) FinishGroup(ctx context.Context, id string, t batch.Token, re
 	return g.GroupLedger.FinishGroup(ctx, id, t, rec, results)
 }
 
-// sagaWorker is a worker for a world. Commit is the method of the target's
-// commit; empty means that the target has no transactions.
+// sagaWorker returns a worker for a world. Commit is the method of the target's commit;
+// if it is empty, the target has no transactions.
 func sagaWorker(commit string) *Worker {
 	target := batch.Target{Name: "crm", BaseURL: "http://127.0.0.1", Retry: batch.Retry{Attempts: 3, Base: 1, Max: 2}}
 	if commit != "" {
