@@ -118,8 +118,8 @@ func TestABeginThatArrivesAfterItWasGivenBackBeginsNothing(t *testing.T) {
 			token := "late" + strconv.Itoa(round)
 			_, err := b.Ledger.GiveBack(b.Ctx, id, 0, batch.Token(token))
 			require.ErrorIs(t, err, batch.ErrStale)
-			late := &batcher.Call{Step: ledger.Steps.Begin, ID: id, Head: []any{"gone", ""}, Index: 0, Args: []any{token}, Read: true}
-			require.NoError(t, b.Ledger.Batcher.Do(late))
+			late := &batcher.Call{Step: ledger.Steps.Begin, ID: id, SharedArgs: []any{"gone", ""}, Index: 0, Args: []any{token}, ReadAction: true}
+			require.NoError(t, b.Batcher.Do(late))
 			require.Equal(t, "released", late.Verdict())
 			begun := b.Begin(id, 0)
 			require.Equal(t, attempts, begun.Attempt)

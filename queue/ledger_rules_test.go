@@ -16,36 +16,6 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// Results with different outcomes share one exchange, and each keeps its own.
-func TestOutcomesThatShareAnExchangeStayApart(t *testing.T) {
-	t.Parallel()
-	b := open(t, redistest.Start(t).URL())
-	outcomes := []batch.Outcome{batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Succeeded, batch.Failed, batch.Succeeded}
-	id := b.Submit(len(outcomes)+2, queuetest.Spec()).ID // two go on
-	begun := make([]*batch.Begun, len(outcomes))
-	for i := range outcomes {
-		begun[i] = b.Begin(id, i)
-	}
-	b.together(len(outcomes), func(i int) error {
-		return b.Ledger.Finish(b.Ctx, id, i, begun[i].Token, queuetest.Result(i, outcomes[i]))
-	})
-	got := b.Read(id)
-	require.Equal(t, batch.Counts{Total: 9, Pending: 2, Succeeded: 3, Failed: 2, Errored: 1, Unknown: 1}, got.Counts)
-	require.Equal(t, batch.StatusRunning, got.Status)
-	for i, r := range b.AllResults(id, 100) {
-		want := batch.Pending
-		if i < len(outcomes) {
-			want = outcomes[i]
-		}
-		require.Equal(t, want, r.Outcome, "action %d", i)
-		require.Equal(t, i, r.Index)
-	}
-	for i, o := range outcomes {
-		found := b.AllResults(id, 100, o)
-		require.Contains(t, indexesOf(found), i, "the filter by outcome %s", o)
-	}
-}
-
 func indexesOf(results []batch.Result) []int {
 	indexes := make([]int, len(results))
 	for i, r := range results {

@@ -322,7 +322,7 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 			require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, set...).Err())
 		}
 		require.NoError(t, b.DB.Client.SetRange(b.Ctx, keys.KeysOf(id).State, 2, "rrr").Err())
-		defer b.PubSub.Listen(keys.HoldersChannel, b.Ledger.Restorer.Asked)()
+		defer b.PubSub.Listen(keys.HoldersChannel, b.Ledger.Restorer.AnswerQuestion)()
 		b.Eventually("the subscription", func() bool {
 			n, err := b.DB.Client.PubSubNumSub(b.Ctx, keys.HoldersChannel).Result()
 			require.NoError(t, err)

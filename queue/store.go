@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batcher"
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
@@ -46,6 +47,7 @@ type Store struct {
 	Tasks   *tasks.Queues
 	Limits  *limits.Limits
 	Batches *batches.Batches
+	Batcher *batcher.Batcher
 	Ledger  *ledger.Ledger // a [batch.Ledger]
 	Fanout  *fanout.Fanout
 	Gate    *throttle.Gate // a [batch.Gate]
@@ -88,14 +90,15 @@ func Open(cfg Config) (*Store, error) {
 		return nil, errors.Join(err, s.DB.Close())
 	}
 	if s.DB.Cluster != nil {
-		history.Learn(true) // until its servers have been met
+		history.ExpectNewServers(true) // until its servers have been met
 	}
 	s.PubSub = rdb.NewPubSub(s.DB, s.Log)
 	s.Tasks = tasks.New(s.DB, s.Log)
 	s.Limits = limits.New(s.DB, s.Log)
 	s.Batches = batches.New(s.DB, s.Log, s.Seals, s.Background, s.PubSub, s.Tasks, s.Limits)
 	// With ledger.NoHandOver{} instead of the waiters, a request that waits for a batch reads it from Redis.
-	s.Ledger = ledger.New(s.DB, s.Log, s.Seals, s.Background, s.Tasks, s.Batches, s.Batches.Waiters, history)
+	s.Batcher = batcher.New(s.DB, s.Batches.Doubts.AddIf)
+	s.Ledger = ledger.New(s.DB, s.Log, s.Seals, s.Background, s.Batcher, s.Tasks, s.Batches, s.Batches.Waiters, history)
 	s.Fanout = fanout.New(s.DB, s.Log, s.Background, s.Tasks, s.Limits, s.Batches)
 	s.Gate = throttle.New(s.DB, s.PubSub, s.Tasks)
 	s.Uploads = upload.New(s.DB, s.Log, s.Seals, s.Background, s.Tasks, s.Limits, s.Batches, s.Fanout)
@@ -107,7 +110,7 @@ func Open(cfg Config) (*Store, error) {
 // Close ends what runs in the background and closes the connections. Fan-outs
 // that are cut off by it are finished by the sweeper.
 func (s *Store) Close() error {
-	s.Ledger.Close() // first: its steps may leave batches in doubt
+	s.Batcher.Close() // first: its steps may leave batches in doubt
 	s.Background.Stop()
 	s.Batches.Doubts.Close()
 	s.PubSub.Close()

@@ -1,214 +1,203 @@
+// Package batcher lets steps of the ledger that several goroutines ask for at about the
+// same time share exchanges with Redis: the calls for actions of one batch become one run of
+// the Lua step, and the runs for all batches are sent in one pipeline.
+//
+// It does not know what a step does, and it repeats nothing: package ledger builds the calls,
+// reads their replies and decides about repetition. Package rdb makes the exchanges.
 package batcher
 
 import (
-	"cmp"
 	"context"
 	"runtime"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
 const (
 	// maxActions is the most actions that share one exchange with Redis.
 	maxActions = 256
-	// MaxBytes is the most bytes that several actions bring along. An exchange
-	// that takes too long fails for all of them, and would each time anew.
-	MaxBytes = 4 << 20
-	// gatherFor is about how long a step that can wait does, for others to share its
-	// exchange, and gatherMost how many of them wait no longer.
+	// maxBytes is the most bytes of arguments that share one exchange. An exchange that is too
+	// large times out for all of its calls, and would do so on every repetition.
+	maxBytes = 4 << 20
+	// gatherFor is how long a call that can wait stays in the queue for others to share its
+	// exchange. Once gatherMost calls wait, they are sent at once.
 	gatherFor  = 300 * time.Microsecond
-	GatherMost = 32
-	// MaxFlushers is the number of exchanges under way at a time. While they are, the
-	// next ones gather.
-	MaxFlushers = 2
-	// FlushWait is how long steps wait for one of those to end: where Redis is so far
-	// that it takes longer, what waits and is small has exchanges of its own, up to moreFlights.
-	FlushWait       = 20 * time.Millisecond
+	gatherMost = 32
+	// maxFlushers is the usual number of concurrent exchanges. Meanwhile the next calls gather.
+	maxFlushers = 2
+	// flushWait is how long calls wait for one of these exchanges to end. If Redis is so far
+	// away that an exchange takes longer, waiting calls of at most smallFlush bytes get up to
+	// maxMoreFlushers additional exchanges.
+	flushWait       = 20 * time.Millisecond
 	maxMoreFlushers = 32
 	smallFlush      = 64 << 10
 )
 
-// Call is one action's part in a step of the ledger that others share: the step
-// is run once for all actions of a batch, and all batches in one exchange.
-type Call struct {
-	Step    *rdb.Step
-	ID      string
-	Head    []any // arguments that the actions of one step have in common
-	Index   int
-	Args    []any
-	Read    bool // the action is to be read, too
-	CanWait bool // it can wait for others to come along, a moment
-	alone   bool // in an exchange of its own: it failed before, perhaps for the size of the answers
-
-	// The answer: what the actions have in common, and this action's own.
-	Common []any
-	Own    []string // or nothing, if it went as usual
-	Action any      // as it is stored, if it is
-	First  bool     // of those that share the step
-	err    error
-	done   chan struct{}
-}
-
-// Batcher lets steps of the ledger that are asked for at about the same time
-// share exchanges with Redis. The goroutines that make these stay, since their
-// stacks have grown to what the client of Redis needs.
+// Batcher runs calls, several of them in one exchange. Its flush loops never end before Close,
+// since their stacks have grown to what the Redis client needs. It is safe for concurrent use.
 type Batcher struct {
 	db      *rdb.DB
-	doubtIf func(id string, err error) // is called after each step
+	onReply func(batchID string, err error)
 
-	Mu       sync.Mutex
-	due      sync.Cond // there are some who wait, or no more will come
-	Waiting  []*Call
-	flushNow bool // they are not to wait for others
-	Gather   time.Duration
-	Over     *time.Timer // that long after the first of them
-	Flushers int
-	More     int                          // exchanges beyond those
-	late     *time.Timer                  // that long after steps began to wait for one to end
-	timed    bool                         // it runs
-	nodes    map[*redis.Client]*nodeCalls // of a cluster
-	closed   bool
-	Wg       sync.WaitGroup
+	mu           sync.Mutex
+	wake         sync.Cond // signals a flush loop: calls are to be sent, or no more will come
+	waiting      []*Call
+	flushNow     bool // the waiting calls do not wait for others
+	gatherFor    time.Duration
+	gatherTimer  *time.Timer // fires gatherFor after the first waiting call
+	flushers     int         // flush loops that were started, at most maxFlushers
+	moreFlushers int         // exchanges beyond those of the flush loops
+	moreTimer    *time.Timer // fires flushWait after calls began to wait for a flush loop
+	moreTimerSet bool
+	nodes        map[*redis.Client]*nodeQueue // of a cluster
+	closed       bool
+	wg           sync.WaitGroup
 }
 
-func New(db *rdb.DB, doubtIf func(id string, err error)) *Batcher {
-	c := &Batcher{db: db, doubtIf: doubtIf, Gather: gatherFor}
-	c.due.L = &c.Mu
-	c.Over = time.AfterFunc(time.Hour, func() {
-		c.Mu.Lock()
-		defer c.Mu.Unlock()
-		c.send()
+// New returns a batcher on a Redis. It calls onReply after each run of a step with the batch
+// and the error, or nil.
+func New(db *rdb.DB, onReply func(batchID string, err error)) *Batcher {
+	b := &Batcher{db: db, onReply: onReply, gatherFor: gatherFor}
+	b.wake.L = &b.mu
+	b.gatherTimer = time.AfterFunc(time.Hour, func() {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		b.flush()
 	})
-	c.late = time.AfterFunc(time.Hour, c.flushMore)
-	return c
+	b.moreTimer = time.AfterFunc(time.Hour, b.flushMore)
+	return b
 }
 
-// Close returns when all who wait have been answered.
-func (c *Batcher) Close() {
-	c.Mu.Lock()
-	c.send()
-	c.closed = true
-	c.due.Broadcast()
-	c.Over.Stop()
-	c.late.Stop()
-	c.Mu.Unlock()
-	c.Wg.Wait()
+// Close returns once all waiting calls have been answered. Later calls get [redis.ErrClosed].
+func (b *Batcher) Close() {
+	b.mu.Lock()
+	b.flush()
+	b.closed = true
+	b.wake.Broadcast()
+	b.gatherTimer.Stop()
+	b.moreTimer.Stop()
+	b.mu.Unlock()
+	b.wg.Wait()
 }
 
-// Do runs the step and returns when it is answered. It does not end before with
-// the caller: a step that may have been done, and of which nobody knows, would
-// leave an action in doubt.
-func (c *Batcher) Do(r *Call) error {
-	r.done, r.alone, r.err = make(chan struct{}), r.err != nil, nil
-	c.Mu.Lock()
-	if c.closed {
-		c.Mu.Unlock()
+// Do runs a call and returns once it is answered. It takes no context: if the caller left
+// before the reply, the step might have run without any process knowing, and the action would
+// be in doubt. A call whose last run failed shares its next run with no other, since the size
+// of their replies may have been the reason. Errors are those of [rdb.MapError].
+func (b *Batcher) Do(c *Call) error {
+	c.done, c.solo, c.err = make(chan struct{}), c.err != nil, nil
+	b.mu.Lock()
+	if b.closed {
+		b.mu.Unlock()
 		return redis.ErrClosed
 	}
-	c.Waiting = append(c.Waiting, r)
+	b.waiting = append(b.waiting, c)
 	switch {
-	case !r.CanWait || c.flushNow || len(c.Waiting) >= GatherMost:
-		c.send()
-	case len(c.Waiting) == 1:
-		c.Over.Reset(c.Gather)
+	case !c.CanWait || b.flushNow || len(b.waiting) >= gatherMost:
+		b.flush()
+	case len(b.waiting) == 1:
+		b.gatherTimer.Reset(b.gatherFor)
 	}
-	c.Mu.Unlock()
-	<-r.done
-	return r.err
+	b.mu.Unlock()
+	<-c.done
+	return c.err
 }
 
-// send has all who wait go, with the lock held.
-func (c *Batcher) send() {
-	if len(c.Waiting) == 0 {
+// flush has a flush loop send the waiting calls. The caller holds the lock.
+func (b *Batcher) flush() {
+	if len(b.waiting) == 0 {
 		return
 	}
-	c.flushNow = true
-	if c.Flushers < MaxFlushers {
-		c.Flushers++
-		c.Wg.Go(c.FlushLoop)
+	b.flushNow = true
+	if b.flushers < maxFlushers {
+		b.flushers++
+		b.wg.Go(b.flushLoop)
 		return
 	}
-	c.due.Signal()
-	if !c.timed && c.db.Cluster == nil {
-		c.timed = true
-		c.late.Reset(FlushWait)
+	b.wake.Signal()
+	if !b.moreTimerSet && b.db.Cluster == nil {
+		b.moreTimerSet = true
+		b.moreTimer.Reset(flushWait)
 	}
 }
 
-// flushMore has those who wait go although as many exchanges as usual are under way.
-func (c *Batcher) flushMore() {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	c.timed = false
-	if len(c.Waiting) == 0 || !c.flushNow || c.closed {
+// flushMore sends waiting calls in an exchange of their own while all flush loops are busy.
+func (b *Batcher) flushMore() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.moreTimerSet = false
+	if len(b.waiting) == 0 || !b.flushNow || b.closed {
 		return
 	}
-	c.timed = true
-	c.late.Reset(FlushWait)
-	rides := c.Waiting[:fitting(c.Waiting)]
-	if c.More == maxMoreFlushers || sizeOf(rides) > smallFlush { // the more at a time of what is large, the later each is there
+	b.moreTimerSet = true
+	b.moreTimer.Reset(flushWait)
+	n := fit(b.waiting)
+	if b.moreFlushers == maxMoreFlushers || sizeOf(b.waiting[:n]) > smallFlush { // large exchanges in parallel delay one another
 		return
 	}
-	if c.Waiting = c.Waiting[len(rides):]; len(c.Waiting) == 0 {
-		c.Waiting, c.flushNow = nil, false // what flies must not be overwritten
-	}
-	c.More++
-	c.Wg.Go(func() {
-		c.exchange(rides)
-		c.Mu.Lock()
-		c.More--
-		c.Mu.Unlock()
+	calls := b.take(n)
+	b.moreFlushers++
+	b.wg.Go(func() {
+		b.exchange(calls)
+		b.mu.Lock()
+		b.moreFlushers--
+		b.mu.Unlock()
 	})
 }
 
-func (c *Batcher) FlushLoop() {
+// take removes the first n waiting calls. The caller holds the lock.
+func (b *Batcher) take(n int) []*Call {
+	calls := b.waiting[:n]
+	if b.waiting = b.waiting[n:]; len(b.waiting) == 0 {
+		b.waiting, b.flushNow = nil, false // the next calls must not overwrite these
+	}
+	return calls
+}
+
+// flushLoop sends waiting calls until the batcher is closed.
+func (b *Batcher) flushLoop() {
 	for {
-		c.Mu.Lock()
-		for len(c.Waiting) == 0 || !c.flushNow {
-			if c.closed && len(c.Waiting) == 0 {
-				c.Mu.Unlock()
+		b.mu.Lock()
+		for len(b.waiting) == 0 || !b.flushNow {
+			if b.closed && len(b.waiting) == 0 {
+				b.mu.Unlock()
 				return
 			}
-			c.due.Wait()
+			b.wake.Wait()
 		}
-		c.Mu.Unlock()
-		runtime.Gosched() // so that those who come just now come along
-		c.Mu.Lock()
-		if len(c.Waiting) == 0 || !c.flushNow {
-			c.Mu.Unlock()
-			continue // another was faster
+		b.mu.Unlock()
+		runtime.Gosched() // goroutines that are about to call share this exchange
+		b.mu.Lock()
+		if len(b.waiting) == 0 || !b.flushNow {
+			b.mu.Unlock()
+			continue // another flusher was faster
 		}
-		rides := c.Waiting[:fitting(c.Waiting)]
-		c.Waiting = c.Waiting[len(rides):]
-		if len(c.Waiting) == 0 {
-			c.Waiting, c.flushNow = nil, false // what flies must not be overwritten
-		}
-		c.Mu.Unlock()
-		if c.db.Cluster != nil {
-			c.toNodes(rides)
+		calls := b.take(fit(b.waiting))
+		b.mu.Unlock()
+		if b.db.Cluster != nil {
+			b.toNodes(calls)
 		} else {
-			c.exchange(rides)
+			b.exchange(calls)
 		}
 	}
 }
 
-func (c *Batcher) exchange(rides []*Call) {
-	c.run(rides)
-	for _, r := range rides {
-		close(r.done)
+// exchange runs calls in one exchange and answers them.
+func (b *Batcher) exchange(calls []*Call) {
+	b.run(calls)
+	for _, c := range calls {
+		close(c.done)
 	}
 }
 
-// sizeOf returns how many bytes steps bring along.
-func sizeOf(rides []*Call) (bytes int) {
-	for _, r := range rides {
-		for _, arg := range r.Args {
+// sizeOf returns the number of bytes of the calls' sealed arguments.
+func sizeOf(calls []*Call) (bytes int) {
+	for _, c := range calls {
+		for _, arg := range c.Args {
 			if sealed, ok := arg.([]byte); ok {
 				bytes += len(sealed)
 			}
@@ -217,151 +206,36 @@ func sizeOf(rides []*Call) (bytes int) {
 	return bytes
 }
 
-// fitting returns how many of those who wait go along in one exchange.
-func fitting(waiting []*Call) int {
+// fit returns how many of the waiting calls, from the first one on, one exchange takes.
+func fit(waiting []*Call) int {
 	bytes := 0
-	for n, r := range waiting {
+	for n, c := range waiting {
 		bytes += sizeOf(waiting[n : n+1])
-		if n == maxActions || (n > 0 && (bytes > MaxBytes || r.alone || waiting[0].alone)) {
+		if n == maxActions || (n > 0 && (bytes > maxBytes || c.solo || waiting[0].solo)) {
 			return n
 		}
 	}
 	return len(waiting)
 }
 
-// shared is a step for some actions of one batch.
-type shared struct {
-	rides   []*Call
-	cmd     *redis.Cmd
-	actions *redis.SliceCmd
-}
-
-// run runs the steps of all rides in one exchange.
-func (c *Batcher) run(rides []*Call) {
-	ctx, cancel := c.db.WithTimeout(context.Background())
+// run runs the steps of the calls in one exchange.
+func (b *Batcher) run(calls []*Call) {
+	ctx, cancel := b.db.WithTimeout(context.Background())
 	defer cancel()
-	steps := group(rides)
-	pipe := c.db.Client.Pipeline()
-	for _, g := range steps {
-		r := g.rides[0]
-		k := keys.KeysOf(r.ID)
-		g.cmd = pipe.EvalSha(ctx, r.Step.Hash(), k.Step(), g.args()...)
-		if r.Read { // beside the step: what goes through Lua is copied there, and hashed
-			g.actions = pipe.HMGet(ctx, k.Actions, rdb.FieldsOf(g.indexes())...)
-		}
+	merged := merge(calls)
+	pipe := b.db.Client.Pipeline()
+	for _, m := range merged {
+		m.add(ctx, pipe)
 	}
-	c.db.Send(ctx, pipe)
-	for _, g := range steps {
-		g.cmd = c.db.AnswerOf(ctx, g.rides[0].Step, g.cmd)
-		err := g.cmd.Err()
-		if err == nil && g.actions != nil {
-			err = g.actions.Err()
-		}
-		err = rdb.MapError(ctx, err)
-		c.doubtIf(g.rides[0].ID, err)
-		g.answer(err)
+	b.db.Send(ctx, pipe)
+	for _, m := range merged {
+		err := m.read(ctx, b.db)
+		b.onReply(m.calls[0].ID, err)
+		m.reply(err)
 	}
 }
 
-// group puts the actions of a batch that need the same step together, by
-// ascending index. An action that comes twice gets a second step.
-func group(rides []*Call) []*shared {
-	slices.SortStableFunc(rides, func(a, b *Call) int {
-		if a.ID != b.ID {
-			return cmp.Compare(a.ID, b.ID)
-		}
-		if a.Step != b.Step {
-			return cmp.Compare(a.Step.Hash(), b.Step.Hash())
-		}
-		return a.Index - b.Index
-	})
-	var steps []*shared
-	for _, r := range rides {
-		if n := len(steps); n > 0 {
-			g := steps[n-1]
-			last := g.rides[len(g.rides)-1]
-			if last.ID == r.ID && last.Step == r.Step && last.Index != r.Index && slices.Equal(last.Head, r.Head) {
-				g.rides = append(g.rides, r)
-				continue
-			}
-		}
-		steps = append(steps, &shared{rides: []*Call{r}})
-	}
-	return steps
-}
-
-func (g *shared) args() []any {
-	first := g.rides[0]
-	args := make([]any, 0, 2+len(first.Head)+len(g.rides)*(1+len(first.Args)))
-	args = append(args, first.ID, keys.DoneChannel)
-	args = append(args, first.Head...)
-	for _, r := range g.rides {
-		args = append(args, r.Index)
-		args = append(args, r.Args...)
-	}
-	return args
-}
-
-// indexes returns those of the actions.
-func (g *shared) indexes() []int {
-	indexes := make([]int, len(g.rides))
-	for i, r := range g.rides {
-		indexes[i] = r.Index
-	}
-	return indexes
-}
-
-// answer hands each action its part of the step's answer: the last of it, one
-// for each.
-func (g *shared) answer(err error) {
-	parts, _ := g.cmd.Val().([]any)
-	var actions []any
-	if g.actions != nil {
-		actions = g.actions.Val()
-	}
-	if err == nil && (len(parts) < len(g.rides) || g.actions != nil && len(actions) != len(g.rides)) {
-		err = rdb.ErrAnswer
-	}
-	if err != nil {
-		for _, r := range g.rides {
-			r.err = err
-		}
-		return
-	}
-	common := parts[:len(parts)-len(g.rides)]
-	for i, r := range g.rides {
-		r.Common, r.First = common, i == 0
-		if actions != nil {
-			r.Action = actions[i]
-		}
-		switch own := parts[len(common)+i].(type) {
-		case int64:
-			r.Own = nil
-		case []any:
-			r.Own = rdb.Texts(own)
-		default:
-			r.Own = []string{rdb.Text(own)}
-		}
-	}
-}
-
-// Exchanges returns how many exchanges are under way at a time if each takes that long.
-func Exchanges(trip time.Duration) int {
-	return MaxFlushers + min(int(trip/FlushWait)+1, maxMoreFlushers)
-}
-
-// Usual is the verdict of a step on an action with which it went as usual.
-const Usual = ""
-
-// Verdict returns the step's verdict on this action.
-func (r *Call) Verdict() string {
-	if len(r.Own) == 0 {
-		return Usual
-	}
-	return r.Own[0]
-}
-
-// MayBeBegun reports whether the last try of a begin may have begun the action.
-func (r *Call) MayBeBegun() bool {
-	return r.err != nil || r.Verdict() != "held" && r.Verdict() != "interrupted"
+// MaxExchanges returns how many exchanges are under way at most if each takes a round trip.
+func MaxExchanges(roundTrip time.Duration) int {
+	return maxFlushers + min(int(roundTrip/flushWait)+1, maxMoreFlushers)
 }

@@ -10,77 +10,77 @@ import (
 	"github.com/batchd/batchd/queue/keys"
 )
 
-// nodeWait is how long the steps for other nodes of a cluster wait for one that does not
-// answer.
+// nodeWait is how long a flush loop waits for the nodes of a cluster before it goes on with
+// the next calls.
 const nodeWait = 20 * time.Millisecond
 
-// nodeCalls are the steps that wait for one node of a cluster.
-type nodeCalls struct {
+// nodeQueue has the calls that wait for one node of a cluster.
+type nodeQueue struct {
 	waiting  []*Call
-	flushers int // exchanges with it under way
+	flushers int // concurrent exchanges with the node, at most maxFlushers
 }
 
 // toNodes makes an exchange with each node of a cluster that has some of the batches. It
-// returns when they are made, or after a moment: a node that does not answer keeps those
-// who wait for it, and no others.
-func (c *Batcher) toNodes(rides []*Call) {
+// returns once these have ended, or after nodeWait: a node that does not answer delays only
+// the calls for its own batches.
+func (b *Batcher) toNodes(calls []*Call) {
 	byNode := make(map[*redis.Client][]*Call)
-	for _, r := range rides {
-		node := c.db.NodeOf(context.Background(), keys.KeysOf(r.ID).Meta)
-		byNode[node] = append(byNode[node], r)
+	for _, c := range calls {
+		node := b.db.NodeOf(context.Background(), keys.KeysOf(c.ID).Meta)
+		byNode[node] = append(byNode[node], c)
 	}
 	var wg sync.WaitGroup
-	for node, rides := range byNode {
-		c.Mu.Lock()
-		n := c.nodes[node]
-		if n == nil {
-			n = &nodeCalls{}
-			if c.nodes == nil {
-				c.nodes = make(map[*redis.Client]*nodeCalls)
+	for node, calls := range byNode {
+		b.mu.Lock()
+		q := b.nodes[node]
+		if q == nil {
+			q = &nodeQueue{}
+			if b.nodes == nil {
+				b.nodes = make(map[*redis.Client]*nodeQueue)
 			}
-			c.nodes[node] = n
+			b.nodes[node] = q
 		}
-		n.waiting = append(n.waiting, rides...)
-		free := n.flushers < MaxFlushers
+		q.waiting = append(q.waiting, calls...)
+		free := q.flushers < maxFlushers
 		if free {
-			n.flushers++
+			q.flushers++
 		}
-		c.Mu.Unlock()
+		b.mu.Unlock()
 		if free {
 			wg.Add(1)
-			c.Wg.Go(func() {
+			b.wg.Go(func() {
 				defer wg.Done()
-				c.toNode(n)
+				b.toNode(q)
 			})
 		}
 	}
-	made := make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
 		wg.Wait()
-		close(made)
+		close(ended)
 	}()
 	limit := time.NewTimer(nodeWait)
 	defer limit.Stop()
 	select {
-	case <-made:
+	case <-ended:
 	case <-limit.C:
 	}
 }
 
-// toNode makes exchanges with a node as long as steps wait for it.
-func (c *Batcher) toNode(n *nodeCalls) {
+// toNode makes exchanges with a node as long as calls wait for it.
+func (b *Batcher) toNode(q *nodeQueue) {
 	for {
-		c.Mu.Lock()
-		if len(n.waiting) == 0 {
-			n.flushers--
-			c.Mu.Unlock()
+		b.mu.Lock()
+		if len(q.waiting) == 0 {
+			q.flushers--
+			b.mu.Unlock()
 			return
 		}
-		rides := n.waiting[:fitting(n.waiting)]
-		if n.waiting = n.waiting[len(rides):]; len(n.waiting) == 0 {
-			n.waiting = nil // what flies must not be overwritten
+		calls := q.waiting[:fit(q.waiting)]
+		if q.waiting = q.waiting[len(calls):]; len(q.waiting) == 0 {
+			q.waiting = nil // the next calls must not overwrite these
 		}
-		c.Mu.Unlock()
-		c.exchange(rides)
+		b.mu.Unlock()
+		b.exchange(calls)
 	}
 }

@@ -79,7 +79,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 			})
 			l.auditSlots()
 			require.Equal(t, 1, log.Count(queuetest.Corrected))
-			require.Zero(t, b.Ledger.Running.Load())
+			require.Zero(t, b.Ledger.AddRunning(0))
 		})
 	}
 }

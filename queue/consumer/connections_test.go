@@ -24,7 +24,7 @@ func TestAWorkerOpensItsConnectionsToADistantRedisAheadOfNeed(t *testing.T) {
 	b := local(shared)
 	server, stop := b.serve(Target{Name: "crm", Slots: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(int, *Slot) error { return nil })
 	defer stop()
-	atOnce := batcher.MaxFlushers + int(trip/batcher.FlushWait)
+	atOnce := batcher.MaxExchanges(trip) - 1
 	require.GreaterOrEqual(t, server.consumer.connections(trip), atOnce+spareConns)
 	c, _ := b.DB.Client.(*redis.Client)
 	b.Eventually("open connections", func() bool { return int(c.PoolStats().IdleConns) >= atOnce })

@@ -146,7 +146,7 @@ func (l *targetConsumer) addQueue(name string, bulk bool) {
 func (t *consumer) start(action func(id string, index int, place *Slot) error) {
 	t.action = action
 	t.remove = t.s.add(t)
-	silentWork, silentHolders := t.s.pubsub.Listen(keys.WorkChannel, t.onWakeup), t.s.pubsub.Listen(keys.HoldersChannel, t.s.ledger.Restorer.Asked)
+	silentWork, silentHolders := t.s.pubsub.Listen(keys.WorkChannel, t.onWakeup), t.s.pubsub.Listen(keys.HoldersChannel, t.s.ledger.Restorer.AnswerQuestion)
 	silentTasks := t.s.pubsub.Listen(keys.TasksChannel, t.askedForTasks)
 	t.silent = func() { silentWork(); silentHolders(); silentTasks() }
 	for _, l := range t.targets {
@@ -287,7 +287,7 @@ const spareConns = 4
 
 // connections returns how many connections to Redis a busy worker uses at a time.
 func (t *consumer) connections(trip time.Duration) int {
-	n := spareConns + batcher.Exchanges(trip)
+	n := spareConns + batcher.MaxExchanges(trip)
 	for _, l := range t.targets {
 		if n++; l.pacer != nil {
 			n += throttle.MostReserving

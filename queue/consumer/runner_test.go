@@ -177,7 +177,7 @@ func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
 		require.Empty(t, l.unrun(), "a second time")
 		k.runners.Wait()
 		require.Equal(t, 64, l.unreported()+len(left))
-		require.Zero(t, b.Ledger.Running.Load())
+		require.Zero(t, b.Ledger.AddRunning(0))
 	}
 }
 
@@ -217,7 +217,7 @@ func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
 		defer l.mu.Unlock()
 		require.Zero(t, l.inBulk)
 		require.Zero(t, l.running)
-		require.Zero(t, b.Ledger.Running.Load())
+		require.Zero(t, b.Ledger.AddRunning(0))
 		require.Empty(t, l.out)
 		require.Empty(t, l.ready)
 		require.Len(t, l.runners, l.idle)

@@ -119,7 +119,7 @@ func (l *targetConsumer) maxFinishing() int { return min(l.Slots, finishingLimit
 // addRunning counts tasks that get places, or leave them, with the lock held.
 func (l *targetConsumer) addRunning(n int) {
 	l.running += n
-	l.t.s.ledger.NoteRunning(n)
+	l.t.s.ledger.AddRunning(n)
 }
 
 // startReady has tasks run as there are places, in the order in which they were taken,

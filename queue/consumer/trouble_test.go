@@ -23,6 +23,6 @@ func TestAStepThatFindsNoConnectionHasFailed(t *testing.T) {
 	l.poll(true)
 	require.Equal(t, []string{"done"}, l.queues[0].done, "what has ended is told again")
 	require.True(t, l.queues[0].maybeNonEmpty, "there may still be tasks")
-	err = b.Ledger.Batcher.Do(&batcher.Call{Step: ledger.Steps.Begin, ID: uuid.Must(uuid.NewV7()).String(), Head: []any{"w1", ""}, Args: []any{"token"}})
+	err = b.Batcher.Do(&batcher.Call{Step: ledger.Steps.Begin, ID: uuid.Must(uuid.NewV7()).String(), SharedArgs: []any{"w1", ""}, Args: []any{"token"}})
 	require.ErrorContains(t, err, "WRONGPASS", "it says what is wrong")
 }

@@ -50,7 +50,7 @@ func (h *History) onChange(changed func()) {
 }
 
 // Learn says whether ids that are not known are those of servers that were not met before.
-func (h *History) Learn(learning bool) {
+func (h *History) ExpectNewServers(learning bool) {
 	h.Mu.Lock()
 	defer h.Mu.Unlock()
 	h.learning = learning
@@ -121,9 +121,9 @@ func (s *Restorer) learn(ctx context.Context) error {
 	if _, cluster := s.db.Client.(*redis.ClusterClient); !cluster {
 		return nil
 	}
-	s.History.Learn(true)
+	s.History.ExpectNewServers(true)
 	err := s.askHistory(ctx)
-	s.History.Learn(err != nil)
+	s.History.ExpectNewServers(err != nil)
 	return err
 }
 

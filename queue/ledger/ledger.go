@@ -31,40 +31,45 @@ func (s *Ledger) Begin(ctx context.Context, id string, index int, worker string)
 		if err := s.History.settled(ctx); err != nil {
 			return nil, err
 		}
-		r := &batcher.Call{Step: Steps.Begin, ID: id, Head: []any{worker, ""}, Index: index, Args: []any{s.db.Token()}, Read: true}
+		r := &batcher.Call{Step: Steps.Begin, ID: id, SharedArgs: []any{worker, ""}, Index: index, Args: []any{s.db.Token()}, ReadAction: true}
 		a := s.Attempts.begin(id, index, rdb.Text(r.Args[0]))
 		begun, err := s.begin(ctx, r, worker)
 		if err != nil {
-			if r.MayBeBegun() {
+			if mayHaveBegun(r) {
 				err = errors.Join(err, s.giveBackBegun(ctx, r))
 			}
 			s.Attempts.notBegun(a)
 			return nil, err
 		}
-		if begun, err = s.Restorer.begunAgain(ctx, a, begun, rdb.Text(r.Common[4])); begun != nil || err != nil {
+		if begun, err = s.Restorer.begunAgain(ctx, a, begun, rdb.Text(r.SharedReply[4])); begun != nil || err != nil {
 			return begun, err
 		}
 	}
+}
+
+// mayHaveBegun reports whether the last run of a begin may have begun the action.
+func mayHaveBegun(c *batcher.Call) bool {
+	return c.Failed() || c.Verdict() != "held" && c.Verdict() != "interrupted"
 }
 
 // begin runs the step and reads its answer. With an error the action may be begun.
 func (s *Ledger) begin(ctx context.Context, r *batcher.Call, worker string) (*batch.Begun, error) {
 	id, index := r.ID, r.Index
 	again := func() error {
-		return rdb.RetryUnavailableFor(ctx, beginRetryFor, func() error { return s.Batcher.Do(r) })
+		return rdb.RetryUnavailableFor(ctx, beginRetryFor, func() error { return s.batcher.Do(r) })
 	}
 	err := again()
 	if err == nil && r.First {
-		s.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(r.Common[2]))
-		if waited, ok := r.Common[5].([]any); ok {
+		s.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(r.SharedReply[2]))
+		if waited, ok := r.SharedReply[5].([]any); ok {
 			s.batches.RetractInBackground(id, rdb.Texts(waited))
 		}
 	}
 	if err == nil && r.Verdict() == "held" {
 		var alive []string
-		holder := batches.ParseEntry(r.Own[1])
+		holder := batches.ParseEntry(r.Reply[1])
 		if alive, err = s.Workers.Alive(ctx); err == nil && (holder.Worker == worker || !slices.Contains(alive, holder.Worker)) {
-			r.Head = []any{worker, holder.Token}
+			r.SharedArgs = []any{worker, holder.Token}
 			err = again()
 		}
 	}
@@ -72,9 +77,9 @@ func (s *Ledger) begin(ctx context.Context, r *batcher.Call, worker string) (*ba
 		// A second task for what a live worker has in flight: as when the first one
 		// was thought to be lost, and is not.
 		var held bool
-		holder := batches.ParseEntry(r.Own[1])
+		holder := batches.ParseEntry(r.Reply[1])
 		if held, err = s.heldByOther(ctx, worker, holder.Worker, holder.Started); held {
-			r.Own[0] = "held"
+			r.Reply[0] = "held"
 		}
 	}
 	if err != nil {
@@ -100,17 +105,17 @@ func (s *Ledger) begin(ctx context.Context, r *batcher.Call, worker string) (*ba
 
 // begunOf reads the answer of lua/begin.lua for an action that somebody has begun.
 func (s *Ledger) begunOf(r *batcher.Call, verdict batch.Verdict) (*batch.Begun, error) {
-	b := &batch.Begun{Verdict: verdict, ExpiresAt: rdb.FromMillis(rdb.Text(r.Common[0])), Target: rdb.Text(r.Common[1])}
+	b := &batch.Begun{Verdict: verdict, ExpiresAt: rdb.FromMillis(rdb.Text(r.SharedReply[0])), Target: rdb.Text(r.SharedReply[1])}
 	var group, previous, last string
-	if r.Own == nil {
-		b.Token, b.Worker = batch.Token(rdb.Text(r.Args[0])), rdb.Text(r.Head[0])
-		b.Attempt, b.StartedAt = 1, rdb.FromMillis(rdb.Text(r.Common[3]))
+	if r.Reply == nil {
+		b.Token, b.Worker = batch.Token(rdb.Text(r.Args[0])), rdb.Text(r.SharedArgs[0])
+		b.Attempt, b.StartedAt = 1, rdb.FromMillis(rdb.Text(r.SharedReply[3]))
 		b.FirstAt = b.StartedAt
 	} else {
-		e := batches.ParseEntry(r.Own[1])
+		e := batches.ParseEntry(r.Reply[1])
 		b.Token, b.Worker = batch.Token(e.Token), e.Worker
 		b.Attempt, b.Earlier, b.FirstAt, b.StartedAt = e.Attempts, e.Earlier, e.First, e.Started
-		group, previous, last = r.Own[2], r.Own[3], r.Own[4]
+		group, previous, last = r.Reply[2], r.Reply[3], r.Reply[4]
 	}
 	var err error
 	if b.Action, err = s.batches.Codec.OpenAction(r.ID, r.Index, rdb.Text(r.Action)); err != nil {
@@ -153,20 +158,20 @@ func (s *Ledger) Finish(ctx context.Context, id string, index int, token batch.T
 		origin = s.db.Name
 	}
 	ride := &batcher.Call{
-		Step: Steps.Finish, ID: id, Head: []any{origin, batches.FirstResults, batches.FirstBytes},
-		Index: index, Args: []any{string(token), state, sealed}, CanWait: s.Running.Load() > 0, // else nobody may come soon
+		Step: Steps.Finish, ID: id, SharedArgs: []any{origin, batches.FirstResults, batches.FirstBytes},
+		Index: index, Args: []any{string(token), state, sealed}, CanWait: s.running.Load() > 0, // else nobody may come soon
 	}
-	if err := s.Batcher.Do(ride); err != nil {
+	if err := s.batcher.Do(ride); err != nil {
 		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
 	}
 	if ride.Verdict() == "stale" && s.Restorer.restored(ctx, id, index, token, batch.ErrStale) {
 		return s.Finish(ctx, id, index, token, r)
 	}
 	if ride.First {
-		if ended := ride.Common[1]; ended != "" {
+		if ended := ride.SharedReply[1]; ended != "" {
 			s.HandOver.Tell(id, s.batches.EndedBatch(ctx, id, ended), waited)
 		}
-		s.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(ride.Common[0]))
+		s.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(ride.SharedReply[0]))
 	}
 	err = batches.VerdictError(ride.Verdict())
 	s.attemptEnded(id, index, token, err, state, sealed, nil)
@@ -227,5 +232,7 @@ func (s *Ledger) release(ctx context.Context, id string, index int, token batch.
 	return answer[0] == "released", err
 }
 
-// NoteRunning notes that this process runs n more actions, or fewer: steps of others may come soon.
-func (s *Ledger) NoteRunning(n int) { s.Running.Add(int64(n)) }
+// AddRunning adds n, which may be negative, to the number of actions that this process runs,
+// and returns that number. While actions run, results wait a moment for others to share their
+// exchange with Redis.
+func (s *Ledger) AddRunning(n int) int { return int(s.running.Add(int64(n))) }

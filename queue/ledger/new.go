@@ -27,18 +27,18 @@ type Ledger struct {
 	batches   *batches.Batches
 	Groups    *groups
 	HandOver  HandOver
-	Batcher   *batcher.Batcher
-	Running   atomic.Int64  // actions that this process runs
+	batcher   *batcher.Batcher
+	running   atomic.Int64  // actions that this process runs
 	releasing chan struct{} // held by each release under way
 	Attempts  *attempts
 	History   *History
 }
 
 // New returns the ledger in a Redis. The history is that of the connections of the DB.
-func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
+func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, calls *batcher.Batcher, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
 	s := &Ledger{
 		db: db, log: log, seals: seals, batches: all, Groups: &groups{db, seals, all}, HandOver: handOver, History: history,
-		Batcher: batcher.New(db, all.Doubts.AddIf), releasing: make(chan struct{}, mostReleasing), Attempts: newAttempts(),
+		batcher: calls, releasing: make(chan struct{}, mostReleasing), Attempts: newAttempts(),
 		Workers: &Workers{db: db, History: history},
 	}
 	s.Restorer = &Restorer{
@@ -48,9 +48,6 @@ func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Backg
 	history.onChange(s.Restorer.restoreSoon)
 	return s
 }
-
-// Close returns when the steps under way have been answered. Later steps fail.
-func (s *Ledger) Close() { s.Batcher.Close() }
 
 // Webhook implements [batch.Ledger].
 func (s *Ledger) Webhook(ctx context.Context, id string, delivery int) (*batch.Notice, error) {

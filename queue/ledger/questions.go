@@ -14,7 +14,7 @@ import (
 )
 
 // Asked takes the question for actions that the workers of this process hold.
-func (s *Restorer) Asked(message string) {
+func (s *Restorer) AnswerQuestion(message string) {
 	worker, lines, _ := strings.Cut(message, "\n")
 	if _, here := s.Workers.beats.Load(worker); !here {
 		return

@@ -1,8 +1,9 @@
-package queue_test
+package batcher_test
 
 import (
 	"bytes"
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -11,11 +12,25 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/batcher"
 	"github.com/batchd/batchd/queue/ledger"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
+
+// bundle is what a test works with.
+type bundle struct{ *queuetest.Bundle }
+
+func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
+	t.Helper()
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) { test(t, &bundle{b}) })
+}
+
+func open(t *testing.T, url string) *bundle {
+	t.Helper()
+	return &bundle{queuetest.Open(t, url)}
+}
 
 // exchanges notes how many bytes the pipelines bring along, and how many
 // arguments their longest step has. It makes the first ones fail.
@@ -60,21 +75,14 @@ func (e *exchanges) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.Pr
 // together runs n steps that all wait for the same exchange.
 func (b *bundle) together(n int, step func(i int) error) {
 	b.T.Helper()
-	b.Ledger.Batcher.Close()
-	b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.AddIf)
-	b.Ledger.Batcher.Flushers = batcher.MaxFlushers // which are on their way
+	b.Batcher.Close()
+	b.Batcher.ReopenBusy()
 	errs := make(chan error, n)
 	for i := range n {
 		go func() { errs <- step(i) }()
 	}
-	b.Eventually("all of them", func() bool {
-		b.Ledger.Batcher.Mu.Lock()
-		defer b.Ledger.Batcher.Mu.Unlock()
-		return len(b.Ledger.Batcher.Waiting) == n
-	})
-	for range batcher.MaxFlushers {
-		b.Ledger.Batcher.Wg.Go(b.Ledger.Batcher.FlushLoop)
-	}
+	b.Eventually("all of them", func() bool { return b.Batcher.Waiting() == n })
+	b.Batcher.StartFlushers()
 	for range n {
 		require.NoError(b.T, <-errs)
 	}
@@ -100,6 +108,36 @@ func TestLargeResultsDoNotShareAnExchange(t *testing.T) {
 	})
 }
 
+// Results with different outcomes share one exchange, and each keeps its own.
+func TestOutcomesThatShareAnExchangeStayApart(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	outcomes := []batch.Outcome{batch.Succeeded, batch.Failed, batch.Errored, batch.Unknown, batch.Succeeded, batch.Failed, batch.Succeeded}
+	id := b.Submit(len(outcomes)+2, queuetest.Spec()).ID // two go on
+	begun := make([]*batch.Begun, len(outcomes))
+	for i := range outcomes {
+		begun[i] = b.Begin(id, i)
+	}
+	b.together(len(outcomes), func(i int) error {
+		return b.Ledger.Finish(b.Ctx, id, i, begun[i].Token, queuetest.Result(i, outcomes[i]))
+	})
+	got := b.Read(id)
+	require.Equal(t, batch.Counts{Total: 9, Pending: 2, Succeeded: 3, Failed: 2, Errored: 1, Unknown: 1}, got.Counts)
+	require.Equal(t, batch.StatusRunning, got.Status)
+	for i, r := range b.AllResults(id, 100) {
+		want := batch.Pending
+		if i < len(outcomes) {
+			want = outcomes[i]
+		}
+		require.Equal(t, want, r.Outcome, "action %d", i)
+		require.Equal(t, i, r.Index)
+	}
+	for i, o := range outcomes {
+		found := b.AllResults(id, 100, o)
+		require.True(t, slices.ContainsFunc(found, func(r batch.Result) bool { return r.Index == i }), "the filter by outcome %s", o)
+	}
+}
+
 func TestWhatFailedTogetherIsRepeatedAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const n = 20
@@ -122,16 +160,9 @@ func TestStepsAfterTheEndAreAnswered(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(2, queuetest.Spec()).ID
 		token := b.Begin(id, 0).Token
-		b.Ledger.Batcher.Close()
+		b.Batcher.Close()
 		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, token, queuetest.Result(0, batch.Succeeded)), redis.ErrClosed)
 	})
-}
-
-// waiting returns how many steps wait for an exchange.
-func (b *bundle) waiting() int {
-	b.Ledger.Batcher.Mu.Lock()
-	defer b.Ledger.Batcher.Mu.Unlock()
-	return len(b.Ledger.Batcher.Waiting)
 }
 
 // finishing begins n actions of a batch and has them finished while others are at
@@ -143,13 +174,13 @@ func (b *bundle) finishing(n int) (id string, ended chan error) {
 	for i := range n {
 		tokens[i] = b.Begin(id, i).Token
 	}
-	b.Ledger.Batcher.Gather = time.Hour
-	b.Ledger.Running.Store(1)
+	b.Batcher.GatherFor(time.Hour)
+	b.Ledger.AddRunning(1)
 	ended = make(chan error, n)
 	for i := range n {
 		go func() { ended <- b.Ledger.Finish(b.Ctx, id, i, tokens[i], queuetest.Result(i, batch.Succeeded)) }()
 	}
-	b.Eventually("all of them", func() bool { return b.waiting() == n%batcher.GatherMost })
+	b.Eventually("all of them", func() bool { return b.Batcher.Waiting() == n%batcher.GatherMost })
 	return id, ended
 }
 
@@ -162,12 +193,12 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 		}{
 			"which somebody ends who cannot wait": {5, func(b *bundle, id string) { b.Begin(id, 5) }},
 			"which ends with the last of them": {5, func(b *bundle, id string) {
-				b.Ledger.Running.Store(0)
+				b.Ledger.AddRunning(-1)
 				require.ErrorIs(b.T, b.Ledger.Finish(b.Ctx, id, 6, "", queuetest.Result(6, batch.Succeeded)), batch.ErrStale)
 			}},
-			"which is over at some time": {5, func(b *bundle, _ string) { b.Ledger.Batcher.Over.Reset(0) }},
+			"which is over at some time": {5, func(b *bundle, _ string) { b.Batcher.EndGathering() }},
 			"unless they are many":       {batcher.GatherMost, none},
-			"and go at the end":          {5, func(b *bundle, _ string) { b.Ledger.Batcher.Close() }},
+			"and go at the end":          {5, func(b *bundle, _ string) { b.Batcher.Close() }},
 		} {
 			seen := &queuetest.Sent{}
 			id, ended := b.finishing(row.n)
@@ -180,9 +211,9 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 			if row.n < batcher.GatherMost {
 				require.Len(t, seen.With(ledger.Steps.Finish.Hash()), 1, what)
 			}
-			b.Ledger.Batcher.Close()
-			b.Ledger.Batcher = batcher.New(b.DB, b.Batches.Doubts.AddIf)
-			b.Ledger.Running.Store(0)
+			b.Batcher.Close()
+			b.Batcher.Reopen()
+			b.Ledger.AddRunning(-b.Ledger.AddRunning(0))
 		}
 	})
 }
@@ -190,7 +221,7 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 func TestAResultAloneDoesNotWaitForLong(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(1, queuetest.Spec()).ID
-		b.Ledger.Running.Store(1)
+		b.Ledger.AddRunning(1)
 		b.End(id, 0, batch.Succeeded)
 		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
 	})
@@ -234,8 +265,8 @@ func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
 	}
 }
 
-// Steps that have exchanges of their own are answered when the combiner is closed, as all are.
-func TestACombinerThatClosesAnswersEveryStep(t *testing.T) {
+// Calls that have exchanges of their own are answered when the batcher is closed, as all are.
+func TestABatcherThatClosesAnswersEveryCall(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
 	const n, trip = 20, 400 * time.Millisecond
@@ -253,13 +284,9 @@ func TestACombinerThatClosesAnswersEveryStep(t *testing.T) {
 		})
 		time.Sleep(trip / n)
 	}
-	b.Eventually("exchanges beyond the usual ones", func() bool {
-		b.Ledger.Batcher.Mu.Lock()
-		defer b.Ledger.Batcher.Mu.Unlock()
-		return b.Ledger.Batcher.More > 0
-	})
-	b.Ledger.Batcher.Close()
+	b.Eventually("exchanges beyond the usual ones", func() bool { return b.Batcher.MoreFlushers() > 0 })
+	b.Batcher.Close()
 	began.Wait()
-	require.Zero(t, b.Ledger.Batcher.More)
-	require.Empty(t, b.Ledger.Batcher.Waiting)
+	require.Zero(t, b.Batcher.MoreFlushers())
+	require.Zero(t, b.Batcher.Waiting())
 }

@@ -1,0 +1,41 @@
+package batcher
+
+import "github.com/batchd/batchd/queue/rdb"
+
+// Call is one action's part in a step of the ledger. The batcher runs a step once for all
+// calls of a batch that have the same shared arguments.
+type Call struct {
+	Step       *rdb.Step
+	ID         string // of the batch
+	SharedArgs []any  // arguments that the step takes once for all of its actions
+	Index      int    // of the action
+	Args       []any  // arguments for this action, which follow its index
+	ReadAction bool   // the exchange also reads the sealed action
+	CanWait    bool   // the call may wait a moment for others to share its exchange
+
+	// The reply. SharedReply has the step's results for all of its actions, Reply those for
+	// this one: nil stands for the usual verdict. The first call of a run has First set.
+	SharedReply []any
+	Reply       []string
+	Action      any // the sealed action, or nil if there is none
+	First       bool
+
+	solo bool  // it shares its exchange with no other call
+	err  error // of the last run
+	done chan struct{}
+}
+
+// Usual is the verdict of a step on an action for which nothing unusual happened.
+const Usual = ""
+
+// Verdict returns the step's verdict on this action.
+func (c *Call) Verdict() string {
+	if len(c.Reply) == 0 {
+		return Usual
+	}
+	return c.Reply[0]
+}
+
+// Failed reports whether the last run of the call failed. Redis may have executed the step
+// all the same.
+func (c *Call) Failed() bool { return c.err != nil }
