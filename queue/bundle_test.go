@@ -3,6 +3,7 @@ package queue_test
 import (
 	"testing"
 
+	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
@@ -29,6 +30,12 @@ func open(t *testing.T, url string) *bundle {
 func openWithDefaultTimeout(t *testing.T, url string) *bundle {
 	t.Helper()
 	return local(queuetest.OpenWithDefaultTimeout(t, url))
+}
+
+func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
+	t.Helper()
+	b, p := queuetest.BehindProxy(t)
+	return local(b), p
 }
 
 func local(b *queuetest.Bundle) *bundle { return &bundle{b} }

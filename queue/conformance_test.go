@@ -557,9 +557,9 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		bare := b.Submit(2, queuetest.Spec()).ID
 		b.End(bare, 0, batch.Succeeded)
-		requireTTLs(b, bare, 5, 10*time.Hour)
+		b.RequireTTLs(bare, 5, 10*time.Hour)
 		b.End(bare, 1, batch.Succeeded)
-		requireTTLs(b, bare, 5, time.Hour)
+		b.RequireTTLs(bare, 5, time.Hour)
 		require.NoError(t, b.Delete(b.Ctx, "me", bare))
 
 		s := queuetest.Spec()
@@ -569,7 +569,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 			b.End(id, i, batch.Succeeded)
 		}
 		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, id, 1, batch.Delivery{At: time.Now(), Status: 200}, batch.DeliveryDelivered, time.Time{}))
-		requireTTLs(b, id, 6, s.Retention)
+		b.RequireTTLs(id, 6, s.Retention)
 		require.NoError(t, b.Delete(b.Ctx, "me", id))
 		for key := range b.AllKeys() {
 			require.NotContains(t, key, "batchd:{"+id)
@@ -637,16 +637,3 @@ func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 }
 
 // requireTTLs checks that a batch has so many keys, and that none lives too long.
-func requireTTLs(b *bundle, id string, want int, most time.Duration) {
-	b.T.Helper()
-	count := 0
-	for key, ttl := range b.AllKeys() {
-		if strings.HasPrefix(key, "batchd:{"+id) {
-			count++
-			require.Positive(b.T, ttl, key)
-			require.LessOrEqual(b.T, ttl, most, key)
-			require.Greater(b.T, ttl, most-5*time.Minute, key)
-		}
-	}
-	require.Equal(b.T, want, count)
-}

@@ -19,7 +19,7 @@ func TestDoubtsThatRedisWasNotToldOfStay(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
 	id := b.Submit(1, queuetest.Spec()).ID
-	refuse := redistest.Rule{Reply: noRoom, Way: redistest.Refused, Match: func(words []string) bool {
+	refuse := redistest.Rule{Reply: queuetest.NoRoom, Way: redistest.Refused, Match: func(words []string) bool {
 		return words[0] == "ZADD" && slices.Contains(words, id)
 	}}
 	stop := p.Answer(refuse)

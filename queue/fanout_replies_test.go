@@ -18,7 +18,7 @@ import (
 
 // refusedTimes refuses the first runs of a step on keys that hold a text.
 func refusedTimes(n int, digest, key string) redistest.Rule {
-	return redistest.Rule{Reply: noRoom, Way: redistest.Refused, Times: n, Match: func(words []string) bool {
+	return redistest.Rule{Reply: queuetest.NoRoom, Way: redistest.Refused, Times: n, Match: func(words []string) bool {
 		return words[0] == "EVALSHA" && words[1] == digest && slices.ContainsFunc(words, func(w string) bool { return strings.Contains(w, key) })
 	}}
 }

@@ -19,13 +19,6 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// behindProxy opens a store behind a proxy.
-func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
-	t.Helper()
-	p := redistest.StartProxy(t, redistest.Start(t).Addr)
-	return open(t, p.URL()), p
-}
-
 // ofStep matches the runs of a step, by its digest, on one batch.
 func (b *bundle) ofStep(digest, id string) func(words []string) bool {
 	return func(words []string) bool {
@@ -57,14 +50,12 @@ func endingWith(t *testing.T, rule redistest.Rule, times int64) (context.Context
 	return ctx, rule
 }
 
-const noRoom = "OOM command not allowed when used memory > 'maxmemory'."
-
 func TestABeginWhoseContentIsReadOnlyLaterGoesOn(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
 	id := b.Submit(2, queuetest.Spec()).ID
 	b.Begin(id, 1)
-	stop := p.Answer(redistest.Rule{Reply: noRoom, Match: ofContent(id), Times: 3})
+	stop := p.Answer(redistest.Rule{Reply: queuetest.NoRoom, Match: ofContent(id), Times: 3})
 	begun := b.Begin(id, 0)
 	require.Equal(t, 3, stop())
 	require.Equal(t, 1, begun.Attempt)
@@ -80,7 +71,7 @@ func TestAnActionWhoseContentCannotBeReadReturnsToWaiting(t *testing.T) {
 	ctx, rule := endingWith(t, redistest.Rule{Reply: "NOPERM no permissions to run the 'hmget' command", Match: ofContent(id)}, 2)
 	stop := p.Answer(rule)
 	// Its giving back is not answered either, at first.
-	stopRelease := p.Answer(redistest.Rule{Reply: noRoom, Match: b.ofStep(ledger.Steps.Release.Hash(), id), Times: 3})
+	stopRelease := p.Answer(redistest.Rule{Reply: queuetest.NoRoom, Match: b.ofStep(ledger.Steps.Release.Hash(), id), Times: 3})
 	_, err := b.Ledger.Begin(ctx, id, 0, "w1")
 	require.True(t, rdb.IsUnavailable(err), "%v", err)
 	require.Equal(t, 2, stop())
@@ -127,7 +118,7 @@ func TestABeginThatArrivesAfterItWasGivenBackBeginsNothing(t *testing.T) {
 			require.NoError(t, err)
 			require.True(t, released)
 		}
-		requireTTLs(b, id, 5, 10*time.Hour) // meta, state, actions, ledger, last attempts
+		b.RequireTTLs(id, 5, 10*time.Hour) // meta, state, actions, ledger, last attempts
 	})
 }
 
@@ -161,7 +152,7 @@ func TestWhatIsGivenBackWasNoAttempt(t *testing.T) {
 
 func TestAGroupOfWhichNothingWasSentReturnsToWaiting(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		for range 2 {
 			begun := b.Begin(id, 1)
 			for range 2 {
@@ -177,7 +168,7 @@ func TestAGroupOfWhichNothingWasSentReturnsToWaiting(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 6, Cancelled: 6}, b.Read(id).Counts, "nothing of it is left behind")
 
-		id = b.grouped(queuetest.Spec())
+		id = b.Grouped(queuetest.Spec())
 		begun := b.Begin(id, 1)
 		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
@@ -192,7 +183,7 @@ func TestAGroupOfWhichNothingWasSentReturnsToWaiting(t *testing.T) {
 
 func TestAGroupOfWhichSomeWasSentIsLeftToWhoeverBeginsItNext(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
 		begun := b.Begin(id, 1)
@@ -214,7 +205,7 @@ func TestAGroupOfWhichSomeWasSentIsLeftToWhoeverBeginsItNext(t *testing.T) {
 func TestAGroupWhoseTakingOverWasAnsweredWithAnErrorIsNobodys(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	id := b.grouped(queuetest.Spec())
+	id := b.Grouped(queuetest.Spec())
 	first := b.Begin(id, 1)
 	first.Group.Step, first.Group.At = batch.GroupMember, 1
 	require.NoError(t, b.note(id, first, queuetest.Result(1, batch.Succeeded)))
@@ -223,7 +214,7 @@ func TestAGroupWhoseTakingOverWasAnsweredWithAnErrorIsNobodys(t *testing.T) {
 		require.NoError(t, err)
 	}
 	takeOver := b.ofStep(ledger.Steps.Begin.Hash(), id)
-	ctx, rule := endingWith(t, redistest.Rule{Reply: noRoom, Way: redistest.Replaced, Match: func(words []string) bool {
+	ctx, rule := endingWith(t, redistest.Rule{Reply: queuetest.NoRoom, Way: redistest.Replaced, Match: func(words []string) bool {
 		return takeOver(words) && slices.Contains(words, string(first.Token))
 	}}, 2)
 	stop := p.Answer(rule)

@@ -14,27 +14,6 @@ import (
 	"github.com/batchd/batchd/queue/upload"
 )
 
-// grouped commits a batch of which the actions 1, 3 and 4 are a group, and 5
-// another of its own.
-func (b *bundle) grouped(s *batch.Spec) string {
-	b.T.Helper()
-	u, err := b.Open(b.Ctx, "me", "")
-	require.NoError(b.T, err)
-	for i := range 6 {
-		a := queuetest.Action(i)
-		switch i {
-		case 1, 3, 4:
-			a.Group, a.Undo = "g", &batch.Action{Method: "DELETE", Path: "/x"}
-		case 5:
-			a.Group = "h"
-		}
-		require.NoError(b.T, u.Add(b.Ctx, a))
-	}
-	got, _, err := u.Commit(b.Ctx, s)
-	require.NoError(b.T, err)
-	return got.ID
-}
-
 func (b *bundle) note(id string, begun *batch.Begun, staged *batch.Result) error {
 	b.T.Helper()
 	begun.Group.Seq++
@@ -47,7 +26,7 @@ func (b *bundle) note(id string, begun *batch.Begun, staged *batch.Result) error
 
 func TestAGroupIsBegunByItsFirstActionAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		for _, index := range []int{3, 4} {
 			begun, err := b.Ledger.Begin(b.Ctx, id, index, "w1")
 			require.NoError(t, err)
@@ -70,7 +49,7 @@ func TestAGroupIsBegunByItsFirstActionAlone(t *testing.T) {
 
 func TestAGroupIsTakenOverFromItsRecord(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		first := b.Begin(id, 1)
 		first.Group.Step, first.Group.Sent, first.Group.Transaction = batch.GroupMember, true, "secret-tx"
 		for range 2 { // its answer is lost, and it is repeated
@@ -108,7 +87,7 @@ func TestAGroupIsTakenOverFromItsRecord(t *testing.T) {
 
 func TestAGroupIsNotTakenFromAWorkerThatIsAlive(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		first := b.Begin(id, 1)
 		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
@@ -138,7 +117,7 @@ func TestAGroupEndsInOneStep(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		s := queuetest.Spec()
 		s.WebhookURL = "https://example.com/hook"
-		id := b.grouped(s)
+		id := b.Grouped(s)
 		for _, i := range []int{0, 2} {
 			b.End(id, i, batch.Succeeded)
 		}
@@ -174,7 +153,7 @@ func TestAGroupEndsInOneStep(t *testing.T) {
 
 func TestAGroupThatFailsReplacesWhatWasNoted(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		begun := b.Begin(id, 1)
 		require.NoError(t, b.note(id, begun, queuetest.Result(1, batch.Succeeded)))
 		results := []batch.Result{*queuetest.Result(1, batch.Skipped), *queuetest.Result(3, batch.Failed), *queuetest.Result(4, batch.Unknown)}
@@ -188,7 +167,7 @@ func TestAGroupThatFailsReplacesWhatWasNoted(t *testing.T) {
 
 func TestCancelEndsAGroupThatHasNotBegunAndNoOther(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		waiting, running := b.grouped(queuetest.Spec()), b.grouped(queuetest.Spec())
+		waiting, running := b.Grouped(queuetest.Spec()), b.Grouped(queuetest.Spec())
 		b.Begin(running, 1)
 		for _, id := range []string{waiting, running} {
 			_, err := b.Cancel(b.Ctx, "me", id)
@@ -208,7 +187,7 @@ func TestCancelEndsAGroupThatHasNotBegunAndNoOther(t *testing.T) {
 
 func TestTheDeadlineEndsAGroupThatHasNotBegun(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		running := b.Begin(id, 5)
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", time.Now().Add(-time.Second).UnixMilli()).Err())
 		begun, err := b.Ledger.Begin(b.Ctx, id, 1, "w1")
@@ -224,10 +203,10 @@ func TestTheDeadlineEndsAGroupThatHasNotBegun(t *testing.T) {
 
 func TestTheKeysOfGroupsExpireAndAreErased(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.grouped(queuetest.Spec())
+		id := b.Grouped(queuetest.Spec())
 		begun := b.Begin(id, 1)
 		require.NoError(t, b.note(id, begun, queuetest.Result(1, batch.Succeeded)))
-		requireTTLs(b, id, 6, 10*time.Hour) // meta, state, actions, groups, ledger, results
+		b.RequireTTLs(id, 6, 10*time.Hour) // meta, state, actions, groups, ledger, results
 		_, err := b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.NoError(t, b.Delete(b.Ctx, "me", id))

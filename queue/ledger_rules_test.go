@@ -28,7 +28,7 @@ func indexesOf(results []batch.Result) []int {
 func TestAnOverdueGroupEndsAsUnknownWithAllItsMembers(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
-	id := b.grouped(queuetest.Spec())
+	id := b.Grouped(queuetest.Spec())
 	b.Begin(id, 1) // and with it 3 and 4
 	expire := func(ago time.Duration) {
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())

@@ -74,7 +74,7 @@ func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 			"while another process feeds it": limits.Steps.ReserveQuota.Hash(),
 		} {
 			met := false
-			b.interrupt(text, text == limits.Steps.ReserveQuota.Hash(), func() {
+			b.Interrupt(text, text == limits.Steps.ReserveQuota.Hash(), func() {
 				met = true
 				require.Zero(t, b.free(limit), name)
 				b.feeds()
@@ -200,7 +200,7 @@ func TestARetryThatComesToNothingGivesBackWhatItWasAdmitted(t *testing.T) {
 
 		// Another retry comes first.
 		id := b.failed(8)
-		b.interrupt(fanout.Steps.Retry.Hash(), false, func() {
+		b.Interrupt(fanout.Steps.Retry.Hash(), false, func() {
 			_, _, err := b.Retry(b.Ctx, "me", id, plain)
 			require.NoError(t, err)
 		})
@@ -210,7 +210,7 @@ func TestARetryThatComesToNothingGivesBackWhatItWasAdmitted(t *testing.T) {
 
 		// Another retry comes first, and that round has ended with other outcomes.
 		id = b.failed(8)
-		b.interrupt(fanout.Steps.Retry.Hash(), false, func() {
+		b.Interrupt(fanout.Steps.Retry.Hash(), false, func() {
 			_, _, err := b.Retry(b.Ctx, "me", id, plain)
 			require.NoError(t, err)
 			for i := 1; i < 8; i += 2 {
@@ -307,7 +307,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 			return b.DB.Client.ZScore(b.Ctx, list, id).Err() == nil
 		}
 		id := b.hooked(1)
-		b.interrupt(keys.KeysOf(id).Meta+" status", true, func() {
+		b.Interrupt(keys.KeysOf(id).Meta+" status", true, func() {
 			_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 			require.NoError(t, err)
 		})
@@ -316,7 +316,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 		b.End(id, 0, batch.Succeeded)
 
 		redelivered := b.hooked(1)
-		b.interrupt(keys.KeysOf(redelivered).Meta+" status", true, func() {
+		b.Interrupt(keys.KeysOf(redelivered).Meta+" status", true, func() {
 			require.NoError(t, b.Redeliver(b.Ctx, "me", redelivered))
 		})
 		b.Sweep()
@@ -324,7 +324,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 
 		throttled := b.throttledBatch(1, batch.Limit{Concurrent: 1})
 		b.End(throttled, 0, batch.Failed)
-		b.interrupt("hgetall "+keys.KeysOf(throttled).Meta, true, func() {
+		b.Interrupt("hgetall "+keys.KeysOf(throttled).Meta, true, func() {
 			_, _, err := b.Retry(b.Ctx, "me", throttled, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &batch.Limit{Rate: batch.Rate{N: 1, Per: time.Hour}}})
 			require.NoError(t, err)
 		})

@@ -106,12 +106,12 @@ func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
 			require.Zero(t, lost.Left)
 			require.NoError(t, b.DB.Client.ZScore(b.Ctx, keys.OpenKey, id).Err(), "the sweeper looks after it")
 		}
-		require.Empty(t, b.webhooks())
+		require.Empty(t, b.Webhooks())
 		require.Empty(t, b.Pending(batch.Interactive))
 		restored, err := b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Attempts.All())
 		require.NoError(t, err)
 		require.Zero(t, restored)
-		require.Equal(t, []string{batches.WebhookTaskID(ends, 1)}, b.webhooks())
+		require.Equal(t, []string{batches.WebhookTaskID(ends, 1)}, b.Webhooks())
 		require.Len(t, b.Pending(batch.Interactive), 1)
 		require.Equal(t, 2, b.Begin(waits, 0).Attempt)
 	})
@@ -173,7 +173,7 @@ func TestAttemptsAreCountedByRoundWhateverTheClocksSay(t *testing.T) {
 		for _, by := range []time.Duration{-10 * time.Minute, 10 * time.Minute} { // the next master is behind, or ahead
 			failed := &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}}
 			id := b.Submit(2, queuetest.Spec()).ID
-			b.putBack(id, 0, 503)
+			b.PutBack(id, 0, 503)
 			b.End(id, 0, batch.Failed)
 			b.End(id, 1, batch.Failed)
 			for i := range 2 {
@@ -186,7 +186,7 @@ func TestAttemptsAreCountedByRoundWhateverTheClocksSay(t *testing.T) {
 			require.Equal(t, 3, again.Attempt)
 			require.Equal(t, 2, again.Earlier, "the round before had its own attempts")
 			require.Equal(t, again.StartedAt, again.FirstAt)
-			_, err = b.Ledger.Release(b.Ctx, id, 0, again.Token, attempted(again, 503, nil))
+			_, err = b.Ledger.Release(b.Ctx, id, 0, again.Token, queuetest.Attempted(again, 503, nil))
 			require.NoError(t, err)
 			unsent := b.Begin(id, 1)
 			_, err = b.Ledger.GiveBack(b.Ctx, id, 1, unsent.Token)
@@ -351,7 +351,7 @@ func TestABeatThatWasForgottenIsNoticed(t *testing.T) {
 			require.NoError(t, err)
 			require.Zero(t, until())
 		}
-		b.silence("w1", time.Minute)
+		b.Silence("w1", time.Minute)
 		id := b.Submit(1, queuetest.Spec()).ID
 		forgotten := time.Now()
 		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")

@@ -38,7 +38,7 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 		require.Equal(t, batch.StatusQueued, again.Status)
 		require.Zero(t, again.EndedAt)
 		require.False(t, again.ExpiresAt.Before(stale.ExpiresAt))
-		requireTTLs(b, id, 5, 10*time.Hour)
+		b.RequireTTLs(id, 5, 10*time.Hour)
 		require.Len(t, b.Pending(batch.Interactive), 3)
 		require.Equal(t, batch.Pending, b.AllResults(id, 10)[1].Outcome)
 		log, err := b.Deliveries(b.Ctx, "me", id)

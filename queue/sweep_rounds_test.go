@@ -225,7 +225,7 @@ func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 	b := open(t, rdb.Embedded)
 	b.Sweeper.RenewEvery = time.Millisecond
 	b.Submit(1, queuetest.Spec())
-	b.interrupt("hmget batchd:", false, func() {
+	b.Interrupt("hmget batchd:", false, func() {
 		require.NoError(t, b.DB.Client.PExpire(b.Ctx, keys.SweeperKey, time.Second).Err())
 		b.Eventually("the lease", func() bool { return b.DB.Client.PTTL(b.Ctx, keys.SweeperKey).Val() > time.Second })
 	})
@@ -244,7 +244,7 @@ func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 	b.Sweeper.Holders.Note(id, map[string]string{"status": "running"})
 	b.Sweeper.Holders.Missing = map[string]time.Time{"gone": time.Now()}
 	require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
-	b.interrupt("hmget "+keys.KeysOf(id).Meta, false, func() {
+	b.Interrupt("hmget "+keys.KeysOf(id).Meta, false, func() {
 		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.SweeperKey, "w2", 0).Err())
 		b.Eventually("the other one", func() bool {
 			b.Sweeper.Schedule.Mu.Lock()
@@ -270,7 +270,7 @@ func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	id := b.Submit(1250, queuetest.Spec()).ID
 	long := time.Now().Add(-time.Minute).UnixMilli()
 	require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "created", long, "fanned", long).Err())
-	b.interrupt(fanout.Steps.Progress.Hash(), true, func() { <-time.After(200 * time.Millisecond) })
+	b.Interrupt(fanout.Steps.Progress.Hash(), true, func() { <-time.After(200 * time.Millisecond) })
 	b.Sweeper.LookFor = 100 * time.Millisecond
 	require.Zero(t, b.Sweep().Lost)
 	b.Sweeper.LookFor = time.Minute // however busy the machine is

@@ -7,7 +7,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -18,53 +17,6 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
-
-// interlude does something once, before or after the first command that holds a text.
-type interlude struct {
-	text  string
-	after bool
-	done  atomic.Bool // it was, or is being done
-	do    func()
-}
-
-// interrupt has something done once, before the first command of the store that holds
-// a text is sent, or after it was answered.
-func (b *bundle) interrupt(text string, after bool, do func()) {
-	b.T.Helper()
-	b.DB.Client.AddHook(&interlude{text: text, after: after, do: do})
-}
-
-func (i *interlude) around(next func() error, cmds ...redis.Cmder) error {
-	meets := false
-	for _, cmd := range cmds {
-		meets = meets || strings.Contains(cmd.String(), i.text)
-	}
-	if !meets {
-		return next()
-	}
-	if !i.after && i.done.CompareAndSwap(false, true) {
-		i.do()
-	}
-	err := next()
-	if i.after && i.done.CompareAndSwap(false, true) {
-		i.do()
-	}
-	return err
-}
-
-func (i *interlude) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (i *interlude) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		return i.around(func() error { return next(ctx, cmd) }, cmd)
-	}
-}
-
-func (i *interlude) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		return i.around(func() error { return next(ctx, cmds) }, cmds...)
-	}
-}
 
 // hooked submits a batch with a webhook and ends it with a failure.
 func (b *bundle) hooked(n int) string {
@@ -89,18 +41,6 @@ func (b *bundle) again(id string) {
 }
 
 // webhooks returns the ids of the tasks of webhooks that are pending.
-func (b *bundle) webhooks() (ids []string) {
-	b.T.Helper()
-	tasks, err := b.Inspector().ListPendingTasks(tasks.WebhookQueue)
-	if err != nil {
-		require.ErrorIs(b.T, err, asynq.ErrQueueNotFound)
-	}
-	for _, task := range tasks {
-		ids = append(ids, task.ID)
-	}
-	return ids
-}
-
 func (b *bundle) outbox(id string) string {
 	return b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "outbox").Val()
 }
@@ -108,14 +48,14 @@ func (b *bundle) outbox(id string) string {
 func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.hooked(2)
-		require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.webhooks())
+		require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.Webhooks())
 		first, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Failed: 2}, first.Batch.Counts)
 
 		got, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
-		require.Empty(t, b.webhooks(), "the one before is withdrawn")
+		require.Empty(t, b.Webhooks(), "the one before is withdrawn")
 		for delivery := range 4 { // whatever its task would be called
 			_, err = b.Batches.Deliveries.Notice(b.Ctx, id, delivery)
 			require.ErrorIs(t, err, batch.ErrStale)
@@ -124,7 +64,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 		for i := range got.Counts.Total {
 			b.End(id, i, batch.Succeeded)
 		}
-		require.Equal(t, []string{batches.WebhookTaskID(id, 3)}, b.webhooks())
+		require.Equal(t, []string{batches.WebhookTaskID(id, 3)}, b.Webhooks())
 		second, err := b.Batches.Deliveries.Notice(b.Ctx, id, 3)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Succeeded: 2}, second.Batch.Counts)
@@ -141,7 +81,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 		require.Equal(t, []batch.PastDelivery{{Round: 1, MessageID: first.MessageID, State: batch.DeliveryWithdrawn}}, log.Earlier)
 
 		require.NoError(t, b.Redeliver(b.Ctx, "me", id))
-		require.Contains(t, b.webhooks(), batches.WebhookTaskID(id, 4))
+		require.Contains(t, b.Webhooks(), batches.WebhookTaskID(id, 4))
 		again, err := b.Batches.Deliveries.Notice(b.Ctx, id, 4)
 		require.NoError(t, err)
 		require.Equal(t, second.MessageID, again.MessageID)
@@ -164,10 +104,10 @@ func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
 			require.NotEmpty(t, b.outbox(id), "%s: the mark stands", name)
 			require.Equal(t, 1, b.Sweep().Notified, name)
 			require.Empty(t, b.outbox(id), name)
-			require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.webhooks(), name)
+			require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.Webhooks(), name)
 			require.Zero(t, b.Sweep().Notified, name)
 			require.NoError(t, b.Delete(b.Ctx, "me", id))
-			require.Empty(t, b.webhooks(), "what is erased has no webhook left")
+			require.Empty(t, b.Webhooks(), "what is erased has no webhook left")
 		}
 	})
 }
@@ -182,7 +122,7 @@ func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
 		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
 		require.Empty(t, b.outbox(id))
 		require.NoError(t, b.Batches.Outbox.Enqueue(b.Ctx, id, 1))
-		require.Empty(t, b.webhooks())
+		require.Empty(t, b.Webhooks())
 		log, err := b.Deliveries(b.Ctx, "me", id)
 		require.NoError(t, err)
 		require.Equal(t, batch.DeliveryDelivered, log.State)
@@ -196,7 +136,7 @@ func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
 			s := queuetest.Spec()
 			s.WebhookURL = "https://example.com/hook"
 			id := b.Submit(1, s).ID
-			b.interrupt(script.Hash(), false, func() {
+			b.Interrupt(script.Hash(), false, func() {
 				b.again(id)
 				require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "outbox", "3").Err())
 			})
@@ -224,7 +164,7 @@ func TestAnEventIsReadWholeOrNotAtAll(t *testing.T) {
 		n, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Len(t, n.Results, 3)
-		b.interrupt(batches.Steps.Snapshot.Hash(), true, func() { b.again(id) })
+		b.Interrupt(batches.Steps.Snapshot.Hash(), true, func() { b.again(id) })
 		_, err = b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.ErrorIs(t, err, batch.ErrStale, "it is of two rounds")
 	})

@@ -12,23 +12,6 @@ import (
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
-// attempted is what is kept of an attempt that is followed by another.
-func attempted(begun *batch.Begun, status int, failure *batch.Failure) *batch.Result {
-	r := &batch.Result{Status: status, Error: failure, Attempts: begun.Attempt, StartedAt: begun.StartedAt, Duration: time.Second}
-	if begun.Previous != nil {
-		r.History = begun.Previous.Past()
-	}
-	return r
-}
-
-// putBack begins an action, and releases it after an attempt with that status.
-func (b *bundle) putBack(id string, index, status int) {
-	b.T.Helper()
-	begun := b.Begin(id, index)
-	_, err := b.Ledger.Release(b.Ctx, id, index, begun.Token, attempted(begun, status, nil))
-	require.NoError(b.T, err)
-}
-
 // passDeadline has a batch's deadline, an hour after it was created, be over.
 func (b *bundle) passDeadline(id string) {
 	b.T.Helper()
@@ -50,22 +33,22 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 			},
 		} {
 			id := b.Submit(6, queuetest.Spec()).ID
-			b.putBack(id, 0, 429)
+			b.PutBack(id, 0, 429)
 			refused := b.Begin(id, 1)
-			_, err := b.Ledger.Release(b.Ctx, id, 1, refused.Token, attempted(refused, 0, &batch.Failure{Code: batch.CodeRefused, Message: "refused by 10.0.0.1"}))
+			_, err := b.Ledger.Release(b.Ctx, id, 1, refused.Token, queuetest.Attempted(refused, 0, &batch.Failure{Code: batch.CodeRefused, Message: "refused by 10.0.0.1"}))
 			require.NoError(t, err)
 			unsent := b.Begin(id, 2)
 			_, err = b.Ledger.GiveBack(b.Ctx, id, 2, unsent.Token)
 			require.NoError(t, err)
-			b.putBack(id, 4, 429)
-			b.putBack(id, 4, 503)
+			b.PutBack(id, 4, 429)
+			b.PutBack(id, 4, 503)
 			flying := b.Begin(id, 5)
 			end(id)
-			released, err := b.Ledger.Release(b.Ctx, id, 5, flying.Token, attempted(flying, 502, nil))
+			released, err := b.Ledger.Release(b.Ctx, id, 5, flying.Token, queuetest.Attempted(flying, 502, nil))
 			require.NoError(t, err)
 			require.False(t, released)
 			require.True(t, b.Read(id).Status.Terminal())
-			requireTTLs(b, id, 5, time.Hour)
+			b.RequireTTLs(id, 5, time.Hour)
 
 			for _, all := range [][]batch.Result{b.AllResults(id, 10), b.AllResults(id, 10, outcome)} {
 				for i, want := range []struct {
@@ -100,7 +83,7 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 			require.Equal(t, outcome, past[0].Outcome)
 			require.Equal(t, 429, past[0].Status)
 			require.Equal(t, 1, past[0].Attempts)
-			_, err = b.Ledger.Release(b.Ctx, id, 0, again.Token, attempted(again, 500, nil))
+			_, err = b.Ledger.Release(b.Ctx, id, 0, again.Token, queuetest.Attempted(again, 500, nil))
 			require.NoError(t, err)
 			require.Equal(t, past, b.Begin(id, 0).Previous.Past(), "an attempt of this round adds nothing to the history")
 			require.Nil(t, b.Begin(id, 3).Previous, "nothing was sent in the round before")
@@ -119,7 +102,7 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(2, queuetest.Spec()).ID
-		b.putBack(id, 0, 429)
+		b.PutBack(id, 0, 429)
 		begun := b.Begin(id, 0)
 		failed := queuetest.Result(0, batch.Failed)
 		failed.Attempts = begun.Attempt
@@ -146,7 +129,7 @@ func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
 func TestWhatIsOverdueSaysWhenItWasSent(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(3, queuetest.Spec()).ID
-		b.putBack(id, 0, 429)
+		b.PutBack(id, 0, 429)
 		begun := b.Begin(id, 0)
 		b.End(id, 1, batch.Succeeded)
 		b.End(id, 2, batch.Failed)

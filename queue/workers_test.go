@@ -14,14 +14,6 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// silence makes a worker's last beat as old as that.
-func (b *bundle) silence(worker string, d time.Duration) {
-	b.T.Helper()
-	now, err := b.DB.Now(b.Ctx)
-	require.NoError(b.T, err)
-	require.NoError(b.T, b.DB.Client.ZAdd(b.Ctx, keys.WorkersKey, redis.Z{Score: float64(now.Add(-d).UnixMilli()), Member: worker}).Err())
-}
-
 func TestAWorkerThatFallsSilentIsDead(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		for _, w := range []string{"w1", "w2", "w3"} {
@@ -29,19 +21,19 @@ func TestAWorkerThatFallsSilentIsDead(t *testing.T) {
 			require.NoError(t, err)
 			require.Empty(t, dead)
 		}
-		b.silence("w2", batch.DeadAfter+time.Second)
-		b.silence("w3", batch.DeadAfter-2*time.Second)
+		b.Silence("w2", batch.DeadAfter+time.Second)
+		b.Silence("w3", batch.DeadAfter-2*time.Second)
 		dead, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
 		require.Equal(t, []string{"w2"}, dead)
 		require.NoError(t, b.Ledger.Workers.Leave(b.Ctx, "w3"))
-		b.silence("w2", 0) // it comes back before it is buried
+		b.Silence("w2", 0) // it comes back before it is buried
 		_, err = b.Sweeper.Recovery.Recover(b.Ctx, "w1", dead)
 		require.NoError(t, err)
 		n, err := b.DB.Client.ZCard(b.Ctx, keys.WorkersKey).Result()
 		require.NoError(t, err)
 		require.EqualValues(t, 2, n)
-		b.silence("w2", time.Hour)
+		b.Silence("w2", time.Hour)
 		_, err = b.Sweeper.Recovery.Recover(b.Ctx, "w1", []string{"w2"})
 		require.NoError(t, err)
 		dead, err = b.Ledger.Workers.Beat(b.Ctx, "w1")
@@ -94,7 +86,7 @@ func TestWhatALiveWorkerHasInFlightIsNotTakenFromIt(t *testing.T) {
 		second, err = b.Ledger.Begin(b.Ctx, id, 0, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Interrupted, second.Verdict, "it knows itself whether it still has it")
-		b.silence("w1", batch.DeadAfter+time.Second)
+		b.Silence("w1", batch.DeadAfter+time.Second)
 		second, err = b.Ledger.Begin(b.Ctx, id, 0, "w2")
 		require.NoError(t, err)
 		require.Equal(t, batch.Interrupted, second.Verdict)
@@ -109,7 +101,7 @@ func TestOneProcessTakesOverTheActionsOfDeadWorkers(t *testing.T) {
 	require.NoError(t, other.Sweeper.Recovery.ClaimRecovery(other.Ctx, "w2"))
 	_, err := b.Sweeper.Recovery.Recover(b.Ctx, "w1", []string{"dead"})
 	require.ErrorIs(t, err, batch.ErrRecovering)
-	b.silence("dead", time.Hour)
+	b.Silence("dead", time.Hour)
 	_, err = other.Sweeper.Recovery.Recover(other.Ctx, "w2", []string{"dead"})
 	require.NoError(t, err)
 	require.ErrorIs(t, b.DB.Client.ZScore(b.Ctx, keys.WorkersKey, "dead").Err(), redis.Nil)
