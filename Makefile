@@ -20,6 +20,7 @@ test: ## Lint, then run all tests with the race detector; needs redis-server
 .PHONY: test-faults
 test-faults: ## Kill, stop and cut off real processes, in full: about 40 minutes
 	go test -tags faults -count=1 -timeout 90m -v ./internal/faults/
+	go test -tags faults -count=1 -run TestOwnersAreServedAlikeAtTheTarget ./worker
 
 .PHONY: bench
 bench: ## Measure batchd beside its peers: about a quarter of an hour; needs redis-server

@@ -39,10 +39,15 @@ func (a *arrivals) add(id string) {
 func TestOwnersAreServedAlikeAtTheTarget(t *testing.T) {
 	t.Parallel()
 	const owners = 10
-	for name, of := range map[string]struct{ batches, actions int }{
+	cases := map[string]struct{ batches, actions int }{
 		"one large batch each": {1, 250},
 		"many batches each":    {5, 50},
-	} {
+	}
+	from := 30 // percent: of 250 actions each, with 16 at the target, a share is coarse at first
+	if long {
+		cases["one large batch each"], cases["many batches each"], from = struct{ batches, actions int }{1, 2500}, struct{ batches, actions int }{25, 100}, 5
+	}
+	for name, of := range cases {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			came := &arrivals{owners: make(map[string]int)}
@@ -73,7 +78,7 @@ func TestOwnersAreServedAlikeAtTheTarget(t *testing.T) {
 			begun := make([]int, owners)
 			for n, owner := range came.order {
 				begun[owner]++
-				if n+1 < 3*all/10 || n+1 > 19*all/20 { // 250 actions each: with 16 at the target, a share is coarse at first
+				if n+1 < all*from/100 || n+1 > 19*all/20 {
 					continue
 				}
 				least, most := all, 0
