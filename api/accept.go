@@ -8,13 +8,13 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// negotiate returns the offered media type that the Accept headers like best
-// (RFC 9110 §12.5.1), the first one among equals. What offers name must be in
-// lower case and without parameters.
+// negotiate returns the offered media type that the Accept headers prefer (RFC 9110
+// §12.5.1), the first one among equals. The names of offers must be in lower case and
+// without parameters.
 func negotiate(c *gin.Context, offers ...string) (string, error) {
 	ranges := c.Request.Header.Values("Accept")
 	if strings.TrimSpace(strings.Join(ranges, "")) == "" {
-		return offers[0], nil // an empty header says as little as none
+		return offers[0], nil // an empty header means the same as no header
 	}
 	best, bestQuality := "", 0.0
 	for _, offer := range offers {

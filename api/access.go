@@ -16,8 +16,8 @@ const (
 	keyRequestID    = "request_id"
 )
 
-// observe names the request, and logs and counts it when it is answered. The
-// query is not logged: a webhook's URL may be in it.
+// observe gives the request an id, and logs and counts the request when it is answered.
+// It does not log the query, which may contain a webhook's URL.
 func (s *Server) observe(c *gin.Context) {
 	id := c.GetHeader(headerRequestID)
 	if !isPlainName(id, 128) {
@@ -46,7 +46,7 @@ func (s *Server) observe(c *gin.Context) {
 	c.Next()
 }
 
-// recoverPanic answers a panic as any internal fault.
+// recoverPanic answers a panic as any other internal error.
 func (s *Server) recoverPanic(c *gin.Context) {
 	defer func() {
 		p := recover()
@@ -64,8 +64,8 @@ func (s *Server) recoverPanic(c *gin.Context) {
 
 func requestID(c *gin.Context) string { return c.GetString(keyRequestID) }
 
-// isPlainName reports whether s is made of letters, digits and the marks that
-// occur in ids, so that it can stand in a log, a header and a key as it is.
+// isPlainName reports whether s consists of letters, digits and the marks that occur in
+// ids. Such a name is safe in a log, a header and a key.
 func isPlainName(s string, most int) bool {
 	if s == "" || len(s) > most {
 		return false

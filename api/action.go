@@ -12,21 +12,21 @@ import (
 
 var actionFields = []string{"id", "method", "path", "query", "headers", "body", "body_text", "body_base64", "timeout", "retry", "group", "undo"}
 
-// undoFields are those of an undo. Nobody sees its result, and it is repeated
-// until it succeeds.
+// undoFields are the fields of an undo. An undo has no id and no retry mode: no client
+// sees its result, and the worker repeats it until it succeeds.
 var undoFields = []string{"method", "path", "query", "headers", "body", "body_text", "body_base64", "timeout"}
 
-// draft is an action while it is read.
+// draft is an action while the decoder reads it.
 type draft struct {
 	*batch.Action
 	query, bodyField string
-	buf              []byte // memory of its body
+	buf              []byte // reused for the bodies
 	undo             *draft
 }
 
-// readAction reads the next action, checks all of it, and stages it if the
-// submission has no fault so far. Base is the action's own JSON pointer. The
-// error is one of syntax, of reading or of staging.
+// readAction reads the next action, checks it, and stages it if the submission has no
+// fault so far. Base is the action's own JSON pointer. The error is a syntax error, or
+// comes from reading or staging.
 func (d *decoder) readAction(dec *jsontext.Decoder, base string) error {
 	*d.draft.Action = batch.Action{Headers: d.draft.Headers[:0]}
 	d.draft = draft{Action: d.draft.Action, buf: d.draft.buf}
@@ -44,7 +44,7 @@ func (d *decoder) readAction(dec *jsontext.Decoder, base string) error {
 	return d.stage(d.draft.Action)
 }
 
-// readFields reads an object of those fields. It reports whether there was one.
+// readFields reads an object with the named fields. It reports whether there was one.
 func (d *decoder) readFields(dec *jsontext.Decoder, fields []string, a *draft) (bool, error) {
 	return d.Object(dec, fields, func(name string) (err error) {
 		switch name {
@@ -99,7 +99,7 @@ func (d *decoder) readFields(dec *jsontext.Decoder, fields []string, a *draft) (
 	})
 }
 
-// complete fills in what follows from the rest of the action.
+// complete sets the fields that follow from the rest of the action.
 func (d *decoder) complete(a *draft) {
 	intake.SetURL(a.Action, a.Path)
 	a.Query = intake.JoinQuery(a.Query, a.query)
@@ -118,8 +118,8 @@ func (d *decoder) complete(a *draft) {
 	}
 }
 
-// check adds the faults that show only in the whole action. Before is the
-// number of faults listed when the action began.
+// check adds the faults that depend on the whole action. Before is the number of faults
+// in the list when the action began.
 func (d *decoder) check(a *draft, base string, before int) {
 	d.Check(a.Action, base, before, nil)
 	for ; a != nil; a, base = a.undo, base+"/undo" {
@@ -130,7 +130,7 @@ func (d *decoder) check(a *draft, base string, before int) {
 	}
 }
 
-// readBody reads the body in the form that its field promises.
+// readBody reads the body in the form of its field: JSON, text or base64.
 func (d *decoder) readBody(dec *jsontext.Decoder, field string, a *draft) error {
 	switch field {
 	case "body":
@@ -153,7 +153,7 @@ func (d *decoder) readBody(dec *jsontext.Decoder, field string, a *draft) error 
 	}
 }
 
-// keep makes the text the body. An empty body is one, which nil is not.
+// keep sets the body. An empty body is a body, unlike nil.
 func (a *draft) keep(text []byte) {
 	a.buf = append(a.buf[:0], text...)
 	if a.Body = a.buf; a.Body == nil {

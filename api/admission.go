@@ -13,18 +13,18 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// WhenExceeded says what becomes of a submission that its owner's limit has no
-// room for.
+// WhenExceeded selects what happens to a submission that exceeds its owner's limit.
 type WhenExceeded string
 
-// What becomes of such a submission.
+// The choices for such a submission.
 const (
-	// Reject refuses all of it with 429.
+	// Reject refuses the whole submission with 429.
 	Reject WhenExceeded = "reject"
-	// PerItem accepts it, and ends each action beyond the limit as refused. It is
-	// for dialects: their whole request is known before anything is stored.
+	// PerItem accepts the submission, and ends each action beyond the limit as refused.
+	// It is for dialects: their whole request is known before the server stores
+	// anything.
 	PerItem WhenExceeded = "per_item"
-	// Queue accepts it, and runs its actions as the limit allows.
+	// Queue accepts the submission, and runs its actions as the limit allows.
 	Queue WhenExceeded = "queue"
 )
 
@@ -33,7 +33,7 @@ func (WhenExceeded) Choices() []string {
 	return []string{string(Reject), string(PerItem), string(Queue)}
 }
 
-// Admission bounds what one owner may submit. The zero value admits all.
+// Admission bounds what one owner may submit. The zero value admits everything.
 type Admission struct {
 	// Rate is the most actions that are admitted in any window, such as 1500/min.
 	// Defaults to no bound.
@@ -41,18 +41,18 @@ type Admission struct {
 	// Concurrent is the most actions that are admitted and have not ended. 0, the
 	// default, is no bound.
 	Concurrent int `yaml:"concurrent"`
-	// WhenExceeded says what becomes of a submission beyond Rate or Concurrent: reject,
-	// per_item or queue. Defaults to reject.
+	// WhenExceeded selects what happens to a submission beyond Rate or Concurrent:
+	// reject, per_item or queue. Defaults to reject.
 	WhenExceeded WhenExceeded `yaml:"when_exceeded"`
 }
 
-// WithDefaults returns the settings with those replaced that are zero.
+// WithDefaults returns the settings with zero values replaced.
 func (a Admission) WithDefaults() Admission {
 	a.WhenExceeded = cmp.Or(a.WhenExceeded, Reject)
 	return a
 }
 
-// Check reports what is wrong with the settings.
+// Check reports the faults of the settings.
 func (a Admission) Check(c *setting.Checker) {
 	c.Int("concurrent", a.Concurrent, 0, 1_000_000)
 	c.Choice("when_exceeded", string(a.WhenExceeded), a.WhenExceeded.Choices())
@@ -60,8 +60,8 @@ func (a Admission) Check(c *setting.Checker) {
 
 func (a Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }
 
-// admissionOf returns the limit that a submission is held to, and whose it is:
-// an endpoint's own, or else the one over all.
+// admissionOf returns the limit for a submission, and its scope: the endpoint's own
+// limit, or the server's.
 func (s *Server) admissionOf(ep *Endpoint) (*Admission, batch.Limit) {
 	a, scope := &s.cfg.Limits.Admission, ""
 	if ep != nil && ep.Admission.bounded() {
@@ -70,9 +70,9 @@ func (s *Server) admissionOf(ep *Endpoint) (*Admission, batch.Limit) {
 	return a, batch.Limit{Scope: scope, Rate: a.Rate, Concurrent: a.Concurrent}
 }
 
-// retryAdmission returns within which limit a batch is retried: that of the endpoint under
-// whose own limit it was submitted, or else the one over all. A limit that refuses item
-// by item refuses the retry as a whole, whose caller knows of no items.
+// retryAdmission returns the limit for a retry of a batch: the limit of the endpoint that
+// accepted the batch under a limit of its own, or the server's. If that limit refuses item
+// by item, it refuses the retry as a whole, because the caller of a retry knows no items.
 func (s *Server) retryAdmission(b *batch.Batch) (limit, throttle *batch.Limit) {
 	var ep *Endpoint
 	for i := range s.cfg.Endpoints {
@@ -91,9 +91,9 @@ func (s *Server) retryAdmission(b *batch.Batch) (limit, throttle *batch.Limit) {
 	}
 }
 
-// admit asks the owner's limit for n actions. It returns how many of them are
-// admitted, from the first on, which is all of them unless the limit refuses
-// item by item. It may have the batch throttled instead.
+// admit asks the owner's limit for n actions. It returns how many of them are admitted,
+// counted from the first: all of them, unless the limit refuses item by item. If the
+// limit queues, admit marks the batch as throttled instead.
 func (s *Server) admit(ctx context.Context, header http.Header, up batch.Upload, ep *Endpoint, n int, spec *batch.Spec) (int, error) {
 	a, limit := s.admissionOf(ep)
 	if !a.bounded() {

@@ -18,8 +18,8 @@ import (
 
 const two = `{"target":"crm","actions":[{"method":"GET","path":"/a"},{"id":"b","method":"GET","path":"/b"}]}`
 
-// Every row runs against a store that holds these, in this order:
-// batch-1 has not begun; batch-2 has ended and had a webhook; batch-3 runs.
+// Every row runs against a store that holds these batches, in this order: batch-1 has
+// not begun; batch-2 has ended and had a webhook; batch-3 runs.
 func populate(t *testing.T, f *fixture) {
 	t.Helper()
 	f.created(t, call{body: two})
@@ -38,7 +38,7 @@ func TestScenarios(t *testing.T) {
 		name   string
 		call   call
 		status int
-		// header must be sent; one with an empty value must not be.
+		// header must be sent; a header with an empty value must not be.
 		header map[string]string
 		golden string
 	}{
@@ -185,7 +185,8 @@ func TestActionsReachTheStoreAsTheyShould(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			f := setup(t)
-			// The neighbours show that nothing is carried from one action to the next.
+			// The neighbours show that no state carries over from one action to the
+			// next.
 			plain := `{"method":"GET","path":"/p"}`
 			id := f.created(t, call{body: `{"target":"crm","actions":[` + plain + `,` + row.action + `,` + plain + `]}`})
 			stored := f.store.stored(id)
@@ -252,7 +253,8 @@ func passthrough(c *Config) {
 	c.Owner = func(_ context.Context, credential string) (string, error) { return "hash of " + credential, nil }
 }
 
-// A pair that cannot be read must not be dropped with the token that is taken out.
+// The server removes the token from the query. It must not silently drop an unreadable
+// pair with it.
 func TestAMalformedQueryIsRefusedBesideAToken(t *testing.T) {
 	t.Parallel()
 	f := setup(t, passthrough)
@@ -302,11 +304,11 @@ func TestIdempotencyKeys(t *testing.T) {
 	require.Equal(t, first.Body.String(), again.Body.String())
 	require.Len(t, f.store.batches, 1)
 
-	// A space more is other content.
+	// One more space is different content.
 	requireProblem(t, f.do(t, post("k", "/batch", two+" ")), http.StatusUnprocessableEntity)
 	require.Len(t, f.store.batches, 1)
 
-	// An earlier submission that was refused leaves its key free.
+	// A submission that was refused leaves its key free.
 	requireProblem(t, f.do(t, post("l", "/batch", `{"target":"crm","actions":[{"method":"GET","path":"/"},{}]}`).badly()), http.StatusBadRequest)
 	require.Equal(t, http.StatusAccepted, f.do(t, post("l", "/batch", two)).Code)
 
@@ -339,7 +341,7 @@ func TestTheFingerprintCoversTypePathAndQuery(t *testing.T) {
 
 	r := call{method: "POST", path: "/api/batch?target=crm", body: line, headers: headers}.request(t)
 	require.Equal(t, 422, serve(f, r).Code)
-	// The encoding and the alias of the type make no difference.
+	// The encoding and the alias of the media type make no difference.
 	again := f.do(t, call{method: "POST", path: "/batch?target=crm", body: line, headers: []string{"Idempotency-Key: k", "Content-Type: application/x-ndjson; charset=UTF-8"}})
 	require.Equal(t, "true", again.Header().Get("Idempotency-Replayed"))
 }
@@ -403,7 +405,8 @@ func TestTheStoreBeingAwayIsNotTheClientsFault(t *testing.T) {
 		require.Contains(t, f.log.String(), "10.1.2.3")
 		require.Zero(t, f.store.holds(), "after %d calls", after)
 	}
-	// Its connection ended: that is not the end of the client's body.
+	// The store's connection ended with io.EOF: that is not the end of the client's
+	// body.
 	f := setup(t)
 	f.store.down = &batch.UnavailableError{RetryAfter: time.Second, Err: io.EOF}
 	requireProblem(t, f.do(t, call{method: "POST", path: "/batch", body: two}), http.StatusServiceUnavailable)
@@ -443,7 +446,7 @@ func TestAnUnmappedErrorSaysNothingButItsId(t *testing.T) {
 	require.Contains(t, f.log.String(), "secret internals")
 	require.Contains(t, f.log.String(), `"request_id":"my-id.1"`)
 
-	// An id that could forge a line of the log is replaced.
+	// The server replaces an id that could forge a line of the log.
 	w = f.do(t, call{method: "GET", path: "/healthz", headers: []string{"X-Request-Id: a b\t"}})
 	require.Len(t, w.Header().Get("X-Request-ID"), 26)
 }

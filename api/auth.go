@@ -8,12 +8,12 @@ import (
 
 const (
 	keyOwner = "owner"
-	// anonymous owns every batch where there is no authentication.
+	// anonymous owns every batch if there is no authentication.
 	anonymous = "anonymous"
 )
 
-// headerStore tells a client whether its batches outlive the server: "memory" or
-// "redis".
+// headerStore tells a client whether its batches survive a restart of the server:
+// "memory" or "redis".
 const headerStore = "Batchd-Store"
 
 func (s *Server) storeName() string {
@@ -23,7 +23,7 @@ func (s *Server) storeName() string {
 	return "redis"
 }
 
-// authenticate finds the owner of a request.
+// authenticate determines the owner of a request.
 func (s *Server) authenticate(c *gin.Context) {
 	owner := anonymous
 	if s.cfg.Auth.Mode == AuthPassthrough {
@@ -45,8 +45,8 @@ func (s *Server) authenticate(c *gin.Context) {
 
 const askForAuthorization = "send the credential of the target API in one Authorization header: it is passed on with every action, and the batch belongs to it"
 
-// identity returns the identity that a request's credentials stand for: a client that sent a batch in
-// a dialect reads it here with the same credentials. The token is taken out of the query.
+// identity returns the identity behind a request's credentials, so that a client that sent a batch in
+// a dialect can read it here with the same credentials. It removes the token from the query.
 func identity(c *gin.Context) (string, error) {
 	credentials, err := dialect.ReadCredentials(c.Request.Header)
 	if err != nil {
@@ -69,7 +69,7 @@ func identity(c *gin.Context) (string, error) {
 	return "", &dialect.UnauthorizedError{Detail: askForAuthorization}
 }
 
-// forwarded is the credential to add to each action, empty where there is none.
+// forwarded returns the credential to add to each action, or "".
 func (s *Server) forwarded(c *gin.Context) (string, error) {
 	if s.cfg.Auth.Mode != AuthPassthrough {
 		return "", nil
@@ -82,7 +82,7 @@ func (s *Server) forwarded(c *gin.Context) (string, error) {
 
 func owner(c *gin.Context) string { return c.GetString(keyOwner) }
 
-// own finds the owner of a batch that came in a dialect.
+// own determines the owner of a batch that came in a dialect.
 func (s *Server) own(c *gin.Context, credentials dialect.Credentials) error {
 	if s.cfg.Auth.Mode != AuthPassthrough {
 		c.Set(keyOwner, anonymous)

@@ -16,13 +16,13 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// small bounds everything tightly, so that the tables stay readable.
+// small sets tight bounds everywhere, so that the tables stay readable.
 func small(c *Config) {
 	c.Limits.MaxActions, c.Limits.MaxActionBody = 3, 50
 }
 
-// fault is one that an answer must list: index (-1 for none), pointer, and a
-// part of the detail.
+// fault is a fault that an answer must list: index (-1 for none), pointer, and a part
+// of the detail.
 type fault struct {
 	index   int
 	pointer string
@@ -275,7 +275,7 @@ func TestMediaTypesAndCodings(t *testing.T) {
 		{[]string{"Content-Encoding: identity"}, 202},
 		{[]string{"Content-Encoding: br"}, 415},
 		{[]string{"Content-Encoding: gzip", "Content-Encoding: gzip"}, 415},
-		{[]string{"Content-Encoding: gzip"}, 400}, // which it is not
+		{[]string{"Content-Encoding: gzip"}, 400}, // the body is not gzip
 		{[]string{"Content-Encoding: zstd"}, 400},
 		{[]string{"Accept: text/html"}, 406},
 	} {
@@ -301,7 +301,7 @@ func TestCompressedSubmissions(t *testing.T) {
 			headers := []string{"Content-Type: application/json", "Content-Encoding: " + coding, "Idempotency-Key: k"}
 			w := serve(f, call{method: "POST", path: "/batch", headers: headers, body: string(compress(t, two))}.request(t))
 			require.Equal(t, http.StatusAccepted, w.Code, "%s", w.Body)
-			// The same content in clear is the same submission.
+			// The same content, uncompressed, is the same submission.
 			w = f.do(t, call{method: "POST", path: "/batch", headers: []string{"Idempotency-Key: k"}, body: two})
 			require.Equal(t, "true", w.Header().Get("Idempotency-Replayed"))
 
@@ -313,7 +313,7 @@ func TestCompressedSubmissions(t *testing.T) {
 			require.Contains(t, p.Detail, "not valid "+coding)
 			require.Zero(t, f.store.holds())
 
-			// A bomb: a hundred times what is allowed, from almost nothing.
+			// A bomb: a few bytes expand to a hundred times the allowed size.
 			f = setup(t, func(c *Config) { c.Limits.MaxBody = 1 << 20 })
 			bomb := compress(t, `{"target":"crm","actions":[`+strings.Repeat(" ", 100<<20))
 			require.Less(t, len(bomb), 200<<10)
@@ -375,7 +375,7 @@ func zstded(t *testing.T, s string) []byte {
 	return out.Bytes()
 }
 
-// endless sends a head and then the same bytes for ever, or so long.
+// endless sends a head and then the same bytes, for ever or up to a length.
 type endless struct {
 	head   string
 	repeat string
@@ -454,8 +454,8 @@ func TestAGigabyteIsNeverReadInFull(t *testing.T) {
 
 func TestALargeActionDoesNotKeepTheNextOnesOut(t *testing.T) {
 	t.Parallel()
-	// The parser's buffer grows with the first action, and then holds many of
-	// the next ones at once: that must not count against any of them.
+	// The parser's buffer grows with the first action, and then holds many of the next
+	// ones at once: these bytes must not count against any single action.
 	f := setup(t, func(c *Config) { c.Limits.MaxActionBody = 1 << 10 })
 	large := `{"method":"GET","path":"/","body":"` + strings.Repeat("x", envelopeSize+5000) + `"}`
 	fine := strings.Repeat(`,{"method":"GET","path":"/","body_text":"`+strings.Repeat("x", 1000)+`"}`, 10_000)

@@ -19,7 +19,7 @@ const (
 	maxListLimit     = 200
 )
 
-// get answers with a batch; with "Prefer: wait", when it has ended.
+// get answers with a batch. With "Prefer: wait" it answers when the batch has ended.
 func (s *Server) get(c *gin.Context) error {
 	id, err := s.addressed(c)
 	if err != nil {
@@ -28,7 +28,7 @@ func (s *Server) get(c *gin.Context) error {
 	wait, applied := parsePrefer(c.Request.Header).waitFor(0, s.cfg.Limits.MaxWait)
 	how := watch{wait: wait, few: inlineResults}
 	if c.Request.Method == http.MethodHead || c.Request.Header["If-None-Match"] != nil {
-		how.few = 0 // its results are not likely to be sent
+		how.few = 0 // the results will probably not be sent
 	}
 	b, err := s.await(c.Request.Context(), owner(c), id, how)
 	if err != nil {
@@ -49,8 +49,8 @@ func (s *Server) get(c *gin.Context) error {
 	return s.writeBatch(c, http.StatusOK, b)
 }
 
-// addressed checks what all requests about one batch that answer in JSON have
-// in common, and returns the batch's id.
+// addressed makes the checks that all JSON requests about one batch share, and returns
+// the batch's id.
 func (s *Server) addressed(c *gin.Context) (string, error) {
 	if _, err := negotiate(c, mediaJSON); err != nil {
 		return "", err
@@ -61,7 +61,7 @@ func (s *Server) addressed(c *gin.Context) (string, error) {
 	return batchID(c)
 }
 
-// cancel stops what has not started.
+// cancel cancels the actions that have not started.
 func (s *Server) cancel(c *gin.Context) error {
 	id, err := s.addressed(c)
 	if err != nil {
@@ -80,10 +80,11 @@ func (s *Server) cancel(c *gin.Context) error {
 	return writeJSON(c, status, mediaJSON, doc)
 }
 
-// These outcomes can be retried; those before unknown are, unless others are named.
+// These outcomes can be retried. A retry that names none repeats those listed before
+// unknown.
 var retryable = []batch.Outcome{batch.Failed, batch.Errored, batch.Expired, batch.Skipped, batch.Unknown, batch.Cancelled}
 
-// retry runs again what did not succeed.
+// retry runs actions again that did not succeed.
 func (s *Server) retry(c *gin.Context) error {
 	if _, err := negotiate(c, mediaJSON); err != nil {
 		return err
@@ -123,7 +124,7 @@ func (s *Server) retry(c *gin.Context) error {
 	return writeJSON(c, http.StatusAccepted, mediaJSON, doc)
 }
 
-// erase deletes a batch and all that belongs to it.
+// erase deletes a batch and all of its data.
 func (s *Server) erase(c *gin.Context) error {
 	if _, err := parameters(c); err != nil {
 		return err
@@ -197,7 +198,7 @@ func decodeCursor(given url.Values) (string, error) {
 	return string(decoded), nil
 }
 
-// deliveries answers with the log of a batch's webhook.
+// deliveries answers with the log of a batch's webhook deliveries.
 func (s *Server) deliveries(c *gin.Context) error {
 	id, err := s.addressed(c)
 	if err != nil {
@@ -233,7 +234,7 @@ func (s *Server) deliveryLog(c *gin.Context, id string) (*batch.DeliveryLog, err
 		return nil, err
 	}
 	if log.Attempts == nil {
-		log.Attempts = []batch.Delivery{} // a list, also where it is empty
+		log.Attempts = []batch.Delivery{} // an empty list, not null
 	}
 	return log, nil
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// BenchmarkDecode reads submissions without storing them, to see what one
-// action costs and that the cost does not grow with the batch.
+// BenchmarkDecode reads submissions without storing them. It shows the cost of one
+// action, and that this cost does not grow with the batch.
 func BenchmarkDecode(b *testing.B) {
 	limits := Config{}.withDefaults().Limits
 	line := `{"method":"POST","path":"/items","headers":{"X-Trace":"abc"},"body":{"name":"` + strings.Repeat("x", 180) + `"}}`

@@ -20,12 +20,12 @@ const (
 	mediaJSON   = "application/json"
 	mediaNDJSON = "application/x-ndjson"
 
-	// zstdWindow is the largest window that a decoder of the content coding
-	// has to support (RFC 9659 §3).
+	// zstdWindow is the largest window that a decoder of the content coding must
+	// support (RFC 9659 §3).
 	zstdWindow = 8 << 20
 )
 
-// submissionMedia returns the media type of a submission, its aliases resolved.
+// submissionMedia returns the media type of a submission, with aliases resolved.
 func submissionMedia(h http.Header) (string, error) {
 	const expected = "send application/json or application/x-ndjson, in UTF-8"
 	raw := h.Get("Content-Type")
@@ -56,8 +56,8 @@ func isNDJSON(media string) bool {
 	return false
 }
 
-// body is the decompressed body of a submission. It ends with an error where
-// the submission takes more than it may.
+// body is the decompressed body of a submission. Reading fails if the submission
+// exceeds a limit.
 type body struct {
 	src    io.Reader
 	wire   *wireReader
@@ -65,14 +65,14 @@ type body struct {
 	limit  int64
 	read   int64
 	sum    hash.Hash
-	// err is why reading ended before the body did. It is kept because a parser
-	// on top of it would report a fault of its own in the incomplete body.
+	// err is the reason why reading ended before the body did. It is kept because a
+	// parser on top would report a fault of its own in the incomplete body.
 	err   error
 	close func()
 }
 
-// openBody undoes the Content-Encoding of a request. The caller closes the
-// body; net/http closes what is beneath it.
+// openBody decodes the Content-Encoding of a request. The caller closes the body;
+// net/http closes the reader below it.
 func openBody(r *http.Request, limit int64) (*body, error) {
 	b := &body{wire: &wireReader{src: r.Body}, limit: limit, sum: sha256.New(), close: func() {}}
 	b.src = b.wire
@@ -124,7 +124,7 @@ func (b *body) Read(p []byte) (int, error) {
 	return 0, b.err
 }
 
-// classify tells a broken connection from broken content.
+// classify distinguishes a broken connection from broken content.
 func (b *body) classify(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
@@ -141,19 +141,19 @@ func tooLarge(limit int64) error {
 	return refuse(kindTooLarge, "the body has more than %d bytes: send it in several batches", limit)
 }
 
-// fingerprint identifies the submission. The whole body must have been read.
+// fingerprint identifies the submission. The whole body must have been read before.
 func (b *body) fingerprint(media string, r *http.Request) []byte {
 	outer := sha256.New()
 	for _, part := range []string{media, r.URL.RawQuery, r.URL.EscapedPath()} {
 		outer.Write([]byte(part))
-		outer.Write([]byte{0}) // none of the parts holds a zero byte
+		outer.Write([]byte{0}) // no part contains a zero byte
 	}
 	outer.Write(b.sum.Sum(nil))
 	return outer.Sum(nil)
 }
 
-// wireReader counts the bytes that came over the connection, and remembers
-// whether it was the connection that failed.
+// wireReader counts the bytes that came over the connection, and remembers whether the
+// connection failed.
 type wireReader struct {
 	src  io.Reader
 	read int64
@@ -170,17 +170,17 @@ func (w *wireReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// itemReader bounds how much may be read for one item of a stream, so that a
-// parser that must see all of an item cannot be made to hold the whole body.
+// itemReader bounds how much may be read for one item of a stream. Without it, a parser
+// that must see a whole item could be made to hold the whole body.
 //
-// A parser reads on only when what it has does not complete the item. So all
-// that was read since the mark is needed by that one item, read-ahead included.
+// A parser reads on only when the bytes that it has do not complete the item. So that
+// one item needs all bytes read since the mark, read-ahead included.
 type itemReader struct {
 	src  io.Reader
 	span int64
 	read int64
 	mark int64
-	// exceeded says that the item was too long.
+	// exceeded: the item was too long.
 	exceeded bool
 }
 

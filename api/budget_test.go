@@ -20,8 +20,8 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// stored is a server whose batches are in a Redis. Only the budget of a request bounds
-// how long that may take.
+// stored returns a server that keeps its batches in a Redis. Only the budget of a
+// request bounds how long the store may take.
 func stored(t *testing.T, options ...func(*Config)) (*fixture, *redistest.Server) {
 	t.Helper()
 	redis := redistest.Start(t)
@@ -38,10 +38,10 @@ func stored(t *testing.T, options ...func(*Config)) (*fixture, *redistest.Server
 	}}, options...)...), redis
 }
 
-// storeless are the routes that need no store.
+// storeless are the routes that do not need the store.
 var storeless = []string{"/healthz", "/metrics", "/openapi.yaml"}
 
-// storeCalls returns a request for every route that needs the store, about one batch.
+// storeCalls returns a request about one batch for every route that needs the store.
 func storeCalls(t *testing.T, f *fixture, id string) map[string]call {
 	t.Helper()
 	calls := make(map[string]call)

@@ -13,15 +13,15 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// AuthMode says how the owner of a request is found.
+// AuthMode selects how the server determines the owner of a request.
 type AuthMode string
 
-// The ways to find an owner.
+// The authentication modes.
 const (
-	// AuthNone: everybody is the same owner. An Authorization header is not
-	// forwarded to the target.
+	// AuthNone: all clients are the same owner. The server does not forward an
+	// Authorization header to the target.
 	AuthNone AuthMode = "none"
-	// AuthPassthrough: the Authorization header is required, is sent with every
+	// AuthPassthrough: the Authorization header is required. It is sent with every
 	// action that has none of its own, and its keyed hash is the owner.
 	AuthPassthrough AuthMode = "passthrough"
 )
@@ -29,64 +29,65 @@ const (
 // Choices implements [setting.Choice].
 func (AuthMode) Choices() []string { return []string{string(AuthNone), string(AuthPassthrough)} }
 
-// Auth says who may submit batches.
+// Auth configures who may submit batches.
 type Auth struct {
 	// Mode is none or passthrough. Defaults to none.
 	Mode AuthMode `yaml:"mode"`
 }
 
-// WithDefaults returns the settings with those replaced that are zero.
+// WithDefaults returns the settings with zero values replaced.
 func (a Auth) WithDefaults() Auth { return Auth{Mode: cmp.Or(a.Mode, AuthNone)} }
 
-// Check reports what is wrong with the settings.
+// Check reports the faults of the settings.
 func (a Auth) Check(c *setting.Checker) { c.Choice("mode", string(a.Mode), a.Mode.Choices()) }
 
-// Config is what a Server is made of. Store and Targets are required. The fields whose
-// types have yaml tags are the settings of a configuration file.
+// Config configures a Server. Store and Targets are required. The fields whose types
+// have yaml tags are the settings of a configuration file.
 type Config struct {
 	// Store keeps the batches.
 	Store batch.Store
-	// Targets are the names of the configured targets. Where there is only one,
-	// a submission need not name it.
+	// Targets are the names of the configured targets. If there is only one, a
+	// submission need not name it.
 	Targets []string
-	// Transactional are those of the targets that have transactions of their own.
-	// For the others, the members of a group need undos. Defaults to none.
+	// Transactional are the targets that have transactions of their own. On other
+	// targets, the members of a group need undos. Defaults to none.
 	Transactional []string
-	// BasePaths are the paths of the targets' base URLs: below them, too, no action
-	// may be a batch. Defaults to none.
+	// BasePaths are the paths of the targets' base URLs. Below them, too, no action may
+	// be a batch. Defaults to none.
 	BasePaths []string
-	// Auth says how the owner of a request is found.
+	// Auth configures how the server determines the owner of a request.
 	Auth Auth
-	// Owner turns a credential into an owner: a keyed hash, so that neither an
-	// owner nor a log gives the credential away. Its error refuses the request
-	// as one of the store's would. Required by AuthPassthrough.
+	// Owner turns a credential into an owner: a keyed hash, so that neither an owner
+	// nor a log reveals the credential. The server treats an error of Owner as an error
+	// of the store. Required by AuthPassthrough.
 	Owner func(ctx context.Context, credential string) (string, error)
-	// Limits bound what a submission may ask for. Defaults to [DefaultLimits]; one that
-	// sets some of them starts from these.
+	// Limits bound what a submission may ask for. Defaults to [DefaultLimits]. To
+	// change only some of them, start from these.
 	Limits Limits
-	// Webhooks says that a webhook secret is configured. Without one, a
-	// submission that names a webhook is refused.
+	// Webhooks: a webhook secret is configured. Without one, the server refuses a
+	// submission that names a webhook.
 	Webhooks bool
 	// AllowPrivateWebhooks accepts webhook URLs that name a private or loopback
-	// address. Names are checked when they are dialled, not here.
+	// address. The worker checks host names when it dials them.
 	AllowPrivateWebhooks bool
-	// Sealed says that the store encrypts actions. Without it, an action that
-	// carries a credential is refused. Required by AuthPassthrough.
+	// Sealed: the store encrypts actions. Otherwise the server refuses an action that
+	// carries a credential. Required by AuthPassthrough.
 	Sealed bool
-	// InMemory says that the store is in this process, and forgets all batches when
-	// the process ends. Clients are told so. Defaults to a store that outlives it.
+	// InMemory: the store is in this process, and loses all batches when the process
+	// ends. The server tells clients in a header. Defaults to a store that outlives the
+	// process.
 	InMemory bool
 	// Endpoints are further paths that accept batches.
 	Endpoints []Endpoint
 	// DrainTimeout is how long Run waits for requests in flight once its
 	// context has ended. Defaults to 20s.
 	DrainTimeout time.Duration
-	// Logger receives one line a request. Defaults to one that discards.
+	// Logger receives one line per request. Defaults to one that discards.
 	Logger *slog.Logger
-	// Version is what /healthz says.
+	// Version is the version that /healthz reports.
 	Version string
-	// Metrics is where the API's metrics are registered, and what /metrics
-	// serves. Defaults to a registry of the server's own.
+	// Metrics is the registry for the API's metrics, which /metrics serves. Defaults to
+	// a registry of the server's own.
 	Metrics *prometheus.Registry
 }
 
@@ -111,8 +112,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// validate reports everything that is wrong with a configuration whose
-// defaults are filled in.
+// validate reports all faults of a configuration whose defaults are filled in.
 func (c Config) validate() error {
 	var faults setting.Faults
 	check := setting.NewChecker(&faults)

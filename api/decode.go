@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// envelopeSize is what an action may take beside its body: more than the
-	// largest headers, path and query that pass validation.
+	// envelopeSize is the space for an action without its body: more than the largest
+	// headers, path and query that pass validation.
 	envelopeSize = 4 << 20
 )
 
@@ -23,36 +23,38 @@ var (
 	batchFields   = []string{"target", "actions", "webhook", "expires_in", "retention", "metadata"}
 	webhookFields = []string{"url"}
 
-	// errStop ends reading after a fault behind which nothing can be made sense of.
+	// errStop ends reading after a fault that makes the rest of the submission
+	// unreadable.
 	errStop = errors.New("the submission is refused")
 )
 
-// rules are what a decoder asks of a submission.
+// rules are the constraints that a decoder checks.
 type rules struct {
 	limits  Limits
 	targets []string
-	// transactional are those of the targets that have transactions.
+	// transactional are the targets that have transactions.
 	transactional []string
-	// fixed is the target of the endpoint, empty where the submission chooses.
+	// fixed is the target of the endpoint, or empty if the submission chooses.
 	fixed string
-	// webhooks says that there is a secret to sign them with.
+	// webhooks: there is a secret to sign webhooks with.
 	webhooks             bool
 	allowPrivateWebhooks bool
 	sealed               bool
-	// authorization is added to every action that has none.
+	// authorization is added to every action without an Authorization header.
 	authorization string
 }
 
-// decoder reads one submission. It hands every good action on as long as there
-// is no fault, and collects all faults.
+// decoder reads one submission. It stages every valid action while there is no fault,
+// and collects all faults.
 type decoder struct {
 	rules
 	*intake.Reader
-	// stage takes an action that it may not keep. Its error ends reading.
+	// stage takes an action, which it must not keep after it returns. Its error ends
+	// reading.
 	stage func(*batch.Action) error
 
 	spec batch.Spec
-	// targeted says that the submission names a target, however badly.
+	// targeted: the submission names a target, valid or not.
 	targeted bool
 	count    int
 	draft    draft
@@ -66,8 +68,8 @@ func newDecoder(r rules, stage func(*batch.Action) error) *decoder {
 	}
 }
 
-// maxItem is how many bytes of the submission one action may take. Six is how
-// much longer a string gets when every byte of it is escaped.
+// maxItem is how many bytes of the submission one action may take. A string of which
+// every byte is escaped is six times as long.
 func (l Limits) maxItem() int64 { return 6*l.MaxActionBody + envelopeSize }
 
 // readJSON reads a submission in one JSON document, to the end of the body.
@@ -91,7 +93,7 @@ func (d *decoder) readJSON(b *body) (*batch.Spec, error) {
 	}
 	switch {
 	case errors.As(err, new(*batch.UnavailableError)):
-		return nil, err // the store's connection may have ended with an io.EOF, too
+		return nil, err // this may be an io.EOF of the store's connection, too
 	case src.exceeded:
 		d.tooLong()
 	case errors.Is(err, io.EOF):
@@ -104,7 +106,7 @@ func (d *decoder) readJSON(b *body) (*batch.Spec, error) {
 	return d.finish("/actions", whole && err == nil)
 }
 
-// document reports whether there was an object, read to its end.
+// document reports whether there was an object that was read to its end.
 func (d *decoder) document(dec *jsontext.Decoder, src *itemReader) (bool, error) {
 	return d.Object(dec, batchFields, func(name string) error {
 		src.mark = dec.InputOffset()
@@ -129,7 +131,7 @@ func (d *decoder) document(dec *jsontext.Decoder, src *itemReader) (bool, error)
 	})
 }
 
-// webhook reads the webhook, whose URL must be there.
+// webhook reads the webhook, which must have a URL.
 func (d *decoder) webhook(dec *jsontext.Decoder) error {
 	hasURL := false
 	ok, err := d.Object(dec, webhookFields, func(string) error {
@@ -159,7 +161,7 @@ func (d *decoder) actions(dec *jsontext.Decoder, src *itemReader) error {
 	return err
 }
 
-// full faults the action that would be one too many.
+// full adds a fault if there are already as many actions as allowed.
 func (d *decoder) full(pointer string) bool {
 	if d.count < d.limits.MaxActions {
 		return false
@@ -168,8 +170,9 @@ func (d *decoder) full(pointer string) bool {
 	return true
 }
 
-// finish returns what was read, or all faults. Actions is the pointer of the
-// list of actions. What is missing is a fault only if the whole submission was read.
+// finish returns the spec of the submission, or all faults. Actions is the pointer of
+// the list of actions. A missing field is a fault only if the whole submission was
+// read.
 func (d *decoder) finish(actions string, whole bool) (*batch.Spec, error) {
 	d.Index = -1
 	if whole {
@@ -189,7 +192,7 @@ func (d *decoder) finish(actions string, whole bool) (*batch.Spec, error) {
 	return &d.spec, nil
 }
 
-// faulted reports whether a field of the batch has a fault already.
+// faulted reports whether a field of the batch already has a fault.
 func (d *decoder) faulted(pointer string) bool {
 	return slices.ContainsFunc(d.Invalid.Faults, func(f batch.Fault) bool { return f.Pointer == pointer })
 }

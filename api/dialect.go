@@ -18,11 +18,13 @@ import (
 // answerBytes is the default of Server.answerBytes.
 const answerBytes = 64 << 20
 
-// keyDialect is where a request's dialect is, if it has one: its errors speak it.
+// keyDialect is the key of a request's dialect in the gin context, if it has one:
+// errors are written in that dialect.
 const keyDialect = "dialect"
 
-// translate accepts a batch in a dialect, and answers in the dialect when it has
-// ended or the wait is over. No result ever turns the status of the answer.
+// translate accepts a batch in a dialect, and answers in the dialect when the batch has
+// ended or the wait is over. The results of actions never change the status of the
+// answer.
 func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 	return func(c *gin.Context) error {
 		c.Header("Cache-Control", "private, no-cache")
@@ -57,7 +59,8 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
 		spec := &batch.Spec{
 			Target: ep.Target, Waited: wait > 0, ExpiresIn: s.cfg.Limits.ExpiresIn, Retention: s.cfg.Limits.Retention,
-			// With other credentials it is another submission, even of the same owner.
+			// With other credentials it is another submission, even if the owner is the
+			// same.
 			Fingerprint: body.fingerprint(mediaJSON+"\n"+sub.Credentials.Identity(), r),
 		}
 		b, replayed, err := s.store(c, ep, key, sub.Actions, spec)
@@ -83,13 +86,13 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 	}
 }
 
-// maxForeignBody bounds a body that has to be held as a whole.
+// maxForeignBody returns the bound for a body that the server holds as a whole.
 func (s *Server) maxForeignBody(ep *Endpoint) int64 {
 	return min(s.cfg.Limits.MaxBody, int64(ep.MaxActions)*s.cfg.Limits.maxItem())
 }
 
-// foreignMedia checks that the content of a request is JSON, in UTF-8. What
-// else a browser sends unasked must not pass for a batch.
+// foreignMedia checks that the content of a request is JSON in UTF-8. Any other content
+// that a browser sends without asking must not be accepted as a batch.
 func foreignMedia(h http.Header, also []string) error {
 	media, params, err := mime.ParseMediaType(h.Get("Content-Type"))
 	if err != nil || media != mediaJSON && !slices.Contains(also, media) {
@@ -101,7 +104,7 @@ func foreignMedia(h http.Header, also []string) error {
 	return nil
 }
 
-// foreignRequest reads what a dialect sees of a request.
+// foreignRequest collects the parts of a request that a dialect sees.
 func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dialect.Request, error) {
 	query, err := parseQuery(c.Request.URL.RawQuery)
 	if err != nil {
@@ -122,8 +125,8 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dial
 	return req, nil
 }
 
-// store stages all actions and commits them. What the owner's limit has no room
-// for, and what would be a batch in a batch, is stored as refused.
+// store stages all actions and commits them. An action beyond the owner's limit, and an
+// action that would be a batch in a batch, is stored as refused.
 func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch.Action, spec *batch.Spec) (*batch.Batch, bool, error) {
 	ctx := c.Request.Context()
 	up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
@@ -148,8 +151,8 @@ func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch
 	return up.commit(ctx, spec)
 }
 
-// groupsBeyond returns the groups of which not all are among the first so many
-// actions: what counts as a whole is refused as a whole.
+// groupsBeyond returns the groups of which not all members are among the first admitted
+// actions. A group counts as a whole, so the server refuses it as a whole.
 func groupsBeyond(actions []batch.Action, admitted int) map[string]bool {
 	refused := make(map[string]bool)
 	for i := admitted; i < len(actions); i++ {
@@ -160,9 +163,10 @@ func groupsBeyond(actions []batch.Action, admitted int) map[string]bool {
 	return refused
 }
 
-// gather returns the results of a batch in order. What has not ended is pending,
-// and so is what cannot be read: the batch goes on. A body for which the answer has
-// no room is left out, and the Location header names the batch, which has it.
+// gather returns the results of a batch in order. An action that has not ended is
+// pending, and so is one whose result cannot be read: the batch goes on. gather leaves
+// out a body for which the answer has no room; the client finds it at the batch that
+// the Location header names.
 func (s *Server) gather(c *gin.Context, b *batch.Batch, n int) []batch.Result {
 	results := make([]batch.Result, n)
 	for i := range results {

@@ -16,13 +16,13 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// foreign is a request with two actions in one of the dialects.
+// foreign is a request with two actions in one dialect.
 type foreign struct {
 	path string
 	head string
 	body string
-	// list is where an answer has its items, empty where it is one list, and
-	// status where an item has that.
+	// list is the field that holds an answer's items, empty if the answer is a list
+	// itself. status is the field of an item that holds its status.
 	list, status string
 }
 
@@ -41,7 +41,7 @@ func foreigners() map[string]foreign {
 	}
 }
 
-// endpoints mounts all dialects, without and with a slash at the end.
+// endpoints mounts all dialects, each with and without a trailing slash.
 func endpoints(c *Config) {
 	c.Endpoints = []Endpoint{
 		{Path: "/api/1.0/batch", Dialect: "asana", Target: "crm"},
@@ -55,7 +55,7 @@ func (d foreign) call(headers ...string) call {
 	return call{method: http.MethodPost, path: d.path, body: d.body, headers: append([]string{"Content-Type: application/json", d.head}, headers...)}
 }
 
-// statuses returns those of the actions in an answer.
+// statuses returns the statuses of the actions in an answer.
 func (d foreign) statuses(t *testing.T, w *httptest.ResponseRecorder) []int {
 	t.Helper()
 	require.Equal(t, http.StatusOK, w.Code, "%s", w.Body)
@@ -83,14 +83,14 @@ func requireMedia(t *testing.T, w *httptest.ResponseRecorder, media string) {
 	require.Equal(t, media, w.Header().Get("Content-Type"))
 }
 
-// scene is what a test of one dialect works with.
+// scene is the setup for a test of one dialect.
 type scene struct {
 	t *testing.T
 	f *fixture
 	d foreign
 }
 
-// eachDialect runs a test for each of them, on a server of its own.
+// eachDialect runs a test for each dialect, on a server of its own.
 func eachDialect(t *testing.T, test func(scene), options ...func(*Config)) {
 	t.Helper()
 	for name, d := range foreigners() {
@@ -264,8 +264,7 @@ func TestTheNativeFormatCancelsForAClientThatHungUpToo(t *testing.T) {
 	})
 }
 
-// TestADialectRefusesInItsOwnWords goes through everything that can go wrong
-// with a whole batch.
+// TestADialectRefusesInItsOwnWords covers every reason to refuse a whole batch.
 func TestADialectRefusesInItsOwnWords(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
@@ -317,7 +316,7 @@ func TestADialectRefusesInItsOwnWords(t *testing.T) {
 				require.NotContains(t, w.Body.String(), "secret")
 				require.NotContains(t, w.Body.String(), "10.0.0.1")
 				f.store.setDown(nil)
-				if row.name != "panic" { // which leaves the store's own trouble
+				if row.name != "panic" { // a panic leaves the fake store locked
 					require.Equal(t, held, f.store.holds(), "nothing is stored")
 				}
 			}, func(c *Config) {
@@ -328,7 +327,7 @@ func TestADialectRefusesInItsOwnWords(t *testing.T) {
 	}
 }
 
-// requireRefusal checks the shape of an error.
+// requireRefusal checks the form of an error.
 func requireRefusal(t *testing.T, d foreign, w *httptest.ResponseRecorder, status int, says string) {
 	t.Helper()
 	var message string

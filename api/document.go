@@ -16,11 +16,12 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// inlineResults is the largest batch whose document holds its results, as far as
+// inlineResults is the largest batch whose document includes its results, if
 // [pageBytes] allows.
 const inlineResults = 1000
 
-// document is a batch as the API shows it, in the order of the API.
+// document is the representation of a batch in the API, with its fields in the
+// documented order.
 type document struct {
 	ID        string            `json:"id"`
 	Status    batch.Status      `json:"status"`
@@ -65,13 +66,13 @@ func newDocument(b *batch.Batch) *document {
 	return doc
 }
 
-// hasResults reports whether the batch's document holds its results.
+// hasResults reports whether the batch's document includes its results.
 func hasResults(b *batch.Batch) bool {
 	return b.Status.Terminal() && b.Counts.Total <= inlineResults
 }
 
-// writeBatch answers with the document of a batch, and with its results where
-// they belong into it. The results are streamed.
+// writeBatch answers with the document of a batch, and streams its results if the
+// document includes them.
 func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 	doc, err := encodeJSON(newDocument(b))
 	if err != nil {
@@ -95,9 +96,9 @@ func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 	return out.end("]}")
 }
 
-// etag is a strong entity tag for the document of a batch. The results need
-// not be read for it: a terminal batch has them all, and the rest of the document
-// changes whenever the batch leaves or enters a terminal state.
+// etag returns a strong entity tag for the document of a batch. It does not need the
+// results: a terminal batch has all of them, and the rest of the document changes
+// whenever the batch leaves or enters a terminal state.
 func etag(b *batch.Batch) (string, error) {
 	doc, err := encodeJSON(newDocument(b))
 	if err != nil {

@@ -11,9 +11,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// What is there but empty is either refused, or means the same as what is not
-// there, or has a meaning of its own. This is the table of all of it, for
-// submissions in JSON. An empty says means that the member is accepted.
+// A member that is present but empty is refused, or means the same as an absent one, or
+// has a meaning of its own. This table covers all of them for submissions in JSON. An
+// empty "says" means that the member is accepted.
 func TestEmptyMembersAreRefusedOrHaveAMeaning(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {

@@ -13,16 +13,17 @@ import (
 )
 
 const (
-	// eventInterval is how often a stream looks for a change.
+	// eventInterval is the time between two reads of the batch by a stream.
 	eventInterval = 250 * time.Millisecond
-	// heartbeatInterval keeps proxies from closing a stream that is quiet.
+	// heartbeatInterval is the time between heartbeats, which keep proxies from closing
+	// an idle stream.
 	heartbeatInterval = 15 * time.Second
 	mediaEvents       = "text/event-stream"
 )
 
-// events streams the progress of a batch as server-sent events, and closes the
-// stream with its end. The id of an event is the entity tag of the document in
-// it, so that a client that comes back is not told what it knows.
+// events streams the progress of a batch as server-sent events, and closes the stream
+// when the batch ends. The id of an event is the entity tag of its document, so a
+// client that reconnects does not get a document again that it has.
 func (s *Server) events(c *gin.Context) error {
 	if _, err := negotiate(c, mediaEvents); err != nil {
 		return err
@@ -43,7 +44,7 @@ func (s *Server) events(c *gin.Context) error {
 	}
 	c.Header("Content-Type", mediaEvents)
 	c.Header("Cache-Control", "no-store")
-	c.Header("X-Accel-Buffering", "no") // nginx would collect the stream
+	c.Header("X-Accel-Buffering", "no") // otherwise nginx buffers the stream
 	c.Status(http.StatusOK)
 	stream := &eventStream{c: c, last: c.GetHeader("Last-Event-ID")}
 	if err := stream.send("retry: 2000\n\n"); err != nil {
@@ -76,9 +77,10 @@ func (s *Server) events(c *gin.Context) error {
 		batch.BudgetOf(ctx).Refill()
 		b, err = s.cfg.Store.Get(ctx, owner(c), id, 0)
 		if unavailable := (*batch.UnavailableError)(nil); errors.As(err, &unavailable) {
-			b = nil // it may be back at the next look; heartbeats go on
+			b = nil // the store may be back at the next read; heartbeats go on
 		} else if err != nil {
-			// Erased. The stream ends, and coming back is answered with 404.
+			// The batch was erased. The stream ends, and a client that reconnects gets
+			// 404.
 			return stream.send(": the batch is gone\n\n")
 		}
 	}
@@ -89,7 +91,8 @@ type eventStream struct {
 	last string
 }
 
-// show sends the batch if it has changed, and reports whether it has ended.
+// show sends the batch if it has changed since the last event, and reports whether the
+// batch has ended.
 func (e *eventStream) show(b *batch.Batch) (ended bool, err error) {
 	tag, err := etag(b)
 	if err != nil {

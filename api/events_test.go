@@ -50,7 +50,7 @@ func parseEvents(t *testing.T, stream string) []event {
 	return events[1:]
 }
 
-// watch starts a stream in the bubble. The function returns what came so far.
+// watch starts a stream in the bubble. The function returns the events received so far.
 func (f *fixture) watch(t *testing.T, id string, headers ...string) (func() []event, chan struct{}) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -76,7 +76,8 @@ func TestEventsTellOfEveryChangeAndOfTheEnd(t *testing.T) {
 		require.Equal(t, "progress", seen()[0].name)
 		require.Contains(t, seen()[0].data, `"status":"queued"`)
 
-		// Twenty changes in a second are four events, and nothing changes without one.
+		// Twenty changes in a second give four events. Without a change there is no
+		// event.
 		for i := range 20 {
 			f.store.finish(id, i, succeeded("1"))
 			time.Sleep(50 * time.Millisecond)
@@ -100,7 +101,7 @@ func TestEventsTellOfEveryChangeAndOfTheEnd(t *testing.T) {
 		for i := 20; i < 40; i++ {
 			f.store.finish(id, i, succeeded("1"))
 		}
-		<-done // woken, without time passing
+		<-done // a wake-up ends it, without time passing
 		end := seen()[len(seen())-1]
 		require.Equal(t, "end", end.name)
 		require.Contains(t, end.data, `"status":"completed"`)
@@ -143,7 +144,7 @@ func TestEventsAreNotRepeatedToWhoComesBack(t *testing.T) {
 		require.Len(t, again(), 1)
 		end := again()[0]
 
-		// The end comes also to who saw it.
+		// A client that already has the last event also sees the end of the stream.
 		last, doneLast := f.watch(t, id, "Last-Event-ID: "+end.id)
 		<-doneLast
 		require.Equal(t, []event{end}, last())

@@ -14,7 +14,7 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// fuzzed decodes a submission, and checks what must hold whatever it was.
+// fuzzed decodes a submission, and checks invariants that hold for any input.
 func fuzzed(t *testing.T, data []byte, read func(*decoder, *body) (*batch.Spec, error)) {
 	t.Helper()
 	limits := DefaultLimits()

@@ -9,8 +9,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// checkGroups adds the faults of groups, which show only once all of the batch
-// was read. Actions is the pointer of the list of actions, empty where each is a
+// checkGroups adds the faults of groups, which are known only after the whole batch was
+// read. Actions is the pointer of the list of actions, or empty if each action is a
 // document of its own.
 func (d *decoder) checkGroups(actions string) {
 	before := slices.Clone(d.Invalid.Faults)
@@ -22,7 +22,7 @@ func (d *decoder) checkGroups(actions string) {
 		if slices.ContainsFunc(before, func(g batch.Fault) bool {
 			return g.Index == f.Index && (g.Pointer == pointer || strings.HasPrefix(g.Pointer, pointer+"/"))
 		}) {
-			continue // what could not be read is not also missing
+			continue // an unreadable field is not also a missing one
 		}
 		d.Index = f.Index
 		d.Fault(pointer, "%s", f.Detail)
@@ -30,8 +30,8 @@ func (d *decoder) checkGroups(actions string) {
 	d.Index = -1
 }
 
-// checkForeignGroups refuses the transactions of a batch in a dialect, none of
-// which has undos, if its target has none.
+// checkForeignGroups refuses transactions in a dialect if the target has none, because
+// actions in a dialect have no undos.
 func (s *Server) checkForeignGroups(target string, actions []batch.Action) error {
 	var groups batch.Groups
 	for i := range actions {

@@ -39,8 +39,8 @@ type fixture struct {
 	log   *syncBuffer
 }
 
-// setup starts a server for two targets with a webhook secret and sealing.
-// Options change its configuration.
+// setup starts a server with two targets, a webhook secret and sealing. Options change
+// its configuration.
 func setup(t *testing.T, options ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{store: newFakeStore(), log: &syncBuffer{}}
@@ -74,13 +74,13 @@ func (b *syncBuffer) String() string {
 	return b.buf.String()
 }
 
-// call is a request to make. Headers are "Name: value".
+// call is a request. Headers are "Name: value".
 type call struct {
 	method  string
 	path    string
 	headers []string
 	body    string
-	// bad says that the request breaks the API's description on purpose.
+	// bad: the request violates the API's description on purpose.
 	bad bool
 }
 
@@ -105,7 +105,7 @@ func (c call) request(t *testing.T) *http.Request {
 	return r
 }
 
-// do makes the call, and holds the request and the answer against the description.
+// do makes the call, and validates the request and the answer against the description.
 func (f *fixture) do(t *testing.T, c call) *httptest.ResponseRecorder {
 	t.Helper()
 	r := c.request(t)
@@ -124,7 +124,7 @@ func (f *fixture) do(t *testing.T, c call) *httptest.ResponseRecorder {
 	return w
 }
 
-// described finds the operation in the description.
+// described finds the request's operation in the description.
 func described(r *http.Request) (*openapi3filter.RequestValidationInput, error) {
 	description, err := description()
 	if err != nil {
@@ -192,7 +192,7 @@ func requireProblem(t *testing.T, w *httptest.ResponseRecorder, status int) *pro
 	return &p
 }
 
-// requireGolden compares with a file, which -update writes.
+// requireGolden compares an answer with a golden file, which -update writes.
 func requireGolden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	file := filepath.Join("testdata", "golden", name)

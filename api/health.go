@@ -6,8 +6,8 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// health says that the process lives. It does not ask the store, so that an orchestrator does not kill
-// the process while the store is unavailable.
+// health reports that the process is alive. It does not ask the store, so that an orchestrator does
+// not kill the process while the store is unavailable.
 func (s *Server) health(c *gin.Context) error {
 	c.Header("Cache-Control", "no-store")
 	return writeJSON(c, http.StatusOK, mediaJSON, struct {
@@ -16,7 +16,7 @@ func (s *Server) health(c *gin.Context) error {
 	}{"ok", s.cfg.Version})
 }
 
-// ready says whether a request would be served.
+// ready reports whether the server would serve a request.
 func (s *Server) ready(c *gin.Context) error {
 	c.Header("Cache-Control", "no-store")
 	select {

@@ -7,7 +7,7 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// Limits bound what a submission may ask for, and what one owner may have.
+// Limits bound what a submission may ask for, and how much one owner may have.
 type Limits struct {
 	// MaxActions is the most actions of one batch. Defaults to 100000.
 	MaxActions int `yaml:"max_actions"`
@@ -15,25 +15,26 @@ type Limits struct {
 	MaxBody int64 `yaml:"max_body"`
 	// MaxActionBody is the most bytes of one action's body. Defaults to 1MiB.
 	MaxActionBody int64 `yaml:"max_action_body"`
-	// ExpiresIn is the time from acceptance to the deadline, for a batch that asks for
-	// none. Defaults to 24h.
+	// ExpiresIn is the time from acceptance to the deadline, for a batch that does not
+	// set it. Defaults to 24h.
 	ExpiresIn time.Duration `yaml:"expires_in"`
-	// MaxExpiresIn is the longest that a batch may ask for. Defaults to 720h.
+	// MaxExpiresIn is the longest time to the deadline that a batch may set. Defaults
+	// to 720h.
 	MaxExpiresIn time.Duration `yaml:"max_expires_in"`
-	// Retention is how long results are kept after the end, for a batch that does not
-	// say. Defaults to 24h.
+	// Retention is how long results are kept after the end of a batch that does not set
+	// it. Defaults to 24h.
 	Retention time.Duration `yaml:"retention"`
-	// MaxRetention is the longest that a batch may ask for. Defaults to 720h.
+	// MaxRetention is the longest retention that a batch may set. Defaults to 720h.
 	MaxRetention time.Duration `yaml:"max_retention"`
-	// MaxWait is the longest that a request may wait for a batch to end. With 0 none
-	// waits. Defaults to 60s.
+	// MaxWait is the longest time that a request may wait for a batch to end. With 0,
+	// no request waits. Defaults to 60s.
 	MaxWait time.Duration `yaml:"max_wait"`
-	// Admission bounds what one owner may submit, over all endpoints that have no bound of
-	// their own. A retry is held to the same limits. Per_item is for endpoints only.
+	// Admission bounds what one owner may submit, over all endpoints that have no limit of
+	// their own. The same limits apply to a retry. Per_item is for endpoints only.
 	Admission Admission `yaml:",inline"`
 }
 
-// DefaultLimits are those of a server whose configuration says nothing of them.
+// DefaultLimits returns the limits of a server whose configuration sets none.
 func DefaultLimits() Limits {
 	return Limits{
 		MaxActions:    100_000,
@@ -48,7 +49,7 @@ func DefaultLimits() Limits {
 	}
 }
 
-// Check reports what is wrong with the limits.
+// Check reports the faults of the limits.
 func (l Limits) Check(c *setting.Checker) {
 	const longest = 365 * 24 * time.Hour
 	c.Int("max_actions", l.MaxActions, 1, 1_000_000)
@@ -61,7 +62,7 @@ func (l Limits) Check(c *setting.Checker) {
 	c.Duration("max_wait", l.MaxWait, 0, time.Hour)
 	l.Admission.Check(c)
 	if l.Admission.WhenExceeded == PerItem {
-		c.Check("when_exceeded", errors.New("per_item is for endpoints with a dialect: say reject or queue here, and per_item under an endpoint's limits"))
+		c.Check("when_exceeded", errors.New("per_item is for endpoints with a dialect: set reject or queue here, and per_item under an endpoint's limits"))
 	}
 	c.SizesInOrder("max_action_body", l.MaxActionBody, "max_body", l.MaxBody)
 	c.DurationsInOrder("expires_in", l.ExpiresIn, "max_expires_in", l.MaxExpiresIn)

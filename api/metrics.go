@@ -11,8 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// metrics are the API's own. Labels are bounded: routes are templates, methods
-// those that the API knows.
+// metrics are the API's own metrics. Labels are bounded: routes are templates, and
+// methods are those of the API.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec

@@ -20,34 +20,34 @@ import (
 // Dialect is the name of an endpoint's wire format.
 type Dialect string
 
-// Native is the dialect of an endpoint that speaks batchd's own format.
+// Native is batchd's own format.
 const Native Dialect = "native"
 
 // Choices implements [setting.Choice].
 func (Dialect) Choices() []string { return append([]string{string(Native)}, dialect.Names()...) }
 
-// Endpoint is a further path that accepts batches.
+// Endpoint is an additional path that accepts batches.
 type Endpoint struct {
-	// Path is where it is mounted, such as "/api/batch". A segment such as ":instance" is
+	// Path is the endpoint's path, such as "/api/batch". A segment such as ":instance" is
 	// a parameter, which some dialects need. A trailing slash makes no difference.
 	Path string `yaml:"path"`
 	// Dialect is its wire format: native, asana, requests, syncano or primaerp. Defaults
 	// to native.
 	Dialect Dialect `yaml:"dialect"`
-	// Target is the name of the target that its batches go to. Defaults to the only one,
-	// if there is but one.
+	// Target is the name of the target of the endpoint's batches. Defaults to the only
+	// target, if there is exactly one.
 	Target string `yaml:"target"`
-	// MaxActions is the most actions of one batch. Defaults to that of the dialect, which
-	// is 10 for asana, 50 for syncano and 100 for primaerp, but at most to that of the
-	// limits, and else to that of the limits.
+	// MaxActions is the most actions of one batch. Defaults to the limit of the dialect
+	// (10 for asana, 50 for syncano, 100 for primaerp) or that of the server's limits,
+	// whichever is lower.
 	MaxActions int `yaml:"max_actions"`
 	// Admission bounds what one owner may submit here. Without a rate and a number of its
-	// own, the one of the limits counts, over all endpoints together.
+	// own, the server's limit applies, over all such endpoints together.
 	Admission Admission `yaml:"limits"`
-	// Wait makes the endpoint answer with the results if they are there in time;
+	// Wait makes the endpoint answer with the results if the batch ends in time.
 	// "Prefer: respond-async" and a shorter "Prefer: wait" override it. Defaults to 0s,
-	// which answers at once, and for a dialect, which has no such answer, to
-	// Limits.MaxWait, but at most 60s.
+	// which answers at once. A dialect has no such answer: there it defaults to
+	// Limits.MaxWait, but at most to 60s.
 	Wait time.Duration `yaml:"wait"`
 	// CancelOnDisconnect cancels the batch of a client that hangs up while it waits.
 	// Defaults to false, which lets the batch go on.
@@ -70,8 +70,8 @@ func (e Endpoint) WithDefaults(limits *Limits, targets []string) Endpoint {
 	return e
 }
 
-// CheckEndpoints reports what is wrong with endpoints that have their defaults. It also
-// looks at limits, to which the checker has to lead.
+// CheckEndpoints reports the faults of endpoints whose defaults are filled in. It also
+// checks limits, to which the checker must lead.
 func CheckEndpoints(c *setting.Checker, endpoints []Endpoint, limits *Limits, targets []string) {
 	first := map[string]string{}
 	for i := range endpoints {
@@ -86,7 +86,7 @@ func CheckEndpoints(c *setting.Checker, endpoints []Endpoint, limits *Limits, ta
 			first[routeKey(e.Path)] = key + ".path"
 		}
 		switch {
-		case len(targets) == 0: // a fault of the targets
+		case len(targets) == 0: // already reported as a fault of the targets
 		case e.Target == "":
 			c.Faultf(key+".target", "the target is missing: expected %s", setting.OneOf(targets))
 		case !slices.Contains(targets, e.Target):
@@ -103,7 +103,7 @@ func (e Endpoint) checkBounds(c *setting.Checker, key string, limits *Limits) {
 	}
 	e.Admission.Check(c.In(key + ".limits"))
 	if e.Admission.WhenExceeded == PerItem && e.Dialect == Native {
-		c.Check(key+".limits.when_exceeded", errors.New("the native format is stored as it is read, so it cannot refuse single items: say reject or queue"))
+		c.Check(key+".limits.when_exceeded", errors.New("the native format is stored as it is read, so it cannot refuse single items: set reject or queue"))
 	}
 	def, foreign := dialect.Named(string(e.Dialect))
 	switch {
@@ -122,15 +122,15 @@ func (e Endpoint) checkBounds(c *setting.Checker, key string, limits *Limits) {
 	}
 }
 
-// Routes lists the built-in routes, which no endpoint may be mounted at or below.
+// Routes lists the built-in routes. No endpoint may be mounted at or below one of them.
 func Routes() []string {
 	return []string{"/batch", "/healthz", "/readyz", "/metrics", "/openapi.yaml", "/docs", "/ui"}
 }
 
-// routeParam is a segment of a route that matches any one.
+// routeParam matches a segment of a route that is a parameter.
 var routeParam = regexp.MustCompile(`^:[A-Za-z_][A-Za-z0-9_]*$`)
 
-// routeKey returns the same text for routes that match the same paths.
+// routeKey returns equal texts for routes that match the same paths.
 func routeKey(path string) string {
 	segments := strings.Split(strings.TrimSuffix(path, "/"), "/")
 	for i, segment := range segments {
@@ -171,8 +171,8 @@ func checkRoute(path string) error {
 	return nil
 }
 
-// mount adds an endpoint's routes. Its path comes from the configuration, and
-// gin panics on one that it cannot use.
+// mount adds an endpoint's routes. The path comes from the configuration, and gin
+// panics on a path that it cannot use.
 func (s *Server) mount(e, native gin.IRoutes, ep *Endpoint) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

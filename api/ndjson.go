@@ -14,9 +14,9 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// readNDJSON reads a submission of one action a line, with its options in the
-// query. Blank lines are ignored and not counted. A line that is no JSON does
-// not keep the others from being checked.
+// readNDJSON reads a submission with one action per line, and its options in the query.
+// Blank lines are ignored and not counted. After a line that is not JSON, readNDJSON
+// still checks the others.
 func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 	d.readOptions(query)
 	text := bufio.NewReaderSize(b, 16<<10)

@@ -8,16 +8,16 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// nesting recognises requests that would be a batch in a batch, in whatever
-// spelling, so that no batch can multiply itself.
+// nesting recognizes requests that would be a batch in a batch, in any spelling, so
+// that no batch can multiply itself.
 type nesting struct {
-	mounts [][]string        // of all batch endpoints, in segments
-	bases  [][]string        // paths of the targets' base URLs, and the empty one
-	last   map[string]string // the last segment of an endpoint's path, by that path
+	mounts [][]string        // paths of all batch endpoints, in segments
+	bases  [][]string        // paths of the targets' base URLs in segments, and the empty path
+	last   map[string]string // from an endpoint's path to its last segment
 }
 
-// version matches the segment by which APIs name their version: an endpoint that
-// is mounted for one speaks for all.
+// version matches a segment that names an API version. An endpoint that is mounted for
+// one version covers all versions.
 var version = regexp.MustCompile(`^v[0-9]+(\.[0-9]+)*$`)
 
 func newNesting(endpoints []Endpoint, bases []string) *nesting {
@@ -33,9 +33,9 @@ func newNesting(endpoints []Endpoint, bases []string) *nesting {
 	return n
 }
 
-// refuse refuses an action, or one whose undo is such a request. Beside the
-// paths where batch endpoints are mounted, the last segment of the endpoint's own
-// counts, for a target whose base URL has the rest of it.
+// refuse refuses an action that is such a request, or whose undo is. It checks the
+// paths of all batch endpoints, and also the last segment of the endpoint's own path,
+// because a target's base URL may contain the rest.
 func (n *nesting) refuse(ep *Endpoint, a *batch.Action) {
 	if n.nested(ep, a) || a.Undo != nil && n.nested(ep, a.Undo) {
 		a.Refusal = &batch.Failure{Code: batch.CodeBlocked, Message: "not sent: a batch cannot be an action of a batch"}
@@ -63,15 +63,15 @@ func (n *nesting) nested(ep *Endpoint, a *batch.Action) bool {
 	return false
 }
 
-// segmentsOf returns the segments of a configured path as actions' paths are compared
-// with them.
+// segmentsOf returns the segments of a configured path, in the form that is compared
+// with the paths of actions.
 func segmentsOf(path string) []string {
 	readings := batch.Readings(path)
 	return readings[len(readings)-1]
 }
 
-// covers reports whether a base with a path below it, both in segments, is where an
-// endpoint is mounted.
+// covers reports whether an endpoint is mounted at a base with a path below it, both in
+// segments.
 func covers(mount, base, path []string) bool {
 	if len(mount) != len(base)+len(path) {
 		return false

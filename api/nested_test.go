@@ -43,7 +43,7 @@ func TestNoBatchInABatchInAnySpelling(t *testing.T) {
 		{crm, "/x/instances/other/batch", false},
 		{crm, "/v1.1/instances/i/classes/", false},
 		{crm, "/v3/batch", true},
-		{crm, "/1.0/batch", true}, // below the target's base it is the first one
+		{crm, "/1.0/batch", true}, // below the target's base, this is the first segment
 		{crm, "/api/1.0/batch", true},
 	} {
 		a := &batch.Action{Method: http.MethodPost, Path: c.path}
@@ -89,7 +89,7 @@ func TestALimitIsToldInTheAnswer(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, w.Code, "it is run as the limit allows")
 }
 
-// BenchmarkNested looks at an action with a plain path.
+// BenchmarkNested measures the check of an action with a plain path.
 func BenchmarkNested(b *testing.B) {
 	endpoints := []Endpoint{{Path: "/crm/bulk"}, {Path: "/v1/batch"}}
 	n := newNesting(endpoints, []string{"/api", "/v2"})

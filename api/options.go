@@ -14,8 +14,7 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// Bounds of a submission's options. The lengths are in characters, as those of a
-// schema.
+// Bounds of a submission's options. The lengths are in characters, as in a JSON schema.
 const (
 	maxWebhookURL    = 2048
 	maxMetadata      = 64
@@ -34,7 +33,7 @@ func (d *decoder) setTarget(name string) error {
 	return nil
 }
 
-// chooseTarget fills in a target that was left out.
+// chooseTarget sets the target if the submission leaves it out.
 func (d *decoder) chooseTarget() {
 	switch {
 	case d.fixed != "":
@@ -75,7 +74,7 @@ func setDuration(to *time.Duration, s string, most time.Duration) error {
 	return nil
 }
 
-// shortDuration writes 168h for what Duration.String calls 168h0m0s.
+// shortDuration formats 168h for a duration that Duration.String formats as 168h0m0s.
 func shortDuration(d time.Duration) string {
 	s := d.String()
 	if short, ok := strings.CutSuffix(s, "m0s"); ok {
@@ -95,9 +94,9 @@ func (d *decoder) setWebhook(raw string) error {
 	return validateWebhookURL(raw, d.allowPrivateWebhooks)
 }
 
-// validateWebhookURL refuses what could never be delivered. Its errors do not
-// repeat the URL, which may hold a secret. Names, and addresses in forms that
-// only a resolver understands, are checked when they are dialled.
+// validateWebhookURL refuses a URL to which no delivery is possible. Its errors do not
+// repeat the URL, which may contain a secret. The worker checks host names, and
+// addresses in forms that only a resolver understands, when it dials them.
 func validateWebhookURL(raw string, allowPrivate bool) error {
 	if raw == "" {
 		return errors.New("the URL is empty: expected an absolute http or https URL, or leave the webhook out")
@@ -112,7 +111,7 @@ func validateWebhookURL(raw string, allowPrivate bool) error {
 	case batch.CheckPort(u) != nil:
 		return batch.CheckPort(u)
 	case u.User != nil:
-		return errors.New("the URL holds a user name or password: webhooks are signed, so that none is needed")
+		return errors.New("the URL holds a user name or password: webhooks are signed, so they need none")
 	case allowPrivate:
 		return nil
 	}

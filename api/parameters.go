@@ -15,9 +15,8 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// parameters returns the query of a request. It refuses parameters that are
-// not allowed, and any that is there twice: a misspelt parameter must not pass
-// for one that was obeyed.
+// parameters returns the query of a request. It refuses unknown parameters and repeated
+// ones, so that a client notices a misspelt parameter.
 func parameters(c *gin.Context, allowed ...string) (url.Values, error) {
 	values, err := parseQuery(c.Request.URL.RawQuery)
 	if err != nil {
@@ -72,7 +71,8 @@ func integer(values url.Values, name string, def, least, most int) (int, error) 
 	return n, nil
 }
 
-// batchID returns the id in the path. What cannot be an id belongs to no batch.
+// batchID returns the id in the path. It returns a "not found" error for a text that
+// cannot be an id.
 func batchID(c *gin.Context) (string, error) {
 	if id := c.Param("id"); isPlainName(id, 64) {
 		return id, nil
@@ -80,9 +80,9 @@ func batchID(c *gin.Context) (string, error) {
 	return "", batch.ErrNotFound
 }
 
-// idempotencyKey returns the key of a submission, empty where there is none. It
-// may be quoted, as the draft standard has it (draft-ietf-httpapi-idempotency-key-header),
-// or bare, as many clients send it.
+// idempotencyKey returns the key of a submission, or "" if there is none. The key may be
+// quoted, as in draft-ietf-httpapi-idempotency-key-header, or bare, as many clients send
+// it.
 func idempotencyKey(h http.Header) (string, error) {
 	const expected = "expected 1 to 255 visible ASCII characters, bare or in double quotes"
 	values := h.Values("Idempotency-Key")

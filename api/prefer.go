@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// preferences are what a Prefer header (RFC 7240) asks for. What is not known
-// or not well-formed is ignored, as RFC 7240 §2 has it.
+// preferences are the preferences in a Prefer header (RFC 7240). Unknown and malformed
+// preferences are ignored, as RFC 7240 §2 requires.
 type preferences struct {
-	// wait is how long the client would wait; waits says that it said so.
+	// wait is how long the client is willing to wait; waits: the client set it.
 	wait  time.Duration
 	waits bool
 	// async asks for an answer before the batch has ended.
@@ -37,7 +37,7 @@ func parsePrefer(h http.Header) preferences {
 	return p
 }
 
-// parseWait reads the seconds of a wait: digits, however many. The caller shortens a
+// parseWait reads the seconds of a wait: any number of digits. The caller shortens a
 // wait that is longer than the server allows.
 func parseWait(value string) (time.Duration, bool) {
 	const most = 1<<31 - 1
@@ -46,13 +46,13 @@ func parseWait(value string) (time.Duration, bool) {
 	}
 	seconds, err := strconv.ParseUint(value, 10, 64)
 	if err != nil {
-		seconds = most // it has more digits than a number holds
+		seconds = most // the number has too many digits for an integer
 	}
 	return time.Duration(min(seconds, most)) * time.Second, true
 }
 
-// waitFor returns how long to wait for the end of a batch, and what to say of
-// it in Preference-Applied.
+// waitFor returns how long to wait for the end of a batch, and the value of
+// Preference-Applied.
 func (p preferences) waitFor(def, most time.Duration) (time.Duration, string) {
 	switch {
 	case p.waits:

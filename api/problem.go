@@ -58,7 +58,7 @@ var (
 type requestError struct {
 	kind   kind
 	detail string
-	// header is sent with the answer; a name and its value, or empty.
+	// header is an additional header of the answer, as a name and its value, or empty.
 	header [2]string
 }
 
@@ -74,8 +74,8 @@ func (e *requestError) with(name, value string) *requestError {
 	return e
 }
 
-// problemOf is the only map from errors to HTTP. What it does not know is an
-// internal fault, of which the client learns nothing but the request's id.
+// problemOf is the only mapping from errors to HTTP. An error without a mapping is an
+// internal error, of which the client gets only the request's id.
 func problemOf(err error, header http.Header, requestID string) *problem {
 	var (
 		refused     *requestError
@@ -146,16 +146,16 @@ func invalidProblem(invalid *batch.InvalidError) *problem {
 	return p
 }
 
-// setRetryAfter writes whole seconds, rounded up, at least one.
+// setRetryAfter sets the header to whole seconds, rounded up, at least one.
 func setRetryAfter(header http.Header, after time.Duration) {
 	seconds := max(1, int(math.Ceil(after.Seconds())))
 	header.Set("Retry-After", strconv.Itoa(seconds))
 }
 
-// handler answers a request, or returns why not.
+// handler answers a request, or returns an error.
 type handler func(c *gin.Context) error
 
-// handle turns a handler into gin's.
+// handle converts a handler to gin's type.
 func (s *Server) handle(h handler) gin.HandlerFunc {
 	return func(c *gin.Context) {
 		if err := h(c); err != nil {
@@ -164,14 +164,14 @@ func (s *Server) handle(h handler) gin.HandlerFunc {
 	}
 }
 
-// fail answers with the problem that an error stands for.
+// fail answers with the problem for an error.
 func (s *Server) fail(c *gin.Context, err error) {
 	c.Abort()
 	ctx := c.Request.Context()
 	id := requestID(c)
 	if c.Writer.Written() {
-		// Half of an answer is out. Only a broken connection still tells the
-		// client that the other half is missing.
+		// The first half of the answer has been sent. Only a broken connection can tell
+		// the client that the second half is missing.
 		if ctx.Err() == nil {
 			s.cfg.Logger.ErrorContext(ctx, "answer broken off", "request_id", id, "route", c.FullPath(), "error", err)
 		}

@@ -20,22 +20,23 @@ import (
 const (
 	defaultResultLimit = 1000
 	maxResultLimit     = 10_000
-	// pageBytes is the most bytes of the results in one JSON document, be it a page or a
-	// batch, so that it stays readable in one piece. One result is always in it.
+	// pageBytes is the most bytes of results in one JSON document, a page or a batch, so
+	// that clients can parse it as a whole. A document always has at least one result.
 	pageBytes = 8 << 20
 
-	// chunkBytes is what one read from the store should bring. The number of
-	// results to ask for follows from the size of those before.
+	// chunkBytes is the intended size of one read from the store. The size of the
+	// results so far determines how many results to ask for.
 	chunkBytes = 2 << 20
 	firstChunk = 100
 	leastChunk = 8
 	mostChunk  = 500
-	// pagePause is the pause before a store that is unavailable is asked for a page again.
+	// pagePause is the pause before the next request for a page to a store that was
+	// unavailable.
 	pagePause = 100 * time.Millisecond
 )
 
-// results answers with results in the order of the actions, at any time: as
-// one JSON page, or all of them as NDJSON.
+// results answers with results in the order of the actions, at any time: one page as
+// JSON, or all of them as NDJSON.
 func (s *Server) results(c *gin.Context) error {
 	media, err := negotiate(c, mediaJSON, mediaNDJSON, "application/ndjson", "application/jsonl")
 	if err != nil {
@@ -84,7 +85,7 @@ func (s *Server) results(c *gin.Context) error {
 	return out.end("]," + string(tail[1:]))
 }
 
-// resultPage is what follows the results of a page.
+// resultPage has the fields that follow the results of a page.
 type resultPage struct {
 	From  int       `json:"from"`
 	Next  *int      `json:"next"`
@@ -127,7 +128,7 @@ func resultQuery(c *gin.Context) (batch.ResultQuery, url.Values, error) {
 	return q, given, err
 }
 
-// outcomesIn returns the outcomes that a request names, nil if it names none.
+// outcomesIn returns the outcomes that a request names, or nil if it names none.
 func outcomesIn(given url.Values, allowed []batch.Outcome) ([]batch.Outcome, error) {
 	if !given.Has("outcome") {
 		return nil, nil
@@ -151,9 +152,9 @@ func outcomeNames(outcomes []batch.Outcome) string {
 	return strings.Join(names, ", ")
 }
 
-// eachPage reads results in chunks of about chunkBytes, at most q.Limit of
-// them (0 means all), until write says that it has enough. It returns the
-// index to go on from, or -1 at the end of the batch.
+// eachPage reads results in chunks of about chunkBytes, at most q.Limit of them (0
+// means all), until write reports that it has enough. It returns the index from which
+// to continue, or -1 at the end of the batch.
 func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQuery, write func([][]byte) (more bool, err error)) (int, error) {
 	left, chunk := q.Limit, firstChunk
 	for {
@@ -181,8 +182,9 @@ func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQ
 	}
 }
 
-// page reads one page. Half of an answer may be out, so a store that is unavailable is
-// asked once more, until the request's budget is spent. Each page has the whole of it.
+// page reads one page. The first half of an answer may already be sent, so page retries
+// while the store is unavailable, until the request's budget is spent. Each page has
+// the whole budget.
 func (s *Server) page(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
 	for {
 		page, err := s.cfg.Store.Results(ctx, owner, id, q)
@@ -201,7 +203,7 @@ func (s *Server) page(ctx context.Context, owner, id string, q batch.ResultQuery
 	}
 }
 
-// allPages reads the results of a batch, of which the first may be there already.
+// allPages reads the results of a batch, which may already hold the first ones.
 func (s *Server) allPages(ctx context.Context, b *batch.Batch, write func([][]byte) (more bool, err error)) error {
 	var q batch.ResultQuery
 	if b.First != nil {
@@ -222,27 +224,27 @@ func size(results [][]byte) int {
 	return total
 }
 
-// resultWriter streams encoded results as the body of an answer. The header is
-// written with the first chunk, so that what fails before is still a problem document.
+// resultWriter streams encoded results as the body of an answer. It writes the header
+// with the first chunk, so that an earlier error can still be a problem document.
 type resultWriter struct {
 	c       *gin.Context
 	status  int
 	media   string
 	head    []byte
 	between string
-	// most bounds the bytes of the results, 0 means not at all.
+	// most bounds the bytes of the results; 0 means no bound.
 	most    int
 	written int
 	count   int
-	cut     int    // the index of the first result that there was no room for, or -1
-	text    []byte // of the chunk that is written
+	cut     int    // the index of the first result without room, or -1
+	text    []byte // the chunk being written
 }
 
 func newResultWriter(c *gin.Context, status int, media string, head []byte, between string) *resultWriter {
 	return &resultWriter{c: c, status: status, media: media, head: head, between: between, cut: -1}
 }
 
-// write takes a chunk, and reports whether there is room for another.
+// write writes a chunk, and reports whether there is room for another.
 func (w *resultWriter) write(results [][]byte) (bool, error) {
 	out := append(slices.Grow(w.text[:0], len(w.head)+size(results)+len(results)), w.begin()...)
 	for _, r := range results {
@@ -266,21 +268,21 @@ func (w *resultWriter) write(results [][]byte) (bool, error) {
 		return false, err
 	}
 	if w.between == "\n" {
-		w.c.Writer.Flush() // lines are of use before the last one is there
+		w.c.Writer.Flush() // the client can use the first lines at once
 	}
 	return w.cut < 0, nil
 }
 
-// indexOf returns the index in an encoded result.
+// indexOf returns the index field of an encoded result.
 func indexOf(encoded []byte) int {
 	var r struct {
 		Index int `json:"index"`
 	}
-	_ = json.Unmarshal(encoded, &r) // it was encoded by batchd
+	_ = json.Unmarshal(encoded, &r) // batchd encoded it, so it is valid
 	return r.Index
 }
 
-// begin writes the header once, and returns what the body starts with.
+// begin writes the header once, and returns the start of the body.
 func (w *resultWriter) begin() []byte {
 	if w.c.Writer.Written() {
 		return nil

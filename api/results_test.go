@@ -18,7 +18,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// completed stores a batch of n actions whose results have bodies of that size.
+// completed stores a batch of n actions whose results have bodies of the given size.
 func (f *fixture) completed(t *testing.T, n, size int) string {
 	t.Helper()
 	body := `"` + strings.Repeat("x", size) + `"`
@@ -112,7 +112,7 @@ func TestADocumentHoldsAsManyResultsAsFit(t *testing.T) {
 	f := setup(t)
 	f.store.run = func(i int, _ *batch.Action) *batch.Result {
 		if i < 100 {
-			return succeeded("1") // small ones first: what follows is larger than they let expect
+			return succeeded("1") // the first ones are small, so the later ones are larger than the server estimates
 		}
 		return succeeded(`"` + strings.Repeat("x", 300_000) + `"`)
 	}
@@ -123,7 +123,7 @@ func TestADocumentHoldsAsManyResultsAsFit(t *testing.T) {
 		Next        *int            `json:"next"`
 	}
 	read := func(c call) document {
-		w := serve(f, c.request(t)) // to compare that much with the description takes a minute
+		w := serve(f, c.request(t)) // validating so many bytes against the description takes a minute
 		require.Equal(t, http.StatusOK, w.Code)
 		require.LessOrEqual(t, w.Body.Len(), pageBytes+2000)
 		var doc document

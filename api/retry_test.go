@@ -13,8 +13,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// A retry that names no outcomes repeats nothing that may have been done already, and
-// nothing that a person had stopped.
+// A retry that names no outcomes does not repeat an action that may have taken effect,
+// or one that a client cancelled.
 func TestARetryWithoutOutcomesLeavesUnknownAndCancelledAlone(t *testing.T) {
 	t.Parallel()
 	outcomes := []batch.Outcome{
@@ -42,7 +42,7 @@ func TestARetryWithoutOutcomesLeavesUnknownAndCancelledAlone(t *testing.T) {
 	}
 }
 
-// A retry is held to the limit that the submission was held to.
+// The limit for a submission also applies to a retry.
 func TestARetryAsksTheOwnersLimit(t *testing.T) {
 	t.Parallel()
 	rate := batch.Rate{N: 5, Per: time.Minute}
@@ -68,7 +68,7 @@ func TestARetryAsksTheOwnersLimit(t *testing.T) {
 				if test.when != "" && test.when != PerItem {
 					return
 				}
-				// The one over all has room for everything.
+				// The server's own limit has room for everything.
 				c.Limits.Admission = Admission{Rate: batch.Rate{N: 100, Per: time.Minute}}
 				ep := Endpoint{Path: "/crm/batch", Target: "crm", MaxActions: 10, Admission: Admission{Rate: test.rate, WhenExceeded: test.when}}
 				path, start = ep.Path, `{"actions":[`

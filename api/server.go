@@ -13,13 +13,13 @@ import (
 	"github.com/gin-gonic/gin"
 )
 
-// The bounds of a connection. A request that moves bytes is never cut by them.
+// The timeouts of a connection. They never cut a request while its bytes move.
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
-	// stallTimeout is how long a peer may neither send the next byte of a body
-	// nor take the next bytes of an answer.
+	// stallTimeout is how long a peer may pause before it sends the next byte of a body
+	// or takes the next bytes of an answer.
 	stallTimeout = 30 * time.Second
 )
 
@@ -30,15 +30,15 @@ type Server struct {
 	nesting *nesting
 	handler http.Handler
 	// answerBytes is the most bytes of targets' bodies in one answer of a dialect,
-	// which is held in memory as a whole.
+	// which the server holds in memory as a whole.
 	answerBytes int
 
 	draining  chan struct{}
 	drainOnce sync.Once
 }
 
-// New returns a server of the API, or an error that lists everything that is
-// wrong with the configuration.
+// New returns a server of the API, or an error that lists all faults of the
+// configuration.
 func New(cfg Config) (*Server, error) {
 	cfg = cfg.withDefaults()
 	if err := cfg.validate(); err != nil {
@@ -57,13 +57,13 @@ func New(cfg Config) (*Server, error) {
 	return s, nil
 }
 
-// routes is the whole API on one screen.
+// routes shows the whole API on one screen.
 func (s *Server) routes() (*gin.Engine, error) {
 	gin.SetMode(gin.ReleaseMode)
 	e := gin.New()
 	e.HandleMethodNotAllowed = true
-	e.RedirectTrailingSlash = false // a redirected POST loses its body in many clients
-	e.UseEscapedPath = true         // an id that holds %2F must not become two segments
+	e.RedirectTrailingSlash = false // many clients redirect a POST without its body
+	e.UseEscapedPath = true         // otherwise an id with %2F would become two segments
 	e.ForwardedByClientIP = false
 	if err := e.SetTrustedProxies(nil); err != nil {
 		return nil, err
@@ -100,13 +100,12 @@ func (s *Server) routes() (*gin.Engine, error) {
 	return e, nil
 }
 
-// Handler returns the API without a server around it.
+// Handler returns the API's handler without a server around it.
 func (s *Server) Handler() http.Handler { return s.handler }
 
-// Run serves the API on the listener until the context ends. It then takes no
-// new connections, ends waits and event streams, and lets other requests finish
-// for as long as Config.DrainTimeout. It closes the listener, and can be
-// called once.
+// Run serves the API on the listener until the context ends. It then accepts no new
+// connections, ends waits and event streams, and gives other requests
+// Config.DrainTimeout to finish. It closes the listener. Run can be called only once.
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	srv := &http.Server{
 		Handler:           s.handler,

@@ -14,8 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// running serves the fixture on a port of its own. Stop ends it and returns
-// what Run returned.
+// running serves the fixture on its own port. Stop ends it and returns the result of
+// Run.
 func (f *fixture) running(t *testing.T) (addr string, stop func() error) {
 	t.Helper()
 	ln, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
@@ -30,7 +30,7 @@ func (f *fixture) running(t *testing.T) (addr string, stop func() error) {
 	}
 }
 
-// stalling returns the API with another bound for stalls.
+// stalling returns the API with another stall timeout.
 func (f *fixture) stalling(t *testing.T, timeout time.Duration) http.Handler {
 	t.Helper()
 	engine, err := f.routes()
@@ -52,7 +52,8 @@ func TestAnUploadThatIsCutLeavesNothing(t *testing.T) {
 	t.Parallel()
 	lines := strings.Repeat("{\"method\":\"GET\",\"path\":\"/a\"}\n", 100)
 	for name, request := range map[string]string{
-		// The line that is cut is whole by itself: only the length tells.
+		// The line that is cut is complete by itself: only the length shows that the
+		// body is not.
 		"by length": "POST /batch?target=crm HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 100000\r\n\r\n" + lines,
 		"in chunks": "POST /batch?target=crm HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\nb54\r\n" + lines[:0xb54-28] + lines[:28] + "\r\n",
 		"JSON":      "POST /batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n" + two,
@@ -87,7 +88,7 @@ func TestAnUploadThatStallsIsCut(t *testing.T) {
 	require.Contains(t, string(answer), "Connection: close")
 	require.Zero(t, f.store.holds())
 
-	// A body that no handler reads does not hold the connection either.
+	// A body that no handler reads does not block the connection either.
 	conn = dial(t, srv.Listener.Addr().String(), "POST /nope HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
 	answer, err = io.ReadAll(conn)
 	require.NoError(t, err)
@@ -114,15 +115,15 @@ func TestASlowUploadIsNotCut(t *testing.T) {
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL+"/batch?target=crm", reader)
 	require.NoError(t, err)
 	r.Header.Set("Content-Type", mediaNDJSON)
-	// The wait is longer than the timeout: a deadline that was left behind
-	// would pass for a client that hung up.
+	// The wait is longer than the timeout: if a deadline were left behind, it would
+	// pass and look like a client that hung up.
 	r.Header.Set("Prefer", "wait=2")
 	res, err := srv.Client().Do(r)
 	require.NoError(t, err)
 	require.NoError(t, res.Body.Close())
 	require.Equal(t, http.StatusAccepted, res.StatusCode)
 	require.Greater(t, time.Since(start), timeout)
-	require.NotContains(t, f.log.String(), "wait broken off")
+	require.NotContains(t, f.log.String(), "wait for a batch failed")
 }
 
 func TestReadingPastTheEndLeavesNoDeadline(t *testing.T) {
@@ -160,7 +161,7 @@ func TestAReaderThatStallsIsCut(t *testing.T) {
 	defer srv.Close()
 	dial(t, srv.Listener.Addr().String(), "GET /batch/"+id+"/results HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n\r\n")
 	select {
-	case <-ended: // although nobody reads
+	case <-ended: // although the client reads nothing
 	case <-time.After(10 * time.Second):
 		require.Fail(t, "the answer still hangs")
 	}
@@ -193,7 +194,7 @@ func TestRunDrains(t *testing.T) {
 	for lines.Scan() && lines.Text() != "event: progress" {
 		continue
 	}
-	// The head of a request that never comes does not keep the server either.
+	// A request whose head never arrives does not block the server either.
 	dial(t, addr, "GET /batch HTTP/1.1\r\n")
 
 	start := time.Now()

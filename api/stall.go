@@ -7,16 +7,15 @@ import (
 	"time"
 )
 
-// withStallTimeout gives every read of a request's body and every write of its
-// answer a deadline of their own. A peer that stalls is cut; one that is slow,
-// or an answer that is long, is not.
+// withStallTimeout gives every read of a request's body and every write of its answer
+// its own deadline. It cuts a peer that stalls, but not a slow peer or a long answer.
 func withStallTimeout(next http.Handler, timeout time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn := http.NewResponseController(w)
 		if r.Body != nil && r.Body != http.NoBody {
 			body := &stallReader{ReadCloser: r.Body, conn: conn, timeout: timeout}
-			// From the start, because a body that no handler reads is read by
-			// net/http before it reuses the connection.
+			// Set the deadline now: if no handler reads the body, net/http reads it
+			// before it reuses the connection.
 			body.extend(timeout)
 			r.Body = body
 		}
@@ -34,9 +33,9 @@ func (r *stallReader) Read(p []byte) (int, error) {
 	r.extend(r.timeout)
 	n, err := r.ReadCloser.Read(p)
 	if errors.Is(err, io.EOF) {
-		// The connection is now read in the background to notice a hang-up, for
-		// which a deadline would pass. net/http clears it when it first sees the
-		// end, but this may be a read after that.
+		// From here on, net/http reads the connection in the background to notice a
+		// hang-up, and a deadline would look like one. net/http clears the deadline
+		// when it first sees the end, but this may be a later read.
 		r.extend(0)
 	}
 	return n, err
@@ -47,7 +46,7 @@ func (r *stallReader) extend(timeout time.Duration) {
 	if timeout > 0 {
 		deadline = time.Now().Add(timeout)
 	}
-	_ = r.conn.SetReadDeadline(deadline) // unsupported only where there is no connection
+	_ = r.conn.SetReadDeadline(deadline) // fails only without a connection
 }
 
 type stallWriter struct {
@@ -56,7 +55,7 @@ type stallWriter struct {
 	timeout time.Duration
 }
 
-// Unwrap serves [http.ResponseController].
+// Unwrap is for [http.ResponseController].
 func (w *stallWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *stallWriter) WriteHeader(status int) {
@@ -69,14 +68,14 @@ func (w *stallWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Flush implements [http.Flusher], which gin asks for.
+// Flush implements [http.Flusher], which gin requires.
 func (w *stallWriter) Flush() {
 	w.extend()
-	_ = w.conn.Flush() // a broken connection shows at the next write
+	_ = w.conn.Flush() // a broken connection fails at the next write
 }
 
-// extend gives twice the time, because net/http may read what is left of the
-// body before it writes, and an answer must outlive a body that stalls.
+// extend sets twice the timeout, because net/http may read the rest of the body before
+// it writes, and an answer must outlive a body that stalls.
 func (w *stallWriter) extend() {
-	_ = w.conn.SetWriteDeadline(time.Now().Add(2 * w.timeout)) // unsupported as above
+	_ = w.conn.SetWriteDeadline(time.Now().Add(2 * w.timeout)) // fails only without a connection, as above
 }

@@ -13,8 +13,8 @@ import (
 
 var _ batch.Store = (*fakeStore)(nil)
 
-// fakeStore keeps batches in memory. What a worker would do is done by hand
-// with finish, or at once by run.
+// fakeStore keeps batches in memory. Tests do the work of a worker with finish, or at
+// once with run.
 type fakeStore struct {
 	mu       sync.Mutex
 	now      func() time.Time
@@ -24,16 +24,16 @@ type fakeStore struct {
 	uploads  int // open ones
 	admitted int // actions, by any limit
 	watchers map[string]map[chan *batch.Batch]struct{}
-	// down is answered by everything, once that many calls have passed.
+	// down is the error of every call, after the first few calls.
 	down      error
 	downAfter int
 	// run, if set, ends an action as soon as its batch is committed.
 	run func(index int, a *batch.Action) *batch.Result
-	// largest is the most results that were asked for at once.
+	// largest is the largest number of results that a request asked for at once.
 	largest int
-	// firsts is how many batches were read with their first results.
+	// firsts counts the batches that were read with their first results.
 	firsts int
-	// hands says that who watches a batch is handed it as it ended.
+	// hands: a request that watches a batch receives the batch when it ends.
 	hands bool
 }
 
@@ -59,7 +59,7 @@ func newFakeStore() *fakeStore {
 	}
 }
 
-// lock begins a call; it fails where the store is down.
+// lock begins a call; it fails while the store is down.
 func (s *fakeStore) lock() (func(), error) {
 	s.mu.Lock()
 	if s.down != nil {
@@ -217,7 +217,7 @@ func (u *fakeUpload) Abort(ctx context.Context) {
 	}
 }
 
-// end records a result. The store is locked.
+// end records a result. The caller holds the lock.
 func (s *fakeStore) end(b *fakeBatch, index int, r *batch.Result) {
 	r.ID, r.Index = batch.ActionID(b.actions[index].ID, index), index
 	b.results[index] = r
@@ -258,7 +258,7 @@ func (s *fakeStore) setDown(err error) {
 	s.down = err
 }
 
-// holds returns how many things the store keeps: batches, open uploads, keys.
+// holds returns the number of objects in the store: batches, open uploads, keys.
 func (s *fakeStore) holds() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -331,7 +331,7 @@ func (s *fakeStore) Results(_ context.Context, owner, id string, q batch.ResultQ
 	return b.page(q)
 }
 
-// firstInFake is how many results come with a batch.
+// firstInFake is the number of results that the store returns with a batch.
 const firstInFake = 3
 
 func (b *fakeBatch) page(q batch.ResultQuery) (*batch.ResultPage, error) {
@@ -480,7 +480,7 @@ func (s *fakeStore) Watch(id string) (<-chan *batch.Batch, func()) {
 	}
 }
 
-// watching returns how many watches are held.
+// watching returns the number of open watches.
 func (s *fakeStore) watching() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -11,8 +11,8 @@ import (
 	"github.com/batchd/batchd/internal/crash"
 )
 
-// settleTimeout bounds the store's work on a submission whose client is no
-// longer waited for: the commit of a whole upload, and dropping a broken one.
+// settleTimeout bounds the store's work on a submission when no client waits for it any
+// more: committing a whole upload, or dropping a broken one.
 const settleTimeout = 15 * time.Second
 
 // submit accepts a batch. The endpoint is nil for /batch itself.
@@ -71,7 +71,7 @@ func (s *Server) submit(ep *Endpoint) handler {
 	}
 }
 
-// acknowledge says of a batch that exists how it came about.
+// acknowledge sets the headers that tell how an existing batch was accepted.
 func (s *Server) acknowledge(c *gin.Context, b *batch.Batch, replayed bool, applied string) {
 	if replayed {
 		c.Header("Idempotency-Replayed", "true")
@@ -90,8 +90,8 @@ func (s *Server) read(dec *decoder, media string, body *body, query string) (*ba
 	return dec.readJSON(body)
 }
 
-// answerSubmission answers 200 with the results if the batch ends in time, and
-// else 202.
+// answerSubmission answers 200 with the results if the batch ends in time, and 202
+// otherwise.
 func (s *Server) answerSubmission(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.Duration) error {
 	c.Header("Location", location(b.ID))
 	b, err := s.follow(c, ep, b, wait)
@@ -105,8 +105,8 @@ func (s *Server) answerSubmission(c *gin.Context, ep *Endpoint, b *batch.Batch, 
 	return writeJSON(c, http.StatusAccepted, mediaJSON, newDocument(b))
 }
 
-// waitFor returns how long to wait before answering, and the preference that
-// was applied.
+// waitFor returns how long to wait before the answer, and the preference that was
+// applied.
 func (s *Server) waitFor(ep *Endpoint, h http.Header) (time.Duration, string) {
 	def, most := time.Duration(0), s.cfg.Limits.MaxWait
 	if ep != nil && ep.Wait > 0 {
@@ -126,8 +126,8 @@ func (s *Server) rules(ep *Endpoint, authorization string) rules {
 	return r
 }
 
-// staging is an upload that is opened with its first action, so that a
-// submission without a good one asks nothing of the store.
+// staging is an upload that begins with its first action, so a submission without a
+// valid action does not reach the store.
 type staging struct {
 	store      batch.Store
 	owner, key string
@@ -148,8 +148,8 @@ func (g *staging) add(ctx context.Context, a *batch.Action) error {
 	return g.upload.Add(ctx, a)
 }
 
-// commit makes the batch exist. From here on the client's hanging up no longer
-// matters: whether the batch exists must not depend on when the connection broke.
+// commit makes the batch exist. From here on a hang-up of the client no longer matters:
+// whether the batch exists must not depend on when the connection broke.
 func (g *staging) commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
 	defer cancel()
@@ -158,7 +158,7 @@ func (g *staging) commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, b
 	return b, replayed, err
 }
 
-// abort drops what was staged, unless it was committed.
+// abort drops the staged actions, unless they were committed.
 func (g *staging) abort(ctx context.Context) {
 	if g.upload == nil {
 		return

@@ -11,28 +11,28 @@ import (
 )
 
 const (
-	// pollInterval is how often a waiting request looks by itself, because a
-	// wake-up can be lost with a connection.
+	// pollInterval is how often a waiting request reads the batch without a wake-up,
+	// because a wake-up can be lost with a connection.
 	pollInterval = 2 * time.Second
-	// newPause is when it looks for the first time at a batch that was just committed.
-	// That is not likely to have ended before it is watched.
+	// newPause is the time before the first read of a batch that was just committed.
+	// The batch has probably not ended before the request watches it.
 	newPause = 20 * time.Millisecond
 )
 
-// watch says how a batch is waited for.
+// watch describes how a request waits for a batch.
 type watch struct {
-	wait  time.Duration // at most; 0 is a look
-	pause time.Duration // until the first look, unless it is woken
+	wait  time.Duration // at most; 0 reads once
+	pause time.Duration // until the first read, unless a wake-up comes
 	few   int           // see [batch.Store.Get]
 }
 
-// await returns the batch as it is when it is terminal, when the time is over,
-// or when the server drains, whichever comes first.
+// await returns the batch when it is terminal, when the time is over, or when the
+// server drains, whichever comes first.
 func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.Batch, error) {
 	if w.wait <= 0 {
 		return s.cfg.Store.Get(ctx, owner, id, w.few)
 	}
-	// Watching begins before looking, or an end in between would be missed.
+	// Watch before reading: otherwise an end in between would be missed.
 	wake, stop := s.cfg.Store.Watch(id)
 	defer stop()
 	over := time.NewTimer(w.wait)
@@ -67,8 +67,8 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 	}
 }
 
-// follow waits for the end of a batch. The batch exists, whatever happens here: a
-// wait that fails falls back to what is known.
+// follow waits for the end of a batch. The batch exists in any case: if the wait fails,
+// follow returns the last known state.
 func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.Duration) (*batch.Batch, error) {
 	if wait <= 0 || b.Status.Terminal() {
 		return b, nil
@@ -84,7 +84,7 @@ func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.
 		}
 		return nil, err
 	}
-	s.cfg.Logger.WarnContext(ctx, "wait broken off", "request_id", requestID(c), "batch_id", b.ID, "error", err)
+	s.cfg.Logger.WarnContext(ctx, "wait for a batch failed", "request_id", requestID(c), "batch_id", b.ID, "error", err)
 	return b, nil
 }
 
@@ -93,6 +93,6 @@ func (s *Server) cancelAbandoned(c *gin.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), settleTimeout)
 	defer cancel()
 	if _, err := s.cfg.Store.Cancel(ctx, owner(c), id); err != nil && !errors.Is(err, batch.ErrTerminal) {
-		s.cfg.Logger.WarnContext(ctx, "batch of a client that hung up not cancelled", "request_id", requestID(c), "batch_id", id, "error", err)
+		s.cfg.Logger.WarnContext(ctx, "cancelling the batch of a client that hung up failed", "request_id", requestID(c), "batch_id", id, "error", err)
 	}
 }

@@ -40,7 +40,7 @@ func TestPreferences(t *testing.T) {
 	}
 }
 
-// within makes the call in a bubble and returns the answer and how long it took.
+// within makes the call in a bubble and returns the answer and its duration.
 func (f *fixture) within(t *testing.T, c call) (*httptest.ResponseRecorder, time.Duration) {
 	t.Helper()
 	start := time.Now()
@@ -53,7 +53,7 @@ func TestASubmissionCanWait(t *testing.T) {
 	post := func(prefer string) call {
 		return call{method: "POST", path: "/batch", body: two, headers: []string{"Prefer: " + prefer}}
 	}
-	// endAfter ends all of the first batch at that time.
+	// endAfter ends the first batch after a duration.
 	endAfter := func(f *fixture, d time.Duration) {
 		time.AfterFunc(d, func() {
 			f.store.finish("batch-1", 1, succeeded("2"))
@@ -183,7 +183,8 @@ func TestASubmissionCanWait(t *testing.T) {
 	})
 }
 
-// Who watches a batch is handed it whoever owns it.
+// A watch delivers the ended batch to the watching request, even if it belongs to
+// another owner.
 func TestWhoWaitsForAnothersBatchIsNotHandedIt(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
@@ -253,7 +254,7 @@ func TestAGetCanWait(t *testing.T) {
 	})
 }
 
-// The zero of a limit is a limit of zero, not its default.
+// A limit of zero means zero, not the default.
 func TestNoRequestWaitsIfNoneMay(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
