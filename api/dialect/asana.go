@@ -16,8 +16,8 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// asana is the format of Asana's batch API: actions under data, and a list of
-// status, headers and body under data again.
+// asana is the format of Asana's batch API: a list of actions under data, and an answer
+// with a list of status, headers and body, again under data.
 type asana struct{}
 
 // Decode implements [Dialect].
@@ -60,7 +60,7 @@ func readAsana(dec *jsontext.Decoder, it *item) (bool, error) {
 			options, err = it.asanaOptions(dec)
 			return err
 		default:
-			// What it becomes depends on the method, which may come later.
+			// The method, which may come later, determines the use of the data.
 			value, err := dec.ReadValue()
 			data = value.Clone()
 			return err
@@ -82,8 +82,8 @@ func readAsana(dec *jsontext.Decoder, it *item) (bool, error) {
 	return true, nil
 }
 
-// asanaData makes the data of an action its content, or its query where the
-// method has no content.
+// asanaData makes the data of an action its body, or its query if the method has no
+// body.
 func (it *item) asanaData(data jsontext.Value) error {
 	it.Prefix = it.base + "/data"
 	defer func() { it.Prefix = "" }()
@@ -134,8 +134,8 @@ func (it *item) asanaOptions(dec *jsontext.Decoder) (string, error) {
 	})
 }
 
-// asanaQuery reads an object as a query. Several values of a name stand in one,
-// with commas.
+// asanaQuery reads an object as a query. Several values of one name are joined with
+// commas.
 func (it *item) asanaQuery(dec *jsontext.Decoder, fields []string, read func(name string, add func(string)) error) (string, error) {
 	var pairs []string
 	_, err := it.Object(dec, fields, func(name string) error {
@@ -150,7 +150,7 @@ func (it *item) asanaQuery(dec *jsontext.Decoder, fields []string, read func(nam
 	return strings.Join(pairs, "&"), err
 }
 
-// asanaResult has nil for what opt_fields does not select.
+// asanaResult has nil for each field that opt_fields does not select.
 type asanaResult struct {
 	StatusCode   int             `json:"status_code,omitempty"`
 	Headers      *map[string]any `json:"headers,omitempty"`
@@ -196,7 +196,7 @@ func asanaAnswer(r *batch.Result) (asanaResult, error) {
 	one := asanaResult{StatusCode: statusOf(r), Headers: &headers}
 	if !answered(r) {
 		var err error
-		clear(headers) // those of half an answer say nothing of this body
+		clear(headers) // headers of an incomplete answer do not describe this body
 		one.Body, err = encode(asanaError{[]asanaMessage{{reasonOf(r)}}})
 		return one, err
 	}
@@ -208,7 +208,8 @@ func asanaAnswer(r *batch.Result) (asanaResult, error) {
 	return one, err
 }
 
-// asanaFields returns what opt_fields selects: all, where it is not there.
+// asanaFields returns the selection of opt_fields: every field, if opt_fields is
+// missing.
 func asanaFields(r *Request) func(string) bool {
 	var selected []string
 	for _, list := range r.Query["opt_fields"] {
@@ -221,7 +222,7 @@ func asanaFields(r *Request) func(string) bool {
 	return func(field string) bool { return len(selected) == 0 || slices.Contains(selected, field) }
 }
 
-// asanaPretty reports whether opt_pretty is there, and not false.
+// asanaPretty reports whether opt_pretty is present and not false.
 func asanaPretty(r *Request) bool {
 	return r.Query.Has("opt_pretty") && r.Query.Get("opt_pretty") != "false"
 }

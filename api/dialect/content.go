@@ -16,21 +16,21 @@ const mediaProblem = "application/problem+json"
 const (
 	// base64Encoding marks a body that is neither JSON nor text.
 	base64Encoding = "base64"
-	// textEncoding marks a body of the type JSON that is put into the answer as text,
-	// because it is nested too deep.
+	// textEncoding marks a JSON body that the answer contains as text, because it is
+	// nested too deep.
 	textEncoding = "text"
 )
 
-// content is a target's body, in a place of an answer that takes any JSON.
+// content is a target's body, for a field of an answer that takes any JSON.
 type content struct {
-	// value is nil where there is no body.
+	// value is nil if there is no body.
 	value json.RawMessage
-	// encoding is "base64" where value is a string that is encoded so, and "text"
-	// where it is the text of JSON that is nested deeper than [batch.MaxDepth].
+	// encoding is "base64" if value is a base64 string, and "text" if value is the text
+	// of JSON that is nested deeper than [batch.MaxDepth].
 	encoding string
 }
 
-// contentOf puts JSON there as it came, text as a string, and the rest in base64.
+// contentOf returns JSON unchanged, text as a string, and any other body in base64.
 func contentOf(r *batch.Result) (content, error) {
 	if len(r.Body) == 0 {
 		return content{}, nil
@@ -38,7 +38,7 @@ func contentOf(r *batch.Result) (content, error) {
 	text, encoding := textOf(r)
 	if saysJSON(r) && encoding == "" && !r.Truncated {
 		if !batch.Shallow(r.Body) {
-			encoding = textEncoding // not to be parsed to see whether it is valid
+			encoding = textEncoding // too deep for the parser, so it stays text
 		} else if json.Valid(r.Body) {
 			return content{value: r.Body}, nil
 		}
@@ -47,7 +47,7 @@ func contentOf(r *batch.Result) (content, error) {
 	return content{value, encoding}, err
 }
 
-// textOf returns a target's body as text, and "base64" where it is encoded so.
+// textOf returns a target's body as text, or in base64 with the encoding "base64".
 func textOf(r *batch.Result) (text, encoding string) {
 	if !r.Undecoded && utf8.Valid(r.Body) {
 		return string(r.Body), ""
@@ -55,9 +55,9 @@ func textOf(r *batch.Result) (text, encoding string) {
 	return base64.StdEncoding.EncodeToString(r.Body), base64Encoding
 }
 
-// saysJSON reports whether a body is said to be JSON. A target that says nothing
-// leaves it to the recipient to look (RFC 9110 §8.3); then a number or a word may be
-// text as well.
+// saysJSON reports whether the target declares a body as JSON. Without a Content-Type,
+// the recipient may inspect the body (RFC 9110 §8.3). Then a JSON number or literal may
+// as well be text.
 func saysJSON(r *batch.Result) bool {
 	for _, h := range r.Headers {
 		if strings.EqualFold(h.Name, "Content-Type") {
@@ -68,16 +68,15 @@ func saysJSON(r *batch.Result) bool {
 	return len(first) > 0 && (first[0] == '{' || first[0] == '[')
 }
 
-// namesJSON reports whether a Content-Type is one of JSON.
+// namesJSON reports whether a Content-Type is a JSON type.
 func namesJSON(media string) bool {
 	media, _, _ = strings.Cut(media, ";")
 	media = strings.ToLower(strings.TrimSpace(media))
 	return media == mediaJSON || strings.HasSuffix(media, "+json")
 }
 
-// headersOf returns headers as an object. The values of a name that came more
-// than once are joined (RFC 9110 §5.3); those of Set-Cookie, which must not be,
-// stand in a list.
+// headersOf returns headers as an object. It joins the values of a name that came more
+// than once (RFC 9110 §5.3), but lists those of Set-Cookie, which must not be joined.
 func headersOf(r *batch.Result) map[string]any {
 	joined := make(map[string][]string, len(r.Headers))
 	for _, h := range r.Headers {
@@ -105,7 +104,7 @@ func encode(v any) ([]byte, error) {
 	return bytes.TrimSuffix(out.Bytes(), []byte{'\n'}), nil
 }
 
-// refuse encodes what a refused batch is answered with.
+// refuse encodes the answer to a refused batch.
 func refuse(status int, media string, v any) (*Answer, error) {
 	body, err := encode(v)
 	if err != nil {

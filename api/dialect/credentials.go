@@ -8,13 +8,13 @@ import (
 	"unicode/utf8"
 )
 
-// Credentials are what a caller identifies itself with, in any dialect.
+// Credentials are the credentials of a request, in any dialect.
 type Credentials struct {
 	Authorization string
 	// APIKey and UserKey come as X-API-KEY and X-USER-KEY.
 	APIKey  string
 	UserKey string
-	// Token comes in the query.
+	// Token comes from the query.
 	Token string
 }
 
@@ -38,8 +38,8 @@ func (c Credentials) WithToken(query url.Values) (Credentials, error) {
 	return c, err
 }
 
-// only returns the one value there is, or nothing. It refuses a second one,
-// because it would not be known whose request it is.
+// only returns the single value, or "" if there is none. It refuses a second value,
+// because the owner of the request would be ambiguous.
 func only(what string, values []string) (string, error) {
 	switch len(values) {
 	case 0:
@@ -50,13 +50,13 @@ func only(what string, values []string) (string, error) {
 		}
 		return values[0], nil
 	}
-	return "", &UnauthorizedError{fmt.Sprintf("the %s is there %d times: expected one", what, len(values))}
+	return "", &UnauthorizedError{fmt.Sprintf("the %s is present %d times: expected one", what, len(values))}
 }
 
-// Identity returns one text for the credential that identifies the client,
-// empty where there is none: only what a target goes by may tell owners apart,
-// or a limit could be dodged with a header that means nothing. It is as secret as
-// the credential.
+// Identity returns one text for the credential that identifies the client, or "" if
+// there is none. Only a credential that the target checks may distinguish owners:
+// otherwise a client could evade a limit with a meaningless header. The text is as
+// secret as the credential.
 func (c Credentials) Identity() string {
 	switch {
 	case c.Authorization != "":
@@ -66,7 +66,7 @@ func (c Credentials) Identity() string {
 			return "authorization: " + scheme
 		}
 		return "authorization: " + strings.ToLower(scheme) + " " + strings.TrimSpace(rest)
-	case c.APIKey != "" || c.UserKey != "": // an application's key, and that of one of its users
+	case c.APIKey != "" || c.UserKey != "": // the key of an application, and the key of one of its users
 		return "x-api-key: " + c.APIKey + "\nx-user-key: " + c.UserKey
 	case c.Token != "":
 		return "token: " + c.Token

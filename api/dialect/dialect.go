@@ -11,26 +11,26 @@ import (
 
 // Dialect is a wire format for batches. It keeps no state.
 type Dialect interface {
-	// Decode reads a batch request. Its error is an [InvalidError] with every
-	// fault, or an [UnauthorizedError].
+	// Decode reads a batch request. Its error is an [InvalidError] with every fault, or
+	// an [UnauthorizedError].
 	Decode(r *Request) (*Submission, error)
-	// Encode writes the answer to a request that was decoded: results[i] is that
-	// of the submission's i-th action. It is sent with the status 200.
+	// Encode writes the answer to a decoded request, which has the status 200:
+	// results[i] is the result of the submission's i-th action.
 	Encode(r *Request, s *Submission, results []batch.Result) ([]byte, error)
-	// Refuse writes the answer to a request that was not accepted.
+	// Refuse writes the answer to a refused request.
 	Refuse(p *Problem) (*Answer, error)
 }
 
-// Definition is a dialect as a configuration sees it.
+// Definition describes a dialect for the configuration.
 type Definition struct {
-	// Name is what a configuration calls it.
+	// Name is the dialect's name in a configuration.
 	Name string
-	// MaxActions is the most actions of one batch where the endpoint does not
-	// say. Zero means that of the server.
+	// MaxActions is the most actions of one batch if the endpoint does not set it. Zero
+	// means the server's limit.
 	MaxActions int
 	// Params are the parameters that an endpoint's path must have.
 	Params []string
-	// Media are the types of content that requests may have beside JSON.
+	// Media are the content types that requests may have beside JSON.
 	Media []string
 
 	Dialect
@@ -55,7 +55,7 @@ func Names() []string {
 	return names
 }
 
-// Named returns the dialect of that name.
+// Named returns the dialect with a name.
 func Named(name string) (Definition, bool) {
 	all := All()
 	i := slices.IndexFunc(all, func(d Definition) bool { return d.Name == name })
@@ -65,7 +65,7 @@ func Named(name string) (Definition, bool) {
 	return all[i], true
 }
 
-// Request is what a dialect sees of a batch request.
+// Request is the part of a batch request that a dialect sees.
 type Request struct {
 	Header http.Header
 	Query  url.Values
@@ -77,11 +77,10 @@ type Request struct {
 	// of one action's body.
 	MaxActions    int
 	MaxActionBody int64
-	// Sealed says that the store encrypts actions. Without it, a credential is
-	// a fault.
+	// Sealed: the store encrypts actions. Otherwise a credential is a fault.
 	Sealed bool
-	// Passthrough says that the Authorization of the request is meant for the
-	// target, also where the dialect does not say so.
+	// Passthrough: the Authorization of the request is for the target, even if the
+	// dialect does not define that.
 	Passthrough bool
 }
 
@@ -89,13 +88,14 @@ type Request struct {
 type Submission struct {
 	// Actions are valid.
 	Actions []batch.Action
-	// IDs are the ids of the actions as they were written, nil where there is none.
+	// IDs are the ids of the actions as the client wrote them, nil for an action
+	// without one.
 	IDs []json.RawMessage
 	// Credentials are those of the batch request.
 	Credentials Credentials
 }
 
-// Answer is what a refused request is answered with.
+// Answer is the answer to a refused request.
 type Answer struct {
 	Status int
 	// Media is the Content-Type.
@@ -103,8 +103,8 @@ type Answer struct {
 	Body  []byte
 }
 
-// Problem is why a batch was refused, or an action has no answer: a problem
-// document (RFC 9457).
+// Problem is the reason why a batch was refused, or why an action has no answer: a
+// problem document (RFC 9457).
 type Problem struct {
 	Type   string         `json:"type,omitempty"`
 	Title  string         `json:"title"`
@@ -113,21 +113,21 @@ type Problem struct {
 	Code   string         `json:"code,omitempty"`
 	Errors []ProblemError `json:"errors,omitempty"`
 	More   int            `json:"more,omitempty"`
-	// SentAt is when a request was sent whose fate is not known (RFC 3339).
+	// SentAt is when an action was sent whose outcome is unknown (RFC 3339).
 	SentAt string `json:"sent_at,omitempty"`
-	// Items is the number of items of a request that was read to its end.
+	// Items is the number of items, if the request was read to its end.
 	Items int `json:"-"`
 }
 
-// ProblemError is one fault of a submission. Index is left out where the fault
-// is the batch's own, and Pointer where it is in no document.
+// ProblemError is one fault of a submission. Index is nil if the fault concerns the
+// batch itself, and Pointer is empty if the fault is not in a document.
 type ProblemError struct {
 	Index   *int   `json:"index,omitempty"`
 	Pointer string `json:"pointer,omitempty"`
 	Detail  string `json:"detail"`
 }
 
-// InvalidError says that a batch request was refused, with every fault found.
+// InvalidError means that a batch request was refused. It has every fault found.
 type InvalidError struct {
 	batch.InvalidError
 	// Items is the number of items that were read.
@@ -137,9 +137,9 @@ type InvalidError struct {
 // Unwrap returns the faults alone.
 func (e *InvalidError) Unwrap() error { return &e.InvalidError }
 
-// UnauthorizedError says that a batch request lacks a credential.
+// UnauthorizedError means that a batch request lacks a credential.
 type UnauthorizedError struct {
-	// Detail says which one.
+	// Detail names the credential.
 	Detail string
 }
 

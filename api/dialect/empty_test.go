@@ -13,7 +13,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// decodeIn decodes a body in a dialect, with all credentials there are.
+// decodeIn decodes a body in a dialect, with every kind of credential.
 func decodeIn(t *testing.T, name string, header http.Header, body string) (*dialect.Submission, error) {
 	t.Helper()
 	d, ok := dialect.Named(name)
@@ -27,8 +27,8 @@ func decodeIn(t *testing.T, name string, header http.Header, body string) (*dial
 	})
 }
 
-// What is there but empty is either refused, or means what it means where it is not
-// there, or has a meaning of its own: its query and body are given.
+// A member that is present but empty is refused, or means the same as an absent one, or
+// has a meaning of its own: the table gives the resulting query and body.
 func TestEmptyMembersOfDialectsAreRefusedOrHaveAMeaning(t *testing.T) {
 	t.Parallel()
 	const (
@@ -116,7 +116,7 @@ func TestDialectsTakeAByteOrderMarkAndNameUTF16(t *testing.T) {
 			body + "\ufeff":       "there is a byte order mark (U+FEFF)",
 			"\xff\xfe[\x00]\x00":  "in UTF-16",
 			"\x00[\x00]":          "in UTF-16",
-			"[\"\xfc\"]":          "", // refused in whatever words
+			"[\"\xfc\"]":          "", // any message will do
 		} {
 			_, err := decodeIn(t, name, nil, bad)
 			require.ErrorContains(t, err, says, "%s: %q", name, bad)

@@ -15,8 +15,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// FuzzDecode gives every dialect the same bytes: what comes of them are valid
-// actions or a refusal, and both can be answered.
+// FuzzDecode gives every dialect the same bytes. The result must be valid actions or a
+// refusal, and the dialect must be able to answer both.
 func FuzzDecode(f *testing.F) {
 	requests, err := filepath.Glob("testdata/*/*.request")
 	require.NoError(f, err)

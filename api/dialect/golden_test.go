@@ -22,9 +22,9 @@ import (
 
 var update = flag.Bool("update", false, "write what comes out into the golden files")
 
-// TestGoldenFiles reads testdata/<dialect>/<name>.request. What it decodes to is
-// in <name>.actions. The answer to <name>.results, or to the request if it is
-// refused, is in <name>.answer.
+// TestGoldenFiles reads testdata/<dialect>/<name>.request. The decoded actions are in
+// <name>.actions. The answer to <name>.results, or to the request if it is refused, is
+// in <name>.answer.
 func TestGoldenFiles(t *testing.T) {
 	t.Parallel()
 	for _, d := range dialect.All() {
@@ -61,7 +61,7 @@ func TestGoldenFiles(t *testing.T) {
 	}
 }
 
-// readRequest reads a request line, headers, an empty line, and the body as it is.
+// readRequest reads a request line, headers, an empty line, and the body unchanged.
 func readRequest(t *testing.T, d dialect.Definition, file string) *dialect.Request {
 	t.Helper()
 	raw, err := os.ReadFile(file)
@@ -98,7 +98,7 @@ func readRequest(t *testing.T, d dialect.Definition, file string) *dialect.Reque
 	return r
 }
 
-// problem does what the API does with an error of Decode.
+// problem converts an error of Decode to a problem, as the API does.
 func problem(t *testing.T, err error) *dialect.Problem {
 	t.Helper()
 	if unauthorized, ok := errors.AsType[*dialect.UnauthorizedError](err); ok {
@@ -118,7 +118,7 @@ func problem(t *testing.T, err error) *dialect.Problem {
 	return p
 }
 
-// actions writes what was decoded, one action a line, and what it is known by.
+// actions formats a submission: one action per line, and its identity.
 func actions(t *testing.T, s *dialect.Submission) []byte {
 	t.Helper()
 	var out bytes.Buffer

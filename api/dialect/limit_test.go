@@ -90,7 +90,7 @@ func TestEveryDialectSaysWhenAnActionWasSentWhoseFateIsNotKnown(t *testing.T) {
 	}
 }
 
-// firstItem returns the first of the list that an answer is or has.
+// firstItem returns the first item of the list that an answer is or contains.
 func firstItem(t *testing.T, answer []byte) map[string]any {
 	t.Helper()
 	var whole any
@@ -127,7 +127,8 @@ func TestFaultsBeyondTheMostDoNotHideTheAnswer(t *testing.T) {
 			Header: http.Header{"Authorization": {"x"}}, Query: url.Values{"token": {"x"}}, Params: map[string]string{"instance": "i"},
 			MaxActions: 1000, MaxActionBody: 100, Sealed: true,
 		}
-		// Reading breaks off in an item that has faults already, more than are listed.
+		// Reading ends within an item that already has more faults than the answer
+		// lists.
 		r.Body = []byte(strings.Replace(body, "%", strings.Repeat(`7,`, 99)+`{"a":1,"b":2,`, 1))
 		_, err := d.Decode(r)
 		p := problem(t, err)

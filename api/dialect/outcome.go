@@ -6,13 +6,13 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// answered reports whether a result is the target's own answer.
+// answered reports whether a result is an answer of the target.
 func answered(r *batch.Result) bool {
 	return r.Outcome == batch.Succeeded || r.Outcome == batch.Failed
 }
 
-// statusOf returns the HTTP status for a result, in a format that knows nothing
-// else.
+// statusOf returns the HTTP status for a result, in a format that has no other field
+// for the outcome.
 func statusOf(r *batch.Result) int {
 	switch r.Outcome {
 	case batch.Succeeded, batch.Failed:
@@ -44,8 +44,8 @@ func statusOf(r *batch.Result) int {
 	return http.StatusInternalServerError
 }
 
-// reasonOf says why a result is no answer, and of one whose fate is not known when it
-// was sent.
+// reasonOf explains why a result is no answer. If the outcome is unknown, the text
+// includes when the action was sent.
 func reasonOf(r *batch.Result) string {
 	if at := sentAt(r); at != "" {
 		return causeOf(r) + " (sent at " + at + ")"
@@ -53,7 +53,8 @@ func reasonOf(r *batch.Result) string {
 	return causeOf(r)
 }
 
-// sentAt is when a request was sent whose fate is not known, empty for any other.
+// sentAt returns when an action was sent whose outcome is unknown, and "" for any other
+// outcome.
 func sentAt(r *batch.Result) string {
 	if r.Outcome != batch.Unknown || r.StartedAt.IsZero() {
 		return ""
@@ -81,7 +82,7 @@ func causeOf(r *batch.Result) string {
 	return "there is no answer"
 }
 
-// problemOf returns what a result without an answer is, as a problem document.
+// problemOf returns a result without an answer as a problem document.
 func problemOf(r *batch.Result) *Problem {
 	p := &Problem{Status: statusOf(r), Detail: causeOf(r), Code: r.Outcome.String(), SentAt: sentAt(r)}
 	p.Title = http.StatusText(p.Status)

@@ -15,8 +15,8 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// primaerp is the format of primaERP's batch resource: a bare list both ways,
-// headers and bodies as strings, transactions by name.
+// primaerp is the format of primaERP's batch resource: request and answer are bare
+// lists, headers and bodies are strings, and transactions have names.
 type primaerp struct{}
 
 // Decode implements [Dialect].
@@ -57,7 +57,7 @@ func readPrimaerp(dec *jsontext.Decoder, it *item, inherited []batch.Field) (boo
 		case "transaction":
 			return it.Text(dec, func(s string) error {
 				if it.action.Group = s; s == "" {
-					return errors.New("the transaction has no name: leave it out, then the item is its own")
+					return errors.New("the transaction has no name: leave it out for an item without a transaction")
 				}
 				return nil
 			})
@@ -82,8 +82,8 @@ func readPrimaerp(dec *jsontext.Decoder, it *item, inherited []batch.Field) (boo
 	return true, nil
 }
 
-// headerLines reads headers from lines of "Name: value". Blanks around a name, a
-// colon and a line do not matter, nor do empty lines.
+// headerLines reads headers from lines of "Name: value". It ignores blanks around a
+// name, a colon and a line, and empty lines.
 func (it *item) headerLines(text string) error {
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line == "" {
@@ -108,10 +108,10 @@ func hasToken(query string) bool {
 	return false
 }
 
-// inheritable returns the headers of a batch request that its items get too, in
-// order: not those of the connection (RFC 9110 §7.6.1), not those that describe the
-// batch's own body or the wanted form of its answer, and not those that address
-// batchd. Content-Type stays, because it is the items' as well.
+// inheritable returns the headers of a batch request that its items inherit, in order.
+// It omits headers of the connection (RFC 9110 §7.6.1), headers that describe the
+// batch's own body or the requested form of its answer, and headers for batchd itself.
+// Content-Type stays, because it also applies to the items.
 func inheritable(h http.Header) []batch.Field {
 	var named []string
 	for _, line := range h.Values("Connection") {

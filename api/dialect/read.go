@@ -17,7 +17,7 @@ import (
 
 const mediaJSON = "application/json"
 
-// errStop ends reading after a fault behind which nothing can be made sense of.
+// errStop ends reading after a fault that makes the rest of the submission unreadable.
 var errStop = errors.New("the submission is refused")
 
 // reader reads a batch request of any dialect.
@@ -25,10 +25,10 @@ type reader struct {
 	*intake.Reader
 	request *Request
 	sub     Submission
-	// secret says that every action carries a credential of the batch request.
+	// secret: every action carries a credential of the batch request.
 	secret bool
-	// places says where in an item the parts of an action stand that the dialect
-	// calls otherwise or has in one piece, by JSON pointer.
+	// places maps the JSON pointer of a part of an action to its JSON pointer in an
+	// item, for parts that the dialect names differently or combines.
 	places map[string]string
 }
 
@@ -41,7 +41,7 @@ func decode(r *Request, c Credentials, read func(*reader, *jsontext.Decoder) err
 	}
 	d.Index = -1
 	if whole && d.Clean() && len(d.sub.Actions) == 0 {
-		d.Fault("", "there is nothing to do: expected at least one request to make")
+		d.Fault("", "there is nothing to do: expected at least one request")
 	}
 	if d.secret && !r.Sealed {
 		d.Fault("", "the batch carries a credential, %s", intake.InClear)
@@ -52,7 +52,7 @@ func decode(r *Request, c Credentials, read func(*reader, *jsontext.Decoder) err
 	return &d.sub, nil
 }
 
-// items reads the list of requests, which stands at the pointer, with read.
+// items reads the list of requests at the pointer with read.
 func (d *reader) items(dec *jsontext.Decoder, pointer string, read func(dec *jsontext.Decoder, it *item) (bool, error)) error {
 	_, err := d.List(dec, func() error {
 		n := len(d.sub.Actions)
@@ -78,7 +78,7 @@ func (d *reader) items(dec *jsontext.Decoder, pointer string, read func(dec *jso
 	return err
 }
 
-// item is one request of a batch while it is read.
+// item is one request of a batch while the reader reads it.
 type item struct {
 	*reader
 	action batch.Action
@@ -88,7 +88,7 @@ type item struct {
 	before int
 }
 
-// check adds what shows only in the whole action.
+// check adds the faults that depend on the whole action.
 func (it *item) check() {
 	it.Check(&it.action, it.base, it.before, func(pointer string) string {
 		part, _, _ := strings.Cut(pointer[1:], "/")
@@ -99,7 +99,7 @@ func (it *item) check() {
 	})
 }
 
-// method reads the method, in any case. It is one of those allowed.
+// method reads the method, in any case. It must be one of those allowed.
 func (it *item) method(dec *jsontext.Decoder, allowed ...string) error {
 	return it.Text(dec, func(s string) error {
 		if it.action.Method = intake.CanonicalMethod(s); !slices.Contains(allowed, it.action.Method) {
@@ -109,7 +109,7 @@ func (it *item) method(dec *jsontext.Decoder, allowed ...string) error {
 	})
 }
 
-// pathAndQuery reads a path that may hold a query.
+// pathAndQuery reads a path that may contain a query.
 func (it *item) pathAndQuery(dec *jsontext.Decoder) error {
 	return it.Text(dec, func(s string) error {
 		intake.SetURL(&it.action, s)
@@ -117,7 +117,7 @@ func (it *item) pathAndQuery(dec *jsontext.Decoder) error {
 	})
 }
 
-// json reads any JSON value as the body. Null is none.
+// json reads any JSON value as the body. Null means no body.
 func (it *item) json(dec *jsontext.Decoder) error {
 	if dec.PeekKind() == jsontext.KindNull {
 		return dec.SkipValue()
@@ -129,21 +129,21 @@ func (it *item) json(dec *jsontext.Decoder) error {
 	return err
 }
 
-// keep makes what the decoder has just read the body.
+// keep sets the body to the value that the decoder has just read.
 func (it *item) keep(dec *jsontext.Decoder, body []byte) {
 	it.CheckBody(body, it.request.MaxActionBody, it.Prefix, string(dec.StackPointer()))
 	it.action.Body = body
 }
 
-// send adds a header, unless it is empty or the item has one of that name.
+// send adds a header, unless it is empty or the item already has one with that name.
 func (it *item) send(name, value string) {
 	if _, own := it.action.Header(name); value != "" && !own {
 		it.action.Headers = append(it.action.Headers, batch.Field{Name: name, Value: value})
 	}
 }
 
-// credential checks a credential of the batch request that goes with every action as a
-// header, before it is in any of them.
+// credential checks a credential of the batch request before it is added to every
+// action as a header.
 func (d *reader) credential(pointer, name, value string) {
 	probe := batch.Action{Method: http.MethodGet, Path: "/", Headers: []batch.Field{{Name: name, Value: value}}}
 	for _, fault := range probe.Validate() {
@@ -151,7 +151,7 @@ func (d *reader) credential(pointer, name, value string) {
 	}
 }
 
-// sendsBody reports whether a request of that method has content.
+// sendsBody reports whether a request with that method has content.
 func sendsBody(method string) bool {
 	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 }

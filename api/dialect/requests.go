@@ -10,8 +10,8 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// requests is the plain form of many in-house APIs: a list of requests, and a
-// list of responses in the same order.
+// requests is the plain form of many in-house APIs: a list of requests, and a list of
+// responses in the same order.
 type requests struct{}
 
 // Decode implements [Dialect].
@@ -83,7 +83,7 @@ func readRequest(dec *jsontext.Decoder, it *item) (bool, error) {
 	return true, nil
 }
 
-// readID reads an id: a string, or a number, which comes back as one.
+// readID reads an id: a string, or a number, which the answer returns as a number.
 func (it *item) readID(dec *jsontext.Decoder) error {
 	if dec.PeekKind() == jsontext.KindNumber {
 		value, err := dec.ReadValue()
@@ -93,7 +93,7 @@ func (it *item) readID(dec *jsontext.Decoder) error {
 	return it.textID(dec)
 }
 
-// textID reads an id that is a string.
+// textID reads an id that must be a string.
 func (it *item) textID(dec *jsontext.Decoder) error {
 	return it.Text(dec, func(s string) (err error) {
 		if s == "" {

@@ -14,8 +14,8 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// syncano is the format of Syncano's batch requests, which keep to one instance:
-// a list of requests, and a bare list of code and content.
+// syncano is the format of Syncano's batch requests, which stay within one instance: a
+// list of requests, and an answer that is a bare list of code and content.
 type syncano struct{}
 
 var (
@@ -32,13 +32,14 @@ func (syncano) Decode(r *Request) (*Submission, error) {
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
 		d.places = map[string]string{"/query": "/path"}
 		if !syncanoInstance.MatchString(r.Params["instance"]) {
-			d.Fault("", "the instance in the path of the batch is no name of one: expected letters, digits, - and _")
+			d.Fault("", "the instance in the path of the batch is not a valid name: expected letters, digits, - and _")
 		}
 		sub := &d.sub
 		d.credential("", "X-API-KEY", c.APIKey)
 		d.credential("", "X-USER-KEY", c.UserKey)
 		d.credential("", "Authorization", c.Authorization)
-		// The 2.x client puts into the body what others put into the header.
+		// The 2.x client puts the fields into the body that other clients put into the
+		// header.
 		_, err := d.Object(dec, []string{"requests", "_api_key", "_user_key", "_method"}, func(name string) error {
 			switch name {
 			case "_api_key":
@@ -65,13 +66,14 @@ func (syncano) Decode(r *Request) (*Submission, error) {
 		}
 		d.secret = sub.Credentials.APIKey+sub.Credentials.UserKey+sub.Credentials.Authorization != ""
 		if sub.Credentials.APIKey+sub.Credentials.UserKey != "" {
-			sub.Credentials.Authorization = "" // beside keys it says nothing of who it is
+			sub.Credentials.Authorization = "" // with keys, the Authorization does not identify the client
 		}
 		return err
 	})
 }
 
-// agree takes a credential of the body, which must not differ from one in the header.
+// agree takes a credential from the body, which must equal the one in the header if
+// both exist.
 func (d *reader) agree(to *string, key, header, pointer string) error {
 	if *to != "" && *to != key {
 		return errors.New("the key differs from that in the " + header + " header: send one of them")
@@ -92,7 +94,8 @@ func readSyncano(dec *jsontext.Decoder, it *item) (bool, error) {
 			return it.Text(dec, func(s string) error {
 				intake.SetURL(&it.action, s)
 				if !within(it.action.Path, it.request.Params["instance"]) {
-					// Not a fault of the item: it is the whole batch that keeps to one instance.
+					// The fault is not the item's: the whole batch must stay within one
+					// instance.
 					index := it.Index
 					it.Index = -1
 					it.Fault(it.base+"/path", "outside of the instance of the batch: expected a path that starts with /v1.1/instances/%s/", it.request.Params["instance"])
@@ -108,7 +111,7 @@ func readSyncano(dec *jsontext.Decoder, it *item) (bool, error) {
 		return false, err
 	}
 	if !sendsBody(it.action.Method) {
-		it.action.Body = nil // clients send one, and it is ignored
+		it.action.Body = nil // clients send one, and Syncano ignores it
 	}
 	if it.action.Body != nil {
 		it.send("Content-Type", mediaJSON)
@@ -116,9 +119,9 @@ func readSyncano(dec *jsontext.Decoder, it *item) (bool, error) {
 	return true, nil
 }
 
-// within reports whether a path stays within an instance, as every server on the
-// way reads it: the prefix is compared as it is spelt, case and escapes included,
-// and behind it nothing may lead out again.
+// within reports whether a path stays within an instance, as every server on the way
+// reads it. It compares the prefix literally, case and escapes included, and refuses a
+// path that leads out again after the prefix.
 func within(path, instance string) bool {
 	for _, version := range syncanoVersions {
 		if strings.HasPrefix(path, "/"+version+"/instances/"+instance+"/") {
@@ -176,7 +179,7 @@ func (syncano) Refuse(p *Problem) (*Answer, error) {
 		if fault.Index == nil {
 			return refuse(p.Status, mediaJSON, syncanoDetail{fault.sentence()})
 		}
-		n = max(n, *fault.Index+1) // of an item that was not read to its end
+		n = max(n, *fault.Index+1) // the item was not read to its end
 	}
 	items := make([]map[string][]string, n)
 	for i := range items {
