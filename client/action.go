@@ -13,20 +13,21 @@ import (
 	jsonv1 "github.com/go-json-experiment/json/v1"
 )
 
-// RetryMode says whether an action may be sent again when its answer was not seen.
+// RetryMode says whether the server may send an action again if it saw no answer.
 type RetryMode string
 
 // The retry modes.
 const (
-	RetryAuto  RetryMode = ""      // by method: GET, HEAD, OPTIONS, PUT and DELETE are safe to repeat
+	RetryAuto  RetryMode = ""      // depends on the method: GET, HEAD, OPTIONS, PUT and DELETE are safe to repeat
 	RetrySafe  RetryMode = "safe"  // repeating is safe, whatever the method
 	RetryNever RetryMode = "never" // at most one attempt, whatever the method
 )
 
-// Action is one HTTP request that the server is to make. All text in it is UTF-8;
-// what is not is an error, except in BodyBytes.
+// Action is one HTTP request for the server to make. All text in it must be UTF-8,
+// except in BodyBytes; other text is an error.
 type Action struct {
-	// ID names the action in its result, unique in the batch. Defaults to the index.
+	// ID names the action in its result, and is unique in the batch. Defaults to the
+	// index.
 	ID string
 	// Method is an upper-case HTTP method.
 	Method string
@@ -36,17 +37,17 @@ type Action struct {
 	Query url.Values
 	// Headers are the headers to send.
 	Headers http.Header
-	// Body is sent as JSON, a [json.RawMessage] as it stands but for white space.
-	// BodyText and BodyBytes are sent as they are. At most one of the three may be set.
+	// Body is sent as JSON; a [json.RawMessage] is sent unchanged but for white space.
+	// BodyText and BodyBytes are sent unchanged. At most one of the three may be set.
 	Body      any
 	BodyText  string
 	BodyBytes []byte
 	// Timeout bounds one attempt. Defaults to the target's.
 	Timeout time.Duration
-	// Retry overrides what the method says about repeating.
+	// Retry overrides the default for the method.
 	Retry RetryMode
-	// Group names the transaction that the action belongs to: its members run in
-	// order, and all of them count or none.
+	// Group names the transaction that the action belongs to. The members of a group
+	// run in order, and either all of them count or none.
 	Group string
 	// Undo takes the action back when a later member of its group fails, for a
 	// target that has no transactions of its own. It has no ID, Group or Undo.
@@ -68,7 +69,7 @@ type actionDocument struct {
 	Undo       *Action   `json:"undo,omitempty"`
 }
 
-// MarshalJSON encodes the action as the server reads it.
+// MarshalJSON encodes the action in the server's format.
 func (a Action) MarshalJSON() ([]byte, error) {
 	bodies := 0
 	for _, set := range []bool{a.Body != nil, a.BodyText != "", len(a.BodyBytes) > 0} {
@@ -90,14 +91,14 @@ func (a Action) MarshalJSON() ([]byte, error) {
 	return encodeJSON(&doc)
 }
 
-// strict encodes as encoding/json does, but without escaping <, > and &, so that
-// bodies stay as they are, and refuses text that is not UTF-8 instead of replacing
-// what is wrong with it.
+// strict encodes as encoding/json does, with two differences: it does not escape <, >
+// and &, so that bodies stay unchanged, and it refuses text that is not UTF-8 instead
+// of replacing bytes.
 var strict = jsonv2.JoinOptions(jsonv1.DefaultOptionsV1(), jsontext.EscapeForHTML(false), jsontext.EscapeForJS(false), jsontext.AllowInvalidUTF8(false))
 
 func encodeJSON(v any) ([]byte, error) { return jsonv2.Marshal(v, strict) }
 
-// fields is an object of names to a value, or to a list where a name has several.
+// fields encodes as an object: a name has a string, or a list if it has several values.
 type fields map[string][]string
 
 func (f fields) MarshalJSON() ([]byte, error) {

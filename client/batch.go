@@ -7,7 +7,7 @@ type Status string
 
 // The states of a batch.
 const (
-	StatusQueued     Status = "queued"     // accepted, nothing begun
+	StatusQueued     Status = "queued"     // accepted, no action begun
 	StatusRunning    Status = "running"    // at least one action was begun
 	StatusCompleted  Status = "completed"  // every action ended
 	StatusCancelling Status = "cancelling" // cancelled, with actions still in flight
@@ -20,7 +20,7 @@ func (s Status) Terminal() bool {
 	return s == StatusCompleted || s == StatusCancelled || s == StatusExpired
 }
 
-// Outcome says what became of one action.
+// Outcome is the outcome of one action.
 type Outcome string
 
 // The outcomes.
@@ -32,7 +32,7 @@ const (
 	Unknown   Outcome = "unknown"   // sent, the answer was never seen, and not safe to send again
 	Cancelled Outcome = "cancelled" // the batch was cancelled before the action was sent, or sent again
 	Expired   Outcome = "expired"   // the deadline passed before the action was sent, or sent again
-	Skipped   Outcome = "skipped"   // something that the action depended on did not succeed
+	Skipped   Outcome = "skipped"   // an action that this one depended on did not succeed
 )
 
 // Outcomes lists every outcome, Pending first.
@@ -40,8 +40,8 @@ func Outcomes() []Outcome {
 	return []Outcome{Pending, Succeeded, Failed, Errored, Unknown, Cancelled, Expired, Skipped}
 }
 
-// Counts says how many actions of a batch are in which state. Total is the sum
-// of the others; Pending includes the actions in flight.
+// Counts has the number of actions in each state. Total is the sum of the others;
+// Pending includes the actions in flight.
 type Counts struct {
 	Total     int `json:"total"`
 	Pending   int `json:"pending"`
@@ -54,7 +54,7 @@ type Counts struct {
 	Skipped   int `json:"skipped"`
 }
 
-// Of returns the count of one outcome, 0 for one that is not known.
+// Of returns the count of one outcome, or 0 for an unknown outcome.
 func (c *Counts) Of(o Outcome) int {
 	switch o {
 	case Pending:
@@ -77,7 +77,7 @@ func (c *Counts) Of(o Outcome) int {
 	return 0
 }
 
-// Done is the number of actions that have ended, however they did.
+// Done returns the number of actions that have ended, with any outcome.
 func (c *Counts) Done() int { return c.Total - c.Pending }
 
 // Store is where a server keeps batches.
@@ -85,12 +85,12 @@ type Store string
 
 // The stores.
 const (
-	StoreUnknown Store = ""       // the server does not say
+	StoreUnknown Store = ""       // the server did not tell
 	StoreRedis   Store = "redis"  // batches outlive the server
-	StoreMemory  Store = "memory" // batches are gone when the server ends
+	StoreMemory  Store = "memory" // batches are lost when the server ends
 )
 
-// Links are the paths of what belongs to a batch, relative to the server.
+// Links are the paths of the batch and its parts, relative to the server.
 type Links struct {
 	Self    string `json:"self,omitempty"`
 	Results string `json:"results,omitempty"`
@@ -99,33 +99,33 @@ type Links struct {
 	Webhook string `json:"webhook,omitempty"`
 }
 
-// Batch is what the server says of a batch.
+// Batch is a batch as the server describes it.
 type Batch struct {
 	ID     string `json:"id"`
 	Status Status `json:"status"`
 	Target string `json:"target,omitempty"`
 	Counts Counts `json:"counts"`
-	// Metadata is what the submission gave, unchanged.
+	// Metadata is the metadata of the submission, unchanged.
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	CreatedAt time.Time         `json:"created_at"`
-	// StartedAt is when the first action was begun, EndedAt when the last one
-	// ended; both are nil before that.
+	// StartedAt is when the first action began, and EndedAt when the last one ended;
+	// both are nil before that.
 	StartedAt *time.Time `json:"started_at,omitempty"`
 	EndedAt   *time.Time `json:"ended_at,omitempty"`
-	// ExpiresAt is the deadline: what is not begun by then ends as expired.
+	// ExpiresAt is the deadline: an action that has not begun by then ends as expired.
 	ExpiresAt *time.Time `json:"expires_at,omitempty"`
 	Links     Links      `json:"links"`
-	// Store is where the server keeps the batch. It is no part of the document.
+	// Store is where the server keeps the batch. It is not part of the JSON document.
 	Store Store `json:"-"`
-	// Results are inline in a batch that has ended and is small. For all others
-	// read [Client.Results].
+	// Results are the results of a small batch that has ended. For other batches use
+	// [Client.Results].
 	Results []Result `json:"results,omitempty"`
-	// ResultsNext is the index of the first result that Results had no room for, 0
-	// if it has all of them.
+	// ResultsNext is the index of the first result that did not fit into Results, or 0
+	// if Results has all of them.
 	ResultsNext int `json:"results_next,omitempty"`
 }
 
-// AllSucceeded reports whether the batch has ended and every action of it succeeded.
+// AllSucceeded reports whether the batch has ended and all of its actions succeeded.
 func (b *Batch) AllSucceeded() bool {
 	return b.Status.Terminal() && b.Counts.Succeeded == b.Counts.Total
 }

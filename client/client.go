@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// answerTimeout is the time between the end of a request and the beginning of
-// its answer. It is longer than a server lets a call wait.
+// answerTimeout is the longest time between the end of a request and the start of its
+// answer. It is longer than a server lets a call wait.
 const answerTimeout = 2 * time.Minute
 
-// defaultRetryFor is how long a call is repeated while the server is away.
+// defaultRetryFor is how long a client repeats a call while the server is unavailable.
 const defaultRetryFor = time.Minute
 
 // Client calls one batchd server. It is safe for concurrent use.
@@ -33,11 +33,11 @@ type Client struct {
 // Option configures a [Client].
 type Option func(*Client) error
 
-// WithHTTPClient has requests made by hc, for instance to trust a private
-// certificate authority. A timeout of hc bounds every call, waiting and
-// streaming included. Defaults to a client of its own without one, which goes
-// through the proxy that the environment names, and takes a server for away that
-// does not begin to answer within two minutes.
+// WithHTTPClient makes requests with hc, for instance to trust a private certificate
+// authority. A timeout of hc bounds every call, including waits and streams. By default
+// the client uses an HTTP client of its own without such a timeout. It uses the proxy
+// from the environment, and considers a server unavailable that does not begin to
+// answer within two minutes.
 func WithHTTPClient(hc *http.Client) Option {
 	return func(c *Client) error {
 		if hc == nil {
@@ -48,12 +48,12 @@ func WithHTTPClient(hc *http.Client) Option {
 	}
 }
 
-// WithHeader sends a header with every request. Given several times for one
-// name, it sends several values.
+// WithHeader sends a header with every request. Several values for one name can be
+// given in several calls.
 func WithHeader(name, value string) Option {
 	return func(c *Client) error {
 		if !validHeader(name, value) {
-			// The value may be a secret, so it is not repeated.
+			// Do not repeat the value: it may be a secret.
 			return fmt.Errorf("the header %q is not usable: a name holds letters, digits and -, a value no control characters", name)
 		}
 		c.header.Add(name, value)
@@ -72,9 +72,9 @@ func WithBearer(token string) Option {
 	}
 }
 
-// WithRetryFor sets for how long a call that may be repeated is repeated while the
-// server cannot be reached or asks to come back later. Zero repeats nothing.
-// Defaults to a minute.
+// WithRetryFor sets how long the client repeats a call while the server cannot be
+// reached or asks to come back later, if the call may be repeated. Zero repeats
+// nothing. Defaults to a minute.
 func WithRetryFor(d time.Duration) Option {
 	return func(c *Client) error {
 		if d < 0 {
@@ -85,8 +85,8 @@ func WithRetryFor(d time.Duration) Option {
 	}
 }
 
-// New returns a client of the server at baseURL, such as http://127.0.0.1:8080.
-// A path in it is kept, for a server behind a proxy. It makes no request.
+// New returns a client of the server at baseURL, such as http://127.0.0.1:8080. The
+// client keeps a path in the URL, for a server behind a proxy. New makes no request.
 func New(baseURL string, opts ...Option) (*Client, error) {
 	base, err := parseBaseURL(baseURL)
 	if err != nil {
@@ -117,7 +117,7 @@ func newTransport() *http.Transport {
 	}
 }
 
-// parseBaseURL does not repeat the URL in errors, since it may hold a password.
+// parseBaseURL does not repeat the URL in errors, because it may contain a password.
 func parseBaseURL(raw string) (*url.URL, error) {
 	const expected = "expected a URL such as http://127.0.0.1:8080"
 	u, err := url.Parse(raw)
@@ -156,14 +156,14 @@ func validHeader(name, value string) bool {
 // call is one request to the server.
 type call struct {
 	method string
-	// path is that below the base URL, in segments that are escaped here.
+	// path is the path below the base URL, in unescaped segments.
 	path   []string
 	query  url.Values
 	header http.Header
 	body   io.Reader
 }
 
-// do makes the call. The answer's status is below 300, and its body is the caller's to close.
+// do makes the call. The answer's status is below 300, and the caller closes its body.
 func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	u := c.base.JoinPath(append([]string{"batch"}, escapeAll(call.path)...)...)
 	u.RawQuery = call.query.Encode()
@@ -178,7 +178,7 @@ func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, err // *url.Error says what was asked of whom, without a password
+		return nil, err // *url.Error has the method and the URL, without a password
 	}
 	if resp.StatusCode >= http.StatusMultipleChoices {
 		defer resp.Body.Close()
@@ -195,7 +195,7 @@ func escapeAll(segments []string) []string {
 	return escaped
 }
 
-// checkID refuses ids that would make another path than that of a batch.
+// checkID refuses ids that would change the path of the request.
 func checkID(id string) error {
 	if id == "" || id == "." || id == ".." {
 		return fmt.Errorf("%q is not the id of a batch", id)
@@ -203,7 +203,7 @@ func checkID(id string) error {
 	return nil
 }
 
-// decode makes the call and reads the JSON document that it answers.
+// decode makes the call and decodes the JSON document in the answer.
 func decode[T any](ctx context.Context, c *Client, call call) (*T, error) {
 	resp, err := c.do(ctx, call)
 	if err != nil {
@@ -220,7 +220,8 @@ func decode[T any](ctx context.Context, c *Client, call call) (*T, error) {
 	return doc, nil
 }
 
-// preferWait is the header by which a call waits for the end of a batch (RFC 7240 §4.3).
+// preferWait returns the header with which a call waits for the end of a batch (RFC 7240
+// §4.3).
 func preferWait(wait time.Duration) http.Header {
 	seconds := int64((wait + time.Second - 1) / time.Second)
 	if seconds <= 0 {

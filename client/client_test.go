@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// serve starts a server of one handler, and returns a client of it.
+// serve starts a server with one handler, and returns a client for it.
 func serve(t *testing.T, handler http.HandlerFunc) *client.Client {
 	t.Helper()
 	server := httptest.NewServer(handler)
@@ -191,7 +191,7 @@ func TestRetriesAreBounded(t *testing.T) {
 	require.EqualValues(t, 1, calls.Load())
 }
 
-// Of several times to come back the longest counts, dates by the server's clock.
+// The longest of several times counts. Dates are relative to the server's clock.
 func TestTheLongestRetryAfterCounts(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -232,7 +232,7 @@ func TestTransientTellsWhatMayPassByItself(t *testing.T) {
 	t.Parallel()
 	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	require.NoError(t, listener.Close()) // nobody listens there now
+	require.NoError(t, listener.Close()) // no process listens there now
 	c, err := client.New("http://"+listener.Addr().String(), client.WithRetryFor(0))
 	require.NoError(t, err)
 	_, refused := c.Get(t.Context(), "b1", 0)

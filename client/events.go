@@ -12,20 +12,20 @@ import (
 
 // Update is one server-sent event about a batch.
 type Update struct {
-	// ID is the event's, empty where it has none.
+	// ID is the event's id, or empty.
 	ID string
-	// Type is the event's, such as "progress"; "message" where it has none.
+	// Type is the event's type, such as "progress". Defaults to "message".
 	Type string
-	// Batch is the batch as it was then.
+	// Batch is the batch at the time of the event.
 	Batch *Batch
 }
 
-// maxEventLine is the longest line of an event stream that is read.
+// maxEventLine is the longest line that is accepted in an event stream.
 const maxEventLine = 16 << 20
 
-// Events streams the progress of a batch as server-sent events until the batch
-// has ended. It yields one error at most, as the last: it does not
-// reconnect. [Client.Watch] does.
+// Events streams the progress of a batch as server-sent events until the batch has
+// ended. It does not reconnect: an error is the last value that it yields. Use
+// [Client.Watch] to reconnect.
 func (c *Client) Events(ctx context.Context, id string) iter.Seq2[*Update, error] {
 	return func(yield func(*Update, error) bool) {
 		resp, err := c.open(ctx, id, "events", "text/event-stream", nil)
@@ -51,8 +51,8 @@ func (c *Client) Events(ctx context.Context, id string) iter.Seq2[*Update, error
 	}
 }
 
-// readEvents parses an event stream (WHATWG HTML, 9.2.6). An event that the
-// stream's end cuts off is dropped, as that asks for.
+// readEvents parses an event stream (WHATWG HTML, 9.2.6). As the specification
+// requires, it drops an incomplete event at the end of the stream.
 func readEvents(stream io.Reader) iter.Seq2[*Update, error] {
 	return func(yield func(*Update, error) bool) {
 		lines := bufio.NewScanner(stream)

@@ -11,7 +11,8 @@ import (
 )
 
 func Example() {
-	// In place of a batchd server: accepts any batch, which has ended at once.
+	// Replaces a batchd server: it accepts any batch and answers that the batch has
+	// already ended.
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/batch/b1/results":

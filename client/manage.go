@@ -38,8 +38,8 @@ func (c *Client) List(ctx context.Context) iter.Seq2[*Batch, error] {
 	}
 }
 
-// Cancel ends every action that is not begun, and returns the batch as it then
-// is. Cancelling twice is cancelling once; a batch that has ended is a 409.
+// Cancel ends every action that has not begun, and returns the batch. Cancelling a
+// batch twice is no error; cancelling a batch that has ended is a 409.
 func (c *Client) Cancel(ctx context.Context, id string) (*Batch, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -49,10 +49,11 @@ func (c *Client) Cancel(ctx context.Context, id string) (*Batch, error) {
 	})
 }
 
-// Retry has the actions with one of the outcomes run again, in a batch that has
-// ended: the same batch, the same places. Without outcomes, those that failed,
-// errored, expired or were skipped; what is unknown only runs again if it is
-// named. It is not repeated, since a second one would find nothing.
+// Retry runs the actions with one of the outcomes again, in a batch that has ended. The
+// batch and the indexes stay the same. Without outcomes it runs the actions that
+// failed, errored, expired or were skipped again; unknown ones run again only if the
+// caller names that outcome. The client does not repeat the call, because a second one
+// would find no such actions.
 func (c *Client) Retry(ctx context.Context, id string, outcomes ...Outcome) (*Batch, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -68,8 +69,8 @@ func (c *Client) Retry(ctx context.Context, id string, outcomes ...Outcome) (*Ba
 	return decode[Batch](ctx, c, call{method: http.MethodPost, path: []string{id, "retry"}, query: query})
 }
 
-// Delete erases the batch and its results. What is in flight is not stopped. It
-// is not repeated, since a second one would find nothing.
+// Delete erases the batch and its results. It does not stop actions in flight. The
+// client does not repeat the call, because a second one would find no batch.
 func (c *Client) Delete(ctx context.Context, id string) error {
 	if err := checkID(id); err != nil {
 		return err

@@ -13,8 +13,7 @@ import (
 	"unicode"
 )
 
-// Problem is what the server answers instead of what was asked for
-// (RFC 9457, "problem details").
+// Problem is an error answer of the server (RFC 9457, "problem details").
 type Problem struct { //nolint:errname // the name that RFC 9457 gives it
 	// Type identifies the kind of problem, often "about:blank".
 	Type string `json:"type,omitempty"`
@@ -22,28 +21,29 @@ type Problem struct { //nolint:errname // the name that RFC 9457 gives it
 	Title  string `json:"title,omitempty"`
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
-	// Instance identifies the occurrence, where the server says so.
+	// Instance identifies the occurrence, or is empty.
 	Instance string `json:"instance,omitempty"`
-	// Errors lists what is wrong with a submission.
+	// Errors lists the faults of a submission.
 	Errors []Fault `json:"errors,omitempty"`
-	// More counts what is wrong beyond what Errors lists.
+	// More is the number of faults beyond those in Errors.
 	More int `json:"more,omitempty"`
-	// RetryAfter is how long the server asks to wait, at most 24h, and 0 where it does
-	// not ask. Of several times the longest counts.
+	// RetryAfter is the time that the server asks to wait, at most 24h, or 0 if it does
+	// not ask. The longest of several times counts.
 	RetryAfter time.Duration `json:"-"`
 }
 
-// Fault is one thing that is wrong with a submission, and where.
+// Fault is one fault of a submission, and its place.
 type Fault struct {
-	// Index is the action's, or -1 for the batch itself.
+	// Index is the index of the action, or -1 for the batch itself.
 	Index int `json:"index"`
-	// Pointer is a JSON pointer (RFC 6901) to the member at fault.
+	// Pointer is a JSON pointer (RFC 6901) to the faulty member.
 	Pointer string `json:"pointer,omitempty"`
-	// Detail says what is wrong and what is expected.
+	// Detail describes the fault and the expected value.
 	Detail string `json:"detail"`
 }
 
-// UnmarshalJSON implements [json.Unmarshaler]. A fault without an index is the batch's.
+// UnmarshalJSON implements [json.Unmarshaler]. A fault without an index concerns the
+// batch.
 func (f *Fault) UnmarshalJSON(data []byte) error {
 	type plain Fault
 	doc := plain{Index: -1}
@@ -54,7 +54,7 @@ func (f *Fault) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// String names the place and says what is wrong, on one line.
+// String returns the place and the detail of the fault on one line.
 func (f Fault) String() string {
 	f.Pointer, f.Detail = oneLine(f.Pointer), oneLine(f.Detail)
 	switch {
@@ -71,7 +71,7 @@ func (f Fault) String() string {
 // faultsInMessage bounds the faults that an error message lists.
 const faultsInMessage = 5
 
-// Error says what the server said, with the first faults on lines of their own.
+// Error returns the server's message, with the first faults on lines of their own.
 func (p *Problem) Error() string {
 	var msg strings.Builder
 	msg.WriteString(p.Summary())
@@ -85,7 +85,7 @@ func (p *Problem) Error() string {
 	return msg.String()
 }
 
-// Summary is the message without the faults, on one line.
+// Summary returns the message without the faults, on one line.
 func (p *Problem) Summary() string {
 	what := p.Detail
 	if what == "" {
@@ -101,7 +101,7 @@ func (p *Problem) Summary() string {
 	return fmt.Sprintf("the server answered %d: %s", p.Status, what)
 }
 
-// maxProblemBody is the most that is read of an answer that is a problem.
+// maxProblemBody is the most bytes that the client reads of an error answer.
 const maxProblemBody = 4 << 20
 
 func readProblem(resp *http.Response) *Problem {
@@ -110,7 +110,8 @@ func readProblem(resp *http.Response) *Problem {
 	isJSON := mediaType == "application/json" || strings.HasSuffix(mediaType, "+json")
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxProblemBody))
 	if err != nil || !isJSON || json.Unmarshal(body, p) != nil {
-		// Not batchd's own words: a proxy's, or those of something else at this address.
+		// The answer is not batchd's: it comes from a proxy, or from another server at
+		// this address.
 		*p = Problem{}
 		if mediaType == "text/plain" {
 			p.Detail = clip(strings.TrimSpace(string(body)))
@@ -125,8 +126,8 @@ func readProblem(resp *http.Response) *Problem {
 }
 
 // parseRetryAfter returns how long an answer asks to wait, in seconds or until a date
-// (RFC 9110 §10.2.3), the longest time if it names several, or 0 if it does not ask.
-// Dates are by the clock of the server, which the answer's Date shows.
+// (RFC 9110 §10.2.3), or 0 if it does not ask. The longest of several times counts.
+// Dates are relative to the server's clock, which the answer's Date shows.
 func parseRetryAfter(h http.Header, now time.Time) time.Duration {
 	if date, err := http.ParseTime(h.Get("Date")); err == nil {
 		now = date
@@ -136,7 +137,7 @@ func parseRetryAfter(h http.Header, now time.Time) time.Duration {
 		items := strings.Split(line, ",")
 		for i := 0; i < len(items); i++ {
 			after, ok := oneRetryAfter(items[i], now)
-			if !ok && i+1 < len(items) { // two of the three forms of a date hold a comma
+			if !ok && i+1 < len(items) { // two of the three date formats contain a comma
 				if after, ok = oneRetryAfter(items[i]+","+items[i+1], now); ok {
 					i++
 				}
@@ -164,8 +165,8 @@ func oneRetryAfter(value string, now time.Time) (time.Duration, bool) {
 	return min(max(at.Sub(now), 0), most), true
 }
 
-// oneLine makes foreign text fit for a message: what a terminal would obey instead of
-// show is replaced, a line end by a space.
+// oneLine makes foreign text safe for a message: it replaces control characters of
+// terminals, and line ends by spaces.
 func oneLine(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -178,7 +179,7 @@ func oneLine(s string) string {
 	}, s)
 }
 
-// clip keeps foreign text in a message short and on one line.
+// clip shortens foreign text for a message and puts it on one line.
 func clip(s string) string {
 	const most = 200
 	if s = oneLine(s); len(s) > most {

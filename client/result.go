@@ -9,58 +9,60 @@ import (
 	"unicode/utf8"
 )
 
-// Failure says why an action has no answer.
+// Failure is the reason why an action has no answer.
 type Failure struct {
-	// Code is a word such as "timeout" or "refused"; Message is for a person.
+	// Code is a code such as "timeout" or "refused"; Message is for people.
 	Code    string `json:"code"`
 	Message string `json:"message"`
 }
 
-// Result is what became of one action.
+// Result is the result of one action.
 type Result struct { //nolint:recvcheck // it is encoded by value, too
-	// ID is the action's, or its index in decimal where it has none.
+	// ID is the action's id, or its index in decimal if it has none.
 	ID string
-	// Index is the action's place in its batch, from 0.
+	// Index is the position of the action in its batch, from 0.
 	Index   int
 	Outcome Outcome
-	// Status is the target's HTTP status, 0 where there was no answer. Cancelled and
-	// Expired have one if the action was answered and waited for its next attempt.
+	// Status is the target's HTTP status, or 0 without an answer. A Cancelled or
+	// Expired action has one if the target answered and the action waited for its next
+	// attempt.
 	Status  int
 	Headers http.Header
-	// Body is the body that the target sent, decoded from whatever form it
-	// travelled in. Nil means that it was empty.
+	// Body is the body that the target sent, decoded from the form in which the server
+	// transfers it. Nil means that the body was empty.
 	Body []byte
-	// JSON says that Body is JSON, by the target's content type and in fact.
+	// JSON: the target's content type is JSON, and Body is valid JSON.
 	JSON bool
-	// Truncated says that Body is only the beginning of what the target sent: it was
-	// longer than the server keeps, or its transfer broke off.
+	// Truncated: Body is only the beginning of the target's body, which was longer than
+	// the server keeps, or whose transfer broke off.
 	Truncated bool
-	// Undecoded says that Body is still in the content codings that the header
-	// Content-Encoding names, or is said to be.
+	// Undecoded: Body is still in the content codings that the header Content-Encoding
+	// names.
 	Undecoded bool
-	// Error is set where there was no answer.
+	// Error is set if there was no answer.
 	Error *Failure
-	// Attempts counts the tries at sending, over all rounds.
+	// Attempts is the number of attempts, over all rounds.
 	Attempts int
-	// StartedAt is when the last attempt began, zero where there was none.
+	// StartedAt is when the last attempt began, or zero without an attempt.
 	StartedAt time.Time
-	// Duration is that of the last attempt, to the millisecond.
+	// Duration is the duration of the last attempt, to the millisecond.
 	Duration time.Duration
-	// SentAt is set for Unknown: when the attempt began whose answer was not seen.
+	// SentAt is set for Unknown: it is when the attempt began whose answer was not
+	// seen.
 	SentAt time.Time
-	// History is what the action ended with before it was retried, oldest first.
+	// History has the earlier results of an action that was retried, oldest first.
 	History []Past
 
-	// raw is the document as the server sent it.
+	// raw is the server's document, unchanged.
 	raw json.RawMessage
 }
 
-// Past is what an action ended with before it was retried.
+// Past is the result of an action before a retry.
 type Past struct {
 	Outcome Outcome  `json:"outcome"`
 	Status  int      `json:"status,omitempty"`
 	Error   *Failure `json:"error,omitempty"`
-	// Attempts counts the tries of that round alone.
+	// Attempts is the number of attempts in that round.
 	Attempts  int       `json:"attempts"`
 	StartedAt time.Time `json:"started_at,omitzero"`
 }
@@ -92,7 +94,7 @@ type resultDocument struct {
 	History    []Past          `json:"history,omitempty"`
 }
 
-// UnmarshalJSON reads the document that the server sends.
+// UnmarshalJSON decodes the server's document.
 func (r *Result) UnmarshalJSON(data []byte) error {
 	var doc resultDocument
 	if err := json.Unmarshal(data, &doc); err != nil {
@@ -127,8 +129,8 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// MarshalJSON is the inverse of UnmarshalJSON: it returns the document as the
-// server sent it, also where the fields were changed since.
+// MarshalJSON is the inverse of UnmarshalJSON: it returns the server's document, even
+// if the fields were changed since.
 func (r Result) MarshalJSON() ([]byte, error) {
 	if r.raw != nil {
 		return r.raw, nil

@@ -14,7 +14,7 @@ import (
 
 // Filter selects results. The zero value selects all.
 type Filter struct {
-	// Outcomes keeps only those; empty keeps all.
+	// Outcomes selects results with these outcomes; empty selects all.
 	Outcomes []Outcome
 }
 
@@ -29,10 +29,10 @@ func (f *Filter) query() url.Values {
 	return url.Values{"outcome": {strings.Join(names, ",")}}
 }
 
-// Results streams the results in the order of the actions, one at a time in
-// memory. It may be called while the batch runs: what has not ended comes with
-// the outcome [Pending]. An error is the last that it yields; without one, the
-// results were all there.
+// Results streams the results in the order of the actions, with one at a time in
+// memory. It can be called while the batch runs: an action that has not ended has the
+// outcome [Pending]. An error is the last value that it yields; without an error, it
+// has yielded all results.
 func (c *Client) Results(ctx context.Context, id string, filter Filter) iter.Seq2[*Result, error] {
 	return func(yield func(*Result, error) bool) {
 		resp, err := c.open(ctx, id, "results", "application/x-ndjson", filter.query())
@@ -59,7 +59,7 @@ func (c *Client) Results(ctx context.Context, id string, filter Filter) iter.Seq
 	}
 }
 
-// open begins a streamed answer about a batch.
+// open opens a streamed answer about a batch.
 func (c *Client) open(ctx context.Context, id, what, accept string, query url.Values) (*http.Response, error) {
 	if err := checkID(id); err != nil {
 		return nil, err

@@ -12,11 +12,11 @@ import (
 	"time"
 )
 
-// Transient reports whether err may pass by itself, so that the same call can be
-// made again, and how long the server asked to wait before that, 0 where it did
-// not say. It is true for a server that cannot be reached, that broke the
-// connection, that answered 429, 502, 503 or 504, or 409 with Retry-After, by
-// which it says that another upload under the same idempotency key is in the way.
+// Transient reports whether err is temporary, so that the same call can be repeated,
+// and how long the server asked to wait before that, or 0. It is true if the server
+// cannot be reached, broke the connection, or answered 429, 502, 503 or 504. It is also
+// true for 409 with Retry-After: then another upload with the same idempotency key is
+// under way.
 func Transient(err error) (after time.Duration, ok bool) {
 	if p, found := errors.AsType[*Problem](err); found {
 		switch p.Status {
@@ -35,7 +35,7 @@ func Transient(err error) (after time.Duration, ok bool) {
 	}
 	for _, passing := range []error{
 		syscall.ECONNREFUSED, syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF,
-		net.ErrClosed, // as net/http answers a body that it was writing when the server broke the connection
+		net.ErrClosed, // net/http's error for a body that it was writing when the server broke the connection
 	} {
 		if errors.Is(err, passing) {
 			return 0, true
@@ -44,7 +44,7 @@ func Transient(err error) (after time.Duration, ok bool) {
 	if strings.HasSuffix(err.Error(), brokenConnection) {
 		return 0, true
 	}
-	// An answer that was cut off within a header line.
+	// The answer ended within a header line.
 	if _, found := errors.AsType[textproto.ProtocolError](err); found {
 		return 0, true
 	}
@@ -52,19 +52,19 @@ func Transient(err error) (after time.Duration, ok bool) {
 	return 0, found && timeout.Timeout()
 }
 
-// brokenConnection is what net/http says of a kept connection whose server went
-// away while it was taken for a call. The error has no name of its own.
+// brokenConnection is net/http's error if the server closed a kept connection while a
+// call was about to use it. The error has no variable of its own.
 const brokenConnection = "server closed idle connection"
 
-// firstPause and longestPause bound the pauses between two calls where the
-// server does not name one.
+// firstPause and longestPause bound the pauses between two calls if the server does not
+// ask for one.
 const (
 	firstPause   = 200 * time.Millisecond
 	longestPause = 5 * time.Second
 )
 
-// retryTransient makes a call until it does not end with a transient error, or until
-// the next one would come later than retryFor allows. It returns the last error.
+// retryTransient repeats a call after transient errors, until the next call would come
+// later than retryFor allows. It returns the last error.
 func retryTransient[T any](ctx context.Context, retryFor time.Duration, call func() (T, error)) (T, error) {
 	giveUp := time.Now().Add(retryFor)
 	pause := firstPause
@@ -87,7 +87,7 @@ func retryTransient[T any](ctx context.Context, retryFor time.Duration, call fun
 	}
 }
 
-// sleep reports whether the time passed before the context ended.
+// sleep reports whether the duration passed before the context ended.
 func sleep(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -15,36 +15,37 @@ import (
 	"unicode/utf8"
 )
 
-// Options says what a submission says beside its actions. The zero value is usable.
+// Options are the options of a submission. The zero value is usable.
 type Options struct {
-	// Target names the configured API to call. It may be left out where the
-	// server has only one.
+	// Target names the configured target to call. It may be empty if the server has
+	// only one.
 	Target string
 	// WebhookURL receives a webhook when the batch has ended. See [VerifyWebhook].
 	WebhookURL string
-	// ExpiresIn is the time from acceptance to the deadline, after which nothing
-	// is begun any more. Defaults to the server's.
+	// ExpiresIn is the time from acceptance to the deadline, after which no action
+	// begins. Defaults to the server's setting.
 	ExpiresIn time.Duration
-	// Retention is how long results are kept after the end. Defaults to the server's.
+	// Retention is how long the server keeps results after the end. Defaults to the
+	// server's setting.
 	Retention time.Duration
 	// Metadata comes back with the batch, unchanged.
 	Metadata map[string]string
 
-	// IdempotencyKey makes a repeated submission return the first one's batch.
-	// Make it unique for each job, or use [NewIdempotencyKey]. Submit
-	// defaults to a new key for each call, the others to none.
+	// IdempotencyKey makes a repeated submission return the batch of the first one. Use
+	// a key that is unique for each job, or [NewIdempotencyKey]. Submit defaults to a
+	// new key for each call, the other methods to none.
 	IdempotencyKey string
-	// Compression is that of the upload. Defaults to none.
+	// Compression is the compression of the upload. Defaults to none.
 	Compression Compression
-	// Wait has the server wait for that long, in whole seconds, for the end of
-	// the batch before it answers, so that a small one comes back with its results.
+	// Wait makes the server wait for the end of the batch before it answers, for at
+	// most this time in whole seconds. A small batch then comes back with its results.
 	Wait time.Duration
 }
 
 // NewIdempotencyKey returns a new random key.
 func NewIdempotencyKey() string { return rand.Text() }
 
-// Submit submits actions that lie in memory.
+// Submit submits actions that are in memory.
 func (c *Client) Submit(ctx context.Context, actions []Action, opts Options) (*Batch, error) {
 	if opts.IdempotencyKey == "" {
 		opts.IdempotencyKey = NewIdempotencyKey()
@@ -57,7 +58,7 @@ func (c *Client) Submit(ctx context.Context, actions []Action, opts Options) (*B
 		ExpiresIn: seconds(opts.ExpiresIn), Retention: seconds(opts.Retention),
 	}
 	if doc.Actions == nil {
-		doc.Actions = []Action{} // the server's to refuse, in its words
+		doc.Actions = []Action{} // an empty list, which the server refuses
 	}
 	if opts.WebhookURL != "" {
 		doc.Webhook = &webhookDocument{URL: opts.WebhookURL}
@@ -69,29 +70,29 @@ func (c *Client) Submit(ctx context.Context, actions []Action, opts Options) (*B
 	return c.upload(ctx, "application/json", nil, bytes.NewReader(body), opts)
 }
 
-// SubmitStream submits actions as the iterator yields them, one at a time in
-// memory. An error that it yields ends the upload, leaves nothing on the server,
-// and is returned. The iterator is not run after SubmitStream has returned, and
-// runs once, so a failed upload is not repeated.
+// SubmitStream submits actions as the iterator yields them, with one at a time in
+// memory. An error of the iterator ends the upload, leaves nothing on the server, and
+// is returned. The iterator runs only once, and not after SubmitStream has returned, so
+// a failed upload is not repeated.
 func (c *Client) SubmitStream(ctx context.Context, actions iter.Seq2[Action, error], opts Options) (*Batch, error) {
 	lines := newActionReader(actions)
 	defer lines.Close()
 	return c.upload(ctx, "application/x-ndjson", opts.query(), lines, opts)
 }
 
-// SubmitNDJSON submits actions from a reader, one JSON object a line. It does
-// not read after it has returned. If r is an [io.Seeker] and there is an
-// idempotency key, a failed upload is repeated from the start of r.
+// SubmitNDJSON submits actions from a reader, one JSON object per line. It does not
+// read r after it has returned. If r is an [io.Seeker] and there is an idempotency key,
+// SubmitNDJSON repeats a failed upload from the start of r.
 func (c *Client) SubmitNDJSON(ctx context.Context, r io.Reader, opts Options) (*Batch, error) {
 	return c.upload(ctx, "application/x-ndjson", opts.query(), r, opts)
 }
 
-// SubmitJSON submits a whole document from a reader, as it stands: an object
-// with "actions" and what else belongs to a batch. Of opts, only what is not
-// part of the document may be set. It reads r as [Client.SubmitNDJSON] does.
+// SubmitJSON submits a whole document from a reader, unchanged: an object with
+// "actions" and the other fields of a batch. Of opts, only options that are not fields
+// of the document may be set. It reads r as [Client.SubmitNDJSON] does.
 func (c *Client) SubmitJSON(ctx context.Context, r io.Reader, opts Options) (*Batch, error) {
 	if len(opts.query()) > 0 {
-		return nil, errors.New("the options say what belongs into the document: set target, webhook, expires_in, retention and metadata there")
+		return nil, errors.New("these options are fields of the document: set target, webhook, expires_in, retention and metadata there")
 	}
 	return c.upload(ctx, "application/json", nil, r, opts)
 }
@@ -130,7 +131,7 @@ func (o *Options) check() error {
 	return nil
 }
 
-// query holds the options of an NDJSON submission, whose body has no place for them.
+// query returns the options of an NDJSON submission, whose body has no place for them.
 func (o *Options) query() url.Values {
 	q := url.Values{}
 	set := func(name, value string) {
@@ -148,7 +149,7 @@ func (o *Options) query() url.Values {
 	return q
 }
 
-// upload sends body, again and again if it may, and reads the answer.
+// upload sends body, repeats the call if that is allowed, and reads the answer.
 func (c *Client) upload(ctx context.Context, contentType string, query url.Values, body io.Reader, opts Options) (*Batch, error) {
 	if err := opts.check(); err != nil {
 		return nil, err
@@ -169,7 +170,7 @@ func (c *Client) upload(ctx context.Context, contentType string, query url.Value
 			return nil, err
 		}
 		batch, err := decode[Batch](ctx, c, call{method: http.MethodPost, query: query, header: header, body: upload})
-		// A transport may still hold the body when it has answered. After this it reads no more.
+		// A transport may still use the body after the answer. Close ends that.
 		_ = upload.Close()
 		if cause := upload.cause(); cause != nil && ctx.Err() == nil {
 			return nil, cause
@@ -192,7 +193,7 @@ func (c *Client) upload(ctx context.Context, contentType string, query url.Value
 	})
 }
 
-// actionReader turns an iterator of actions into NDJSON, as it is read.
+// actionReader reads an iterator of actions as NDJSON.
 type actionReader struct {
 	next func() (Action, error, bool)
 	stop func()

@@ -66,7 +66,7 @@ func TestSubmitIsRepeatedUnderOneKey(t *testing.T) {
 		case 1:
 			reply(w, 503, `{}`)
 		case 2:
-			panic(http.ErrAbortHandler) // the connection breaks: was it accepted?
+			panic(http.ErrAbortHandler) // the connection breaks: the client cannot know whether the batch was accepted
 		default:
 			reply(w, 202, running)
 		}
@@ -162,7 +162,7 @@ func TestAnErrorOfTheSourceEndsTheUploadAndIsReturned(t *testing.T) {
 	}
 }
 
-// hastyTransport answers before it has read the body, and goes on reading.
+// hastyTransport answers before it has read the body, and continues to read it.
 type hastyTransport struct{ body io.ReadCloser }
 
 func (h *hastyTransport) RoundTrip(r *http.Request) (*http.Response, error) {

@@ -33,9 +33,9 @@ func (c Compression) announce(header http.Header) error {
 	return fmt.Errorf("unknown compression %q: expected %q or %q", string(c), Gzip, Zstd)
 }
 
-// upload is the body of a request. It pulls from its source only while the
-// transport reads, so there is no goroutine to end, and it can be cut off: once
-// Close has returned, the source is not touched any more.
+// upload is the body of a request. It reads its source only while the transport reads
+// it, so it needs no goroutine. It can be cut off: once Close has returned, it does not
+// use the source any more.
 type upload struct {
 	mu     sync.Mutex
 	source io.Reader
@@ -57,7 +57,8 @@ func newUpload(source io.Reader, compression Compression) (*upload, error) {
 	case Gzip:
 		u.packer = gzip.NewWriter(&u.packed)
 	case Zstd:
-		// One at a time, since more would be goroutines that outlive a request cut off.
+		// Use a concurrency of one: further goroutines would outlive a request that is
+		// cut off.
 		u.packer, err = zstd.NewWriter(&u.packed, zstd.WithEncoderConcurrency(1))
 	case NoCompression:
 	}
@@ -85,7 +86,7 @@ func (u *upload) Read(p []byte) (int, error) {
 			return 0, u.note(err)
 		}
 	}
-	return u.packed.Read(p) // io.EOF once all is packed and read
+	return u.packed.Read(p) // io.EOF after the last packed byte
 }
 
 // pack compresses the next chunk of the source, and drops the source at its end.
@@ -107,7 +108,8 @@ func (u *upload) pack() error {
 	return err
 }
 
-// note keeps the source's own error, which is worth more than the transport's about it.
+// note keeps the source's own error, which is more useful than the transport's error
+// about it.
 func (u *upload) note(err error) error {
 	if err != nil && !errors.Is(err, io.EOF) {
 		u.failed = err
@@ -115,7 +117,7 @@ func (u *upload) note(err error) error {
 	return err
 }
 
-// Close waits for a Read under way.
+// Close waits for a Read in progress.
 func (u *upload) Close() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -123,7 +125,7 @@ func (u *upload) Close() error {
 	return nil
 }
 
-// cause is the error by which the source ended the upload, if it did.
+// cause returns the source's error that ended the upload, or nil.
 func (u *upload) cause() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()

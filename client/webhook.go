@@ -13,32 +13,31 @@ import (
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 )
 
-// Event is what a webhook tells.
+// Event is the content of a webhook.
 type Event struct {
-	// ID is the webhook-id. It is the same each time that an event is delivered,
-	// so a receiver that has seen it need not act again.
+	// ID is the webhook-id. Every delivery of an event has the same ID, so a receiver
+	// can ignore an ID that it has seen.
 	ID string `json:"-"`
-	// Type is such as "batch.completed".
+	// Type is the type of the event, such as "batch.completed".
 	Type string `json:"type"`
 	// Timestamp is when the event happened.
 	Timestamp time.Time `json:"timestamp"`
-	// Round counts the ends of the batch from 1: each retry leads to another, and each
+	// Round counts the ends of the batch from 1: each retry leads to another end, which
 	// is an event with an ID of its own.
 	Round int `json:"-"`
-	// Batch is the batch as it ended: its id, status, counts and metadata, and its results
+	// Batch is the batch at its end: its id, status, counts and metadata, and its results
 	// if it is small.
 	Batch Batch `json:"data"`
 }
 
-// minSecret is the fewest bytes that a secret may have (Standard Webhooks,
-// "Signature scheme": 24 to 64 bytes).
+// minSecret is the least number of bytes of a secret (Standard Webhooks, "Signature
+// scheme": 24 to 64 bytes).
 const minSecret = 24
 
-// VerifyWebhook checks that a received request was signed with one of the
-// secrets ("whsec_…"), not longer than five minutes ago, and returns the event
-// in it. Body is the request's body, byte for byte as received. Give the old
-// secret and the new while one replaces the other. On an error, answer 401 and
-// do nothing.
+// VerifyWebhook checks that a received request was signed with one of the secrets
+// ("whsec_…"), at most five minutes ago, and returns its event. Body is the request's
+// body, byte for byte as received. While a new secret replaces an old one, pass both.
+// On an error, answer 401 and do nothing else.
 func VerifyWebhook(header http.Header, body []byte, secrets ...string) (*Event, error) {
 	if len(secrets) == 0 {
 		return nil, errors.New("verify webhook: there is no secret")
@@ -68,7 +67,7 @@ func VerifyWebhook(header http.Header, body []byte, secrets ...string) (*Event, 
 }
 
 func verify(header http.Header, body []byte, secret string) error {
-	// The library would take an empty key, with which anybody can sign.
+	// The library would accept an empty key, with which anyone can sign.
 	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
 	if err != nil || len(key) < minSecret {
 		return fmt.Errorf("the secret is not usable: expected whsec_ and at least %d bytes in base64", minSecret)
@@ -88,27 +87,27 @@ const (
 	DeliveryWaiting   DeliveryState = "waiting"   // the batch has not ended
 	DeliveryPending   DeliveryState = "pending"   // an attempt is due or under way
 	DeliveryDelivered DeliveryState = "delivered" // the receiver answered 2xx
-	DeliveryGone      DeliveryState = "gone"      // the receiver answered 410: never again
+	DeliveryGone      DeliveryState = "gone"      // the receiver answered 410: no further attempts
 	DeliveryFailed    DeliveryState = "failed"    // the schedule is exhausted
 	DeliveryWithdrawn DeliveryState = "withdrawn" // the batch was retried before the event was delivered
 )
 
-// DeliveryLog is what happened to the webhook of a batch.
+// DeliveryLog is the log of a batch's webhook.
 type DeliveryLog struct {
-	// Round is the round that the batch is in: 1, and one more for each retry.
+	// Round is the present round of the batch: 1, and one more for each retry.
 	Round int `json:"round"`
 	// MessageID is the webhook-id of the event of this round.
 	MessageID string        `json:"message_id"`
 	State     DeliveryState `json:"state"`
-	// NextAt is when the next attempt is due, nil where there is none.
+	// NextAt is when the next attempt is due, or nil.
 	NextAt *time.Time `json:"next_at,omitempty"`
-	// Attempts are those of all rounds, oldest first.
+	// Attempts are the attempts of all rounds, oldest first.
 	Attempts []Delivery `json:"attempts"`
-	// Earlier says what became of the events of earlier rounds, oldest first.
+	// Earlier has the events of earlier rounds, oldest first.
 	Earlier []PastDelivery `json:"earlier,omitempty"`
 }
 
-// PastDelivery is what became of the event of an earlier round.
+// PastDelivery is the final state of the event of an earlier round.
 type PastDelivery struct {
 	Round     int           `json:"round"`
 	MessageID string        `json:"message_id"`
@@ -121,13 +120,15 @@ type Delivery struct {
 	Round     int       `json:"round"`
 	MessageID string    `json:"message_id"`
 	At        time.Time `json:"at"`
-	// Status is the receiver's, 0 where it did not answer; Error then says why.
+	// Status is the receiver's status, or 0 if it did not answer; Error then has the
+	// reason.
 	Status     int    `json:"status,omitempty"`
 	Error      string `json:"error,omitempty"`
 	DurationMS int64  `json:"duration_ms"`
 }
 
-// Deliveries returns the log of the batch's webhook. A batch without one is a 404.
+// Deliveries returns the log of the batch's webhook. For a batch without a webhook the
+// error is a 404.
 func (c *Client) Deliveries(ctx context.Context, id string) (*DeliveryLog, error) {
 	if err := checkID(id); err != nil {
 		return nil, err
@@ -137,7 +138,7 @@ func (c *Client) Deliveries(ctx context.Context, id string) (*DeliveryLog, error
 	})
 }
 
-// Redeliver sends the event of a batch that has ended again: the same bytes under the same id.
+// Redeliver sends the event of a batch that has ended again: the same bytes with the same id.
 func (c *Client) Redeliver(ctx context.Context, id string) error {
 	if err := checkID(id); err != nil {
 		return err
