@@ -129,7 +129,7 @@ func TestANodeThatIsAwayCostsNoLookAtTheBatchesOfOthers(t *testing.T) {
 	for alive == "" || dead == "" {
 		id := b.Submit(1, queuetest.Spec()).ID
 		b.Begin(id, 0)
-		e := batches.ParseEntry(b.EntryOf(id, 0))
+		e := batches.ParseEntry(b.LedgerEntry(id, 0))
 		e.Started = e.Started.Add(-time.Minute) // so old that its holder is asked for it
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, "0", e.String()).Err())
 		if b.DB.NodeOf(b.Ctx, keys.KeysOf(id).Meta).Options().Addr == node.Addr {

@@ -16,7 +16,7 @@ import (
 // A worker that gives back many actions at once leaves connections to the steps of all others.
 func TestManyReleasesAtOnceLeaveConnectionsToOthers(t *testing.T) {
 	t.Parallel()
-	shared, distant := queuetest.Distantly(t, 100*time.Millisecond)
+	shared, distant := queuetest.OpenDistant(t, 100*time.Millisecond)
 	b := local(shared)
 	const n = 100
 	id := b.Submit(n, queuetest.Spec()).ID
@@ -50,7 +50,7 @@ func TestManyReleasesAtOnceLeaveConnectionsToOthers(t *testing.T) {
 func TestANewConnectionTakesTwoExchanges(t *testing.T) {
 	t.Parallel()
 	const trip = 300 * time.Millisecond // a busy client sends the parts of a message in less
-	shared, distant := queuetest.Distantly(t, trip)
+	shared, distant := queuetest.OpenDistant(t, trip)
 	b := local(shared)
 	require.NoError(t, b.DB.Client.Ping(b.Ctx).Err())
 	require.Equal(t, 1, distant.Opened())

@@ -65,7 +65,7 @@ func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 		noted := func(id string) string {
 			return queuetest.Must(b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "enqueued").Result())
 		}
-		seen := &queuetest.Sent{}
+		seen := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(seen)
 		b.Fanout.Offered.Pause = time.Hour
 		first, second := b.Upload(3), b.Upload(3)

@@ -37,14 +37,14 @@ func fedIdle(t *testing.T, limit batch.Limit, batches int) int {
 	const rounds = 40
 	tick := time.NewTicker(time.Second / rounds)
 	defer tick.Stop()
-	before := b.Commands()
+	before := queuetest.Commands(b.Bundle)
 	for range rounds {
 		waiting, err := b.Fanout.ReleaseThrottled(b.Ctx)
 		require.NoError(t, err)
 		require.Positive(t, waiting)
 		<-tick.C
 	}
-	return b.Commands() - before
+	return queuetest.Commands(b.Bundle) - before
 }
 
 func TestCommandsDoNotGrowWithTheBatchesThatWaitForALimit(t *testing.T) {
@@ -124,7 +124,7 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 			alive = append(alive, id)
 		}
 	}
-	queuetest.WaitFor(b.Store, 500*time.Millisecond)
+	queuetest.SetTimeout(b.Store, 500*time.Millisecond)
 	frozen.Freeze()
 	t.Cleanup(frozen.Thaw)
 	handed := func() (n int) {

@@ -43,7 +43,7 @@ func (b *bundle) free(limit batch.Limit) int {
 // drop removes the tasks of an action that has ended, as its worker does.
 func (b *bundle) drop(id string, index int) {
 	b.T.Helper()
-	b.Create()
+	b.CreateTasks()
 	for _, round := range []string{"", "2", "3"} {
 		err := b.Inspector().DeleteTask(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, index), tasks.TaskID(id, index, round))
 		if !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {

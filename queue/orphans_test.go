@@ -14,9 +14,9 @@ import (
 
 func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.Pauses()
+		b.SkipConfirmDelay()
 		id := b.Submit(4, queuetest.Spec()).ID
-		b.Create()
+		b.CreateTasks()
 		queue := b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, 0)
 		// All four are taken, as a worker takes them. Two of them were begun by one that is alive.
 		prefix := tasks.AsynqPrefix(queue)
@@ -55,9 +55,9 @@ func TestWhatADeadWorkerTookAndNeverBeganIsPutBack(t *testing.T) {
 // decided about it.
 func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.Pauses()
+		b.SkipConfirmDelay()
 		id := b.Submit(1, queuetest.Spec()).ID
-		b.Create()
+		b.CreateTasks()
 		queue := b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, 0)
 		prefix := tasks.AsynqPrefix(queue)
 		take := func() string {

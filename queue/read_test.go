@@ -18,7 +18,7 @@ func TestResultsOfASmallBatchAreReadInOneExchange(t *testing.T) {
 			b.End(id, i, batch.Succeeded)
 		}
 		b.AllResults(id, 1) // the step is known there
-		seen := &queuetest.Sent{}
+		seen := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(seen)
 		require.Len(t, b.AllResults(id, 100), 10)
 		require.Len(t, seen.With(id), 1)

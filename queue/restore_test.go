@@ -33,9 +33,9 @@ func TestWhatRedisForgotIsRestored(t *testing.T) {
 		require.NoError(t, err)
 		require.Zero(t, restored, "nothing was forgotten")
 
-		waiting := b.EntryOf(id, 3)
-		b.Rewind(id, 0, b.EntryOf(id, 0)) // its end is forgotten
-		b.Rewind(id, 1, "")               // its begin, too
+		waiting := b.LedgerEntry(id, 3)
+		b.Rewind(id, 0, b.LedgerEntry(id, 0)) // its end is forgotten
+		b.Rewind(id, 1, "")                   // its begin, too
 		k := keys.KeysOf(id)
 		require.NoError(t, b.DB.Client.SetRange(b.Ctx, k.State, 3, "r").Err())
 		require.NoError(t, b.DB.Client.HDel(b.Ctx, k.Groups, "o3").Err())
@@ -45,7 +45,7 @@ func TestWhatRedisForgotIsRestored(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, 3, restored)
 		require.Equal(t, batch.Counts{Total: 4, Pending: 1, Succeeded: 1, Failed: 1, Unknown: 1}, b.Read(id).Counts)
-		require.Equal(t, waiting, b.EntryOf(id, 3))
+		require.Equal(t, waiting, b.LedgerEntry(id, 3))
 		require.NoError(t, b.DB.Client.ZScore(b.Ctx, keys.OpenKey, id).Err(), "the sweeper looks after it again")
 		var brought bool
 		for _, task := range b.Pending(batch.Interactive) {
@@ -60,7 +60,7 @@ func TestWhatRedisForgotIsRestored(t *testing.T) {
 		require.Equal(t, 2, again.Attempt)
 		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 3, again.Token, queuetest.Result(3, batch.Succeeded)))
 		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
-		b.Rewind(id, 3, b.EntryOf(id, 3))
+		b.Rewind(id, 3, b.LedgerEntry(id, 3))
 		restored, err = b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Attempts.All())
 		require.NoError(t, err)
 		require.Equal(t, 1, restored)
@@ -91,7 +91,7 @@ func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
 		_, err = b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Attempts.All()) // the script is loaded
 		require.NoError(t, err)
 
-		b.Rewind(ends, 0, b.EntryOf(ends, 0))
+		b.Rewind(ends, 0, b.LedgerEntry(ends, 0))
 		require.NoError(t, b.DB.Client.HDel(b.Ctx, keys.KeysOf(ends).Meta, "outbox", "sending", "delivery").Err())
 		require.NoError(t, b.DB.Client.SetRange(b.Ctx, keys.KeysOf(waits).State, 0, "r").Err())
 		b.DropTask(waits, 0)
@@ -129,7 +129,7 @@ func TestAnAttemptIsRestoredInItsRoundWhateverTheClocksSay(t *testing.T) {
 		b.End(id, 0, batch.Failed)
 		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)
-		ledger := b.EntryOf(id, 0)
+		ledger := b.LedgerEntry(id, 0)
 		b.End(id, 0, batch.Succeeded)
 		k := keys.KeysOf(id)
 		b.Rewind(id, 0, "")
@@ -153,7 +153,7 @@ func TestAnAttemptIsRestoredInItsRoundWhateverTheClocksSay(t *testing.T) {
 // shiftBegin has an action's attempt be begun by a master whose clock differed by so much.
 func (b *bundle) shiftBegin(id string, index int, by time.Duration) {
 	b.T.Helper()
-	e := batches.ParseEntry(b.EntryOf(id, index))
+	e := batches.ParseEntry(b.LedgerEntry(id, index))
 	e.First, e.Started = e.First.Add(by), e.Started.Add(by)
 	require.NoError(b.T, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, strconv.Itoa(index), e.String()).Err())
 }
@@ -310,7 +310,7 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 		id := b.Submit(5, queuetest.Spec()).ID
 		flying := b.Begin(id, 0)
 		b.End(id, 1, batch.Succeeded)
-		ended := b.EntryOf(id, 1)
+		ended := b.LedgerEntry(id, 1)
 		old := func(entry string) string { // so old that its holder is sure to know
 			e := batches.ParseEntry(entry)
 			e.Started = e.Started.Add(-time.Minute)
@@ -318,7 +318,7 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 		}
 		b.Rewind(id, 1, old(ended))
 		ahead := batches.Entry{Token: "unheard-of", Attempts: 1, Worker: "w1", First: time.UnixMilli(1000), Started: time.Now().Add(time.Hour)} // by the clock of an earlier master
-		for _, set := range [][]any{{"0", old(b.EntryOf(id, 0))}, {"2", "unheard-of|1|1000|1000|0|w1"}, {"3", "its|1|1000|1000|0|w2"}, {"4", ahead.String()}} {
+		for _, set := range [][]any{{"0", old(b.LedgerEntry(id, 0))}, {"2", "unheard-of|1|1000|1000|0|w1"}, {"3", "its|1|1000|1000|0|w2"}, {"4", ahead.String()}} {
 			require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, set...).Err())
 		}
 		require.NoError(t, b.DB.Client.SetRange(b.Ctx, keys.KeysOf(id).State, 2, "rrr").Err())
@@ -331,11 +331,11 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 		b.Eventually("the answer", func() bool {
 			b.Sweeper.Holders.Asked = time.Time{}
 			b.Sweep()
-			return b.Read(id).Counts.Succeeded == 1 && batches.ParseEntry(b.EntryOf(id, 2)).Worker == "" && batches.ParseEntry(b.EntryOf(id, 4)).Worker == ""
+			return b.Read(id).Counts.Succeeded == 1 && batches.ParseEntry(b.LedgerEntry(id, 2)).Worker == "" && batches.ParseEntry(b.LedgerEntry(id, 4)).Worker == ""
 		})
-		require.Equal(t, "w1", batches.ParseEntry(b.EntryOf(id, 0)).Worker, "what it has in flight stays its own")
+		require.Equal(t, "w1", batches.ParseEntry(b.LedgerEntry(id, 0)).Worker, "what it has in flight stays its own")
 		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, flying.Token, queuetest.Result(0, batch.Succeeded)))
-		require.Equal(t, "w2", batches.ParseEntry(b.EntryOf(id, 3)).Worker, "a worker that is not alive is given time")
+		require.Equal(t, "w2", batches.ParseEntry(b.LedgerEntry(id, 3)).Worker, "a worker that is not alive is given time")
 	})
 }
 

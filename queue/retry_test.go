@@ -84,7 +84,7 @@ func TestARetryDoesNotWaitForTheTasksOfTheRoundBefore(t *testing.T) {
 		id := b.Submit(2, queuetest.Spec()).ID
 		b.End(id, 0, batch.Failed)
 		b.End(id, 1, batch.Succeeded)
-		b.Create()
+		b.CreateTasks()
 		require.Len(t, b.Pending(batch.Interactive), 2)
 		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 		require.NoError(t, err)

@@ -55,7 +55,7 @@ func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
 		}
 		commit("before")                                            // the steps are known there
 		for key, exchanges := range map[string]int{"": 1, "k": 2} { // the key is claimed before anything is read
-			seen := &queuetest.Sent{}
+			seen := &queuetest.Exchanges{}
 			b.DB.Client.AddHook(seen)
 			id := commit(key)
 			ours := slices.DeleteFunc(seen.With(id), func(x string) bool { // that it is enqueued is noted at some time
@@ -212,7 +212,7 @@ func TestABatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
 	t.Parallel()
 	b := open(t, queuetest.Clusters.Take(t)) // one server makes them in the step that commits
 	b.Submit(3, queuetest.Spec())
-	b.DB.Client.AddHook(&queuetest.Sent{Fail: "zadd " + keys.OpenKey})
+	b.DB.Client.AddHook(&queuetest.Exchanges{Fail: "zadd " + keys.OpenKey})
 	_, _, err := b.Upload(3).Commit(b.Ctx, queuetest.Spec())
 	require.ErrorContains(t, err, "refused")
 }
@@ -306,7 +306,7 @@ func TestWhatIsStagedWithACommitDoesNotDependOnTheClient(t *testing.T) {
 func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.Submit(upload.ChunkActions+1, queuetest.Spec()) // the steps are known there
-		refused := &queuetest.Sent{Fail: upload.Steps.Stage.Hash()}
+		refused := &queuetest.Exchanges{Fail: upload.Steps.Stage.Hash()}
 		b.DB.Client.AddHook(refused)
 		for _, more := range []int{0, 1, upload.ChunkActions} { // found by the commit, alone and with what is left, and by the next chunk
 			u := b.Upload(upload.ChunkActions)
@@ -335,7 +335,7 @@ func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 		b.Submit(upload.ChunkActions+1, queuetest.Spec()) // the steps are known there
 		held := &holding{only: upload.Steps.Stage.Hash(), release: make(chan struct{})}
 		b.DB.Client.AddHook(held)
-		seen := &queuetest.Sent{}
+		seen := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(seen)
 		u := b.Upload(upload.ChunkActions)
 		dropped := make(chan struct{})

@@ -46,7 +46,7 @@ func TestAComparisonThatFailsIsMadeAgain(t *testing.T) {
 	b, p := behindProxy(t)
 	id := b.Submit(2, queuetest.Spec()).ID
 	b.End(id, 0, batch.Succeeded)
-	b.Rewind(id, 0, b.EntryOf(id, 0))
+	b.Rewind(id, 0, b.LedgerEntry(id, 0))
 	later := time.Now().Add(ledger.VerifyAfter[0] + time.Second)
 	stop := p.Answer(redistest.Rule{Reply: "LOADING", Match: func(words []string) bool { return words[0] == "GETRANGE" }, Way: redistest.Refused})
 	require.Error(t, b.Ledger.Restorer.VerifyEnded(b.Ctx, later))

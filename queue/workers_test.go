@@ -123,7 +123,7 @@ func TestARecoveryReadsManyBatchesInOneExchange(t *testing.T) {
 				require.NoError(t, err)
 			}
 		}
-		seen := &queuetest.Sent{}
+		seen := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(seen)
 		found, err := b.Sweeper.Recovery.Recover(b.Ctx, "w1", []string{"dead"})
 		require.NoError(t, err)

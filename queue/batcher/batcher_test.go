@@ -200,7 +200,7 @@ func TestResultsWaitAMomentForOthers(t *testing.T) {
 			"unless they are many":       {batcher.GatherMost, none},
 			"and go at the end":          {5, func(b *bundle, _ string) { b.Batcher.Close() }},
 		} {
-			seen := &queuetest.Sent{}
+			seen := &queuetest.Exchanges{}
 			id, ended := b.finishing(row.n)
 			b.DB.Client.AddHook(seen)
 			row.then(b, id)

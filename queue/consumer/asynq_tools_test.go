@@ -143,7 +143,7 @@ func TestAsynqsToolsListPauseRunAndDeleteTasks(t *testing.T) {
 // until it is told to end, the second fails, and the others succeed.
 func lookAfterTasks(t *testing.T, b *bundle, op tool) {
 	t.Helper()
-	var got queuetest.Seen
+	var got queuetest.Indexes
 	var fails atomic.Int32
 	end := make(chan struct{})
 	server := b.consumers.NewServer(ServerConfig{

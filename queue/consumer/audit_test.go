@@ -39,7 +39,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := open(t, rdb.Embedded)
-			var log queuetest.Logged
+			var log queuetest.LogBuffer
 			b.consumers.log = slog.New(slog.NewTextHandler(&log, nil))
 			begun, release := make(chan struct{}, 6), make(chan struct{})
 			server, _ := b.serve(Target{Slots: 4}, func(int, *Slot) error {

@@ -21,7 +21,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 			shared, node := queuetest.OpenCluster(t)
 			b := local(shared)
 			require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, redis.Z{Member: "open"}).Err()) // so that the queues are polled
-			var got queuetest.Seen
+			var got queuetest.Indexes
 			release := make(chan struct{})
 			server, _ := b.serve(Target{Slots: 8}, func(index int, _ *Slot) error {
 				got.Add(index)

@@ -20,7 +20,7 @@ import (
 func TestAWorkerOpensItsConnectionsToADistantRedisAheadOfNeed(t *testing.T) {
 	t.Parallel()
 	const trip = 100 * time.Millisecond
-	shared, distant := queuetest.Distantly(t, trip)
+	shared, distant := queuetest.OpenDistant(t, trip)
 	b := local(shared)
 	server, stop := b.serve(Target{Name: "crm", Slots: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(int, *Slot) error { return nil })
 	defer stop()

@@ -27,7 +27,7 @@ func idle(t *testing.T, batches int) float64 {
 	before, began := 0, time.Time{}
 	for i := range 2 + rounds {
 		if i == 2 { // every batch was looked at once
-			before, began = b.Commands(), time.Now()
+			before, began = queuetest.Commands(b.Bundle), time.Now()
 		}
 		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
@@ -37,7 +37,7 @@ func idle(t *testing.T, batches int) float64 {
 		require.NoError(t, err)
 		<-tick.C
 	}
-	return float64(b.Commands()-before) / time.Since(began).Seconds()
+	return float64(queuetest.Commands(b.Bundle)-before) / time.Since(began).Seconds()
 }
 
 func TestIdleCommandsDoNotGrowWithTheOpenBatches(t *testing.T) {

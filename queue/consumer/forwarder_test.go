@@ -132,7 +132,7 @@ func TestATaskIsDueToTheMillisecondByRedissClock(t *testing.T) {
 		}
 		taker.moveAll()
 		require.Len(t, b.Listed(batch.Interactive, b.Inspector().ListRetryTasks), 1, "it is not due yet")
-		require.EqualValues(t, 1, b.DueEntries())
+		require.EqualValues(t, 1, queuetest.DueEntries(b.Bundle))
 	})
 }
 
@@ -157,7 +157,7 @@ func TestTasksThatAreDueComeBackInBoundedNumbers(t *testing.T) {
 			require.Equal(t, moved < n, !taker.queues[queue].due.IsZero(), "it goes on at once while there are more")
 		}
 		require.Equal(t, "pending", queuetest.Must(b.DB.Client.HGet(b.Ctx, prefix+"t:x:7", "state").Result()))
-		require.Zero(t, b.DueEntries())
+		require.Zero(t, queuetest.DueEntries(b.Bundle))
 	})
 }
 
@@ -175,7 +175,7 @@ func TestAnEntryOfATaskThatDoesNotWaitAnyMoreMovesNothing(t *testing.T) {
 		}
 		b.Eventually("the entries are dropped", func() bool {
 			taker.moveAll()
-			return b.DueEntries() == 0
+			return queuetest.DueEntries(b.Bundle) == 0
 		})
 		require.Len(t, b.Pending(batch.Interactive), 1, "the one that an operator ran")
 	})
@@ -198,7 +198,7 @@ func TestATaskWhoseEntryIsGoneComesAtTheEndOfItsSecond(t *testing.T) {
 func TestTasksThatWaitForAServerThatDiedComeAtAnother(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.putAside(3, time.Millisecond) // and dies
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		b.serve(Target{Slots: 4}, func(index int, _ *Slot) error {
 			got.Add(index)
 			return nil
@@ -210,7 +210,7 @@ func TestTasksThatWaitForAServerThatDiedComeAtAnother(t *testing.T) {
 func TestTasksAreMovedAfterAnExchangeThatFailed(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker, _ := b.putAside(1, time.Millisecond)
-		b.DB.Client.AddHook(&queuetest.Failing{Left: 3})
+		b.DB.Client.AddHook(&queuetest.FailedPipelines{Left: 3})
 		taker.forwarder.lookAtAll()
 		taker.wg.Go(taker.forwarder.run)
 		defer taker.wg.Wait()
@@ -258,7 +258,7 @@ func TestATaskWhoseLeaseHasExpiredComesAgain(t *testing.T) {
 
 		// While a batch is open, a server looks for such tasks by itself.
 		expire(b.Active(), now.Add(-time.Hour))
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		b.serve(Target{Slots: 4}, func(index int, _ *Slot) error {
 			got.Add(index)
 			return nil

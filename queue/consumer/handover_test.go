@@ -53,7 +53,7 @@ func TestACommitTakesAlongOnlyWithPiggyback(t *testing.T) {
 	b.serve(Target{Slots: 3}, func(int, *Slot) error { return nil })
 	b.Submit(1, queuetest.Spec()) // the scripts are loaded
 	sentWith := func() string {
-		seen := &queuetest.Sent{}
+		seen := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(seen)
 		b.Submit(1, queuetest.Spec())
 		return seen.With(upload.Steps.Commit.Hash())[0]

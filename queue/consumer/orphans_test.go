@@ -44,7 +44,7 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 		})
 		require.NotEmpty(t, notes())
 
-		paused := b.Pauses()
+		paused := b.SkipConfirmDelay()
 		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.Sweep(), "at once, not when nothing has happened for a while")
 		require.EqualValues(t, 1, paused.Load())
 		require.Len(t, b.Pending(batch.Interactive), 3)
@@ -57,7 +57,7 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 func TestATurnWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
-	links := queuetest.NewBreaking(t, server.Addr)
+	links := queuetest.StartBreakingProxy(t, server.Addr)
 	b := open(t, "redis://"+links.Addr+"/0")
 	l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
 	l.poll(true) // the script is loaded
@@ -80,7 +80,7 @@ func TestATurnWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
 
 func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		b.Pauses()
+		b.SkipConfirmDelay()
 		l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 3}}}).targets[0]
 		b.Submit(3, queuetest.Spec())
 		for len(b.Pending(batch.Interactive)) > 0 {
@@ -93,7 +93,7 @@ func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
 			brought = append(brought, <-l.out)
 		}
 		// It is a step of its own, and repeated by its text where the digest is not known.
-		refused := &queuetest.Refusing{Step: tasks.Steps.Requeue.Hash()}
+		refused := &queuetest.RefusedCommands{Step: tasks.Steps.Requeue.Hash()}
 		b.DB.Client.AddHook(refused)
 		giveBackAll(brought)
 		refused.Over.Store(true)

@@ -101,7 +101,7 @@ func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
 		}
 		k := <-l.out
 		k.ran(errors.New("later"))
-		fail := &queuetest.Failing{Left: 1}
+		fail := &queuetest.FailedPipelines{Left: 1}
 		b.DB.Client.AddHook(fail)
 		l.poll(false)
 		require.Equal(t, 1, l.unreported(), "it is told again")
@@ -130,7 +130,7 @@ func TestATaskOfSomebodyElseIsDropped(t *testing.T) {
 		b.Eventually("it is gone", func() bool {
 			n := 0
 			for key := range b.AllKeys() {
-				if word := queuetest.AsynqWord(key); word == "t" || word == "pending" || word == "active" {
+				if word := queuetest.AsynqKeyKind(key); word == "t" || word == "pending" || word == "active" {
 					n++
 				}
 			}
@@ -205,7 +205,7 @@ func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
 		l := server.consumer.targets[0]
 		b.Eventually("the end", func() bool {
 			for key := range b.AllKeys() {
-				if word := queuetest.AsynqWord(key); word == "t" {
+				if word := queuetest.AsynqKeyKind(key); word == "t" {
 					return false
 				}
 			}

@@ -13,7 +13,7 @@ import (
 // takeAll has a worker take all tasks, and die.
 func (b *bundle) takeAll(n int) {
 	b.T.Helper()
-	b.Pauses()
+	b.SkipConfirmDelay()
 	l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2 * n}}}).targets[0]
 	b.Eventually("all tasks", func() bool {
 		l.markAllNonEmpty()
@@ -44,7 +44,7 @@ func TestTasksOfEndedBatchesDoNotStayInAsynqsBooks(t *testing.T) {
 			b.Round()
 			require.Empty(t, b.Active())
 			for key := range b.AllKeys() {
-				word := queuetest.AsynqWord(key)
+				word := queuetest.AsynqKeyKind(key)
 				require.NotEqual(t, "t", word)
 				require.NotEqual(t, "lease", word)
 			}
@@ -73,7 +73,7 @@ func TestATaskThatIsRunStaysThoughItsLeaseHasRunOut(t *testing.T) {
 		b.Begin(id, 0)
 		b.Begin(id, 1)
 		b.ExpireLeases()
-		paused := b.Pauses()
+		paused := b.SkipConfirmDelay()
 		b.Round()
 		require.Len(t, b.Active(), 2)
 		require.Zero(t, paused.Load(), "there is nothing to look at twice")

@@ -30,7 +30,7 @@ func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
 			was.Since = time.Now().Add(-time.Minute)
 			b.Sweeper.Stuck.Now[id] = was
 		}
-		paused := b.Pauses()
+		paused := b.SkipConfirmDelay()
 		require.Equal(t, batch.Swept{Open: 3, Lost: 6}, b.Sweep())
 		require.EqualValues(t, 1, paused.Load(), "one pause for all")
 		require.Len(t, b.Pending(batch.Interactive), 6)

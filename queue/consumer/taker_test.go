@@ -46,7 +46,7 @@ func (b *bundle) serve(line Target, handle func(index int, place *Slot) error) (
 
 func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		var now, most atomic.Int32
 		_, stop := b.serve(Target{Slots: 8}, func(index int, _ *Slot) error {
 			n := now.Add(1)
@@ -58,7 +58,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 			got.Add(index)
 			return nil
 		})
-		turns := &queuetest.Counted{Part: "evalsha " + tasks.Steps.Poll.Hash()}
+		turns := &queuetest.CommandCounter{Part: "evalsha " + tasks.Steps.Poll.Hash()}
 		b.DB.Client.AddHook(turns)
 		b.Submit(300, queuetest.Spec())
 		b.Eventually("all tasks", func() bool { return len(got.Sorted()) >= 300 })
@@ -86,7 +86,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 
 func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		b.Submit(20, queuetest.Spec())
 		held := time.Hour
 		changed := make(chan struct{})
@@ -146,7 +146,7 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 
 func TestALostWordIsMadeUpFor(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		server, _ := b.serve(Target{Slots: 8}, func(index int, _ *Slot) error {
 			got.Add(index)
 			return nil
@@ -189,7 +189,7 @@ func TestATurnThatFailsLosesNothing(t *testing.T) {
 			l.inHand--
 			l.running--
 		}
-		fail := &queuetest.Failing{}
+		fail := &queuetest.FailedPipelines{}
 		b.DB.Client.AddHook(fail)
 		fail.Left = 100
 		l.poll(false)
@@ -239,7 +239,7 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 			require.Len(t, b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)), 1)
 			return
 		}
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		b.serve(Target{Slots: 64}, func(index int, _ *Slot) error {
 			got.Add(index)
 			return nil
@@ -303,7 +303,7 @@ func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
 
 func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		require.NoError(t, b.Gate.Hold(b.Ctx, "crm", time.Hour))
 		server, _ := b.serve(Target{Slots: 8, Rate: batch.Rate{N: 100, Per: time.Second}}, func(index int, place *Slot) error {
 			if err := errors.Join(place.Approach(b.Ctx), place.Ready(b.Ctx)); err != nil {
@@ -379,7 +379,7 @@ func TestTheLowestIsThatOfTheLastSeconds(t *testing.T) {
 // As when another process has taught a new server some of them.
 func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		var there atomic.Int32
 		b.serve(Target{Slots: 8}, func(index int, _ *Slot) error {
 			batches, _, err := b.List(b.Ctx, "me", "", 100)
@@ -395,7 +395,7 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 			for _, step := range []*rdb.Step{tasks.Steps.Offer, tasks.Steps.Poll} {
 				require.NoError(t, step.Load(b.Ctx, b.DB.Client).Err())
 			}
-			seen := &queuetest.Sent{}
+			seen := &queuetest.Exchanges{}
 			b.DB.Client.AddHook(seen)
 			b.Submit(3, queuetest.Spec())
 			b.Eventually("the tasks", func() bool { return len(got.Sorted()) == 3*(n+1) })

@@ -26,7 +26,7 @@ func TestWhatNoTurnTakesIsToldToWorkersElsewhere(t *testing.T) {
 		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 1}}})
 		defer b.consumers.add(taker)()
 		l := taker.targets[0]
-		told := b.Words()
+		told := queuetest.CountWakeups(b.Bundle)
 		for range 60 {
 			for _, q := range l.queues {
 				q.maybeNonEmpty = true
@@ -50,7 +50,7 @@ func TestTasksThatAreEnqueuedAfterTheirTurnAreToldToWorkersElsewhere(t *testing.
 	b := open(t, server.URL())
 	defer b.consumers.add(newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 4}}}))()
 	b.Submit(1, queuetest.Spec())
-	told := b.Words()
+	told := queuetest.CountWakeups(b.Bundle)
 	require.NoError(t, b.DB.Client.ScriptFlush(b.Ctx).Err())
 	for _, step := range []*rdb.Step{upload.Steps.Stage, upload.Steps.Commit, tasks.Steps.Poll} {
 		require.NoError(t, step.Load(b.Ctx, b.DB.Client).Err())
@@ -67,7 +67,7 @@ func TestTasksThatAreEnqueuedAfterTheirTurnAreToldToWorkersElsewhere(t *testing.
 func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const places = 8
-		var got queuetest.Seen
+		var got queuetest.Indexes
 		release := make(chan struct{})
 		defer close(release)
 		hold := make(chan struct{})
@@ -91,7 +91,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 		b.Submit(3, queuetest.Spec()) // the steps are known there
 		await(3)
 		end(3)
-		exchanges := &queuetest.Sent{}
+		exchanges := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(exchanges)
 		// took reports whether a batch that is submitted is taken along with its commit.
 		took := func(n int) (along bool) {
@@ -108,7 +108,7 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 			commits := exchanges.With(upload.Steps.Commit.Hash())
 			return strings.Contains(commits[len(commits)-1], tasks.Steps.Poll.Hash())
 		}
-		told := b.Words()
+		told := queuetest.CountWakeups(b.Bundle)
 		one := b.Tasks.Shards == 1 // servers of a cluster keep no order among them
 		require.Equal(t, one, took(3))
 		if one {

@@ -35,7 +35,7 @@ func TestASilentLossAmongManyOpenBatchesIsFoundSoon(t *testing.T) {
 	})
 	b.Eventually("the end", func() bool { return b.Read(id).Counts.Succeeded == 1 })
 	began := time.Now()
-	b.Rewind(id, 0, b.EntryOf(id, 0))
+	b.Rewind(id, 0, b.LedgerEntry(id, 0))
 	require.Zero(t, b.Read(id).Counts.Succeeded)
 	b.Eventually("its repetition", func() bool { return b.Read(id).Counts.Succeeded == 1 })
 	require.Less(t, time.Since(began), 15*time.Second)

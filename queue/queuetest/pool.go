@@ -18,15 +18,16 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// The Redis of each kind that tests take turns with: to start a cluster takes longer
-// than most tests do. One test at a time has each of them, empty.
+// Tests share the servers of each kind, since starting a cluster takes longer than most tests. One test
+// at a time has each server, and gets it empty.
 var (
 	servers   = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.Start(tb).URL() }}
 	sentinels = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.StartSentinel(tb) }}
-	Clusters  = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.StartCluster(tb) }}
+	// Clusters has clusters of three masters.
+	Clusters = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.StartCluster(tb) }}
 )
 
-// pool keeps what was started until all tests have ended.
+// pool keeps servers until all tests have ended.
 type pool struct {
 	start func(tb testing.TB) string
 
@@ -35,7 +36,7 @@ type pool struct {
 	started []*lasting
 }
 
-// Take returns the URL of a Redis that is the test's until it ends.
+// Take returns the URL of an empty Redis that only this test uses until it ends.
 func (p *pool) Take(t *testing.T) string {
 	t.Helper()
 	url := p.free()
@@ -73,13 +74,13 @@ func (p *pool) close() {
 	}
 }
 
-// empty brings a Redis back to how it was started.
+// empty resets a Redis to its state at the start.
 func empty(url string) error {
-	rdb, err := rdb.Connect(url, time.Minute, nil)
+	client, err := rdb.Connect(url, time.Minute, nil)
 	if err != nil {
 		return err
 	}
-	defer rdb.Close()
+	defer client.Close()
 	ctx := context.Background()
 	reset := func(ctx context.Context, c *redis.Client) error {
 		_, err := c.Pipelined(ctx, func(p redis.Pipeliner) error {
@@ -90,7 +91,7 @@ func empty(url string) error {
 		})
 		return err
 	}
-	switch c := rdb.(type) {
+	switch c := client.(type) {
 	case *redis.ClusterClient:
 		return c.ForEachMaster(ctx, reset)
 	case *redis.Client:
@@ -99,7 +100,7 @@ func empty(url string) error {
 	return nil
 }
 
-// lasting is a test as redistest sees it whose servers outlive it.
+// lasting is a test for redistest whose cleanups run after all tests, so that its servers outlive it.
 type lasting struct {
 	testing.TB
 
@@ -128,16 +129,16 @@ func (l *lasting) end() {
 	}
 }
 
-// Pooled runs the tests, and ends what they have shared.
+// Pooled is a [testing.M] that stops the shared servers after the tests.
 type Pooled struct{ M *testing.M }
 
-// Run runs the tests, more of them at a time than there are processors, since many wait for a while.
+// Run runs the tests, twice as many at a time as there are processors, since most of them wait for Redis.
 func (p Pooled) Run() int {
 	stdflag.Parse()
 	asked := false
 	stdflag.Visit(func(f *stdflag.Flag) { asked = asked || f.Name == "test.parallel" })
 	if !asked {
-		_ = stdflag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // it is a number
+		_ = stdflag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // never fails for a number
 	}
 	code := p.M.Run()
 	for _, p := range []*pool{servers, sentinels, Clusters} {
