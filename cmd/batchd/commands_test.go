@@ -12,7 +12,7 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// receive waits for an event, but not for ever.
+// receive waits for an event for a limited time.
 func receive(t *testing.T, events <-chan *client.Event) *client.Event {
 	t.Helper()
 	select {
@@ -24,7 +24,7 @@ func receive(t *testing.T, events <-chan *client.Event) *client.Event {
 	}
 }
 
-// TestTheCommandsAgainstARealServer sees that client and server mean the same.
+// TestTheCommandsAgainstARealServer checks that client and server agree.
 func TestTheCommandsAgainstARealServer(t *testing.T) {
 	t.Parallel()
 	d, err := startDemo(t.Context(), io.Discard)
@@ -36,7 +36,7 @@ func TestTheCommandsAgainstARealServer(t *testing.T) {
 		return strings.TrimSpace(got.stdout)
 	}
 
-	// CSV, compressed, waited for.
+	// CSV, compressed, with --wait.
 	got := batchd(t, "", "submit", file(t, "a.csv", "sku,qty\nA/1,3\nB 2,\n"), "--server", server, "--compress", "zstd", "--wait",
 		"--method", "PUT", "--path", "/anything/{sku}?by={sku}", "--body", `{"qty": {qty:number?}, "note": "sku {sku}"}`, "--id", "{sku}",
 		"--header-template", "X-Sku: {sku}", "--metadata", "k=v", "--expires-in", "1h", "--retention", "1h", "--webhook", d.receiver.url+"/hook")
@@ -60,7 +60,7 @@ func TestTheCommandsAgainstARealServer(t *testing.T) {
 	require.NoError(t, results[1].Decode(&sent))
 	require.JSONEq(t, `{"qty": null, "note": "sku B 2"}`, sent.Data)
 
-	// Its webhook, and again.
+	// The webhook of the batch, and a second delivery.
 	event := receive(t, d.hooks.events)
 	require.Equal(t, id(got), event.Batch.ID)
 	require.Equal(t, map[string]string{"k": "v"}, event.Batch.Metadata)
@@ -71,7 +71,7 @@ func TestTheCommandsAgainstARealServer(t *testing.T) {
 		return err == nil && log.State == client.DeliveryDelivered && log.MessageID == event.ID && len(log.Attempts) == 2
 	}, 5*time.Second, 10*time.Millisecond)
 
-	// A document, of which not every action succeeds.
+	// A document with an action that does not succeed.
 	got = batchd(t, `{"actions":[{"method":"GET","path":"/status/404"},{"id":"b","method":"GET","path":"/uuid"}]}`, "submit", "-", "--wait", "--server", server)
 	require.Equal(t, exitNotAll, got.code, got.stderr)
 	second := id(got)
@@ -82,7 +82,7 @@ func TestTheCommandsAgainstARealServer(t *testing.T) {
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "409")
 
-	// One that is cancelled on its way, and followed from elsewhere.
+	// A batch that is cancelled while it runs, and followed by another command.
 	got = batchd(t, strings.Repeat(`{"method":"GET","path":"/delay/1"}`+"\n", 300), "submit", "-", "--server", server)
 	require.Equal(t, exitOK, got.code, got.stderr)
 	third := id(got)
@@ -92,17 +92,17 @@ func TestTheCommandsAgainstARealServer(t *testing.T) {
 	require.Equal(t, exitNotAll, got.code, got.stderr)
 	require.Contains(t, got.stderr, " cancelled")
 
-	// The list of them, and a page that goes on.
+	// The list of batches, which has another page.
 	got = batchd(t, "", "list", "--server", server, "--format", "table")
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Less(t, strings.Index(got.stdout, third), strings.Index(got.stdout, second), "newest first")
 
-	// A file that is submitted twice under one key is one batch.
+	// A file that is submitted twice with one key is one batch.
 	path := file(t, "b.ndjson", `{"method":"GET","path":"/uuid"}`+"\n")
 	first := batchd(t, "", "submit", path, "--idempotency-key", "once", "--server", server)
 	require.Equal(t, id(first), id(batchd(t, "", "submit", path, "--idempotency-key", "once", "--server", server)))
 
-	// Faults, with the line.
+	// Faults, with their lines.
 	got = batchd(t, "\n"+`{"method":"GET","path":"/a"}`+"\n"+`{"method":"GETT","path":"/a"}`, "submit", "-", "--server", server)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "standard input:3: /method: unknown method")

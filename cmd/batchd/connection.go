@@ -18,13 +18,13 @@ import (
 
 const defaultServer = "http://127.0.0.1:8080"
 
-// connection says which server a command talks to, and how.
+// connection selects the server that a command talks to, and the headers to send.
 type connection struct {
 	server  string
 	headers []string
 }
 
-// flags adds the flags that all commands share which talk to a server.
+// flags adds the flags that are common to all commands that talk to a server.
 func (c *connection) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.server, "server", "", "`URL` of the server (default $BATCHD_SERVER, or else "+defaultServer+")")
 	cmd.Flags().StringArrayVar(&c.headers, "header", nil, "send this `'Name: value'` to the server; may be repeated.\n$BATCHD_TOKEN is sent as 'Authorization: Bearer …'")
@@ -34,7 +34,8 @@ func (c *connection) url() string {
 	return cmp.Or(c.server, os.Getenv(config.ServerVariable), defaultServer)
 }
 
-// client connects. RetryFor is how long a call is repeated while the server is away.
+// client returns a client. RetryFor is how long it repeats a call while the server is
+// unavailable.
 func (c *connection) client(retryFor time.Duration) (*client.Client, error) {
 	opts := []client.Option{client.WithRetryFor(retryFor)}
 	token := os.Getenv(config.TokenVariable)
@@ -49,7 +50,7 @@ func (c *connection) client(retryFor time.Duration) (*client.Client, error) {
 		}
 		name = strings.TrimSpace(name)
 		if strings.EqualFold(name, "Authorization") {
-			token = "" // what is said here goes before the environment
+			token = "" // --header takes precedence over the environment
 		}
 		opts = append(opts, client.WithHeader(name, strings.TrimSpace(value)))
 	}
@@ -59,8 +60,8 @@ func (c *connection) client(retryFor time.Duration) (*client.Client, error) {
 	return client.New(c.url(), opts...)
 }
 
-// run wraps a command's work: an error by Ctrl-C becomes an interruption, and a
-// server that is not there gets an error that says what to do.
+// run wraps a command's work. It turns an error caused by Ctrl-C into an interruption,
+// and adds advice to the error for an unreachable server.
 func (c *connection) run(work func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
 		err := work(cmd, args)
@@ -79,7 +80,7 @@ func (c *connection) run(work func(cmd *cobra.Command, args []string) error) fun
 	}
 }
 
-// command returns a command line that talks to the same server.
+// command adds the flag for the present server to a command line.
 func (c *connection) command(line string) string {
 	if c.server != "" {
 		line += " --server " + c.shown()
@@ -87,7 +88,7 @@ func (c *connection) command(line string) string {
 	return line
 }
 
-// shown is the URL without what may be secret in it.
+// shown returns the URL without any secrets in it.
 func (c *connection) shown() string {
 	u, err := url.Parse(c.url())
 	if err != nil {

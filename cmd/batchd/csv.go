@@ -19,26 +19,26 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// rowFlags are the templates by which a CSV row becomes an action.
+// rowFlags are the templates that turn a CSV row into an action.
 type rowFlags struct {
 	id, method, path, body, bodyText string
 	headers                          []string
 	delimiter                        string
-	// byExtension says that the delimiter follows from the name of the file.
+	// byExtension: the name of the file determines the delimiter.
 	byExtension bool
 }
 
-// given reports whether any of them was set, which only makes sense for CSV.
+// given reports whether any of the flags was set. They only make sense for CSV.
 func (f *rowFlags) given() bool {
 	return f.id != "" || f.method != "" || f.path != "" || f.body != "" || f.bodyText != "" || f.headers != nil || f.delimiter != ""
 }
 
-// rowTemplate makes actions of rows.
+// rowTemplate turns rows into actions.
 type rowTemplate struct {
 	id, method, path, query, body, bodyText *template
 	headers                                 []headerTemplate
 	delimiter                               rune
-	// delimited says that a flag gives the delimiter.
+	// delimited: a flag sets the delimiter.
 	delimited bool
 }
 
@@ -47,7 +47,7 @@ type headerTemplate struct {
 	value *template
 }
 
-// parse checks the flags as far as that is possible without a row.
+// parse checks the flags, without having seen a row.
 func (f *rowFlags) parse() (*rowTemplate, error) {
 	if f.path == "" {
 		return nil, errors.New("--path is missing: a row of CSV becomes an action by a template such as --path '/items/{id}'")
@@ -127,7 +127,7 @@ func (t *rowTemplate) bind(header []string) error {
 	return nil
 }
 
-// quotedList writes the names of columns so that blanks around them show.
+// quotedList quotes the names of columns, so that blanks around them are visible.
 func quotedList(names []string) string {
 	quoted := make([]string, len(names))
 	for i, name := range names {
@@ -136,7 +136,7 @@ func quotedList(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// action makes the action of one row.
+// action returns the action for one row.
 func (t *rowTemplate) action(header []string, row map[string]string) (client.Action, error) {
 	var firstErr error
 	expand := func(tmpl *template) string {
@@ -148,7 +148,7 @@ func (t *rowTemplate) action(header []string, row map[string]string) (client.Act
 	}
 	a := client.Action{ID: expand(t.id), Method: strings.ToUpper(expand(t.method)), Path: expand(t.path)}
 	if t.query != nil {
-		a.Path += "?" + expand(t.query) // in its own order and spelling
+		a.Path += "?" + expand(t.query) // keeps the order and spelling of the template
 	}
 	for _, h := range t.headers {
 		if a.Headers == nil {
@@ -171,13 +171,13 @@ func (t *rowTemplate) action(header []string, row map[string]string) (client.Act
 	return a, firstErr
 }
 
-// hasBody reports whether a request of that method usually has a body, and so
-// gets the row as one where there is no template.
+// hasBody reports whether requests with that method usually have a body. Without a
+// template, such a request gets the row as its body.
 func hasBody(method string) bool {
 	return method == http.MethodPost || method == http.MethodPut || method == http.MethodPatch
 }
 
-// rowObject is the row as a JSON object of strings, in the order of the columns.
+// rowObject returns the row as a JSON object of strings, in the order of the columns.
 func rowObject(header []string, row map[string]string) json.RawMessage {
 	var out bytes.Buffer
 	for i, column := range header {
@@ -188,7 +188,7 @@ func rowObject(header []string, row map[string]string) json.RawMessage {
 	return out.Bytes()
 }
 
-// readCSV yields the action of every row, and notes the line of each.
+// readCSV yields the action of every row, and records the line of each.
 func readCSV(name string, in *bufio.Reader, t *rowTemplate, at *places) iter.Seq2[client.Action, error] {
 	return func(yield func(client.Action, error) bool) {
 		if err := checkStart(name, in); err != nil {
@@ -255,8 +255,8 @@ func checkHeader(header []string, t *rowTemplate) error {
 	return t.bind(header)
 }
 
-// checkDelimiter refuses a header of one column that looks like several of another
-// delimiter, unless the delimiter was given.
+// checkDelimiter refuses a header with a single column that seems to use another
+// delimiter, unless a flag sets the delimiter.
 func checkDelimiter(header []string, t *rowTemplate) error {
 	if len(header) != 1 || t.delimited {
 		return nil
@@ -275,7 +275,7 @@ func validJSON(text string) bool {
 	return jsontext.Value(text).IsValid(jsontext.AllowDuplicateNames(true))
 }
 
-// csvError names the line, and the column that is missing.
+// csvError adds the line and, if possible, the column to an error.
 func csvError(name string, header, record []string, err error) error {
 	parse, ok := errors.AsType[*csv.ParseError](err)
 	text, isText := errors.AsType[*textError](err)

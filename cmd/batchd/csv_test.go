@@ -93,7 +93,7 @@ func TestRowsBeyondAllMeasureAreRefused(t *testing.T) {
 	for text, want := range map[string]string{
 		"id\n" + strings.Repeat("x", 99) + "\n" + strings.Repeat("x", 99) + "\n": "",
 		"id\n" + strings.Repeat("x", 101) + "\n":                                 "2:101: the row has more than 0 MiB",
-		"id,n\n1,\"" + strings.Repeat("x\n", 99):                                 "2:3: the row goes on for more than 0 MiB: should the quote that opens here have an end?",
+		"id,n\n1,\"" + strings.Repeat("x\n", 99):                                 "2:3: the row has more than 0 MiB: the quote that opens here may have no end",
 	} {
 		r := newCSVText(bufio.NewReader(strings.NewReader(text)), ',')
 		r.most = 100
@@ -139,11 +139,11 @@ func TestRowsThatDoNotFitNameLineAndColumn(t *testing.T) {
 		"a body template":   {"id,name\n7,M\xfcller\n", []string{"--path", "/{id}", "--body", "{id}"}, `a.csv:2:4: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
 		"quoted, not UTF-8": {"id,name\n7,\"a\n\xc3\"\n", []string{"--path", "/{id}"}, `a.csv:3:1: column "name": the byte 0xc3 is not UTF-8: save the file as UTF-8`},
 		"name not UTF-8":    {"id,\xe9\n7,x\n", []string{"--path", "/{id}"}, `a.csv:1:4: the byte 0xe9 is not UTF-8: save the file as UTF-8`},
-		"a zero byte":       {"id,name\n7,x\x00y\n", []string{"--path", "/{id}"}, `a.csv:2:4: column "name": there is a zero byte here, which no text has`},
+		"a zero byte":       {"id,name\n7,x\x00y\n", []string{"--path", "/{id}"}, `a.csv:2:4: column "name": there is a zero byte here: expected text`},
 		"an open quote":     {"id,name\n7,\"x\n8,y\n", []string{"--path", "/{id}"}, `a.csv:2:3: column "name": the quote that opens here has no end: a quote within a quoted value is written twice`},
 		"a quote too many":  {"id,name\n7,\"x\"y\",z\n8,y\n", []string{"--path", "/{id}"}, `a.csv:2:5: the value goes on after the quote that ends it: write each quote within a quoted value twice`},
 		"in quotes":         {"id,name,x\n7,\"x\xfc\",z\n", []string{"--path", "/{id}"}, `a.csv:2:5: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
-		"zero in quotes":    {"id,name\n7,\"x\x00\"\n", []string{"--path", "/{id}"}, `a.csv:2:5: column "name": there is a zero byte here, which no text has`},
+		"zero in quotes":    {"id,name\n7,\"x\x00\"\n", []string{"--path", "/{id}"}, `a.csv:2:5: column "name": there is a zero byte here: expected text`},
 		"on a later line":   {"id,name\n1,\"a,b\n,M\xfc\"\n", []string{"--path", "/{id}"}, `a.csv:3:3: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
 		"other delimiter":   {"id§name\n1,2§\"M\xfc\"\n", []string{"--path", "/{id}", "--delimiter", "§"}, `a.csv:2:8: column "name": the byte 0xfc is not UTF-8: save the file as UTF-8`},
 		"old Mac":           {"id,name\r7,x\r8,y\r", []string{"--path", "/{id}"}, "a.csv:1:9: a line ends before this with CR alone, as on old Macs: save the file with LF or CRLF"},

@@ -11,13 +11,14 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// maxRow is the longest row of CSV that is read: an open quote takes in all that follows.
+// maxRow is the longest row of CSV that batchd reads. The bound matters for an open
+// quote, which takes in all the text after it.
 const maxRow = maxLine
 
-// csvText is CSV on its way to [csv.Reader]. It keeps what that reader changes, and
-// refuses what that reader takes: a line end CRLF within quotes stays as it is,
-// and text that is not UTF-8, zero bytes, a quote without an end and a byte order
-// mark in front of a row are errors, of the type [textError].
+// csvText reads CSV for a [csv.Reader], which changes some text and accepts some faulty
+// text. csvText keeps a line end CRLF within quotes. It returns an error of the type
+// [textError] for text that is not UTF-8, zero bytes, a quote without an end, and a
+// byte order mark in front of a row.
 type csvText struct {
 	in    *bufio.Reader
 	comma rune
@@ -25,9 +26,9 @@ type csvText struct {
 	line, column int // of the next byte, from 1
 	field        int // of the row, from 0
 	quoted       bool
-	opened       intake.TextPlace // the last quote
+	opened       intake.TextPlace // position of the last opening quote
 	last         rune
-	row, most    int // bytes of the row so far, and at most
+	row, most    int // bytes of the row so far, and the most allowed
 	err          error
 }
 
@@ -35,7 +36,7 @@ func newCSVText(in *bufio.Reader, comma rune) *csvText {
 	return &csvText{in: in, comma: comma, line: 1, column: 1, most: maxRow}
 }
 
-// textError is a fault of a text at a place in it.
+// textError is a fault of a text, with its position.
 type textError struct {
 	at     intake.TextPlace
 	field  int // of the row, from 0
@@ -47,7 +48,7 @@ func (e *textError) Error() string { return fmt.Sprintf("%d:%d: %s", e.at.Line, 
 
 // Read implements [io.Reader].
 func (t *csvText) Read(p []byte) (int, error) {
-	const longest = 5 // a character, and a CR in front of it
+	const longest = 5 // a character, with a CR in front of it
 	n := 0
 	for t.err == nil && n+longest <= len(p) && (n == 0 || t.in.Buffered() > 0) {
 		if k := t.copyPlain(p[n:]); k > 0 {
@@ -64,10 +65,10 @@ func (t *csvText) Read(p []byte) (int, error) {
 	return 0, t.err
 }
 
-// copyPlain copies characters that were read already and need no look, which most
-// are: ASCII within a line, but no quotes. It returns how many.
+// copyPlain copies buffered characters that need no check, which most are: ASCII within
+// a line, without quotes. It returns their number.
 func (t *csvText) copyPlain(to []byte) int {
-	read, _ := t.in.Peek(min(t.in.Buffered(), len(to), t.most-t.row)) // they are there
+	read, _ := t.in.Peek(min(t.in.Buffered(), len(to), t.most-t.row)) // they are in the buffer
 	n := bytes.IndexFunc(read, func(r rune) bool { return r < ' ' || r > '~' || r == '"' })
 	if n < 0 {
 		n = len(read)
@@ -85,7 +86,7 @@ func (t *csvText) copyPlain(to []byte) int {
 	return n
 }
 
-// next appends the next character, as csv.Reader is to see it.
+// next appends the next character, in the form for csv.Reader.
 func (t *csvText) next(to []byte) ([]byte, error) {
 	r, size, err := t.in.ReadRune()
 	switch {
@@ -105,7 +106,7 @@ func (t *csvText) next(to []byte) ([]byte, error) {
 	case r == t.comma && !t.quoted:
 		t.field++
 	case r == '\n' && t.last == '\r' && t.quoted:
-		to = append(to, '\r') // csv.Reader drops one in front of every line end
+		to = append(to, '\r') // csv.Reader drops one CR in front of every line end
 	}
 	t.last = r
 	t.row += size
@@ -132,13 +133,13 @@ func (t *csvText) check(r rune, size int) error {
 		}
 		return fault("the byte 0x%02x is not UTF-8: save the file as UTF-8", bad)
 	case r == 0:
-		return fault("there is a zero byte here, which no text has")
+		return fault("there is a zero byte here: expected text")
 	case r == '\ufeff' && t.row == 0:
 		return fault("%s", intake.MarkInside)
 	case t.last == '\r' && r != '\n' && !t.quoted:
 		return fault("a line ends before this with CR alone, as on old Macs: save the file with LF or CRLF")
 	case t.row >= t.most && t.quoted:
-		return &textError{t.opened, t.field, fmt.Sprintf("the row goes on for more than %d MiB: should the quote that opens here have an end?", t.most>>20)}
+		return &textError{t.opened, t.field, fmt.Sprintf("the row has more than %d MiB: the quote that opens here may have no end", t.most>>20)}
 	case t.row >= t.most:
 		return fault("the row has more than %d MiB", t.most>>20)
 	}
@@ -148,7 +149,7 @@ func (t *csvText) check(r rune, size int) error {
 // separatorLine matches a first line that declares the delimiter for Excel.
 var separatorLine = regexp.MustCompile(`^(?i:"?(sep=([^\r\n]?))"?)(\r?\n|\r|$)`)
 
-// checkStart refuses a file whose first line is no row.
+// checkStart refuses a file whose first line is not a row.
 func checkStart(name string, in *bufio.Reader) error {
 	start, _ := in.Peek(16) // its error comes again on reading
 	if found := separatorLine.FindSubmatch(start); found != nil {
@@ -161,7 +162,7 @@ func checkStart(name string, in *bufio.Reader) error {
 	return nil
 }
 
-// shellQuoted writes a delimiter as a shell takes it.
+// shellQuoted quotes a delimiter for a shell.
 func shellQuoted(delimiter string) string {
 	switch delimiter {
 	case "\t":

@@ -45,7 +45,7 @@ compares every result with the expected one, in order.`, demoActions),
 	return cmd
 }
 
-// demo is what runs during a demonstration.
+// demo holds the parts of a running demonstration.
 type demo struct {
 	target, receiver *loopback
 	batchd           *instance
@@ -76,10 +76,10 @@ func runDemo(ctx context.Context, stdout, stderr io.Writer, keep, all bool) (err
 	if keep {
 		fmt.Fprintln(stdout, "\nAll of it keeps running until Ctrl-C. In another terminal, try:")
 	} else {
-		fmt.Fprintln(stdout, "\nRun it with --keep, and it stays for you to try:")
+		fmt.Fprintln(stdout, "\nWith --keep it keeps running, so that you can try:")
 	}
 	for _, hint := range [][2]string{
-		{"what went wrong", "batchd results ID --outcome failed,errored,unknown --server URL"},
+		{"unsuccessful actions", "batchd results ID --outcome failed,errored,unknown --server URL"},
 		{"a batch of your own", `echo '{"method":"GET","path":"/uuid"}' | batchd submit - --wait --server URL`},
 		{"the document, with all results", "curl -s URL/batch/ID"},
 	} {
@@ -109,7 +109,7 @@ func startDemo(ctx context.Context, stderr io.Writer) (d *demo, err error) {
 	if d.receiver, err = listenLoopback(ctx, d.hooks); err != nil {
 		return nil, err
 	}
-	// Nothing of the environment: a demonstration must not touch a real Redis.
+	// Ignore the environment: a demonstration must not touch a real Redis.
 	cfg, err := config.Load(config.Options{Set: map[string]string{
 		"target": d.target.url, "listen": "127.0.0.1:0", "webhooks.secret": secret, "webhooks.allow_private": "true",
 	}})
@@ -121,12 +121,12 @@ func startDemo(ctx context.Context, stderr io.Writer) (d *demo, err error) {
 	if d.batchd, err = startInstance(ctx, cfg, log, roles{api: true, worker: true}); err != nil {
 		return nil, err
 	}
-	// Connections that stay open would keep batchd from draining at once.
+	// Idle connections would keep batchd from draining at once.
 	d.client, err = client.New(d.batchd.URL, client.WithHTTPClient(&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}))
 	return d, err
 }
 
-// close ends everything, batchd first, so that it can drain.
+// close stops all parts, batchd first, so that it can drain.
 func (d *demo) close() error {
 	var errs []error
 	if d.batchd != nil {
@@ -165,7 +165,7 @@ func (d *demo) runBatch(ctx context.Context, stdout, stderr io.Writer, plan []pl
 	return batch, nil
 }
 
-// showResults prints results, and compares every one with the plan.
+// showResults prints results, and compares each with the plan.
 func (d *demo) showResults(ctx context.Context, stdout io.Writer, batch *client.Batch, plan []planned, all bool) error {
 	tw := newTable("INDEX", "ACTION", "OUTCOME", "STATUS", "TRIES", "TIME", "WHAT IT SHOWS")
 	tw.SetColumnConfigs([]table.ColumnConfig{right("INDEX"), right("STATUS"), right("TRIES"), right("TIME")})
@@ -225,7 +225,7 @@ func (d *demo) awaitHook(ctx context.Context, stdout io.Writer, batch *client.Ba
 	}
 }
 
-// hookReceiver takes webhooks that are signed with its secret.
+// hookReceiver receives webhooks that are signed with its secret.
 type hookReceiver struct {
 	secret string
 	events chan *client.Event
@@ -265,6 +265,6 @@ func listenLoopback(ctx context.Context, handler http.Handler) (*loopback, error
 		server: &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second},
 		url:    "http://" + listener.Addr().String(),
 	}
-	go func() { _ = l.server.Serve(listener) }() // ends by Close
+	go func() { _ = l.server.Serve(listener) }() // Close ends it
 	return l, nil
 }

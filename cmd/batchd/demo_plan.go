@@ -19,7 +19,7 @@ import (
 const (
 	// demoActions is the sum of the counts of demoKinds.
 	demoActions = 100
-	// demoAttempts is how often the demonstration's target is asked at most.
+	// demoAttempts is the most attempts that the demonstration's target allows.
 	demoAttempts = 2
 	// demoTimeout ends the wait for an answer that takes demoSlow seconds.
 	demoTimeout = 500 * time.Millisecond
@@ -35,21 +35,21 @@ type planned struct {
 // demoKind is a kind of planned action.
 type demoKind struct {
 	name string
-	// shows says what one sees if the results are as wanted.
+	// shows describes what a result demonstrates if it is as planned.
 	shows  string
 	count  int
 	action func(i int) client.Action
 	want   want
 }
 
-// want is what a result must be.
+// want is the expected result.
 type want struct {
 	outcome  client.Outcome
 	status   int
 	attempts int
 	code     string
 	atLeast  time.Duration
-	// body checks the answer to action i; nil wants none.
+	// body checks the body of the answer to action i; nil expects no body.
 	body func(i int, r *client.Result) bool
 }
 
@@ -77,7 +77,7 @@ func (w *want) check(i int, r *client.Result) string {
 
 func demoID(i int) string { return "demo-" + strconv.Itoa(i) }
 
-// demoKinds are the kinds of actions, and how many there are of each.
+// demoKinds returns the kinds of actions, and the number of actions of each.
 func demoKinds() []demoKind {
 	answered := func(status, attempts int, body func(int, *client.Result) bool) want {
 		outcome := client.Succeeded
@@ -109,11 +109,11 @@ func demoKinds() []demoKind {
 		{"put", "its own body came back", 10, withBody(http.MethodPut, "/put"), answered(http.StatusOK, 1, echoed)},
 		{"patch", "its own body came back", 8, withBody(http.MethodPatch, "/patch"), answered(http.StatusOK, 1, echoed)},
 		{"delete", "its own body came back", 8, withBody(http.MethodDelete, "/delete"), answered(http.StatusOK, 1, echoed)},
-		{"head", "no body, as it has to be", 3, func(int) client.Action { return client.Action{Method: http.MethodHead, Path: "/head"} }, answered(http.StatusOK, 1, nil)},
-		{"not found", "the answer is there, though it is a refusal", 5, get("/status/404"), answered(http.StatusNotFound, 1, nil)},
-		{"server error", "not repeated: 500 does not say that it may be", 4, get("/status/500"), answered(http.StatusInternalServerError, 1, nil)},
-		{"slow", "took its second, and held nothing up", 4, get("/delay/1"), slow},
-		{"gzip", "came compressed, and was unpacked", 3, get("/gzip"), answered(http.StatusOK, 1, unzipped)},
+		{"head", "no body, as HEAD requires", 3, func(int) client.Action { return client.Action{Method: http.MethodHead, Path: "/head"} }, answered(http.StatusOK, 1, nil)},
+		{"not found", "the answer is kept, even if it is an error", 5, get("/status/404"), answered(http.StatusNotFound, 1, nil)},
+		{"server error", "not repeated: a 500 does not permit it", 4, get("/status/500"), answered(http.StatusInternalServerError, 1, nil)},
+		{"slow", "took a second, and delayed no other action", 4, get("/delay/1"), slow},
+		{"gzip", "came compressed, and was decompressed", 3, get("/gzip"), answered(http.StatusOK, 1, unzipped)},
 		{"binary answer", "a picture, byte for byte", 2, get("/image/png"), answered(http.StatusOK, 1, isPNG)},
 		{"binary request", "sent byte for byte", 2, func(i int) client.Action {
 			return client.Action{
@@ -121,7 +121,7 @@ func demoKinds() []demoKind {
 				Headers: http.Header{"Content-Type": {"application/octet-stream"}},
 			}
 		}, answered(http.StatusOK, 1, echoedBinary)},
-		{"busy at first", "503 with Retry-After: 1, and then done", 3, func(i int) client.Action {
+		{"busy at first", "503 with Retry-After: 1, then success", 3, func(i int) client.Action {
 			return client.Action{Method: http.MethodPost, Path: "/flaky/" + strconv.Itoa(i), Body: map[string]int{"order": i}}
 		}, answered(http.StatusOK, 2, echoed)},
 		{"too late", "no answer within 500ms, twice", 1, late(http.MethodGet), want{outcome: client.Errored, attempts: demoAttempts, code: "timeout"}},
@@ -129,10 +129,10 @@ func demoKinds() []demoKind {
 	}
 }
 
-// newDemoPlan mixes the kinds, always in the same way.
+// newDemoPlan mixes the kinds, always in the same order.
 func newDemoPlan() []planned {
 	plan := make([]planned, demoActions)
-	const stride = 37 // shares no factor with demoActions, so every place is met once
+	const stride = 37 // shares no factor with demoActions, so the loop visits every position once
 	n := 0
 	kinds := demoKinds()
 	for k := range kinds {
@@ -148,7 +148,7 @@ func newDemoPlan() []planned {
 	return plan
 }
 
-// echo is how go-httpbin tells what it was sent.
+// echo is the document in which go-httpbin describes the request.
 type echo struct {
 	Args map[string][]string
 	JSON struct{ Order *int }
@@ -167,7 +167,7 @@ func echoedQuery(i int, r *client.Result) bool {
 	return ok && len(e.Args["order"]) == 1 && e.Args["order"][0] == strconv.Itoa(i)
 }
 
-// binary is no valid UTF-8, and another for each action.
+// binary returns a body that is not valid UTF-8, different for each action.
 func binary(i int) []byte { return []byte("\xff\x00" + strconv.Itoa(i)) }
 
 func echoedBinary(i int, r *client.Result) bool {
@@ -184,7 +184,7 @@ func unzipped(_ int, r *client.Result) bool {
 
 func isPNG(_ int, r *client.Result) bool { return bytes.HasPrefix(r.Body, []byte("\x89PNG\r\n")) }
 
-// demoTarget is go-httpbin, with paths below /flaky/ that are busy when they are first asked.
+// demoTarget is go-httpbin, but paths below /flaky/ answer busy to the first request.
 type demoTarget struct {
 	httpbin http.Handler
 	mu      sync.Mutex

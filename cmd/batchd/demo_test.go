@@ -23,7 +23,7 @@ func TestTheDemoShowsEverythingAsPlanned(t *testing.T) {
 		"89 succeeded, 9 failed, 1 errored, 1 unknown",
 		"all 100 are as planned, in the order of the actions",
 		"batch.completed was received, and its signature verified",
-		"Run it with --keep",
+		"With --keep",
 		"batchd results ",
 	} {
 		require.Contains(t, got.stdout, want)
@@ -40,7 +40,7 @@ func TestTheDemoStaysOnRequest(t *testing.T) {
 	defer cancel()
 	stdout := &signalWriter{on: "/batch/"}
 	stdout.do = func() {
-		// While it stays, it serves.
+		// The demo serves until it is interrupted.
 		_, address, _ := strings.Cut(stdout.text.String(), "batchd    ")
 		server, _, _ := strings.Cut(address, " ")
 		require.Equal(t, exitOK, batchd(t, `{"method":"GET","path":"/uuid"}`, "submit", "-", "--wait", "--server", server).code)

@@ -12,14 +12,14 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// member is an option that the flags set, and its value in a document.
+// member is an option that a flag sets, and its value in a document.
 type member struct {
 	name  string
 	value any
 }
 
-// readDocument yields the document that is read, action by action, with the
-// flags' options in place of its own. A bare array of actions becomes a document.
+// readDocument reads a document and yields its actions one by one, with the flags'
+// options in place of the document's. It accepts a bare array of actions as a document.
 func readDocument(name string, in io.Reader, options []member, at *places) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		d := &document{name: name, in: &lineCounter{in: in}, options: options, at: at}
@@ -36,7 +36,7 @@ func readDocument(name string, in io.Reader, options []member, at *places) iter.
 	}
 }
 
-// errStopped says that the reader stopped reading.
+// errStopped: the caller stopped reading.
 var errStopped = errors.New("stopped")
 
 type document struct {
@@ -117,7 +117,7 @@ func (d *document) copyObject() error {
 	return nil
 }
 
-// copyMember copies a member that no flag sets. Metadata is merged.
+// copyMember copies a member that no flag sets. It merges metadata.
 func (d *document) copyMember(name string, value jsontext.Value) error {
 	i := slices.IndexFunc(d.options, func(o member) bool { return o.name == name })
 	if i < 0 {
@@ -125,9 +125,9 @@ func (d *document) copyMember(name string, value jsontext.Value) error {
 	}
 	given, isMap := d.options[i].value.(map[string]string)
 	if !isMap {
-		return nil // the flag's comes at the end
+		return nil // the flag's value comes at the end
 	}
-	var merged map[string]json.RawMessage // null would leave it nil
+	var merged map[string]json.RawMessage // null would leave the map nil
 	if err := json.Unmarshal(value, &merged); err != nil || merged == nil {
 		return fmt.Errorf("%s:%d: metadata is not an object", d.name, d.line())
 	}
@@ -138,7 +138,7 @@ func (d *document) copyMember(name string, value jsontext.Value) error {
 	return d.emitMember(name, merged)
 }
 
-// copyActions copies the member "actions", whose array comes next.
+// copyActions copies the member "actions", whose array is the next value.
 func (d *document) copyActions() error {
 	if err := d.emitName("actions"); err != nil {
 		return err
@@ -188,7 +188,7 @@ func (d *document) emitMember(name string, value any) error {
 	return d.emit(text)
 }
 
-// line is the line that the decoder has come to.
+// line returns the line that the decoder has reached.
 func (d *document) line() int {
 	return d.in.lines + 1 - bytes.Count(d.dec.UnreadBuffer(), []byte{'\n'})
 }
@@ -209,22 +209,22 @@ func (d *document) fault(err error) error {
 	return fmt.Errorf("%s:%d%s: %w", d.name, line, column, jsonCause(err))
 }
 
-// lineCounter counts the lines that were read through it.
+// lineCounter counts the lines that are read through it.
 type lineCounter struct {
 	in     io.Reader
 	lines  int
 	failed error
 
-	// read counts the bytes; starts holds where lines begin, the latest of them.
+	// read counts the bytes; starts holds the offsets of the latest line starts.
 	read   int64
 	starts []int64
 }
 
-// latestStarts is how many starts of lines are kept at least: a fault is in what the
-// decoder read last.
+// latestStarts is the least number of line starts to keep. A fault is always in the
+// text that the decoder read last.
 const latestStarts = 64 << 10
 
-// lineStart returns where the line begins that holds the byte at an offset.
+// lineStart returns the start of the line that contains the byte at an offset.
 func (c *lineCounter) lineStart(offset int64) int64 {
 	i, found := slices.BinarySearch(c.starts, offset)
 	switch {

@@ -12,30 +12,32 @@ import (
 	"testing"
 )
 
-// fakeServer answers as the native API does, from what a test lays out.
+// fakeServer answers as the native API does, with data that a test prepares.
 type fakeServer struct {
 	*httptest.Server
 
 	mu sync.Mutex
-	// submit answers a submission in place of the accepted batch, if it returns true.
+	// submit answers a submission itself if it returns true. Otherwise the fake server
+	// accepts the batch.
 	submit func(attempt int, w http.ResponseWriter) bool
-	// documents are what one look at the batch after the other finds; the last one stays.
+	// documents are the answers to successive requests for the batch; the last one
+	// repeats.
 	documents []string
 	results   string
-	// list are the batches that are listed, comma-separated; empty means two of them.
+	// list is the list of batches, comma-separated; empty means two of them.
 	list string
 
 	submissions []received
 	requests    []string
 }
 
-// received is a submission as it came.
+// received is a submission that the server received.
 type received struct {
 	query, key, contentType, encoding, prefer, authorization string
 	body                                                     string
 }
 
-// actions lists the actions of the submission, one a line.
+// actions lists the actions of the submission, one per line.
 func (r received) actions(t *testing.T) []string {
 	t.Helper()
 	var lines []string
@@ -79,7 +81,7 @@ func (f *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodPost && r.URL.Path == "/batch":
 		if err != nil {
-			return // broken off: nothing was submitted
+			return // the upload broke off: nothing was submitted
 		}
 		f.submissions = append(f.submissions, received{
 			query: r.URL.RawQuery, key: r.Header.Get("Idempotency-Key"), contentType: r.Header.Get("Content-Type"),

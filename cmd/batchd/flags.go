@@ -10,9 +10,9 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// checkFlags refuses flags that were given an empty value, as by a variable of the
-// shell that is not set, or one that is not UTF-8. It does not repeat the value,
-// which may be a secret.
+// checkFlags refuses a flag with an empty value, for instance from an unset shell
+// variable, or with a value that is not UTF-8. It does not repeat the value, which may
+// be a secret.
 func checkFlags(cmd *cobra.Command, _ []string) error {
 	var errs []error
 	cmd.Flags().Visit(func(f *pflag.Flag) {
@@ -20,7 +20,7 @@ func checkFlags(cmd *cobra.Command, _ []string) error {
 			switch {
 			case value == "":
 				errs = append(errs, fmt.Errorf("--%s is empty: give it a value, or leave it out", f.Name))
-			case f.Name != "config": // the name of a file may be anything
+			case f.Name != "config": // a file name may be any bytes
 				errs = append(errs, checkArgument("--"+f.Name, value))
 			}
 		}
@@ -28,8 +28,8 @@ func checkFlags(cmd *cobra.Command, _ []string) error {
 	return errors.Join(errs...)
 }
 
-// valuesOf returns the texts that a flag was given. Flags of other types check
-// themselves what they are given.
+// valuesOf returns the texts that were given for a flag. Flags of other types check
+// their values themselves.
 func valuesOf(f *pflag.Flag) []string {
 	if list, ok := f.Value.(pflag.SliceValue); ok {
 		if values := list.GetSlice(); len(values) > 0 {

@@ -14,12 +14,12 @@ import (
 )
 
 // followRetryFor is how long a command that follows a batch waits for a server that
-// does not answer, at each interruption. It is long enough for a restart.
+// does not answer, at each interruption. It is longer than a restart takes.
 const followRetryFor = 2 * time.Minute
 
-// follow shows the progress of a batch until it has ended, on standard error.
-// It answers errNotAllSucceeded where that is so. When the user interrupts
-// it, it says what happens to the batch, and how to come back. It needs only the id of the batch.
+// follow shows the progress of a batch on standard error until it has ended. It returns
+// errNotAllSucceeded if not every action succeeded. If the user interrupts it, it explains that
+// the batch goes on, and how to follow it again. It needs only the id of the batch.
 func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 	id, store, seen := known.ID, known.Store, !known.CreatedAt.IsZero()
 	retrying, err := c.client(followRetryFor)
@@ -41,9 +41,9 @@ func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 				return forgotten(err, seen, store)
 			}
 			printHints(stderr,
-				hint{c.command("batchd status " + id + " --wait"), "come back to it"},
-				hint{c.command("batchd results " + id), "what is there so far"},
-				hint{c.command("batchd cancel " + id), "stop what has not started"})
+				hint{c.command("batchd status " + id + " --wait"), "follow it again"},
+				hint{c.command("batchd results " + id), "results so far"},
+				hint{c.command("batchd cancel " + id), "cancel actions that have not started"})
 			return err
 		}
 		seen = true
@@ -59,34 +59,33 @@ func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 	return nil
 }
 
-// interruptedText says what becomes of a batch that is no longer followed.
+// interruptedText explains what happens to a batch after the user stops following it.
 func interruptedText(id string, store client.Store) string {
-	text := "interrupted: batch " + visible(id) + " goes on without you"
+	text := "interrupted: batch " + visible(id) + " continues without this command"
 	switch store {
 	case client.StoreMemory:
 		return text + ", as long as the server runs"
 	case client.StoreUnknown:
-		return text + ", unless the server keeps it in its memory and ends"
+		return text + ", unless the server keeps it in memory and ends"
 	case client.StoreRedis:
 	}
 	return text
 }
 
-// awayText says what becomes of a batch whose server does not answer.
+// awayText explains what happens to a batch while its server does not answer.
 func awayText(id string, store client.Store) string {
-	text := "the server is away: batch " + visible(id)
+	text := "the server does not answer: batch " + visible(id)
 	switch store {
 	case client.StoreMemory:
 		return text + " is gone if the server has ended, because it was kept in the server's memory"
 	case client.StoreRedis:
-		return text + " goes on when it is back"
+		return text + " continues when it is back"
 	case client.StoreUnknown:
 	}
-	return text + " goes on when it is back, unless the server kept it in its memory and has ended"
+	return text + " continues when it is back, unless the server kept it in memory and has ended"
 }
 
-// forgotten adds to the answer that there is no such batch why that may be so of
-// one that was there before.
+// forgotten explains the answer "no such batch" for a batch that existed before.
 func forgotten(err error, seen bool, store client.Store) error {
 	p, ok := errors.AsType[*client.Problem](err)
 	if !ok || p.Status != http.StatusNotFound || !seen {
@@ -94,15 +93,15 @@ func forgotten(err error, seen bool, store client.Store) error {
 	}
 	switch store {
 	case client.StoreMemory:
-		return fmt.Errorf("%w\nthe server kept the batch in its memory: if it was started again, the batch is gone", err)
+		return fmt.Errorf("%w\nthe server kept the batch in its memory: if it was restarted, the batch is gone", err)
 	case client.StoreUnknown:
-		return fmt.Errorf("%w\nif the server kept the batch in its memory and was started again, the batch is gone", err)
+		return fmt.Errorf("%w\nif the server kept the batch in its memory and was restarted, the batch is gone", err)
 	case client.StoreRedis:
 	}
 	return err
 }
 
-// finish says how a batch ended.
+// finish prints how a batch ended.
 func (c *connection) finish(stderr io.Writer, batch *client.Batch) error {
 	fmt.Fprintln(stderr, summary(batch))
 	if batch.AllSucceeded() {
@@ -114,11 +113,11 @@ func (c *connection) finish(stderr io.Writer, batch *client.Batch) error {
 			names = append(names, string(o))
 		}
 	}
-	printHints(stderr, hint{c.command("batchd results " + batch.ID + " --outcome " + strings.Join(names, ",")), "what became of those"})
+	printHints(stderr, hint{c.command("batchd results " + batch.ID + " --outcome " + strings.Join(names, ",")), "their results"})
 	return errNotAllSucceeded
 }
 
-// hint is a command, and what it is good for.
+// hint is a command and its purpose.
 type hint struct{ command, purpose string }
 
 func printHints(w io.Writer, hints ...hint) {

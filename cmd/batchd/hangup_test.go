@@ -23,7 +23,7 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// process is a batchd in a process of its own.
+// process is a separate batchd process.
 type process struct {
 	*exec.Cmd
 	url   string
@@ -33,7 +33,8 @@ type process struct {
 
 var urlInLog = regexp.MustCompile(`msg="batchd is up" url=(\S+)`)
 
-// startProcess starts batchd, under a command if one is given, and waits until it is up.
+// startProcess starts batchd, under another command if one is given, and waits until it
+// is up.
 func startProcess(t *testing.T, under []string, args ...string) *process {
 	t.Helper()
 	self, err := os.Executable()
@@ -41,8 +42,8 @@ func startProcess(t *testing.T, under []string, args ...string) *process {
 	line := append(append(append([]string{}, under...), self), args...)
 	p := &process{Cmd: exec.CommandContext(context.WithoutCancel(t.Context()), line[0], line[1:]...), ended: make(chan error, 1)}
 	p.Env = append(os.Environ(), asProcess+"=1")
-	// A signal that is handled here has its default action in the process, even if the tests
-	// themselves were started with nohup.
+	// While the test handles the signal, the process starts with its default action, even if
+	// the tests themselves run under nohup.
 	hangups := make(chan os.Signal, 1)
 	signal.Notify(hangups, syscall.SIGHUP)
 	t.Cleanup(func() { signal.Stop(hangups) })
@@ -61,7 +62,7 @@ func startProcess(t *testing.T, under []string, args ...string) *process {
 	return nil
 }
 
-// wait notes the end of the process. The test does not read its log from here on.
+// wait records the end of the process. The test must not read its log after this.
 func (p *process) wait() {
 	go func() { p.ended <- p.Wait() }()
 }
@@ -76,7 +77,7 @@ func (p *process) requireEnd(t *testing.T) {
 	}
 }
 
-// slowTarget answers once it is released, and says when it was asked.
+// slowTarget answers only after its release, and reports when a request has arrived.
 type slowTarget struct {
 	*httptest.Server
 	asked   chan struct{}
@@ -110,8 +111,8 @@ func (s *slowTarget) await(t *testing.T) {
 	}
 }
 
-// A terminal that closes sends SIGHUP, often more than once, and ends the
-// reader of the log. Requests in flight still end in order.
+// A terminal that closes sends SIGHUP, often more than once, and ends the reader of the
+// log. Requests in flight still finish.
 func TestAHangupDrains(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
@@ -133,7 +134,7 @@ func TestAHangupDrains(t *testing.T) {
 		select {
 		case err := <-worker.ended:
 			require.FailNow(t, "the worker did not drain", "%v", err)
-		case <-time.After(200 * time.Millisecond): // a signal that ends it does so at once
+		case <-time.After(200 * time.Millisecond): // a fatal signal would end it at once
 		}
 	}
 	target.release()
@@ -162,7 +163,7 @@ func TestAHangupDrainsAServerInOneProcess(t *testing.T) {
 	require.Positive(t, target.answers.Load())
 }
 
-// nohup ignores SIGHUP on behalf of what it starts.
+// nohup ignores SIGHUP for the command that it starts.
 func TestAHangupThatIsIgnoredEndsNothing(t *testing.T) {
 	t.Parallel()
 	target := newSlowTarget(t)
@@ -176,27 +177,27 @@ func TestAHangupThatIsIgnoredEndsNothing(t *testing.T) {
 	serve.requireEnd(t)
 }
 
-// What is said of a batch whose server died, or that is no longer followed, has to
-// be true of the store that the server has.
+// The message about a batch whose server died, or that is no longer followed, depends
+// on the server's store.
 func TestWhatBecomesOfABatchIsSaidAsTheStoreHasIt(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		store, away, interrupted, gone string
-		once                           bool // only the answer to the submission says it
+		once                           bool // only the answer to the submission names the store
 	}{
 		{
-			"redis", "the server is away: batch b1 goes on when it is back\n", "interrupted: batch b1 goes on without you\n", "no such batch\n",
+			"redis", "the server does not answer: batch b1 continues when it is back\n", "interrupted: batch b1 continues without this command\n", "no such batch\n",
 			true,
 		},
-		{"redis", "the server is away: batch b1 goes on when it is back\n", "interrupted: batch b1 goes on without you\n", "no such batch\n", false},
+		{"redis", "the server does not answer: batch b1 continues when it is back\n", "interrupted: batch b1 continues without this command\n", "no such batch\n", false},
 		{
-			"memory", "the server is away: batch b1 is gone if the server has ended, because it was kept in the server's memory\n",
-			"interrupted: batch b1 goes on without you, as long as the server runs\n", "the batch is gone\n", false,
+			"memory", "the server does not answer: batch b1 is gone if the server has ended, because it was kept in the server's memory\n",
+			"interrupted: batch b1 continues without this command, as long as the server runs\n", "the batch is gone\n", false,
 		},
 		{
-			"", "the server is away: batch b1 goes on when it is back, unless the server kept it in its memory and has ended\n",
-			"interrupted: batch b1 goes on without you, unless the server keeps it in its memory and ends\n",
-			"if the server kept the batch in its memory and was started again, the batch is gone\n", false,
+			"", "the server does not answer: batch b1 continues when it is back, unless the server kept it in memory and has ended\n",
+			"interrupted: batch b1 continues without this command, unless the server keeps it in memory and ends\n",
+			"if the server kept the batch in its memory and was restarted, the batch is gone\n", false,
 		},
 	} {
 		fake := newFakeServer(t)
@@ -205,7 +206,7 @@ func TestWhatBecomesOfABatchIsSaidAsTheStoreHasIt(t *testing.T) {
 		front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			switch {
 			case r.Method == http.MethodGet && state.Load() == 1:
-				w.Header().Set("Retry-After", "3600") // longer than anybody waits for
+				w.Header().Set("Retry-After", "3600") // longer than the command waits
 				refuse(w, http.StatusServiceUnavailable, `{"detail":"no"}`)
 				return
 			case r.Method == http.MethodGet && state.Load() == 2:

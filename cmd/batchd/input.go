@@ -24,20 +24,20 @@ const (
 	formatCSV    = "csv"
 )
 
-// maxLine is the longest line of NDJSON that is read.
+// maxLine is the longest line of NDJSON that batchd reads.
 const maxLine = 64 << 20
 
-// sniffed is how much of an input is looked at to tell its format.
+// sniffed is how many bytes of an input are examined to detect its format.
 const sniffed = 64 << 10
 
-// places holds the line on which each action began, four bytes an action.
+// places holds the line on which each action began, four bytes per action.
 type places struct{ lines []uint32 }
 
 func (p *places) add(line int) {
 	p.lines = append(p.lines, uint32(line)) //nolint:gosec // a file of more than 4 billion lines has too many actions
 }
 
-// line returns the line of an action, or 0 if it is not known.
+// line returns the line of an action, or 0 if it is unknown.
 func (p *places) line(index int) int {
 	if index < 0 || index >= len(p.lines) {
 		return 0
@@ -45,7 +45,7 @@ func (p *places) line(index int) int {
 	return int(p.lines[index])
 }
 
-// detectFormat goes by the extension, or else by how the input begins.
+// detectFormat uses the extension of the file, or else the start of the input.
 func detectFormat(name string, in *bufio.Reader) string {
 	extension := strings.ToLower(filepath.Ext(name))
 	switch extension {
@@ -54,19 +54,20 @@ func detectFormat(name string, in *bufio.Reader) string {
 	case ".csv", ".tsv":
 		return formatCSV
 	}
-	start, _ := in.Peek(sniffed) // an error comes again on reading
+	start, _ := in.Peek(sniffed) // reading repeats the error
 	start = intake.TrimLeftBlank(start)
 	switch {
 	case bytes.HasPrefix(start, []byte("[")):
 		return formatJSON
 	case extension == ".json" && !bytes.HasPrefix(start, []byte("{")):
-		return formatJSON // whose error names the line
+		return formatJSON // the error then names the line
 	case len(start) == 0:
-		return formatNDJSON // no actions, for the server to refuse
+		return formatNDJSON // no actions, which the server refuses
 	case !bytes.HasPrefix(start, []byte("{")):
 		return formatCSV
 	}
-	// An action a line, or a document: a line that is whole and has no "actions" is an action.
+	// The first line shows whether this is one action per line or a document: a complete
+	// object without "actions" is an action.
 	line, _, _ := bytes.Cut(start, []byte("\n"))
 	_, line = intake.TrimBlank(line)
 	if jsontext.Value(line).IsValid() && !hasMember(line, "actions") {
@@ -96,18 +97,18 @@ func hasMember(object []byte, name string) bool {
 }
 
 // checkEncoding drops a byte order mark, which Windows programs write, and refuses
-// what is not UTF-8 as a whole.
+// input in another encoding than UTF-8.
 func checkEncoding(name string, in *bufio.Reader) error {
 	const looked = 1 << 10
-	start, _ := in.Peek(looked) // an error comes again on reading
+	start, _ := in.Peek(looked) // reading repeats the error
 	if encoding := intake.OtherEncoding(start); encoding != "" {
 		return fmt.Errorf("%s: %s", name, intake.NotInUTF8(encoding))
 	}
-	_, _ = in.Discard(len(start) - len(intake.CutMark(start))) // they are there
+	_, _ = in.Discard(len(start) - len(intake.CutMark(start))) // they are in the buffer
 	return nil
 }
 
-// readNDJSON yields the lines of the input that are not blank, checked.
+// readNDJSON yields the lines of the input that are not blank, after checking them.
 func readNDJSON(name string, in *bufio.Reader, at *places) iter.Seq2[[]byte, error] {
 	return func(yield func([]byte, error) bool) {
 		for number := 1; ; number++ {
@@ -140,7 +141,7 @@ func readNDJSON(name string, in *bufio.Reader, at *places) iter.Seq2[[]byte, err
 
 var errLineTooLong = fmt.Errorf("the line has more than %d MiB", maxLine>>20)
 
-// readLine returns the next line, whose bytes are the caller's.
+// readLine returns the next line, which the caller may keep.
 func readLine(in *bufio.Reader) ([]byte, error) {
 	var line []byte
 	for {
@@ -155,8 +156,8 @@ func readLine(in *bufio.Reader) ([]byte, error) {
 	}
 }
 
-// checkLine says what is wrong with a line, with the column in front, if there is
-// one, and a colon. Blanks in front of the action are those that were trimmed off.
+// checkLine returns the fault of a line, with a colon and, if possible, the column in
+// front. Blanks is the number of blanks trimmed in front of the action.
 func checkLine(line []byte, blanks int) error {
 	switch isObject := line[0] == '{'; {
 	case isObject && jsontext.Value(line).IsValid():
@@ -175,8 +176,8 @@ func checkLine(line []byte, blanks int) error {
 	return errors.New(": there is something after the JSON object: write one action a line")
 }
 
-// syntaxOffset returns the offset of a fault of JSON. It has none if the JSON ends too
-// early or a name is there twice.
+// syntaxOffset returns the offset of a JSON fault. There is none if the JSON ends too
+// early or has a duplicate name.
 func syntaxOffset(err error) (int64, bool) {
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	if !ok || isCut(err) || errors.Is(err, jsontext.ErrDuplicateName) {
@@ -187,8 +188,8 @@ func syntaxOffset(err error) (int64, bool) {
 
 func isCut(err error) bool { return errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) }
 
-// jsonCause says what is wrong with JSON, without an offset, which line and column
-// replace.
+// jsonCause describes a JSON fault without its offset, because the caller gives line
+// and column.
 func jsonCause(err error) error {
 	syntax, ok := errors.AsType[*jsontext.SyntacticError](err)
 	switch {
@@ -202,7 +203,7 @@ func jsonCause(err error) error {
 	return errors.New(intake.SyntaxReason(syntax))
 }
 
-// chunkReader reads what an iterator yields. It is closed by its owner.
+// chunkReader reads the chunks that an iterator yields. The owner closes it.
 type chunkReader struct {
 	next func() ([]byte, error, bool)
 	stop func()

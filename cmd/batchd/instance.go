@@ -21,12 +21,12 @@ import (
 	"github.com/batchd/batchd/worker"
 )
 
-// roles says what an instance does.
+// roles are the parts of batchd that an instance runs.
 type roles struct{ api, worker bool }
 
 // instance is a running batchd: the API, a worker, or both in one process.
 type instance struct {
-	// URL is that of the API, or of a lone worker's health and metrics.
+	// URL is the API's, or that of the health and metrics of a worker without an API.
 	URL string
 
 	store      *queue.Store
@@ -38,8 +38,8 @@ type instance struct {
 	ended      chan struct{}
 }
 
-// startInstance starts an instance. It runs until ctx ends or Close is called,
-// and then drains: the API ends its waits, the worker what is in flight.
+// startInstance starts an instance, which runs until ctx ends or Close is called. Then
+// it drains: the API ends its waits, and the worker finishes the actions in flight.
 func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r roles) (_ *instance, err error) {
 	if cfg.Redis.URL == rdb.Embedded && r != (roles{api: true, worker: true}) {
 		return nil, errors.New("the embedded store lives in one process, so an API and a worker apart cannot share it: " +
@@ -104,7 +104,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 	return i, nil
 }
 
-// run runs one part. If it fails, all of them end.
+// run runs one part. If it fails, all parts end.
 func (i *instance) run(ctx context.Context, part func(context.Context) error) {
 	i.running.Go(func() {
 		if err := part(ctx); err != nil {
@@ -120,8 +120,8 @@ func (i *instance) fail(err error) {
 	i.err = errors.Join(i.err, err)
 }
 
-// Wait waits until the instance has drained, and returns why it ended, nil if
-// it was told to.
+// Wait waits until the instance has drained, and returns the reason of its end, or nil
+// after a normal stop.
 func (i *instance) Wait() error {
 	<-i.ended
 	i.mu.Lock()
@@ -129,7 +129,7 @@ func (i *instance) Wait() error {
 	return i.err
 }
 
-// Close ends the instance, and waits until it has drained.
+// Close stops the instance, and waits until it has drained.
 func (i *instance) Close() error {
 	i.cancel()
 	return i.Wait()
@@ -148,26 +148,26 @@ func (i *instance) release() error {
 	return nil
 }
 
-// greetStore says at the start what an operator should know of the store.
+// greetStore logs facts about the store that an operator should know.
 func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config.Config) {
 	if err := i.store.Ping(ctx); err != nil {
-		log.WarnContext(ctx, "redis does not answer, batches are refused until it does", "url", cfg.Redis.URL, "error", err)
+		log.WarnContext(ctx, "redis does not answer; batches are refused until it does", "url", cfg.Redis.URL, "error", err)
 	}
 	faults, err := i.store.Preflight(ctx)
 	if err != nil {
-		log.DebugContext(ctx, "whether redis suits is not known", "error", err)
+		log.DebugContext(ctx, "the redis configuration could not be checked", "error", err)
 	}
 	for _, fault := range faults {
 		log.ErrorContext(ctx, "unsupported redis configuration", "why", fault)
 	}
 	if cfg.Redis.URL == rdb.Embedded {
-		log.InfoContext(ctx, "batches are kept in this process and are gone with it; for more, set redis.url")
+		log.InfoContext(ctx, "batches are kept in the memory of this process and are lost when it ends; set redis.url to keep them")
 	} else if !i.store.Sealed() {
-		log.WarnContext(ctx, "batches lie in clear in redis, so actions with credentials are refused; set seal.keys to seal them")
+		log.WarnContext(ctx, "batches are not encrypted in redis, so actions with credentials are refused; set seal.keys to encrypt batches")
 	}
 }
 
-// workerConfig adds to the worker's settings what the worker is made of.
+// workerConfig adds the parts of a worker to its settings.
 func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.Dispatcher, registry *prometheus.Registry, log *slog.Logger) worker.Config {
 	out := cfg.Worker.Config
 	out.Ledger, out.Sweeper, out.Registry, out.Gate, out.NewServer = store.Ledger, store.Sweeper, store.Sweeper.Recovery, store.Gate, consumer.New(store).NewServer
@@ -179,7 +179,7 @@ func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.D
 	return out
 }
 
-// apiConfig adds to the API's settings what the API is made of.
+// apiConfig adds the parts of the API to its settings.
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	out := api.Config{
 		Auth: cfg.Auth, Limits: cfg.Limits, Endpoints: cfg.Endpoints,

@@ -14,16 +14,17 @@ import (
 
 func main() { os.Exit(mainCode()) }
 
-// ballast makes the garbage collector wait until that much more was allocated. It
-// is never written, so it takes no memory. What batchd holds at a time is small
-// beside what passes through it, and the collector would run all the time.
+// ballast delays the garbage collector until a further 32 MiB were allocated. It is
+// never written, so it takes no physical memory. batchd holds little memory compared
+// with what it allocates per second, so without ballast the collector would run all the
+// time.
 var ballast = make([]byte, 32<<20)
 
 func mainCode() int {
 	defer runtime.KeepAlive(ballast)
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	// The first signal ends things in order; a second one ends the process.
+	// The first signal starts an orderly shutdown; a second one ends the process.
 	context.AfterFunc(ctx, stop)
 	ctx, hangUp := context.WithCancel(ctx)
 	defer hangUp()
@@ -31,10 +32,10 @@ func mainCode() int {
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
-// onHangup has the process end in order when its terminal is closed. Several SIGHUP
-// come then, from the kernel and from the shell, so that no further one counts: it
-// must not cut off the drain that the first one began. Who started the process with
-// SIGHUP ignored, as nohup does, wants it to stay.
+// onHangup shuts the process down in order when its terminal is closed. The kernel and
+// the shell may then send several SIGHUPs. Only the first one counts, so that a later
+// one does not cut off the drain. If SIGHUP was ignored when the process started, as
+// with nohup, the process keeps running.
 func onHangup(end func()) {
 	if signal.Ignored(syscall.SIGHUP) {
 		return
@@ -50,12 +51,12 @@ func onHangup(end func()) {
 // The exit codes.
 const (
 	exitOK          = 0
-	exitFailure     = 1   // a usage error, or the server could not do what was asked
+	exitFailure     = 1   // a usage error, or the server refused or failed
 	exitNotAll      = 2   // the batch ended, and not every action succeeded
 	exitInterrupted = 130 // by Ctrl-C, as shells report it
 )
 
-// These errors end a command whose output has said all there is to say.
+// These errors end a command that has already printed all messages.
 var (
 	errNotAllSucceeded = errors.New("not every action succeeded")
 	errInterrupted     = errors.New("interrupted")
@@ -63,8 +64,8 @@ var (
 
 // run executes one command line and returns the exit code.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := newRootCmd()                      //nolint:contextcheck // the commands take the context that cobra hands on
-	root.SetArgs(append([]string{}, args...)) // never nil, for which cobra would take the process's own
+	root := newRootCmd()                      //nolint:contextcheck // cobra passes the context to the commands
+	root.SetArgs(append([]string{}, args...)) // never nil: for nil, cobra would use the process's own arguments
 	stdout, stderr = plain(stdout), plain(stderr)
 	root.SetIn(stdin)
 	root.SetOut(stdout)

@@ -15,7 +15,7 @@ import (
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
-// asProcess is the variable by which the test binary is batchd itself.
+// asProcess is the environment variable that makes the test binary run as batchd.
 const asProcess = "RUN_AS_BATCHD"
 
 func TestMain(m *testing.M) {
@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// golden compares with a file in testdata.
+// golden compares a text with a file in testdata.
 func golden(t *testing.T, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
@@ -38,7 +38,7 @@ func golden(t *testing.T, name, got string) {
 	require.Equal(t, string(want), got)
 }
 
-// outcome is what a command line ended with.
+// commandResult is the result of a command line.
 type commandResult struct {
 	code           int
 	stdout, stderr string

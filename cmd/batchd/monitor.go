@@ -15,7 +15,7 @@ import (
 	"github.com/batchd/batchd/queue"
 )
 
-// monitor serves a lone worker's health and metrics.
+// monitor serves the health and metrics of a worker without an API.
 type monitor struct {
 	store   *queue.Store
 	metrics *prometheus.Registry
@@ -54,6 +54,6 @@ func (m monitor) say(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(status)
 	if _, err := fmt.Fprintln(w, text); err != nil {
-		m.log.Debug("health not told", "error", err)
+		m.log.Debug("answer not delivered", "error", err)
 	}
 }

@@ -10,15 +10,15 @@ import (
 	"unicode/utf8"
 )
 
-// plainWriter shows text to a person: what a terminal would obey instead of show is
-// written as an escape such as \u001b, which in JSON means the same. That is every
-// control character but a line end and a tab, and every mark that changes
-// the direction or the look of what follows.
+// plainWriter shows text to a person. It replaces the characters that control a
+// terminal by escapes such as \u001b, which mean the same in JSON. These are all
+// control characters except line ends and tabs, and all marks that change the direction
+// or appearance of the text after them.
 type plainWriter struct {
 	mu   sync.Mutex
 	w    io.Writer
-	json bool   // the text is JSON, and must stay JSON of the same meaning
-	rest []byte // of a character whose other bytes are to come
+	json bool   // the text is JSON, and must remain JSON with the same meaning
+	rest []byte // the first bytes of an incomplete character
 }
 
 func plain(w io.Writer) *plainWriter { return &plainWriter{w: w} }
@@ -37,8 +37,8 @@ func (p *plainWriter) Write(text []byte) (int, error) {
 	return len(text), nil
 }
 
-// isPlain reports whether all of it is shown as it is; what is not ASCII has to be
-// looked at more closely.
+// isPlain reports whether the text needs no escapes. It returns false for any text that
+// is not ASCII, which needs a closer check.
 func isPlain(text []byte) bool {
 	return bytes.IndexFunc(text, func(r rune) bool { return (r < ' ' || r > '~') && r != '\n' && r != '\t' }) < 0
 }
@@ -55,9 +55,9 @@ func (p *plainWriter) escape(text []byte) []byte {
 		switch {
 		case r == '\n' || r == '\t':
 			out = append(out, byte(r))
-		case p.json && r == '\r': // white space: in a string it is escaped
+		case p.json && r == '\r': // white space: within a string it would be escaped
 			out = append(out, ' ')
-		case p.json && r == utf8.RuneError && size <= 1: // as who reads the JSON takes it
+		case p.json && r == utf8.RuneError && size <= 1: // as a JSON parser reads it
 			out = append(out, `\ufffd`...)
 		default:
 			out = appendVisible(out, r, text[:size])
@@ -81,7 +81,7 @@ func appendVisible(out []byte, r rune, raw []byte) []byte {
 	return fmt.Appendf(out, `\u%04x`, r)
 }
 
-// visible returns foreign text on one line, as [plainWriter] would write it.
+// visible returns foreign text on one line, with the escapes of [plainWriter].
 func visible(text string) string {
 	var out []byte
 	for i, r := range text {
@@ -98,12 +98,12 @@ func runeSize(text string, r rune) int {
 	return size
 }
 
-// jsonOutput returns where JSON goes, on a terminal and elsewhere: what a terminal
-// would obey is escaped, so that the output can be looked at later, too.
+// jsonOutput returns the writer for JSON, on a terminal and elsewhere. It escapes
+// terminal control characters, so that the output is also safe to view later.
 func jsonOutput(w io.Writer) io.Writer { return &plainWriter{w: unwrapped(w), json: true} }
 
-// faithful returns where output for programs goes that has no escapes: as it is, except
-// on a terminal.
+// faithful returns the writer for other output for programs: unchanged, except on a
+// terminal.
 func faithful(w io.Writer) io.Writer {
 	if p, ok := w.(*plainWriter); ok && terminalWidth(p.w) == 0 {
 		return p.w
@@ -111,7 +111,7 @@ func faithful(w io.Writer) io.Writer {
 	return w
 }
 
-// unwrapped returns the writer behind a plainWriter, for who draws on a terminal.
+// unwrapped returns the writer behind a plainWriter, for drawing on a terminal.
 func unwrapped(w io.Writer) io.Writer {
 	if p, ok := w.(*plainWriter); ok {
 		return p.w

@@ -14,13 +14,13 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// hostile is text by which a terminal could be made to do something.
+// hostile is text with control sequences for terminals.
 const hostile = "a\x1b]0;owned\x07\x1b[2J\r\x00\x7f\u009b31m\u202eb\u2066\u200b\u2028\xff"
 
 // inJSON is hostile in a JSON string.
 const inJSON = `a\u001b]0;owned\u0007\u001b[2J\r\n\u0000` + "\x7f\u009b31m\u202eb\u2066\u200b\u2028"
 
-// requireShown requires that nothing in the text is for a terminal to obey.
+// requireShown requires that the text contains no terminal control characters.
 func requireShown(t *testing.T, text string) {
 	t.Helper()
 	for _, r := range text {
@@ -55,7 +55,7 @@ func TestWhatComesFromElsewhereReachesNoTerminal(t *testing.T) {
 	server.list = batch
 	for _, row := range []struct {
 		args  []string
-		shown string // that is how the first of it is printed
+		shown string // the form in which the first line is printed
 	}{
 		{[]string{"status", "b1"}, `a\u001b]0;owned\u0007\u001b[2J`},
 		{[]string{"results", "b1", "--format", "table"}, "a\ufffd]0;owned\ufffd\ufffd[2J"},
@@ -77,12 +77,12 @@ func TestWhatComesFromElsewhereReachesNoTerminal(t *testing.T) {
 	requireShown(t, got.stdout+got.stderr)
 	require.Equal(t, 1, strings.Count(got.stdout, "\n"), "an id is one line")
 
-	// Progress, and the end.
+	// Progress, and the end of the batch.
 	server.documents = []string{batch, ended}
 	got = at("status", "b1", "--wait")
 	requireShown(t, got.stdout+got.stderr)
 
-	// Refusals: in the server's own words, in those of a proxy, as faults of a file.
+	// Refusals: from the server itself, from a proxy, and as faults of a file.
 	for _, media := range []string{"application/problem+json", "text/plain"} {
 		server.submit = func(_ int, w http.ResponseWriter) bool {
 			w.Header().Set("Content-Type", media)
@@ -96,7 +96,7 @@ func TestWhatComesFromElsewhereReachesNoTerminal(t *testing.T) {
 		require.NotContains(t, strings.TrimSuffix(strings.ReplaceAll(got.stderr, "\n  ", ""), "\n"), "\n", "a line end of a server's begins no line of ours")
 	}
 
-	// What the user names: files, flags, commands.
+	// Names that the user gives: files, flags, commands.
 	dir := t.TempDir()
 	name := filepath.Join(dir, "M\xfc\x1b[2Jller.ndjson")
 	require.NoError(t, os.WriteFile(name, []byte("{\n"), 0o600))
@@ -112,8 +112,8 @@ func TestOutputForProgramsIsFaithful(t *testing.T) {
 	t.Parallel()
 	server := newFakeServer(t)
 	server.results = `{"id":"x","index":0,"outcome":"succeeded","status":200,"body_text":"` + inJSON + `","attempts":1}` + "\n"
-	// In JSON an escape means the same, so it keeps out of the way of whoever looks at
-	// the output later. CSV has no escapes.
+	// In JSON an escape has the same meaning, so it protects later viewers of the
+	// output, too. CSV has no escapes.
 	escaped := strings.NewReplacer("\x7f", `\u007f`, "\u009b", `\u009b`, "\u202e", `\u202e`, "\u2066", `\u2066`, "\u200b", `\u200b`, "\u2028", `\u2028`).Replace(inJSON)
 	raw := strings.NewReplacer(`\u001b`, "\x1b", `\u0007`, "\a", `\r`, "\r", `\n`, "\n", `\u0000`, "\x00").Replace(inJSON)
 	for format, want := range map[string]string{"csv": raw, "json": escaped, "ndjson": escaped} {
@@ -125,7 +125,7 @@ func TestOutputForProgramsIsFaithful(t *testing.T) {
 			require.True(t, json.Valid([]byte(got.stdout)), "%q", got.stdout)
 		}
 	}
-	// White space of the target's own, and bytes that are not UTF-8.
+	// White space from the target, and bytes that are not UTF-8.
 	server.results = "{\"id\":\"\xff\u202e\",\"index\":0,\"outcome\":\"succeeded\",\"body\":{\r\t\"a\":\"\xe2\x80\"},\"attempts\":1}\n"
 	for _, format := range []string{"json", "ndjson"} {
 		got := batchd(t, "", "results", "b1", "--format", format, "--server", server.URL)

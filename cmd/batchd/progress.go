@@ -14,15 +14,15 @@ const (
 	// rateWindow is the time over which the rate is measured: long enough to be
 	// steady, short enough to follow a target that slows down.
 	rateWindow = 15 * time.Second
-	// plainEvery is the time between two lines where there is no terminal.
+	// plainEvery is the time between two lines if there is no terminal.
 	plainEvery = 5 * time.Second
 )
 
-// progress shows how far a batch is: as a bar that is redrawn on a terminal, as
-// a line now and then elsewhere.
+// progress shows the progress of a batch: on a terminal as a bar that it redraws,
+// elsewhere as a line every few seconds.
 type progress struct {
 	out io.Writer
-	// width returns the columns of the terminal, 0 where there is none.
+	// width returns the columns of the terminal, or 0 without one.
 	width func() int
 	now   func() time.Time
 
@@ -37,11 +37,11 @@ type sample struct {
 }
 
 func newProgress(out io.Writer) *progress {
-	out = unwrapped(out) // the bar is drawn with control characters
+	out = unwrapped(out) // the bar needs control characters
 	return &progress{out: out, width: func() int { return terminalWidth(out) }, now: time.Now}
 }
 
-// update shows the batch as it is now.
+// update shows the present state of the batch.
 func (p *progress) update(b *client.Batch) {
 	now := p.now()
 	p.samples = append(p.samples, sample{now, b.Counts.Done()})
@@ -60,7 +60,7 @@ func (p *progress) update(b *client.Batch) {
 	}
 }
 
-// clear takes the bar away, so that something else can be written.
+// clear removes the bar, so that other text can follow.
 func (p *progress) clear() {
 	if p.drawn {
 		fmt.Fprint(p.out, "\r\x1b[K")
@@ -68,8 +68,8 @@ func (p *progress) clear() {
 	}
 }
 
-// rate returns the actions that end per second, and how long the rest will take
-// at that; both are 0 where that is not known.
+// rate returns the actions that end per second, and the time for the rest at that rate;
+// both are 0 if they are unknown.
 func (p *progress) rate(c *client.Counts) (perSecond float64, left time.Duration) {
 	first, last := p.samples[0], p.samples[len(p.samples)-1]
 	elapsed := last.at.Sub(first.at).Seconds()
@@ -80,7 +80,7 @@ func (p *progress) rate(c *client.Counts) (perSecond float64, left time.Duration
 	return perSecond, time.Duration(float64(c.Pending) / perSecond * float64(time.Second))
 }
 
-// bar is one line of at most width columns.
+// bar returns one line of at most width columns.
 func (p *progress) bar(c *client.Counts, width int) string {
 	text := fmt.Sprintf(" %3d%%  %s/%s", percent(c), grouped(c.Done()), grouped(c.Total))
 	if perSecond, left := p.rate(c); perSecond > 0 {
@@ -115,7 +115,7 @@ func (p *progress) line(b *client.Batch) string {
 	return text
 }
 
-// summary says how a batch ended.
+// summary describes the end of a batch.
 func summary(b *client.Batch) string {
 	text := fmt.Sprintf("%s: %s", visible(string(b.Status)), outcomes(&b.Counts))
 	if b.EndedAt != nil {
@@ -147,7 +147,7 @@ func notSucceeded(c *client.Counts) string {
 	return outcomes(&bad)
 }
 
-// percent is 100 only when all is done.
+// percent returns 100 only if all actions are done.
 func percent(c *client.Counts) int {
 	if c.Total == 0 {
 		return 100
@@ -162,7 +162,7 @@ func formatRate(perSecond float64) string {
 	return grouped(int(perSecond))
 }
 
-// grouped writes 12345 as 12,345.
+// grouped formats 12345 as 12,345.
 func grouped(n int) string {
 	digits := strconv.Itoa(n)
 	for i := len(digits) - 3; i > 0; i -= 3 {
@@ -171,7 +171,7 @@ func grouped(n int) string {
 	return digits
 }
 
-// roughly rounds a forecast, which is no better than that.
+// roughly rounds a forecast, which is never exact.
 func roughly(d time.Duration) string {
 	switch {
 	case d < time.Second:
@@ -185,7 +185,7 @@ func roughly(d time.Duration) string {
 	return fmt.Sprintf("%dh%02dm", int(d.Hours()), int(d.Minutes())%60)
 }
 
-// duration is exact to three digits or so.
+// duration formats about three digits.
 func duration(d time.Duration) string {
 	switch {
 	case d < time.Second:

@@ -11,7 +11,7 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// shown runs a progress over counts that are a second apart.
+// shown runs a progress over counts at intervals of one second.
 func shown(width int, counts ...client.Counts) (*progress, *bytes.Buffer) {
 	var out bytes.Buffer
 	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)

@@ -132,7 +132,7 @@ func writeResults(w io.Writer, format string, results iter.Seq2[*client.Result, 
 	default:
 		err = writeResultLines(out, results)
 	}
-	// What came before an error is worth having.
+	// Print the results before the error, too.
 	if flushErr := out.Flush(); err == nil {
 		err = flushErr
 	}
@@ -207,7 +207,7 @@ func writeResultCSV(w io.Writer, results iter.Seq2[*client.Result, error]) error
 	return out.Error()
 }
 
-// bodyText is the body where it is text, else its base64 with a prefix that says so.
+// bodyText returns a body that is text, and any other body in base64 with a prefix.
 func bodyText(r *client.Result) string {
 	if !r.Undecoded && utf8.Valid(r.Body) {
 		return string(r.Body)

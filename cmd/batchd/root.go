@@ -40,7 +40,7 @@ Exit codes: 0 success · 1 wrong usage, or the server refused or failed ·
 	return root
 }
 
-// commands lists every command, in its group of the help.
+// commands returns all commands, each in its group of the help.
 func commands() []*cobra.Command {
 	group := func(id string, cmds ...*cobra.Command) []*cobra.Command {
 		for _, cmd := range cmds {

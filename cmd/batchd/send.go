@@ -14,20 +14,20 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// input is what a submission is read from.
+// input is the source of a submission.
 type input struct {
 	name   string
 	stdin  io.Reader
 	format format
 	rows   rowFlags
 
-	// at is where the actions of the last sending stood.
+	// at holds the lines of the actions in the last upload.
 	at *places
 }
 
 func (in *input) isStdin() bool { return in.name == "-" }
 
-// shown is the input's name in messages.
+// shown returns the input's name for messages.
 func (in *input) shown() string {
 	if in.isStdin() {
 		return "standard input"
@@ -35,7 +35,7 @@ func (in *input) shown() string {
 	return visible(in.name)
 }
 
-// send reads the input once, and submits it as it is read.
+// send submits the input while reading it once.
 func (in *input) send(ctx context.Context, c *client.Client, opts client.Options) (*client.Batch, error) {
 	file, err := in.open(ctx)
 	if err != nil {
@@ -51,7 +51,7 @@ func (in *input) send(ctx context.Context, c *client.Client, opts client.Options
 		kind = detectFormat(in.name, buffered)
 	}
 	if kind != formatCSV && in.rows.given() {
-		return nil, fmt.Errorf("%s is read as %s, but --method, --path, --body and the other templates are for csv: use --format csv if it is that", in.shown(), kind)
+		return nil, fmt.Errorf("%s is read as %s, but --method, --path, --body and the other templates are for csv: use --format csv if the input is csv", in.shown(), kind)
 	}
 	in.at = &places{}
 	switch kind {
@@ -96,7 +96,7 @@ func (in *input) template() (*rowTemplate, error) {
 	return flags.parse()
 }
 
-// documentOptions moves what belongs into the document out of opts.
+// documentOptions moves the options that are members of the document out of opts.
 func documentOptions(opts *client.Options) []member {
 	var members []member
 	add := func(set bool, name string, value any) {
@@ -113,7 +113,7 @@ func documentOptions(opts *client.Options) []member {
 	return members
 }
 
-// located is a refusal whose faults are told by file and line.
+// located is a refusal whose faults have a file and a line.
 type located struct {
 	problem *client.Problem
 	in      *input
@@ -141,7 +141,7 @@ func (e *located) Error() string {
 // Unwrap returns the problem.
 func (e *located) Unwrap() error { return e.problem }
 
-// locate puts the places in the input to the faults that the server found.
+// locate adds positions in the input to the faults that the server found.
 func (in *input) locate(err error) error {
 	if p, ok := errors.AsType[*client.Problem](err); ok && len(p.Errors) > 0 && in.at != nil {
 		return &located{p, in}
@@ -149,10 +149,10 @@ func (in *input) locate(err error) error {
 	return err
 }
 
-// interruptible gives up reading when the context ends, though standard input
-// still blocks. The goroutine that it leaves behind ends with the process.
+// interruptible stops reading when the context ends, even if standard input still
+// blocks. The goroutine that remains ends with the process.
 type interruptible struct {
-	ctx context.Context // io.Reader has no place for one
+	ctx context.Context // io.Reader has no parameter for one
 	in  io.Reader
 	buf []byte
 }
@@ -176,7 +176,7 @@ func (r *interruptible) Read(p []byte) (int, error) {
 	case got := <-done:
 		return copy(p, buf[:got.n]), got.err
 	case <-r.ctx.Done():
-		r.buf = nil // the goroutine still owns it
+		r.buf = nil // the goroutine still uses it
 		return 0, context.Cause(r.ctx)
 	}
 }

@@ -39,7 +39,7 @@ func newWorkerCmd() *cobra.Command {
 	})
 }
 
-// newInstanceCmd completes a command that runs an instance until a signal ends it.
+// newInstanceCmd completes a command that runs an instance until a signal arrives.
 func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 	file, set := settingFlags(cmd)
 	cmd.Args = cobra.NoArgs
@@ -48,11 +48,11 @@ func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 		if err != nil {
 			return err
 		}
-		// net/http logs bytes that a target sends unasked to the standard logger.
-		// What a target sends is not ours to show.
+		// net/http logs bytes that a target sends without a request to the standard
+		// logger. Do not show the bytes of a target.
 		log.SetOutput(io.Discard)
-		// When the reader of the log ends, as when a terminal is closed, requests in flight
-		// must go on.
+		// If the reader of the log ends, for instance when a terminal is closed, requests
+		// in flight must go on.
 		signal.Ignore(syscall.SIGPIPE)
 		i, err := startInstance(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), r)
 		if err != nil {
@@ -63,14 +63,14 @@ func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 	return cmd
 }
 
-// settingFlags adds --config and a flag for every setting, and returns the file
-// and a function for those that were given.
+// settingFlags adds --config and a flag for every setting. It returns the file, and a
+// function that returns the flags that were given.
 func settingFlags(cmd *cobra.Command) (file *string, set func(*cobra.Command) map[string]string) {
 	file = cmd.Flags().StringP("config", "c", "", "the configuration `file` (or BATCHD_CONFIG)")
 	settings := config.Settings()
 	for _, s := range settings {
 		if s.Secret {
-			continue // every user of the machine can read a command line
+			continue // a secret: every user of the machine can read a command line
 		}
 		usage := "sets " + s.Path + " (or " + s.Env + ")"
 		if s.Flag == "target" {

@@ -32,8 +32,8 @@ exit with 2 if not every action succeeded.`,
 			}
 			var ended error
 			if wait {
-				// The document is still to be shown when not every action succeeded.
-				if ended = conn.follow(cmd, &client.Batch{ID: args[0]}); ended != nil && ended != errNotAllSucceeded { //nolint:errorlint // the very value
+				// Show the document even if not every action succeeded.
+				if ended = conn.follow(cmd, &client.Batch{ID: args[0]}); ended != nil && ended != errNotAllSucceeded { //nolint:errorlint // the same error value
 					return ended
 				}
 				if !asJSON {
@@ -45,7 +45,7 @@ exit with 2 if not every action succeeded.`,
 				return err
 			}
 			if asJSON {
-				batch.Results = nil // those are `batchd results`
+				batch.Results = nil // `batchd results` shows them
 				err = writeJSON(jsonOutput(cmd.OutOrStdout()), batch)
 			} else {
 				err = printBatch(cmd.OutOrStdout(), batch)
@@ -128,7 +128,7 @@ its effect, so it runs again only if --outcome names unknown.`,
 	return cmd
 }
 
-// exactArgs asks for one argument, and names what is missing.
+// exactArgs requires one argument, and names it if it is missing.
 func exactArgs(name string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch len(args) {
@@ -139,7 +139,7 @@ func exactArgs(name string) cobra.PositionalArgs {
 				return fmt.Errorf("the %s is empty: usage: %s", name, cmd.UseLine())
 			}
 			if name == "FILE" {
-				return nil // which may be called anything
+				return nil // a file may have any name
 			}
 			return checkArgument("the "+name, args[0])
 		}

@@ -56,7 +56,7 @@ const submitExample = `  batchd submit actions.ndjson --wait
     --body '{"name": {name}, "age": {age:number?}}' --header-template 'X-Tenant: {tenant}'
   generate | batchd submit - --format ndjson`
 
-// submitCommand is what the flags of one submission say.
+// submitCommand holds the flags of one submission.
 type submitCommand struct {
 	conn        connection
 	input       input
@@ -107,7 +107,7 @@ func (s *submitCommand) run(cmd *cobra.Command, args []string) error {
 	if !s.input.isStdin() && s.options.IdempotencyKey == "" {
 		s.options.IdempotencyKey = client.NewIdempotencyKey()
 	}
-	c, err := s.conn.client(0) // sending again is this command's own work, since it has to say so
+	c, err := s.conn.client(0) // this command repeats the submission itself, because it reports each repetition
 	if err != nil {
 		return err
 	}
@@ -165,16 +165,17 @@ func (s *submitCommand) finishOptions(cmd *cobra.Command) error {
 		s.options.Compression = client.Compression(s.compression)
 	}
 	if s.wait {
-		// Tells the server that this client waits: a small batch then needs no polling.
+		// This tells the server that the client waits: a small batch then needs no
+		// polling.
 		s.options.Wait = time.Second
 	}
 	return nil
 }
 
-// submitRetryFor is how long a submission is repeated while the server is busy.
+// submitRetryFor is how long the command repeats a submission while the server is busy.
 const submitRetryFor = time.Minute
 
-// submit sends the input, and a file again for as long as that makes sense.
+// submit sends the input. It sends a file again after a temporary error.
 func (s *submitCommand) submit(cmd *cobra.Command, c *client.Client) (*client.Batch, error) {
 	giveUp := time.Now().Add(submitRetryFor)
 	for attempt := 1; ; attempt++ {

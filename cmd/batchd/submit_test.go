@@ -107,7 +107,7 @@ func TestFaultsOfAFileNameFileAndLine(t *testing.T) {
 		"two marks":            {"a.json", "\ufeff\ufeff[]", "a.json:1:1: there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"},
 		"no JSON blank":        {"a.ndjson", "{}\n\u00a0\n{}\n", "a.ndjson:2: expected an action, which is a JSON object, not \u00a0"},
 		"a form feed":          {"a.ndjson", "{}\n\f\n{}\n", "a.ndjson:2: expected an action, which is a JSON object, not \\u000c"},
-		"templates":            {"a.ndjson", "{}", "a.ndjson is read as ndjson, but --method, --path, --body and the other templates are for csv: use --format csv if it is that"},
+		"templates":            {"a.ndjson", "{}", "a.ndjson is read as ndjson, but --method, --path, --body and the other templates are for csv: use --format csv if the input is csv"},
 	} {
 		server := newFakeServer(t)
 		path := file(t, tc.file, tc.content)
@@ -203,7 +203,7 @@ func TestWaitingEndsWithTheBatch(t *testing.T) {
 		"all succeeded": {[]string{docRunning, docCompleted}, exitOK, "running: 1 of 3 done (33%)\ncompleted: 3 succeeded in 1.5s\n"},
 		"not all": {[]string{docRunning, docFailed}, exitNotAll, `running: 1 of 3 done (33%)
 completed: 1 succeeded, 1 failed, 1 errored in 1m1s
-  batchd results b1 --outcome failed,errored --server URL  # what became of those
+  batchd results b1 --outcome failed,errored --server URL  # their results
 `},
 		"ended at once": {[]string{docCompleted}, exitOK, "completed: 3 succeeded in 1.5s\n"},
 	} {
@@ -238,17 +238,17 @@ func TestAnInterruptionLeavesTheBatchAndSaysHowToComeBack(t *testing.T) {
 	code := run(ctx, []string{"submit", file(t, "a.ndjson", threeLines), "--wait", "--server", server.URL}, strings.NewReader(""), io.Discard, stderr)
 	require.Equal(t, exitInterrupted, code)
 	require.Equal(t, strings.ReplaceAll(`running: 1 of 3 done (33%)
-interrupted: batch b1 goes on without you, unless the server keeps it in its memory and ends
-  batchd status b1 --wait --server URL  # come back to it
-  batchd results b1 --server URL        # what is there so far
-  batchd cancel b1 --server URL         # stop what has not started
+interrupted: batch b1 continues without this command, unless the server keeps it in memory and ends
+  batchd status b1 --wait --server URL  # follow it again
+  batchd results b1 --server URL        # results so far
+  batchd cancel b1 --server URL         # cancel actions that have not started
 `, "URL", server.URL), stderr.text.String())
 	for _, r := range server.requests {
 		require.NotContains(t, r, "cancel")
 	}
 }
 
-// signalWriter calls do when a text was written.
+// signalWriter calls do once a text has been written.
 type signalWriter struct {
 	on   string
 	do   func()
@@ -262,7 +262,7 @@ func (w *signalWriter) Write(p []byte) (int, error) {
 	return w.text.Write(p)
 }
 
-// stuckReader delivers one text, and then calls do and never returns.
+// stuckReader delivers one text, then calls do and blocks for ever.
 type stuckReader struct {
 	text    string
 	do      func()

@@ -15,9 +15,9 @@ import (
 )
 
 const (
-	// answerColumns bounds the last column of a result table where no terminal does.
+	// answerColumns bounds the last column of a result table without a terminal.
 	answerColumns = 60
-	// fixedColumns is about what the other columns take.
+	// fixedColumns is the approximate width of the other columns.
 	fixedColumns = 58
 )
 
@@ -37,8 +37,8 @@ func right(column string) table.ColumnConfig {
 	return table.ColumnConfig{Name: column, Align: text.AlignRight, AlignHeader: text.AlignRight}
 }
 
-// writeResultTable shows one line a result, for a terminal of that many columns,
-// or 0 for none.
+// writeResultTable shows one line per result, for a terminal with that many columns, or
+// 0 for none.
 func writeResultTable(w io.Writer, width int, results iter.Seq2[*client.Result, error]) error {
 	answer := answerColumns
 	if width > 0 {
@@ -78,7 +78,7 @@ func resultRow(r *client.Result, answer int) table.Row {
 	return table.Row{r.Index, shorten(printable(r.ID), 24), printable(string(r.Outcome)), status, r.Attempts, took, answerText(r, answer)}
 }
 
-// answerText says in one line what came back.
+// answerText summarizes an answer on one line.
 func answerText(r *client.Result, width int) string {
 	switch {
 	case r.Error != nil:
@@ -90,13 +90,13 @@ func answerText(r *client.Result, width int) string {
 	case !utf8.Valid(r.Body):
 		return fmt.Sprintf("%s bytes, not text", grouped(len(r.Body)))
 	}
-	// The cut before the work keeps a body of a megabyte cheap.
+	// Cut the body first, so that a body of a megabyte costs little.
 	start := string(r.Body[:min(len(r.Body), 8*width)])
 	return shorten(printable(strings.Join(strings.Fields(strings.ToValidUTF8(start, "")), " ")), width)
 }
 
-// printable replaces what a terminal would obey instead of show: a foreign body
-// must not move the cursor or set the title.
+// printable replaces the control characters of terminals: a foreign body must not move
+// the cursor or set the title.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

@@ -10,24 +10,25 @@ import (
 	"unicode/utf8"
 )
 
-// place says what a template makes, which decides how a value is inserted.
+// place is the position for which a template produces text. It decides how a value is
+// inserted.
 type place uint8
 
 const (
-	placeText  place = iota // a header, an id, a method, a text body: as it is
+	placeText  place = iota // a header, an id, a method or a text body: unchanged
 	placePath               // percent-encoded, and not empty
 	placeQuery              // percent-encoded
 	placeJSON               // a JSON value; within quotes, the inside of a string
 )
 
-// The ways to insert a value, beside the place's own.
+// The kinds of insertion, beside the default of the place.
 const (
 	asDefault = ""
-	asRaw     = "raw"    // as it is
+	asRaw     = "raw"    // unchanged
 	asURL     = "url"    // percent-encoded
-	asNumber  = "number" // a JSON number, as it is; in a URL percent-encoded
+	asNumber  = "number" // a JSON number, unchanged; percent-encoded in a URL
 	asBool    = "bool"   // true or false
-	asJSON    = "json"   // JSON, as it is; in a URL percent-encoded
+	asJSON    = "json"   // JSON, unchanged; percent-encoded in a URL
 )
 
 var templateKinds = []string{asRaw, asURL, asNumber, asBool, asJSON}
@@ -46,13 +47,13 @@ type template struct {
 	parts []part
 }
 
-// part is literal text, and a placeholder after it unless column is "".
+// part is literal text, followed by a placeholder unless column is "".
 type part struct {
 	literal  string
 	column   string
 	kind     string
 	optional bool
-	// quoted says that the placeholder is within a JSON string.
+	// quoted: the placeholder is within a JSON string.
 	quoted bool
 }
 
@@ -129,7 +130,7 @@ func (t *template) columns() []string {
 	return names
 }
 
-// valueError says which column of a row does not fit.
+// valueError names a column whose value does not fit.
 type valueError struct {
 	column string
 	err    error
@@ -214,7 +215,7 @@ func (t *template) insertEmpty(p *part) (string, error) {
 	return "", nil
 }
 
-// quote returns the JSON string of a value, or its inside.
+// quote returns the JSON string of a value, or only its inside.
 func quote(value string, inside bool) string {
 	var out strings.Builder
 	enc := json.NewEncoder(&out)
@@ -227,8 +228,8 @@ func quote(value string, inside bool) string {
 	return text
 }
 
-// percentEncode leaves only unreserved characters (RFC 3986 §2.3) as they are,
-// which is right in a path segment and in a query alike.
+// percentEncode keeps only unreserved characters (RFC 3986 §2.3), which is correct in a
+// path segment and in a query.
 func percentEncode(value string) string {
 	return strings.ReplaceAll(url.QueryEscape(value), "+", "%20")
 }

@@ -72,8 +72,8 @@ func TestBrokenTemplatesAreRefused(t *testing.T) {
 	}
 }
 
-// FuzzTemplate checks what templates promise for any value: a JSON body stays
-// JSON with the value in it, and a path stays one segment with the value in it.
+// FuzzTemplate checks two properties for any value: a JSON body stays JSON and contains
+// the value, and a path stays one segment and contains the value.
 func FuzzTemplate(f *testing.F) {
 	for _, seed := range []string{"", "a", `"`, `\`, "{x}", "{{", "../..", "a/b?c#d", "\n\x00", "é", "\xff", "\u2028"} {
 		f.Add(seed)
@@ -105,7 +105,7 @@ func FuzzTemplate(f *testing.F) {
 	})
 }
 
-// FuzzParseTemplate checks that no template makes the parser fail otherwise than by an error.
+// FuzzParseTemplate checks that the parser fails on a template only by returning an error.
 func FuzzParseTemplate(f *testing.F) {
 	for _, seed := range []string{`{"a": {b}}`, "{", "{{", "{a:number?}", `{"a`, `"\`, "}{"} {
 		f.Add(seed, "v")

@@ -19,7 +19,7 @@ func terminalWidth(w io.Writer) int {
 		return 0
 	}
 	if width == 0 {
-		return 80 // a terminal that does not know its size, as some emulators and CI systems have
+		return 80 // the size is unknown, as in some emulators and CI systems
 	}
 	return width
 }

@@ -8,10 +8,11 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is set by the linker for a release: -X main.version=v1.2.3.
+// version is the release's version, set by the linker: -X main.version=v1.2.3.
 var version string
 
-// buildVersion is the release's version, or else what the go command recorded.
+// buildVersion returns the release's version, or else the version that the go command
+// recorded.
 func buildVersion() string {
 	if version != "" {
 		return version
@@ -38,7 +39,7 @@ func newVersionCmd() *cobra.Command {
 	}
 }
 
-// revision names the commit that the binary was built from, where it is known.
+// revision returns the commit that the binary was built from, if it is known.
 func revision(settings []debug.BuildSetting) string {
 	known := map[string]string{}
 	for _, s := range settings {
