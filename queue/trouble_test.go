@@ -1,7 +1,6 @@
 package queue_test
 
 import (
-	"crypto/rand"
 	"testing"
 	"time"
 
@@ -10,64 +9,12 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/internal/redistest"
-	"github.com/batchd/batchd/queue"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
-	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/repair"
-	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/queue/tasks"
 	"github.com/batchd/batchd/queue/upload"
 )
-
-func TestABeginWhoseAnswerIsLostIsStillThisWorkers(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.Submit(1, queuetest.Spec()).ID
-		b.Begin(b.Submit(1, queuetest.Spec()).ID, 0) // the script is loaded
-		lost := &queuetest.LostReplies{Left: 3, Only: id}
-		b.DB.Client.AddHook(lost)
-		begun := b.Begin(id, 0)
-		require.Equal(t, 1, begun.Attempt)
-		require.Zero(t, lost.Left)
-		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)))
-	})
-}
-
-func secretOf(id string) seal.Key {
-	secret := make([]byte, 32)
-	_, _ = rand.Read(secret)
-	return seal.NewKey(id, secret)
-}
-
-func TestAWorkerThatCannotOpenAnActionLeavesItToOthers(t *testing.T) {
-	t.Parallel()
-	url := redistest.Start(t).URL()
-	with := func(keys ...seal.Key) *bundle {
-		s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(url)}, Seal: seal.Config{Keys: keys}})
-		require.NoError(t, err)
-		t.Cleanup(func() { require.NoError(t, s.Close()) })
-		return local(&queuetest.Bundle{Store: s, T: t, Ctx: t.Context()})
-	}
-	first, second := secretOf("1"), secretOf("2")
-	fresh, old := with(second, first), with(first)
-	id := fresh.Submit(1, queuetest.Spec()).ID
-	_, err := old.Ledger.Begin(t.Context(), id, 0, "old")
-	require.ErrorIs(t, err, seal.ErrSealed)
-	require.ErrorContains(t, err, `"2"`)
-	begun, err := fresh.Ledger.Begin(t.Context(), id, 0, "fresh")
-	require.NoError(t, err)
-	require.Equal(t, batch.Run, begun.Verdict, "nothing was sent, so there is no doubt")
-
-	owner, err := old.Owner(t.Context(), "credential")
-	require.NoError(t, err)
-	same, err := fresh.Owner(t.Context(), "credential")
-	require.NoError(t, err)
-	require.Equal(t, owner, same)
-	last, err := with(second).Owner(t.Context(), "credential")
-	require.NoError(t, err, "the first key can be dropped")
-	require.Equal(t, owner, last)
-}
 
 func TestRedeliveringWhatIsNotThereLeavesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {

@@ -21,21 +21,21 @@ const (
 // and for a while what became of them. Redis may forget it, and then this is all that
 // tells whether an action was sent.
 type attempts struct {
-	mu     sync.Mutex
-	flying map[actionKey]*Attempt // the newest of each action that is in flight or begins
-	ended  recentAttempts
+	mu      sync.Mutex
+	running map[actionKey]*attempt // the newest of each action that is in flight or begins
+	ended   recentAttempts
 	// verified is up to where they were compared with Redis, by the ages at which that is done.
-	verified [len(VerifyAfter)]uint64
+	verified [len(verifyAfter)]uint64
 }
 
 // actionKey names an action.
 type actionKey struct {
-	ID    string
+	id    string
 	index int
 }
 
 // Attempt is one attempt at an action.
-type Attempt struct {
+type attempt struct {
 	actionKey
 	entry batches.Entry
 	// state is its action's: stateBeginning, stateRunning, stateWaiting once it was
@@ -43,9 +43,9 @@ type Attempt struct {
 	state  string
 	result []byte         // sealed
 	group  []any          // what ended the group that the action leads: further arguments of its step
-	noted  map[int][]byte // of a group: the results of members that its record holds, sealed
+	staged map[int][]byte // of a group: the results of members that its record holds, sealed
 	leads  bool           // the action leads a group
-	before *Attempt       // the one before that is in flight, until this one has begun
+	before *attempt       // the one before that is in flight, until this one has begun
 	at     time.Time      // when it ended
 }
 
@@ -57,26 +57,26 @@ const (
 )
 
 // finished reports whether the attempt led to a result.
-func (a *Attempt) finished() bool {
+func (a *attempt) finished() bool {
 	return a != nil && a.state != stateBeginning && a.state != stateRunning && a.state != stateWaiting
 }
 
 func newAttempts() *attempts {
-	return &attempts{flying: make(map[actionKey]*Attempt), ended: newRecentAttempts()}
+	return &attempts{running: make(map[actionKey]*attempt), ended: newRecentAttempts()}
 }
 
 // begin notes that an action is about to be begun with a token.
-func (m *attempts) begin(id string, index int, token string) *Attempt {
+func (m *attempts) begin(id string, index int, token string) *attempt {
 	key := actionKey{id, index}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	a := &Attempt{actionKey: key, entry: batches.Entry{Token: token}, state: stateBeginning, before: m.flying[key]}
-	m.flying[key] = a
+	a := &attempt{actionKey: key, entry: batches.Entry{Token: token}, state: stateBeginning, before: m.running[key]}
+	m.running[key] = a
 	return a
 }
 
 // begun notes that an attempt has begun in a round of its batch: the action is in flight.
-func (m *attempts) begun(a *Attempt, b *batch.Begun, round string) {
+func (m *attempts) begun(a *attempt, b *batch.Begun, round string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a.entry, a.state, a.leads, a.before = entryOf(b, round), stateRunning, b.Group != nil, nil
@@ -84,15 +84,15 @@ func (m *attempts) begun(a *Attempt, b *batch.Begun, round string) {
 }
 
 // notBegun forgets an attempt that did not begin.
-func (m *attempts) notBegun(a *Attempt) {
+func (m *attempts) notBegun(a *attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.drop(a)
 }
 
 // drop forgets an attempt that is in flight or begins, with the lock held.
-func (m *attempts) drop(a *Attempt) {
-	last := m.flying[a.actionKey]
+func (m *attempts) drop(a *attempt) {
+	last := m.running[a.actionKey]
 	if last != a {
 		for ; last != nil; last = last.before {
 			if last.before == a {
@@ -102,14 +102,14 @@ func (m *attempts) drop(a *Attempt) {
 		return
 	}
 	if a.before != nil {
-		m.flying[a.actionKey] = a.before
+		m.running[a.actionKey] = a.before
 	} else {
-		delete(m.flying, a.actionKey)
+		delete(m.running, a.actionKey)
 	}
 }
 
 // before returns a copy of the attempt before one that is not begun yet, or nil.
-func (m *attempts) before(a *Attempt) *Attempt {
+func (m *attempts) before(a *attempt) *attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a.before != nil {
@@ -120,8 +120,8 @@ func (m *attempts) before(a *Attempt) *Attempt {
 }
 
 // find returns an attempt that is in flight or begins by its token, or nil, with the lock held.
-func (m *attempts) find(id string, index int, token string) *Attempt {
-	a := m.flying[actionKey{id, index}]
+func (m *attempts) find(id string, index int, token string) *attempt {
+	a := m.running[actionKey{id, index}]
 	for a != nil && a.entry.Token != token {
 		a = a.before
 	}
@@ -129,7 +129,7 @@ func (m *attempts) find(id string, index int, token string) *Attempt {
 }
 
 // running returns a copy of an attempt that is in flight here, or nil.
-func (m *attempts) running(id string, index int, token string) *Attempt {
+func (m *attempts) findRunning(id string, index int, token string) *attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	a := m.find(id, index, token)
@@ -141,14 +141,14 @@ func (m *attempts) running(id string, index int, token string) *Attempt {
 }
 
 // stage notes the result of a member of a group that is in flight here, by its leader.
-func (m *attempts) stage(id string, leader int, token string, member int, result []byte) {
+func (m *attempts) addStaged(id string, leader int, token string, member int, result []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if a := m.find(id, leader, token); a != nil && a.state == stateRunning {
-		if a.noted == nil {
-			a.noted = make(map[int][]byte)
+		if a.staged == nil {
+			a.staged = make(map[int][]byte)
 		}
-		a.noted[member] = result
+		a.staged[member] = result
 	}
 }
 
@@ -158,7 +158,7 @@ func (m *attempts) staged(id string, leader int, token string) map[int][]byte {
 	defer m.mu.Unlock()
 	noted := make(map[int][]byte)
 	if a := m.find(id, leader, token); a != nil {
-		maps.Copy(noted, a.noted)
+		maps.Copy(noted, a.staged)
 	}
 	return noted
 }
@@ -175,7 +175,7 @@ func (m *attempts) end(id string, index int, token, state string, result []byte,
 		m.drop(a) // its record says where it stands
 		return
 	}
-	a.state, a.result, a.group, a.noted, a.at = state, result, group, nil, time.Now()
+	a.state, a.result, a.group, a.staged, a.at = state, result, group, nil, time.Now()
 	m.drop(a)
 	m.ended.add(a)
 	m.expire(a.at)
@@ -191,7 +191,7 @@ func (m *attempts) uncount(id string, index int, token string) {
 }
 
 // groupSize is about how many bytes the attempt keeps of what ended its group.
-func (a *Attempt) groupSize() (n int) {
+func (a *attempt) groupSize() (n int) {
 	for _, arg := range a.group {
 		if sealed, ok := arg.([]byte); ok {
 			n += len(sealed)
@@ -214,12 +214,12 @@ func (m *attempts) abandon(id string, index int, token string) {
 }
 
 // All returns copies of the attempts that are in flight or have ended lately.
-func (m *attempts) All() []*Attempt {
+func (m *attempts) all() []*attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire(time.Now())
 	all := m.ended.all()
-	for _, last := range m.flying {
+	for _, last := range m.running {
 		for a := last; a != nil; a = a.before {
 			if a.state != stateBeginning {
 				found := *a
@@ -235,16 +235,16 @@ func (m *attempts) busy() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire(time.Now())
-	return len(m.flying)+len(m.ended.newest) > 0
+	return len(m.running)+len(m.ended.newest) > 0
 }
 
 // known returns a copy of the attempt with that token, if there is one, and whether the
 // action is in the hands of this process under whatever token.
-func (m *attempts) known(id string, index int, token string) (found *Attempt, inHand bool) {
+func (m *attempts) known(id string, index int, token string) (found *attempt, inHand bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	key := actionKey{id, index}
-	for a := m.flying[key]; a != nil; a = a.before {
+	for a := m.running[key]; a != nil; a = a.before {
 		inHand = inHand || a.state == stateBeginning || a.state == stateRunning
 		if a.entry.Token == token {
 			same := *a

@@ -51,7 +51,7 @@ func (s *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g 
 	if staged != nil {
 		noted := s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: staged.Index}, staged.Encode())
 		args[4], args[5] = staged.Index, noted
-		s.Attempts.stage(id, g.Leader(), string(token), staged.Index, noted)
+		s.attempts.addStaged(id, g.Leader(), string(token), staged.Index, noted)
 	}
 	answer, err := s.db.Run(ctx, Steps.SaveGroup, keys.KeysOf(id).Step(), args...)
 	if err != nil {
@@ -62,7 +62,7 @@ func (s *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g 
 		return s.SaveGroup(ctx, id, token, g, staged)
 	}
 	if g.Paused || err != nil {
-		s.Attempts.abandon(id, g.Leader(), string(token))
+		s.attempts.abandon(id, g.Leader(), string(token))
 	}
 	return rdb.FromMillis(answer[1]), err
 }
@@ -73,17 +73,17 @@ var errForgotten = errors.New("results of the group are forgotten")
 // FinishGroup implements [batch.GroupLedger].
 func (s *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
 	leader := g.Leader()
-	members, err := s.Groups.membersEnd(id, g, results, nil)
+	members, err := s.groups.memberArgs(id, g, results, nil)
 	if err != nil {
 		return err
 	}
-	whole, err := s.Groups.membersEnd(id, g, results, s.Attempts.staged(id, leader, string(token)))
+	whole, err := s.groups.memberArgs(id, g, results, s.attempts.staged(id, leader, string(token)))
 	if err != nil {
 		return err
 	}
-	err = s.Groups.endGroup(ctx, id, leader, string(token), members)
+	err = s.groups.finish(ctx, id, leader, string(token), members)
 	if errors.Is(err, errForgotten) || s.Restorer.restored(ctx, id, leader, token, err) {
-		err = s.Groups.endGroup(ctx, id, leader, string(token), whole)
+		err = s.groups.finish(ctx, id, leader, string(token), whole)
 	}
 	s.attemptEnded(id, leader, token, err, rdb.Text(whole[1]), nil, whole)
 	return err
@@ -91,7 +91,7 @@ func (s *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, 
 
 // membersEnd returns index, state and sealed result of each member of a group in turn. For
 // results that were noted it takes the given ones, or leaves them empty if there are none.
-func (s *groups) membersEnd(id string, g *batch.Group, results []batch.Result, noted map[int][]byte) ([]any, error) {
+func (s *groups) memberArgs(id string, g *batch.Group, results []batch.Result, noted map[int][]byte) ([]any, error) {
 	args := make([]any, 0, 3*len(results))
 	for i := range results {
 		r, index := &results[i], g.Members[i].Index
@@ -113,7 +113,7 @@ func (s *groups) membersEnd(id string, g *batch.Group, results []batch.Result, n
 }
 
 // endGroup ends all members of a group: index, state and sealed result of each in turn.
-func (s *groups) endGroup(ctx context.Context, id string, leader int, token string, members []any) error {
+func (s *groups) finish(ctx context.Context, id string, leader int, token string, members []any) error {
 	args := append([]any{id, keys.DoneChannel, leader, token}, members...)
 	answer, err := s.db.Run(ctx, Steps.FinishGroup, keys.KeysOf(id).Step(), args...)
 	if err != nil {

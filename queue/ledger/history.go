@@ -16,12 +16,12 @@ const (
 	// SettleFor is how long nothing is begun after Redis may have gone back to an earlier
 	// state. Meanwhile all processes repeat what they did, so that nothing of it is done
 	// twice. It is longer than the time between the first and the last process to notice.
-	SettleFor = time.Second
+	settleFor = time.Second
 	// historyEvery is how often a process that has anything to repeat asks Redis whether
 	// it still goes on from the same state.
 	historyEvery = 500 * time.Millisecond
 	// mostHistories is the most histories that are remembered.
-	mostHistories = 1000
+	maxHistories = 1000
 )
 
 // History notices that Redis may have gone back to an earlier state: a server was
@@ -31,29 +31,29 @@ const (
 type History struct {
 	changed func() // is called after each change
 
-	Mu       sync.Mutex
-	Known    map[string]struct{}
-	learning bool      // ids that are not known are those of servers not met before
-	Until    time.Time // nothing is begun before
+	mu        sync.Mutex
+	known     map[string]struct{}
+	expectNew bool      // ids that are not known are those of servers not met before
+	until     time.Time // nothing is begun before
 }
 
 // NewHistory returns a history that knows no server.
 func NewHistory() *History {
-	return &History{changed: func() {}, Known: make(map[string]struct{})}
+	return &History{changed: func() {}, known: make(map[string]struct{})}
 }
 
 // onChange has a function called after each change.
 func (h *History) onChange(changed func()) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.changed = changed
 }
 
 // Learn says whether ids that are not known are those of servers that were not met before.
 func (h *History) ExpectNewServers(learning bool) {
-	h.Mu.Lock()
-	defer h.Mu.Unlock()
-	h.learning = learning
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.expectNew = learning
 }
 
 // Connected asks a server, over a connection that was just opened, for the id of its history.
@@ -75,36 +75,36 @@ func (h *History) observe(info string) {
 	if id == "" || strings.Trim(id, "0") == "" {
 		return
 	}
-	h.Mu.Lock()
-	_, known := h.Known[id]
-	first := len(h.Known) == 0 || h.learning
+	h.mu.Lock()
+	_, known := h.known[id]
+	first := len(h.known) == 0 || h.expectNew
 	if !known {
-		if len(h.Known) >= mostHistories {
-			clear(h.Known)
+		if len(h.known) >= maxHistories {
+			clear(h.known)
 		}
-		h.Known[id] = struct{}{}
+		h.known[id] = struct{}{}
 	}
-	h.Mu.Unlock()
+	h.mu.Unlock()
 	if !known && !first {
-		h.suspect()
+		h.setBack()
 	}
 }
 
 // suspect notes that Redis may have gone back to an earlier state just now.
-func (h *History) suspect() {
-	h.Mu.Lock()
-	h.Until = time.Now().Add(SettleFor)
+func (h *History) setBack() {
+	h.mu.Lock()
+	h.until = time.Now().Add(settleFor)
 	changed := h.changed
-	h.Mu.Unlock()
+	h.mu.Unlock()
 	changed()
 }
 
 // settled returns when actions may be begun.
 func (h *History) settled(ctx context.Context) error {
 	for {
-		h.Mu.Lock()
-		left := time.Until(h.Until)
-		h.Mu.Unlock()
+		h.mu.Lock()
+		left := time.Until(h.until)
+		h.mu.Unlock()
 		if left <= 0 {
 			return nil
 		}
@@ -117,24 +117,24 @@ func (h *History) settled(ctx context.Context) error {
 }
 
 // learn meets all servers of a cluster, so that one that is met later is known to be new.
-func (s *Restorer) learn(ctx context.Context) error {
+func (s *Restorer) learnHistories(ctx context.Context) error {
 	if _, cluster := s.db.Client.(*redis.ClusterClient); !cluster {
 		return nil
 	}
-	s.History.ExpectNewServers(true)
-	err := s.askHistory(ctx)
-	s.History.ExpectNewServers(err != nil)
+	s.history.ExpectNewServers(true)
+	err := s.askHistories(ctx)
+	s.history.ExpectNewServers(err != nil)
 	return err
 }
 
 // askHistory asks all servers for the ids of their histories.
-func (s *Restorer) askHistory(ctx context.Context) error {
+func (s *Restorer) askHistories(ctx context.Context) error {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	ask := func(ctx context.Context, c redis.Cmdable) error {
 		info, err := c.Info(ctx, "replication").Result()
 		if err == nil {
-			s.History.observe(info)
+			s.history.observe(info)
 		}
 		return err //nolint:wrapcheck // mapped below
 	}
@@ -159,12 +159,12 @@ func (s *Restorer) WatchHistory(closed <-chan struct{}) {
 	verified := time.Now()
 	for {
 		if !learned {
-			learned = s.learn(ctx) == nil
-		} else if s.Attempts.busy() {
-			_ = s.askHistory(ctx) // it is asked again soon
+			learned = s.learnHistories(ctx) == nil
+		} else if s.attempts.busy() {
+			_ = s.askHistories(ctx) // it is asked again soon
 			if now := time.Now(); now.Sub(verified) >= verifyEvery {
 				verified = now
-				_ = s.VerifyEnded(ctx, now) // likewise
+				_ = s.verifyEnded(ctx, now) // likewise
 			}
 		}
 		select {

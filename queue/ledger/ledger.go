@@ -28,20 +28,20 @@ func (s *Ledger) Begin(ctx context.Context, id string, index int, worker string)
 		return &batch.Begun{Verdict: batch.Gone}, nil
 	}
 	for {
-		if err := s.History.settled(ctx); err != nil {
+		if err := s.history.settled(ctx); err != nil {
 			return nil, err
 		}
 		r := &batcher.Call{Step: Steps.Begin, ID: id, SharedArgs: []any{worker, ""}, Index: index, Args: []any{s.db.Token()}, ReadAction: true}
-		a := s.Attempts.begin(id, index, rdb.Text(r.Args[0]))
+		a := s.attempts.begin(id, index, rdb.Text(r.Args[0]))
 		begun, err := s.begin(ctx, r, worker)
 		if err != nil {
 			if mayHaveBegun(r) {
 				err = errors.Join(err, s.giveBackBegun(ctx, r))
 			}
-			s.Attempts.notBegun(a)
+			s.attempts.notBegun(a)
 			return nil, err
 		}
-		if begun, err = s.Restorer.begunAgain(ctx, a, begun, rdb.Text(r.SharedReply[4])); begun != nil || err != nil {
+		if begun, err = s.Restorer.compareBegun(ctx, a, begun, rdb.Text(r.SharedReply[4])); begun != nil || err != nil {
 			return begun, err
 		}
 	}
@@ -205,7 +205,7 @@ func (s *Ledger) giveBackBegun(ctx context.Context, r *batcher.Call) error {
 
 // mostReleasing is the most releases under way at a time. Each has an exchange and a connection of
 // its own: when hundreds of actions are released at once, begins and finishes must still find connections.
-const mostReleasing = rdb.PoolSize * 3 / 8
+const maxReleasing = rdb.PoolSize * 3 / 8
 
 func (s *Ledger) release(ctx context.Context, id string, index int, token batch.Token, unsent string, last []byte) (bool, error) {
 	select {
@@ -226,7 +226,7 @@ func (s *Ledger) release(ctx context.Context, id string, index int, token batch.
 		return s.release(ctx, id, index, token, unsent, last)
 	}
 	if unsent == "1" {
-		s.Attempts.uncount(id, index, string(token))
+		s.attempts.uncount(id, index, string(token))
 	}
 	s.attemptEnded(id, index, token, err, stateWaiting, last, nil)
 	return answer[0] == "released", err

@@ -25,25 +25,25 @@ type Ledger struct {
 	log       *slog.Logger
 	seals     *seal.Sealer
 	batches   *batches.Batches
-	Groups    *groups
+	groups    *groups
 	HandOver  HandOver
 	batcher   *batcher.Batcher
 	running   atomic.Int64  // actions that this process runs
 	releasing chan struct{} // held by each release under way
-	Attempts  *attempts
-	History   *History
+	attempts  *attempts
+	history   *History
 }
 
 // New returns the ledger in a Redis. The history is that of the connections of the DB.
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, calls *batcher.Batcher, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
 	s := &Ledger{
-		db: db, log: log, seals: seals, batches: all, Groups: &groups{db, seals, all}, HandOver: handOver, History: history,
-		batcher: calls, releasing: make(chan struct{}, mostReleasing), Attempts: newAttempts(),
-		Workers: &Workers{db: db, History: history},
+		db: db, log: log, seals: seals, batches: all, groups: &groups{db, seals, all}, HandOver: handOver, history: history,
+		batcher: calls, releasing: make(chan struct{}, maxReleasing), attempts: newAttempts(),
+		Workers: &Workers{db: db, history: history},
 	}
 	s.Restorer = &Restorer{
-		db: db, log: log, background: background, tasks: queues, batches: all, Groups: s.Groups, Workers: s.Workers,
-		Attempts: s.Attempts, History: history, OnForgotten: func() {},
+		db: db, log: log, background: background, tasks: queues, batches: all, groups: s.groups, workers: s.Workers,
+		attempts: s.attempts, history: history, OnForgotten: func() {},
 	}
 	history.onChange(s.Restorer.restoreSoon)
 	return s
@@ -62,7 +62,7 @@ func (s *Ledger) Delivered(ctx context.Context, id string, delivery int, d batch
 // Workers are the workers on a Redis, by their heartbeats.
 type Workers struct {
 	db      *rdb.DB
-	History *History
+	history *History
 	beats   sync.Map // the workers of this process, and when each said last that it is alive
 }
 
@@ -75,7 +75,7 @@ type groups struct {
 
 // Restorer repeats what this process did with actions if Redis has forgotten it.
 type Restorer struct {
-	Workers *Workers
+	workers *Workers
 	// OnForgotten is called when Redis may have forgotten something.
 	OnForgotten func()
 
@@ -84,8 +84,8 @@ type Restorer struct {
 	background *rdb.Background
 	tasks      *tasks.Queues
 	batches    *batches.Batches
-	Groups     *groups
-	Attempts   *attempts
-	History    *History
+	groups     *groups
+	attempts   *attempts
+	history    *History
 	restoring  restoring
 }

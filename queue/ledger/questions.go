@@ -16,10 +16,10 @@ import (
 // Asked takes the question for actions that the workers of this process hold.
 func (s *Restorer) AnswerQuestion(message string) {
 	worker, lines, _ := strings.Cut(message, "\n")
-	if _, here := s.Workers.beats.Load(worker); !here {
+	if _, here := s.workers.beats.Load(worker); !here {
 		return
 	}
-	var forgotten []*Attempt
+	var forgotten []*attempt
 	unknown := make(map[string][]any) // index and token, by batch
 	for line := range strings.SplitSeq(lines, "\n") {
 		parts := strings.Split(line, " ")
@@ -31,7 +31,7 @@ func (s *Restorer) AnswerQuestion(message string) {
 		if err != nil {
 			continue
 		}
-		switch a, inHand := s.Attempts.known(id, index, token); {
+		switch a, inHand := s.attempts.known(id, index, token); {
 		case inHand:
 		case a != nil:
 			forgotten = append(forgotten, a)
@@ -43,7 +43,7 @@ func (s *Restorer) AnswerQuestion(message string) {
 		return
 	}
 	s.background.Go(func(ctx context.Context) {
-		if err := s.answerFor(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
+		if err := s.answer(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
 			s.log.Warn("actions that redis has forgotten the end of are looked at again soon", "error", err)
 		}
 	})
@@ -51,8 +51,8 @@ func (s *Restorer) AnswerQuestion(message string) {
 
 // answerFor repeats what became of actions, and gives up those of which this process
 // knows nothing any more: whoever takes them decides whether they are sent again.
-func (s *Restorer) answerFor(ctx context.Context, worker string, forgotten []*Attempt, unknown map[string][]any) error {
-	restored, err := s.Restore(ctx, forgotten)
+func (s *Restorer) answer(ctx context.Context, worker string, forgotten []*attempt, unknown map[string][]any) error {
+	restored, err := s.restore(ctx, forgotten)
 	if restored > 0 {
 		s.log.WarnContext(ctx, "redis had forgotten what became of actions, it was repeated", "actions", restored)
 	}
@@ -60,7 +60,7 @@ func (s *Restorer) answerFor(ctx context.Context, worker string, forgotten []*At
 		return err
 	}
 	for id, held := range unknown {
-		n, err := s.Disown(ctx, id, worker, held)
+		n, err := s.disown(ctx, id, worker, held)
 		if n > 0 {
 			s.log.WarnContext(ctx, "redis has forgotten what became of actions, and so has this worker: others decide about them", "batch", id, "actions", n)
 		}
@@ -73,7 +73,7 @@ func (s *Restorer) answerFor(ctx context.Context, worker string, forgotten []*At
 
 // Disown gives up actions, index and token of each in turn, that a worker holds and does
 // not have, and has each brought to whoever is free. It returns how many there were.
-func (s *Restorer) Disown(ctx context.Context, id, worker string, held []any) (int, error) {
+func (s *Restorer) disown(ctx context.Context, id, worker string, held []any) (int, error) {
 	answer, err := s.db.Run(ctx, Steps.Disown, keys.KeysOf(id).Step(), append([]any{worker}, held...)...)
 	if err != nil {
 		return 0, fmt.Errorf("give up actions of batch %s: %w", id, err)

@@ -22,21 +22,21 @@ type recentAttempts struct {
 	gone   uint64              // number of chunks that were dropped
 	spare  []byte              // a chunk to use again
 	newest map[uint64]uint64   // position of the newest record of an action, by hash
-	groups map[uint64]*Attempt // what ended groups, by position of their records
+	groups map[uint64]*attempt // what ended groups, by position of their records
 	bytes  int                 // of the chunks, and of what ended groups
 }
 
 func newRecentAttempts() recentAttempts {
-	return recentAttempts{seed: maphash.MakeSeed(), base: time.Now(), newest: make(map[uint64]uint64), groups: make(map[uint64]*Attempt)}
+	return recentAttempts{seed: maphash.MakeSeed(), base: time.Now(), newest: make(map[uint64]uint64), groups: make(map[uint64]*attempt)}
 }
 
 func (r *recentAttempts) hash(key actionKey) uint64 {
-	return maphash.String(r.seed, key.ID) ^ uint64(key.index)*0x9e3779b97f4a7c15 //nolint:gosec // a hash may wrap
+	return maphash.String(r.seed, key.id) ^ uint64(key.index)*0x9e3779b97f4a7c15 //nolint:gosec // a hash may wrap
 }
 
 // add keeps an attempt that has ended.
-func (r *recentAttempts) add(a *Attempt) {
-	size := recordHead + 80 + len(a.ID) + len(a.entry.Token) + len(a.entry.Worker) + len(a.entry.Round) + len(a.state) + len(a.result)
+func (r *recentAttempts) add(a *attempt) {
+	size := recordHead + 80 + len(a.id) + len(a.entry.Token) + len(a.entry.Worker) + len(a.entry.Round) + len(a.state) + len(a.result)
 	last := len(r.chunks) - 1
 	if last < 0 || cap(r.chunks[last])-len(r.chunks[last]) < size {
 		chunk := r.spare
@@ -64,7 +64,7 @@ func (r *recentAttempts) position(chunk, offset int) uint64 {
 }
 
 // at returns the attempt at a position.
-func (r *recentAttempts) at(position uint64) Attempt {
+func (r *recentAttempts) at(position uint64) attempt {
 	if whole := r.groups[position]; whole != nil {
 		return *whole
 	}
@@ -73,7 +73,7 @@ func (r *recentAttempts) at(position uint64) Attempt {
 }
 
 // find returns the newest attempt at an action that has ended, or nil.
-func (r *recentAttempts) find(key actionKey) *Attempt {
+func (r *recentAttempts) find(key actionKey) *attempt {
 	position, ok := r.newest[r.hash(key)]
 	if !ok {
 		return nil
@@ -88,8 +88,8 @@ func (r *recentAttempts) find(key actionKey) *Attempt {
 func (r *recentAttempts) forget(key actionKey) { delete(r.newest, r.hash(key)) }
 
 // all returns the attempts that have ended.
-func (r *recentAttempts) all() []*Attempt {
-	all := make([]*Attempt, 0, len(r.newest))
+func (r *recentAttempts) all() []*attempt {
+	all := make([]*attempt, 0, len(r.newest))
 	for _, position := range r.newest {
 		a := r.at(position)
 		all = append(all, &a)
@@ -140,7 +140,7 @@ func hashOf(record []byte) uint64 { return binary.LittleEndian.Uint64(record[8:]
 
 func lengthOf(record []byte) int { return int(binary.LittleEndian.Uint32(record[16:])) }
 
-func (r *recentAttempts) append(out []byte, hash uint64, a *Attempt) []byte {
+func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
 	start := len(out)
 	out = binary.LittleEndian.AppendUint64(out, uint64(a.at.Sub(r.base))) //nolint:gosec // read back as it is
 	out = binary.LittleEndian.AppendUint64(out, hash)
@@ -148,7 +148,7 @@ func (r *recentAttempts) append(out []byte, hash uint64, a *Attempt) []byte {
 	for _, n := range [...]int64{int64(a.index), a.entry.First.UnixMilli(), a.entry.Started.UnixMilli(), int64(a.entry.Attempts), int64(a.entry.Earlier)} {
 		out = binary.AppendVarint(out, n)
 	}
-	for _, text := range [...]string{a.ID, a.entry.Token, a.entry.Worker, a.entry.Round, a.state} {
+	for _, text := range [...]string{a.id, a.entry.Token, a.entry.Worker, a.entry.Round, a.state} {
 		out = append(binary.AppendUvarint(out, uint64(len(text))), text...)
 	}
 	out = append(out, a.result...)
@@ -156,7 +156,7 @@ func (r *recentAttempts) append(out []byte, hash uint64, a *Attempt) []byte {
 	return out
 }
 
-func (r *recentAttempts) read(record []byte) Attempt {
+func (r *recentAttempts) read(record []byte) attempt {
 	a, result := r.readHead(record)
 	if len(result) > 0 {
 		a.result = bytes.Clone(result) // the chunk is used again
@@ -165,7 +165,7 @@ func (r *recentAttempts) read(record []byte) Attempt {
 }
 
 // readHead reads all of a record but the result.
-func (r *recentAttempts) readHead(record []byte) (a Attempt, result []byte) {
+func (r *recentAttempts) readHead(record []byte) (a attempt, result []byte) {
 	rest := record[recordHead:lengthOf(record)]
 	number := func() int64 {
 		n, size := binary.Varint(rest)
@@ -183,13 +183,13 @@ func (r *recentAttempts) readHead(record []byte) (a Attempt, result []byte) {
 	a.index = int(number())
 	a.entry.First, a.entry.Started = time.UnixMilli(number()), time.UnixMilli(number())
 	a.entry.Attempts, a.entry.Earlier = int(number()), int(number())
-	a.ID, a.entry.Token, a.entry.Worker, a.entry.Round, a.state = text(), text(), text(), text(), text()
+	a.id, a.entry.Token, a.entry.Worker, a.entry.Round, a.state = text(), text(), text(), text(), text()
 	return a, rest
 }
 
 // walk visits the attempts from a position on in the order in which they ended, without their
 // results, and returns the position of the first one that is not to be visited yet.
-func (r *recentAttempts) walk(from uint64, visit func(a *Attempt) bool) uint64 {
+func (r *recentAttempts) walk(from uint64, visit func(a *attempt) bool) uint64 {
 	for i, chunk := range r.chunks {
 		offset := 0
 		if i == 0 {

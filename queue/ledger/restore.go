@@ -34,7 +34,7 @@ func (s *Restorer) restoreSoon() {
 	r.running = true
 	s.background.Go(func(ctx context.Context) {
 		for r.next() {
-			s.RestoreTwice(ctx)
+			s.restoreTwice(ctx)
 		}
 	})
 }
@@ -47,11 +47,11 @@ func (r *restoring) next() bool {
 	return r.running
 }
 
-func (s *Restorer) RestoreTwice(ctx context.Context) {
+func (s *Restorer) restoreTwice(ctx context.Context) {
 	for range 2 {
 		var restored int
 		err := rdb.RetryUnavailable(ctx, func() error {
-			n, err := s.Restore(ctx, s.Attempts.All())
+			n, err := s.restore(ctx, s.attempts.all())
 			restored += n
 			return err
 		})
@@ -61,7 +61,7 @@ func (s *Restorer) RestoreTwice(ctx context.Context) {
 		if restored > 0 {
 			s.log.WarnContext(ctx, "redis went back to an earlier state, what it had forgotten of this process's actions was repeated", "actions", restored)
 		}
-		if s.History.settled(ctx) != nil {
+		if s.history.settled(ctx) != nil {
 			return
 		}
 	}
@@ -78,15 +78,15 @@ const restoreChunk = 100
 
 // Restore repeats attempts of this process that Redis may have forgotten, and returns how
 // many it had. It goes on after an error, with other batches.
-func (s *Restorer) Restore(ctx context.Context, all []*Attempt) (restored int, err error) {
-	batches := make(map[string][]*Attempt)
+func (s *Restorer) restore(ctx context.Context, all []*attempt) (restored int, err error) {
+	batches := make(map[string][]*attempt)
 	for _, a := range all {
-		batches[a.ID] = append(batches[a.ID], a)
+		batches[a.id] = append(batches[a.id], a)
 	}
 	var faults []error
 	for id, of := range batches {
 		for chunk := range slices.Chunk(of, restoreChunk) {
-			n, err := s.RestoreBatch(ctx, id, chunk)
+			n, err := s.restoreBatch(ctx, id, chunk)
 			restored += n
 			if err != nil {
 				faults = append(faults, fmt.Errorf("repeat what was done with batch %s: %w", id, err))
@@ -99,7 +99,7 @@ func (s *Restorer) Restore(ctx context.Context, all []*Attempt) (restored int, e
 	return restored, errors.Join(faults...)
 }
 
-func (s *Restorer) RestoreBatch(ctx context.Context, id string, of []*Attempt) (restored int, err error) {
+func (s *Restorer) restoreBatch(ctx context.Context, id string, of []*attempt) (restored int, err error) {
 	args := []any{id, keys.DoneChannel}
 	for _, a := range of {
 		state := a.state
@@ -139,7 +139,7 @@ func (s *Restorer) RestoreBatch(ctx context.Context, id string, of []*Attempt) (
 			waiting = append(waiting, s.tasks.TasksOf(id, to, a.entry.Round, []int{a.index})...)
 		}
 		if a.group != nil && (verdict == "restored" || verdict == "known") {
-			if err := s.Groups.endGroup(ctx, id, a.index, a.entry.Token, a.group); err != nil && !conclusive(err) {
+			if err := s.groups.finish(ctx, id, a.index, a.entry.Token, a.group); err != nil && !conclusive(err) {
 				return restored, err
 			}
 		}
@@ -157,41 +157,41 @@ func conclusive(err error) bool {
 
 // begunAgain compares what was begun with what this process did before, and returns nil if
 // the action is to be begun once more: it was given back.
-func (s *Restorer) begunAgain(ctx context.Context, a *Attempt, b *batch.Begun, round string) (*batch.Begun, error) {
-	before := s.Attempts.before(a)
+func (s *Restorer) compareBegun(ctx context.Context, a *attempt, b *batch.Begun, round string) (*batch.Begun, error) {
+	before := s.attempts.before(a)
 	runs, interrupted := b.Verdict == batch.Run, b.Verdict == batch.Interrupted
 	switch {
 	case (runs || interrupted) && before.finished() && b.Attempt <= before.entry.Attempts:
 		// This process has ended the action before, and Redis has forgotten it: a later
 		// attempt would count more.
-		return s.endAs(ctx, a, b, round, before)
+		return s.repeatEnd(ctx, a, b, round, before)
 	case runs:
-		s.Attempts.begun(a, b, round)
+		s.attempts.begun(a, b, round)
 		return b, nil
 	case interrupted && before != nil && before.state == stateWaiting && before.entry.Token == string(b.Token):
-		s.Attempts.notBegun(a)
-		_, err := s.Restore(ctx, []*Attempt{before})
+		s.attempts.notBegun(a)
+		_, err := s.restore(ctx, []*attempt{before})
 		return nil, err
 	default:
-		s.Attempts.notBegun(a)
+		s.attempts.notBegun(a)
 		return b, nil
 	}
 }
 
 // endAs ends an action that was not sent in the attempt that has begun, with the result
 // of the attempt before, which Redis has forgotten.
-func (s *Restorer) endAs(ctx context.Context, a *Attempt, b *batch.Begun, round string, before *Attempt) (*batch.Begun, error) {
-	defer s.Attempts.notBegun(a) // the one before is still what this process did
+func (s *Restorer) repeatEnd(ctx context.Context, a *attempt, b *batch.Begun, round string, before *attempt) (*batch.Begun, error) {
+	defer s.attempts.notBegun(a) // the one before is still what this process did
 	as := *before
 	as.entry = entryOf(b, round)
 	err := rdb.RetryUnavailable(ctx, func() error {
-		_, err := s.Restore(ctx, []*Attempt{&as})
+		_, err := s.restore(ctx, []*attempt{&as})
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("repeat the result of action %d of batch %s: %w", a.index, a.ID, err)
+		return nil, fmt.Errorf("repeat the result of action %d of batch %s: %w", a.index, a.id, err)
 	}
-	s.log.WarnContext(ctx, "redis went back to an earlier state: an action that had ended was not sent again", "batch", a.ID, "index", a.index)
+	s.log.WarnContext(ctx, "redis went back to an earlier state: an action that had ended was not sent again", "batch", a.id, "index", a.index)
 	return &batch.Begun{Verdict: batch.Ended}, nil
 }
 
@@ -209,11 +209,11 @@ func (s *Restorer) restored(ctx context.Context, id string, index int, token bat
 	if !errors.Is(err, batch.ErrStale) {
 		return false
 	}
-	a := s.Attempts.running(id, index, string(token))
+	a := s.attempts.findRunning(id, index, string(token))
 	if a == nil {
 		return false
 	}
-	n, err := s.Restore(ctx, []*Attempt{a})
+	n, err := s.restore(ctx, []*attempt{a})
 	return err == nil && n > 0
 }
 
@@ -221,13 +221,13 @@ func (s *Restorer) restored(ctx context.Context, id string, index int, token bat
 func (s *Ledger) attemptEnded(id string, index int, token batch.Token, err error, state string, result []byte, group []any) {
 	switch {
 	case err == nil:
-		s.Attempts.end(id, index, string(token), state, result, group)
+		s.attempts.end(id, index, string(token), state, result, group)
 	case conclusive(err):
-		s.Attempts.abandon(id, index, string(token))
+		s.attempts.abandon(id, index, string(token))
 	}
 }
 
 // Abandon implements [batch.Ledger].
 func (s *Ledger) Abandon(id string, index int, token batch.Token) {
-	s.Attempts.abandon(id, index, string(token))
+	s.attempts.abandon(id, index, string(token))
 }

@@ -19,7 +19,7 @@ const (
 	// verifyEvery is how often a process compares actions that it has ended with Redis.
 	verifyEvery = time.Second
 	// verifyReads is the most commands of one comparison.
-	verifyReads = 200
+	maxVerifyReads = 200
 	// verifySpan is the most actions of a batch whose states one command reads.
 	verifySpan = 4096
 )
@@ -27,52 +27,52 @@ const (
 // VerifyAfter are the ages at which the end of an action is compared with Redis, by this
 // process alone: so the time until a silent loss is found does not depend on how many batches
 // are open.
-var VerifyAfter = [...]time.Duration{4 * time.Second, 11 * time.Second}
+var verifyAfter = [...]time.Duration{4 * time.Second, 11 * time.Second}
 
 // statesRead is a part of a batch's states, and what this process did with some of its actions.
-type statesRead struct {
+type stateRange struct {
 	id       string
 	from, to int
-	Of       []*Attempt
+	attempts []*attempt
 }
 
 // Unverified returns attempts that led to results and have an age at which they are compared,
 // without the results, as parts of states to read, and up to where these are all.
-func (m *attempts) Unverified(pass int, now time.Time) (reads []*statesRead, upTo uint64) {
+func (m *attempts) unverified(pass int, now time.Time) (reads []*stateRange, upTo uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.expire(now)
-	parts := make(map[actionKey]*statesRead)
-	upTo = m.ended.walk(m.verified[pass], func(a *Attempt) bool {
-		part := actionKey{a.ID, a.index / verifySpan}
+	parts := make(map[actionKey]*stateRange)
+	upTo = m.ended.walk(m.verified[pass], func(a *attempt) bool {
+		part := actionKey{a.id, a.index / verifySpan}
 		r := parts[part]
-		if now.Sub(a.at) < VerifyAfter[pass] || r == nil && len(parts) == verifyReads {
+		if now.Sub(a.at) < verifyAfter[pass] || r == nil && len(parts) == maxVerifyReads {
 			return false
 		}
 		if !a.finished() {
 			return true
 		}
 		if r == nil {
-			r = &statesRead{id: a.ID, from: a.index, to: a.index}
+			r = &stateRange{id: a.id, from: a.index, to: a.index}
 			parts[part] = r
 		}
-		r.Of, r.from, r.to = append(r.Of, a), min(r.from, a.index), max(r.to, a.index)
+		r.attempts, r.from, r.to = append(r.attempts, a), min(r.from, a.index), max(r.to, a.index)
 		return true
 	})
-	return slices.SortedFunc(maps.Values(parts), func(a, b *statesRead) int {
+	return slices.SortedFunc(maps.Values(parts), func(a, b *stateRange) int {
 		return cmp.Or(cmp.Compare(a.id, b.id), cmp.Compare(a.from, b.from))
 	}), upTo
 }
 
 // VerifiedUpTo notes up to where attempts were compared.
-func (m *attempts) VerifiedUpTo(pass int, upTo uint64) {
+func (m *attempts) verifiedUpTo(pass int, upTo uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.verified[pass] = upTo
 }
 
 // whole returns copies, with their results, of those attempts that still are the newest ones.
-func (m *attempts) whole(heads []*Attempt) (found []*Attempt) {
+func (m *attempts) whole(heads []*attempt) (found []*attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, head := range heads {
@@ -85,27 +85,27 @@ func (m *attempts) whole(heads []*Attempt) (found []*Attempt) {
 
 // VerifyEnded compares actions that this process has ended with Redis, and repeats what that
 // has forgotten. It reads a bounded number of states in one exchange.
-func (s *Restorer) VerifyEnded(ctx context.Context, now time.Time) error {
-	for pass := range VerifyAfter {
-		reads, upTo := s.Attempts.Unverified(pass, now)
+func (s *Restorer) verifyEnded(ctx context.Context, now time.Time) error {
+	for pass := range verifyAfter {
+		reads, upTo := s.attempts.unverified(pass, now)
 		if len(reads) == 0 {
 			continue
 		}
 		forgotten, err := s.forgottenEnds(ctx, reads)
-		restored, fault := s.Restore(ctx, s.Attempts.whole(forgotten))
+		restored, fault := s.restore(ctx, s.attempts.whole(forgotten))
 		if restored > 0 {
 			s.log.WarnContext(ctx, "redis had forgotten the end of actions, it was repeated", "actions", restored)
 		}
 		if err := errors.Join(err, fault); err != nil {
 			return err // all of them are compared again
 		}
-		s.Attempts.VerifiedUpTo(pass, upTo)
+		s.attempts.verifiedUpTo(pass, upTo)
 	}
 	return nil
 }
 
 // forgottenEnds returns the attempts whose actions are not ended by the ledger.
-func (s *Restorer) forgottenEnds(ctx context.Context, reads []*statesRead) (found []*Attempt, err error) {
+func (s *Restorer) forgottenEnds(ctx context.Context, reads []*stateRange) (found []*attempt, err error) {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	pipe := s.db.Client.Pipeline()
@@ -123,7 +123,7 @@ func (s *Restorer) forgottenEnds(ctx context.Context, reads []*statesRead) (foun
 			err = fmt.Errorf("compare what was done with batch %s: %w", r.id, rdb.MapError(ctx, fault))
 			continue
 		}
-		for _, a := range r.Of {
+		for _, a := range r.attempts {
 			at := a.index - r.from
 			if at < len(states) && (states[at:at+1] == stateRunning || states[at:at+1] == stateWaiting) {
 				found = append(found, a)

@@ -39,7 +39,7 @@ func (s *Workers) Beat(ctx context.Context, worker string) ([]string, error) {
 	}
 	s.beats.Store(worker, answer[0])
 	if answer[1] == "1" {
-		s.History.suspect()
+		s.history.setBack()
 	}
 	return answer[2:], nil
 }

@@ -1,4 +1,4 @@
-package queue_test
+package ledger_test
 
 import (
 	"context"
