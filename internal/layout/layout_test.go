@@ -46,6 +46,7 @@ var ours = map[string][]string{
 	"queue/upload":       {"internal/batch", "internal/crash", "queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/fanout"},
 	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/batches", "queue/ledger", "queue/fanout"},
 	"queue":              below("queue"),
+	"queue/webhooks":     {"queue/rdb", "queue/tasks"},
 	"queue/consumer":     below("queue/consumer"),
 	"queue/queuetest":    below("queue/queuetest"),
 	"dispatch":           {"internal/batch"},
@@ -58,7 +59,7 @@ var ours = map[string][]string{
 // queueOrder has the packages of queue, each of which may import those before it.
 var queueOrder = []string{
 	"queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/batcher", "queue/ledger",
-	"queue/fanout", "queue/throttle", "queue/upload", "queue/repair", "queue", "queue/queuetest", "queue/consumer",
+	"queue/fanout", "queue/throttle", "queue/upload", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 
 // below returns what a package of queue may import: the packages before it, and what all of them may.
@@ -76,7 +77,7 @@ var homes = []struct {
 	why    string
 }{
 	{"github.com/gin-gonic/gin", []string{"api"}, "only api speaks gin"},
-	{"github.com/hibiken/asynq", []string{"queue/tasks", "queue/consumer", "queue/queuetest", "worker", "bench"}, "only queue/tasks, queue/consumer and worker speak asynq, and bench as a peer of theirs"},
+	{"github.com/hibiken/asynq", []string{"queue/tasks", "queue/webhooks", "queue/consumer", "queue/queuetest", "worker", "bench"}, "only queue/tasks, queue/webhooks, queue/consumer and worker speak asynq, and bench as a peer of theirs"},
 	{"github.com/redis/go-redis", append([]string{"bench"}, queueOrder[1:]...), "only queue speaks Redis, and bench to measure it"},
 	{"github.com/alicebob/miniredis", []string{"queue/rdb"}, "only queue/rdb embeds a store"},
 	{"github.com/goccy/go-yaml", []string{"internal/config"}, "there is one file format, in internal/config"},

@@ -4,81 +4,52 @@ import (
 	"time"
 )
 
-// auditEvery is how often the counts of slots are compared with the tasks that are really
+// auditEvery is how often a consumer compares the counts of slots with the tasks that are really
 // in hand.
 const auditEvery = 5 * time.Second
 
-// audit knows every task that was taken and has not ended, so that the counts of a line
-// can be checked. It is guarded by the line's mutex.
-type audit struct {
-	held map[*Slot]*task
-}
-
-func (a *audit) add(tasks []*task) {
-	if a.held == nil {
-		a.held = make(map[*Slot]*task)
-	}
-	for _, k := range tasks {
-		a.held[&k.slot] = k
+// auditSlots compares the counts with the tasks in hand.
+func (c *consumer) auditSlots() {
+	for _, t := range c.targets {
+		t.auditSlots()
 	}
 }
 
-// ended forgets a task that has ended, or that was given back.
-func (a *audit) ended(p *Slot) { delete(a.held, p) }
-
-// slots are the counts of a line.
-type slots struct{ inHand, inBulk, running, finishing int }
-
-// auditSlots compares the counts with the tasks in hand until no task can end any more.
-func (t *consumer) auditSlots() {
-	tick := time.NewTicker(auditEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-			for _, l := range t.targets {
-				l.auditSlots()
-			}
-		case <-t.closed:
-			return
-		}
-	}
-}
-
-// auditSlots corrects the counts, and gives up tasks that have no runner and are on no way
-// to one. A slot that stays counted without a task would never run another one. The sweeper puts such tasks back into their queues.
-func (l *targetConsumer) auditSlots() {
-	l.mu.Lock()
-	lost := l.lostTasks()
+// auditSlots corrects the counts, and gives up tasks that are neither ready, nor moving, nor run: the
+// sweeper puts them back into their queues. A slot that stays counted without a task would never run
+// another one.
+func (t *targetConsumer) auditSlots() {
+	t.mu.Lock()
+	lost := t.slots.findLost()
 	for _, k := range lost {
-		l.audit.ended(&k.slot)
-		k.queue.reportMissed()
+		delete(t.slots.held, &k.slot)
+		k.queue.reportLost()
 	}
-	was, is := slots{l.inHand, l.inBulk, l.running, l.finishing}, l.countHeld()
+	was, is := t.slots.counts, t.slots.recount(t.queues)
 	if was != is {
-		l.inHand, l.inBulk, l.finishing = is.inHand, is.inBulk, is.finishing
-		l.addRunning(is.running - was.running)
-		l.startReady()
+		t.slots.counts = counts{is.inHand, is.inBulk, was.running, is.finishing}
+		t.slots.addRunning(is.running - was.running)
+		t.slots.startReady()
 	}
-	l.mu.Unlock()
+	t.mu.Unlock()
 	if was == is {
 		return
 	}
-	l.t.s.log.Error("slots were counted as used by tasks that do not run: corrected", "target", l.Name, "lost_tasks", len(lost),
+	t.consumer.store.Log.Error("slots were counted as used by tasks that do not run: corrected", "target", t.Name, "lost_tasks", len(lost),
 		"taken_was", was.inHand, "taken_is", is.inHand, "running_was", was.running, "running_is", is.running)
-	l.wake()
+	t.wake()
 }
 
-// countHeld counts the tasks in hand, and those that turns under way have asked for, with
-// the lock held.
-func (l *targetConsumer) countHeld() (is slots) {
-	for _, q := range l.queues {
+// recount returns the counts according to the tasks in hand, and to what polls of the queues under way ask
+// for.
+func (s *slots) recount(queues []*taskQueue) (is counts) {
+	for _, q := range queues {
 		is.inHand += q.wanted
 		if q.bulk {
 			is.inBulk += q.wanted
 		}
 	}
-	for p, k := range l.audit.held {
+	for p, k := range s.held {
 		if p.left {
 			is.finishing++
 			continue
@@ -94,20 +65,18 @@ func (l *targetConsumer) countHeld() (is slots) {
 	return is
 }
 
-// lostTasks returns the tasks in hand that neither wait, nor are moved, nor run, and did
-// not at the last audit, with the lock held.
-func (l *targetConsumer) lostTasks() (lost []*task) {
-	waits := len(l.out) > 0 // for a runner; which tasks, a channel does not tell
-	known := make(map[*task]bool, len(l.ready)+len(l.runners))
-	for _, k := range l.ready {
+// findLost returns the tasks in hand that are neither ready, nor moving, nor run, and were
+// not at the last audit.
+func (s *slots) findLost() (lost []*task) {
+	waits := len(s.runners.out) > 0 // for a runner; a channel does not say which tasks
+	known := make(map[*task]bool, len(s.ready)+len(s.runners.all))
+	for _, k := range s.ready {
 		known[k] = true
 	}
-	for _, r := range l.runners {
-		if k := r.now.Load(); k != nil {
-			known[k] = true
-		}
+	for _, k := range s.runners.tasks() {
+		known[k] = true
 	}
-	for _, k := range l.audit.held {
+	for _, k := range s.held {
 		switch {
 		case known[k] || k.moving || k.running && waits:
 			k.suspect = false

@@ -15,23 +15,23 @@ import (
 func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 	leaks := map[string]func(l *targetConsumer){
 		"counts too high": func(l *targetConsumer) {
-			l.count(l.queues[0], 3)
-			l.addRunning(3)
+			l.slots.count(l.queues[0], 3)
+			l.slots.addRunning(3)
 		},
-		"counts too low": func(l *targetConsumer) { l.count(l.queues[0], -2) },
+		"counts too low": func(l *targetConsumer) { l.slots.count(l.queues[0], -2) },
 		"tasks that were taken and dropped": func(l *targetConsumer) {
 			for _, q := range l.queues[:1] {
 				k := &task{queue: q, id: "none:0", slot: Slot{queue: q}}
-				l.audit.add([]*task{k})
-				l.count(q, 1)
+				l.slots.held[&k.slot] = k
+				l.slots.count(q, 1)
 			}
 		},
 		"tasks that were seated and never run": func(l *targetConsumer) {
 			q := l.queues[0]
 			k := &task{queue: q, id: "none:0", slot: Slot{queue: q}, running: true}
-			l.audit.add([]*task{k})
-			l.count(q, 1)
-			l.addRunning(1)
+			l.slots.held[&k.slot] = k
+			l.slots.count(q, 1)
+			l.slots.addRunning(1)
 		},
 	}
 	t.Parallel()
@@ -40,7 +40,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 			t.Parallel()
 			b := open(t, rdb.Embedded)
 			var log queuetest.LogBuffer
-			b.consumers.log = slog.New(slog.NewTextHandler(&log, nil))
+			b.consumers.store.Log = slog.New(slog.NewTextHandler(&log, nil))
 			begun, release := make(chan struct{}, 6), make(chan struct{})
 			server, _ := b.serve(Target{Slots: 4}, func(int, *Slot) error {
 				begun <- struct{}{}
@@ -52,7 +52,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 			running := func() int {
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				return l.countHeld().running
+				return l.slots.recount(l.queues).running
 			}
 			for range 4 { // a task that has a slot and no runner yet would keep others from being suspected
 				<-begun
@@ -75,7 +75,7 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 			b.Eventually("the end of all", func() bool {
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				return l.running == 0 && l.inHand == 0 && l.finishing == 0
+				return l.slots.running == 0 && l.slots.inHand == 0 && l.slots.finishing == 0
 			})
 			l.auditSlots()
 			require.Equal(t, 1, log.Count(queuetest.Corrected))
@@ -105,7 +105,9 @@ func TestTheCountsOfSlotsAreThoseOfTheTasks(t *testing.T) {
 	b.Eventually("the end", func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		require.Equal(t, slots{l.inHand, l.inBulk, l.running, l.finishing}, l.countHeld())
-		return l.inHand == 0 && len(l.ready) == 0 && len(l.audit.held) == 0
+		require.Equal(t, l.slots.counts, l.slots.recount(l.queues))
+		require.Len(t, l.runners.all, l.runners.idle+l.slots.running+l.slots.finishing)
+		require.LessOrEqual(t, l.slots.running, 8)
+		return l.slots.inHand == 0 && len(l.slots.ready) == 0 && len(l.slots.held) == 0
 	})
 }

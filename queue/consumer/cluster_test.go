@@ -55,7 +55,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 			b.Eventually("their ends", func() bool {
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				return l.running == 0
+				return l.slots.running == 0
 			})
 
 			var blocking []tasks.NewTask
@@ -67,7 +67,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 			b.Eventually("all slots", func() bool {
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				return l.running == 8
+				return l.slots.running == 8
 			})
 			close(release)
 			if name == "frozen" {
@@ -76,7 +76,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 			b.Eventually("nothing in hand", func() bool {
 				l.mu.Lock()
 				defer l.mu.Unlock()
-				return l.running == 0 && l.inHand <= 8
+				return l.slots.running == 0 && l.slots.inHand <= 8
 			})
 		})
 	}

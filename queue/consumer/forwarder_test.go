@@ -78,16 +78,16 @@ func (b *bundle) putAside(n int, wait time.Duration) (*consumer, []string) {
 	b.T.Helper()
 	b.Submit(n, queuetest.Spec())
 	t := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2 * n}}})
-	t.later = func(int, error, *asynq.Task) time.Duration { return wait }
+	t.retryDelay = func(int, error, *asynq.Task) time.Duration { return wait }
 	l := t.targets[0]
 	b.Eventually("the tasks", func() bool {
 		l.markAllNonEmpty()
 		l.poll(true)
-		return len(l.out) == n
+		return len(l.handed()) == n
 	})
 	var ids []string
 	for range n {
-		k := <-l.out
+		k := <-l.handed()
 		k.ran(errors.New("later"))
 		ids = append(ids, k.id)
 	}
@@ -211,7 +211,7 @@ func TestTasksAreMovedAfterAnExchangeThatFailed(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker, _ := b.putAside(1, time.Millisecond)
 		b.DB.Client.AddHook(&queuetest.FailedPipelines{Left: 3})
-		taker.forwarder.lookAtAll()
+		taker.forwarder.forwardAll()
 		taker.wg.Go(taker.forwarder.run)
 		defer taker.wg.Wait()
 		defer close(taker.quit)

@@ -9,14 +9,12 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-const (
-	// inHandLasts is how long the answers of workers are kept.
-	inHandLasts = time.Minute
-)
+// inHandLasts is how long Redis keeps the answers of workers to a question for tasks.
+const inHandLasts = time.Minute
 
-// askedForTasks answers the question which of some tasks this process has in hand. Without an
-// answer they come again, and the ledger decides about them.
-func (t *consumer) askedForTasks(message string) {
+// onTasksQuestion answers the sweeper's question which of some tasks this process has in hand. If the answer
+// is lost, the sweeper puts the tasks back, and the ledger prevents that an action runs twice.
+func (c *consumer) onTasksQuestion(message string) {
 	token, lines, _ := strings.Cut(message, "\n")
 	ids := make(map[string][]string) // by queue
 	for line := range strings.SplitSeq(lines, "\n") {
@@ -26,7 +24,7 @@ func (t *consumer) askedForTasks(message string) {
 	}
 	var found []any
 	for queue, of := range ids {
-		q := t.queues[queue]
+		q := c.queues[queue]
 		if q == nil {
 			continue
 		}
@@ -40,30 +38,30 @@ func (t *consumer) askedForTasks(message string) {
 	if len(found) == 0 {
 		return
 	}
-	s := t.s
-	s.background.Go(func(ctx context.Context) {
-		ctx, cancel := s.db.WithTimeout(ctx)
+	c.store.Background.Go(func(ctx context.Context) {
+		ctx, cancel := c.store.DB.WithTimeout(ctx)
 		defer cancel()
-		pipe := s.db.Client.Pipeline()
+		pipe := c.store.DB.Client.Pipeline()
 		pipe.SAdd(ctx, tasks.InHandKey(token), found...)
 		pipe.PExpire(ctx, tasks.InHandKey(token), inHandLasts)
 		if _, err := pipe.Exec(ctx); err != nil {
-			s.log.Debug("question for tasks in hand not answered", "error", rdb.MapError(ctx, err))
+			c.store.Log.Debug("question for tasks in hand not answered", "error", rdb.MapError(ctx, err))
 		}
 	})
 }
 
-// tasksInHand returns the tasks of a queue that this process has in hand.
+// tasksInHand returns the ids of the queue's tasks that this process has in hand.
 func (q *taskQueue) tasksInHand() map[string]bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	t := q.target
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	has := make(map[string]bool)
-	for _, k := range q.audit.held {
+	for _, k := range t.slots.held {
 		if k.queue == q {
 			has[k.id] = true
 		}
 	}
-	for _, a := range q.again { // it is still to be told when these come again
+	for _, a := range q.again { // the next poll moves these to the retry set
 		has[a.ID] = true
 	}
 	return has

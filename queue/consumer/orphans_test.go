@@ -70,9 +70,9 @@ func TestATurnWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
 	links.Next.Store(true)
 	l.poll(true)
 	require.False(t, links.Next.Load(), "nothing was broken")
-	require.Empty(t, l.out)
+	require.Empty(t, l.handed())
 	require.Len(t, b.Pending(batch.Interactive), 2)
-	require.Zero(t, l.inHand)
+	require.Zero(t, l.slots.inHand)
 	b.Eventually("the note", func() bool { return len(queuetest.Must(b.DB.Members(b.Ctx, keys.LostKey))) > 0 })
 	require.Equal(t, batch.Swept{Open: 1, Lost: 2}, b.Sweep())
 	require.Len(t, b.Pending(batch.Interactive), 4)
@@ -90,7 +90,7 @@ func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
 		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
 		var brought []*task
 		for range 3 {
-			brought = append(brought, <-l.out)
+			brought = append(brought, <-l.handed())
 		}
 		// It is a step of its own, and repeated by its text where the digest is not known.
 		refused := &queuetest.RefusedCommands{Step: tasks.Steps.Requeue.Hash()}
@@ -109,12 +109,12 @@ func TestATurnThatIsMissedWhileAnotherIsToldIsToldToo(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		q := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 4}}}).targets[0].queues[0]
 		q.reporting = true // somebody is about to
-		q.mu.Lock()
-		q.reportMissed()
-		q.mu.Unlock()
-		require.True(t, q.unreportedLoss())
+		q.target.mu.Lock()
+		q.reportLost()
+		q.target.mu.Unlock()
+		require.True(t, q.takeLost())
 		require.True(t, q.reporting, "and he goes on")
-		require.False(t, q.unreportedLoss())
+		require.False(t, q.takeLost())
 		require.False(t, q.reporting)
 	})
 }

@@ -11,65 +11,66 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// localConsumers has a consumer of this process take the tasks.
-type localConsumers struct{ s *Consumers }
+// piggyback lets a consumer of this process poll in the exchange of another step. It implements
+// [tasks.Piggyback].
+type piggyback struct{ consumers *Consumers }
 
-func (l localConsumers) Poll(ctx context.Context, queue string) tasks.PiggybackPoll {
-	if a := l.s.newLocalPoll(ctx, queue); a != nil {
-		return a
+func (p piggyback) Poll(ctx context.Context, queue string) tasks.PiggybackPoll {
+	if poll := p.consumers.newPiggybackPoll(ctx, queue); poll != nil {
+		return poll
 	}
 	return tasks.NoPoll{}
 }
 
-// localPoll is a turn that is made in an exchange of another step.
-type localPoll struct {
-	*taskQueue
-	parts []*part
-	tells bool // workers elsewhere of what it leaves
+// piggybackPoll is a poll in an exchange of another step. From its creation until Read has returned it holds
+// pollMu of its target.
+type piggybackPoll struct {
+	target      *targetConsumer
+	polls       []*queuePoll
+	wakesOthers bool
 }
 
-// newLocalPoll returns a turn for a pipeline that enqueues tasks, if a server of this
-// process has places for them, or nil. That saves the consumer a wakeup and an
-// exchange of its own. The caller has to add it to the pipeline, send that, and call took.
-func (s *Consumers) newLocalPoll(ctx context.Context, queue string) *localPoll {
-	q := s.queueOf(queue)
-	if q == nil || q.pacer != nil { // send times are reserved in an exchange of their own
+// newPiggybackPoll returns a poll for a pipeline that enqueues tasks, if a consumer of this
+// process has slots for them, or nil. That saves the consumer a wakeup and an
+// exchange of its own. The caller has to add it to the pipeline, send that, and call Read.
+func (cs *Consumers) newPiggybackPoll(ctx context.Context, queue string) *piggybackPoll {
+	q := cs.queueOf(queue)
+	if q == nil || q.target.pacer != nil { // send times are reserved in an exchange of the consumer
 		return nil
 	}
-	// If the caller gives up before the reply, the tasks that the turn took stay unstarted
+	t := q.target
+	// If the caller gives up before the reply, the tasks that the poll took stay unstarted
 	// until the sweeper finds them.
-	if until, _ := ctx.Deadline(); time.Until(until) < rdb.DefaultTimeout/2 || !q.pollMu.TryLock() {
+	if until, _ := ctx.Deadline(); time.Until(until) < rdb.DefaultTimeout/2 || !t.pollMu.TryLock() {
 		return nil
 	}
-	q.mu.Lock()
+	t.mu.Lock()
 	q.maybeNonEmpty = true
-	q.mu.Unlock()
-	held, _ := q.Held()
-	if _, take, _ := q.next(held); !take {
-		q.pollMu.Unlock()
+	t.mu.Unlock()
+	held, _ := t.Held()
+	if _, take, _ := t.next(held); !take {
+		t.pollMu.Unlock()
 		return nil
 	}
-	a := &localPoll{taskQueue: q, parts: q.plan(true)}
-	for _, p := range a.parts {
-		if p.taskQueue == q && p.Want > 0 { // it may be the turn of other queues
-			p.Wakeup, a.tells = s.tasks.Wakeup(queue), true
+	a := &piggybackPoll{target: t, polls: t.plan(true)}
+	for _, p := range a.polls {
+		if p.taskQueue == q && p.Want > 0 { // the poll may be of other queues only
+			p.Wakeup, a.wakesOthers = cs.store.Tasks.Wakeup(queue), true
 		}
 	}
 	return a
 }
 
-func (a *localPoll) WakesOthers() bool { return a.tells }
+func (a *piggybackPoll) WakesOthers() bool { return a.wakesOthers }
 
-func (a *localPoll) Add(ctx context.Context, pipe redis.Pipeliner) {
-	a.targetConsumer.add(ctx, pipe, a.parts)
+func (a *piggybackPoll) Add(ctx context.Context, pipe redis.Pipeliner) { addPolls(ctx, pipe, a.polls) }
+
+func (a *piggybackPoll) Read(ctx context.Context) int {
+	defer a.target.wake() // its next poll may be due
+	defer a.target.pollMu.Unlock()
+	return a.target.read(ctx, a.polls)
 }
 
-func (a *localPoll) Read(ctx context.Context) int {
-	defer a.wake() // what it is to do next may have changed
-	defer a.pollMu.Unlock()
-	return a.read(ctx, a.parts)
-}
-
-func (a *localPoll) Failed() bool {
-	return slices.ContainsFunc(a.parts, func(p *part) bool { return p.Failed() })
+func (a *piggybackPoll) Failed() bool {
+	return slices.ContainsFunc(a.polls, func(p *queuePoll) bool { return p.Failed() })
 }

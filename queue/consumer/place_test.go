@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/ledger"
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
@@ -70,16 +69,16 @@ func (b *bundle) ahead(held *atomic.Bool) (*consumer, *targetConsumer) {
 		return 0, nil
 	}
 	t := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2, Held: hold}}})
-	t.silent, t.remove = func() {}, func() {}
+	t.unlisten, t.remove = func() {}, func() {}
 	l := t.targets[0]
-	l.left.since, l.left.last = time.Now().Add(time.Hour), 1000
+	l.slots.share.left.since, l.slots.share.left.last = time.Now().Add(time.Hour), 1000
 	b.Eventually("the tasks", func() bool {
 		l.markAllNonEmpty()
 		l.poll(true)
-		return l.inHand == 4
+		return l.slots.inHand == 4
 	})
-	require.Len(b.T, l.out, 2, "no more than there are places")
-	require.Len(b.T, l.ready, 2)
+	require.Len(b.T, l.handed(), 2, "no more than there are places")
+	require.Len(b.T, l.slots.ready, 2)
 	require.Len(b.T, b.Pending(batch.Interactive), 6)
 	return t, l
 }
@@ -87,17 +86,17 @@ func (b *bundle) ahead(held *atomic.Bool) (*consumer, *targetConsumer) {
 func TestWhatIsTakenAheadGetsThePlacesThatComeFree(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker, l := b.ahead(new(atomic.Bool))
-		first := &Slot{queue: (<-taker.targets[0].out).queue}
-		second := &Slot{queue: (<-taker.targets[0].out).queue}
+		first := &Slot{queue: (<-taker.targets[0].handed()).queue}
+		second := &Slot{queue: (<-taker.targets[0].handed()).queue}
 		first.Leave()
-		require.Len(t, taker.targets[0].out, 1, "at once")
+		require.Len(t, taker.targets[0].handed(), 1, "at once")
 		second.end()
-		require.Len(t, taker.targets[0].out, 2)
-		require.Equal(t, 1, l.finishing)
+		require.Len(t, taker.targets[0].handed(), 2)
+		require.Equal(t, 1, l.slots.finishing)
 		first.end()
-		require.Zero(t, l.finishing)
-		require.Equal(t, 2, l.inHand)
-		require.Equal(t, 2, l.running)
+		require.Zero(t, l.slots.finishing)
+		require.Equal(t, 2, l.slots.inHand)
+		require.Equal(t, 2, l.slots.running)
 	})
 }
 
@@ -116,27 +115,27 @@ func TestWhatIsTakenAheadIsGivenBackWhenTheTargetIsHeld(t *testing.T) {
 		var held atomic.Bool
 		taker, l := b.ahead(&held)
 		held.Store(true)
-		k := <-taker.targets[0].out
+		k := <-taker.targets[0].handed()
 		(&Slot{queue: k.queue}).end()
-		require.Len(t, taker.targets[0].out, 1, "the one that has its place already")
+		require.Len(t, taker.targets[0].handed(), 1, "the one that has its place already")
 		l.startOrGiveBack(time.Hour)
 		require.Len(t, b.Pending(batch.Interactive), 8)
-		require.Equal(t, 1, l.inHand)
+		require.Equal(t, 1, l.slots.inHand)
 	})
 }
 
 func TestWhatIsTakenAheadIsGivenBackWhenTheTargetHasBecomeSlow(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		taker, l := b.ahead(new(atomic.Bool))
-		taken := l.ready[0].taken
-		l.left = recent{}
+		taken := l.slots.ready[0].taken
+		l.slots.share.left = recent{}
 		taker.wg.Go(l.run) // nobody leaves his place
 		b.Eventually("the tasks", func() bool { return len(b.Pending(batch.Interactive)) == 8 })
 		require.GreaterOrEqual(t, time.Since(taken), readyFor)
 		close(taker.closed)
 		taker.wg.Wait()
-		require.Equal(t, 2, l.inHand)
-		require.Equal(t, 2, l.running)
+		require.Equal(t, 2, l.slots.inHand)
+		require.Equal(t, 2, l.slots.running)
 	})
 }
 
@@ -147,12 +146,12 @@ func TestWhatCouldNotBeSeatedIsSeatedLater(t *testing.T) {
 		taker, l := b.ahead(&held)
 		held.Store(true)
 		for range 2 {
-			(&Slot{queue: (<-taker.targets[0].out).queue}).end()
+			(&Slot{queue: (<-taker.targets[0].handed()).queue}).end()
 		}
 		held.Store(false)
-		require.Empty(t, taker.targets[0].out)
+		require.Empty(t, taker.targets[0].handed())
 		l.startOrGiveBack(0)
-		require.Len(t, taker.targets[0].out, 2)
+		require.Len(t, taker.targets[0].handed(), 2)
 		require.Len(t, b.Pending(batch.Interactive), 6)
 	})
 }
@@ -160,11 +159,11 @@ func TestWhatCouldNotBeSeatedIsSeatedLater(t *testing.T) {
 func TestPlacesThatWereReckonedWithAreNotTaken(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		_, l := b.ahead(new(atomic.Bool))
-		l.left = recent{} // since next said that there are more places
-		l.inHand++
+		l.slots.share.left = recent{} // since next said that there are more places
+		l.slots.inHand++
 		l.markAllNonEmpty()
 		l.poll(true)
-		require.Equal(t, 5, l.inHand)
+		require.Equal(t, 5, l.slots.inHand)
 		require.False(t, slices.ContainsFunc(l.queues, func(q *taskQueue) bool { return !q.failed.IsZero() }))
 		require.Len(t, b.Pending(batch.Interactive), 6)
 	})
@@ -173,12 +172,12 @@ func TestPlacesThatWereReckonedWithAreNotTaken(t *testing.T) {
 // A large batch's last tasks would else wait for as long as small ones come.
 func TestPlacesGoToThoseThatWereTakenFirst(t *testing.T) {
 	t.Parallel()
-	l := &targetConsumer{Target: Target{Slots: 1, Held: func() (time.Duration, <-chan struct{}) { return 0, nil }}, running: 1}
-	l.t, l.out = &consumer{s: &Consumers{ledger: &ledger.Ledger{}}, quit: make(chan struct{})}, make(chan *task, 1)
-	small, large := &taskQueue{targetConsumer: l}, &taskQueue{targetConsumer: l, bulk: true}
+	l := withoutRedis(Target{Slots: 1})
+	l.slots.running = 1
+	small, large := &taskQueue{target: l}, &taskQueue{target: l, bulk: true}
 	first := &task{queue: large}
-	l.ready = []*task{first, {queue: small}}
+	l.slots.ready = []*task{first, {queue: small}}
 	(&Slot{queue: small}).end()
-	require.Len(t, l.out, 1)
-	require.Same(t, first, <-l.out)
+	require.Len(t, l.handed(), 1)
+	require.Same(t, first, <-l.handed())
 }

@@ -3,320 +3,179 @@ package consumer
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/queue/tasks"
-	"github.com/batchd/batchd/queue/throttle"
 )
 
-// targetConsumer takes the tasks of one target.
-type targetConsumer struct {
-	Target
-	t      *consumer
-	pacer  *throttle.Pacer[*task] // nil for a target without a rate
-	queues []*taskQueue
-	wakeC  chan struct{}
+const (
+	// mostTaken is the most tasks that one poll takes from a queue.
+	mostTaken = 128
+	// mostPaced is the same for a target with a rate, whose tasks wait for their send
+	// times for as long as some exchanges take.
+	mostPaced = 1000
+)
 
-	pollMu    sync.Mutex // held during a turn
-	out       chan *task // to be run; it holds as many as can be
-	mu        sync.Mutex
-	runners   []*runner
-	idle      int       // runners that wait for a task, those of tasks in out not counted
-	shut      bool      // nothing is handed to runners any more
-	ready     []*task   // taken ahead of their places
-	inHand    int       // tasks that were taken and have not left their places
-	inBulk    int       // of them, those of large batches
-	running   int       // of them, those that have places
-	finishing int       // tasks that have left their places and not ended
-	share               // of the places
-	polledAt  time.Time // when the last turn was
-	ended     time.Time // when the first of the ended tasks did
-	polling   int       // exchanges under way with single nodes of a cluster
-	polled    *sync.Cond
-	audit     audit
+// queuePoll is the part of a poll that is about one queue.
+type queuePoll struct {
+	*taskQueue
+	tasks.Poll
 }
 
-// run makes turns until no task can end any more.
-func (l *targetConsumer) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	var seen <-chan struct{}
-	for {
-		held, changed := l.Held()
-		if changed != seen { // a pause of the queues may have ended with it
-			seen = changed
-			l.markAllNonEmpty()
-		}
-		l.startOrGiveBack(held)
-		wait, take, end := l.next(held)
-		if take || end {
-			l.startPoll(take)
-			continue
-		}
-		timer.Reset(wait)
-		select {
-		case <-l.wakeC:
-		case <-timer.C:
-		case <-changed:
-		case <-l.t.closed:
-			// What cannot be told now is found by asynq when the leases end.
-			for since := time.Now(); time.Since(since) < shutdownTimeout; {
-				l.poll(false)
-				if l.unreported() == 0 {
-					return
-				}
-				timer.Reset(retryPause)
-				<-timer.C
-			}
-			return
-		}
-	}
+// poll makes a poll, and returns when its replies were read.
+func (t *targetConsumer) poll(take bool) {
+	t.startPoll(take)
+	t.awaitPolls()
 }
 
-func (l *targetConsumer) stopped() bool {
-	select {
-	case <-l.t.quit:
-		return true
-	default:
-		return false
-	}
-}
-
-// unreported returns how many tasks asynq's books are still to be told of.
-func (l *targetConsumer) unreported() (n int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, q := range l.queues {
-		n += q.unreported()
-	}
-	return n
-}
-
-// next reports whether a turn is due, to take tasks or only to end some, and if
-// not, when there may be one unless something happens.
-func (l *targetConsumer) next(held time.Duration) (wait time.Duration, take, end bool) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	now := time.Now()
-	wait = time.Hour
-	filled, done := false, 0
-	bulkFree := l.bulkFree(now)
-	at := func(t time.Time) bool {
-		if left := t.Sub(now); left > 0 {
-			wait = min(wait, left)
-			return false
-		}
-		return true
-	}
-	for _, q := range l.queues {
-		if q.polling || (q.maybeNonEmpty || q.unreported() > 0) && !at(q.failed) {
-			continue
-		}
-		filled = filled || q.maybeNonEmpty && (!q.bulk || bulkFree > 0)
-		done += q.unreported()
-	}
-	if bulkFree <= 0 {
-		_ = at(l.small.Add(smallLast))
-	}
-	if len(l.ready) > 0 {
-		_ = at(l.ready[0].taken.Add(readyFor))
-	}
-	if free := l.room(now); free > 0 && filled && !l.stopped() && at(now.Add(held)) && (l.pacer == nil || at(l.pacer.NotBefore())) {
-		if free >= min(enoughSlots, l.Slots/4+1) || at(l.polledAt.Add(linger)) {
-			return 0, true, false
-		}
-	}
-	return wait, false, done > 0 && (done >= mostDone || at(l.ended.Add(doneWithin)))
-}
-
-// poll makes a turn, and returns when it is made.
-func (l *targetConsumer) poll(take bool) {
-	l.startPoll(take)
-	l.awaitPolls()
-}
-
-// startPoll takes what has ended from asynq's books and, if it is told to, takes as
-// many tasks as there are places for. On a cluster it does not wait for the replies: each
-// node is asked on its own, so that one that does not answer keeps no other from it.
-func (l *targetConsumer) startPoll(take bool) {
-	l.pollMu.Lock()
-	defer l.pollMu.Unlock()
-	parts := l.plan(take && !l.stopped())
-	if len(parts) == 0 {
+// startPoll removes the tasks that have ended from asynq's records and, if take is true, takes as
+// many tasks as there are slots for. On a cluster it does not wait for the replies: each
+// node has an exchange of its own, so that a node that does not reply delays only its own queues.
+func (t *targetConsumer) startPoll(take bool) {
+	t.pollMu.Lock()
+	defer t.pollMu.Unlock()
+	polls := t.plan(take && !t.stopped())
+	if len(polls) == 0 {
 		return
 	}
-	if l.t.s.db.Cluster == nil {
-		l.exchange(parts)
+	if t.consumer.store.DB.Cluster == nil {
+		t.exchange(polls)
 		return
 	}
-	byNode := make(map[*redis.Client][]*part)
-	for _, p := range parts {
-		node := l.t.s.db.NodeOf(context.Background(), p.prefix)
+	byNode := make(map[*redis.Client][]*queuePoll)
+	for _, p := range polls {
+		node := t.consumer.store.DB.NodeOf(context.Background(), p.prefix)
 		byNode[node] = append(byNode[node], p)
 	}
-	l.mu.Lock()
-	l.polling += len(byNode)
-	l.mu.Unlock()
-	for _, parts := range byNode {
+	t.mu.Lock()
+	t.polls += len(byNode)
+	t.mu.Unlock()
+	for _, of := range byNode {
 		go func() {
-			l.exchange(parts)
-			l.mu.Lock()
-			l.polling--
-			l.polled.Broadcast()
-			l.mu.Unlock()
-			l.wake()
+			t.exchange(of)
+			t.mu.Lock()
+			t.polls--
+			t.polled.Broadcast()
+			t.mu.Unlock()
+			t.wake()
 		}()
 	}
 }
 
 // awaitPolls waits for the exchanges under way with single nodes.
-func (l *targetConsumer) awaitPolls() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for l.polling > 0 {
-		l.polled.Wait()
+func (t *targetConsumer) awaitPolls() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for t.polls > 0 {
+		t.polled.Wait()
 	}
 }
 
-// exchange makes a turn in one exchange.
-func (l *targetConsumer) exchange(parts []*part) {
-	ctx, cancel := l.t.s.db.WithTimeout(context.Background())
+// exchange makes polls in one exchange.
+func (t *targetConsumer) exchange(polls []*queuePoll) {
+	ctx, cancel := t.consumer.store.DB.WithTimeout(context.Background())
 	defer cancel()
-	pipe := l.t.s.db.Client.Pipeline()
-	times := l.reserveAfterPoll(parts)
-	l.add(ctx, pipe, parts)
-	times.add(ctx, pipe)
-	l.t.s.db.Send(ctx, pipe)
+	pipe := t.consumer.store.DB.Client.Pipeline()
+	reservation := t.reserveAfterPoll(polls)
+	addPolls(ctx, pipe, polls)
+	reservation.Add(ctx, pipe)
+	t.consumer.store.DB.Send(ctx, pipe)
 	received := time.Now()
-	times.read(received, l.read(ctx, parts))
+	reservation.Read(received, t.read(ctx, polls))
 }
 
-// add adds a turn to a pipeline.
-func (l *targetConsumer) add(ctx context.Context, pipe redis.Pipeliner, parts []*part) {
-	for _, p := range parts {
+// addPolls adds polls to a pipeline.
+func addPolls(ctx context.Context, pipe redis.Pipeliner, polls []*queuePoll) {
+	for _, p := range polls {
 		p.Add(ctx, pipe)
 	}
 }
 
-// read reads the answers, and returns how many tasks were taken.
-func (l *targetConsumer) read(ctx context.Context, parts []*part) (taken int) {
-	for _, p := range parts {
-		ids, more, err := p.Read(ctx, l.t.s.db)
-		taken += l.apply(p, ids, more, err)
-		l.mu.Lock()
-		p.polling = false // not before: what it gave back is to be taken first
-		l.mu.Unlock()
+// read reads the replies to polls, and returns how many tasks they took.
+func (t *targetConsumer) read(ctx context.Context, polls []*queuePoll) (taken int) {
+	for _, p := range polls {
+		ids, more, err := p.Read(ctx, t.consumer.store.DB)
+		taken += t.apply(p, ids, more, err)
+		t.mu.Lock()
+		p.polling = false // not before: tasks that apply gave back come first in the next poll
+		t.mu.Unlock()
 	}
 	return taken
 }
 
-// part is what a turn does with one queue.
-type part struct {
-	*taskQueue
-	tasks.Poll
-}
-
-// plan divides the free places among the queues that may have tasks.
-func (l *targetConsumer) plan(take bool) []*part {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.polledAt = time.Now()
-	bulkFree := l.bulkFree(l.polledAt)
+// plan divides the free slots among the queues that may have tasks.
+func (t *targetConsumer) plan(take bool) []*queuePoll {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.polledAt = time.Now()
+	bulkFree := t.slots.bulkFree(t.polledAt)
 	free := 0
 	if take {
-		free = max(0, l.room(l.polledAt)) // fewer than next saw, if fewer leave their places now
+		free = max(0, t.slots.room(t.polledAt)) // fewer than next saw, if fewer tasks leave their slots now
 	}
-	cluster := l.t.s.db.Cluster != nil
-	queues := make([]queueState, len(l.queues))
-	for i, q := range l.queues {
-		queues[i] = queueState{bulk: q.bulk, waits: q.maybeNonEmpty && !q.polling && (!cluster || !l.polledAt.Before(q.failed)), most: l.mostTaken()}
+	wants := divide(free, bulkFree, t.queueStates(), processRandom{})
+	var polls []*queuePoll
+	for i, q := range t.queues {
+		if !q.polling && (wants[i] > 0 || q.unreported() > 0) {
+			polls = append(polls, t.planQueue(q, wants[i]))
+		}
+	}
+	return polls
+}
+
+// queueStates returns the state of each queue. The caller holds the lock.
+func (t *targetConsumer) queueStates() []queueState {
+	cluster := t.consumer.store.DB.Cluster != nil
+	most := mostTaken
+	if t.pacer != nil {
+		most = mostPaced
+	}
+	queues := make([]queueState, len(t.queues))
+	for i, q := range t.queues {
+		queues[i] = queueState{bulk: q.bulk, waits: q.maybeNonEmpty && !q.polling && (!cluster || !t.polledAt.Before(q.failed)), most: most}
 		if cluster && !q.failed.IsZero() {
-			queues[i].most = 1 // slots that wait for a node in vain are no other's
+			queues[i].most = 1 // meanwhile no other queue gets the slots for which a node that does not reply was asked
 		}
 	}
-	wants := divide(free, bulkFree, queues, anyLot{})
-	var parts []*part
-	for i, q := range l.queues {
-		if q.polling || wants[i] == 0 && q.unreported() == 0 {
-			continue
-		}
-		n, m := min(len(q.done), tasks.MostEnded), min(len(q.again), tasks.MostEnded)
-		p := &part{q, tasks.Poll{Queue: q.name, Want: wants[i], FIFO: q.FIFO, Message: q.message, Ended: slices.Clip(q.done[:n]), Again: slices.Clip(q.again[:m])}}
-		q.done, q.again = q.done[n:], q.again[m:]
-		for i := range p.Again {
-			p.Again[i].Wait = max(0, p.Again[i].At.Sub(l.polledAt)).Round(time.Microsecond)
-		}
-		if slices.ContainsFunc(p.Again, tasks.Again.AtOnce) {
-			p.Wakeup = l.t.s.tasks.Wakeup(q.name)
-		}
-		q.polling = true
-		if p.Want > 0 {
-			q.maybeNonEmpty = false // unless it turns out to hold more, or somebody says so meanwhile
-			q.wanted = p.Want
-			l.count(q, p.Want)
-		}
-		parts = append(parts, p)
-	}
-	return parts
+	return queues
 }
 
-// count counts tasks in hand, with the lock held.
-func (l *targetConsumer) count(q *taskQueue, n int) {
-	l.inHand += n
-	if q.bulk {
-		l.inBulk += n
+// planQueue returns the poll of a queue that takes so many tasks. The caller holds the lock.
+func (t *targetConsumer) planQueue(q *taskQueue, want int) *queuePoll {
+	n, m := min(len(q.done), tasks.MostEnded), min(len(q.again), tasks.MostEnded)
+	p := &queuePoll{q, tasks.Poll{Queue: q.name, Want: want, FIFO: t.FIFO, Message: q.message, Ended: slices.Clip(q.done[:n]), Again: slices.Clip(q.again[:m])}}
+	q.done, q.again = q.done[n:], q.again[m:]
+	for i := range p.Again {
+		p.Again[i].Wait = max(0, p.Again[i].At.Sub(t.polledAt)).Round(time.Microsecond)
 	}
+	if slices.ContainsFunc(p.Again, tasks.Again.AtOnce) {
+		p.Wakeup = t.consumer.store.Tasks.Wakeup(q.name)
+	}
+	q.polling = true
+	if want > 0 {
+		q.maybeNonEmpty = false // unless the poll leaves tasks, or a wakeup arrives meanwhile
+		t.slots.want(q, want)
+	}
+	return p
 }
 
-// room returns how many more tasks may be taken, with the lock held.
-func (l *targetConsumer) room(now time.Time) int {
-	if l.pacer != nil {
-		return min(l.capacity()-l.inHand, l.pacer.Fitting(now))
-	}
-	return l.Slots + l.prefetch(now) - l.inHand
-}
-
-// mostTaken is the most tasks taken from a queue in one exchange.
-func (l *targetConsumer) mostTaken() int {
-	if l.pacer != nil {
-		return mostPaced
-	}
-	return mostTaken
-}
-
-// bulkFree returns how many more tasks of large batches may be taken, with the lock held.
-func (l *targetConsumer) bulkFree(now time.Time) int {
-	if l.pacer != nil { // what waits for its send time keeps no processor busy
-		return l.capacity() - l.inBulk
-	}
-	return l.bulkMost(now) - l.inBulk
-}
-
-// apply notes what a turn brought from one queue, and returns how many tasks that is.
-func (l *targetConsumer) apply(p *part, ids []string, more bool, err error) int {
+// apply takes in the reply to the poll of one queue, and returns how many tasks it took.
+func (t *targetConsumer) apply(p *queuePoll, ids []string, more bool, err error) int {
 	now := time.Now()
-	tasks := make([]*task, len(ids))
+	taken := make([]*task, len(ids))
 	for i, id := range ids {
-		tasks[i] = &task{queue: p.taskQueue, id: id, taken: now, slot: Slot{queue: p.taskQueue}}
+		taken[i] = &task{queue: p.taskQueue, id: id, taken: now, slot: Slot{queue: p.taskQueue}}
 	}
-	l.mu.Lock()
-	p.wanted = 0
-	l.count(p.taskQueue, len(tasks)-p.Want)
-	l.audit.add(tasks)
-	if l.Rate.N > 0 {
-		for _, k := range tasks {
-			k.moving = true
-		}
-	}
-	if len(tasks) > 0 && !p.bulk {
-		l.small = now
+	t.mu.Lock()
+	t.slots.add(p.taskQueue, taken, p.Want)
+	if len(taken) > 0 && !p.bulk {
+		t.slots.share.small = now
 	}
 	if err != nil {
 		if p.Want > 0 {
-			p.reportMissed() // Redis may have handed out some
+			p.reportLost() // Redis may have given some to this process
 		}
 		p.done = append(p.Ended, p.done...)
 		p.again = append(p.Again, p.again...)
@@ -329,24 +188,24 @@ func (l *targetConsumer) apply(p *part, ids []string, more bool, err error) int 
 			if k.AtOnce() {
 				p.maybeNonEmpty = true
 			} else {
-				p.waits(now.Add(k.Wait + time.Millisecond)) // Redis counted from a moment before now, and rounded up
+				p.forwardAt(now.Add(k.Wait + time.Millisecond)) // Redis counted from a moment before now, and rounded up
 			}
 		}
 	}
-	l.mu.Unlock()
+	t.mu.Unlock()
 	if err != nil {
-		l.t.s.log.Warn("tasks not taken", "queue", p.name, "error", err)
+		t.consumer.store.Log.Warn("tasks not taken", "queue", p.name, "error", err)
 		return 0
 	}
 	switch {
-	case len(tasks) == 0:
-	case l.pacer != nil:
-		l.pacer.Add(tasks)
+	case len(taken) == 0:
+	case t.pacer != nil:
+		t.pacer.Add(taken)
 	default:
-		l.mu.Lock()
-		l.ready = append(l.ready, tasks...)
-		l.startReady()
-		l.mu.Unlock()
+		t.mu.Lock()
+		t.slots.ready = append(t.slots.ready, taken...)
+		t.slots.startReady()
+		t.mu.Unlock()
 	}
-	return len(tasks)
+	return len(taken)
 }

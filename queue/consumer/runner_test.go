@@ -61,13 +61,13 @@ func TestALeaseThatIsGoneIsNotRenewed(t *testing.T) {
 		id := b.Submit(1, queuetest.Spec()).ID
 		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
 		l := taker.targets[0]
-		for len(l.out) == 0 { // of several queues it may ask the wrong ones first
+		for len(l.handed()) == 0 { // of several queues it may ask the wrong ones first
 			l.poll(true)
 		}
-		k := <-l.out
+		k := <-l.handed()
 		r := &runner{}
 		r.now.Store(k)
-		l.runners = append(l.runners, r)
+		l.runners.all = append(l.runners.all, r)
 		n, err := b.Tasks.Requeue(b.Ctx, k.queue.name, []string{tasks.TaskID(id, 0, "")}) // as of a worker that was taken for dead
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
@@ -94,12 +94,12 @@ func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.Submit(1, queuetest.Spec())
 		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
-		taker.later = func(int, error, *asynq.Task) time.Duration { return time.Hour }
+		taker.retryDelay = func(int, error, *asynq.Task) time.Duration { return time.Hour }
 		l := taker.targets[0]
-		for len(l.out) == 0 { // of several queues it may ask the wrong ones first
+		for len(l.handed()) == 0 { // of several queues it may ask the wrong ones first
 			l.poll(true)
 		}
-		k := <-l.out
+		k := <-l.handed()
 		k.ran(errors.New("later"))
 		fail := &queuetest.FailedPipelines{Left: 1}
 		b.DB.Client.AddHook(fail)
@@ -167,14 +167,14 @@ func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
 		l := k.targets[0]
 		l.mu.Lock()
 		for range 64 {
-			l.inHand++
-			l.addRunning(1)
-			l.hand(&task{queue: l.queues[0], id: "x:1", slot: Slot{queue: l.queues[0]}})
+			l.slots.inHand++
+			l.slots.addRunning(1)
+			l.runners.hand(&task{queue: l.queues[0], id: "x:1", slot: Slot{queue: l.queues[0]}})
 		}
 		l.mu.Unlock()
 		close(k.quit)
-		left := l.unrun()
-		require.Empty(t, l.unrun(), "a second time")
+		left := l.takeRest()
+		require.Empty(t, l.takeRest(), "a second time")
 		k.runners.Wait()
 		require.Equal(t, 64, l.unreported()+len(left))
 		require.Zero(t, b.Ledger.AddRunning(0))
@@ -211,17 +211,17 @@ func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
 			}
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			return l.inHand == 0 && l.finishing == 0
+			return l.slots.inHand == 0 && l.slots.finishing == 0
 		})
 		l.mu.Lock()
 		defer l.mu.Unlock()
-		require.Zero(t, l.inBulk)
-		require.Zero(t, l.running)
+		require.Zero(t, l.slots.inBulk)
+		require.Zero(t, l.slots.running)
 		require.Zero(t, b.Ledger.AddRunning(0))
-		require.Empty(t, l.out)
-		require.Empty(t, l.ready)
-		require.Len(t, l.runners, l.idle)
-		require.LessOrEqual(t, len(l.runners), 16+l.maxFinishing())
+		require.Empty(t, l.handed())
+		require.Empty(t, l.slots.ready)
+		require.Len(t, l.runners.all, l.runners.idle)
+		require.LessOrEqual(t, len(l.runners.all), 16+maxFinishing(16))
 	})
 }
 
@@ -229,11 +229,7 @@ func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
 func runs(s *Server) (n int) {
 	for _, target := range s.consumer.targets {
 		target.mu.Lock()
-		for _, r := range target.runners {
-			if r.now.Load() != nil {
-				n++
-			}
-		}
+		n += len(target.runners.tasks())
 		target.mu.Unlock()
 	}
 	return n

@@ -2,87 +2,87 @@ package consumer
 
 import (
 	"cmp"
-	"maps"
-	"slices"
 	"time"
 
 	"github.com/hibiken/asynq"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/webhooks"
 )
 
-// Target says what a [Server] takes of one target's tasks.
+// Target says how a [Server] takes the tasks of one target.
 type Target struct {
 	Name string
-	// Places is the most tasks in hand at a time.
+	// Slots is the most tasks that run at a time in this server. At a target with a rate it is the most
+	// requests.
 	Slots int
-	// Rate is that of the target, over all servers. Zero is none. Of any period of it,
+	// Rate is that of the target, over all servers. Zero is none. In any period of the rate,
 	// at most Rate.N + Burst - 1 requests are written. A Burst of 0 is 1.
 	Rate  batch.Rate
 	Burst int
 	// FIFO serves the batches of an owner one after the other. Otherwise they share the owner's slots.
 	FIFO bool
-	// Held returns for how long from now nothing may be taken, and a channel that
-	// is closed when that changes. Nil is never.
+	// Held returns for how long from now no task may be taken, and a channel that
+	// is closed when that changes. Nil means never.
 	Held func() (time.Duration, <-chan struct{})
 }
 
 // ServerConfig configures a [Server].
 type ServerConfig struct {
-	// Config is that of the asynq server that delivers webhooks. Concurrency and queues follow
+	// Config is that of the asynq server that delivers webhooks, except Concurrency and Queues, which follow
 	// from the rest. Its RetryDelayFunc also says when an action runs again.
 	asynq.Config
 	Targets []Target
-	// WebhookPlaces is the most webhooks in hand at a time.
+	// WebhookSlots is the most webhooks that are delivered at a time.
 	WebhookSlots int
 }
 
 // Handlers run tasks.
 type Handlers struct {
-	// Action runs the task of an action. It holds one of the target's places until
-	// it gives it up, or returns. For a target with a rate it is called shortly before the
-	// send time, and has to go by the place's Approach and Ready. With an error the task comes again, after
-	// [asynq.Config.RetryDelayFunc] of that error.
-	Action func(id string, index int, place *Slot) error
+	// Action runs the task of an action, which has one of the target's slots until
+	// Action calls the slot's Leave, or returns. For a target with a rate, Action is called shortly before a
+	// send time, and calls the slot's Approach and Ready before each request. If it returns an error, the task
+	// comes again after [asynq.Config.RetryDelayFunc] of that error.
+	Action func(id string, index int, slot *Slot) error
 	// Webhook runs the task of a webhook.
 	Webhook asynq.HandlerFunc
 }
 
-// Server runs the tasks of all queues of a worker. It takes those of actions many at a time,
-// as there are places for them, and as soon as it hears of them.
+// Server runs the tasks of all queues of a worker. It takes the tasks of actions many at a time,
+// as it has slots for them, and as soon as it learns of them.
 //
-// Those it runs itself: of a task it needs only the id, and what asynq does around a handler (two
+// It runs these tasks itself, because it needs only the id of a task: the work of asynq around a handler (two
 // goroutines, contexts, a copy of the message) is a fifth of what an action costs a worker. An
 // asynq server delivers webhooks.
 type Server struct {
-	webhooks *webhooks
+	webhooks *webhooks.Server
 	consumer *consumer
 	drain    time.Duration
 }
 
 // NewServer returns a server on the store's connections. It stays usable until
 // the store is closed.
-func (s *Consumers) NewServer(cfg ServerConfig) *Server {
+func (cs *Consumers) NewServer(cfg ServerConfig) *Server {
 	return &Server{
-		webhooks: s.newWebhooks(cfg.Config, cfg.WebhookSlots), consumer: newConsumer(s, cfg),
-		drain: cmp.Or(cfg.ShutdownTimeout, 8*time.Second), // as asynq has it
+		webhooks: webhooks.New(cs.store.DB, cfg.Config, cfg.WebhookSlots), consumer: newConsumer(cs, cfg),
+		drain: cmp.Or(cfg.ShutdownTimeout, 8*time.Second), // asynq's default
 	}
 }
 
-// Start has the handlers run the tasks. It returns at once.
+// Start begins to run tasks. It returns at once.
 func (s *Server) Start(h Handlers) error {
 	s.consumer.start(h.Action)
-	return s.webhooks.start(h.Webhook)
+	return s.webhooks.Start(h.Webhook)
 }
 
-// Stop takes nothing new, and gives back what was not handed to the handler yet.
+// Stop takes no further tasks, and gives back those that no handler has begun.
 func (s *Server) Stop() {
 	s.consumer.stop()
 	s.consumer.giveBackRest()
-	s.webhooks.server.Stop()
+	s.webhooks.Stop()
 }
 
-// Shutdown stops the server, and returns when the handlers have, or after
+// Shutdown stops the server, and returns when the handlers have returned, or after
 // [asynq.Config.ShutdownTimeout]. An action that still runs then comes again once the
 // lease of its task has expired, or the sweeper finds it.
 func (s *Server) Shutdown() {
@@ -94,63 +94,10 @@ func (s *Server) Shutdown() {
 	}()
 	limit := time.NewTimer(s.drain)
 	defer limit.Stop()
-	s.webhooks.server.Shutdown()
+	s.webhooks.Shutdown()
 	select {
 	case <-ended:
 	case <-limit.C:
 	}
 	s.consumer.close()
-}
-
-// wake tells the takers of this process that a queue has tasks, which spares them
-// the way through Redis.
-func (s *Consumers) wake(queue string) {
-	s.mu.Lock()
-	takers := slices.Collect(maps.Keys(s.consumers))
-	s.mu.Unlock()
-	for _, t := range takers {
-		t.markNonEmpty(queue)
-	}
-}
-
-// queueOf returns the lane of a queue that a server of this process takes tasks from,
-// or nil.
-func (s *Consumers) queueOf(queue string) *taskQueue {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for t := range s.consumers {
-		if q := t.queues[queue]; q != nil {
-			return q
-		}
-	}
-	return nil
-}
-
-func (s *Consumers) add(t *consumer) (remove func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.consumers[t] = struct{}{}
-	return func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.consumers, t)
-	}
-}
-
-// redisForgot has the sweeper look for what others took from queues that are as they were before, and
-// have not begun, and the takers of this process look into all queues.
-func (s *Consumers) redisForgot() {
-	s.mu.Lock()
-	takers := slices.Collect(maps.Keys(s.consumers))
-	s.mu.Unlock()
-	for _, t := range takers {
-		for _, l := range t.targets {
-			l.mu.Lock()
-			for _, q := range l.queues {
-				q.reportMissed()
-			}
-			l.mu.Unlock()
-			l.markAllNonEmpty()
-		}
-	}
 }

@@ -6,8 +6,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-
-	"github.com/batchd/batchd/queue/ledger"
 )
 
 func TestOnlyFastTargetsArePrefetchedFor(t *testing.T) {
@@ -85,17 +83,16 @@ func TestSlotsAreDividedBetweenQueues(t *testing.T) {
 func TestLargeBatchesThatHaveTheirShareWait(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	l := &targetConsumer{
-		Target: Target{Slots: 64}, t: &consumer{s: &Consumers{ledger: &ledger.Ledger{}}, quit: make(chan struct{})}, share: share{slots: 64, small: now},
-		inBulk: 24, inHand: 24,
-	}
-	l.queues = []*taskQueue{{targetConsumer: l, bulk: true, maybeNonEmpty: true}}
-	l.fastest.add(now, time.Millisecond)
+	l := withoutRedis(Target{Slots: 64})
+	l.slots.inBulk, l.slots.inHand = 24, 24
+	l.slots.share.small = now
+	l.slots.share.fastest.add(now, time.Millisecond)
+	l.queues = []*taskQueue{{target: l, bulk: true, maybeNonEmpty: true}}
 	wait, take, end := l.next(0)
 	require.False(t, take || end)
 	require.Positive(t, wait, "it waits, and does not go round and round")
 	require.LessOrEqual(t, wait, smallLast)
-	l.queues = append(l.queues, &taskQueue{targetConsumer: l, maybeNonEmpty: true})
+	l.queues = append(l.queues, &taskQueue{target: l, maybeNonEmpty: true})
 	_, take, _ = l.next(0)
 	require.True(t, take, "small ones have the slots")
 }

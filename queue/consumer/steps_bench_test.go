@@ -94,11 +94,11 @@ func BenchmarkSteps(b *testing.B) {
 		phase("take", func() {
 			for len(taken) < total {
 				l.poll(true)
-				for range len(l.out) {
-					k := <-l.out
+				for range len(l.handed()) {
+					k := <-l.handed()
 					taken = append(taken, k)
-					k.queue.count(k.queue, -1)
-					l.running--
+					k.queue.target.slots.count(k.queue, -1)
+					l.slots.running--
 				}
 				for _, q := range l.queues {
 					q.maybeNonEmpty = q.bulk

@@ -19,7 +19,7 @@ func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
 		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
 		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}})
-		for len(taker.targets[0].out) < 6 { // and whoever took them never heard of it
+		for len(taker.targets[0].handed()) < 6 { // and whoever took them never heard of it
 			taker.targets[0].markAllNonEmpty()
 			taker.targets[0].poll(true)
 		}

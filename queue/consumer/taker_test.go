@@ -151,7 +151,7 @@ func TestALostWordIsMadeUpFor(t *testing.T) {
 			got.Add(index)
 			return nil
 		})
-		server.consumer.silent() // it hears nothing any more
+		server.consumer.unlisten() // it hears nothing any more
 		server.consumer.remove()
 		time.Sleep(20 * time.Millisecond)
 		b.Submit(3, queuetest.Spec())
@@ -178,16 +178,16 @@ func TestATurnThatFailsLosesNothing(t *testing.T) {
 		b.Submit(4, queuetest.Spec())
 		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
 		l := taker.targets[0]
-		for l.inHand < 2 { // of several queues it may ask the wrong ones first
+		for l.slots.inHand < 2 { // of several queues it may ask the wrong ones first
 			l.poll(true)
 		}
-		require.Equal(t, 2, l.inHand)
-		require.Len(t, taker.targets[0].out, 2)
+		require.Equal(t, 2, l.slots.inHand)
+		require.Len(t, taker.targets[0].handed(), 2)
 		for range 2 {
-			k := <-taker.targets[0].out
+			k := <-taker.targets[0].handed()
 			k.queue.end(k.id)
-			l.inHand--
-			l.running--
+			l.slots.inHand--
+			l.slots.running--
 		}
 		fail := &queuetest.FailedPipelines{}
 		b.DB.Client.AddHook(fail)
@@ -216,10 +216,10 @@ func TestBothLanesGetTheirShare(t *testing.T) {
 		var taken [2]int
 		for range 4 {
 			l.poll(true)
-			for len(taker.targets[0].out) > 0 {
-				k := <-taker.targets[0].out
-				l.inHand--
-				l.running--
+			for len(taker.targets[0].handed()) > 0 {
+				k := <-taker.targets[0].handed()
+				l.slots.inHand--
+				l.slots.running--
 				if k.queue.bulk {
 					taken[1]++
 				} else {
@@ -272,10 +272,10 @@ func TestATaskThatWasPutBackIsNotEnded(t *testing.T) {
 		id := b.Submit(1, queuetest.Spec()).ID
 		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
 		l := taker.targets[0]
-		for len(taker.targets[0].out) == 0 { // of several queues it may ask the wrong ones first
+		for len(taker.targets[0].handed()) == 0 { // of several queues it may ask the wrong ones first
 			l.poll(true)
 		}
-		k := <-taker.targets[0].out
+		k := <-taker.targets[0].handed()
 		n, err := b.Tasks.Requeue(b.Ctx, k.queue.name, []string{k.id}) // as of a worker that was taken for dead
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
@@ -351,9 +351,9 @@ func TestTheLedgerDecidesAboutATaskThatLostItsMessage(t *testing.T) {
 		b.Eventually("it is taken", func() bool {
 			l.markAllNonEmpty()
 			l.poll(true)
-			return len(l.out) == 1
+			return len(l.handed()) == 1
 		})
-		k := <-l.out
+		k := <-l.handed()
 		k.queue.end(k.id)
 		l.poll(false)
 		require.Zero(t, queuetest.Must(b.DB.Client.Exists(b.Ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()))
@@ -415,7 +415,7 @@ func TestAServerThatKnowsNoScriptsIsTaughtThem(t *testing.T) {
 		id := b.Submit(2, queuetest.Spec()).ID
 		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
 		forget()
-		for len(taker.targets[0].out) < 2 {
+		for len(taker.targets[0].handed()) < 2 {
 			taker.targets[0].markAllNonEmpty()
 			taker.targets[0].poll(true)
 		}

@@ -35,9 +35,9 @@ func TestWhatNoTurnTakesIsToldToWorkersElsewhere(t *testing.T) {
 			if n := told(); len(b.Pending(batch.Interactive)) > 0 {
 				require.Positive(t, n)
 			}
-			for range len(l.out) {
-				l.count((<-l.out).queue, -1)
-				l.running--
+			for range len(l.handed()) {
+				l.slots.count((<-l.handed()).queue, -1)
+				l.slots.running--
 			}
 		}
 	})
@@ -98,9 +98,9 @@ func TestASmallBatchIsTakenAlongWithItsCommit(t *testing.T) {
 			t.Helper()
 			b.Eventually("the end of turns", func() bool {
 				q := b.consumers.queueOf(b.Tasks.QueuesOf(queuetest.Crm(batch.Interactive))[0])
-				free := q.targetConsumer.unreported() == 0 && q.pollMu.TryLock()
+				free := q.target.unreported() == 0 && q.target.pollMu.TryLock()
 				if free {
-					q.pollMu.Unlock()
+					q.target.pollMu.Unlock()
 				}
 				return free
 			})
@@ -155,8 +155,8 @@ func TestATurnGoesAlongOnlyIfItMayTakeTasksAtOnce(t *testing.T) {
 	defer b.consumers.add(newConsumer(b.consumers, cfg))()
 	unhurried, cancel := b.DB.WithTimeout(b.Ctx)
 	defer cancel()
-	along := func(ctx context.Context, target string) *localPoll {
-		return b.consumers.newLocalPoll(ctx, b.Tasks.QueuesOf(tasks.Route{Target: target, Lane: batch.Interactive})[0])
+	along := func(ctx context.Context, target string) *piggybackPoll {
+		return b.consumers.newPiggybackPoll(ctx, b.Tasks.QueuesOf(tasks.Route{Target: target, Lane: batch.Interactive})[0])
 	}
 	require.Nil(t, along(unhurried, "rated"))
 	require.Nil(t, along(unhurried, "held"))

@@ -1,16 +1,28 @@
 package throttle
 
-import "time"
+import (
+	"context"
+	"time"
+
+	"github.com/batchd/batchd/internal/batch"
+)
 
 // SendTime and SendRun are parts of reservations and of replies to them.
 type (
-	SendTime = sendTime
-	SendRun  = sendRun
+	SendTime    = sendTime
+	SendRun     = sendRun
+	Reservation = reservation
+	Reserved    = reserved
 )
+
+// Reserve makes a reservation.
+func (g *Gate) Reserve(ctx context.Context, target string, rate batch.Rate, burst int, r *Reservation) (*Reserved, error) {
+	return g.reserve(ctx, target, rate, burst, r)
+}
 
 // NewReservation returns a reservation with a tolerance of 50 ms.
 func NewReservation(token string, most int, horizon time.Duration, returned ...sendTime) *Reservation {
-	return &Reservation{token: token, most: most, horizon: horizon, late: 50 * time.Millisecond, returned: returned}
+	return &reservation{token: token, most: most, horizon: horizon, late: 50 * time.Millisecond, returned: returned}
 }
 
 // Now, Next and Runs return the fields of a reply, and Times all its send times.

@@ -10,13 +10,14 @@ import (
 
 // PacerConfig configures a [Pacer] of tasks of type T.
 type PacerConfig[T any] struct {
-	// Rate and Burst are those of the target. A Burst of 0 is 1.
-	Rate  batch.Rate
-	Burst int
+	// Gate has the send times of all targets.
+	Gate *Gate
+	// Target is the name of the target, Rate and Burst are its own. A Burst of 0 is 1.
+	Target string
+	Rate   batch.Rate
+	Burst  int
 	// Most is the most requests at a time.
 	Most int
-	// Reserve makes a reservation in one exchange. It has a timeout of its own.
-	Reserve func(r *Reservation) (*Reserved, error)
 	// Hand hands a task over, so that its action is begun. It returns false if the target is on hold or the
 	// server stops.
 	Hand func(T) bool
@@ -27,12 +28,14 @@ type PacerConfig[T any] struct {
 	Held func() (time.Duration, <-chan struct{})
 	// Changed is called when NotBefore and Fitting may return other values.
 	Changed func()
-	// Token returns a text that no other call returns.
-	Token func() string
 	// Async runs a function in a goroutine that the server waits for.
 	Async func(func())
-	// Sleep returns after a duration. Defaults to a timer.
-	Sleep func(ctx context.Context, d time.Duration) error
+
+	// Tests replace these functions. reserve makes a reservation in one exchange, token returns a text that no
+	// other call returns, and sleep returns after a duration, or with the cause of the context's end.
+	reserve func(r *reservation) (*reserved, error)
+	token   func() string
+	sleep   func(ctx context.Context, d time.Duration) error
 }
 
 // Pacer makes a worker write the requests to a target with a rate at their send times.
@@ -48,8 +51,7 @@ type PacerConfig[T any] struct {
 // Redis, and at a slow rate one.
 //
 // A Pacer has one lock, times.mu, which also guards the send times and the claims. It is held
-// neither during an exchange with Redis nor while a function of the configuration runs, except Token and
-// Async.
+// neither during an exchange with Redis nor while Hand, GiveBack, Held or Changed runs.
 type Pacer[T any] struct {
 	cfg   PacerConfig[T]
 	times *sendTimes
@@ -62,11 +64,19 @@ type Pacer[T any] struct {
 
 // NewPacer returns a pacer. The caller runs it with Run.
 func NewPacer[T any](cfg PacerConfig[T]) *Pacer[T] {
-	p := &Pacer[T]{cfg: cfg, times: newSendTimes(cfg.Rate, cfg.Burst, cfg.Most)}
-	p.times.held, p.times.sleep = cfg.Held, cfg.Sleep
-	if p.times.sleep == nil {
-		p.times.sleep = sleep
+	if cfg.reserve == nil {
+		cfg.reserve = func(r *reservation) (*reserved, error) {
+			return cfg.Gate.reserve(context.Background(), cfg.Target, cfg.Rate, cfg.Burst, r)
+		}
 	}
+	if cfg.token == nil {
+		cfg.token = cfg.Gate.db.Token
+	}
+	if cfg.sleep == nil {
+		cfg.sleep = sleep
+	}
+	p := &Pacer[T]{cfg: cfg, times: newSendTimes(cfg.Rate, cfg.Burst, cfg.Most)}
+	p.times.held, p.times.sleep = cfg.Held, cfg.sleep
 	return p
 }
 

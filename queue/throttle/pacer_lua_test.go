@@ -47,11 +47,11 @@ func newLuaGate(t *testing.T, now func() int64) *luaGate {
 }
 
 // reserve runs the step, for as many tasks more as a poll took.
-func (g *luaGate) reserve(target string, rate batch.Rate, burst int, r *Reservation, taken int) (*Reserved, error) {
+func (g *luaGate) reserve(target string, rate batch.Rate, burst int, r *reservation, taken int) (*reserved, error) {
 	keys, argv := g.state.NewTable(), g.state.NewTable()
 	names, args := r.call(target, rate, burst)
 	if r.afterPoll && taken > 0 {
-		g.texts[r.TakenKey(target)] = strconv.Itoa(taken)
+		g.texts[r.takenKey(target)] = strconv.Itoa(taken)
 	}
 	for _, k := range names {
 		keys.Append(lua.LString(k))

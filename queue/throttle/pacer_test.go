@@ -134,11 +134,11 @@ func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{
 		Changed:  func() { w.wake(changed) },
 		Async:    wg.Go,
 		GiveBack: w.giveBack,
-		Token: func() string {
+		token: func() string {
 			tokens++
 			return fmt.Sprint(name, "-", tokens)
 		},
-		Sleep: func(ctx context.Context, d time.Duration) error {
+		sleep: func(ctx context.Context, d time.Duration) error {
 			if d > 0 && w.busy > 0 {
 				d += w.upTo(w.busy)
 			}
@@ -146,7 +146,7 @@ func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{
 			w.goOn()
 			return err
 		},
-		Reserve: func(r *Reservation) (*Reserved, error) {
+		reserve: func(r *reservation) (*reserved, error) {
 			w.travel()
 			answer, err := w.reserve(r, 0)
 			w.travel()
@@ -163,7 +163,7 @@ func (w *pacedWorld) pacer(name string, wg *sync.WaitGroup, changed chan struct{
 }
 
 // reserve is what Redis does with a reservation.
-func (w *pacedWorld) reserve(r *Reservation, taken int) (*Reserved, error) {
+func (w *pacedWorld) reserve(r *reservation, taken int) (*reserved, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.calls++
@@ -263,9 +263,9 @@ func (w *pacedWorld) poll(p *Pacer[*pacedTask], changed, quit <-chan struct{}) {
 		wait := p.NotBefore().Sub(now)
 		n := p.Fitting(now)
 		if waiting > 0 && wait <= 0 && n > 0 {
-			r, want := (*Reservation)(nil), min(n, 1000)
+			r, want := (*reservation)(nil), min(n, 1000)
 			if !w.apart {
-				r = p.ReserveAfterPoll(want)
+				r = p.reserveAfterPoll(want)
 			}
 			sent := time.Now()
 			w.travel()
@@ -275,7 +275,7 @@ func (w *pacedWorld) poll(p *Pacer[*pacedTask], changed, quit <-chan struct{}) {
 			w.queue = w.queue[n:]
 			w.polls++
 			w.mu.Unlock()
-			var answer *Reserved
+			var answer *reserved
 			var err error
 			if r != nil {
 				answer, err = w.reserve(r, n)
@@ -286,7 +286,7 @@ func (w *pacedWorld) poll(p *Pacer[*pacedTask], changed, quit <-chan struct{}) {
 				p.Add(tasks)
 			}
 			if r != nil {
-				p.PollEnded(r, n, answer, err, sent, received)
+				p.pollEnded(r, n, answer, err, sent, received)
 			}
 			continue
 		}
@@ -443,23 +443,23 @@ func TestAPacerThatEndsReturnsEverySendTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				var calls []*Reservation
+				var calls []*reservation
 				answers := make(chan struct{})
 				p := NewPacer(PacerConfig[*pacedTask]{
-					Rate: batch.Rate{N: 10, Per: time.Second}, Most: 8, Changed: func() {}, Token: func() string { return "last" },
-					Reserve: func(r *Reservation) (*Reserved, error) {
+					Rate: batch.Rate{N: 10, Per: time.Second}, Most: 8, Changed: func() {}, token: func() string { return "last" },
+					reserve: func(r *reservation) (*reserved, error) {
 						if r.token == "earlier" && !repeated {
 							<-answers
 						}
 						calls = append(calls, r)
 						if r.token == "earlier" {
-							return &Reserved{now: 1, next: 500, runs: []sendRun{{Time: 300, Step: 100, N: 2}}}, nil
+							return &reserved{now: 1, next: 500, runs: []sendRun{{Time: 300, Step: 100, N: 2}}}, nil
 						}
-						return &Reserved{}, nil
+						return &reserved{}, nil
 					},
 				})
 				p.times.unused, p.times.free = []sendTime{{redis: 100}}, []sendTime{{redis: 200}}
-				earlier := &Reservation{token: "earlier", most: 2, since: time.Now()}
+				earlier := &reservation{token: "earlier", most: 2, since: time.Now()}
 				if repeated {
 					p.reservations.unanswered = append(p.reservations.unanswered, earlier)
 				} else {

@@ -14,9 +14,9 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// Reservation is a call of lua/reserve.lua, which reserves send times and takes back others. A repeated
+// reservation is a call of lua/reserve.lua, which reserves send times and takes back others. A repeated
 // call with the same token changes nothing and has the same reply.
-type Reservation struct {
+type reservation struct {
 	token     string
 	most      int           // the most send times to reserve
 	earliest  time.Duration // from now, before which no send time can be used
@@ -30,8 +30,8 @@ type Reservation struct {
 	want      int           // the most tasks that the poll takes
 }
 
-// Reserved is the reply to a reservation.
-type Reserved struct {
+// reserved is the reply to a reservation.
+type reserved struct {
 	now, next int64 // Redis's time, and the earliest time of a further send time, in µs
 	runs      []sendRun
 }
@@ -48,8 +48,8 @@ func (r sendRun) at(i int) sendTime {
 	return sendTime{redis: r.Time + int64(i)*r.Step, step: r.Step, late: r.Late}
 }
 
-// Reserve makes a reservation of send times at a target's rate, in an exchange of its own.
-func (g *Gate) Reserve(ctx context.Context, target string, rate batch.Rate, burst int, r *Reservation) (*Reserved, error) {
+// reserve makes a reservation of send times at a target's rate, in an exchange of its own.
+func (g *Gate) reserve(ctx context.Context, target string, rate batch.Rate, burst int, r *reservation) (*reserved, error) {
 	keys, args := r.call(target, rate, burst)
 	reply, err := g.db.Run(ctx, Steps.Reserve, keys, args...)
 	if err != nil {
@@ -58,12 +58,11 @@ func (g *Gate) Reserve(ctx context.Context, target string, rate batch.Rate, burs
 	return parseReserved(reply)
 }
 
-// ReserveAfterPoll adds a reservation to a pipeline, after the poll that it belongs to. When the pipeline
-// was sent, read returns the reply.
-func (g *Gate) ReserveAfterPoll(ctx context.Context, pipe redis.Pipeliner, target string, rate batch.Rate, burst int, r *Reservation) (read func() (*Reserved, error)) {
+// reserveIn adds a reservation to a pipeline. When the pipeline was sent, read returns the reply.
+func (g *Gate) reserveIn(ctx context.Context, pipe redis.Pipeliner, target string, rate batch.Rate, burst int, r *reservation) (read func() (*reserved, error)) {
 	keys, args := r.call(target, rate, burst)
 	cmd := pipe.EvalSha(ctx, Steps.Reserve.Hash(), keys, args...)
-	return func() (*Reserved, error) {
+	return func() (*reserved, error) {
 		parts, err := g.db.AnswerOf(ctx, Steps.Reserve, cmd).Slice()
 		if err != nil {
 			return nil, rdb.MapError(ctx, err)
@@ -73,11 +72,11 @@ func (g *Gate) ReserveAfterPoll(ctx context.Context, pipe redis.Pipeliner, targe
 }
 
 // call returns the keys and the arguments of lua/reserve.lua.
-func (r *Reservation) call(target string, rate batch.Rate, burst int) (names []string, args []any) {
+func (r *reservation) call(target string, rate batch.Rate, burst int) (names []string, args []any) {
 	key := keys.GateKey(target)
 	names = []string{key, key + ":returned", key + ":" + r.token}
 	if r.afterPoll {
-		names = append(names, r.TakenKey(target))
+		names = append(names, r.takenKey(target))
 	}
 	args = make([]any, 0, 7+3*len(r.returned))
 	args = append(args, rate.Per.Microseconds(), rate.N, max(burst, 1), r.most, r.earliest.Microseconds(), r.horizon.Microseconds(), r.late.Microseconds())
@@ -87,14 +86,14 @@ func (r *Reservation) call(target string, rate batch.Rate, burst int) (names []s
 	return names, args
 }
 
-// TakenKey returns the key in which the poll before the reservation stores the number of tasks that it
+// takenKey returns the key in which the poll before the reservation stores the number of tasks that it
 // took.
-func (r *Reservation) TakenKey(target string) string {
+func (r *reservation) takenKey(target string) string {
 	return keys.GateKey(target) + ":" + r.token + ":taken"
 }
 
 // parseReserved parses a reply of lua/reserve.lua.
-func parseReserved(reply []string) (*Reserved, error) {
+func parseReserved(reply []string) (*reserved, error) {
 	if len(reply) != 2 {
 		return nil, rdb.ErrAnswer
 	}
@@ -110,7 +109,7 @@ func parseReserved(reply []string) (*Reserved, error) {
 	if len(numbers)%4 != 1 {
 		return nil, fmt.Errorf("read send times: %w", rdb.ErrAnswer)
 	}
-	r := &Reserved{now: rdb.Atoi(reply[0]), next: numbers[0]}
+	r := &reserved{now: rdb.Atoi(reply[0]), next: numbers[0]}
 	for run := numbers[1:]; len(run) > 0; run = run[4:] {
 		r.runs = append(r.runs, sendRun{run[0], run[1], run[2], int(run[3])})
 	}

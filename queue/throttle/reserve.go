@@ -21,12 +21,12 @@ const (
 	reserveEvery = 2 * time.Second
 )
 
-// reservations are the reservations of a pacer under way and those to repeat, and when it may make more. The
+// reservations has the reservations of a pacer under way and those to repeat, and when it may make more. The
 // pacer's lock guards them.
 type reservations struct {
 	underWay   int
 	expected   int            // send times that those under way reserve
-	unanswered []*Reservation // to be repeated: Redis may have executed them
+	unanswered []*reservation // to be repeated: Redis may have executed them
 	answered   int64          // Redis's time of the latest reply
 	next       time.Time      // from when on Redis has more send times; zero if that is not known
 	noneBefore time.Time      // until when Redis has no further send times
@@ -34,14 +34,14 @@ type reservations struct {
 }
 
 // start counts a reservation that is about to be made.
-func (s *reservations) start(r *Reservation, expected int) {
+func (s *reservations) start(r *reservation, expected int) {
 	s.underWay++
 	r.expected = expected
 	s.expected += expected
 }
 
 // end counts a reservation that has ended.
-func (s *reservations) end(r *Reservation) {
+func (s *reservations) end(r *reservation) {
 	s.underWay--
 	s.expected -= r.expected
 }
@@ -58,18 +58,18 @@ func (p *Pacer[T]) returnAll() {
 			continue
 		}
 		sent := time.Now() // it may have reserved some
-		if reply, err := p.cfg.Reserve(r); err == nil {
+		if reply, err := p.cfg.reserve(r); err == nil {
 			p.times.mu.Lock()
 			p.answered(r, reply, sent, time.Now())
 			p.times.mu.Unlock()
 		}
 	}
 	p.times.mu.Lock()
-	r := &Reservation{token: p.cfg.Token(), late: p.times.tolerance.needed, horizon: horizon, returned: latestFirst(append(p.times.unused, p.times.free...))}
+	r := &reservation{token: p.cfg.token(), late: p.times.tolerance.needed, horizon: horizon, returned: latestFirst(append(p.times.unused, p.times.free...))}
 	p.times.unused, p.times.free = nil, nil
 	p.times.mu.Unlock()
 	if len(r.returned) > 0 {
-		_, _ = p.cfg.Reserve(r) // if it fails they are lost, as those of a worker that dies
+		_, _ = p.cfg.reserve(r) // if it fails they are lost, as those of a worker that dies
 	}
 }
 
@@ -88,23 +88,23 @@ func (p *Pacer[T]) awaitReplies() {
 
 // reservation returns a reservation of send times that are missing, which also returns the unused ones. The
 // caller holds the lock.
-func (p *Pacer[T]) reservation(missing int, now time.Time) *Reservation {
+func (p *Pacer[T]) reservation(missing int, now time.Time) *reservation {
 	s := p.times
 	most, _ := s.distance.ahead()
 	blur := s.distance.blur(p.cfg.Rate)
-	r := &Reservation{
-		token: p.cfg.Token(), most: missing, earliest: s.distance.earliest(), horizon: most, late: s.tolerance.asked + blur, blur: blur, since: now,
+	r := &reservation{
+		token: p.cfg.token(), most: missing, earliest: s.distance.earliest(), horizon: most, late: s.tolerance.asked + blur, blur: blur, since: now,
 		returned: latestFirst(s.unused),
 	}
 	s.unused = nil
 	return r
 }
 
-// ReserveAfterPoll returns a reservation that follows a poll in the same exchange: for the tasks in hand
+// reserveAfterPoll returns a reservation that follows a poll in the same exchange: for the tasks in hand
 // that have no send times, and for those that the poll takes, at most want. It returns nil if
-// the pacer must not call Redis now, or does not know how far Redis is away. The caller makes the reservation with [Gate.ReserveAfterPoll], adds the tasks, and
-// then calls PollEnded.
-func (p *Pacer[T]) ReserveAfterPoll(want int) *Reservation {
+// the pacer must not call Redis now, or does not know how far Redis is away. The caller makes the reservation,
+// adds the tasks, and then calls pollEnded.
+func (p *Pacer[T]) reserveAfterPoll(want int) *reservation {
 	p.times.mu.Lock()
 	defer p.times.mu.Unlock()
 	now := time.Now()
@@ -119,8 +119,8 @@ func (p *Pacer[T]) ReserveAfterPoll(want int) *Reservation {
 	return r
 }
 
-// PollEnded takes in how a reservation after a poll ended that took so many tasks.
-func (p *Pacer[T]) PollEnded(r *Reservation, taken int, reply *Reserved, err error, sent, received time.Time) {
+// pollEnded takes in how a reservation ended that followed a poll, which took so many tasks.
+func (p *Pacer[T]) pollEnded(r *reservation, taken int, reply *reserved, err error, sent, received time.Time) {
 	if err != nil {
 		taken = r.want // Redis may have reserved as many
 	}
@@ -140,8 +140,8 @@ func (p *Pacer[T]) reserve(now time.Time) {
 	if s.underWay >= most || now.Before(s.retryAt) {
 		return
 	}
-	s.unanswered = slices.DeleteFunc(s.unanswered, func(r *Reservation) bool { return now.Sub(r.since) >= replyAge })
-	var r *Reservation
+	s.unanswered = slices.DeleteFunc(s.unanswered, func(r *reservation) bool { return now.Sub(r.since) >= replyAge })
+	var r *reservation
 	missing := p.missing() - s.expected
 	switch {
 	case len(s.unanswered) > 0:
@@ -169,7 +169,7 @@ func (p *Pacer[T]) Probe(times int) {
 			for n := range times - 1 {
 				p.readClock(late, n == 0)
 			}
-			p.call(&Reservation{late: late, horizon: horizon})
+			p.call(&reservation{late: late, horizon: horizon})
 		})
 	}
 }
@@ -183,7 +183,7 @@ func (p *Pacer[T]) readClock(late time.Duration, first bool) {
 	}
 	sent := time.Now()
 	slept := sent.Sub(start)
-	reply, err := p.cfg.Reserve(&Reservation{late: late, horizon: horizon})
+	reply, err := p.cfg.reserve(&reservation{late: late, horizon: horizon})
 	received := time.Now()
 	if err != nil {
 		return // the next ones will fail, too
@@ -200,14 +200,14 @@ func (p *Pacer[T]) readClock(late time.Duration, first bool) {
 }
 
 // call makes a reservation.
-func (p *Pacer[T]) call(r *Reservation) {
+func (p *Pacer[T]) call(r *reservation) {
 	sent := time.Now()
-	reply, err := p.cfg.Reserve(r)
+	reply, err := p.cfg.reserve(r)
 	p.ended(r, reply, err, sent, time.Now())
 }
 
 // ended takes in how a reservation ended.
-func (p *Pacer[T]) ended(r *Reservation, reply *Reserved, err error, sent, received time.Time) {
+func (p *Pacer[T]) ended(r *reservation, reply *reserved, err error, sent, received time.Time) {
 	p.times.mu.Lock()
 	p.reservations.end(r)
 	r.afterPoll = false // if it is repeated, its number includes the tasks that were taken
@@ -226,7 +226,7 @@ func (p *Pacer[T]) ended(r *Reservation, reply *Reserved, err error, sent, recei
 }
 
 // answered takes in the reply to a reservation. The caller holds the lock.
-func (p *Pacer[T]) answered(r *Reservation, reply *Reserved, sent, received time.Time) {
+func (p *Pacer[T]) answered(r *reservation, reply *reserved, sent, received time.Time) {
 	s := &p.reservations
 	p.times.distance.observe(sent, received, reply.now)
 	n := p.times.add(reply, r.blur)

@@ -78,7 +78,7 @@ func (s *sendTimes) expire(now time.Time) {
 
 // add adds the send times of a reply to a reservation whose tolerance contains blur, and returns their
 // number. The caller holds mu.
-func (s *sendTimes) add(reply *Reserved, blur time.Duration) (n int) {
+func (s *sendTimes) add(reply *reserved, blur time.Duration) (n int) {
 	for _, run := range reply.runs {
 		s.step = time.Duration(run.Step) * time.Microsecond
 		for i := range run.N {

@@ -1,4 +1,4 @@
-package consumer
+package webhooks
 
 import (
 	"context"
@@ -13,18 +13,12 @@ import (
 )
 
 func TestAsynqDeliversWebhooksAndNothingElse(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		delivered := make(chan string, 10)
-		server := b.consumers.NewServer(ServerConfig{
-			Targets: []Target{{Name: "crm", Slots: 1}}, WebhookSlots: 3,
-			Config: asynq.Config{LogLevel: asynq.FatalLevel, TaskCheckInterval: 10 * time.Millisecond, ShutdownTimeout: time.Second},
-		})
-		require.NoError(t, server.Start(Handlers{
-			Action: func(string, int, *Slot) error { return nil },
-			Webhook: func(_ context.Context, k *asynq.Task) error {
-				delivered <- string(k.Payload())
-				return nil
-			},
+		server := New(b.DB, asynq.Config{LogLevel: asynq.FatalLevel, TaskCheckInterval: 10 * time.Millisecond, ShutdownTimeout: time.Second}, 3)
+		require.NoError(t, server.Start(func(_ context.Context, k *asynq.Task) error {
+			delivered <- string(k.Payload())
+			return nil
 		}))
 		defer server.Shutdown()
 		var servers []*asynq.ServerInfo
