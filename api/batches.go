@@ -182,7 +182,7 @@ func (s *Server) list(c *gin.Context) error {
 	return writeJSON(c, http.StatusOK, mediaJSON, page)
 }
 
-var errNoCursor = refuse(kindBadParameter, `the query parameter "cursor" is not one that was handed out: take next_cursor of the page before`)
+var errNoCursor = refuse(kindBadParameter, `the query parameter "cursor" is not valid: use next_cursor of the previous page`)
 
 func decodeCursor(given url.Values) (string, error) {
 	if !given.Has("cursor") {

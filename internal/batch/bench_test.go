@@ -8,8 +8,8 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// BenchmarkResultMarshalJSON encodes the result of an action whose answer is JSON
-// of 200 bytes.
+// BenchmarkResultMarshalJSON encodes the result of an action whose answer is 200 bytes
+// of JSON.
 func BenchmarkResultMarshalJSON(b *testing.B) {
 	r := &batch.Result{
 		ID: "17", Index: 17, Outcome: batch.Succeeded, Status: 200, Attempts: 1, StartedAt: time.Unix(1, 0), Duration: time.Millisecond,

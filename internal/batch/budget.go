@@ -6,23 +6,23 @@ import (
 	"time"
 )
 
-// Budget bounds the time that the store takes for one request, over all exchanges that
-// the request makes with it. A store spends it while at least one exchange is under way,
-// and answers [UnavailableError] once nothing is left. It is safe for concurrent use.
-// The nil budget has no bound.
+// Budget bounds the time that the store takes for one request, over all exchanges of the
+// request. Time passes only while at least one exchange is in progress. Once nothing is
+// left, the store answers [UnavailableError]. A Budget is safe for concurrent use. The
+// nil budget has no bound.
 type Budget struct {
 	whole time.Duration
 
 	mu    sync.Mutex
 	left  time.Duration
-	under int // exchanges that are under way
+	under int // exchanges in progress
 	since time.Time
 }
 
 type budgetKey struct{}
 
-// WithBudget returns a context whose exchanges with a store share a budget of their own.
-// It takes the place of the budget that the context has.
+// WithBudget returns a context with a new budget, which all exchanges with that context
+// share. It replaces the budget of the given context.
 func WithBudget(ctx context.Context, whole time.Duration) context.Context {
 	return context.WithValue(ctx, budgetKey{}, &Budget{whole: whole, left: whole})
 }
@@ -35,14 +35,15 @@ func WithoutBudget(ctx context.Context) context.Context {
 	return context.WithValue(ctx, budgetKey{}, (*Budget)(nil))
 }
 
-// BudgetOf returns the budget of a context, nil if it has none.
+// BudgetOf returns the budget of a context, or nil.
 func BudgetOf(ctx context.Context) *Budget {
 	b, _ := ctx.Value(budgetKey{}).(*Budget)
 	return b
 }
 
-// Begin begins an exchange that may take as long as most. It returns how long it may
-// take, which is 0 if nothing of the budget is left, and has to be followed by End.
+// Begin begins an exchange that needs at most the given time. It returns how long the
+// exchange may take, which is 0 if the budget is spent. The caller must call End
+// afterwards.
 func (b *Budget) Begin(most time.Duration) time.Duration {
 	if b == nil {
 		return most
@@ -69,8 +70,8 @@ func (b *Budget) End() {
 	b.since = now
 }
 
-// Take spends a pause. It reports false, and spends nothing, if there is not more than
-// that left.
+// Take subtracts a pause from the budget. If not more than the pause is left, it
+// returns false and subtracts nothing.
 func (b *Budget) Take(pause time.Duration) bool {
 	if b == nil {
 		return true
@@ -87,8 +88,8 @@ func (b *Budget) Take(pause time.Duration) bool {
 	return true
 }
 
-// Refill makes the budget whole again, for a request that has got on, or that has waited
-// for something else than the store.
+// Refill restores the whole budget, for a request that has made progress, or that has
+// waited for something other than the store.
 func (b *Budget) Refill() {
 	if b == nil {
 		return
@@ -98,8 +99,8 @@ func (b *Budget) Refill() {
 	b.left, b.since = b.whole, time.Now()
 }
 
-// spend takes off the time that passed since it was last looked at. Exchanges that are
-// under way at the same time spend it once.
+// spend subtracts the time that has passed since the last update. Concurrent exchanges
+// spend that time only once.
 func (b *Budget) spend(now time.Time) {
 	if b.under > 0 {
 		b.left -= now.Sub(b.since)

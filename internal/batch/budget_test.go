@@ -22,7 +22,7 @@ func TestExchangesOfOneRequestShareItsBudget(t *testing.T) {
 			return may
 		}
 		require.Equal(t, time.Second, exchange(300*time.Millisecond))
-		time.Sleep(time.Hour) // between exchanges it is not spent
+		time.Sleep(time.Hour) // no time is spent between exchanges
 		require.Equal(t, 700*time.Millisecond, exchange(300*time.Millisecond))
 		require.False(t, batch.BudgetOf(ctx).Take(400*time.Millisecond))
 		require.True(t, batch.BudgetOf(ctx).Take(100*time.Millisecond))

@@ -1,22 +1,22 @@
-// Package batch is the domain of batchd: what a batch, an action and a result
-// are, which states they pass through, and what a store has to promise about
-// them. It imports nothing of ours and knows neither transport nor storage.
+// Package batch is the domain of batchd: it defines batches, actions and results, their
+// states, and the contract of a store. It imports no other package of batchd, and does
+// not depend on transport or storage.
 //
-// A batch is an ordered list of actions that was accepted together. Every
-// action ends with exactly one [Outcome], and results[i] always belongs to
-// actions[i], whatever the order in which they ended. At every moment that a
-// reader can see, the counts of a batch add up to its total.
+// A batch is an ordered list of actions that was accepted as a whole. Every action ends
+// with exactly one [Outcome], and results[i] always belongs to actions[i], whatever the
+// order in which they ended. Whenever a reader sees a batch, its counts add up to its
+// total.
 //
 //	queued ──▶ running ──▶ completed
 //	   │          │
 //	   ├──────────┼──▶ cancelling ──▶ cancelled
 //	   └──────────┴──▶ expired
 //
-// An action is pending until it is begun. A begun action is either finished
-// (first write wins, a stale token is refused) or released to wait for its next
-// attempt. Cancelling and expiring end every action that is not begun at that
-// moment, in one step; those in flight are allowed to end by themselves.
+// An action is pending until a worker begins it. The worker then either finishes it
+// (the first write wins, and a stale token is refused) or releases it to wait for its
+// next attempt. Cancelling and expiring end every action that has not begun at that
+// moment, in one step; actions in flight may end by themselves.
 //
-// The actions of a [Group] are begun together and end together, so no reader
-// sees a part of it. While it runs, its record says what was sent last.
+// The actions of a [Group] begin together and end together, so no reader sees a part of
+// it. While the group runs, its record holds the last step that was sent.
 package batch

@@ -8,18 +8,18 @@ import (
 
 // The errors of a store. Compare with errors.Is.
 var (
-	// ErrNotFound: there is no such batch for this owner.
+	// ErrNotFound: this owner has no such batch.
 	ErrNotFound = errors.New("no such batch")
 	// ErrKeyReused: the idempotency key was used with other content.
 	ErrKeyReused = errors.New("the idempotency key was used before with other content")
 	// ErrKeyBusy: a submission with the same idempotency key is still being accepted.
 	ErrKeyBusy = errors.New("a submission with this idempotency key is still being accepted")
-	// ErrTerminal: the batch has ended, so there is nothing to stop.
+	// ErrTerminal: the batch has ended, so there is nothing to cancel.
 	ErrTerminal = errors.New("the batch has ended already")
 	// ErrNotTerminal: the batch has not ended, so it has no event to deliver.
 	ErrNotTerminal = errors.New("the batch has not ended yet")
-	// ErrCursor: the cursor of a list is not one that the store has handed out.
-	ErrCursor = errors.New("not a cursor that was handed out")
+	// ErrCursor: the store did not return this list cursor.
+	ErrCursor = errors.New("the cursor is not valid")
 	// ErrNothingToRetry: no action of the batch has one of the outcomes asked for.
 	ErrNothingToRetry = errors.New("no action has one of these outcomes")
 	// ErrGrouped: the batch has groups, which count as a whole and cannot be
@@ -27,8 +27,8 @@ var (
 	ErrGrouped = errors.New("the batch has groups")
 	// ErrNoWebhook: the batch was submitted without a webhook.
 	ErrNoWebhook = errors.New("the batch has no webhook")
-	// ErrUploadLost: the staged actions of an upload are gone, because it was
-	// idle for too long or because another submission took over its key.
+	// ErrUploadLost: the staged actions of an upload are gone, because it was idle for
+	// too long or another submission took over its key.
 	ErrUploadLost = errors.New("the upload was idle for too long and is gone")
 	// ErrStale: another worker has taken the action over, or it has ended.
 	ErrStale = errors.New("the action is no longer this worker's")
@@ -36,10 +36,11 @@ var (
 	ErrRecovering = errors.New("another worker takes over the actions of dead workers")
 )
 
-// UnavailableError says that the store cannot be reached or cannot write just
-// now. Nothing was changed, or it cannot be known whether it was; asking again is right.
+// UnavailableError means that the store cannot be reached or cannot write at the moment.
+// Either nothing was changed, or it is unknown whether something was. The caller should
+// repeat the call.
 type UnavailableError struct {
-	// RetryAfter is when asking again makes sense.
+	// RetryAfter is when the caller should repeat the call.
 	RetryAfter time.Duration
 	Err        error
 }
@@ -50,21 +51,21 @@ func (e *UnavailableError) Error() string { return fmt.Sprintf("store unavailabl
 // Unwrap returns the cause.
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
-// Fault is one thing that is wrong with a submission, and where.
+// Fault is one fault of a submission, and its place.
 type Fault struct {
-	// Index is the action's, or -1 for the batch itself.
+	// Index is the index of the action, or -1 for the batch itself.
 	Index int
 	// Pointer is a JSON pointer (RFC 6901) into the document, or into the line
 	// of an NDJSON submission.
 	Pointer string
-	// Detail says what is wrong and what is expected.
+	// Detail describes the fault and the expected value.
 	Detail string
 }
 
-// InvalidError says that a submission was refused, with every fault found.
+// InvalidError means that a submission was refused. It has every fault found.
 type InvalidError struct {
 	Faults []Fault
-	// More counts the faults beyond those listed.
+	// More is the number of faults beyond those in Faults.
 	More int
 }
 

@@ -5,13 +5,13 @@ import (
 	"time"
 )
 
-// Gate holds requests to a target back, for all workers together.
+// Gate holds back requests to a target, for all workers together.
 type Gate interface {
-	// Hold keeps every worker from sending to the target for that long from now, unless the target
-	// is held for longer already.
+	// Hold keeps all workers from sending to the target for that time from now. It does not
+	// shorten a longer hold.
 	Hold(ctx context.Context, target string, d time.Duration) error
-	// Trip opens the target's circuit because no connection to it can be made, and pauses its queues
-	// until Reset. It reports whether the circuit was closed before.
+	// Trip opens the target's circuit because no connection to the target can be made, and pauses
+	// its queues until Reset. It reports whether the circuit was closed before.
 	Trip(ctx context.Context, target string) (opened bool, err error)
 	// Reset closes the target's circuit.
 	Reset(ctx context.Context, target string) error

@@ -9,37 +9,40 @@ import (
 // MaxGroup is the most members that a group may have.
 const MaxGroup = 100
 
-// Group is a transaction as the ledger keeps it: who belongs to it, and how far
-// it is. It is written before every request of the group, so that the worker that finds
-// it after a crash knows what may have been sent.
+// Group is the record of a transaction in the ledger: its members and its progress. The
+// worker writes it before every request of the group. The worker that finds it after a
+// crash therefore knows which requests may have been sent.
 type Group struct {
 	Name string `json:"name"`
-	// Members are in the order of the batch, which is the order in which they
-	// run. The first one leads: its task runs the group, and its token fences it.
+	// Members are in the order of the batch, which is the order in which they run. The
+	// first one is the leader: its task runs the group, and its token fences the group.
 	Members []Member `json:"members"`
-	// Seq counts the writes of this record. A write that is not newer than the
-	// one that stands changes nothing.
+	// Seq counts the writes of this record. The ledger ignores a write that is not
+	// newer than the stored record.
 	Seq int64 `json:"seq,omitempty"`
-	// Step is what comes next, or is under way if Sent. Empty means that the
-	// group has not begun.
+	// Step is the next step, or the present one if Sent. Empty means that the group has
+	// not begun.
 	Step GroupStep `json:"step,omitempty"`
-	// At is the position in Members that Step is about.
+	// At is the position in Members that Step refers to.
 	At int `json:"at,omitempty"`
-	// Sent says that the step's request may be on its way: no answer was noted.
+	// Sent: the step's request may be in flight, because no answer was recorded.
 	Sent bool `json:"sent,omitempty"`
-	// Paused says that the holder has given the group back: the worker that begins it next
+	// Paused: the holder has given the group back, and the worker that begins it next
 	// continues.
 	Paused bool `json:"paused,omitempty"`
-	// Attempt counts the tries at Step, the one under way included.
+	// Attempt is the number of attempts at Step, including the present one.
 	Attempt int `json:"attempt,omitempty"`
-	// FirstAt is when Step was first tried, StartedAt when it was last.
+	// FirstAt is when the first attempt at Step began, and StartedAt when the last one
+	// began.
 	FirstAt   time.Time `json:"first_at,omitzero"`
 	StartedAt time.Time `json:"started_at,omitzero"`
-	// InDoubt says that an attempt at Step was sent and got no response.
+	// InDoubt: an attempt at Step was sent and got no response.
 	InDoubt bool `json:"in_doubt,omitempty"`
-	// Transaction is the target's id of it. Empty means that undos take its place.
+	// Transaction is the target's id of the transaction. If it is empty, the group uses
+	// undos instead.
 	Transaction string `json:"transaction,omitempty"`
-	// Cause says why the group does not count. Nil means that nothing has failed.
+	// Cause is the reason why the group does not count. Nil means that nothing has
+	// failed.
 	Cause *GroupCause `json:"cause,omitempty"`
 	// MayPersist lists the members whose effects may persist at the target although the
 	// group failed.
@@ -49,45 +52,45 @@ type Group struct {
 // Member is an action of a group.
 type Member struct {
 	Index int    `json:"index"`
-	ID    string `json:"id"` // as [ActionID] returns it
-	// Attempts counts the tries at sending it, once it has ended. StartedAt and
-	// Duration are those of the last one.
+	ID    string `json:"id"` // the result of [ActionID]
+	// Attempts is the number of attempts at sending it, once it has ended. StartedAt
+	// and Duration describe the last one.
 	Attempts  int           `json:"attempts,omitempty"`
 	StartedAt time.Time     `json:"started_at,omitzero"`
 	Duration  time.Duration `json:"duration,omitempty"`
 }
 
-// GroupStep is one of the requests that a group is made of. The set is closed.
+// GroupStep is one of the steps of a group. The set is closed.
 type GroupStep string
 
-// The steps, in the order in which they can follow each other.
+// The steps, in their possible order.
 const (
 	GroupBegin    GroupStep = "begin"    // open a transaction at the target
 	GroupMember   GroupStep = "member"   // send the member At
-	GroupCommit   GroupStep = "commit"   // make the transaction count
-	GroupRollback GroupStep = "rollback" // take the transaction back
+	GroupCommit   GroupStep = "commit"   // commit the transaction
+	GroupRollback GroupStep = "rollback" // roll the transaction back
 	GroupUndo     GroupStep = "undo"     // send the undo of the member At
 	GroupEnd      GroupStep = "end"      // nothing more is sent
 )
 
-// GroupCause is what kept a group from counting.
+// GroupCause is the reason why a group does not count.
 type GroupCause struct {
-	// Step and At say what failed: At is a position in Members.
+	// Step and At identify the failed request: At is a position in Members.
 	Step GroupStep `json:"step"`
 	At   int       `json:"at"`
-	// Outcome, Status and Failure are those of its last attempt.
+	// Outcome, Status and Failure describe its last attempt.
 	Outcome Outcome  `json:"outcome"`
 	Status  int      `json:"status,omitempty"`
 	Failure *Failure `json:"failure,omitempty"`
-	// InDoubt says that the request may have taken effect at the target all the same.
+	// InDoubt: the request may still have taken effect at the target.
 	InDoubt bool `json:"in_doubt,omitempty"`
-	// LeftOpen says that the target may hold a transaction that no worker ends.
+	// LeftOpen: the target may hold a transaction that no worker ends.
 	LeftOpen  bool          `json:"left_open,omitempty"`
 	StartedAt time.Time     `json:"started_at,omitzero"`
 	Duration  time.Duration `json:"duration,omitempty"`
 }
 
-// Leftover is a member whose effect may persist at the target, and why.
+// Leftover is a member whose effect may persist at the target, with the reason.
 type Leftover struct {
 	At     int    `json:"at"`
 	Detail string `json:"detail"`
@@ -97,7 +100,7 @@ type Leftover struct {
 func (g *Group) Leader() int { return g.Members[0].Index }
 
 // Leftover returns whether the effect of the member at a position in Members may persist,
-// and why.
+// and the reason.
 func (g *Group) Leftover(at int) (detail string, mayPersist bool) {
 	for _, r := range g.MayPersist {
 		if r.At == at {
@@ -107,8 +110,8 @@ func (g *Group) Leftover(at int) (detail string, mayPersist bool) {
 	return "", false
 }
 
-// Reads reports whether a method changes nothing at the target (RFC 9110
-// §9.2.1), so that there is nothing to undo.
+// Reads reports whether a method changes nothing at the target (RFC 9110 §9.2.1), so
+// that there is nothing to undo.
 func Reads(method string) bool {
 	switch method {
 	case "GET", "HEAD", "OPTIONS":
@@ -117,26 +120,26 @@ func Reads(method string) bool {
 	return false
 }
 
-// GroupLedger is what a worker asks of the store to run a group. [Ledger.Begin]
-// of the group's first action begins all of its members in one step, or takes
-// the group over from an earlier holder that has paused it, is dead or is the
-// same worker, and which from then on is stale. Where the holder is alive it answers [Held]. Begin of
-// any other member answers [Waiting]. Every method may answer an
-// [UnavailableError], and [ErrNotFound] once the batch is erased; each bears repetition.
+// GroupLedger is the part of the ledger with which a worker runs a group. [Ledger.Begin] of the
+// group's first action begins all of its members in one step. It also takes the group over from an
+// earlier holder that has paused it, is dead, or is the same worker; from then on that holder is
+// stale. If the holder is alive, Begin answers [Held]. Begin of any other member answers [Waiting].
+// Every method may answer an [UnavailableError], and [ErrNotFound] once the batch is erased; each is
+// safe to repeat.
 type GroupLedger interface {
 	// Member returns an action of the batch.
 	Member(ctx context.Context, id string, index int) (*Action, error)
 	// SaveGroup writes the group's record and, with it, the result that a member will
-	// have if the group succeeds; nil adds none. It returns the store's time.
-	// A token that is no longer the group's gets [ErrStale].
+	// have if the group succeeds; nil adds none. It returns the store's time. It
+	// answers [ErrStale] for a token that is no longer the group's.
 	SaveGroup(ctx context.Context, id string, token Token, g *Group, staged *Result) (time.Time, error)
-	// FinishGroup ends all members in one step, with the results in the order of
-	// the members. A result without an ID stands for the one that was staged; only its
-	// outcome is read. The first write wins, as in [Ledger.Finish].
+	// FinishGroup ends all members in one step, with the results in the order of the
+	// members. A result without an ID refers to the staged one; only its outcome is
+	// read. The first write wins, as in [Ledger.Finish].
 	FinishGroup(ctx context.Context, id string, token Token, g *Group, results []Result) error
 }
 
-// Groups checks the groups of a batch as its actions come.
+// Groups checks the groups of a batch while its actions arrive.
 type Groups struct {
 	order  []string
 	byName map[string]*groupCheck
@@ -144,12 +147,12 @@ type Groups struct {
 
 type groupCheck struct {
 	members, last int
-	// undo and bare are the first members with an undo, and those without one
-	// that would need it.
+	// undo and bare are the indexes of the first members with an undo, and of those
+	// that lack an undo and would need one.
 	undo, bare []int
 }
 
-// Add takes the next action, of that index.
+// Add adds the next action, with its index.
 func (g *Groups) Add(a *Action, index int) {
 	if a.Group == "" {
 		return
@@ -176,8 +179,8 @@ func (g *Groups) Add(a *Action, index int) {
 	}
 }
 
-// Faults returns what is wrong with the groups of a batch for a target, with
-// pointers relative to the actions ("/undo").
+// Faults returns the faults of a batch's groups for a target, with pointers relative to
+// the actions ("/undo").
 func (g *Groups) Faults(target string, transactions bool) []Fault {
 	var faults []Fault
 	for _, name := range g.order {

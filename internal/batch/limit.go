@@ -19,7 +19,7 @@ var rateUnits = map[string]time.Duration{
 	"h": time.Hour, "hour": time.Hour, "d": 24 * time.Hour, "day": 24 * time.Hour,
 }
 
-// ParseRate reads a rate such as "1500/min", "10/s" or "100/15m".
+// ParseRate parses a rate such as "1500/min", "10/s" or "100/15m".
 func ParseRate(text string) (Rate, error) {
 	const expected = "expected for example 1500/min, 10/s or 100/15m"
 	count, window, ok := strings.Cut(text, "/")
@@ -36,7 +36,7 @@ func ParseRate(text string) (Rate, error) {
 	return Rate{N: n, Per: per}, nil
 }
 
-// String writes the rate as ParseRate reads it.
+// String formats the rate for ParseRate.
 func (r Rate) String() string {
 	switch r.Per {
 	case 0:
@@ -54,7 +54,7 @@ func (r Rate) String() string {
 
 // UnmarshalText implements [encoding.TextUnmarshaler].
 func (r *Rate) UnmarshalText(text []byte) (err error) {
-	if len(text) == 0 { // as MarshalText writes no rate
+	if len(text) == 0 { // the form of the zero rate
 		*r = Rate{}
 		return nil
 	}
@@ -65,10 +65,10 @@ func (r *Rate) UnmarshalText(text []byte) (err error) {
 // MarshalText implements [encoding.TextMarshaler].
 func (r Rate) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// Limit is what one owner may have.
+// Limit bounds the actions of one owner.
 type Limit struct {
-	// Scope tells limits of one owner apart: "" for the owner's over all, else
-	// an endpoint's path.
+	// Scope distinguishes the limits of one owner: "" for the owner's limit over all
+	// paths, else an endpoint's path.
 	Scope string
 	// Rate bounds the actions that are admitted in any window of its length.
 	// Zero means no bound.
@@ -78,28 +78,28 @@ type Limit struct {
 	Concurrent int
 }
 
-// LimitState is what a limit says of its owner just now.
+// LimitState is the present state of an owner's limit.
 type LimitState struct {
 	Limit Limit
-	// Remaining is the number of actions that the rate would admit now; it is
-	// meaningless where the limit has no rate.
+	// Remaining is the number of actions that the rate would admit now. It has no
+	// meaning for a limit without a rate.
 	Remaining int
-	// Free is the number of actions that there is room for in flight; it is
-	// meaningless where the limit has no such bound.
+	// Free is the number of further actions that may be in flight. It has no meaning
+	// for a limit without such a bound.
 	Free int
-	// Reset is the time until the rate is back at its whole.
+	// Reset is the time until the rate has its full number again.
 	Reset time.Duration
 }
 
-// LimitedError says that a submission would exceed its owner's limit. Nothing
-// was admitted.
+// LimitedError means that a submission would exceed its owner's limit. Nothing was
+// admitted.
 type LimitedError struct {
 	State LimitState
-	// RetryAfter is when the same submission is admitted, if nothing else is in
-	// the meantime; for concurrency it is an estimate. Zero means never: the
-	// submission is larger than the limit.
+	// RetryAfter is when the same submission is admitted, if no other is admitted in
+	// the meantime; for concurrency it is an estimate. Zero means never: the submission
+	// is larger than the limit.
 	RetryAfter time.Duration
-	// Detail says which limit, and by how much.
+	// Detail names the limit and the excess.
 	Detail string
 }
 

@@ -2,12 +2,12 @@ package batch
 
 import "fmt"
 
-// Outcome says what became of one action. The set is closed.
+// Outcome is the outcome of one action. The set is closed.
 type Outcome uint8
 
 // The outcomes, in the order in which documents list them.
 const (
-	// Pending is not an outcome yet: the action waits, or is in flight.
+	// Pending means that there is no outcome yet: the action waits, or is in flight.
 	Pending Outcome = iota
 	// Succeeded: the target answered with a status below 400.
 	Succeeded
@@ -17,13 +17,13 @@ const (
 	Errored
 	// Unknown: sent, the answer was never seen, and not safe to send again.
 	Unknown
-	// Cancelled: the batch was cancelled before the action was sent, or while it
-	// waited for its next attempt. The result has the status of the last one.
+	// Cancelled: the batch was cancelled before the action was sent, or while it waited
+	// for its next attempt. The result has the status of the last attempt.
 	Cancelled
 	// Expired: the batch's deadline passed before the action was sent, or while it
-	// waited for its next attempt. The result has the status of the last one.
+	// waited for its next attempt. The result has the status of the last attempt.
 	Expired
-	// Skipped: something that the action depended on did not succeed.
+	// Skipped: an action that this one depended on did not succeed.
 	Skipped
 )
 
@@ -81,7 +81,7 @@ func (o *Outcome) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// ErrorCode says why an action has no answer. The set is closed.
+// ErrorCode is the reason why an action has no answer. The set is closed.
 type ErrorCode string
 
 // The error codes.
@@ -90,15 +90,15 @@ const (
 	CodeDNS              ErrorCode = "dns"               // the target's name did not resolve
 	CodeRefused          ErrorCode = "refused"           // no connection could be made
 	CodeTLS              ErrorCode = "tls"               // the TLS handshake failed
-	CodeReset            ErrorCode = "reset"             // the connection broke before the answer was whole
-	CodeProtocol         ErrorCode = "protocol"          // the answer was not HTTP, or broke its rules
+	CodeReset            ErrorCode = "reset"             // the connection broke before the answer was complete
+	CodeProtocol         ErrorCode = "protocol"          // the answer was not valid HTTP
 	CodeBlocked          ErrorCode = "blocked"           // the target's rules do not allow the request
 	CodeInterrupted      ErrorCode = "interrupted"       // the worker stopped while the action was in flight
-	CodeDependencyFailed ErrorCode = "dependency_failed" // something that the action depended on did not succeed
+	CodeDependencyFailed ErrorCode = "dependency_failed" // an action that this one depended on did not succeed
 	CodeLimited          ErrorCode = "rate_limited"      // the owner's limit had no room for the action
 	CodeCancelled        ErrorCode = "cancelled"         // the batch was cancelled
 	CodeExpired          ErrorCode = "expired"           // the batch's deadline passed
-	CodeInternal         ErrorCode = "internal"          // a fault of batchd itself; its log says more
+	CodeInternal         ErrorCode = "internal"          // an error in batchd; its log has the details
 )
 
 // Status is the state of a batch.
@@ -106,7 +106,7 @@ type Status string
 
 // The states of a batch; see the package documentation for the transitions.
 const (
-	StatusQueued     Status = "queued"     // accepted, nothing begun
+	StatusQueued     Status = "queued"     // accepted, no action begun
 	StatusRunning    Status = "running"    // at least one action was begun
 	StatusCompleted  Status = "completed"  // every action ended
 	StatusCancelling Status = "cancelling" // cancelled, with actions still in flight
@@ -119,7 +119,7 @@ func Statuses() []Status {
 	return []Status{StatusQueued, StatusRunning, StatusCompleted, StatusCancelling, StatusCancelled, StatusExpired}
 }
 
-// Terminal reports whether nothing can happen to the batch any more, short of a retry.
+// Terminal reports whether the batch has ended. Only a retry changes it afterwards.
 func (s Status) Terminal() bool {
 	switch s {
 	case StatusCompleted, StatusCancelled, StatusExpired:
@@ -130,8 +130,8 @@ func (s Status) Terminal() bool {
 	return false
 }
 
-// Lane is the queue that a batch's actions wait in, so that a batch of ten does
-// not wait behind one of 100,000.
+// Lane is the queue for the actions of a batch. There are two, so that a batch of ten
+// does not wait behind one of 100,000.
 type Lane string
 
 // The lanes.
@@ -140,8 +140,8 @@ const (
 	Bulk        Lane = "bulk"        // everything else
 )
 
-// InteractiveActions is the largest batch that runs in the interactive lane
-// although no client waits for it.
+// InteractiveActions is the largest batch that runs in the interactive lane even if no
+// client waits for it.
 const InteractiveActions = 100
 
 // LaneFor returns the lane of a batch of total actions.

@@ -7,11 +7,12 @@ import (
 	"unicode/utf8"
 )
 
-// ValidatePath reports what is wrong with a path that a dispatcher appends to a target's
-// base URL. Its percent-escapes reach the target as they are, so it refuses only what
-// some server or proxy could read as leaving the base URL: dot segments, also if they
-// show only after the escapes are decoded once or twice, and also where a backslash
-// separates segments; control characters that are not encoded; and an encoded NUL.
+// ValidatePath returns the fault of a path that a dispatcher appends to a target's base
+// URL. The target receives its percent-escapes unchanged, so ValidatePath refuses only
+// paths that a server or proxy could read as leaving the base URL, or as another path.
+// These are dot segments, including those that appear only after the escapes are decoded
+// once or twice, or with a backslash as the separator; control characters that are not
+// encoded; and an encoded NUL.
 func ValidatePath(path string) error {
 	if plainPath(path) {
 		return nil
@@ -62,8 +63,8 @@ func inspectPath(path string) error {
 	return nil
 }
 
-// plainPath reports whether a path has nothing that needs a closer look. Most have not, and a
-// path is checked before each attempt.
+// plainPath reports whether a path needs no closer check. Most paths need none, and batchd
+// checks a path before each attempt.
 func plainPath(path string) bool {
 	if path == "" || len(path) > MaxPathLength || path[0] != '/' || len(path) > 1 && path[1] == '/' {
 		return false
@@ -78,14 +79,15 @@ func plainPath(path string) bool {
 	return true
 }
 
-// validateReading checks a path as a server or proxy may read it.
+// validateReading checks a path in one of the forms in which a server or proxy may read
+// it.
 func validateReading(path string) error {
 	if strings.IndexByte(path, 0) >= 0 {
 		return fmt.Errorf("the path holds U+0000, at which some servers end it, so that they read another path: leave it out")
 	}
 	for segment := range strings.FieldsFuncSeq(lenient(path), func(r rune) bool { return r == '/' || r == '\\' }) {
-		// Servers differ in whether they cut off a parameter, what would be a query or a
-		// fragment, and blanks, before they look for the dots.
+		// Before they look for the dots, some servers cut off a parameter, a decoded
+		// query or fragment, or blanks.
 		name := segment
 		if i := strings.IndexAny(segment, ";?#"); i >= 0 {
 			name = segment[:i]
@@ -109,7 +111,7 @@ func lenient(s string) string {
 		ascii = ascii && s[i] < utf8.RuneSelf
 	}
 	if !ascii {
-		s = lookalikes.Replace(s) // one of them ends in a control character
+		s = lookalikes.Replace(s) // first, because a lookalike may end with a control character
 	}
 	if control {
 		s = string(slices.DeleteFunc([]byte(s), isControl))
@@ -120,8 +122,8 @@ func lenient(s string) string {
 	return lookalikes.Replace(s)
 }
 
-// lookalikes replaces what lenient decoders and Unicode normalization make a dot, a
-// slash or a backslash: overlong UTF-8 and compatibility characters.
+// lookalikes replaces the sequences that lenient decoders and Unicode normalization
+// turn into a dot, a slash or a backslash: overlong UTF-8 and compatibility characters.
 var lookalikes = strings.NewReplacer(
 	"\xc0\xae", ".", "\xe0\x80\xae", ".", "\xf0\x80\x80\xae", ".",
 	"\xc0\xaf", "/", "\xe0\x80\xaf", "/", "\xf0\x80\x80\xaf", "/",
@@ -130,8 +132,8 @@ var lookalikes = strings.NewReplacer(
 	"\uff0f", "/", "\uff3c", `\`, "\ufe68", `\`,
 )
 
-// EncodesSlash reports whether a path has a slash or a backslash that shows only after
-// its percent-escapes are decoded, once or twice.
+// EncodesSlash reports whether a path has a slash or a backslash that appears only
+// after its percent-escapes are decoded, once or twice.
 func EncodesSlash(path string) bool {
 	separators := func(s string) int { return strings.Count(s, "/") + strings.Count(s, `\`) }
 	written := separators(path)
@@ -143,9 +145,9 @@ func EncodesSlash(path string) bool {
 	return false
 }
 
-// EscapePath escapes what cannot be part of a request line (a space, UTF-8, and the
-// few characters that RFC 3986 §3.3 leaves out) and leaves the rest, the escapes that
-// are there included, as it is.
+// EscapePath escapes the characters that a request line cannot contain (a space, UTF-8,
+// and the few characters that RFC 3986 §3.3 excludes). It keeps all others unchanged,
+// including existing escapes.
 func EscapePath(path string) string {
 	const upperHex = "0123456789ABCDEF"
 	i := 0
@@ -176,7 +178,8 @@ func isPathByte(c byte) bool {
 	return strings.IndexByte("/-._~!$&'()*+,;=:@[]%", c) >= 0
 }
 
-// brokenEscape returns where a percent sign is without two hexadecimal digits, or -1.
+// brokenEscape returns the position of a percent sign without two hexadecimal digits,
+// or -1.
 func brokenEscape(s string) int {
 	for i := 0; i < len(s); i++ {
 		if s[i] != '%' {
@@ -190,7 +193,7 @@ func brokenEscape(s string) int {
 	return -1
 }
 
-// unescape decodes the percent-escapes, and leaves a percent sign that begins none.
+// unescape decodes the percent-escapes, and keeps a percent sign that begins none.
 func unescape(s string) string {
 	if strings.IndexByte(s, '%') < 0 {
 		return s
@@ -209,7 +212,7 @@ func unescape(s string) string {
 	return string(out)
 }
 
-// unhex decodes the escape that a text begins with.
+// unhex decodes the escape at the start of a text.
 func unhex(s string) (byte, bool) {
 	if len(s) < 3 {
 		return 0, false
@@ -230,11 +233,12 @@ func digit(c byte) byte {
 	return 16
 }
 
-// Readings returns what servers could read of a path, each in segments: as it is
-// written, and decoded once or twice, before or after it is split; split at slashes,
-// or at backslashes and [lookalikes] too; with and without control characters,
-// parameters, and what would be a query after decoding. All are in lower case and
-// without blanks and empty segments, but for the first segment, which is always empty.
+// Readings returns the ways in which servers could read a path, each in segments.
+// Servers may decode the path once or twice or not at all, before or after they split
+// it. They may split at slashes, or also at backslashes and [lookalikes]. They may keep
+// or drop control characters, parameters, and a query that appears after decoding. All
+// readings are in lower case and without blanks and empty segments, except for the
+// first segment, which is always empty.
 func Readings(path string) [][]string {
 	if isPlain(path) {
 		return [][]string{reading(strings.Split(path, "/"))}
@@ -271,7 +275,7 @@ func Readings(path string) [][]string {
 	return all
 }
 
-// isPlain reports whether a path holds nothing that servers read in several ways.
+// isPlain reports whether all servers read a path in the same way.
 func isPlain(path string) bool {
 	for i := range len(path) {
 		switch c := path[i]; {
@@ -282,8 +286,8 @@ func isPlain(path string) bool {
 	return true
 }
 
-// reading returns an empty segment, and those of the segments that are not empty, in
-// lower case and without blanks around them.
+// reading returns an empty segment and then the segments that are not empty, in lower
+// case and without blanks around them.
 func reading(segments []string) []string {
 	kept := make([]string, 1, len(segments)+1)
 	for _, segment := range segments {
@@ -294,8 +298,8 @@ func reading(segments []string) []string {
 	return kept
 }
 
-// lower returns a segment in lower case. In one that is not UTF-8, only ASCII has
-// cases: [strings.ToLower] would replace all other bytes by the same character.
+// lower returns a segment in lower case. In a segment that is not UTF-8, it changes
+// only ASCII: [strings.ToLower] would replace all other bytes by the same character.
 func lower(segment string) string {
 	if utf8.ValidString(segment) {
 		return strings.ToLower(segment)
@@ -309,8 +313,8 @@ func lower(segment string) string {
 	return string(out)
 }
 
-// forms returns a path as it is, as lenient servers read it, both also without what may
-// be a query or a fragment, and all with backslashes taken for slashes.
+// forms returns a path unchanged and as lenient servers read it, each with and without
+// a possible query or fragment, and each with and without backslashes as slashes.
 func forms(path string) []string {
 	all := []string{path}
 	if read := lenient(path); read != path {
@@ -335,7 +339,7 @@ func bare(segment string) string {
 	return name
 }
 
-// mapped returns f of each segment: the same slice if f changes none.
+// mapped returns f of each segment. It returns the same slice if f changes none.
 func mapped(segments []string, f func(string) string) []string {
 	out := segments
 	for i, segment := range segments {

@@ -12,55 +12,54 @@ import (
 	"unicode/utf8"
 )
 
-// Failure says why an action has no answer.
+// Failure is the reason why an action has no answer.
 type Failure struct {
 	Code    ErrorCode `json:"code"`
 	Message string    `json:"message"`
 }
 
-// Result is what became of one action.
+// Result is the result of one action.
 type Result struct {
-	// ID is the action's, or its index in decimal where it has none.
+	// ID is the action's id, or its index in decimal if it has none.
 	ID    string
 	Index int
 	// Outcome is Pending while the action waits or is in flight.
 	Outcome Outcome
-	// Status is the target's HTTP status, 0 where there was no answer. Cancelled and
-	// Expired have that of the last attempt, if there was one.
+	// Status is the target's HTTP status, or 0 without an answer. A Cancelled or
+	// Expired action has the status of its last attempt, if there was one.
 	Status int
-	// Headers are the target's end-to-end headers, names in lower case.
+	// Headers are the target's end-to-end headers, with names in lower case.
 	Headers []Field
 	Body    []byte
-	// Truncated says that Body is only the beginning of what the target sent.
+	// Truncated: Body is only the beginning of the target's body.
 	Truncated bool
-	// Undecoded says that Body is still in the content codings that the header
-	// content-encoding names, or is said to be.
+	// Undecoded: Body is still in the content codings that the header content-encoding
+	// names.
 	Undecoded bool
-	// Error is set where there was no answer.
+	// Error is set if there was no answer.
 	Error *Failure
-	// Attempts counts the tries at sending, this result's and those of all earlier
-	// rounds included.
+	// Attempts is the number of attempts, in this round and all earlier ones.
 	Attempts int
 	// StartedAt is when the last attempt began.
 	StartedAt time.Time
-	// Duration is that of the last attempt.
+	// Duration is the duration of the last attempt.
 	Duration time.Duration
-	// History is what the action ended with before it was retried, oldest first.
+	// History has the earlier results of an action that was retried, oldest first.
 	History []Past
 }
 
-// Past is what an action ended with before it was retried.
+// Past is the result of an action before a retry.
 type Past struct {
 	Outcome Outcome  `json:"outcome"`
 	Status  int      `json:"status,omitempty"`
 	Error   *Failure `json:"error,omitempty"`
-	// Attempts counts the tries of that round alone.
+	// Attempts is the number of attempts in that round.
 	Attempts  int        `json:"attempts"`
 	StartedAt *time.Time `json:"started_at,omitempty"`
 }
 
-// Past returns the history of the result that follows this one. A result that has
-// not ended adds nothing to its own.
+// Past returns the history for the result that follows this one. A result that has not
+// ended adds nothing to its own history.
 func (r *Result) Past() []Past {
 	if !r.Outcome.Final() {
 		return slices.Clone(r.History)
@@ -76,7 +75,7 @@ func (r *Result) Past() []Past {
 	return append(slices.Clone(r.History), p)
 }
 
-// ActionID returns the id that results carry: the client's, or else the index.
+// ActionID returns the id for a result: the client's, or else the index.
 func ActionID(id string, index int) string {
 	if id != "" {
 		return id
@@ -84,7 +83,8 @@ func ActionID(id string, index int) string {
 	return strconv.Itoa(index)
 }
 
-// resultDocument is the JSON form of a result, in the native API's order.
+// resultDocument is the JSON form of a result, with the fields in the native API's
+// order.
 type resultDocument struct {
 	ID         string          `json:"id"`
 	Index      int             `json:"index"`
@@ -103,15 +103,16 @@ type resultDocument struct {
 	History    []Past          `json:"history,omitempty"`
 }
 
-// MarshalJSON encodes the result as the native API serves it: one line, without
-// HTML escaping. A JSON body stands as it came, less its insignificant white space,
-// in "body", text in "body_text", anything else in "body_base64"; an empty body is
-// left out. An unknown outcome has "sent_at", which is when its attempt began.
+// MarshalJSON encodes the result in the native API's form: one line, without HTML
+// escaping. A JSON body is in "body", unchanged except for insignificant white space;
+// text is in "body_text", and any other body in "body_base64". An empty body is left
+// out. An unknown outcome has "sent_at", which is when its attempt began.
 func (r *Result) MarshalJSON() ([]byte, error) { return Served(r.Encode()), nil }
 
-// Encode encodes the result as the store keeps it: as MarshalJSON does, but a JSON
-// body keeps its white space. If it has any, the document begins with a space. It is
-// written field by field, since encoding/json would read headers and body three times.
+// Encode encodes the result in the store's form, which differs from that of MarshalJSON
+// in one point: a JSON body keeps its white space. If it has any, the document begins
+// with a space. Encode writes field by field, because encoding/json would read headers
+// and body three times.
 func (r *Result) Encode() []byte {
 	out := make([]byte, 0, 256+len(r.Body)+len(r.Body)/8)
 	spaced := false
@@ -176,8 +177,8 @@ func (r *Result) appendBody(out []byte) (_ []byte, spaced bool) {
 	return append(out, '"'), false
 }
 
-// Served returns a result that [Result.Encode] encoded as the native API serves it:
-// without insignificant white space.
+// Served converts a result from the form of [Result.Encode] to the native API's form:
+// it removes insignificant white space.
 func Served(encoded []byte) []byte {
 	if len(encoded) == 0 || encoded[0] != ' ' {
 		return encoded
@@ -199,7 +200,7 @@ func Served(encoded []byte) []byte {
 	return append(out, encoded[from:]...)
 }
 
-// isJSON reports whether the body says that it is JSON.
+// isJSON reports whether the target declares the body as JSON.
 func (r *Result) isJSON() bool {
 	for _, h := range r.Headers {
 		if equalFold(h.Name, "content-type") {
@@ -211,13 +212,12 @@ func (r *Result) isJSON() bool {
 	return false
 }
 
-// MaxDepth is how deep, in levels, a JSON body may be nested to stand in a document
-// as JSON. The document as a whole must stay readable for every reader, some of which
-// give up at 128.
+// MaxDepth is the deepest nesting, in levels, of a JSON body that a document contains
+// as JSON. Some readers of the whole document give up at 128 levels.
 const MaxDepth = 100
 
 // Shallow reports whether a JSON text is nested no deeper than [MaxDepth]. Every
-// document that has a target's JSON in it asks, whatever its format.
+// document that contains a target's JSON uses it, in any format.
 func Shallow(text []byte) bool {
 	if bytes.Count(text, []byte{'['})+bytes.Count(text, []byte{'{'}) <= MaxDepth {
 		return true
@@ -281,7 +281,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 }
 
 // spacedBody returns the member "body" of a document with the white space around it,
-// which encoding/json leaves out.
+// which encoding/json drops.
 func spacedBody(data []byte) ([]byte, error) {
 	dec := json.NewDecoder(bytes.NewReader(data))
 	_, err := dec.Token()
@@ -302,15 +302,15 @@ func spacedBody(data []byte) ([]byte, error) {
 	return nil, fmt.Errorf("decode the body of a result: %w", err)
 }
 
-// appendFields writes an object of name to value, or to a list where a name
-// came more than once, in the order in which the names first came.
+// appendFields writes an object of names with a value, or with a list if a name came
+// more than once. The names are in the order of their first occurrence.
 func appendFields(out []byte, fields []Field) []byte {
 	lists := repeated(fields)
 	sep := byte('{')
 	for i := range fields {
 		list, several := lists[fields[i].Name]
 		if several && list == nil {
-			continue // it stands with the first of its name
+			continue // already written with the first value of its name
 		}
 		out = append(appendString(append(out, sep), fields[i].Name), ':')
 		sep = ','
@@ -327,8 +327,8 @@ func appendFields(out []byte, fields []Field) []byte {
 	return append(out, '}')
 }
 
-// repeated returns the values of the names that came more than once, or nothing if,
-// as almost always, none did.
+// repeated returns the values of the names that came more than once, or nil if there
+// are none, which is the usual case.
 func repeated(fields []Field) map[string][]string {
 	if len(fields) <= 16 && !anyTwice(fields) {
 		return nil
@@ -345,7 +345,7 @@ func repeated(fields []Field) map[string][]string {
 	return lists
 }
 
-// anyTwice compares each name with those before it, which is for a few of them.
+// anyTwice compares each name with all names before it, which is fast for a few names.
 func anyTwice(fields []Field) bool {
 	for i := range fields {
 		if slices.ContainsFunc(fields[:i], func(f Field) bool { return f.Name == fields[i].Name }) {
@@ -366,7 +366,7 @@ func appendString(out []byte, s string) []byte {
 	return append(out, '"')
 }
 
-// appendValue writes what always encodes.
+// appendValue writes a value that always encodes.
 func appendValue(out []byte, v any) []byte {
 	var buf bytes.Buffer
 	enc := json.NewEncoder(&buf)

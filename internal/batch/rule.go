@@ -6,9 +6,10 @@ import "strings"
 type Rule struct {
 	// Method is an HTTP method in upper case, or "*" for any. Defaults to "*".
 	Method string `yaml:"method"`
-	// Path is a pattern: "*" matches one segment, a final "**" the rest, the empty
-	// one included. An allow rule compares it with the path as it is written, a deny
-	// rule also with the path decoded, once and twice, and as lenient servers read it.
+	// Path is a pattern: "*" matches one segment, and a final "**" matches the rest,
+	// including an empty rest. An allow rule compares it with the path as written. A
+	// deny rule also compares it with the path decoded once and twice, and with the
+	// readings of lenient servers.
 	Path string `yaml:"path"`
 }
 
@@ -19,14 +20,14 @@ func (r *Rule) validate(pointer string, add func(pointer, format string, args ..
 	if !strings.HasPrefix(r.Path, "/") {
 		add(pointer+"/path", "the pattern %q does not start with /", clip(r.Path))
 	} else if i := strings.Index(r.Path, "**"); i >= 0 && i != len(r.Path)-2 {
-		add(pointer+"/path", "the pattern %q goes on after **, which stands for the rest", clip(r.Path))
+		add(pointer+"/path", "the pattern %q continues after **, which matches the rest of a path", clip(r.Path))
 	}
 }
 
-// Denies reports whether the rule forbids a request, which servers could read in
-// those ways ([Readings]). It takes every spelling of a path for the same, because
-// the target may not see a difference: as the path is written and decoded, in any
-// case, with or without a trailing slash and parameters.
+// Denies reports whether the rule forbids a request, given all [Readings] of its path.
+// It treats every spelling of a path as the same path, because the target may do so,
+// too: written or decoded, in any case, with or without a trailing slash and
+// parameters.
 func (r *Rule) Denies(method string, readings [][]string) bool {
 	if !r.hasMethod(method) {
 		return false
@@ -40,7 +41,7 @@ func (r *Rule) Denies(method string, readings [][]string) bool {
 	return false
 }
 
-// Allows reports whether the rule permits a request. It takes a path as it is written.
+// Allows reports whether the rule permits a request. It uses the path as written.
 func (r *Rule) Allows(method, path string) bool {
 	if !r.hasMethod(method) {
 		return false
@@ -52,9 +53,10 @@ func (r *Rule) Allows(method, path string) bool {
 	return matches(want, strings.Split(strings.TrimPrefix(EscapePath(path), "/"), "/"))
 }
 
-// Forbids says why a target's rules do not let an action through, or nothing if they do:
-// no deny rule matches, an allow rule does where there are any, and the path has no
-// encoded slash where that is refused. The rules match the path below the base URL.
+// Forbids returns the reason why a target's rules forbid an action, or "". The rules
+// permit an action if no deny rule matches, an allow rule matches or there are no allow
+// rules, and the path has no encoded slash that the target's setting refuses. The rules
+// match the path below the base URL.
 func Forbids(t *Target, a *Action) string {
 	if t.EncodedSlash == EncodedSlashRefuse && EncodesSlash(a.Path) {
 		return "its setting encoded_slash refuses a path with an encoded slash or backslash (%2F, %5C)"
@@ -89,8 +91,8 @@ type pattern struct {
 	any, rest bool // "*" and "**"
 }
 
-// pattern returns the segments of the rule's path that are not empty, with f applied to
-// those that are no wildcards.
+// pattern returns the segments of the rule's path that are not empty. It applies f to
+// those that are not wildcards.
 func (r *Rule) pattern(f func(string) string) []pattern {
 	var out []pattern
 	for segment := range strings.SplitSeq(r.Path, "/") {

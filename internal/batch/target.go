@@ -13,67 +13,66 @@ import (
 type Target struct {
 	// Name identifies the target: letters, digits, "-" and "_", at most 64.
 	Name string `yaml:"name"`
-	// BaseURL is what an action's path is appended to: http or https, no
+	// BaseURL is the URL to which an action's path is appended: http or https, without
 	// userinfo, query or fragment.
 	BaseURL string `yaml:"base_url"`
 	// Concurrency is the number of requests in flight, per worker process.
 	// Defaults to 64.
 	Concurrency int `yaml:"concurrency"`
-	// Rate bounds the requests written over all workers: their send times are evenly
-	// spaced, up to 0.5 % further apart than the rate has them. Whatever it is, all workers wait when the target says
-	// that they are to: by Retry-After on a 429, a 503 or any answer that is
-	// repeated, and on every answer by RateLimit with nothing remaining
-	// ("default";r=0;t=30) or by RateLimit-Remaining, X-RateLimit-Remaining or
-	// X-Rate-Limit-Remaining of 0 with the Reset of the same name, in seconds from now
-	// or since 1970; the longest if there are several. Retry.Max bounds that wait. Defaults to no bound.
+	// Rate bounds the requests written by all workers together. Their send times are evenly spaced, up
+	// to 0.5 % further apart than the rate requires. With any rate, all workers wait if the target asks
+	// for it. The target asks with Retry-After on a 429, a 503 or any answer that is repeated, and on
+	// every answer with RateLimit with nothing remaining ("default";r=0;t=30) or with
+	// RateLimit-Remaining, X-RateLimit-Remaining or X-Rate-Limit-Remaining of 0 and the Reset of the
+	// same name, in seconds from now or since 1970. The longest of several times counts. Retry.Max
+	// bounds the wait. Defaults to no bound.
 	Rate Rate `yaml:"rate"`
-	// Burst is the number of requests that may be written at once after a pause: in
-	// any window of the rate's length there are at most as many as the rate says,
-	// plus Burst - 1. Defaults to 1.
+	// Burst is the number of requests that may be written at once after a pause. In any
+	// window of the rate's length there are at most the number of the rate plus Burst -
+	// 1 requests. Defaults to 1.
 	Burst int `yaml:"burst"`
-	// Timeout bounds one attempt from dialling to the last byte of the answer,
-	// where the action has no timeout of its own. Defaults to 30s.
+	// Timeout bounds one attempt, from dialling to the last byte of the answer, for an
+	// action without a timeout of its own. Defaults to 30s.
 	Timeout time.Duration `yaml:"timeout"`
-	// IdempotencyKeyHeader names a header by which the target recognises a
-	// repeated request. Setting it makes every action safe to repeat, so set it
-	// only if the target honours it. Defaults to none.
+	// IdempotencyKeyHeader names a header by which the target recognizes a repeated
+	// request. Setting it makes every action safe to repeat, so set it only if the
+	// target supports it. Defaults to none.
 	IdempotencyKeyHeader string `yaml:"idempotency_key_header"`
-	// MaxResponseBody is the number of bytes kept of an answer's body; the rest
-	// is cut and the result marked as truncated. A compressed one counts as it is
-	// decoded, or as it came if it cannot be. Defaults to 1 MiB.
+	// MaxResponseBody is the number of bytes to keep of an answer's body. batchd cuts a
+	// longer body and marks the result as truncated. A compressed body is measured
+	// after decoding, or undecoded if it cannot be decoded. Defaults to 1 MiB.
 	MaxResponseBody int64 `yaml:"max_response_body"`
-	// Proxy is the URL of a forward proxy. The environment's is never used.
-	// Defaults to none.
+	// Proxy is the URL of a forward proxy. batchd never uses a proxy from the
+	// environment. Defaults to none.
 	Proxy string `yaml:"proxy"`
-	// Retry says how attempts are repeated.
+	// Retry is the policy for repeated attempts.
 	Retry Retry `yaml:"retry"`
-	// Deny lists requests that are not sent: their actions end as errored, with
+	// Deny lists requests that batchd does not send: their actions end as errored, with
 	// the code blocked. Defaults to none.
 	Deny []Rule `yaml:"deny"`
-	// Allow lists the only requests that are sent. Deny comes first. Defaults to
-	// all.
+	// Allow lists the only requests that batchd sends. Deny takes precedence. Defaults
+	// to all.
 	Allow []Rule `yaml:"allow"`
-	// EncodedSlash says what becomes of a path that holds a slash or backslash in
-	// encoded form (%2F, %5C, also encoded twice): EncodedSlashData sends it,
-	// EncodedSlashRefuse does not, because a target that decodes it may see a path
-	// that no allow rule matches. Defaults to refuse if there are allow rules, else
-	// to data.
+	// EncodedSlash selects what happens to a path with an encoded slash or backslash
+	// (%2F, %5C, also encoded twice). EncodedSlashData sends it. EncodedSlashRefuse
+	// does not, because a target that decodes it may see a path that no allow rule
+	// matches. Defaults to refuse if there are allow rules, and to data otherwise.
 	EncodedSlash string `yaml:"encoded_slash"`
 	// HTTPClient selects the HTTP/1.1 client: HTTPClientAuto or HTTPClientStandard. Both
 	// send the same requests and refuse the same answers. Defaults to auto.
 	HTTPClient string `yaml:"http_client"`
-	// BatchOrder says how the batches of one owner share the owner's part of the target:
-	// BatchOrderFair or BatchOrderFIFO. The owners themselves always get equal parts. Defaults to fair.
+	// BatchOrder selects how the batches of one owner share the owner's part of the target:
+	// BatchOrderFair or BatchOrderFIFO. Owners always get equal parts. Defaults to fair.
 	BatchOrder string `yaml:"batch_order"`
-	// Transactions are the calls by which the target groups requests so that all
-	// count or none. Defaults to none: then every member of a group but the last
+	// Transactions are the calls with which the target groups requests, so that either
+	// all count or none. Defaults to none: then every member of a group except the last
 	// needs an undo.
 	Transactions *Transactions `yaml:"transactions"`
 }
 
-// What becomes of a path that holds an encoded slash.
+// The choices for a path with an encoded slash.
 const (
-	EncodedSlashData   = "data"   // the slash is part of a segment, and sent as it is
+	EncodedSlashData   = "data"   // the slash is part of a segment, and is sent unchanged
 	EncodedSlashRefuse = "refuse" // the action ends as errored, with the code blocked
 )
 
@@ -83,7 +82,7 @@ const (
 	BatchOrderFIFO = "fifo" // the actions of one batch begin after those of the batch before it
 )
 
-// HTTP clients that a target can be reached by.
+// The HTTP clients for a target.
 const (
 	HTTPClientAuto     = "auto"     // batchd's own for http targets without a proxy, net/http's for all others
 	HTTPClientStandard = "standard" // net/http's
@@ -91,25 +90,25 @@ const (
 
 // Transactions are a target's calls for a transaction of its own.
 type Transactions struct {
-	// Begin opens one.
+	// Begin opens a transaction.
 	Begin Call `yaml:"begin"`
-	// ID says where the answer to Begin holds the transaction's id.
+	// ID is where the answer to Begin holds the transaction's id.
 	ID Locator `yaml:"id"`
-	// SendAs says how requests name the transaction they belong to.
+	// SendAs is how requests name their transaction.
 	SendAs Sender `yaml:"send_as"`
-	// Commit makes it count, Rollback takes it back. "{id}" in their paths is
-	// replaced by the transaction's id. Rollback must bear repetition.
+	// Commit makes the transaction count, and Rollback takes it back. In their paths,
+	// "{id}" is replaced by the transaction's id. Rollback must be safe to repeat.
 	Commit   Call `yaml:"commit"`
 	Rollback Call `yaml:"rollback"`
 }
 
-// Call is a request that a target is configured with.
+// Call is a request in a target's configuration.
 type Call struct {
 	Method string `yaml:"method"`
 	Path   string `yaml:"path"`
 }
 
-// Locator says where an answer holds a value. Exactly one field is set.
+// Locator is the place of a value in an answer. Exactly one field is set.
 type Locator struct {
 	// Pointer is a JSON pointer (RFC 6901) into the body.
 	Pointer string `yaml:"pointer"`
@@ -117,29 +116,29 @@ type Locator struct {
 	Header string `yaml:"header"`
 }
 
-// Sender says how a request carries a value.
+// Sender is the place of a value in a request.
 type Sender struct {
 	// Header is the name of a header.
 	Header string `yaml:"header"`
 }
 
-// Retry is a target's policy for attempts that may be repeated.
+// Retry is a target's policy for repeated attempts.
 type Retry struct {
-	// Attempts is the most attempts that an action gets. Defaults to 5.
+	// Attempts is the most attempts for an action. Defaults to 5.
 	Attempts int `yaml:"attempts"`
-	// Base is the delay before the second attempt; it doubles for each further
-	// one and is jittered. The attempt comes a few milliseconds after the end of the
-	// delay, and never before. Defaults to 500ms.
+	// Base is the delay before the second attempt; it doubles for each further one and
+	// is jittered. The attempt comes a few milliseconds after the end of the delay, and
+	// never before. Defaults to 500ms.
 	Base time.Duration `yaml:"base"`
-	// Max bounds one delay, also one that the target asked for, and how long all
+	// Max bounds one delay, including one that the target asked for, and how long all
 	// workers wait for the target at a time. Defaults to 1m.
 	Max time.Duration `yaml:"max"`
 	// Budget bounds the time from the first attempt to the start of the last.
 	// Defaults to 10m.
 	Budget time.Duration `yaml:"budget"`
-	// Statuses are the answers after which an action that is safe to repeat is
-	// repeated. 429 and 503 repeat any action, because by them the target says
-	// that it did nothing. Defaults to 408, 425, 429, 502, 503 and 504.
+	// Statuses are the statuses after which batchd repeats an action that is safe to
+	// repeat. 429 and 503 repeat any action, because they mean that the target did
+	// nothing. Defaults to 408, 425, 429, 502, 503 and 504.
 	Statuses []int `yaml:"statuses"`
 }
 
@@ -174,8 +173,8 @@ func setDefault[T comparable](value *T, def T) {
 
 var targetName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$`)
 
-// Validate returns every fault of a target with its defaults filled in, with
-// pointers relative to it ("/base_url").
+// Validate returns every fault of a target whose defaults are filled in, with pointers
+// relative to it ("/base_url").
 func (t Target) Validate() []Fault {
 	var faults []Fault
 	add := func(pointer, format string, args ...any) {
@@ -192,9 +191,9 @@ func (t Target) Validate() []Fault {
 	}
 	switch {
 	case t.Rate.N == 0 && t.Burst > 1:
-		add("/burst", "the burst is %d, and there is no rate that it belongs to: add a rate such as 10/s, or leave it out", t.Burst)
+		add("/burst", "the burst is %d, but there is no rate: add a rate such as 10/s, or leave the burst out", t.Burst)
 	case t.Rate.N == 0 && t.Burst < 1:
-		add("/burst", "the burst is %d: expected 1 or more, and a rate that it belongs to", t.Burst)
+		add("/burst", "the burst is %d: expected 1 or more, and a rate", t.Burst)
 	case t.Rate.N > 0 && (t.Burst < 1 || t.Burst > t.Rate.N):
 		add("/burst", "the burst is %d: expected 1 to the %d requests of the rate %s", t.Burst, t.Rate.N, t.Rate)
 	}
@@ -255,8 +254,8 @@ func (t Target) Validate() []Fault {
 	return faults
 }
 
-// ParseBaseURL parses a target's base URL. A trailing slash is dropped. Errors
-// do not repeat the URL, since it may hold a password.
+// ParseBaseURL parses a target's base URL, and drops a trailing slash. Errors do not
+// repeat the URL, because it may contain a password.
 func ParseBaseURL(raw string) (*url.URL, error) {
 	const expected = "expected a URL such as https://api.example.com/v1"
 	if raw == "" {
@@ -277,7 +276,7 @@ func ParseBaseURL(raw string) (*url.URL, error) {
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "":
 		return nil, fmt.Errorf("the base URL holds a query or a fragment: %s", expected)
 	}
-	path := u.RawPath // as it was written, if its escapes are not those that net/url would make
+	path := u.RawPath // the path as written, if net/url would escape it differently
 	if path == "" {
 		path = u.EscapedPath()
 	}

@@ -10,9 +10,9 @@ import (
 	"unicode/utf8"
 )
 
-// Bounds of what one action may say. They are not settings: nothing that is
-// meant seriously comes near them. MaxIDLength is in characters, MaxPathLength and
-// MaxHeaderLength are in bytes.
+// Bounds of the fields of one action. They are not settings, because no serious request
+// comes near them. MaxIDLength is in characters, MaxPathLength and MaxHeaderLength are
+// in bytes.
 const (
 	MaxIDLength     = 256
 	MaxPathLength   = 8 << 10
@@ -21,8 +21,8 @@ const (
 	MaxTimeout      = time.Hour
 )
 
-// Methods lists the methods that an action may use. TRACE and CONNECT are left
-// out: the one echoes credentials, the other makes a tunnel.
+// Methods lists the methods that an action may use. It excludes TRACE, which echoes
+// credentials, and CONNECT, which makes a tunnel.
 var Methods = []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 // Validate returns every fault of the action, with pointers relative to it
@@ -136,7 +136,7 @@ func EscapePointer(token string) string {
 	return strings.NewReplacer("~", "~0", "/", "~1").Replace(token)
 }
 
-// IsCredential reports whether a header of that name usually carries a secret.
+// IsCredential reports whether a header with that name usually carries a secret.
 func IsCredential(name string) bool {
 	var room [64]byte
 	lower := append(room[:0], name...)
