@@ -8,58 +8,58 @@ import (
 	"github.com/batchd/batchd/worker"
 )
 
-// Config is all that can be set. It is composed of the settings that other packages
-// declare; those it declares itself are used by the commands. Every value is valid and
-// has its default filled in, if [Load] returned it. Printing or logging it shows no secret.
+// Config has all settings. It is composed of the settings that other packages declare, and
+// of a few that only the commands use. In a Config from [Load], every value is valid and
+// every default filled in. Printing or logging it shows no secret.
 type Config struct {
-	// Listen is the address, host:port, that the API listens on. Port 0, which only a
-	// variable or a flag may say, takes a free one. Defaults to 127.0.0.1:8080.
+	// Listen is the address, host:port, that the API listens on. Port 0 takes a free
+	// port; only a variable or a flag may set it. Defaults to 127.0.0.1:8080.
 	Listen string     `yaml:"listen"`
 	Log    Log        `yaml:"log"`
 	Redis  rdb.Config `yaml:"redis"`
-	// Auth says who may submit batches.
+	// Auth configures who may submit batches.
 	Auth api.Auth `yaml:"auth"`
 	Seal Seal     `yaml:"seal"`
-	// Webhooks says how the ends of batches are told.
+	// Webhooks configures the delivery of webhooks.
 	Webhooks worker.WebhookConfig `yaml:"webhooks"`
 	Limits   api.Limits           `yaml:"limits"`
 	Worker   Worker               `yaml:"worker"`
-	// Targets are the HTTP APIs that actions may be sent to, at least one.
+	// Targets are the HTTP APIs to which actions may be sent, at least one.
 	Targets []batch.Target `yaml:"targets"`
-	// Endpoints are batch routes beside the native one at /batch. Defaults to none.
+	// Endpoints are further batch routes, beside the native one at /batch. Defaults to
+	// none.
 	Endpoints []api.Endpoint `yaml:"endpoints"`
 
 	places map[string]place
 }
 
-// Log says what is logged, to standard error.
+// Log configures the log on standard error.
 type Log struct {
-	// Level is the least level that is logged: debug, info, warn or error.
-	// Defaults to info.
+	// Level is the lowest level to log: debug, info, warn or error. Defaults to info.
 	Level LogLevel `yaml:"level"`
 	// Format is text or json. Defaults to text.
 	Format LogFormat `yaml:"format"`
 }
 
-// Seal holds the keys that actions and results are encrypted with at rest. [Load] adds
-// those of File to Keys.
+// Seal holds the keys that encrypt actions and results at rest. [Load] adds the keys in
+// File to Keys.
 type Seal struct {
 	seal.Config `yaml:",inline"`
-	// File holds the keys instead, one "id:base64" a line. A relative path in a
-	// configuration file starts from that file's directory. Defaults to none.
+	// File is a file with keys, one "id:base64" per line. A relative path in a
+	// configuration file is relative to the directory of that file. Defaults to none.
 	File string `yaml:"file"`
 }
 
-// Worker says how a worker process runs.
+// Worker configures a worker process.
 type Worker struct {
-	// Listen is the address, host:port, of a lone worker's /healthz, /readyz
-	// and /metrics. Port 0 is as for the API's. Defaults to 127.0.0.1:8081.
+	// Listen is the address, host:port, of /healthz, /readyz and /metrics in a worker
+	// process without the API. Port 0 is as for the API. Defaults to 127.0.0.1:8081.
 	Listen        string `yaml:"listen"`
 	worker.Config `yaml:",inline"`
 }
 
-// Default returns the configuration that an empty file stands for. It has no
-// target, so it is not valid yet.
+// Default returns the configuration of an empty file. It has no target, so it is not
+// valid yet.
 func Default() *Config {
 	return &Config{
 		Listen: "127.0.0.1:8080",
@@ -71,7 +71,7 @@ func Default() *Config {
 	}
 }
 
-// Target returns the target of that name, or nil.
+// Target returns the target with a name, or nil.
 func (c *Config) Target(name string) *batch.Target {
 	for i := range c.Targets {
 		if c.Targets[i].Name == name {
@@ -84,7 +84,7 @@ func (c *Config) Target(name string) *batch.Target {
 // targetNames returns the names of the targets, each once and in their order.
 func (c *Config) targetNames() []string {
 	var names []string
-	seen := map[string]bool{"": true} // a name that is missing is a fault of its own
+	seen := map[string]bool{"": true} // a missing name is a fault of its own
 	for i := range c.Targets {
 		if name := c.Targets[i].Name; !seen[name] {
 			seen[name] = true

@@ -18,10 +18,10 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// parse returns the mapping that is the only document, or nil where the source
-// holds nothing. With an error it returns its line.
+// parse returns the mapping that is the only document, or nil if the source is empty.
+// With an error it returns the line of the error.
 func parse(source []byte) (ast.Node, place, error) {
-	// Duplicate keys are this package's to fault, beside everything else.
+	// This package reports duplicate keys itself, together with all other faults.
 	file, err := parser.ParseBytes(source, 0, parser.AllowDuplicateMapKey())
 	if err != nil {
 		var syntax yaml.Error
@@ -50,18 +50,19 @@ func parse(source []byte) (ast.Node, place, error) {
 	return root, place{}, nil
 }
 
-// longQuote matches what a syntax error repeats of the file beyond a character
-// or two: it might be a part of a secret.
+// longQuote matches a quote of more than a few characters in a syntax error. The quote
+// comes from the file, and might be a part of a secret.
 var longQuote = regexp.MustCompile(`"[^"]{9,}"`)
 
-// plainKey matches what may be repeated of an unknown key. A secret that a
-// slip of the keyboard turned into a key is longer.
+// plainKey matches an unknown key that a fault may repeat. A secret that became a key
+// by a typing error is longer.
 var plainKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,31}$`)
 
-// decode reads a node into a setting, and notes where it and all in it are from.
+// decode reads a node into a setting, and records the place of the setting and of all
+// settings in it.
 func (l *loader) decode(path string, v reflect.Value, n ast.Node) {
 	if n.Type() == ast.NullType {
-		return // a key whose value is left out or commented out keeps its default
+		return // a key without a value keeps its default
 	}
 	if path != "" {
 		l.places[path] = l.placeOfNode(n)
@@ -75,7 +76,7 @@ func (l *loader) decode(path string, v reflect.Value, n ast.Node) {
 		l.decodeMapping(path, v, n)
 	case v.Kind() == reflect.Slice:
 		l.decodeSequence(path, v, n)
-	case v.Kind() == reflect.Pointer: // to what may be left out as a whole
+	case v.Kind() == reflect.Pointer: // a mapping that may be left out as a whole
 		v.Set(reflect.New(v.Type().Elem()))
 		l.decode(path, v.Elem(), n)
 	default:
@@ -148,7 +149,8 @@ func (l *loader) decodeSequence(path string, v reflect.Value, n ast.Node) {
 		l.fault(path, "the list is empty: fill it in, or leave the key out, %s", meaning)
 		return
 	}
-	// An empty list is not the default one: "statuses: []" repeats after none.
+	// An empty list is not the default list: with "statuses: []" batchd repeats after
+	// no status.
 	v.Set(reflect.MakeSlice(v.Type(), len(sequence.Values), len(sequence.Values)))
 	for i, n := range sequence.Values {
 		item, key := v.Index(i), index(path, i)
@@ -161,8 +163,9 @@ func (l *loader) decodeSequence(path string, v reflect.Value, n ast.Node) {
 	}
 }
 
-// emptyList reports whether a list must not be empty, because that could be taken
-// for the opposite of what it would mean, and what it means to leave it out.
+// emptyList reports whether a list must not be empty, because a reader could take an
+// empty list for the opposite of its meaning. It also returns what leaving the list out
+// means.
 func emptyList(path string) (meaning string, refused bool) {
 	switch {
 	case path == "seal.keys":
@@ -173,8 +176,8 @@ func emptyList(path string) (meaning string, refused bool) {
 	return "", false
 }
 
-// prefill puts the defaults into an item of a list before it is read, so that a
-// zero in the file stays one, to be faulted, instead of turning into the default.
+// prefill puts the defaults into an item of a list before it is read. A zero in the
+// file thus stays a zero, which is a fault, instead of becoming the default.
 func (l *loader) prefill(item any) {
 	switch item := item.(type) {
 	case *batch.Target:
@@ -184,8 +187,8 @@ func (l *loader) prefill(item any) {
 	}
 }
 
-// scalarText returns a scalar as it is written, without its quotes. Reading the
-// text instead of what YAML takes it for keeps 2026-11 and 0644 as they are.
+// scalarText returns a scalar as written, without its quotes. It uses the text and not
+// YAML's interpretation of it, so that 2026-11 and 0644 stay unchanged.
 func scalarText(n ast.Node) (string, bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
@@ -198,8 +201,8 @@ func scalarText(n ast.Node) (string, bool) {
 	return "", false
 }
 
-// unsupported names the feature of YAML that a node needs and that is not read
-// here, or returns nothing.
+// unsupported returns the feature of YAML that a node needs and that batchd does not
+// support, or "".
 func unsupported(n ast.Node) string {
 	switch n.(type) {
 	case *ast.AnchorNode, *ast.AliasNode:
@@ -214,8 +217,8 @@ func unsupported(n ast.Node) string {
 	return ""
 }
 
-// kindOf names what stands where something else was expected. It does not
-// repeat it: it may be a secret in the wrong place.
+// kindOf names the kind of an unexpected node. It does not repeat the node, which may
+// be a secret in the wrong place.
 func kindOf(n ast.Node) string {
 	switch n.(type) {
 	case ast.MapNode:
@@ -232,8 +235,8 @@ func (l *loader) placeOfNode(n ast.Node) place {
 	return p
 }
 
-// firstToken returns the token that a reader sees first. A block mapping's own
-// is a colon.
+// firstToken returns the first token of a node in the text. The token of a block
+// mapping itself is a colon.
 func firstToken(n ast.Node) *token.Token {
 	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
 		n = m.Values[0].Key

@@ -21,7 +21,7 @@ func TestConfigurationOfTheContainersIsValid(t *testing.T) {
 		"BATCHD_CONFIG=" + deployments, "BATCHD_SEAL_KEYS=2026-11:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 	}})
 	require.Equal(t, "redis", c.Redis.URL.Scheme())
-	// compose hands on an empty variable where the shell has none.
+	// compose passes an empty variable if the shell has none.
 	load(t, config.Options{Environ: []string{"BATCHD_CONFIG=" + deployments, "BATCHD_SEAL_KEYS="}})
 }
 

@@ -9,18 +9,18 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// Fault is one thing that is wrong with the configuration, and where.
+// Fault is one fault of the configuration, and its place.
 type Fault struct {
-	// File is where to correct it: a file, or the name of a variable or flag.
-	// Empty means that the setting is missing everywhere.
+	// File is where to correct the fault: a file, or the name of a variable or flag. It
+	// is empty if the setting is missing everywhere.
 	File string
-	// Line and Column count from 1. They are 0 where the fault has no line, as
-	// in a variable or a flag.
+	// Line and Column count from 1. They are 0 if the fault has no line, as in a
+	// variable or a flag.
 	Line, Column int
-	// Key is the path of the setting, such as "targets[1].timeout". Empty means
-	// the whole of the file, or a variable or flag that is no setting.
+	// Key is the path of the setting, such as "targets[1].timeout". It is empty for the
+	// file as a whole, and for a variable or flag that is not a setting.
 	Key string
-	// Detail says what is wrong and what is expected. It never holds a secret.
+	// Detail describes the fault and the expected value. It never contains a secret.
 	Detail string
 }
 
@@ -34,7 +34,7 @@ func (f Fault) String() string {
 		}
 		b.WriteString(": ")
 	}
-	// A variable or a flag names its setting already.
+	// A variable or a flag already names its setting.
 	if f.Key != "" && !isOverride(f.File) {
 		b.WriteString(f.Key + ": ")
 	}
@@ -42,12 +42,12 @@ func (f Fault) String() string {
 	return b.String()
 }
 
-// Error is every fault of a configuration, in the order of the file.
+// Error has every fault of a configuration, in the order of the file.
 type Error struct {
 	Faults []Fault
 }
 
-// Error returns the faults, one a line.
+// Error returns the faults, one per line.
 func (e *Error) Error() string {
 	lines := make([]string, len(e.Faults))
 	for i, f := range e.Faults {
@@ -56,13 +56,13 @@ func (e *Error) Error() string {
 	return strings.Join(lines, "\n")
 }
 
-// place is where a value comes from. The zero place is that of a default.
+// place is the place that a value comes from. The zero place belongs to a default.
 type place struct {
 	file         string
 	line, column int
 }
 
-// String names the place as a fault does.
+// String formats the place as in a fault.
 func (p place) String() string {
 	if p.line == 0 {
 		return p.file
@@ -70,14 +70,14 @@ func (p place) String() string {
 	return fmt.Sprintf("%s:%d", p.file, p.line)
 }
 
-// ledger records where each setting comes from, and what is wrong with it.
+// ledger records the place of each setting, and its faults.
 type ledger struct {
 	places map[string]place
 	faults []Fault
 }
 
-// place returns where a setting comes from. For a setting without a line it is the
-// place of its parent.
+// place returns the place of a setting. For a setting without a line it is the place of
+// its parent.
 func (l *ledger) place(key string) place {
 	for {
 		if p, ok := l.places[key]; ok {
@@ -90,18 +90,18 @@ func (l *ledger) place(key string) place {
 	}
 }
 
-// IsSet reports whether the file, a variable or a flag sets exactly this.
+// IsSet reports whether the file, a variable or a flag sets exactly this setting.
 func (l *ledger) IsSet(key string) bool {
 	_, ok := l.places[key]
 	return ok
 }
 
-// parent returns the path that a path is in: "a[1].b" is in "a[1]", that in "a".
+// parent returns the parent of a path: "a[1].b" is in "a[1]", and "a[1]" is in "a".
 func parent(key string) string {
 	return key[:max(0, strings.LastIndexAny(key, ".["))]
 }
 
-// forget drops what is known of a setting and all that is in it.
+// forget drops the records of a setting and of all settings in it.
 func (l *ledger) forget(key string) {
 	for k := range l.places {
 		if within(k, key) {
@@ -115,7 +115,7 @@ func within(key, outer string) bool {
 	return ok && (rest == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// fault records a fault of a setting at the place that it comes from.
+// fault records a fault of a setting at its place.
 func (l *ledger) fault(key, format string, args ...any) {
 	l.faultAt(l.place(key), key, format, args...)
 }
@@ -127,8 +127,8 @@ func (l *ledger) faultAt(p place, key, format string, args ...any) {
 	})
 }
 
-// IsBroken reports whether the present value of a setting, or of what it is in,
-// could not be read. What follows from that is not worth a second fault.
+// IsBroken reports whether the present value of a setting, or of its parent, could not
+// be read. Further faults that follow from that are not reported.
 func (l *ledger) IsBroken(key string) bool {
 	p := l.place(key)
 	return slices.ContainsFunc(l.faults, func(f Fault) bool {
@@ -174,8 +174,8 @@ func compareBool(a, b bool) int {
 	return 1
 }
 
-// suggest returns what to add to a message about an unknown word: the known one
-// that it was probably meant to be, or else all of them.
+// suggest returns an addition to a message about an unknown word: the known word that
+// was probably meant, or all of them.
 func suggest(word string, known []string) string {
 	if hint := nearest(word, known); hint != "" || len(known) == 0 {
 		return hint
@@ -183,8 +183,8 @@ func suggest(word string, known []string) string {
 	return ": expected " + setting.OneOf(known)
 }
 
-// nearest returns ": did you mean …?" for the known word that differs from a
-// mistyped one in a few letters, or nothing.
+// nearest returns ": did you mean …?" for the known word that differs from a mistyped
+// one in a few letters, or "".
 func nearest(word string, known []string) string {
 	best, least := "", len(word)/3+1
 	for _, k := range known {
@@ -198,7 +198,7 @@ func nearest(word string, known []string) string {
 	return fmt.Sprintf(": did you mean %s?", best)
 }
 
-// editDistance is the Levenshtein distance in bytes.
+// editDistance returns the Levenshtein distance in bytes.
 func editDistance(a, b string) int {
 	row := make([]int, len(b)+1)
 	for j := range row {

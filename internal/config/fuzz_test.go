@@ -21,9 +21,9 @@ func FuzzNoFilePanicsOrIsFaultedOutsideOfIt(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, source []byte) {
 		if len(source) > 4<<10 {
-			return // more text makes it slow, not different
+			return // a longer text is slower, but not different
 		}
-		// All of Load but for opening files, which the input would name.
+		// All of Load except opening files, because the input would name them.
 		l := newLoader()
 		l.places[""] = place{file: "batchd.yaml"}
 		if l.readSource(source) {

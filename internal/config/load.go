@@ -11,13 +11,13 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// Options says what a configuration is read from.
+// Options are the sources of a configuration.
 type Options struct {
-	// File is the path of the YAML file. Empty means that of BATCHD_CONFIG in
-	// Environ, or none.
+	// File is the path of the YAML file. If it is empty, BATCHD_CONFIG in Environ names
+	// the file, if any.
 	File string
-	// Environ is the environment, as [Environ] returns it. Variables that do
-	// not start with BATCHD_ are ignored, as is an empty one.
+	// Environ is the environment, in the form of [Environ]. Load ignores variables that
+	// are empty or do not start with BATCHD_.
 	Environ []string
 	// Set holds the flags that were given, by the path of the setting: one of
 	// [Settings].
@@ -27,8 +27,7 @@ type Options struct {
 // Environ returns the environment of the process.
 func Environ() []string { return os.Environ() }
 
-// Load reads a configuration and checks all of it. What is wrong with it comes
-// back at once, as an [*Error].
+// Load reads and checks a configuration. It returns all faults at once, as an [*Error].
 func Load(o Options) (*Config, error) {
 	l := newLoader()
 	variables := l.environment(o.Environ)
@@ -50,8 +49,8 @@ func Load(o Options) (*Config, error) {
 		}
 		l.override(path, o.Set[path], FlagName(path))
 	}
-	// Of a file that cannot be read, nothing more is known: that its targets are
-	// missing, say, would only mislead.
+	// If the file cannot be read, report no further faults: a missing target, for
+	// instance, would be misleading.
 	if readable {
 		l.readSealFile(file)
 		l.validate()
@@ -63,7 +62,7 @@ func Load(o Options) (*Config, error) {
 	return l.cfg, nil
 }
 
-// loader fills a configuration and keeps account of it.
+// loader fills a configuration and records the places of its settings.
 type loader struct {
 	ledger
 	cfg *Config
@@ -73,7 +72,7 @@ func newLoader() *loader {
 	return &loader{cfg: Default(), ledger: ledger{places: map[string]place{}}}
 }
 
-// readFile reads the configuration file, and reports whether it is one.
+// readFile reads the configuration file, and reports whether it is valid YAML.
 func (l *loader) readFile(file string) bool {
 	l.places[""] = place{file: file}
 	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file to be read
@@ -84,7 +83,7 @@ func (l *loader) readFile(file string) bool {
 	return l.readSource(source)
 }
 
-// readSource reads what is in the file, and reports whether it is YAML.
+// readSource reads the content of the file, and reports whether it is valid YAML.
 func (l *loader) readSource(source []byte) bool {
 	if at, detail := intake.CheckText(source); detail != "" {
 		l.faultAt(place{l.places[""].file, at.Line, at.Column}, "", "column %d: %s", at.Column, detail)
@@ -102,7 +101,8 @@ func (l *loader) readSource(source []byte) bool {
 	return true
 }
 
-// withoutPath returns the cause of a file error, whose path the fault names already.
+// withoutPath returns the cause of a file error without the path, which the fault
+// already has.
 func withoutPath(err error) error {
 	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
 		return pathErr.Err

@@ -14,7 +14,7 @@ import (
 
 var update = flag.Bool("update", false, "write what comes out into the golden files")
 
-// secrets are the parts of secrets in testdata that must not show anywhere.
+// secrets are parts of the secrets in testdata. They must never be shown.
 var secrets = []string{"hunter2", "aHVudGVy", "MDEyMzQ1", "ZmVkY2Jh"}
 
 func requireNoSecret(t *testing.T, text string) {
@@ -125,7 +125,8 @@ func TestTargetAloneIsEnough(t *testing.T) {
 
 func TestTargetTakesThePlaceOfTheFiles(t *testing.T) {
 	t.Parallel()
-	// The faults of what is replaced stay: somebody will take the flag away.
+	// A fault of a replaced setting is still reported: it would appear once the flag is
+	// removed.
 	file := write(t, "targets: [{name: crm, base_url: 'http://127.0.0.1:9000', timeout: 5}, {name: crm}]\nendpoints: [{path: /crm/batch}]\n")
 	_, err := config.Load(config.Options{File: file, Set: map[string]string{"target": "http://127.0.0.1:9001"}})
 	require.EqualError(t, err, file+`:1: targets[0].timeout: cannot read "5" as a duration: its unit is missing: expected for example 30s`)
@@ -349,7 +350,7 @@ func TestSealFileIsFoundBesideTheConfiguration(t *testing.T) {
 		require.Equal(t, want, string(key))
 	}
 
-	// A variable's file starts from the working directory, as in a shell.
+	// A file named by a variable is relative to the working directory, as in a shell.
 	c = load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_SEAL_FILE=testdata/good/seal.keys"}})
 	require.Len(t, c.Seal.Keys, 2)
 }
@@ -374,8 +375,7 @@ func TestListenAddresses(t *testing.T) {
 	}
 }
 
-// A port that the system chooses is for tests, which read it from the log. In a file
-// it is a mistake.
+// Port 0 is for tests, which read the port from the log. In a file it is a mistake.
 func TestAFileNamesThePortToListenOn(t *testing.T) {
 	t.Parallel()
 	for _, file := range []string{"listen: 127.0.0.1:0\n", "worker: {listen: ':0'}\n", "worker:\n  listen: '[::1]:0'\n"} {

@@ -19,8 +19,8 @@ import (
 
 const reference = "../../deployments/batchd.yaml"
 
-// everySetting returns the default of every setting there is, as the reference writes
-// it, by its path. Items of a list have the path of the list and "[]".
+// everySetting returns the default of every setting, in the form of the reference, by
+// its path. Items of a list have the path of the list and "[]".
 func everySetting() map[string]string {
 	defaults := map[string]string{}
 	var walk func(path string, v reflect.Value)
@@ -53,11 +53,11 @@ func everySetting() map[string]string {
 	return defaults
 }
 
-// shown is how a reference shows a setting.
+// shown is a setting in a reference.
 type shown struct {
 	line    int
 	value   string
-	comment string // behind the value
+	comment string // after the value
 }
 
 var (
@@ -65,7 +65,7 @@ var (
 	comment = regexp.MustCompile(`^( *)# ?(.*)$`)
 )
 
-// settingsIn returns what a reference shows of each known setting, also of those that are
+// settingsIn returns the known settings in a reference, including those that are
 // commented out, and the file without these comments.
 func settingsIn(t *testing.T, source string, known map[string]string) (map[string]shown, string) {
 	t.Helper()
@@ -148,8 +148,8 @@ func TestReferenceListsEverySettingWithItsDefault(t *testing.T) {
 	faults, whole := checkReference(t, string(source))
 	require.Empty(t, faults, strings.Join(faults, "\n"))
 
-	// What it shows can be uncommented. Keys and secrets are no examples, and a value is
-	// found in a header or at a pointer.
+	// The commented examples can be uncommented, with two exceptions: keys and secrets
+	// are not examples, and a value is either in a header or at a pointer.
 	whole = regexp.MustCompile(`(?m)^ +(header: X-Tx # default: none, or instead.*|keys: .*|file: .*|secret: .*)\n`).ReplaceAllString(whole, "")
 	file := filepath.Join(t.TempDir(), "batchd.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(whole), 0o600))

@@ -11,7 +11,7 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// parseSealKeys reads "id:base64,id2:base64".
+// parseSealKeys parses "id:base64,id2:base64".
 func parseSealKeys(text string) ([]seal.Key, error) {
 	var keys []seal.Key
 	for i, part := range strings.Split(text, ",") {
@@ -29,8 +29,7 @@ func parseSealKey(text string) (seal.Key, bool) {
 	return seal.Key{ID: id, Base64: setting.Secret(encoded)}, ok
 }
 
-// readSealFile adds the keys of the seal file, if there is one, with the lines
-// that they stand in.
+// readSealFile adds the keys of the seal file, if there is one, with their lines.
 func (l *loader) readSealFile(configFile string) {
 	file := l.cfg.Seal.File
 	if file == "" {
@@ -43,7 +42,7 @@ func (l *loader) readSealFile(configFile string) {
 	if !filepath.IsAbs(file) && !isOverride(l.place("seal.file").file) {
 		file = filepath.Join(filepath.Dir(configFile), file)
 	}
-	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file to be read
+	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 	if err != nil {
 		l.fault("seal.file", "cannot read %s: %v", file, withoutPath(err))
 		return

@@ -16,15 +16,15 @@ import (
 const (
 	envPrefix      = "BATCHD_"
 	configVariable = envPrefix + "CONFIG"
-	// targetPath is the setting that no key of the file has: the URL of a
-	// single target, named "default". It takes the place of the file's targets.
+	// targetPath is a setting without a key in the file: the URL of a single target,
+	// named "default". It replaces the targets of the file.
 	targetPath = "target"
-	// ServerVariable is read by the commands that talk to a server. It sets
-	// nothing here, but is no mistake either.
+	// ServerVariable configures the commands that talk to a server. It is not a
+	// setting, but also not a mistake.
 	ServerVariable = envPrefix + "SERVER"
-	// TokenVariable is likewise for those commands.
+	// TokenVariable also configures those commands.
 	TokenVariable = envPrefix + "TOKEN"
-	// DefaultTarget is the name of the target that --target and BATCHD_TARGET make.
+	// DefaultTarget is the name of the target that --target and BATCHD_TARGET define.
 	DefaultTarget = "default"
 )
 
@@ -36,16 +36,16 @@ type Setting struct {
 	Env string
 	// Flag is the name of its flag, without dashes in front.
 	Flag string
-	// Default is its default as one would write it. Empty means none.
+	// Default is its default, as a user would write it. Empty means none.
 	Default string
-	// Secret says that its value should not stand on a command line, where
-	// every user of the machine can read it.
+	// Secret: its value should not be on a command line, which every user of the
+	// machine can read.
 	Secret bool
 }
 
-// Settings returns every setting that a variable and a flag can set, in the
-// order of the file. Lists can be set in the file only, except for the keys of
-// the seal. "target" is no key of the file: it is the URL of a single target.
+// Settings returns every setting that a variable and a flag can set, in the order of
+// the file. Lists can be set only in the file, except for the seal keys. "target" is
+// not a key of the file: it is the URL of a single target.
 func Settings() []Setting {
 	var settings []Setting
 	var walk func(path string, v reflect.Value)
@@ -82,7 +82,7 @@ func FlagName(path string) string {
 	return "--" + strings.NewReplacer(".", "-", "_", "-").Replace(path)
 }
 
-// isOverride reports whether a fault's file is in truth a variable or a flag.
+// isOverride reports whether the file of a fault is really a variable or a flag.
 func isOverride(file string) bool {
 	return strings.HasPrefix(file, "--") || strings.HasPrefix(file, envPrefix)
 }
@@ -95,12 +95,12 @@ func settingPaths(settings []Setting) []string {
 	return paths
 }
 
-// injected matches what Kubernetes and Docker add to the environment of every
-// container for a service that is named batchd or batchd-…: no operator set it.
+// injected matches the variables that Kubernetes and Docker add to every container for
+// a service with the name batchd or batchd-…. No operator set them.
 var injected = regexp.MustCompile(`^BATCHD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
 
-// environment returns batchd's variables that are not empty, and faults those
-// that are unknown.
+// environment returns batchd's variables that are not empty, and reports unknown ones
+// as faults.
 func (l *loader) environment(environ []string) map[string]string {
 	known := []string{configVariable, ServerVariable, TokenVariable}
 	for _, s := range Settings() {
@@ -145,14 +145,14 @@ func (l *loader) override(path, value, source string) {
 	}
 }
 
-// field is one key of a mapping and the value that it fills.
+// field is a key of a mapping and the value for it.
 type field struct {
 	key   string
 	value reflect.Value
 }
 
-// fieldsOf returns the settings in a struct, in their order. Those of a struct that is
-// inline count among them; a field without a tag is no setting.
+// fieldsOf returns the settings in a struct, in order. It includes the settings of
+// inline structs, and omits fields without a tag.
 func fieldsOf(v reflect.Value) []field {
 	var fields []field
 	for i := range v.NumField() {
@@ -167,9 +167,9 @@ func fieldsOf(v reflect.Value) []field {
 	return fields
 }
 
-// isMapping reports whether a setting of that type has settings in it.
+// isMapping reports whether a setting of a type contains other settings.
 func isMapping(t reflect.Type) bool {
-	return t.Kind() == reflect.Struct && t != reflect.TypeFor[batch.Rate]() // which is written as one word
+	return t.Kind() == reflect.Struct && t != reflect.TypeFor[batch.Rate]() // a rate is written as one word
 }
 
 // lookup returns the value at a dotted path without indices.

@@ -13,9 +13,8 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// Summary returns what is in effect, as the YAML file that would say all of it,
-// with secrets left out. A comment tells where each value that is no default
-// comes from.
+// Summary returns the effective settings as a YAML file, without secrets. A comment
+// gives the origin of each value that is not a default.
 func (c *Config) Summary() string {
 	s := summary{places: c.places}
 	s.mapping("", "", reflect.ValueOf(c).Elem(), "")
@@ -36,8 +35,8 @@ type summary struct {
 	places map[string]place
 }
 
-// mapping writes the settings of a struct. The first line starts with lead, the
-// dash of a list's item or the indent like all others.
+// mapping writes the settings of a struct. The first line starts with lead: the dash of
+// a list item, or the indent.
 func (s *summary) mapping(path, lead string, v reflect.Value, indent string) {
 	for _, f := range fieldsOf(v) {
 		s.text.WriteString(lead + f.key + ":")
@@ -46,7 +45,7 @@ func (s *summary) mapping(path, lead string, v reflect.Value, indent string) {
 	}
 }
 
-// value writes what comes after the colon of a key.
+// value writes the text after the colon of a key.
 func (s *summary) value(path string, v reflect.Value, indent string) {
 	switch {
 	case v.Kind() == reflect.Pointer && v.IsNil():
@@ -70,8 +69,8 @@ func (s *summary) value(path string, v reflect.Value, indent string) {
 	}
 }
 
-// origin returns where a value was set, which may be the variable that holds
-// all of its list. A default has none.
+// origin returns where a value was set, which may be the variable that sets its whole
+// list. A default has no origin.
 func (s *summary) origin(path string) place {
 	if p, ok := s.places[path]; ok {
 		return p
@@ -84,7 +83,7 @@ func (s *summary) origin(path string) place {
 	return place{}
 }
 
-// written returns a value as YAML.
+// written formats a value as YAML.
 func written(path string, v reflect.Value) string {
 	if value, ok := reflect.TypeAssert[[]int](v); ok {
 		texts := make([]string, len(value))
@@ -109,11 +108,11 @@ func written(path string, v reflect.Value) string {
 	return text
 }
 
-// plainText matches words, paths, URLs and addresses, which are read as text
-// without quotes.
+// plainText matches words, paths, URLs and addresses, which YAML reads as text without
+// quotes.
 var plainText = regexp.MustCompile(`^([A-Za-z/][\w./-]*(:[\w./-]+)*|[\d.]+:\d+)$`)
 
-// scalar returns a value as a variable or flag would set it, without secrets.
+// scalar formats a value as for a variable or flag, without secrets.
 func scalar(value any) string {
 	switch value := value.(type) {
 	case time.Duration:

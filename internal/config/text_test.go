@@ -64,8 +64,8 @@ func TestOverridesThatAreNotUTF8AreRefusedByName(t *testing.T) {
 		"the target is not missing as well")
 }
 
-// What is there but empty is either refused or means the default. Nothing means
-// what would be unsafe to have overlooked.
+// A value that is present but empty is refused, or means the default. It never means
+// something that would be unsafe if a user overlooked it.
 func TestEmptyValuesAreRefusedOrMeanTheDefault(t *testing.T) {
 	t.Parallel()
 	target := func(more string) string {

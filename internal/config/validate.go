@@ -14,8 +14,8 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// validate fills in the defaults that depend on other settings, has every package check
-// its own settings, and checks what concerns several of them.
+// validate fills in the defaults that depend on other settings, lets every package
+// check its own settings, and makes the checks that concern several packages.
 func (l *loader) validate() {
 	c, check := l.cfg, setting.NewChecker(l)
 	check.Check("listen", l.checkListen("listen", c.Listen))
@@ -37,8 +37,8 @@ func (l *loader) validate() {
 	api.CheckEndpoints(check, c.Endpoints, &c.Limits, names)
 }
 
-// complete gives the settings of an item that are not set their defaults, which may
-// depend on those that are.
+// complete fills in the defaults of an item's unset settings, which may depend on those
+// that are set.
 func complete[T any](l *loader, key string, item *T, withDefaults func(T) T) {
 	bare := *item
 	l.eachUnset(key, reflect.ValueOf(&bare).Elem(), reflect.ValueOf(item).Elem(), func(bare, _ reflect.Value) { bare.SetZero() })
@@ -46,7 +46,7 @@ func complete[T any](l *loader, key string, item *T, withDefaults func(T) T) {
 	l.eachUnset(key, reflect.ValueOf(&full).Elem(), reflect.ValueOf(item).Elem(), func(full, item reflect.Value) { item.Set(full) })
 }
 
-// eachUnset calls do with each setting in two structs of one type that is not set.
+// eachUnset calls do with each unset setting in two structs of one type.
 func (l *loader) eachUnset(key string, a, b reflect.Value, do func(a, b reflect.Value)) {
 	others := fieldsOf(b)
 	for i, f := range fieldsOf(a) {
@@ -86,7 +86,7 @@ func (l *loader) validateTargets(check *setting.Checker) {
 	}
 }
 
-// pointerPath turns a JSON pointer into the tail of a setting's path.
+// pointerPath converts a JSON pointer to the end of a setting's path.
 func pointerPath(pointer string) string {
 	var b strings.Builder
 	for token := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
@@ -101,8 +101,8 @@ func pointerPath(pointer string) string {
 
 const expectedAddress = "expected host:port, for example 127.0.0.1:8080"
 
-// checkListen checks an address to listen on. Port 0, which takes a free one, is for
-// tests and demos: a variable or a flag may say it, a file may not.
+// checkListen checks an address to listen on. Port 0, which takes a free port, is for
+// tests and demos: a variable or a flag may set it, a file may not.
 func (l *loader) checkListen(key, address string) error {
 	if err := checkAddress(address); err != nil {
 		return err

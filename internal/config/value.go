@@ -17,13 +17,13 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// LogLevel is the least level that is logged.
+// LogLevel is the lowest level to log.
 type LogLevel string
 
 // Choices implements [setting.Choice].
 func (LogLevel) Choices() []string { return []string{"debug", "info", "warn", "error"} }
 
-// Level returns the level as slog names it.
+// Level returns slog's level.
 func (l LogLevel) Level() slog.Level {
 	switch l {
 	case "debug":
@@ -36,7 +36,7 @@ func (l LogLevel) Level() slog.Level {
 	return slog.LevelInfo
 }
 
-// LogFormat is how log lines are written.
+// LogFormat is the format of log lines.
 type LogFormat string
 
 // The log formats.
@@ -48,8 +48,8 @@ const (
 // Choices implements [setting.Choice].
 func (LogFormat) Choices() []string { return []string{string(LogText), string(LogJSON)} }
 
-// setText reads text into the setting that p points to. Its errors quote what
-// was read, but no secret.
+// setText parses text into the setting that p points to. Its errors quote the text,
+// unless it is a secret.
 func setText(p any, text string) error {
 	if choice, ok := p.(setting.Choice); ok {
 		return setChoice(reflect.ValueOf(p).Elem(), choice.Choices(), text)
@@ -88,8 +88,8 @@ func setText(p any, text string) error {
 	return nil
 }
 
-// checkNotEmpty refuses a text that is given, but empty, as where a template was
-// filled in with nothing: it must not pass for the default.
+// checkNotEmpty refuses an empty text, for instance from a template without a value: it
+// must not be mistaken for the default.
 func checkNotEmpty(text string) error {
 	if text == "" {
 		return errors.New("the value is empty: fill it in, or leave the key out for the default")
@@ -97,7 +97,8 @@ func checkNotEmpty(text string) error {
 	return nil
 }
 
-// describe says what a setting expects, for where something of another shape stands.
+// describe returns the expected value of a setting, for a fault about a node of another
+// kind.
 func describe(p any) string {
 	switch p.(type) {
 	case *int:
