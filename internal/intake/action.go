@@ -11,10 +11,10 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// Check adds the faults that show only in the whole action, whose own pointer is
-// base. Before is the number of faults listed when the action began: a field
-// that could not be read is not also missing. Place says where a field of an
-// action, such as "/query", stands in the document; nil means there.
+// Check adds the faults that depend on the whole action, whose own pointer is base.
+// Before is the number of faults in the list when the action began: an unreadable field
+// is not also reported as missing. Place maps a field of an action, such as "/query",
+// to its pointer in the document; nil means that they are equal.
 func (r *Reader) Check(a *batch.Action, base string, before int, place func(pointer string) string) {
 	faulted := slices.Clone(r.Invalid.Faults[before:])
 	for _, f := range a.Validate() {
@@ -33,7 +33,8 @@ func (r *Reader) Check(a *batch.Action, base string, before int, place func(poin
 	}
 }
 
-// taken notes the id of the action being read, and says which one before has the same.
+// taken records the id of the present action. It returns the earlier action with the
+// same id, if there is one.
 func (r *Reader) taken(id string) (first int, taken bool) {
 	if id == "" {
 		if len(r.ids) > 0 {
@@ -56,7 +57,7 @@ func (r *Reader) taken(id string) (first int, taken bool) {
 	return 0, false
 }
 
-// isBare reports whether an action that was read has that index and no other id.
+// isBare reports whether an action with that index was read and has no other id.
 func (r *Reader) isBare(index int) bool {
 	_, found := slices.BinarySearchFunc(r.bare, index, func(s span, index int) int {
 		switch {
@@ -70,14 +71,15 @@ func (r *Reader) isBare(index int) bool {
 	return found
 }
 
-// CheckBody faults a body of more than most bytes, whose pointer is given in parts.
+// CheckBody adds a fault if a body has more than most bytes. Its pointer is given in
+// parts.
 func (r *Reader) CheckBody(body []byte, most int64, pointer ...string) {
 	if int64(len(body)) > most {
 		r.Fault(strings.Join(pointer, ""), "the body has %d bytes: at most %d are allowed", len(body), most)
 	}
 }
 
-// CheckClear faults headers that carry a credential, for a store that does not
+// CheckClear adds faults for headers that carry a credential, for a store that does not
 // encrypt actions.
 func (r *Reader) CheckClear(a *batch.Action, base string) {
 	for _, h := range a.Headers {
@@ -87,16 +89,16 @@ func (r *Reader) CheckClear(a *batch.Action, base string) {
 	}
 }
 
-// InClear says why a credential is refused where actions are not encrypted.
+// InClear is the reason why a credential is refused if actions are not encrypted.
 const InClear = "which would lie in clear text in Redis: set seal.keys on the server to have actions encrypted"
 
-// Headers reads an object of a string or a list of strings each.
+// Headers reads an object of names, each with a string or a list of strings.
 func (r *Reader) Headers(dec *jsontext.Decoder, add func(batch.Field)) error {
 	folded := make(map[string]struct{})
 	_, err := r.Object(dec, nil, func(name string) error {
 		lower := strings.ToLower(name)
 		if _, twice := folded[lower]; twice {
-			r.FaultHere(dec, "the header %q is there twice, in another case: give a list of values", Clip(name))
+			r.FaultHere(dec, "the header %q appears twice, with different case: give a list of values", Clip(name))
 			return dec.SkipValue()
 		}
 		folded[lower] = struct{}{}
@@ -110,8 +112,8 @@ func (r *Reader) Headers(dec *jsontext.Decoder, add func(batch.Field)) error {
 	return err
 }
 
-// Query reads an object of scalars or lists of them, and encodes it in the order
-// in which it came.
+// Query reads an object of names, each with a scalar or a list of scalars, and encodes
+// it in its order.
 func (r *Reader) Query(dec *jsontext.Decoder) (string, error) {
 	var pairs []string
 	_, err := r.Object(dec, nil, func(name string) error {
@@ -123,8 +125,8 @@ func (r *Reader) Query(dec *jsontext.Decoder) (string, error) {
 	return strings.Join(pairs, "&"), err
 }
 
-// JSON reads a body without its white space, its literals untouched, into the
-// memory of buf. Where it has a fault, ok is false.
+// JSON reads a body into buf, without its white space and with its literals unchanged.
+// If the body has a fault, ok is false.
 func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, err error) {
 	value, err := dec.ReadValue()
 	if err != nil {
@@ -140,7 +142,7 @@ func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, 
 		if !errors.As(err, &syntax) || !errors.Is(err, jsontext.ErrDuplicateName) {
 			return nil, false, err
 		}
-		r.Fault(r.Prefix+string(dec.StackPointer()+syntax.JSONPointer), "the name is there twice: receivers differ in which of the two they take")
+		r.Fault(r.Prefix+string(dec.StackPointer()+syntax.JSONPointer), "the name appears twice: receivers differ in which of the two they use")
 		return nil, false, nil
 	}
 	return compact, true, nil
@@ -167,8 +169,8 @@ func nesting(value []byte) int {
 	return most
 }
 
-// CanonicalMethod upper-cases a known method, and leaves any other for
-// validation to name as it came.
+// CanonicalMethod returns a known method in upper case, and any other unchanged, so
+// that validation can quote it.
 func CanonicalMethod(s string) string {
 	if upper := strings.ToUpper(s); slices.Contains(batch.Methods, upper) {
 		return upper

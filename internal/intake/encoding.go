@@ -26,9 +26,9 @@ func PlaceIn(text []byte, offset int) TextPlace {
 	return TextPlace{Line: line + 1, Column: len(before) - start + 1}
 }
 
-// CheckText returns what keeps a text from being read as UTF-8, and where: another
-// encoding, a byte that is not UTF-8, or a byte order mark that is not at its
-// start. The detail is empty where nothing does.
+// CheckText returns why a text cannot be read as UTF-8, and the place: another
+// encoding, a byte that is not UTF-8, or a byte order mark after the start. The detail
+// is empty if the text is valid.
 func CheckText(text []byte) (at TextPlace, detail string) {
 	if encoding := OtherEncoding(text); encoding != "" {
 		return TextPlace{1, 1}, NotInUTF8(encoding)
@@ -43,10 +43,10 @@ func CheckText(text []byte) (at TextPlace, detail string) {
 	return TextPlace{}, ""
 }
 
-// MarkInside says that a byte order mark is not at the start of a text, and what to do.
+// MarkInside is the fault of a byte order mark that is not at the start of a text.
 const MarkInside = "there is a byte order mark (U+FEFF) here, which is allowed at the very start only: remove it (a file that was appended to another leaves one)"
 
-// NotInUTF8 says that a text is in another encoding.
+// NotInUTF8 returns the fault of a text in another encoding.
 func NotInUTF8(encoding string) string {
 	return "the text is in " + encoding + ": save it as UTF-8"
 }
@@ -66,9 +66,9 @@ func InvalidUTF8(text []byte) int {
 	return -1
 }
 
-// OtherEncoding names the encoding of a text that begins with start, if that
-// shows it to be UTF-16 or UTF-32, by a byte order mark or by the zero bytes that
-// ASCII has in them. It returns nothing for all else.
+// OtherEncoding returns the encoding of a text that begins with start, if that shows
+// UTF-16 or UTF-32: by a byte order mark, or by the zero bytes in ASCII characters.
+// Otherwise it returns "".
 func OtherEncoding(start []byte) string {
 	for _, mark := range []struct{ bytes, encoding string }{
 		{"\xff\xfe\x00\x00", "UTF-32"}, {"\x00\x00\xfe\xff", "UTF-32"}, {"\xff\xfe", "UTF-16"}, {"\xfe\xff", "UTF-16"},
@@ -99,11 +99,12 @@ func OtherEncoding(start []byte) string {
 	return ""
 }
 
-// TrimLeftBlank cuts the white space of JSON off the start (RFC 8259 §2).
+// TrimLeftBlank removes JSON white space from the start (RFC 8259 §2).
 func TrimLeftBlank(text []byte) []byte { return bytes.TrimLeft(text, blanks) }
 
-// TrimBlank cuts the white space of JSON off both ends (RFC 8259 §2), and says how
-// many bytes it cut off the start. A line of NDJSON that holds nothing else is no action.
+// TrimBlank removes JSON white space from both ends (RFC 8259 §2). It also returns the
+// number of bytes removed from the start. A line of NDJSON without other characters is
+// not an action.
 func TrimBlank(text []byte) (front int, rest []byte) {
 	rest = TrimLeftBlank(text)
 	return len(text) - len(rest), bytes.TrimRight(rest, blanks)

@@ -28,7 +28,7 @@ func TestADocumentIsReadToItsEnd(t *testing.T) {
 		{`{"a":`, "/a", "it ends too early"},
 		{"{\"a\":\"\xff\"}", "/a", "invalid UTF-8"},
 		{`{"a":7}`, "/a", "expected a string, found a number"},
-		{`{"a":"x","a":"y"}`, "/a", `the field "a" is there twice`},
+		{`{"a":"x","a":"y"}`, "/a", `the field "a" appears twice`},
 		{`{"A":"x"}`, "/A", `unknown field "A": it is spelt "a"`},
 		{`{"b":"x"}`, "/b", `unknown field "b": expected one of a`},
 		{`[]`, "", "expected an object, found a list"},
@@ -119,8 +119,8 @@ func TestAQueryInAPathIsEncodedOnce(t *testing.T) {
 	require.Equal(t, "a%20b%26%3D%2B", intake.EscapeQueryPart("a b&=+"))
 }
 
-// Ids are noted such that those that are implied cost nothing. This compares with
-// noting them all.
+// The reader stores ids in a form in which implied ids cost nothing. This test compares
+// it with storing all of them.
 func TestNoTwoActionsHaveTheSameID(t *testing.T) {
 	t.Parallel()
 	given := []string{"", "", "", "0", "1", "2", "3", "5", "7", "03", "-1", "a", "b", "9", "12", "99999999999999999999"}

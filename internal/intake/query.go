@@ -8,7 +8,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// SetURL sets the path of an action, and its query if there is one behind the path.
+// SetURL sets the path of an action, and its query if the text has one.
 func SetURL(a *batch.Action, s string) {
 	path, query, found := strings.Cut(s, "?")
 	a.Path, a.Query, a.ForceQuery = path, escapeQuery(query), found && query == ""
@@ -22,16 +22,16 @@ func JoinQuery(a, b string) string {
 	return a + "&" + b
 }
 
-// EscapeQueryPart escapes a part of a query. A space becomes %20, which unlike
-// the plus sign means the same to everybody.
+// EscapeQueryPart escapes a part of a query. A space becomes %20, which all servers
+// decode, unlike the plus sign.
 func EscapeQueryPart(s string) string {
 	return strings.ReplaceAll(url.QueryEscape(s), "+", "%20")
 }
 
-// escapeQuery encodes the characters that cannot be part of a request line or that
-// RFC 3986 §3.4 leaves out. A percent sign stays as it is, whether two hexadecimal
-// digits follow or not: targets differ in what they make of it. Control characters
-// and # are left for validation to refuse.
+// escapeQuery encodes the characters that a request line cannot contain or that RFC
+// 3986 §3.4 excludes. It keeps a percent sign unchanged, even without two hexadecimal
+// digits, because targets differ in their handling of it. It also keeps control
+// characters and #, which validation refuses.
 func escapeQuery(s string) string {
 	const hex = "0123456789ABCDEF"
 	var out bytes.Buffer

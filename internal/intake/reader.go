@@ -13,29 +13,29 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// MaxFaults is how many faults an answer lists; the rest is counted.
+// MaxFaults is the most faults that an answer lists. Further faults are only counted.
 const MaxFaults = 100
 
-// Reader reads JSON and collects what is wrong with it.
+// Reader reads JSON and collects its faults.
 type Reader struct {
 	// Invalid holds the faults so far.
 	Invalid batch.InvalidError
-	// Index is that of the action being read, or -1 outside of actions.
+	// Index is the index of the present action, or -1 outside of actions.
 	Index int
-	// Skipped is how many bytes were left out in front of what a decoder reads, for
-	// the offsets of faults: those of a byte order mark, and of blanks on a line.
+	// Skipped is the number of bytes before the text of a decoder, for the offsets of
+	// faults: those of a byte order mark, and of blanks on a line.
 	Skipped int64
-	// Prefix goes in front of the pointers into what a decoder reads, where that
-	// is a part of the document only.
+	// Prefix is added in front of the decoder's pointers, if the decoder reads only a
+	// part of the document.
 	Prefix string
 
-	// ids holds the ids of the actions that were given one. The others have their
-	// index for an id: bare holds these, in ascending order.
+	// ids holds the explicit ids of actions. The id of any other action is its index:
+	// bare holds these indexes, in ascending order.
 	ids  map[string]int
 	bare []span
 }
 
-// span is the indexes from one up to another.
+// span is the range of indexes from one up to, but without, another.
 type span struct{ from, to int }
 
 // NewReader returns a reader outside of actions.
@@ -43,14 +43,14 @@ func NewReader() *Reader { return &Reader{Index: -1, ids: make(map[string]int)} 
 
 // NewDecoder returns a decoder for a Reader's methods.
 func NewDecoder(r io.Reader) *jsontext.Decoder {
-	// Duplicate names are faults of their own, reported with all others.
+	// The Reader reports duplicate names itself, together with all other faults.
 	return jsontext.NewDecoder(r, jsontext.AllowDuplicateNames(true))
 }
 
 // Clean reports whether there is no fault so far.
 func (r *Reader) Clean() bool { return len(r.Invalid.Faults) == 0 }
 
-// Fault records a fault of the action being read, or of the batch.
+// Fault records a fault of the present action, or of the batch.
 func (r *Reader) Fault(pointer, format string, args ...any) {
 	if len(r.Invalid.Faults) == MaxFaults {
 		r.Invalid.More++
@@ -59,13 +59,14 @@ func (r *Reader) Fault(pointer, format string, args ...any) {
 	r.Invalid.Faults = append(r.Invalid.Faults, batch.Fault{Index: r.Index, Pointer: ClipPointer(pointer), Detail: fmt.Sprintf(format, args...)})
 }
 
-// FaultHere records a fault of the value that the decoder read the name of, or read last.
+// FaultHere records a fault of the decoder's present value: the value of the last name,
+// or the last value.
 func (r *Reader) FaultHere(dec *jsontext.Decoder, format string, args ...any) {
 	r.Fault(r.Prefix+string(dec.StackPointer()), format, args...)
 }
 
-// SyntaxFault records an error for which [IsSyntax] holds. What says what the
-// offset is counted in, such as " of the line".
+// SyntaxFault records an error for which [IsSyntax] is true. What describes the text in
+// which the offset counts, such as " of the line".
 func (r *Reader) SyntaxFault(what string, err error) {
 	var syntax *jsontext.SyntacticError
 	if !errors.As(err, &syntax) {
@@ -74,7 +75,7 @@ func (r *Reader) SyntaxFault(what string, err error) {
 	r.Fault(string(syntax.JSONPointer), "not valid JSON at byte %d%s: %s", syntax.ByteOffset+r.Skipped, what, SyntaxReason(syntax))
 }
 
-// SyntaxReason says what is wrong with JSON, without the place.
+// SyntaxReason describes a JSON syntax error without its place.
 func SyntaxReason(syntax *jsontext.SyntacticError) string {
 	switch reason := syntax.Err.Error(); {
 	case errors.Is(syntax.Err, io.ErrUnexpectedEOF):
@@ -90,30 +91,30 @@ func SyntaxReason(syntax *jsontext.SyntacticError) string {
 	}
 }
 
-// Begin skips a byte order mark at the start of a text, and faults one that is
-// not in UTF-8. It reports whether the text can be read.
+// Begin skips a byte order mark at the start of a text, and adds a fault for text in
+// another encoding. It reports whether the text can be read.
 func (r *Reader) Begin(text *bufio.Reader) bool {
 	const looked = 16
-	start, _ := text.Peek(looked) // its error comes again on reading
+	start, _ := text.Peek(looked) // reading repeats the error
 	if encoding := OtherEncoding(start); encoding != "" {
 		r.Fault("", "%s", NotInUTF8(encoding))
 		return false
 	}
 	if HasMark(start) {
-		n, _ := text.Discard(len(byteOrderMark)) // they are there
+		n, _ := text.Discard(len(byteOrderMark)) // they are in the buffer
 		r.Skipped = int64(n)
 	}
 	return true
 }
 
-// IsSyntax reports whether an error says that something is no JSON.
+// IsSyntax reports whether an error means that a text is not JSON.
 func IsSyntax(err error) bool {
 	var syntax *jsontext.SyntacticError
 	return errors.As(err, &syntax)
 }
 
-// Document reads a whole document with read, to its end. It reports whether all
-// of it is JSON; an error that is not one of syntax is read's own.
+// Document reads a whole document with read. It reports whether the whole document is
+// JSON. An error that is not a syntax error comes from read.
 func (r *Reader) Document(document []byte, read func(*jsontext.Decoder) error) (bool, error) {
 	if encoding := OtherEncoding(document); encoding != "" {
 		r.Fault("", "%s", NotInUTF8(encoding))
@@ -145,9 +146,9 @@ func (r *Reader) Document(document []byte, read func(*jsontext.Decoder) error) (
 	return false, nil
 }
 
-// Object reads an object and calls member after each name, to read its value.
-// With fields, no other names are allowed; without, any name is. The result is
-// false where the value is no object.
+// Object reads an object and calls member after each name, to read its value. With
+// fields, other names are faults; without, all names are allowed. The result is false
+// if the value is not an object.
 func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name string) error) (bool, error) {
 	if ok, err := r.Expect(dec, jsontext.KindBeginObject); !ok {
 		return false, err
@@ -163,7 +164,7 @@ func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name
 		}
 		switch {
 		case seen.twice(name, known):
-			r.FaultHere(dec, "the field %q is there twice", Clip(name))
+			r.FaultHere(dec, "the field %q appears twice", Clip(name))
 			err = dec.SkipValue()
 		case fields != nil && known < 0:
 			r.FaultHere(dec, "%s", unknownField(name, fields))
@@ -179,7 +180,8 @@ func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name
 	return err == nil, err
 }
 
-// readName reads the name of a member, and says which of the fields it is, or -1.
+// readName reads the name of a member. It also returns the index of the name in fields,
+// or -1.
 func readName(dec *jsontext.Decoder, fields []string) (name string, known int, err error) {
 	raw, err := dec.ReadValue()
 	if err != nil {
@@ -199,13 +201,13 @@ func readName(dec *jsontext.Decoder, fields []string) (name string, known int, e
 	return string(text), -1, nil
 }
 
-// names are those of an object's members that were read.
+// names records the names of an object's members.
 type names struct {
-	known  uint64 // of the fields, by their place
+	known  uint64 // the fields that were read, as bits
 	others map[string]struct{}
 }
 
-// twice notes a name, and reports whether it was there before.
+// twice records a name, and reports whether it is a duplicate.
 func (n *names) twice(name string, known int) bool {
 	if known >= 0 && known < 64 {
 		bit := uint64(1) << known
@@ -230,8 +232,8 @@ func unknownField(name string, fields []string) string {
 	return fmt.Sprintf("unknown field %q: expected one of %s", Clip(name), strings.Join(fields, ", "))
 }
 
-// List reads a list and calls item before each value, to read it. The result is
-// false where the value is no list.
+// List reads a list and calls item before each value, to read it. The result is false
+// if the value is not a list.
 func (r *Reader) List(dec *jsontext.Decoder, item func() error) (bool, error) {
 	if ok, err := r.Expect(dec, jsontext.KindBeginArray); !ok {
 		return false, err
@@ -257,8 +259,8 @@ func (r *Reader) OneOrMany(dec *jsontext.Decoder, read func() error) error {
 	return err
 }
 
-// Expect reports whether the next value is of the kind. One of another kind is
-// a fault and is skipped. Where there is no next value, the error says why.
+// Expect reports whether the next value is of the kind. It skips a value of another
+// kind and adds a fault. If there is no next value, it returns an error.
 func (r *Reader) Expect(dec *jsontext.Decoder, want jsontext.Kind) (bool, error) {
 	found := dec.PeekKind()
 	if found == want {
@@ -271,8 +273,8 @@ func (r *Reader) Expect(dec *jsontext.Decoder, want jsontext.Kind) (bool, error)
 	return false, err
 }
 
-// Text reads a string and sets something with it. Its error becomes a fault, and
-// so does anything but a string.
+// Text reads a string and passes it to set. An error of set becomes a fault, and so
+// does a value that is not a string.
 func (r *Reader) Text(dec *jsontext.Decoder, set func(string) error) error {
 	if ok, err := r.Expect(dec, jsontext.KindString); !ok {
 		return err
@@ -324,8 +326,8 @@ func kindName(k jsontext.Kind) string {
 	}
 }
 
-// ClipPointer points to the parent of what is nested or named beyond measure,
-// because a pointer grows with the depth and the names of the document.
+// ClipPointer shortens the pointer to a deeply nested or long-named value to one of its
+// parents, because a pointer grows with the depth and the names of the document.
 func ClipPointer(pointer string) string {
 	const most = 512
 	if len(pointer) <= most {

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// Report knows the settings that are checked, and records what is wrong with them. A
-// path is as in a configuration file: "targets[1].timeout".
+// Report records the faults of settings. A path is as in a configuration file:
+// "targets[1].timeout".
 type Report interface {
-	// IsSet reports whether a setting was given a value, rather than left to its default.
+	// IsSet reports whether a setting has an explicit value.
 	IsSet(path string) bool
-	// IsBroken reports whether the value of a setting, or of what it is in, could not
-	// even be read. Nothing more is said about it.
+	// IsBroken reports whether the value of a setting, or of its parent, could not be
+	// read. Such a setting gets no further faults.
 	IsBroken(path string) bool
 	// Where names a setting, with its line if it has one.
 	Where(path string) string
-	// Fault records what is wrong with a setting, and what is expected.
+	// Fault records a fault of a setting, with the expected value.
 	Fault(path, detail string)
 }
 
-// Checker checks settings, all of them within one path.
+// Checker checks settings below one path.
 type Checker struct {
 	report Report
 	within string
@@ -57,14 +57,14 @@ func (c *Checker) IsBroken(keys ...string) bool {
 func (c *Checker) Where(key string) string { return c.report.Where(c.path(key)) }
 
 // Check records an error as the fault of a setting, unless it is nil or the setting
-// could not even be read.
+// could not be read.
 func (c *Checker) Check(key string, err error) {
 	if err != nil && !c.IsBroken(key) {
 		c.report.Fault(c.path(key), err.Error())
 	}
 }
 
-// Faultf records a fault of a setting, unless that could not even be read.
+// Faultf records a fault of a setting, unless the setting could not be read.
 func (c *Checker) Faultf(key, format string, args ...any) {
 	c.Check(key, fmt.Errorf(format, args...))
 }
@@ -111,7 +111,8 @@ func (c *Checker) DurationsInOrder(lesser string, value time.Duration, greater s
 	}
 }
 
-// outOfOrder faults the lesser of two settings, or the greater if only that is set.
+// outOfOrder records a fault of the lesser of two settings, or of the greater if only
+// that one is set.
 func (c *Checker) outOfOrder(lesser, value, greater, bound string) {
 	switch {
 	case c.IsBroken(lesser, greater):
@@ -122,7 +123,8 @@ func (c *Checker) outOfOrder(lesser, value, greater, bound string) {
 	}
 }
 
-// Faults is a [Report] of settings that come from no file: all of them count as set.
+// Faults is a [Report] of settings that do not come from a file: all of them count as
+// set.
 type Faults struct{ errs []error }
 
 // IsSet implements [Report].

@@ -7,11 +7,11 @@ import (
 
 const redacted = "(redacted)"
 
-// Secret is a value that is not shown: however it is printed, logged or
-// marshalled, "(redacted)" stands in its place, or nothing where it is empty.
+// Secret is a value that is never shown: printing, logging and marshalling give
+// "(redacted)", or "" for an empty value.
 type Secret string
 
-// Reveal returns the value itself.
+// Reveal returns the value.
 func (s Secret) Reveal() string { return string(s) }
 
 // String implements fmt.Stringer.
@@ -22,16 +22,17 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// Format implements fmt.Formatter: String alone would leave %d and the like to
-// show the value.
+// Format implements fmt.Formatter: with String alone, %d and similar verbs would show
+// the value.
 func (s Secret) Format(f fmt.State, _ rune) { WriteState(f, s.String()) }
 
 // MarshalText implements encoding.TextMarshaler.
 func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// RedactURL hides the user name and password of a URL, and its query, where some
-// clients take a password too. A text that is no URL is hidden as a whole. It parses by
-// hand: net/url refuses several hosts, and what cannot be parsed must not be shown either.
+// RedactURL hides the user name and password of a URL, and its query, where some clients
+// accept a password, too. It hides a text that is not a URL as a whole. It does not use
+// net/url, which refuses URLs with several hosts: URLs that cannot be parsed must be
+// redacted, too.
 func RedactURL(raw string) string {
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
@@ -49,6 +50,6 @@ func RedactURL(raw string) string {
 
 // WriteState writes a value's text for [fmt.Formatter].
 func WriteState(f fmt.State, text string) {
-	// A failed write is the printer's to notice; fmt offers no way to report it.
+	// The printer sees a failed write itself; fmt offers no way to report it.
 	_, _ = f.Write([]byte(text))
 }

@@ -8,21 +8,21 @@ import (
 	"time"
 )
 
-// Choice is a setting that takes one of few texts. Its type is a string.
+// Choice is a setting that accepts only a few texts. Its type is a string.
 type Choice interface {
-	// Choices returns the texts, the default first or in the order of their meaning.
+	// Choices returns the texts, with the default first or in a natural order.
 	Choices() []string
 }
 
-// ByteSize is a number of bytes, written as "512KiB", "10MB" or plainly.
+// ByteSize is a number of bytes, written as "512KiB", "10MB" or a plain number.
 type ByteSize int64
 
 var sizeUnits = []struct {
 	name  string
 	bytes int64
 }{
-	// Longest and largest first: reading takes the first suffix that fits,
-	// writing the first unit that divides.
+	// Longest and largest first: parsing uses the first suffix that matches, formatting
+	// the first unit that divides the size.
 	{"GiB", 1 << 30},
 	{"MiB", 1 << 20},
 	{"KiB", 1 << 10},
@@ -32,7 +32,7 @@ var sizeUnits = []struct {
 	{"B", 1},
 }
 
-// ParseByteSize reads a size: digits, and B, KB, MB, GB, KiB, MiB or GiB.
+// ParseByteSize parses a size: digits, and B, KB, MB, GB, KiB, MiB or GiB.
 func ParseByteSize(text string) (ByteSize, error) {
 	digits, unit := text, int64(1)
 	for _, u := range sizeUnits {
@@ -51,7 +51,7 @@ func ParseByteSize(text string) (ByteSize, error) {
 	return ByteSize(n * unit), nil
 }
 
-// String writes the size with the largest binary unit that divides it.
+// String formats the size with the largest binary unit that divides it.
 func (s ByteSize) String() string {
 	for _, u := range sizeUnits[:3] {
 		if s != 0 && int64(s)%u.bytes == 0 {
@@ -61,7 +61,7 @@ func (s ByteSize) String() string {
 	return strconv.FormatInt(int64(s), 10)
 }
 
-// Duration writes a duration without its zero minutes and seconds.
+// Duration formats a duration without zero minutes and seconds.
 func Duration(d time.Duration) string {
 	text := d.String()
 	if strings.HasSuffix(text, "m0s") {
@@ -73,7 +73,7 @@ func Duration(d time.Duration) string {
 	return text
 }
 
-// OneOf lists texts as a person does: "a, b or c".
+// OneOf lists texts as in a sentence: "a, b or c".
 func OneOf(texts []string) string {
 	if len(texts) == 1 {
 		return texts[0]
