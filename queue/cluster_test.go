@@ -4,17 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"testing"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
-	"github.com/batchd/batchd/queue/keys"
-	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
@@ -117,45 +112,4 @@ func (c *cutReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.P
 		}
 		return errCut
 	}
-}
-
-// A batch on a node that is away keeps no other batch from what its owner's limit, or the check of
-// holders, finds.
-func TestANodeThatIsAwayCostsNoLookAtTheBatchesOfOthers(t *testing.T) {
-	t.Parallel()
-	shared, node := queuetest.OpenCluster(t)
-	b := local(shared)
-	var alive, dead string
-	for alive == "" || dead == "" {
-		id := b.Submit(1, queuetest.Spec()).ID
-		b.Begin(id, 0)
-		e := batches.ParseEntry(b.LedgerEntry(id, 0))
-		e.Started = e.Started.Add(-time.Minute) // so old that its holder is asked for it
-		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, "0", e.String()).Err())
-		if b.DB.NodeOf(b.Ctx, keys.KeysOf(id).Meta).Options().Addr == node.Addr {
-			dead = id
-		} else {
-			alive = id
-		}
-	}
-	grants := limits.LimitKeys("me", "")[1]
-	for i := 0; b.DB.NodeOf(b.Ctx, grants).Options().Addr == node.Addr; i++ {
-		grants = limits.LimitKeys(strconv.Itoa(i), "")[1]
-	}
-	require.NoError(t, b.DB.Client.HSet(b.Ctx, grants, alive, "1|0", dead, "1|0").Err())
-	node.Kill()
-	seen, err := b.Limits.LookAtFlying(b.Ctx, grants, 0)
-	require.NoError(t, err)
-	require.Len(t, seen, 3)
-	require.Equal(t, alive, seen[0])
-
-	for _, id := range []string{alive, dead} {
-		b.Sweeper.Holders.Note(id, map[string]string{"status": string(batch.StatusRunning), "target": "crm"})
-	}
-	b.Sweeper.Holders.Asked = time.Time{}
-	_, err = b.Sweeper.CheckHolders(b.Ctx)
-	require.Error(t, err)
-	require.Contains(t, b.Sweeper.Holders.Running, dead, "it is asked for later")
-	require.NotContains(t, b.Sweeper.Holders.Running, alive)
-	require.NotEmpty(t, b.Sweeper.Holders.Missing, "of those that are read the holders were looked for")
 }

@@ -1,7 +1,6 @@
 package queue_test
 
 import (
-	"strconv"
 	"testing"
 	"time"
 
@@ -11,39 +10,8 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
-	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/seal"
-	"github.com/batchd/batchd/queue/tasks"
 )
-
-func indexesOf(results []batch.Result) []int {
-	indexes := make([]int, len(results))
-	for i, r := range results {
-		indexes[i] = r.Index
-	}
-	return indexes
-}
-
-// A group whose worker never came back ends as a whole: its leader and its members.
-func TestAnOverdueGroupEndsAsUnknownWithAllItsMembers(t *testing.T) {
-	t.Parallel()
-	b := open(t, redistest.Start(t).URL())
-	id := b.Grouped(queuetest.Spec())
-	b.Begin(id, 1) // and with it 3 and 4
-	expire := func(ago time.Duration) {
-		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
-	}
-	expire(time.Minute)
-	b.Sweep()
-	require.Equal(t, batch.Counts{Total: 6, Pending: 3, Expired: 3}, b.Read(id).Counts, "the group has begun, and has its time")
-	expire(repair.OverdueAfter + time.Minute)
-	b.Sweep()
-	got := b.Read(id)
-	require.Equal(t, batch.Counts{Total: 6, Unknown: 3, Expired: 3}, got.Counts)
-	require.Equal(t, batch.StatusExpired, got.Status)
-	require.Equal(t, []int{1, 3, 4}, indexesOf(b.AllResults(id, 10, batch.Unknown)))
-	require.Equal(t, []int{0, 2, 5}, indexesOf(b.AllResults(id, 10, batch.Expired)))
-}
 
 // A batch that was cancelled, or that expired, runs after a retry like any other: nothing
 // of its former end is left.
@@ -126,24 +94,6 @@ func TestAPageHoldsAsManyResultsAsItsLimitSays(t *testing.T) {
 	for i, r := range filtered {
 		require.Equal(t, 7*i, r.Index)
 	}
-}
-
-// A recovery task brings no attempt whose token only resembles its own.
-func TestATaskWhoseTokenOnlyResemblesTheHoldersBringsNothing(t *testing.T) {
-	t.Parallel()
-	b := open(t, redistest.Start(t).URL())
-	id := b.Submit(1, queuetest.Spec()).ID
-	held := string(b.Begin(id, 0).Token)
-	for _, token := range []string{"", held[:1], held[:len(held)-1], held + "1", held + "|1", held + "|", held[1:], "|" + held} {
-		require.False(t, bringsTheAttempt(b, id, token), "token %q", token)
-	}
-	require.True(t, bringsTheAttempt(b, id, held))
-}
-
-// bringsTheAttempt reports whether a recovery task with that token brings the attempt at
-// action 0 that the ledger holds.
-func bringsTheAttempt(b *bundle, id, token string) bool {
-	return repair.BringsInterrupted(tasks.TaskID(id, 0, token), b.DB.Client.HMGet(b.Ctx, keys.KeysOf(id).Ledger, strconv.Itoa(0)))
 }
 
 // Whoever can write to Redis cannot have one value pass for another.

@@ -1,19 +1,14 @@
 package queue_test
 
 import (
-	"context"
 	"os"
 	"path/filepath"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
-	"github.com/batchd/batchd/queue/keys"
 )
 
 // A server that refuses writes still serves those who read batches.
@@ -55,45 +50,5 @@ func TestAStoreThatRefusesWritesCanBeReached(t *testing.T) {
 			require.ErrorContains(t, b.DB.Client.Set(b.Ctx, "key", "value", 0).Err(), reply)
 			require.NoError(t, b.Ping(b.Ctx))
 		})
-	}
-}
-
-func TestASweeperThatResignsLeavesItsSuccessorAlone(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
-		require.NoError(t, err)
-		require.True(t, ok)
-		// The lease ends, and another process has it, just before it is given up.
-		b.DB.Client.AddHook(&foreseen{commands: []string{"del", "evalsha", "eval"}, call: func() {
-			require.NoError(t, b.DB.Client.Set(b.Ctx, keys.SweeperKey, "w2", 0).Err())
-		}})
-		require.NoError(t, b.Sweeper.Resign(b.Ctx, "w1"))
-		require.Equal(t, "w2", b.DB.Client.Get(b.Ctx, keys.SweeperKey).Val())
-		require.NoError(t, b.Sweeper.Resign(b.Ctx, "w2"))
-		n, err := b.DB.Client.Exists(b.Ctx, keys.SweeperKey).Result()
-		require.NoError(t, err)
-		require.Zero(t, n)
-	})
-}
-
-// foreseen is a hook that calls a function once, before one of the commands is sent.
-type foreseen struct {
-	commands []string
-	call     func()
-	once     sync.Once
-}
-
-func (f *foreseen) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (f *foreseen) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return next
-}
-
-func (f *foreseen) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		if slices.Contains(f.commands, cmd.Name()) {
-			f.once.Do(f.call)
-		}
-		return next(ctx, cmd)
 	}
 }

@@ -11,8 +11,6 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
-	"github.com/batchd/batchd/queue/repair"
-	"github.com/batchd/batchd/queue/tasks"
 	"github.com/batchd/batchd/queue/upload"
 )
 
@@ -24,32 +22,6 @@ func TestRedeliveringWhatIsNotThereLeavesNothing(t *testing.T) {
 		require.Equal(t, batch.Swept{}, b.Sweep())
 		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, redis.Z{Member: "ffffffff-ffff-7fff-bfff-ffffffffffff"}).Err())
 		require.Equal(t, batch.Swept{Open: 1, Closed: 1}, b.Sweep(), "an id from the future is none of ours")
-	})
-}
-
-func TestWhatIsInFlightForEverIsUnknownInTheEnd(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := queuetest.Spec()
-		s.WebhookURL = "https://example.com/hook"
-		id := b.Submit(2, s).ID
-		b.Begin(id, 0)
-		expired := func(ago time.Duration) {
-			require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "expires", time.Now().Add(-ago).UnixMilli()).Err())
-		}
-		expired(time.Minute)
-		require.Equal(t, batch.Swept{Open: 1, Expired: 1}, b.Sweep())
-		require.Equal(t, batch.Counts{Total: 2, Pending: 1, Expired: 1}, b.Read(id).Counts)
-		b.Sweep()
-		require.Equal(t, 1, b.Read(id).Counts.Pending, "it is given its time")
-		expired(repair.OverdueAfter + time.Minute)
-		require.Equal(t, 1, b.Sweep().Expired)
-		got := b.Read(id)
-		require.Equal(t, batch.StatusExpired, got.Status)
-		require.Equal(t, batch.Counts{Total: 2, Unknown: 1, Expired: 1}, got.Counts)
-		require.Equal(t, batch.CodeInterrupted, b.AllResults(id, 10)[0].Error.Code)
-		tasks, err := b.Inspector().ListPendingTasks(tasks.WebhookQueue)
-		require.NoError(t, err)
-		require.Len(t, tasks, 1)
 	})
 }
 

@@ -140,7 +140,7 @@ func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 			return n[keys.TasksChannel] > 0 || b.Tasks.Shards > 1
 		})
 		asked := 0
-		b.Sweeper.Rescue.Pause = func(ctx context.Context, d time.Duration) error { // until the worker has answered
+		b.Sweeper.Timing.Sleep = func(ctx context.Context, d time.Duration) error { // until the worker has answered
 			asked++
 			b.Eventually("the answer", func() bool {
 				for key := range b.AllKeys() {
@@ -159,7 +159,7 @@ func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 					require.NoError(t, b.DB.Client.Del(b.Ctx, key).Err())
 				}
 			}
-			found, err := b.Sweeper.Rescue.RescueUnstarted(b.Ctx, b.Tasks.QueuesOf(queuetest.Crm(batch.Interactive)))
+			found, err := b.Sweeper.Recovery.Recover(b.Ctx, "w1", []string{"dead"})
 			require.NoError(t, err)
 			require.Zero(t, found)
 			require.Equal(t, n+1, asked)

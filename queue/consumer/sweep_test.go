@@ -2,7 +2,6 @@ package consumer
 
 import (
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -12,9 +11,8 @@ import (
 
 func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		var ids []string
 		for range 3 {
-			ids = append(ids, b.Submit(2, queuetest.Spec()).ID)
+			b.Submit(2, queuetest.Spec())
 		}
 		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
@@ -25,11 +23,7 @@ func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
 		}
 		require.Empty(t, b.Pending(batch.Interactive))
 		b.Sweep()
-		for _, id := range ids {
-			was := b.Sweeper.Stuck.Now[id]
-			was.Since = time.Now().Add(-time.Minute)
-			b.Sweeper.Stuck.Now[id] = was
-		}
+		b.Sweeper.Timing.StuckAfter = 0
 		paused := b.SkipConfirmDelay()
 		require.Equal(t, batch.Swept{Open: 3, Lost: 6}, b.Sweep())
 		require.EqualValues(t, 1, paused.Load(), "one pause for all")

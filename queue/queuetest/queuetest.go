@@ -62,7 +62,7 @@ const Endless = time.Hour
 func Open(t *testing.T, url string) *Bundle {
 	t.Helper()
 	b := openFor(t, url, Endless)
-	b.Sweeper.SlowFor, b.Sweeper.LookFor = Endless, Endless // nor is the time of a sweep limited
+	b.Sweeper.Timing.SlowFor, b.Sweeper.Timing.LookFor = Endless, Endless // nor is the time of a sweep limited
 	return b
 }
 

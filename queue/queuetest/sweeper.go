@@ -15,7 +15,7 @@ import (
 // worker has taken and not begun yet.
 func (b *Bundle) SkipConfirmDelay() *atomic.Int32 {
 	n := new(atomic.Int32)
-	b.Sweeper.Rescue.Pause = func(context.Context, time.Duration) error {
+	b.Sweeper.Timing.Sleep = func(context.Context, time.Duration) error {
 		n.Add(1)
 		return nil
 	}
@@ -34,7 +34,7 @@ func (b *Bundle) Round() batch.Swept {
 // Sweep runs one round of the sweeper that looks at all open batches.
 func (b *Bundle) Sweep() batch.Swept {
 	b.T.Helper()
-	require.NoError(b.T, b.Sweeper.Pages.DueNow(b.Ctx))
+	require.NoError(b.T, b.Sweeper.MakeAllDue(b.Ctx))
 	swept, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
 	require.NoError(b.T, err)
 	require.True(b.T, ok)

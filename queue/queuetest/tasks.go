@@ -167,5 +167,5 @@ func (b *Bundle) ExpireLeases() {
 			require.NoError(b.T, b.DB.Client.ZAddXX(b.Ctx, tasks.AsynqPrefix(queue)+"lease", entry).Err())
 		}
 	}
-	b.Sweeper.Suspected = time.Time{}
+	b.Sweeper.Timing.CheckLeasesEvery = 0
 }

@@ -12,16 +12,18 @@ type bundle struct{ *queuetest.Bundle }
 
 func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
 	t.Helper()
-	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) { test(t, &bundle{b}) })
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) { test(t, local(b)) })
 }
 
 func open(t *testing.T, url string) *bundle {
 	t.Helper()
-	return &bundle{queuetest.Open(t, url)}
+	return local(queuetest.Open(t, url))
 }
 
 func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
 	t.Helper()
 	b, p := queuetest.BehindProxy(t)
-	return &bundle{b}, p
+	return local(b), p
 }
+
+func local(b *queuetest.Bundle) *bundle { return &bundle{b} }

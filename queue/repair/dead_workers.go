@@ -26,7 +26,7 @@ const recoveryLease = 6 * time.Second
 
 // ClaimRecovery takes or extends the lease of the worker that recovers. Every worker learns
 // of a death, and all of them reading every open batch would load Redis for nothing.
-func (s *Recovery) ClaimRecovery(ctx context.Context, worker string) error {
+func (s *Recovery) claim(ctx context.Context, worker string) error {
 	answer, err := s.db.Run(ctx, Steps.Elect, []string{keys.RecoveryKey}, worker, rdb.Millis(recoveryLease))
 	if err == nil && answer[0] == "other" {
 		err = batch.ErrRecovering
@@ -38,7 +38,7 @@ func (s *Recovery) ClaimRecovery(ctx context.Context, worker string) error {
 // process looks through the open batches, which it does only when a worker died. Tasks that
 // a dead worker took and did not begin return to their queue.
 func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (found int, err error) {
-	if err := s.ClaimRecovery(ctx, worker); err != nil {
+	if err := s.claim(ctx, worker); err != nil {
 		return 0, err
 	}
 	defer func() {
@@ -56,7 +56,7 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 		faults = append(faults, err)
 	}
 	for cursor := uint64(0); ; {
-		page, next, err := s.Pages.openPage(ctx, cursor)
+		page, next, err := s.pages.openPage(ctx, cursor)
 		if err != nil {
 			return found, err
 		}
@@ -64,7 +64,7 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 			faults = append(faults, page.fault)
 		}
 		var running []string
-		for _, id := range page.Order {
+		for _, id := range page.ids {
 			if status := batch.Status(page.fields[id]["status"]); status == "" || status.Terminal() {
 				continue
 			}
@@ -73,23 +73,23 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 				queues[queue] = struct{}{}
 			}
 		}
-		for _, ids := range portions(running, func(id string) int { return int(rdb.Atoi(page.fields[id]["total"])) }, mostStates) {
-			flying, fault := s.begunIn(ctx, ids)
+		for _, ids := range portions(running, func(id string) int { return int(rdb.Atoi(page.fields[id]["total"])) }, maxStates) {
+			flying, fault := s.inFlight(ctx, ids)
 			if fault != nil {
 				faults = append(faults, fmt.Errorf("recover batches: %w", fault))
 			}
 			for id, entries := range flying {
-				n, err := s.bringLost(ctx, id, page.fields[id], entries, func(e batches.Entry) bool { return slices.Contains(dead, e.Worker) })
+				n, err := s.requeueLost(ctx, id, page.fields[id], entries, func(e batches.Entry) bool { return slices.Contains(dead, e.Worker) })
 				found += n
 				if err != nil {
 					faults = append(faults, fmt.Errorf("recover batch %s: %w", id, err))
 				}
 			}
-			if len(faults) > sweepFaults {
+			if len(faults) > maxFaults {
 				return found, errors.Join(faults...)
 			}
 		}
-		if err := s.ClaimRecovery(ctx, worker); err != nil {
+		if err := s.claim(ctx, worker); err != nil {
 			return found, errors.Join(append(faults, err)...)
 		}
 		if cursor = next; cursor == 0 {
@@ -103,7 +103,7 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 	for _, queue := range all {
 		queues[queue] = struct{}{}
 	}
-	n, err := s.Rescue.RescueUnstarted(ctx, slices.Collect(maps.Keys(queues)))
+	n, err := s.rescue.rescueUnstarted(ctx, slices.Collect(maps.Keys(queues)))
 	found += n
 	if err := errors.Join(append(faults, err)...); err != nil {
 		return found, err
@@ -122,7 +122,7 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 func (s *pages) openPage(ctx context.Context, cursor uint64) (*openPage, uint64, error) {
 	scan, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	entries, next, err := s.db.Client.ZScan(scan, keys.OpenKey, cursor, "", SweepPage).Result()
+	entries, next, err := s.db.Client.ZScan(scan, keys.OpenKey, cursor, "", pageSize).Result()
 	if err != nil {
 		return nil, 0, rdb.MapError(scan, err)
 	}
@@ -135,15 +135,15 @@ func (s *pages) openPage(ctx context.Context, cursor uint64) (*openPage, uint64,
 
 // recoverBatch enqueues those actions in flight of a batch again whose holders are lost.
 func (s *Recovery) recoverBatch(ctx context.Context, id string, m map[string]string, lost func(batches.Entry) bool) (int, error) {
-	flying, err := s.begunIn(ctx, []string{id})
+	flying, err := s.inFlight(ctx, []string{id})
 	if err != nil {
 		return 0, err
 	}
-	return s.bringLost(ctx, id, m, flying[id], lost)
+	return s.requeueLost(ctx, id, m, flying[id], lost)
 }
 
 // bringLost enqueues those of the actions in flight again whose holders are lost.
-func (s *Recovery) bringLost(ctx context.Context, id string, m map[string]string, flying map[int]batches.Entry, lost func(batches.Entry) bool) (int, error) {
+func (s *Recovery) requeueLost(ctx context.Context, id string, m map[string]string, flying map[int]batches.Entry, lost func(batches.Entry) bool) (int, error) {
 	var brought []tasks.NewTask
 	for index, e := range flying {
 		if lost(e) {
@@ -168,7 +168,7 @@ func (s *Recovery) bringLost(ctx context.Context, id string, m map[string]string
 const entriesChunk = 250
 
 // mostStates bounds the actions of the batches whose states are read in one exchange.
-const mostStates = 1 << 20
+const maxStates = 1 << 20
 
 // portions splits a list into parts whose sizes add up to at most so much, or that have one item.
 func portions[T any](items []T, size func(T) int, most int) (parts [][]T) {
@@ -188,7 +188,7 @@ func portions[T any](items []T, size func(T) int, most int) (parts [][]T) {
 
 // begunIn returns the ledger's entries of the actions in flight, by batch and index, in two
 // exchanges for all batches. With an error, those of some batches are missing.
-func (s *Recovery) begunIn(ctx context.Context, ids []string) (map[string]map[int]batches.Entry, error) {
+func (s *Recovery) inFlight(ctx context.Context, ids []string) (map[string]map[int]batches.Entry, error) {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	states := make([]*redis.StringCmd, len(ids))

@@ -27,30 +27,30 @@ const (
 	// holdersActions is the most actions of a batch that are asked for at a time.
 	holdersActions = 1000
 	// mostLooked is the most batches of which the time of the last question is remembered.
-	mostLooked = 100_000
+	maxLastAsked = 100_000
 	// mostMissing is the most workers that are remembered as missing.
-	mostMissing = 1000
+	maxMissing = 1000
 	// holderSure is how old an attempt is at the least whose holder is asked for it.
-	holderSure = 2 * time.Second
+	minHolderAge = 2 * time.Second
 )
 
 // holders has the sweeper find actions that are in flight by the ledger, and that their
 // workers do not have, although they are alive: Redis has forgotten what became of them. It
 // asks the workers, which know.
 type holders struct {
-	Running map[string]map[string]string // fields of batches that run, as the sweeper met them
-	looked  map[string]time.Time         // when batches were last asked for, of those that were met since
-	Asked   time.Time
-	Missing map[string]time.Time // workers that hold actions and are not alive, since when
+	running   map[string]map[string]string // fields of batches that run, as the sweeper met them
+	lastAsked map[string]time.Time         // when batches were last asked for, of those that were met since
+	askedAt   time.Time
+	missing   map[string]time.Time // workers that hold actions and are not alive, since when
 }
 
 // Note notes a batch that runs.
-func (h *holders) Note(id string, m map[string]string) {
-	if h.Running == nil {
-		h.Running = make(map[string]map[string]string)
+func (h *holders) add(id string, m map[string]string) {
+	if h.running == nil {
+		h.running = make(map[string]map[string]string)
 	}
 	if batch.Status(m["status"]) == batch.StatusRunning {
-		h.Running[id] = m
+		h.running[id] = m
 	}
 }
 
@@ -58,28 +58,28 @@ func (h *holders) Note(id string, m map[string]string) {
 // which nothing has ended, and that were not asked for, for the longest time. So their
 // begins are the oldest ones. The others have their turn later.
 func (h *holders) next(now time.Time, since func(id string) time.Time) map[string]map[string]string {
-	if len(h.Running) == 0 || now.Sub(h.Asked) < holdersEvery {
+	if len(h.running) == 0 || now.Sub(h.askedAt) < holdersEvery {
 		return nil
 	}
-	h.Asked = now
+	h.askedAt = now
 	waits := func(id string) time.Time {
-		if looked := h.looked[id]; looked.After(since(id)) {
+		if looked := h.lastAsked[id]; looked.After(since(id)) {
 			return looked
 		}
 		return since(id)
 	}
-	ids := slices.SortedFunc(maps.Keys(h.Running), func(a, b string) int {
+	ids := slices.SortedFunc(maps.Keys(h.running), func(a, b string) int {
 		return cmp.Or(waits(a).Compare(waits(b)), cmp.Compare(a, b))
 	})
 	ids = ids[:min(len(ids), holdersBatches)]
 	next := make(map[string]map[string]string, len(ids))
 	for _, id := range ids {
-		next[id] = h.Running[id]
-		delete(h.Running, id)
-		if h.looked == nil || len(h.looked) > mostLooked {
-			h.looked = make(map[string]time.Time)
+		next[id] = h.running[id]
+		delete(h.running, id)
+		if h.lastAsked == nil || len(h.lastAsked) > maxLastAsked {
+			h.lastAsked = make(map[string]time.Time)
 		}
-		h.looked[id] = now
+		h.lastAsked[id] = now
 	}
 	return next
 }
@@ -87,21 +87,21 @@ func (h *holders) next(now time.Time, since func(id string) time.Time) map[strin
 // putBack notes batches that were not asked for after all, unless they were met again.
 func (h *holders) putBack(batches map[string]map[string]string, ids ...string) {
 	for _, id := range ids {
-		if _, met := h.Running[id]; !met {
-			h.Running[id] = batches[id]
+		if _, met := h.running[id]; !met {
+			h.running[id] = batches[id]
 		}
 	}
 }
 
 // lost notes that a worker holds actions and is not alive, and reports whether that has been
 // so for as long as it takes a worker to be dead. When Redis was away, all were silent.
-func (h *holders) lost(worker string, now time.Time) bool {
-	since, known := h.Missing[worker]
+func (h *holders) missingLong(worker string, now time.Time) bool {
+	since, known := h.missing[worker]
 	if !known {
-		if h.Missing == nil {
-			h.Missing = make(map[string]time.Time)
+		if h.missing == nil {
+			h.missing = make(map[string]time.Time)
 		}
-		h.Missing[worker], since = now, now
+		h.missing[worker], since = now, now
 	}
 	return now.Sub(since) >= batch.DeadAfter
 }
@@ -109,35 +109,35 @@ func (h *holders) lost(worker string, now time.Time) bool {
 // alive forgets that workers were missing that are alive.
 func (h *holders) alive(workers []string) {
 	for _, worker := range workers {
-		delete(h.Missing, worker)
+		delete(h.missing, worker)
 	}
-	if len(h.Missing) > mostMissing {
-		clear(h.Missing)
+	if len(h.missing) > maxMissing {
+		clear(h.missing)
 	}
 }
 
 // CheckHolders asks the workers that are alive whether they have the actions in flight
 // that they hold, and brings those of workers that are not to others. It returns how many
 // these were.
-func (s *Sweeper) CheckHolders(ctx context.Context) (lost int, err error) {
-	chosen := s.Holders.next(time.Now(), func(id string) time.Time { return s.Stuck.Now[id].Since })
+func (s *Sweeper) checkHolders(ctx context.Context) (lost int, err error) {
+	chosen := s.holders.next(time.Now(), func(id string) time.Time { return s.stuck.batches[id].since })
 	if len(chosen) == 0 {
 		return 0, nil
 	}
 	ids := slices.Collect(maps.Keys(chosen))
 	now, err := s.db.Now(ctx)
 	if err != nil {
-		s.Holders.putBack(chosen, ids...)
+		s.holders.putBack(chosen, ids...)
 		return 0, err
 	}
 	alive, err := s.ledger.Workers.Alive(ctx)
 	if err != nil {
-		s.Holders.putBack(chosen, ids...)
+		s.holders.putBack(chosen, ids...)
 		return 0, err
 	}
-	s.Holders.alive(alive)
+	s.holders.alive(alive)
 	flying, unread, err := s.inFlight(ctx, ids)
-	s.Holders.putBack(chosen, unread...)
+	s.holders.putBack(chosen, unread...)
 	var faults []error // of some batches, such as those of a node that is away
 	if err != nil {
 		faults = append(faults, fmt.Errorf("read the actions in flight: %w", err))
@@ -154,7 +154,7 @@ func (s *Sweeper) CheckHolders(ctx context.Context) (lost int, err error) {
 					asked[worker] = &strings.Builder{}
 				}
 				a.addTo(asked[worker])
-			case s.Holders.lost(worker, now):
+			case s.holders.missingLong(worker, now):
 				gone[worker] = struct{}{}
 			}
 		}
@@ -167,7 +167,7 @@ func (s *Sweeper) CheckHolders(ctx context.Context) (lost int, err error) {
 		})
 		lost += n
 		if err != nil {
-			s.Holders.putBack(chosen, id)
+			s.holders.putBack(chosen, id)
 			faults = append(faults, err)
 		}
 	}
@@ -183,7 +183,7 @@ func (s *Sweeper) CheckHolders(ctx context.Context) (lost int, err error) {
 // begunJustNow reports whether an attempt is so new that its holder need not be asked for it. An
 // attempt from the future began by the clock of an earlier master, which was ahead: its age is not known.
 func begunJustNow(started, now time.Time) bool {
-	return now.Sub(started) < holderSure && !started.After(now)
+	return now.Sub(started) < minHolderAge && !started.After(now)
 }
 
 // ask asks a worker for actions.

@@ -46,7 +46,7 @@ type heldTask struct{ queue, id string }
 // twice. In between the workers are asked for them: one that is alive may have a task in hand for
 // longer, such as while Redis refuses its begins, and keeps it. What cannot be read keeps nothing else from being looked after. It returns how many
 // tasks were put back.
-func (s *rescue) RescueUnstarted(ctx context.Context, queues []string) (int, error) {
+func (s *rescue) rescueUnstarted(ctx context.Context, queues []string) (int, error) {
 	before, err := s.unstarted(ctx, queues)
 	faults := []error{err}
 	if len(before) == 0 {
@@ -56,7 +56,7 @@ func (s *rescue) RescueUnstarted(ctx context.Context, queues []string) (int, err
 	if err != nil {
 		return 0, err
 	}
-	if err := s.Pause(ctx, ConfirmDelay); err != nil {
+	if err := s.timing.Sleep(ctx, ConfirmDelay); err != nil {
 		return 0, err
 	}
 	still, err := s.unstarted(ctx, queues)
@@ -143,7 +143,7 @@ func (s *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[hel
 		case "p":
 			into[k] = false
 		case "r":
-			if BringsInterrupted(k.id, entries[k]) {
+			if bringsInterrupted(k.id, entries[k]) {
 				into[k] = false
 			}
 		default: // it has ended, or is a member of a group that another action leads, or is gone
@@ -156,7 +156,7 @@ func (s *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[hel
 // BringsInterrupted reports whether a task was made to bring the very attempt that
 // the ledger still holds as begun; see recoverBatch. Whoever decides about that
 // attempt takes its token away.
-func BringsInterrupted(task string, found *redis.SliceCmd) bool {
+func bringsInterrupted(task string, found *redis.SliceCmd) bool {
 	if found == nil || len(found.Val()) == 0 {
 		return false
 	}
@@ -165,21 +165,21 @@ func BringsInterrupted(task string, found *redis.SliceCmd) bool {
 }
 
 // suspectsEvery is how often the sweeper looks for queues with tasks that nobody runs.
-const suspectsEvery = 10 * time.Second
+const rescueEvery = 10 * time.Second
 
 // suspects returns the queues that have tasks whose leases have run out, from time to time,
 // and none otherwise: their workers died, or were not answered. While work may have been
 // lost, these are all queues.
-func (s *Sweeper) suspects(ctx context.Context) ([]string, error) {
-	if time.Since(s.Suspected) < suspectsEvery {
+func (s *Sweeper) queuesWithExpiredLeases(ctx context.Context) ([]string, error) {
+	if time.Since(s.leasesChecked) < s.Timing.CheckLeasesEvery {
 		return nil, nil
 	}
 	queues, err := s.tasks.TaskQueues(ctx)
 	if err != nil || len(queues) == 0 {
 		return nil, err
 	}
-	if s.Schedule.Alerted() {
-		s.Suspected = time.Now()
+	if s.schedule.alerted() {
+		s.leasesChecked = time.Now()
 		return queues, nil
 	}
 	now, err := s.db.Now(ctx)
@@ -200,12 +200,12 @@ func (s *Sweeper) suspects(ctx context.Context) ([]string, error) {
 			found = append(found, queues[i])
 		}
 	}
-	s.Suspected = time.Now()
+	s.leasesChecked = time.Now()
 	return found, nil
 }
 
-// pause is the default of Store.pause.
-func pause(ctx context.Context, d time.Duration) error {
+// sleep is the default of Timing.Sleep.
+func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():
 		return context.Cause(ctx)

@@ -16,9 +16,7 @@ import (
 // Sweeper looks after open batches. It implements [batch.Sweeper]. One goroutine sweeps; others may feed and recover.
 type Sweeper struct {
 	Recovery *Recovery
-	// SlowFor and LookFor bound the looks of a round; see their defaults. RenewEvery is how often the
-	// sweeper extends its lease during a round.
-	SlowFor, LookFor, RenewEvery time.Duration
+	Timing   *Timing
 
 	db      *rdb.DB
 	log     *slog.Logger
@@ -26,28 +24,54 @@ type Sweeper struct {
 	batches *batches.Batches
 	ledger  *ledger.Ledger
 	fanout  *fanout.Fanout
-	Rescue  *rescue
-	Pages   *pages
+	rescue  *rescue
+	pages   *pages
 
-	Holders   holders
-	Stuck     stuckBatches
-	Schedule  schedule
-	Suspected time.Time // when it last looked for queues with tasks that no worker runs
+	holders       holders
+	stuck         stuckBatches
+	schedule      schedule
+	leasesChecked time.Time // when it last looked for queues with tasks that no worker runs
+}
+
+// Timing has the times of a sweeper and its recovery. [New] sets the defaults, and only tests
+// change them.
+type Timing struct {
+	// SlowFor is how long the checks of a round may take that need several exchanges. At least
+	// one is made. What becomes due in the round, such as a deadline, waits for its end.
+	SlowFor time.Duration
+	// LookFor is how long the check of one batch may take. The next round continues it.
+	LookFor time.Duration
+	// RenewEvery is how often a round extends the lease of the sweeper.
+	RenewEvery time.Duration
+	// StuckAfter is how long a batch may make no progress before the sweeper checks whether
+	// some of its tasks are lost.
+	StuckAfter time.Duration
+	// CheckLeasesEvery is how often the sweeper looks for queues that have tasks with expired
+	// leases.
+	CheckLeasesEvery time.Duration
+	// Sleep returns after a duration, or with the cause of the context once it has ended.
+	Sleep func(ctx context.Context, d time.Duration) error
 }
 
 // New returns the sweeper of what is in a Redis.
 func New(db *rdb.DB, log *slog.Logger, queues *tasks.Queues, all *batches.Batches, actions *ledger.Ledger, fan *fanout.Fanout) *Sweeper {
+	timing := &Timing{
+		SlowFor: defaultSlowFor, LookFor: defaultLookFor, RenewEvery: defaultRenewEvery, StuckAfter: defaultStuckAfter, CheckLeasesEvery: rescueEvery, Sleep: sleep,
+	}
 	s := &Sweeper{
 		db: db, log: log, tasks: queues, batches: all, ledger: actions, fanout: fan,
-		Rescue: &rescue{db, queues, pause}, Pages: &pages{db, all},
-		SlowFor: SlowFor, LookFor: lookFor, RenewEvery: renewEvery,
+		rescue: &rescue{db, queues, timing}, pages: &pages{db, all},
+		Timing: timing,
 	}
-	s.Recovery = &Recovery{db: db, log: log, tasks: queues, batches: all, ledger: actions, Rescue: s.Rescue, Pages: s.Pages}
+	s.Recovery = &Recovery{db: db, log: log, tasks: queues, batches: all, ledger: actions, rescue: s.rescue, pages: s.pages}
 	return s
 }
 
+// MakeAllDue makes all open batches due now.
+func (s *Sweeper) MakeAllDue(ctx context.Context) error { return s.pages.makeAllDue(ctx) }
+
 // LookAtAll has the next rounds look at all open batches: work may have been lost.
-func (s *Sweeper) LookAtAll() { s.Schedule.lookAtAll() }
+func (s *Sweeper) LookAtAll() { s.schedule.lookAtAll() }
 
 // ReleaseThrottled implements [batch.Sweeper].
 func (s *Sweeper) ReleaseThrottled(ctx context.Context) (waiting int, err error) {
@@ -56,9 +80,9 @@ func (s *Sweeper) ReleaseThrottled(ctx context.Context) (waiting int, err error)
 
 // rescue puts back tasks that were taken and that no worker runs.
 type rescue struct {
-	db    *rdb.DB
-	tasks *tasks.Queues
-	Pause func(ctx context.Context, d time.Duration) error // returns after a duration, or why the context has ended
+	db     *rdb.DB
+	tasks  *tasks.Queues
+	timing *Timing
 }
 
 // pages reads the list of open batches.
@@ -74,8 +98,8 @@ type Recovery struct {
 	tasks   *tasks.Queues
 	batches *batches.Batches
 	ledger  *ledger.Ledger
-	Rescue  *rescue
-	Pages   *pages
+	rescue  *rescue
+	pages   *pages
 }
 
 // Beat implements [batch.Registry].

@@ -20,22 +20,22 @@ const (
 	// looks at, however many there are: so each is looked at the less often.
 	looksPerSecond = 3
 	// LookAgain is the shortest time between two looks at such a batch.
-	LookAgain = 4 * time.Second
+	idleInterval = 4 * time.Second
 	// LookSoon is the time between two looks at a batch in which something happens.
-	LookSoon = 2 * time.Second
+	activeInterval = 2 * time.Second
 	// putOff is how long a batch is not looked at that was taken by a sweeper which then
 	// died. The next sweeper begins by looking at all of them.
-	putOff = time.Hour
+	claimFor = time.Hour
 )
 
 // schedule says when the sweeper looks at open batches.
 type schedule struct {
-	Mu      sync.Mutex
-	sweeper string    // the worker of this process that is the sweeper, if one is
-	renewed time.Time // when its lease was extended last
-	all     bool      // the next round looks at all batches
-	Other   bool      // another worker was the sweeper since the last call of replaced
-	Alert   time.Time
+	mu       sync.Mutex
+	sweeper  string    // the worker of this process that is the sweeper, if one is
+	renewed  time.Time // when its lease was extended last
+	all      bool      // the next round looks at all batches
+	other    bool      // another worker was the sweeper since the last call of replaced
+	alertEnd time.Time
 }
 
 // election is the outcome of an attempt to become the sweeper.
@@ -50,18 +50,18 @@ const (
 // lookAtAll has the next round look at all open batches, and those of the next while: work
 // may have been lost.
 func (c *schedule) lookAtAll() {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	c.all, c.Alert = true, time.Now().Add(batches.AlertFor)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.all, c.alertEnd = true, time.Now().Add(batches.AlertFor)
 }
 
 // alertUntil has the next rounds look at all open batches until a time, if that is later than
 // what is known.
 func (c *schedule) alertUntil(at time.Time) {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	if at.After(c.Alert) {
-		c.Alert = at
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at.After(c.alertEnd) {
+		c.alertEnd = at
 	}
 }
 
@@ -69,12 +69,12 @@ func (c *schedule) alertUntil(at time.Time) {
 // the round is to look at all open batches, since a sweeper before this one may have died
 // with some that it took.
 func (c *schedule) round(worker string, is election, at time.Time) (all bool) {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	before := c.sweeper == worker
 	if is == otherSweeps {
 		if before {
-			c.sweeper, c.Other = "", true
+			c.sweeper, c.other = "", true
 		}
 		return false
 	}
@@ -87,33 +87,33 @@ func (c *schedule) round(worker string, is election, at time.Time) (all bool) {
 // replaced reports whether another worker became the sweeper, or may have, since it was asked
 // last.
 func (c *schedule) replaced() bool {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	other := c.Other
-	c.Other = false
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	other := c.other
+	c.other = false
 	return other
 }
 
 // again has the next round look at all open batches, because this one could not say when
 // they are due.
 func (c *schedule) again() {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.all = true
 }
 
-func (c *schedule) Alerted() bool {
-	c.Mu.Lock()
-	defer c.Mu.Unlock()
-	return time.Now().Before(c.Alert)
+func (c *schedule) alerted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Now().Before(c.alertEnd)
 }
 
 // next returns when a batch is due again that was looked at just now, with so many open, and
 // whether something of it had changed since the look before.
 func (c *schedule) next(m map[string]string, changed bool, now time.Time, open int) time.Time {
-	soon := now.Add(LookSoon)
+	soon := now.Add(activeInterval)
 	status := batch.Status(m["status"])
-	if c.Alerted() || status.Terminal() || changed && status != batch.StatusQueued {
+	if c.alerted() || status.Terminal() || changed && status != batch.StatusQueued {
 		return soon
 	}
 	idle := idleFor(open)
@@ -134,7 +134,7 @@ func (c *schedule) next(m map[string]string, changed bool, now time.Time, open i
 			earlier(fanOutMoved(m).Add(FanOutTimeout))
 		}
 	default:
-		earlier(rdb.FromMillis(m["expires"]).Add(OverdueAfter))
+		earlier(rdb.FromMillis(m["expires"]).Add(overdueAfter))
 	}
 	return due
 }
@@ -142,7 +142,7 @@ func (c *schedule) next(m map[string]string, changed bool, now time.Time, open i
 // idleFor is the shortest time between two looks at a batch in which nothing happens, with so
 // many open. The longest is a quarter more.
 func idleFor(open int) time.Duration {
-	return max(LookAgain, time.Duration(open)*time.Second/looksPerSecond)
+	return max(idleInterval, time.Duration(open)*time.Second/looksPerSecond)
 }
 
 // fanOutMoved is when the fan-out of a batch last came further.
@@ -151,7 +151,7 @@ func fanOutMoved(m map[string]string) time.Time {
 }
 
 // DueNow has all open batches looked at in this round.
-func (s *pages) DueNow(ctx context.Context) error {
+func (s *pages) makeAllDue(ctx context.Context) error {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
 	return rdb.MapError(ctx, s.db.Client.ZUnionStore(ctx, keys.OpenKey, &redis.ZStore{Keys: []string{keys.OpenKey}, Weights: []float64{0}}).Err())
@@ -159,7 +159,7 @@ func (s *pages) DueNow(ctx context.Context) error {
 
 // PutDue says when batches are due again. One that was entered again meanwhile
 // stays due.
-func (s *pages) PutDue(ctx context.Context, due map[string]time.Time) error {
+func (s *pages) setDue(ctx context.Context, due map[string]time.Time) error {
 	if len(due) == 0 {
 		return nil
 	}

@@ -18,12 +18,12 @@ import (
 const (
 	// stuckAfter is how long nothing of a batch may end before the sweeper
 	// asks whether something of it was lost.
-	stuckAfter = 4 * time.Second
+	defaultStuckAfter = 4 * time.Second
 	// commitTimeout is how long an upload may take from writing its entry to its commit.
 	commitTimeout = time.Minute
 	// noHolder is how long an action that is begun may have no holder: a group waits like
 	// that for its next attempt.
-	noHolder = 15 * time.Second
+	holderlessFor = 15 * time.Second
 	// pruneEvery is how often the sweeper forgets batches that it does not meet any more.
 	pruneEvery = time.Minute
 	// maxStuckActions is the most waiting actions that are looked at in one round.
@@ -32,36 +32,36 @@ const (
 
 // stuckBatches remembers, between the sweeper's rounds, since when batches stand still.
 type stuckBatches struct {
-	Now    map[string]stuckBatch
-	queues []string  // where tasks of batches that stand still may be held by no worker
-	asked  time.Time // when these were last looked through
-	Pruned time.Time // when batches that are not met any more were last forgotten
-	most   int       // the most open batches since then
+	batches     map[string]stuckBatch
+	queues      []string  // where tasks of batches that stand still may be held by no worker
+	queuesAsked time.Time // when these were last looked through
+	pruned      time.Time // when batches that are not met any more were last forgotten
+	most        int       // the most open batches since then
 }
 
 type stuckBatch struct {
-	pending string
-	Since   time.Time
-	Met     time.Time // when the batch was last looked at, by the clock of this process
-	cursor  int
-	broke   bool // the last look at it took all of its time
-	checked bool // it was once looked through for something lost
+	pending  string
+	since    time.Time
+	seen     time.Time // when the batch was last looked at, by the clock of this process
+	cursor   int
+	cutShort bool // the last look at it took all of its time
+	checked  bool // it was once looked through for something lost
 }
 
 // nextRound begins a round.
 func (s *stuckBatches) nextRound() {
-	if s.Now == nil {
-		s.Now = make(map[string]stuckBatch)
+	if s.batches == nil {
+		s.batches = make(map[string]stuckBatch)
 	}
 }
 
 // due returns the queues that are to be looked through now: from time to time, or at once if
 // work may have been lost.
 func (s *stuckBatches) due(alerted bool) (queues []string) {
-	if len(s.queues) == 0 || !alerted && time.Since(s.asked) < suspectsEvery {
+	if len(s.queues) == 0 || !alerted && time.Since(s.queuesAsked) < rescueEvery {
 		return nil
 	}
-	queues, s.queues, s.asked = s.queues, nil, time.Now()
+	queues, s.queues, s.queuesAsked = s.queues, nil, time.Now()
 	return queues
 }
 
@@ -69,25 +69,25 @@ func (s *stuckBatches) due(alerted bool) (queues []string) {
 // look, or whether its upload may be about to commit. Entries without a batch that are older
 // are of uploads that came to nothing.
 func (s *stuckBatches) note(id string, m map[string]string, now time.Time) (changed bool) {
-	was, known := s.Now[id]
+	was, known := s.batches[id]
 	if !known || was.pending != m["pending"] {
-		s.Now[id] = stuckBatch{pending: m["pending"], Since: now, Met: time.Now()}
+		s.batches[id] = stuckBatch{pending: m["pending"], since: now, seen: time.Now()}
 		return true
 	}
-	was.Met = time.Now()
-	s.Now[id] = was
-	return m["status"] == "" && now.Sub(was.Since) < commitTimeout
+	was.seen = time.Now()
+	s.batches[id] = was
+	return m["status"] == "" && now.Sub(was.since) < commitTimeout
 }
 
 // earlier returns when a batch is due, if that is to be earlier: whatever has changed last may
 // be something that Redis forgot, so a batch is looked through once after each change, and
 // one that is being looked through is looked at until the end.
-func (s *stuckBatches) earlier(id string, m map[string]string, due time.Time) time.Time {
-	was := s.Now[id]
-	if was.Since.IsZero() || was.cursor == 0 && (was.checked || m["throttle"] != "" || neverRan(m)) {
+func (s *stuckBatches) earlier(id string, m map[string]string, stuckAfter time.Duration, due time.Time) time.Time {
+	was := s.batches[id]
+	if was.since.IsZero() || was.cursor == 0 && (was.checked || m["throttle"] != "" || neverRan(m)) {
 		return due
 	}
-	if first := was.Since.Add(stuckAfter); first.Before(due) {
+	if first := was.since.Add(stuckAfter); first.Before(due) {
 		return first
 	}
 	return due
@@ -100,67 +100,67 @@ func neverRan(m map[string]string) bool {
 
 // cutShort notes that the last look at a batch took all of its time.
 func (s *stuckBatches) cutShort(id string) {
-	was := s.Now[id]
-	was.broke = true
-	s.Now[id] = was
+	was := s.batches[id]
+	was.cutShort = true
+	s.batches[id] = was
 }
 
 // wasCutShort reports whether the last look at a batch took all of its time, and notes that another
 // one begins.
 func (s *stuckBatches) wasCutShort(id string) bool {
-	was := s.Now[id]
-	broke := was.broke
-	was.broke = false
-	s.Now[id] = was
+	was := s.batches[id]
+	broke := was.cutShort
+	was.cutShort = false
+	s.batches[id] = was
 	return broke
 }
 
 // forget forgets a batch that has ended.
-func (s *stuckBatches) forget(id string) { delete(s.Now, id) }
+func (s *stuckBatches) forget(id string) { delete(s.batches, id) }
 
 // prune forgets batches that were not looked at for longer than any open one is not, with so
 // many open: they were deleted, or another process has removed their entries.
 func (s *stuckBatches) prune(open int, now time.Time) {
 	s.most = max(s.most, open)
-	if now.Sub(s.Pruned) < pruneEvery {
+	if now.Sub(s.pruned) < pruneEvery {
 		return
 	}
 	oldest := now.Add(-2*idleFor(s.most) - pruneEvery)
-	for id, was := range s.Now {
-		if was.Met.Before(oldest) {
-			delete(s.Now, id)
+	for id, was := range s.batches {
+		if was.seen.Before(oldest) {
+			delete(s.batches, id)
 		}
 	}
-	s.Pruned, s.most = now, open
+	s.pruned, s.most = now, open
 }
 
 // repairStuck brings back what a batch that makes no progress may have lost: the task of a waiting
 // action, as if an operator emptied a queue, the holder of an action in flight, or the reply by which a
 // worker took a task. A batch that waits for its turn has lost nothing, however long that takes.
 func (s *Sweeper) repairStuck(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
-	was := s.Stuck.Now[id]
-	if now.Sub(was.Since) < stuckAfter {
+	was := s.stuck.batches[id]
+	if now.Sub(was.since) < s.Timing.StuckAfter {
 		return nil
 	}
 	lost, cursor, err := s.OfferLost(ctx, id, m, was.cursor, int(rdb.Atoi(m["enqueued"])))
 	swept.Lost += lost
 	if lost > 0 { // others may have lost something, too
-		s.Schedule.lookAtAll()
+		s.schedule.lookAtAll()
 	}
 	was.cursor = cursor
 	if err != nil {
-		s.Stuck.Now[id] = was // the next look goes on from here
+		s.stuck.batches[id] = was // the next look goes on from here
 		return err
 	}
 	if cursor == 0 {
-		was.Since, was.checked = now, true
+		was.since, was.checked = now, true
 	}
-	s.Stuck.Now[id] = was
+	s.stuck.batches[id] = was
 	// Groups that were given back, and actions that their workers gave up, have no holder;
 	// see checkHolders for those that have one.
-	lost, err = s.Recovery.recoverBatch(ctx, id, m, func(e batches.Entry) bool { return e.Worker == "" && now.Sub(e.Started) > noHolder })
+	lost, err = s.Recovery.recoverBatch(ctx, id, m, func(e batches.Entry) bool { return e.Worker == "" && now.Sub(e.Started) > holderlessFor })
 	swept.Lost += lost
-	s.Stuck.queues = append(s.Stuck.queues, s.tasks.QueuesOf(tasks.RouteOf(m))...)
+	s.stuck.queues = append(s.stuck.queues, s.tasks.QueuesOf(tasks.RouteOf(m))...)
 	return err
 }
 

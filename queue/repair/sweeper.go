@@ -22,44 +22,44 @@ import (
 
 const (
 	// SweepPage is the number of open batches looked at in one exchange.
-	SweepPage = 200
+	pageSize = 200
 	// sweepFaults is the most faults after which a round goes on.
-	sweepFaults = 10
+	maxFaults = 10
 	// FanOutTimeout is how long a fan-out may stand still before the sweeper
 	// takes it over.
 	FanOutTimeout = 10 * time.Second
 	// OverdueAfter is how long after the deadline an action may be in flight. It is
 	// well beyond what the longest attempt takes, and below GRACE in batches/lua/grace.lua.
-	OverdueAfter = 6 * time.Hour
+	overdueAfter = 6 * time.Hour
 	// SlowFor is how long the looks of a round may take that take several exchanges. What becomes
 	// due in the round, such as a deadline, waits for its end.
-	SlowFor = 4 * time.Second
+	defaultSlowFor = 4 * time.Second
 	// lookFor is how long one look may take. What is left of it comes in the next round.
-	lookFor = 4 * time.Second
+	defaultLookFor = 4 * time.Second
 	// sweepLease is how long one process is the sweeper without saying so again.
 	sweepLease = 15 * time.Second
 	// renewEvery is how often a round that lasts says so again.
-	renewEvery = sweepLease / 3
+	defaultRenewEvery = sweepLease / 3
 )
 
 // ErrOtherSweeps is the cause of a context that ended because another worker is the sweeper.
-var ErrOtherSweeps = errors.New("another worker is the sweeper")
+var errOtherSweeps = errors.New("another worker is the sweeper")
 
 // errLong is the cause of a context that ended because a look took all of its time.
-var errLong = errors.New("the look at a batch goes on in the next round")
+var errCutShort = errors.New("the look at a batch goes on in the next round")
 
 // Sweep implements [batch.Sweeper].
 func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok bool, err error) {
 	defer func() {
 		if err != nil { // Redis may have been away, and may have forgotten something
-			s.Schedule.lookAtAll()
+			s.schedule.lookAtAll()
 		}
 	}()
 	began := time.Now()
 	is, err := s.electSweeper(ctx, worker)
-	all := s.Schedule.round(worker, is, began)
-	if s.Schedule.replaced() { // another process has looked at the batches since, or does now
-		s.Stuck, s.Holders = stuckBatches{}, holders{}
+	all := s.schedule.round(worker, is, began)
+	if s.schedule.replaced() { // another process has looked at the batches since, or does now
+		s.stuck, s.holders = stuckBatches{}, holders{}
 	}
 	if is == otherSweeps {
 		return swept, false, err
@@ -68,30 +68,30 @@ func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, 
 	defer ended()
 	if all {
 		crash.At(crash.Elected)
-		if err := s.Pages.DueNow(ctx); err != nil {
-			s.Schedule.again()
+		if err := s.MakeAllDue(ctx); err != nil {
+			s.schedule.again()
 			return swept, true, err
 		}
 	}
-	s.Stuck.nextRound()
+	s.stuck.nextRound()
 	var faults []error
 	var until time.Time // what becomes due while the round runs has its turn in the next one
 	untold, slow := false, time.Duration(0)
 	for {
-		page, err := s.DuePage(ctx, until)
+		page, err := s.duePage(ctx, until)
 		if err != nil {
 			return swept, true, err
 		}
 		if until.IsZero() {
-			until = page.Now
+			until = page.now
 		}
 		swept.Open = max(swept.Open, page.open)
-		page.untold, page.slow = untold, slow
+		page.webhooksUnreachable, page.slowTime = untold, slow
 		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
-		untold, slow = page.untold, page.slow
-		if len(page.Order) < SweepPage || len(faults) > sweepFaults {
-			s.Stuck.prune(swept.Open, time.Now())
-			lost, err := s.CheckHolders(ctx)
+		untold, slow = page.webhooksUnreachable, page.slowTime
+		if len(page.ids) < pageSize || len(faults) > maxFaults {
+			s.stuck.prune(swept.Open, time.Now())
+			lost, err := s.checkHolders(ctx)
 			swept.Lost += lost
 			return swept, true, errors.Join(append(faults, err, s.rescueLost(ctx, &swept))...)
 		}
@@ -108,7 +108,7 @@ func (s *Sweeper) keepLease(ctx context.Context, worker string) (context.Context
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(s.RenewEvery)
+		tick := time.NewTicker(s.Timing.RenewEvery)
 		defer tick.Stop()
 		for {
 			select {
@@ -121,11 +121,11 @@ func (s *Sweeper) keepLease(ctx context.Context, worker string) (context.Context
 			if err != nil {
 				continue // what the round does fails as well, or the next try succeeds
 			}
-			if s.Schedule.round(worker, is, began) {
-				s.Schedule.again()
+			if s.schedule.round(worker, is, began) {
+				s.schedule.again()
 			}
 			if is == otherSweeps {
-				cancel(ErrOtherSweeps)
+				cancel(errOtherSweeps)
 				return
 			}
 		}
@@ -139,53 +139,53 @@ func (s *Sweeper) keepLease(ctx context.Context, worker string) (context.Context
 
 // sweepDue looks at a page of batches, and says when they are due again.
 func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept) (faults []error) {
-	if err := s.CloseEntries(ctx, page, swept); err != nil {
+	if err := s.closeEntries(ctx, page, swept); err != nil {
 		faults = append(faults, err)
 	}
-	due := make(map[string]time.Time, len(page.Order))
-	for _, id := range page.Order {
-		due[id] = page.Now.Add(LookSoon)
+	due := make(map[string]time.Time, len(page.ids))
+	for _, id := range page.ids {
+		due[id] = page.now.Add(activeInterval)
 	}
 	look := func(id string, changed bool) error {
 		m := page.fields[id]
-		ctx, cancel := context.WithTimeoutCause(ctx, s.LookFor, errLong)
+		ctx, cancel := context.WithTimeoutCause(ctx, s.Timing.LookFor, errCutShort)
 		defer cancel()
 		// A batch that cannot be repaired does not delay the others.
-		err := s.sweepBatch(ctx, id, m, page.Now, swept)
+		err := s.sweepBatch(ctx, id, m, page.now, swept)
 		switch {
-		case errors.Is(err, errLong): // it is due soon
-			s.Stuck.cutShort(id)
+		case errors.Is(err, errCutShort): // it is due soon
+			s.stuck.cutShort(id)
 		case err != nil:
 			faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
 		default:
-			due[id] = s.Stuck.earlier(id, m, s.Schedule.next(m, changed, page.Now, page.open))
+			due[id] = s.stuck.earlier(id, m, s.Timing.StuckAfter, s.schedule.next(m, changed, page.now, page.open))
 		}
 		crash.At(crash.Sweeping)
 		return err
 	}
-	var slow []slowLook
-	for _, id := range page.Order {
+	var slow []slowBatch
+	for _, id := range page.ids {
 		m := page.fields[id]
-		if m == nil || page.Closed(id) {
+		if m == nil || page.closed(id) {
 			continue
 		}
-		s.Holders.Note(id, m)
-		changed := s.Stuck.note(id, m, page.Now)
+		s.holders.add(id, m)
+		changed := s.stuck.note(id, m, page.now)
 		told := batch.Status(m["status"]).Terminal()
 		switch {
-		case told && page.untold: // the queue of webhooks cannot be reached
-		case s.takesLong(id, m, page.Now):
-			slow = append(slow, slowLook{id, changed})
+		case told && page.webhooksUnreachable: // the queue of webhooks cannot be reached
+		case s.takesLong(id, m, page.now):
+			slow = append(slow, slowBatch{id, changed})
 			delete(due, id)
 		default:
 			err := look(id, changed)
-			page.untold = page.untold || told && rdb.IsUnavailable(err)
+			page.webhooksUnreachable = page.webhooksUnreachable || told && rdb.IsUnavailable(err)
 		}
 	}
 	if page.fault != nil {
 		faults = append(faults, page.fault)
 	}
-	if err := s.Pages.PutDue(ctx, due); err != nil {
+	if err := s.pages.setDue(ctx, due); err != nil {
 		faults = append(faults, err)
 	}
 	if len(slow) == 0 {
@@ -196,22 +196,22 @@ func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swe
 	clear(due)
 	began := time.Now()
 	for i, l := range slow {
-		if (i > 0 || page.slow > 0) && page.slow+time.Since(began) >= s.SlowFor {
-			due[l.id] = page.Now.Add(time.Millisecond)
+		if (i > 0 || page.slowTime > 0) && page.slowTime+time.Since(began) >= s.Timing.SlowFor {
+			due[l.id] = page.now.Add(time.Millisecond)
 			continue
 		}
-		due[l.id] = page.Now.Add(LookSoon)
+		due[l.id] = page.now.Add(activeInterval)
 		_ = look(l.id, l.changed) // among the faults
 	}
-	page.slow += time.Since(began)
-	if err := s.Pages.PutDue(ctx, due); err != nil {
+	page.slowTime += time.Since(began)
+	if err := s.pages.setDue(ctx, due); err != nil {
 		faults = append(faults, err)
 	}
 	return faults
 }
 
 // slowLook is a look at a batch that takes several exchanges.
-type slowLook struct {
+type slowBatch struct {
 	id      string
 	changed bool
 }
@@ -222,25 +222,25 @@ func (s *Sweeper) takesLong(id string, m map[string]string, now time.Time) bool 
 	if status := batch.Status(m["status"]); status == "" || status.Terminal() || now.After(rdb.FromMillis(m["expires"])) {
 		return false
 	}
-	return now.Sub(s.Stuck.Now[id].Since) >= stuckAfter || rdb.Atoi(m["enqueued"]) < rdb.Atoi(m["total"])
+	return now.Sub(s.stuck.batches[id].since) >= s.Timing.StuckAfter || rdb.Atoi(m["enqueued"]) < rdb.Atoi(m["total"])
 }
 
 // rescueLost puts back tasks that nobody holds. It takes a moment, so it is done once for
 // all batches that stand still and all queues of which a worker missed what it took.
 func (s *Sweeper) rescueLost(ctx context.Context, swept *batch.Swept) error {
-	queues := s.Stuck.due(s.Schedule.Alerted())
+	queues := s.stuck.due(s.schedule.alerted())
 	notes, fault := s.db.Members(ctx, keys.LostKey)
 	for _, note := range notes {
 		queue, _, _ := strings.Cut(note, " ")
 		queues = append(queues, queue)
 	}
-	suspects, err := s.suspects(ctx)
+	suspects, err := s.queuesWithExpiredLeases(ctx)
 	fault = errors.Join(fault, err)
 	if queues = append(queues, suspects...); len(queues) == 0 {
 		return fault
 	}
 	slices.Sort(queues)
-	found, err := s.Rescue.RescueUnstarted(ctx, slices.Compact(queues))
+	found, err := s.rescue.rescueUnstarted(ctx, slices.Compact(queues))
 	swept.Lost += found
 	if err == nil {
 		err = s.tasks.ForgetLost(ctx, notes)
@@ -267,24 +267,24 @@ var sweepFields = []string{"status", "owner", "enqueued", "total", "fanned", "cr
 
 // openPage are some of the open batches.
 type openPage struct {
-	Order  []string
-	fields map[string]map[string]string // nil for one that could not be read
-	staged map[string]bool              // of those without a batch
-	fault  error                        // why one could not be read
-	Now    time.Time                    // before they were looked at
-	open   int                          // so many there are in all
-	untold bool                         // the queue of webhooks could not be reached in this round
-	slow   time.Duration                // what looks of this round took that take several exchanges
+	ids                 []string
+	fields              map[string]map[string]string // nil for one that could not be read
+	staged              map[string]bool              // of those without a batch
+	fault               error                        // why one could not be read
+	now                 time.Time                    // before they were looked at
+	open                int                          // so many there are in all
+	webhooksUnreachable bool                         // the queue of webhooks could not be reached in this round
+	slowTime            time.Duration                // what looks of this round took that take several exchanges
 }
 
 // DuePage takes a page of batches that are due at a time of the server's clock, or now if it
 // is zero.
-func (s *Sweeper) DuePage(ctx context.Context, until time.Time) (*openPage, error) {
+func (s *Sweeper) duePage(ctx context.Context, until time.Time) (*openPage, error) {
 	upTo := ""
 	if !until.IsZero() {
 		upTo = strconv.FormatInt(until.UnixMilli(), 10)
 	}
-	answer, err := s.db.Run(ctx, Steps.DueBatches, []string{keys.OpenKey, keys.AlertKey}, SweepPage, putOff.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond, upTo)
+	answer, err := s.db.Run(ctx, Steps.DueBatches, []string{keys.OpenKey, keys.AlertKey}, pageSize, claimFor.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond, upTo)
 	if err != nil {
 		return nil, fmt.Errorf("take the batches that are due: %w", err)
 	}
@@ -292,10 +292,10 @@ func (s *Sweeper) DuePage(ctx context.Context, until time.Time) (*openPage, erro
 		return nil, rdb.ErrAnswer
 	}
 	if left := time.Duration(rdb.Atoi(answer[2])) * time.Millisecond; left > 0 {
-		s.Schedule.alertUntil(time.Now().Add(left))
+		s.schedule.alertUntil(time.Now().Add(left))
 	}
-	page := s.Pages.readPage(ctx, answer[3:])
-	page.Now, page.open = rdb.FromMillis(answer[0]), int(rdb.Atoi(answer[1]))
+	page := s.pages.readPage(ctx, answer[3:])
+	page.now, page.open = rdb.FromMillis(answer[0]), int(rdb.Atoi(answer[1]))
 	return page, nil
 }
 
@@ -310,7 +310,7 @@ func (s *pages) readPage(ctx context.Context, ids []string) *openPage {
 		cmds[i] = pipe.HMGet(ctx, keys.KeysOf(id).Meta, sweepFields...)
 	}
 	s.db.Send(ctx, pipe)
-	page := &openPage{Order: ids, fields: make(map[string]map[string]string, len(ids))}
+	page := &openPage{ids: ids, fields: make(map[string]map[string]string, len(ids))}
 	for i, id := range ids {
 		if err := cmds[i].Err(); err != nil {
 			page.fault = fmt.Errorf("read open batches: %w", rdb.MapError(ctx, err))
@@ -350,7 +350,7 @@ func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string
 	case m["ending"] == "" && now.After(rdb.FromMillis(m["expires"])):
 		swept.Expired++
 		return s.batches.Expire(ctx, id)
-	case now.After(rdb.FromMillis(m["expires"]).Add(OverdueAfter)):
+	case now.After(rdb.FromMillis(m["expires"]).Add(overdueAfter)):
 		swept.Expired++
 		return s.batches.EndOverdue(ctx, id)
 	}
@@ -361,7 +361,7 @@ func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string
 	if f.From >= f.Total || m["throttle"] != "" {
 		return s.repairStuck(ctx, id, m, now, swept)
 	}
-	if m["ending"] != "" || now.Sub(fanOutMoved(m)) < FanOutTimeout && !s.Stuck.wasCutShort(id) {
+	if m["ending"] != "" || now.Sub(fanOutMoved(m)) < FanOutTimeout && !s.stuck.wasCutShort(id) {
 		return nil
 	}
 	swept.Resumed++
@@ -371,25 +371,25 @@ func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string
 // Closed reports whether there is nothing to be looked after in an entry: its batch has
 // ended and its webhook is on its way, or it was deleted, has expired, or was an upload
 // that came to nothing.
-func (p *openPage) Closed(id string) bool {
+func (p *openPage) closed(id string) bool {
 	m := p.fields[id]
 	status := batch.Status(m["status"])
 	return m != nil && (status.Terminal() && m["outbox"] == "" || status == "" && !p.staged[id])
 }
 
 // CloseEntries removes the entries in which there is nothing to be looked after.
-func (s *Sweeper) CloseEntries(ctx context.Context, page *openPage, swept *batch.Swept) error {
+func (s *Sweeper) closeEntries(ctx context.Context, page *openPage, swept *batch.Swept) error {
 	var ids []string
-	for _, id := range page.Order {
-		if page.Closed(id) {
+	for _, id := range page.ids {
+		if page.closed(id) {
 			ids = append(ids, id)
-			s.Stuck.forget(id)
+			s.stuck.forget(id)
 		}
 	}
 	if len(ids) == 0 {
 		return nil
 	}
-	removed, err := s.batches.Index.Unlist(ctx, keys.OpenKey, page.Now, ids...)
+	removed, err := s.batches.Index.Unlist(ctx, keys.OpenKey, page.now, ids...)
 	swept.Closed += removed
 	return err
 }

@@ -19,7 +19,7 @@ func TestHoldersAreAskedForTheOldestBeginsFirst(t *testing.T) {
 		for i := range 3 * holdersBatches {
 			id := strconv.Itoa(i)
 			since[id] = began.Add(-time.Duration(i) * time.Second)
-			h.Note(id, map[string]string{"status": "running"})
+			h.add(id, map[string]string{"status": "running"})
 		}
 	}
 	at := func(id string) time.Time { return since[id] }

@@ -1,4 +1,4 @@
-package queue_test
+package repair_test
 
 import (
 	"context"
@@ -23,7 +23,7 @@ func TestAnElectionThatRedisRefusesStartsAnAlert(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
 	require.Zero(t, b.Round())
-	require.False(t, b.Sweeper.Schedule.Alerted())
+	require.False(t, b.Sweeper.Alerted())
 	stop := p.Answer(redistest.Rule{Reply: "OOM no room", Match: func(words []string) bool {
 		return words[0] == "EVALSHA" && words[1] == repair.Steps.Elect.Hash()
 	}, Way: redistest.Refused})
@@ -31,7 +31,7 @@ func TestAnElectionThatRedisRefusesStartsAnAlert(t *testing.T) {
 	stop()
 	require.Error(t, err)
 	require.False(t, ok)
-	require.True(t, b.Sweeper.Schedule.Alerted())
+	require.True(t, b.Sweeper.Alerted())
 }
 
 func TestRecoveringAWorkerAlertsTheSweeperOfAnotherProcess(t *testing.T) {
@@ -43,8 +43,8 @@ func TestRecoveringAWorkerAlertsTheSweeperOfAnotherProcess(t *testing.T) {
 	_, err := other.Sweeper.Recovery.Recover(other.Ctx, "w2", []string{"w9"})
 	require.NoError(t, err)
 	b.Round()
-	require.True(t, b.Sweeper.Schedule.Alerted())
-	require.Less(t, time.Until(b.Sweeper.Schedule.Alert), batches.AlertFor+time.Second)
+	require.True(t, b.Sweeper.Alerted())
+	require.Less(t, time.Until(b.Sweeper.AlertEnd()), batches.AlertFor+time.Second)
 }
 
 // Batches become due again while a long round runs. They have their turn in the next one.
@@ -53,9 +53,9 @@ func TestARoundLooksOnlyAtWhatWasDueAtItsStart(t *testing.T) {
 		first := b.Submit(1, queuetest.Spec()).ID
 		page, err := b.Sweeper.DuePage(b.Ctx, time.Time{})
 		require.NoError(t, err)
-		require.Equal(t, []string{first}, page.Order)
-		until := page.Now
-		require.NoError(t, b.Sweeper.Pages.PutDue(b.Ctx, map[string]time.Time{first: until.Add(time.Millisecond)}))
+		require.Equal(t, []string{first}, page.IDs())
+		until := page.Now()
+		require.NoError(t, b.Sweeper.SetDue(b.Ctx, map[string]time.Time{first: until.Add(time.Millisecond)}))
 		b.Eventually("the time at which it is due", func() bool {
 			now, err := b.DB.Now(b.Ctx)
 			require.NoError(t, err)
@@ -63,10 +63,10 @@ func TestARoundLooksOnlyAtWhatWasDueAtItsStart(t *testing.T) {
 		})
 		page, err = b.Sweeper.DuePage(b.Ctx, until)
 		require.NoError(t, err)
-		require.Empty(t, page.Order)
+		require.Empty(t, page.IDs())
 		page, err = b.Sweeper.DuePage(b.Ctx, time.Time{})
 		require.NoError(t, err)
-		require.Equal(t, []string{first}, page.Order)
+		require.Equal(t, []string{first}, page.IDs())
 	})
 }
 
@@ -95,7 +95,7 @@ func (l *looksUpTo) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	for i := range repair.SweepPage + 1 {
+	for i := range repair.PageSize + 1 {
 		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, batches.AtOnce(strconv.Itoa(i))).Err())
 	}
 	require.NoError(t, repair.Steps.DueBatches.Load(b.Ctx, b.DB.Client).Err())
@@ -115,19 +115,19 @@ func TestASweeperThatIsElectedAfterItsLeaseRanOutLooksAtAll(t *testing.T) {
 		b.Submit(1, queuetest.Spec())
 		b.Round()
 		require.NoError(t, b.DB.Client.Del(b.Ctx, keys.SweeperKey).Err())
-		require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+		require.NoError(t, b.Sweeper.MakeAllDue(b.Ctx))
 		page, err := b.Sweeper.DuePage(b.Ctx, time.Time{}) // by the other one
 		require.NoError(t, err)
-		require.Len(t, page.Order, 1)
-		clear(b.Sweeper.Stuck.Now)
+		require.Len(t, page.IDs(), 1)
+		b.Sweeper.ForgetChecked()
 		b.Round()
-		require.NotEmpty(t, b.Sweeper.Stuck.Now, "it was looked at")
-		clear(b.Sweeper.Stuck.Now)
-		require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+		require.NotEmpty(t, b.Sweeper.Checked(), "it was looked at")
+		b.Sweeper.ForgetChecked()
+		require.NoError(t, b.Sweeper.MakeAllDue(b.Ctx))
 		_, err = b.Sweeper.DuePage(b.Ctx, time.Time{})
 		require.NoError(t, err)
 		b.Round()
-		require.Empty(t, b.Sweeper.Stuck.Now, "a renewed lease makes nothing due")
+		require.Empty(t, b.Sweeper.Checked(), "a renewed lease makes nothing due")
 	})
 }
 
@@ -136,23 +136,22 @@ func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 	b := open(t, rdb.Embedded)
 	kept, deleted := b.Submit(1, queuetest.Spec()).ID, b.Submit(1, queuetest.Spec()).ID
 	b.Round()
-	require.Len(t, b.Sweeper.Stuck.Now, 2)
-	b.Sweeper.Stuck.Pruned = time.Time{}
+	require.Len(t, b.Sweeper.Checked(), 2)
+	b.Sweeper.PruneNow()
 	b.Round()
-	require.Len(t, b.Sweeper.Stuck.Now, 2, "it may be looked at later")
+	require.Len(t, b.Sweeper.Checked(), 2, "it may be looked at later")
 	require.NoError(t, b.DB.Client.ZRem(b.Ctx, keys.OpenKey, deleted).Err()) // by another process
-	was := b.Sweeper.Stuck.Now[deleted]
-	was.Met = was.Met.Add(-time.Hour)
-	b.Sweeper.Stuck.Now[deleted], b.Sweeper.Stuck.Pruned = was, time.Time{}
+	b.Sweeper.AgeSeen(deleted, time.Hour)
+	b.Sweeper.PruneNow()
 	b.Round()
-	require.Len(t, b.Sweeper.Stuck.Now, 1)
-	require.Contains(t, b.Sweeper.Stuck.Now, kept)
+	require.Len(t, b.Sweeper.Checked(), 1)
+	require.Contains(t, b.Sweeper.Checked(), kept)
 
 	require.NoError(t, b.DB.Client.Set(b.Ctx, keys.SweeperKey, "w2", 0).Err())
 	_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
 	require.NoError(t, err)
 	require.False(t, ok)
-	require.Empty(t, b.Sweeper.Stuck.Now, "the other one looks at them")
+	require.Empty(t, b.Sweeper.Checked(), "the other one looks at them")
 }
 
 // Looks for lost tasks take long. What is left of them when their time is over is looked at in
@@ -160,14 +159,12 @@ func TestTheSweeperForgetsBatchesThatItDoesNotMeetAnyMore(t *testing.T) {
 func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.Sweeper.SlowFor = 0
+	b.Sweeper.Timing.SlowFor = 0
 	stalled := []string{b.Submit(1, queuetest.Spec()).ID, b.Submit(1, queuetest.Spec()).ID, b.Submit(1, queuetest.Spec()).ID}
 	b.Round()
 	for _, id := range stalled {
 		b.DropTask(id, 0)
-		was := b.Sweeper.Stuck.Now[id]
-		was.Since = was.Since.Add(-time.Minute)
-		b.Sweeper.Stuck.Now[id] = was
+		b.Sweeper.Age(id, time.Minute)
 	}
 	s := queuetest.Spec()
 	s.ExpiresIn = time.Millisecond
@@ -177,11 +174,11 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 		require.NoError(t, err)
 		return now.After(b.Read(late).ExpiresAt.Add(2 * time.Millisecond)) // the sweeper compares milliseconds
 	})
-	require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+	require.NoError(t, b.Sweeper.MakeAllDue(b.Ctx))
 	swept := b.Round()
 	require.Equal(t, 1, swept.Expired)
 	require.Equal(t, 1, swept.Lost)
-	b.Sweeper.SlowFor = repair.SlowFor
+	b.Sweeper.Timing.SlowFor = repair.DefaultSlowFor
 	b.Eventually("the looks that were left", func() bool {
 		swept.Lost += b.Round().Lost
 		return swept.Lost == 3
@@ -193,25 +190,24 @@ func TestLooksForLostTasksLeaveTimeToDeadlines(t *testing.T) {
 func TestLooksForLostTasksBoundTheRoundHoweverManyBatchesAreOpen(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	const batches = repair.SweepPage + 10
+	const batches = repair.PageSize + 10
 	for range batches {
 		b.Submit(1, queuetest.Spec())
 	}
 	b.Round()
-	require.Len(t, b.Sweeper.Stuck.Now, batches)
-	for id, was := range b.Sweeper.Stuck.Now {
-		was.Since = was.Since.Add(-time.Minute)
-		b.Sweeper.Stuck.Now[id] = was
+	require.Len(t, b.Sweeper.Checked(), batches)
+	for _, id := range b.Sweeper.Checked() {
+		b.Sweeper.Age(id, time.Minute)
 	}
 	for key := range b.AllKeys() { // Redis forgets what waits
 		if strings.HasPrefix(key, "batchd:fair:") {
 			require.NoError(t, b.DB.Client.Del(b.Ctx, key).Err())
 		}
 	}
-	b.Sweeper.SlowFor = 0
-	require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+	b.Sweeper.Timing.SlowFor = 0
+	require.NoError(t, b.Sweeper.MakeAllDue(b.Ctx))
 	require.Equal(t, 1, b.Round().Lost)
-	b.Sweeper.SlowFor = queuetest.Endless
+	b.Sweeper.Timing.SlowFor = queuetest.Endless
 	lost := 1
 	b.Eventually("the looks that were left", func() bool {
 		lost += b.Round().Lost
@@ -223,7 +219,7 @@ func TestLooksForLostTasksBoundTheRoundHoweverManyBatchesAreOpen(t *testing.T) {
 func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.Sweeper.RenewEvery = time.Millisecond
+	b.Sweeper.Timing.RenewEvery = time.Millisecond
 	b.Submit(1, queuetest.Spec())
 	b.Interrupt("hmget batchd:", false, func() {
 		require.NoError(t, b.DB.Client.PExpire(b.Ctx, keys.SweeperKey, time.Second).Err())
@@ -237,19 +233,17 @@ func TestASweeperKeepsItsLeaseWhileItsRoundLasts(t *testing.T) {
 func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	b.Sweeper.RenewEvery = time.Millisecond
+	b.Sweeper.Timing.RenewEvery = time.Millisecond
 	id := b.Submit(1, queuetest.Spec()).ID
 	b.Round()
 	b.Begin(id, 0)
-	b.Sweeper.Holders.Note(id, map[string]string{"status": "running"})
-	b.Sweeper.Holders.Missing = map[string]time.Time{"gone": time.Now()}
-	require.NoError(t, b.Sweeper.Pages.DueNow(b.Ctx))
+	b.Sweeper.AddRunning(id, map[string]string{"status": "running"})
+	b.Sweeper.SetMissing("gone", time.Now())
+	require.NoError(t, b.Sweeper.MakeAllDue(b.Ctx))
 	b.Interrupt("hmget "+keys.KeysOf(id).Meta, false, func() {
 		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.SweeperKey, "w2", 0).Err())
 		b.Eventually("the other one", func() bool {
-			b.Sweeper.Schedule.Mu.Lock()
-			defer b.Sweeper.Schedule.Mu.Unlock()
-			return b.Sweeper.Schedule.Other
+			return b.Sweeper.OtherSweeps()
 		})
 	})
 	_, _, err := b.Sweeper.Sweep(b.Ctx, "w1")
@@ -257,9 +251,9 @@ func TestARoundEndsWhenAnotherWorkerIsTheSweeper(t *testing.T) {
 	_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
 	require.NoError(t, err)
 	require.False(t, ok)
-	require.Empty(t, b.Sweeper.Holders.Running, "the other one asks for them")
-	require.Empty(t, b.Sweeper.Holders.Missing)
-	require.Empty(t, b.Sweeper.Stuck.Now)
+	require.Empty(t, b.Sweeper.Running(), "the other one asks for them")
+	require.Empty(t, b.Sweeper.Missing())
+	require.Empty(t, b.Sweeper.Checked())
 }
 
 // A look that takes all of its time goes on in the next round.
@@ -271,9 +265,9 @@ func TestALongLookGoesOnInTheNextRound(t *testing.T) {
 	long := time.Now().Add(-time.Minute).UnixMilli()
 	require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "created", long, "fanned", long).Err())
 	b.Interrupt(fanout.Steps.Progress.Hash(), true, func() { <-time.After(200 * time.Millisecond) })
-	b.Sweeper.LookFor = 100 * time.Millisecond
+	b.Sweeper.Timing.LookFor = 100 * time.Millisecond
 	require.Zero(t, b.Sweep().Lost)
-	b.Sweeper.LookFor = time.Minute // however busy the machine is
+	b.Sweeper.Timing.LookFor = time.Minute // however busy the machine is
 	require.Equal(t, 1, b.Sweep().Resumed, "it does not wait as long as for others")
 	require.Equal(t, "1250", b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "enqueued").Val())
 }
@@ -285,7 +279,7 @@ func TestAProcessThatRestoresAlertsTheSweeperOfAnotherProcess(t *testing.T) {
 	b, other := open(t, url), open(t, url)
 	b.Submit(1, queuetest.Spec())
 	require.Equal(t, 1, b.Round().Open)
-	require.False(t, b.Sweeper.Schedule.Alerted())
+	require.False(t, b.Sweeper.Alerted())
 	for range 2 { // the worker's last beat is forgotten
 		_, err := other.Ledger.Workers.Beat(other.Ctx, "w2")
 		require.NoError(t, err)
@@ -293,6 +287,6 @@ func TestAProcessThatRestoresAlertsTheSweeperOfAnotherProcess(t *testing.T) {
 	}
 	b.Eventually("the alert", func() bool {
 		b.Round()
-		return b.Sweeper.Schedule.Alerted()
+		return b.Sweeper.Alerted()
 	})
 }

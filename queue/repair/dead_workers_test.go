@@ -1,4 +1,4 @@
-package queue_test
+package repair_test
 
 import (
 	"testing"
@@ -78,7 +78,7 @@ func TestOneProcessTakesOverTheActionsOfDeadWorkers(t *testing.T) {
 	t.Parallel()
 	url := redistest.Start(t).URL()
 	b, other := open(t, url), open(t, url)
-	require.NoError(t, other.Sweeper.Recovery.ClaimRecovery(other.Ctx, "w2"))
+	require.NoError(t, other.Sweeper.Recovery.Claim(other.Ctx, "w2"))
 	_, err := b.Sweeper.Recovery.Recover(b.Ctx, "w1", []string{"dead"})
 	require.ErrorIs(t, err, batch.ErrRecovering)
 	b.Silence("dead", time.Hour)
@@ -87,7 +87,7 @@ func TestOneProcessTakesOverTheActionsOfDeadWorkers(t *testing.T) {
 	require.ErrorIs(t, b.DB.Client.ZScore(b.Ctx, keys.WorkersKey, "dead").Err(), redis.Nil)
 	_, err = b.Sweeper.Recovery.Recover(b.Ctx, "w1", []string{"dead"})
 	require.NoError(t, err, "the lease ended with the recovery")
-	require.NoError(t, other.Sweeper.Recovery.ClaimRecovery(other.Ctx, "w2"))
+	require.NoError(t, other.Sweeper.Recovery.Claim(other.Ctx, "w2"))
 	require.Positive(t, queuetest.Must(b.DB.Client.PTTL(b.Ctx, keys.RecoveryKey).Result()), "it ends with its holder")
 }
 

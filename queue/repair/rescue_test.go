@@ -1,14 +1,17 @@
-package queue_test
+package repair_test
 
 import (
+	"strconv"
 	"testing"
 
 	"github.com/hibiken/asynq"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
@@ -90,16 +93,20 @@ func TestAnActionWhoseRescuerDiedIsBroughtToAnother(t *testing.T) {
 	})
 }
 
-func TestANoteThatComesWhileTasksArePutBackStays(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		queue := b.Tasks.QueuesOf(queuetest.Crm(batch.Interactive))[0]
-		require.NoError(t, b.Tasks.ReportLost(b.Ctx, queue))
-		seen, err := b.DB.Members(b.Ctx, keys.LostKey)
-		require.NoError(t, err)
-		require.NoError(t, b.Tasks.ReportLost(b.Ctx, queue))
-		require.NoError(t, b.Tasks.ForgetLost(b.Ctx, seen))
-		left, err := b.DB.Members(b.Ctx, keys.LostKey)
-		require.NoError(t, err)
-		require.Len(t, left, 1)
-	})
+// A recovery task brings no attempt whose token only resembles its own.
+func TestATaskWhoseTokenOnlyResemblesTheHoldersBringsNothing(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t).URL())
+	id := b.Submit(1, queuetest.Spec()).ID
+	held := string(b.Begin(id, 0).Token)
+	for _, token := range []string{"", held[:1], held[:len(held)-1], held + "1", held + "|1", held + "|", held[1:], "|" + held} {
+		require.False(t, bringsTheAttempt(b, id, token), "token %q", token)
+	}
+	require.True(t, bringsTheAttempt(b, id, held))
+}
+
+// bringsTheAttempt reports whether a recovery task with that token brings the attempt at
+// action 0 that the ledger holds.
+func bringsTheAttempt(b *bundle, id, token string) bool {
+	return repair.BringsInterrupted(tasks.TaskID(id, 0, token), b.DB.Client.HMGet(b.Ctx, keys.KeysOf(id).Ledger, strconv.Itoa(0)))
 }
