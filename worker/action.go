@@ -61,7 +61,7 @@ func (a *acting) leave(key actionKey) {
 }
 
 // runAction handles the task of one action.
-func (w *Worker) runAction(id string, index int, place *consumer.Slot) error {
+func (w *Worker) runAction(id string, index int, slot *consumer.Slot) error {
 	// A second task for an action that this worker has in flight waits for it to end.
 	key := actionKey{id, index}
 	if !w.acting.enter(key) {
@@ -83,9 +83,9 @@ func (w *Worker) runAction(id string, index int, place *consumer.Slot) error {
 		case batch.Run:
 			defer w.cfg.Ledger.Abandon(id, index, begun.Token)
 			if begun.Group != nil {
-				return w.runGroup(w.held, id, begun, place)
+				return w.runGroup(w.held, id, begun, slot)
 			}
-			return w.attempt(w.held, id, index, begun, place)
+			return w.attempt(w.held, id, index, begun, slot)
 		case batch.Interrupted:
 			again, err := w.resolve(w.held, id, index, begun)
 			if err != nil || !again {
@@ -96,7 +96,7 @@ func (w *Worker) runAction(id string, index int, place *consumer.Slot) error {
 }
 
 // attempt sends an action that this worker has begun.
-func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun, place *consumer.Slot) error {
+func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch.Begun, slot *consumer.Slot) error {
 	crash.At(crash.Begun)
 	target, known := w.targets[begun.Target]
 	var resp *batch.Response
@@ -107,8 +107,8 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		action, cut := cutAtDeadline(begun, &target)
 		received := time.Now()
 		var unsent error
-		if unsent = place.Approach(ctx); unsent == nil {
-			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, place)
+		if unsent = slot.Approach(ctx); unsent == nil {
+			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, slot)
 		}
 		if unsent != nil { // its task runs again at once, for another send time
 			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)
@@ -117,7 +117,7 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"
 		}
 		w.observe(ctx, target.Name, resp)
-		place.Leave() // not before: the next action has to see the hold
+		slot.Leave() // not before: the next action has to see the hold
 	default:
 		resp = notSent(begun, &batch.Failure{
 			Code: batch.CodeInternal, Message: fmt.Sprintf("the target %q is no longer configured", begun.Target),
@@ -145,10 +145,10 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 
 // send sends a request, at its send time if the target has a rate. It returns an error if it sent
 // nothing, because there was no send time soon enough, or because the worker ends.
-func (w *Worker) send(ctx context.Context, r *batch.Request, place *consumer.Slot) (resp *batch.Response, unsent error) {
-	if place.Paced() {
+func (w *Worker) send(ctx context.Context, r *batch.Request, slot *consumer.Slot) (resp *batch.Response, unsent error) {
+	if slot.Paced() {
 		r.Ready = func(ctx context.Context) error {
-			unsent = place.Ready(ctx)
+			unsent = slot.Ready(ctx)
 			return unsent
 		}
 	}

@@ -383,7 +383,7 @@ func TestWhoIsNextKnowsThatHeIsToWait(t *testing.T) {
 	t.Parallel()
 	const (
 		most  = 2000
-		going = 300 * time.Millisecond // after which tasks are taken ahead of their places
+		going = 300 * time.Millisecond // after which tasks are taken before they have slots
 	)
 	var mu sync.Mutex
 	var first, asked time.Time // when the target was first sent something, and when it asked to wait

@@ -34,9 +34,9 @@ type saga struct {
 	// undos are the undos loaded so far, by position. The saga can send them even after
 	// the batch was erased.
 	undos map[int]*batch.Action
-	// place is the slot of the group's task. The first request uses the send time of that
+	// slot is that of the group's task. The first request uses the send time of that
 	// task.
-	place *consumer.Slot
+	slot  *consumer.Slot
 	first bool
 	// staged is the result of a member that the next write of the record includes.
 	staged *batch.Result
@@ -45,8 +45,8 @@ type saga struct {
 }
 
 // runGroup runs a group that this worker holds, from the step in its record.
-func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, place *consumer.Slot) error {
-	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), place: place, first: true, undos: make(map[int]*batch.Action)}
+func (w *Worker) runGroup(ctx context.Context, id string, begun *batch.Begun, slot *consumer.Slot) error {
+	s := &saga{w: w, id: id, begun: begun, g: begun.Group, since: time.Now(), slot: slot, first: true, undos: make(map[int]*batch.Action)}
 	s.g.Paused = false
 	s.target, s.known = w.targets[begun.Target]
 	err := s.run(ctx)
@@ -122,7 +122,7 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	}
 	crash.At(crash.GroupNoted)
 	index := s.g.Members[s.g.At].Index
-	resp, unsent := s.w.send(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Now: s.g.StartedAt}, s.place)
+	resp, unsent := s.w.send(ctx, &batch.Request{Target: s.begun.Target, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Now: s.g.StartedAt}, s.slot)
 	if unsent != nil { // the group comes back with another send time
 		s.g.Attempt--
 		s.g.Sent = false
@@ -144,7 +144,7 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 func (s *saga) pass(ctx context.Context) error {
 	g := s.w.gates[s.target.Name]
 	if !s.first {
-		if held, _ := g.held(); s.place.Paced() || held > 0 { // the wait may take a while, and nothing is in flight during it
+		if held, _ := g.held(); s.slot.Paced() || held > 0 { // the wait may take a while, and nothing is in flight during it
 			if _, err := s.note(ctx); err != nil {
 				return err
 			}
@@ -154,7 +154,7 @@ func (s *saga) pass(ctx context.Context) error {
 		}
 	}
 	s.first = false
-	if s.place.ApproachEarly(ctx) != nil {
+	if s.slot.ApproachEarly(ctx) != nil {
 		return s.pause(ctx, 0)
 	}
 	return nil

@@ -56,7 +56,7 @@ func TestARateHoldsOverAllWorkers(t *testing.T) {
 	got, _ := b.wait(id)
 	require.Equal(t, 120, got.Counts.Succeeded)
 	require.LessOrEqual(t, seen.most(time.Second), 50+5+20, "the rate, one burst, and what a busy machine blurs on the way to the target")
-	// However a busy machine delays what has its place, nothing is sent before it.
+	// However a busy machine delays a task that has a slot, nothing is sent before it.
 	for i, at := range seen.at {
 		require.GreaterOrEqual(t, at.Sub(began), time.Duration(i-4)*20*time.Millisecond-time.Millisecond, "request %d", i)
 	}

@@ -206,10 +206,10 @@ func (w *Worker) serverConfig() consumer.ServerConfig {
 }
 
 // action runs the task of an action.
-func (w *Worker) action(id string, index int, place *consumer.Slot) error {
+func (w *Worker) action(id string, index int, slot *consumer.Slot) error {
 	w.inHand.Add(1)
 	defer w.inHand.Done()
-	return w.runAction(id, index, place)
+	return w.runAction(id, index, slot)
 }
 
 // webhook runs the task of a webhook.
