@@ -12,9 +12,9 @@ import (
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
-// A task that is to come again without delay goes back to its queue: what waits for a later attempt
-// is looked through only from time to time.
-func TestATaskThatComesAgainAtOnceDoesNotWaitToBeLookedFor(t *testing.T) {
+// A task that comes again without delay goes back to its queue: the retry set is
+// looked through only from time to time.
+func TestATaskThatComesAgainAtOnceWaitsForNoRegularPoll(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		const n = 5
 		runs := make(chan int, 2*n)

@@ -21,7 +21,7 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// tool is what operators look after asynq's queues with.
+// tool is a tool with which operators manage asynq's queues.
 type tool interface {
 	queues() []string
 	paused(queue string) bool
@@ -72,7 +72,7 @@ type asynqmonTool struct {
 	handler http.Handler
 }
 
-// sameConnections has asynqmon use the connections of a store.
+// sameConnections lets asynqmon use the connections of a store.
 type sameConnections struct{ rdb redis.UniversalClient }
 
 func (c sameConnections) MakeRedisClient() any { return c.rdb }
@@ -139,8 +139,8 @@ func TestAsynqsToolsListPauseRunAndDeleteTasks(t *testing.T) {
 	})
 }
 
-// lookAfterTasks has an operator look after the tasks of a batch of four actions: the first goes on
-// until it is told to end, the second fails, and the others succeed.
+// lookAfterTasks lets an operator manage the tasks of a batch of four actions: the first runs
+// until the test ends it, the second fails, and the others succeed.
 func lookAfterTasks(t *testing.T, b *bundle, op tool) {
 	t.Helper()
 	var got queuetest.Indexes

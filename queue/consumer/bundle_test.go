@@ -8,7 +8,7 @@ import (
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
-// bundle is what a test works with.
+// bundle has a store and its consumers.
 type bundle struct {
 	*queuetest.Bundle
 	consumers *Consumers
@@ -27,11 +27,6 @@ func onStores(t *testing.T, test func(t *testing.T, b *bundle), kinds ...string)
 func open(t *testing.T, url string) *bundle {
 	t.Helper()
 	return local(queuetest.Open(t, url))
-}
-
-func openWithDefaultTimeout(t *testing.T, url string) *bundle {
-	t.Helper()
-	return local(queuetest.OpenWithDefaultTimeout(t, url))
 }
 
 func local(b *queuetest.Bundle) *bundle { return &bundle{b, New(b.Store)} }

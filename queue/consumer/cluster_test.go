@@ -30,7 +30,7 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 				}
 				return nil
 			})
-			l := server.consumer.targets[0]
+			target := server.consumer.targets[0]
 			var brought []tasks.NewTask
 			for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(batch.Interactive)) {
 				if b.DB.NodeOf(b.Ctx, tasks.AsynqPrefix(queue)+"pending").Options().Addr == node.Addr {
@@ -46,16 +46,16 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 				return err == nil
 			})
 			trouble(node)
-			l.markAllNonEmpty() // a poll of all queues is under way
+			target.markAllNonEmpty() // a poll of all queues is under way
 			err := b.Tasks.EnqueueTasks(b.Ctx, brought)
 			require.NoError(t, err)
 			began := time.Now()
 			b.Eventually("every task of the other nodes", func() bool { return len(got.Sorted()) >= len(brought) })
 			t.Logf("%d tasks after %s", len(brought), time.Since(began))
 			b.Eventually("their ends", func() bool {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				return l.slots.running == 0
+				target.mu.Lock()
+				defer target.mu.Unlock()
+				return target.slots.running == 0
 			})
 
 			var blocking []tasks.NewTask
@@ -65,18 +65,18 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 			err = b.Tasks.EnqueueTasks(b.Ctx, blocking)
 			require.NoError(t, err)
 			b.Eventually("all slots", func() bool {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				return l.slots.running == 8
+				target.mu.Lock()
+				defer target.mu.Unlock()
+				return target.slots.running == 8
 			})
 			close(release)
 			if name == "frozen" {
 				node.Thaw()
 			}
 			b.Eventually("nothing in hand", func() bool {
-				l.mu.Lock()
-				defer l.mu.Unlock()
-				return l.slots.running == 0 && l.slots.inHand <= 8
+				target.mu.Lock()
+				defer target.mu.Unlock()
+				return target.slots.running == 0 && target.slots.inHand <= 8
 			})
 		})
 	}

@@ -23,11 +23,11 @@ import (
 )
 
 // serve runs a server over the target "crm" until the test ends, or stop is called.
-func (b *bundle) serve(line Target, handle func(index int, place *Slot) error) (server *Server, stop func()) {
+func (b *bundle) serve(target Target, handle func(index int, slot *Slot) error) (server *Server, stop func()) {
 	b.T.Helper()
-	line.Name = "crm"
+	target.Name = "crm"
 	server = b.consumers.NewServer(ServerConfig{
-		Targets: []Target{line}, WebhookSlots: 1,
+		Targets: []Target{target}, WebhookSlots: 1,
 		Config: asynq.Config{
 			LogLevel: asynq.FatalLevel, TaskCheckInterval: 10 * time.Millisecond, ShutdownTimeout: 30 * time.Second,
 			RetryDelayFunc: func(int, error, *asynq.Task) time.Duration { return 0 },
@@ -35,7 +35,7 @@ func (b *bundle) serve(line Target, handle func(index int, place *Slot) error) (
 		},
 	})
 	require.NoError(b.T, server.Start(Handlers{
-		Action:  func(_ string, index int, place *Slot) error { return handle(index, place) },
+		Action:  func(_ string, index int, slot *Slot) error { return handle(index, slot) },
 		Webhook: func(context.Context, *asynq.Task) error { return nil },
 	}))
 	var once sync.Once
@@ -58,13 +58,13 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 			got.Add(index)
 			return nil
 		})
-		turns := &queuetest.CommandCounter{Part: "evalsha " + tasks.Steps.Poll.Hash()}
-		b.DB.Client.AddHook(turns)
+		polls := &queuetest.CommandCounter{Part: "evalsha " + tasks.Steps.Poll.Hash()}
+		b.DB.Client.AddHook(polls)
 		b.Submit(300, queuetest.Spec())
 		b.Eventually("all tasks", func() bool { return len(got.Sorted()) >= 300 })
 		require.Equal(t, batches.Span(0, 300), got.Sorted(), "each once")
-		require.LessOrEqual(t, most.Load(), int32(8), "no more than there are places")
-		require.Less(t, turns.N.Load(), int32(280), "several tasks share an exchange")
+		require.LessOrEqual(t, most.Load(), int32(8), "no more than there are slots")
+		require.Less(t, polls.N.Load(), int32(280), "several tasks share an exchange")
 		stop()
 		processed := 0
 		for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) {
@@ -73,7 +73,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 				continue
 			}
 			require.NoError(t, err)
-			require.Zero(t, q.Size, "asynq's books are empty")
+			require.Zero(t, q.Size, "asynq's records are empty")
 			processed += q.Processed
 		}
 		require.Equal(t, 300, processed)
@@ -84,7 +84,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 	})
 }
 
-func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
+func TestTasksThatWereNotBegunAreGivenBackInOrder(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var got queuetest.Indexes
 		b.Submit(20, queuetest.Spec())
@@ -115,12 +115,12 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 		// Some that wait for their send times when the server stops.
 		b.Submit(20, queuetest.Spec())
 		stopping := make(chan struct{})
-		server, stop := b.serve(Target{Slots: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(index int, place *Slot) error {
-			if err := errors.Join(place.Approach(b.Ctx), place.Ready(b.Ctx)); err != nil {
+		server, stop := b.serve(Target{Slots: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(index int, slot *Slot) error {
+			if err := errors.Join(slot.Approach(b.Ctx), slot.Ready(b.Ctx)); err != nil {
 				return err
 			}
 			got.Add(index)
-			<-stopping // with its place
+			<-stopping // in its slot
 			return nil
 		})
 		b.Eventually("the first", func() bool { return len(got.Sorted()) > 20 })
@@ -144,14 +144,14 @@ func TestWhatIsNotBegunIsGivenBackInItsPlace(t *testing.T) {
 	})
 }
 
-func TestALostWordIsMadeUpFor(t *testing.T) {
+func TestTasksAreFoundWithoutAWakeup(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		var got queuetest.Indexes
 		server, _ := b.serve(Target{Slots: 8}, func(index int, _ *Slot) error {
 			got.Add(index)
 			return nil
 		})
-		server.consumer.unlisten() // it hears nothing any more
+		server.consumer.unlisten() // it receives no wakeups any more
 		server.consumer.remove()
 		time.Sleep(20 * time.Millisecond)
 		b.Submit(3, queuetest.Spec())
@@ -159,7 +159,7 @@ func TestALostWordIsMadeUpFor(t *testing.T) {
 	}, "server", "cluster")
 }
 
-func TestATaskThatIsToComeLaterComes(t *testing.T) {
+func TestFailedTasksComeAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var runs atomic.Int32
 		b.serve(Target{Slots: 200}, func(int, *Slot) error {
@@ -173,31 +173,31 @@ func TestATaskThatIsToComeLaterComes(t *testing.T) {
 	})
 }
 
-func TestATurnThatFailsLosesNothing(t *testing.T) {
+func TestAPollThatFailsLosesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.Submit(4, queuetest.Spec())
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
-		l := taker.targets[0]
-		for l.slots.inHand < 2 { // of several queues it may ask the wrong ones first
-			l.poll(true)
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
+		target := c.targets[0]
+		for target.slots.inHand < 2 { // of several queues it may poll the wrong ones first
+			target.poll(true)
 		}
-		require.Equal(t, 2, l.slots.inHand)
-		require.Len(t, taker.targets[0].handed(), 2)
+		require.Equal(t, 2, target.slots.inHand)
+		require.Len(t, c.targets[0].handed(), 2)
 		for range 2 {
-			k := <-taker.targets[0].handed()
+			k := <-c.targets[0].handed()
 			k.queue.end(k.id)
-			l.slots.inHand--
-			l.slots.running--
+			target.slots.inHand--
+			target.slots.running--
 		}
 		fail := &queuetest.FailedPipelines{}
 		b.DB.Client.AddHook(fail)
 		fail.Left = 100
-		l.poll(false)
-		require.Equal(t, 2, l.unreported(), "what has ended is told again")
+		target.poll(false)
+		require.Equal(t, 2, target.unreported(), "its end is reported again")
 		require.Len(t, b.Listed(batch.Interactive, b.Inspector().ListActiveTasks), 2)
 		fail.Left = 0
-		l.poll(false)
-		require.Zero(t, l.unreported())
+		target.poll(false)
+		require.Zero(t, target.unreported())
 		require.Empty(t, b.Listed(batch.Interactive, b.Inspector().ListActiveTasks))
 		require.Len(t, b.Pending(batch.Interactive), 2)
 	})
@@ -211,15 +211,15 @@ func TestBothLanesGetTheirShare(t *testing.T) {
 		large := queuetest.Spec()
 		b.Submit(1500, large)
 		b.Eventually("both", func() bool { return len(b.Pending(batch.Bulk)) == 1500 })
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 100}}})
-		l := taker.targets[0]
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 100}}})
+		target := c.targets[0]
 		var taken [2]int
 		for range 4 {
-			l.poll(true)
-			for len(taker.targets[0].handed()) > 0 {
-				k := <-taker.targets[0].handed()
-				l.slots.inHand--
-				l.slots.running--
+			target.poll(true)
+			for len(c.targets[0].handed()) > 0 {
+				k := <-c.targets[0].handed()
+				target.slots.inHand--
+				target.slots.running--
 				if k.queue.bulk {
 					taken[1]++
 				} else {
@@ -227,7 +227,7 @@ func TestBothLanesGetTheirShare(t *testing.T) {
 				}
 			}
 		}
-		require.GreaterOrEqual(t, taken[0], 200, "most places go to the small batches")
+		require.GreaterOrEqual(t, taken[0], 200, "most slots go to the small batches")
 		require.GreaterOrEqual(t, taken[1], 30, "the large ones do not starve")
 	})
 }
@@ -251,7 +251,7 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 		for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) {
 			node, err := cluster.MasterForKey(b.Ctx, tasks.AsynqPrefix(queue)+"pending")
 			require.NoError(t, err)
-			b.Eventually("the books", func() bool {
+			b.Eventually("the records", func() bool {
 				q, err := b.Inspector().GetQueueInfo(queue)
 				require.NoError(t, err)
 				if q.Size == 0 {
@@ -270,17 +270,17 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 func TestATaskThatWasPutBackIsNotEnded(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(1, queuetest.Spec()).ID
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
-		l := taker.targets[0]
-		for len(taker.targets[0].handed()) == 0 { // of several queues it may ask the wrong ones first
-			l.poll(true)
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
+		target := c.targets[0]
+		for len(c.targets[0].handed()) == 0 { // of several queues it may poll the wrong ones first
+			target.poll(true)
 		}
-		k := <-taker.targets[0].handed()
+		k := <-c.targets[0].handed()
 		n, err := b.Tasks.Requeue(b.Ctx, k.queue.name, []string{k.id}) // as of a worker that was taken for dead
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 		k.queue.end(k.id)
-		l.poll(false)
+		target.poll(false)
 		waiting := b.Pending(batch.Interactive)
 		require.Len(t, waiting, 1)
 		require.Equal(t, tasks.TaskID(id, 0, ""), waiting[0].ID, "it is whole")
@@ -289,24 +289,24 @@ func TestATaskThatWasPutBackIsNotEnded(t *testing.T) {
 
 func TestAnyNumberOfTasksCanEndAtOnce(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		const most = 10_000 // places of a target
-		l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: most}}}).targets[0]
+		const most = 10_000 // slots of a target
+		target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: most}}}).targets[0]
 		for i := range most {
-			l.queues[0].end(fmt.Sprint("task-", i))
+			target.queues[0].end(fmt.Sprint("task-", i))
 		}
 		for range most / tasks.MostEnded {
-			l.poll(false)
+			target.poll(false)
 		}
-		require.Zero(t, l.unreported())
+		require.Zero(t, target.unreported())
 	})
 }
 
-func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
+func TestAHoldThatIsResetDelaysNoTaskLonger(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		var got queuetest.Indexes
 		require.NoError(t, b.Gate.Hold(b.Ctx, "crm", time.Hour))
-		server, _ := b.serve(Target{Slots: 8, Rate: batch.Rate{N: 100, Per: time.Second}}, func(index int, place *Slot) error {
-			if err := errors.Join(place.Approach(b.Ctx), place.Ready(b.Ctx)); err != nil {
+		server, _ := b.serve(Target{Slots: 8, Rate: batch.Rate{N: 100, Per: time.Second}}, func(index int, slot *Slot) error {
+			if err := errors.Join(slot.Approach(b.Ctx), slot.Ready(b.Ctx)); err != nil {
 				return err
 			}
 			got.Add(index)
@@ -317,19 +317,19 @@ func TestAHoldThatIsCalledOffHoldsNobodyLonger(t *testing.T) {
 		b.Eventually("Redis says that the target is held", func() bool {
 			return time.Until(pacer.NotBefore()) > time.Minute
 		})
-		b.Eventually("what was taken is given back", func() bool { return len(b.Pending(batch.Interactive)) == 3 })
-		require.NoError(t, b.Gate.Reset(b.Ctx, "crm")) // this server hears of neither
+		b.Eventually("the tasks are given back", func() bool { return len(b.Pending(batch.Interactive)) == 3 })
+		require.NoError(t, b.Gate.Reset(b.Ctx, "crm")) // this server receives neither message
 		b.Eventually("all tasks", func() bool { return len(got.Sorted()) == 3 })
 	}, "server")
 }
 
-func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
+func TestTasksWhoseEnqueueingHadNoReplyAreTaken(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		err := b.Enqueue(b.Ctx, "warm", queuetest.Crm(batch.Interactive), batches.Span(0, tasks.ClusterShards*tasks.ShardRun)) // the script is loaded
 		require.NoError(t, err)
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 8}}})
-		defer b.consumers.add(taker)()
-		for _, q := range taker.queues {
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 8}}})
+		defer b.consumers.add(c)()
+		for _, q := range c.queues {
 			q.maybeNonEmpty = false
 		}
 		b.DB.Client.AddHook(&queuetest.LostReplies{Left: 1, Only: tasks.Steps.Enqueue.Hash()})
@@ -337,25 +337,25 @@ func TestTasksWhoseEnqueueingWasNotAnsweredAreTaken(t *testing.T) {
 		err = b.Enqueue(b.Ctx, "some", queuetest.Crm(batch.Interactive), indexes)
 		require.Error(t, err)
 		for _, i := range indexes {
-			require.True(t, taker.queues[b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), "some", i)].maybeNonEmpty)
+			require.True(t, c.queues[b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), "some", i)].maybeNonEmpty)
 		}
 	})
 }
 
 func TestTheLedgerDecidesAboutATaskThatLostItsMessage(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
-		prefix := l.queues[0].prefix
+		target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
+		prefix := target.queues[0].prefix
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, prefix+"t:x", "state", "pending").Err())
 		require.NoError(t, b.DB.Client.LPush(b.Ctx, prefix+"pending", "x").Err())
 		b.Eventually("it is taken", func() bool {
-			l.markAllNonEmpty()
-			l.poll(true)
-			return len(l.handed()) == 1
+			target.markAllNonEmpty()
+			target.poll(true)
+			return len(target.handed()) == 1
 		})
-		k := <-l.handed()
+		k := <-target.handed()
 		k.queue.end(k.id)
-		l.poll(false)
+		target.poll(false)
 		require.Zero(t, queuetest.Must(b.DB.Client.Exists(b.Ctx, prefix+"t:x", prefix+"pending", prefix+"active", prefix+"lease").Result()))
 	})
 }
@@ -376,7 +376,7 @@ func TestTheLowestIsThatOfTheLastSeconds(t *testing.T) {
 	require.Equal(t, time.Hour, m.of(at.Add(time.Minute)))
 }
 
-// As when another process has taught a new server some of them.
+// As when another process has loaded some of them into a new Redis server.
 func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var got queuetest.Indexes
@@ -401,23 +401,23 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 			b.Eventually("the tasks", func() bool { return len(got.Sorted()) == 3*(n+1) })
 			if b.Tasks.Shards == 1 {
 				commits := seen.With(upload.Steps.Commit.Hash())
-				require.Contains(t, commits[0], tasks.Steps.Offer.Hash(), "they were to be offered along with it")
+				require.Contains(t, commits[0], tasks.Steps.Offer.Hash(), "they were offered in the same exchange")
 			}
 		}
 	})
 }
 
 // As after a failover, or SCRIPT FLUSH.
-func TestAServerThatKnowsNoScriptsIsTaughtThem(t *testing.T) {
+func TestScriptsAreLoadedIntoAServerThatKnowsNone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		forget := func() { require.NoError(t, b.DB.Client.ScriptFlush(b.Ctx).Err()) }
 		forget()
 		id := b.Submit(2, queuetest.Spec()).ID
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
 		forget()
-		for len(taker.targets[0].handed()) < 2 {
-			taker.targets[0].markAllNonEmpty()
-			taker.targets[0].poll(true)
+		for len(c.targets[0].handed()) < 2 {
+			c.targets[0].markAllNonEmpty()
+			c.targets[0].poll(true)
 		}
 		forget()
 		begun := b.Begin(id, 0)

@@ -11,7 +11,7 @@ import (
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
-// idle returns the commands a second of a worker whose target is held, over some rounds
+// idle returns the commands a second of a worker whose target is on hold, over some rounds
 // of the sweeper, with so many open batches.
 func idle(t *testing.T, batches int) float64 {
 	t.Helper()

@@ -88,8 +88,9 @@ func (f *forwarder) due(now time.Time) (due []*taskQueue, wait time.Duration) {
 
 // forward moves the due tasks of some queues, in one exchange.
 func (f *forwarder) forward(queues []*taskQueue) {
-	for i, answer := range f.consumer.store.Tasks.Forward(context.Background(), namesOf(queues)) {
-		queues[i].forwarded(answer)
+	answers := f.consumer.store.Tasks.Forward(context.Background(), namesOf(queues))
+	for i, q := range queues {
+		q.forwarded(answers[i])
 	}
 	f.wake()
 }

@@ -72,36 +72,36 @@ func TestARetryIsNeverEarlyAndWaitsForNoPoll(t *testing.T) {
 	})
 }
 
-// putAside puts so many tasks of actions aside until a time from now, and returns the server that
-// did, which moves nothing by itself, and their ids.
+// putAside has so many tasks fail and wait for another attempt, and returns the consumer that
+// took them, which moves nothing by itself, and their ids.
 func (b *bundle) putAside(n int, wait time.Duration) (*consumer, []string) {
 	b.T.Helper()
 	b.Submit(n, queuetest.Spec())
 	t := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2 * n}}})
 	t.retryDelay = func(int, error, *asynq.Task) time.Duration { return wait }
-	l := t.targets[0]
+	target := t.targets[0]
 	b.Eventually("the tasks", func() bool {
-		l.markAllNonEmpty()
-		l.poll(true)
-		return len(l.handed()) == n
+		target.markAllNonEmpty()
+		target.poll(true)
+		return len(target.handed()) == n
 	})
 	var ids []string
 	for range n {
-		k := <-l.handed()
+		k := <-target.handed()
 		k.ran(errors.New("later"))
 		ids = append(ids, k.id)
 	}
-	for l.unreported() > 0 {
-		l.poll(false)
+	for target.unreported() > 0 {
+		target.poll(false)
 	}
 	return t, ids
 }
 
-// moveAll moves what is due, in one exchange for each queue.
-func (t *consumer) moveAll() {
-	for _, q := range t.queues {
+// moveAll moves the tasks that are due, in one exchange for each queue.
+func (c *consumer) moveAll() {
+	for _, q := range c.queues {
 		q.due = time.Time{}
-		t.forwarder.forward([]*taskQueue{q})
+		c.forwarder.forward([]*taskQueue{q})
 	}
 }
 
@@ -111,11 +111,11 @@ func TestATaskIsDueToTheMillisecondByRedissClock(t *testing.T) {
 		before, err := b.DB.Now(b.Ctx)
 		require.NoError(t, err)
 		began := time.Now()
-		taker, ids := b.putAside(1, wait)
+		c, ids := b.putAside(1, wait)
 		ended := time.Now()
 		after, err := b.DB.Now(b.Ctx)
 		require.NoError(t, err)
-		for _, q := range taker.queues {
+		for _, q := range c.queues {
 			entries := queuetest.Must(b.DB.Client.ZRangeWithScores(b.Ctx, tasks.DueKey(q.name), 0, -1).Result())
 			if len(entries) == 0 {
 				continue
@@ -130,7 +130,7 @@ func TestATaskIsDueToTheMillisecondByRedissClock(t *testing.T) {
 			life := queuetest.Must(b.DB.Client.PTTL(b.Ctx, tasks.DueKey(q.name)).Result())
 			require.Positive(t, life, "nothing stays behind")
 		}
-		taker.moveAll()
+		c.moveAll()
 		require.Len(t, b.Listed(batch.Interactive, b.Inspector().ListRetryTasks), 1, "it is not due yet")
 		require.EqualValues(t, 1, queuetest.DueEntries(b.Bundle))
 	})
@@ -150,11 +150,11 @@ func TestTasksThatAreDueComeBackInBoundedNumbers(t *testing.T) {
 		}
 		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, tasks.DueKey(queue), due...).Err())
 		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, prefix+"retry", retry...).Err())
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 1}}})
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 1}}})
 		for _, moved := range []int64{most, 2 * most, n} {
-			taker.moveAll()
+			c.moveAll()
 			require.Equal(t, moved, queuetest.Must(b.DB.Client.LLen(b.Ctx, prefix+"pending").Result()))
-			require.Equal(t, moved < n, !taker.queues[queue].due.IsZero(), "it goes on at once while there are more")
+			require.Equal(t, moved < n, !c.queues[queue].due.IsZero(), "it goes on at once while there are more")
 		}
 		require.Equal(t, "pending", queuetest.Must(b.DB.Client.HGet(b.Ctx, prefix+"t:x:7", "state").Result()))
 		require.Zero(t, queuetest.DueEntries(b.Bundle))
@@ -163,7 +163,7 @@ func TestTasksThatAreDueComeBackInBoundedNumbers(t *testing.T) {
 
 func TestAnEntryOfATaskThatDoesNotWaitAnyMoreMovesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, ids := b.putAside(2, 50*time.Millisecond)
+		c, ids := b.putAside(2, 50*time.Millisecond)
 		for i, id := range ids {
 			batchID, index, _ := tasks.ParseTaskID(id)
 			queue := b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), batchID, index)
@@ -174,7 +174,7 @@ func TestAnEntryOfATaskThatDoesNotWaitAnyMoreMovesNothing(t *testing.T) {
 			}
 		}
 		b.Eventually("the entries are dropped", func() bool {
-			taker.moveAll()
+			c.moveAll()
 			return queuetest.DueEntries(b.Bundle) == 0
 		})
 		require.Len(t, b.Pending(batch.Interactive), 1, "the one that an operator ran")
@@ -183,14 +183,14 @@ func TestAnEntryOfATaskThatDoesNotWaitAnyMoreMovesNothing(t *testing.T) {
 
 func TestATaskWhoseEntryIsGoneComesAtTheEndOfItsSecond(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, _ := b.putAside(1, 50*time.Millisecond)
-		for queue := range taker.queues {
+		c, _ := b.putAside(1, 50*time.Millisecond)
+		for queue := range c.queues {
 			require.NoError(t, b.DB.Client.Del(b.Ctx, tasks.DueKey(queue)).Err())
 		}
-		taker.action = func(string, int, *Slot) error { return nil }
-		taker.wg.Go(taker.forwarder.run)
-		defer taker.wg.Wait()
-		defer close(taker.quit)
+		c.action = func(string, int, *Slot) error { return nil }
+		c.wg.Go(c.forwarder.run)
+		defer c.wg.Wait()
+		defer close(c.quit)
 		b.Eventually("it is moved without being looked for again", func() bool { return len(b.Pending(batch.Interactive)) == 1 })
 	})
 }
@@ -209,12 +209,12 @@ func TestTasksThatWaitForAServerThatDiedComeAtAnother(t *testing.T) {
 
 func TestTasksAreMovedAfterAnExchangeThatFailed(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, _ := b.putAside(1, time.Millisecond)
+		c, _ := b.putAside(1, time.Millisecond)
 		b.DB.Client.AddHook(&queuetest.FailedPipelines{Left: 3})
-		taker.forwarder.forwardAll()
-		taker.wg.Go(taker.forwarder.run)
-		defer taker.wg.Wait()
-		defer close(taker.quit)
+		c.forwarder.forwardAll()
+		c.wg.Go(c.forwarder.run)
+		defer c.wg.Wait()
+		defer close(c.quit)
 		b.Eventually("the task", func() bool { return len(b.Pending(batch.Interactive)) == 1 })
 	})
 }
@@ -222,10 +222,10 @@ func TestTasksAreMovedAfterAnExchangeThatFailed(t *testing.T) {
 func TestATaskWhoseLeaseHasExpiredComesAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.Submit(3, queuetest.Spec())
-		l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}}).targets[0]
+		target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}}).targets[0]
 		b.Eventually("a server takes the tasks and dies", func() bool {
-			l.markAllNonEmpty()
-			l.poll(true)
+			target.markAllNonEmpty()
+			target.poll(true)
 			return len(b.Active()) == 3
 		})
 		now, err := b.DB.Now(b.Ctx)
@@ -241,19 +241,19 @@ func TestATaskWhoseLeaseHasExpiredComesAgain(t *testing.T) {
 		expire(held[:1], now.Add(time.Minute))
 		expire(held[1:2], now.Add(-reapGrace/2)) // as of a worker that could not renew it
 		expire(held[2:], now.Add(-reapGrace-2*time.Second))
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}})
-		for _, q := range taker.queues {
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}})
+		for _, q := range c.queues {
 			q.maybeNonEmpty = false
 		}
-		for _, q := range taker.queues {
-			taker.reapQueues([]*taskQueue{q})
+		for _, q := range c.queues {
+			c.reapQueues([]*taskQueue{q})
 		}
 		waiting := b.Pending(batch.Interactive)
 		require.Len(t, waiting, 1)
 		require.Equal(t, held[2], waiting[0].ID)
 		require.Zero(t, waiting[0].Retried, "the ledger decides about attempts")
 		require.Len(t, b.Active(), 2)
-		require.True(t, taker.queues[waiting[0].Queue].maybeNonEmpty, "and it is taken at once")
+		require.True(t, c.queues[waiting[0].Queue].maybeNonEmpty, "and it is taken at once")
 		require.ErrorIs(t, b.DB.Client.ZScore(b.Ctx, tasks.AsynqPrefix(waiting[0].Queue)+"lease", held[2]).Err(), redis.Nil)
 
 		// While a batch is open, a server looks for such tasks by itself.

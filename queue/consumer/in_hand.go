@@ -45,7 +45,7 @@ func (c *consumer) onTasksQuestion(message string) {
 		pipe.SAdd(ctx, tasks.InHandKey(token), found...)
 		pipe.PExpire(ctx, tasks.InHandKey(token), inHandLasts)
 		if _, err := pipe.Exec(ctx); err != nil {
-			c.store.Log.Debug("question for tasks in hand not answered", "error", rdb.MapError(ctx, err))
+			c.store.Log.DebugContext(ctx, "question for tasks in hand not answered", "error", rdb.MapError(ctx, err))
 		}
 	})
 }

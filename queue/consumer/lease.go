@@ -51,14 +51,14 @@ func (c *consumer) reap() {
 }
 
 func (c *consumer) reapQueues(queues []*taskQueue) {
-	for i, answer := range c.store.Tasks.Reap(context.Background(), namesOf(queues), reapGrace) {
-		name := queues[i].name
-		switch {
+	answers := c.store.Tasks.Reap(context.Background(), namesOf(queues), reapGrace)
+	for i, q := range queues {
+		switch answer := answers[i]; {
 		case answer.Err != nil:
-			c.store.Log.Warn("expired leases not looked for", "queue", name, "error", answer.Err)
+			c.store.Log.Warn("expired leases not looked for", "queue", q.name, "error", answer.Err)
 		case answer.PutBack > 0:
-			c.store.Log.Info("tasks put back whose leases had expired", "queue", name, "tasks", answer.PutBack)
-			c.markNonEmpty(name)
+			c.store.Log.Info("tasks put back whose leases had expired", "queue", q.name, "tasks", answer.PutBack)
+			c.markNonEmpty(q.name)
 		}
 	}
 }

@@ -17,17 +17,17 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
+func TestTasksOfAPollWithoutReplyArePutBackSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 4}}})
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 4}}})
 		require.NoError(t, tasks.Steps.Poll.Load(b.Ctx, b.DB.Client).Err()) // on all servers: what is sent by its text is not lost
 		b.Submit(3, queuetest.Spec())
 		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
 		lost := &queuetest.LostReplies{Left: 1000, Only: tasks.Steps.Poll.Hash()}
 		b.DB.Client.AddHook(lost)
-		for len(b.Pending(batch.Interactive)) > 0 { // of several queues it may ask the wrong ones first
-			taker.targets[0].markAllNonEmpty()
-			taker.targets[0].poll(true)
+		for len(b.Pending(batch.Interactive)) > 0 { // of several queues it may poll the wrong ones first
+			c.targets[0].markAllNonEmpty()
+			c.targets[0].poll(true)
 		}
 		lost.Mu.Lock()
 		lost.Left = 0
@@ -38,9 +38,9 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 			return notes
 		}
 		b.Eventually("the end of telling", func() bool {
-			taker.targets[0].mu.Lock()
-			defer taker.targets[0].mu.Unlock()
-			return !slices.ContainsFunc(taker.targets[0].queues, func(q *taskQueue) bool { return q.reporting })
+			c.targets[0].mu.Lock()
+			defer c.targets[0].mu.Unlock()
+			return !slices.ContainsFunc(c.targets[0].queues, func(q *taskQueue) bool { return q.reporting })
 		})
 		require.NotEmpty(t, notes())
 
@@ -54,43 +54,43 @@ func TestWhatATurnTookThatWasNotAnsweredIsPutBackSoon(t *testing.T) {
 }
 
 // go-redis would send a pipeline once more whose connection was closed before it was answered.
-func TestATurnWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
+func TestAPollWhoseConnectionBreaksIsNotSentTwice(t *testing.T) {
 	t.Parallel()
 	server := redistest.Start(t)
 	links := queuetest.StartBreakingProxy(t, server.Addr)
 	b := open(t, "redis://"+links.Addr+"/0")
-	l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
-	l.poll(true) // the script is loaded
+	target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
+	target.poll(true) // the script is loaded
 	b.Submit(4, queuetest.Spec())
 	require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
 	b.Background.Wait() // what follows a submission
-	for _, q := range l.queues {
+	for _, q := range target.queues {
 		q.maybeNonEmpty = !q.bulk
 	}
 	links.Next.Store(true)
-	l.poll(true)
+	target.poll(true)
 	require.False(t, links.Next.Load(), "nothing was broken")
-	require.Empty(t, l.handed())
+	require.Empty(t, target.handed())
 	require.Len(t, b.Pending(batch.Interactive), 2)
-	require.Zero(t, l.slots.inHand)
+	require.Zero(t, target.slots.inHand)
 	b.Eventually("the note", func() bool { return len(queuetest.Must(b.DB.Members(b.Ctx, keys.LostKey))) > 0 })
 	require.Equal(t, batch.Swept{Open: 1, Lost: 2}, b.Sweep())
 	require.Len(t, b.Pending(batch.Interactive), 4)
 }
 
-func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
+func TestTasksThatCannotBeGivenBackArePutBackSoon(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.SkipConfirmDelay()
-		l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 3}}}).targets[0]
+		target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 3}}}).targets[0]
 		b.Submit(3, queuetest.Spec())
 		for len(b.Pending(batch.Interactive)) > 0 {
-			l.markAllNonEmpty()
-			l.poll(true)
+			target.markAllNonEmpty()
+			target.poll(true)
 		}
 		require.Equal(t, batch.Swept{Open: 1}, b.Sweep())
 		var brought []*task
 		for range 3 {
-			brought = append(brought, <-l.handed())
+			brought = append(brought, <-target.handed())
 		}
 		// It is a step of its own, and repeated by its text where the digest is not known.
 		refused := &queuetest.RefusedCommands{Step: tasks.Steps.Requeue.Hash()}
@@ -104,23 +104,23 @@ func TestWhatCannotBeGivenBackIsPutBackSoon(t *testing.T) {
 	})
 }
 
-// As when the next turn fails before the sweeper was told of the one before.
-func TestATurnThatIsMissedWhileAnotherIsToldIsToldToo(t *testing.T) {
+// As when the next poll fails before the loss of the one before was reported.
+func TestALossDuringTheReportOfAnotherIsReportedToo(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		q := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 4}}}).targets[0].queues[0]
-		q.reporting = true // somebody is about to
+		q.reporting = true // a goroutine is about to
 		q.target.mu.Lock()
 		q.reportLost()
 		q.target.mu.Unlock()
 		require.True(t, q.takeLost())
-		require.True(t, q.reporting, "and he goes on")
+		require.True(t, q.reporting, "the goroutine goes on")
 		require.False(t, q.takeLost())
 		require.False(t, q.reporting)
 	})
 }
 
-// A worker that is alive has taken tasks, and Redis refuses its begins. It keeps them, though
-// the sweeper is told that tasks of the queue are lost, or that another worker has died.
+// A live worker has taken tasks, and Redis refuses its begins. It keeps them, although
+// tasks of the queue are reported lost, or another worker has died.
 func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		refused := make(chan struct{})

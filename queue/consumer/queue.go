@@ -106,7 +106,7 @@ func (q *taskQueue) reportLost() {
 	c.store.Background.Go(func(ctx context.Context) {
 		for q.takeLost() {
 			if err := c.store.Tasks.ReportLost(ctx, q.name); err != nil {
-				c.store.Log.Warn("tasks that were taken may come again late", "queue", q.name, "error", err)
+				c.store.Log.WarnContext(ctx, "tasks that were taken may come again late", "queue", q.name, "error", err)
 			}
 		}
 	})

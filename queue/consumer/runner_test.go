@@ -40,7 +40,7 @@ func TestATaskThatIsRunForLongKeepsItsLease(t *testing.T) {
 		soon := float64(before - 20) // as if it had run for 20 s
 		prefix := tasks.AsynqPrefix(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, 0))
 		require.NoError(t, b.DB.Client.ZAddXX(b.Ctx, prefix+"lease", redis.Z{Member: tasks.TaskID(id, 0, ""), Score: soon}).Err())
-		n, err := b.Tasks.Requeue(b.Ctx, b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, 1), []string{tasks.TaskID(id, 1, "")}) // somebody took it for lost
+		n, err := b.Tasks.Requeue(b.Ctx, b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, 1), []string{tasks.TaskID(id, 1, "")}) // as of a worker that considered it lost
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
 		server.consumer.stop() // so that it is not taken again
@@ -59,19 +59,19 @@ func TestATaskThatIsRunForLongKeepsItsLease(t *testing.T) {
 func TestALeaseThatIsGoneIsNotRenewed(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(1, queuetest.Spec()).ID
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
-		l := taker.targets[0]
-		for len(l.handed()) == 0 { // of several queues it may ask the wrong ones first
-			l.poll(true)
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
+		target := c.targets[0]
+		for len(target.handed()) == 0 { // of several queues it may poll the wrong ones first
+			target.poll(true)
 		}
-		k := <-l.handed()
+		k := <-target.handed()
 		r := &runner{}
 		r.now.Store(k)
-		l.runners.all = append(l.runners.all, r)
+		target.runners.all = append(target.runners.all, r)
 		n, err := b.Tasks.Requeue(b.Ctx, k.queue.name, []string{tasks.TaskID(id, 0, "")}) // as of a worker that was taken for dead
 		require.NoError(t, err)
 		require.Equal(t, 1, n)
-		taker.renewLeases(time.Now().Add(time.Minute))
+		c.renewLeases(time.Now().Add(time.Minute))
 		require.Zero(t, queuetest.Must(b.DB.Client.Exists(b.Ctx, k.queue.prefix+"lease").Result()))
 	})
 }
@@ -90,23 +90,23 @@ func TestATaskThatPanicsComesAgain(t *testing.T) {
 	})
 }
 
-func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
+func TestATaskThatComesLaterIsInAsynqsRetrySet(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		b.Submit(1, queuetest.Spec())
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
-		taker.retryDelay = func(int, error, *asynq.Task) time.Duration { return time.Hour }
-		l := taker.targets[0]
-		for len(l.handed()) == 0 { // of several queues it may ask the wrong ones first
-			l.poll(true)
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}})
+		c.retryDelay = func(int, error, *asynq.Task) time.Duration { return time.Hour }
+		target := c.targets[0]
+		for len(target.handed()) == 0 { // of several queues it may poll the wrong ones first
+			target.poll(true)
 		}
-		k := <-l.handed()
+		k := <-target.handed()
 		k.ran(errors.New("later"))
 		fail := &queuetest.FailedPipelines{Left: 1}
 		b.DB.Client.AddHook(fail)
-		l.poll(false)
-		require.Equal(t, 1, l.unreported(), "it is told again")
-		l.poll(false)
-		require.Zero(t, l.unreported())
+		target.poll(false)
+		require.Equal(t, 1, target.unreported(), "it is reported again")
+		target.poll(false)
+		require.Zero(t, target.unreported())
 		require.Empty(t, b.Listed(batch.Interactive, b.Inspector().ListActiveTasks))
 		waiting := b.Listed(batch.Interactive, b.Inspector().ListRetryTasks)
 		require.Len(t, waiting, 1)
@@ -118,7 +118,7 @@ func TestATaskThatIsToComeLaterStandsAmongThoseOfAsynq(t *testing.T) {
 	})
 }
 
-func TestATaskOfSomebodyElseIsDropped(t *testing.T) {
+func TestATaskOfAnotherProgramIsDropped(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		_, err := asynq.NewClientFromRedisClient(b.DB.Client).Enqueue(asynq.NewTask("theirs", nil),
 			asynq.Queue(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), "x", 0)), asynq.TaskID("whatever"))
@@ -139,7 +139,7 @@ func TestATaskOfSomebodyElseIsDropped(t *testing.T) {
 	})
 }
 
-func TestAHandlerThatDoesNotEndHoldsNoServer(t *testing.T) {
+func TestAHandlerThatDoesNotEndBlocksNoShutdown(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		end := make(chan struct{})
 		began := make(chan struct{})
@@ -157,40 +157,40 @@ func TestAHandlerThatDoesNotEndHoldsNoServer(t *testing.T) {
 	})
 }
 
-// Runners take tasks while the server takes back what they have not begun.
+// Runners receive tasks while the server takes back those that no runner has begun.
 func TestAServerStopsWhileItsRunnersBegin(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
 	for range 300 {
 		k := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 64}}})
 		k.action = func(string, int, *Slot) error { return nil }
-		l := k.targets[0]
-		l.mu.Lock()
+		target := k.targets[0]
+		target.mu.Lock()
 		for range 64 {
-			l.slots.inHand++
-			l.slots.addRunning(1)
-			l.runners.hand(&task{queue: l.queues[0], id: "x:1", slot: Slot{queue: l.queues[0]}})
+			target.slots.inHand++
+			target.slots.addRunning(1)
+			target.runners.hand(&task{queue: target.queues[0], id: "x:1", slot: Slot{queue: target.queues[0]}})
 		}
-		l.mu.Unlock()
+		target.mu.Unlock()
 		close(k.quit)
-		left := l.takeRest()
-		require.Empty(t, l.takeRest(), "a second time")
+		left := target.takeRest()
+		require.Empty(t, target.takeRest(), "a second time")
 		k.runners.Wait()
-		require.Equal(t, 64, l.unreported()+len(left))
+		require.Equal(t, 64, target.unreported()+len(left))
 		require.Zero(t, b.Ledger.AddRunning(0))
 	}
 }
 
-// Whatever tasks do, all places, runners and books are as before in the end.
-func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
+// Whatever tasks do, all slots, runners and records of asynq are as before in the end.
+func TestEndedTasksLeaveNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var runs atomic.Int32
-		server, _ := b.serve(Target{Slots: 16}, func(_ int, place *Slot) error {
+		server, _ := b.serve(Target{Slots: 16}, func(_ int, slot *Slot) error {
 			switch n := runs.Add(1); n % 5 {
 			case 0:
-				place.Leave()
+				slot.Leave()
 			case 1:
-				place.Leave()
+				slot.Leave()
 				return errors.New("again")
 			case 2:
 				if n%7 == 0 {
@@ -202,26 +202,26 @@ func TestNothingIsLeftOfTasksThatAreDone(t *testing.T) {
 		for range 5 {
 			b.Submit(60, queuetest.Spec())
 		}
-		l := server.consumer.targets[0]
+		target := server.consumer.targets[0]
 		b.Eventually("the end", func() bool {
 			for key := range b.AllKeys() {
 				if word := queuetest.AsynqKeyKind(key); word == "t" {
 					return false
 				}
 			}
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			return l.slots.inHand == 0 && l.slots.finishing == 0
+			target.mu.Lock()
+			defer target.mu.Unlock()
+			return target.slots.inHand == 0 && target.slots.finishing == 0
 		})
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		require.Zero(t, l.slots.inBulk)
-		require.Zero(t, l.slots.running)
+		target.mu.Lock()
+		defer target.mu.Unlock()
+		require.Zero(t, target.slots.inBulk)
+		require.Zero(t, target.slots.running)
 		require.Zero(t, b.Ledger.AddRunning(0))
-		require.Empty(t, l.handed())
-		require.Empty(t, l.slots.ready)
-		require.Len(t, l.runners.all, l.runners.idle)
-		require.LessOrEqual(t, len(l.runners.all), 16+maxFinishing(16))
+		require.Empty(t, target.handed())
+		require.Empty(t, target.slots.ready)
+		require.Len(t, target.runners.all, target.runners.idle)
+		require.LessOrEqual(t, len(target.runners.all), 16+maxFinishing(16))
 	})
 }
 

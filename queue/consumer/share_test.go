@@ -62,7 +62,7 @@ func TestSlotsAreDividedBetweenQueues(t *testing.T) {
 	require.InDelta(t, 9000, of[0], 200)
 	require.InDelta(t, 1000, of[1], 200)
 
-	turns := [8]int{} // eight queues of a lane on a cluster, of which each poll asks a few
+	polled := [8]int{} // eight queues of one kind on a cluster, of which each poll asks a few
 	eight := make([]queueState, 8)
 	for i := range eight {
 		eight[i] = small
@@ -70,12 +70,12 @@ func TestSlotsAreDividedBetweenQueues(t *testing.T) {
 	for range 1000 {
 		asked := 0
 		for i, n := range divide(32, 32, eight, lots) {
-			turns[i] += n
+			polled[i] += n
 			asked += min(n, 1)
 		}
 		require.Equal(t, 2, asked)
 	}
-	for _, n := range turns {
+	for _, n := range polled {
 		require.InDelta(t, 4000, n, 600)
 	}
 }
@@ -83,16 +83,16 @@ func TestSlotsAreDividedBetweenQueues(t *testing.T) {
 func TestLargeBatchesThatHaveTheirShareWait(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
-	l := withoutRedis(Target{Slots: 64})
-	l.slots.inBulk, l.slots.inHand = 24, 24
-	l.slots.share.small = now
-	l.slots.share.fastest.add(now, time.Millisecond)
-	l.queues = []*taskQueue{{target: l, bulk: true, maybeNonEmpty: true}}
-	wait, take, end := l.next(0)
+	target := withoutRedis(Target{Slots: 64})
+	target.slots.inBulk, target.slots.inHand = 24, 24
+	target.slots.share.small = now
+	target.slots.share.fastest.add(now, time.Millisecond)
+	target.queues = []*taskQueue{{target: target, bulk: true, maybeNonEmpty: true}}
+	wait, take, end := target.next(0)
 	require.False(t, take || end)
 	require.Positive(t, wait, "it waits, and does not go round and round")
 	require.LessOrEqual(t, wait, smallLast)
-	l.queues = append(l.queues, &taskQueue{target: l, maybeNonEmpty: true})
-	_, take, _ = l.next(0)
+	target.queues = append(target.queues, &taskQueue{target: target, maybeNonEmpty: true})
+	_, take, _ = target.next(0)
 	require.True(t, take, "small ones have the slots")
 }

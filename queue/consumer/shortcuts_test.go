@@ -15,7 +15,7 @@ import (
 	"github.com/batchd/batchd/queue/upload"
 )
 
-// With each shortcut and without it, small batches run and the requests that wait for them hear of the end.
+// With each shortcut and without it, small batches run and the requests that wait for them learn of the end.
 func TestTheShortcutsOfOneProcessCanBeSwitchedOff(t *testing.T) {
 	t.Parallel()
 	for name, off := range map[string]func(b *bundle){
@@ -47,7 +47,7 @@ func TestTheShortcutsOfOneProcessCanBeSwitchedOff(t *testing.T) {
 	}
 }
 
-func TestACommitTakesAlongOnlyWithPiggyback(t *testing.T) {
+func TestACommitTakesTasksOnlyWithPiggyback(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
 	b.serve(Target{Slots: 3}, func(int, *Slot) error { return nil })

@@ -13,39 +13,39 @@ import (
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
-func TestAPlaceThatIsGivenUpIsTaken(t *testing.T) {
+func TestASlotThatATaskLeavesIsUsedAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		const places = 3
+		const slots = 3
 		var began atomic.Int32
 		end := make(chan struct{})
-		b.serve(Target{Slots: places}, func(_ int, place *Slot) error {
+		b.serve(Target{Slots: slots}, func(_ int, slot *Slot) error {
 			began.Add(1)
-			place.Leave()
-			place.Leave() // changes nothing
+			slot.Leave()
+			slot.Leave() // changes nothing
 			<-end
 			return nil
 		})
 		b.Submit(20, queuetest.Spec())
-		b.Eventually("those that took the places of the first", func() bool { return began.Load() == 2*places })
+		b.Eventually("those that got the slots of the first", func() bool { return began.Load() == 2*slots })
 		time.Sleep(50 * time.Millisecond)
-		require.EqualValues(t, 2*places, began.Load(), "those that have left are bounded, too")
+		require.EqualValues(t, 2*slots, began.Load(), "tasks that left their slots are bounded, too")
 		close(end)
 		b.Eventually("all", func() bool { return began.Load() == 20 })
 	})
 }
 
-func TestATargetWithARateHasNoMoreRequestsThanPlaces(t *testing.T) {
+func TestATargetWithARateHasNoMoreRequestsThanSlots(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var began atomic.Int32
 		end := make(chan struct{})
-		b.serve(Target{Slots: 2, Rate: batch.Rate{N: 1000, Per: time.Second}}, func(_ int, place *Slot) error {
-			if err := errors.Join(place.Approach(b.Ctx), place.Ready(b.Ctx)); err != nil {
+		b.serve(Target{Slots: 2, Rate: batch.Rate{N: 1000, Per: time.Second}}, func(_ int, slot *Slot) error {
+			if err := errors.Join(slot.Approach(b.Ctx), slot.Ready(b.Ctx)); err != nil {
 				return err
 			}
 			began.Add(1)
 			<-end
-			place.Leave()
-			place.Leave() // changes nothing
+			slot.Leave()
+			slot.Leave() // changes nothing
 			return nil
 		})
 		b.Submit(5, queuetest.Spec())
@@ -57,8 +57,8 @@ func TestATargetWithARateHasNoMoreRequestsThanPlaces(t *testing.T) {
 	})
 }
 
-// ahead returns a line of two places whose tasks end so fast that two more are taken
-// ahead of their places, after it has taken them.
+// ahead returns the consumer of a target of two slots whose tasks end so fast that it has prefetched two
+// more.
 func (b *bundle) ahead(held *atomic.Bool) (*consumer, *targetConsumer) {
 	b.T.Helper()
 	b.Submit(10, queuetest.Spec())
@@ -70,114 +70,114 @@ func (b *bundle) ahead(held *atomic.Bool) (*consumer, *targetConsumer) {
 	}
 	t := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2, Held: hold}}})
 	t.unlisten, t.remove = func() {}, func() {}
-	l := t.targets[0]
-	l.slots.share.left.since, l.slots.share.left.last = time.Now().Add(time.Hour), 1000
+	target := t.targets[0]
+	target.slots.share.left.since, target.slots.share.left.last = time.Now().Add(time.Hour), 1000
 	b.Eventually("the tasks", func() bool {
-		l.markAllNonEmpty()
-		l.poll(true)
-		return l.slots.inHand == 4
+		target.markAllNonEmpty()
+		target.poll(true)
+		return target.slots.inHand == 4
 	})
-	require.Len(b.T, l.handed(), 2, "no more than there are places")
-	require.Len(b.T, l.slots.ready, 2)
+	require.Len(b.T, target.handed(), 2, "no more than there are slots")
+	require.Len(b.T, target.slots.ready, 2)
 	require.Len(b.T, b.Pending(batch.Interactive), 6)
-	return t, l
+	return t, target
 }
 
-func TestWhatIsTakenAheadGetsThePlacesThatComeFree(t *testing.T) {
+func TestPrefetchedTasksGetTheSlotsThatBecomeFree(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, l := b.ahead(new(atomic.Bool))
-		first := &Slot{queue: (<-taker.targets[0].handed()).queue}
-		second := &Slot{queue: (<-taker.targets[0].handed()).queue}
+		c, target := b.ahead(new(atomic.Bool))
+		first := &Slot{queue: (<-c.targets[0].handed()).queue}
+		second := &Slot{queue: (<-c.targets[0].handed()).queue}
 		first.Leave()
-		require.Len(t, taker.targets[0].handed(), 1, "at once")
+		require.Len(t, c.targets[0].handed(), 1, "at once")
 		second.end()
-		require.Len(t, taker.targets[0].handed(), 2)
-		require.Equal(t, 1, l.slots.finishing)
+		require.Len(t, c.targets[0].handed(), 2)
+		require.Equal(t, 1, target.slots.finishing)
 		first.end()
-		require.Zero(t, l.slots.finishing)
-		require.Equal(t, 2, l.slots.inHand)
-		require.Equal(t, 2, l.slots.running)
+		require.Zero(t, target.slots.finishing)
+		require.Equal(t, 2, target.slots.inHand)
+		require.Equal(t, 2, target.slots.running)
 	})
 }
 
-func TestWhatIsTakenAheadIsGivenBackAtTheEnd(t *testing.T) {
+func TestPrefetchedTasksAreGivenBackWhenTheServerStops(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, _ := b.ahead(new(atomic.Bool))
-		taker.stop()
-		taker.giveBackRest()
+		c, _ := b.ahead(new(atomic.Bool))
+		c.stop()
+		c.giveBackRest()
 		require.Len(t, b.Pending(batch.Interactive), 10)
 		require.Empty(t, b.Listed(batch.Interactive, b.Inspector().ListActiveTasks))
 	})
 }
 
-func TestWhatIsTakenAheadIsGivenBackWhenTheTargetIsHeld(t *testing.T) {
+func TestPrefetchedTasksAreGivenBackWhenTheTargetIsOnHold(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var held atomic.Bool
-		taker, l := b.ahead(&held)
+		c, target := b.ahead(&held)
 		held.Store(true)
-		k := <-taker.targets[0].handed()
+		k := <-c.targets[0].handed()
 		(&Slot{queue: k.queue}).end()
-		require.Len(t, taker.targets[0].handed(), 1, "the one that has its place already")
-		l.startOrGiveBack(time.Hour)
+		require.Len(t, c.targets[0].handed(), 1, "the one that has its slot already")
+		target.startOrGiveBack(time.Hour)
 		require.Len(t, b.Pending(batch.Interactive), 8)
-		require.Equal(t, 1, l.slots.inHand)
+		require.Equal(t, 1, target.slots.inHand)
 	})
 }
 
-func TestWhatIsTakenAheadIsGivenBackWhenTheTargetHasBecomeSlow(t *testing.T) {
+func TestPrefetchedTasksAreGivenBackWhenTheTargetHasBecomeSlow(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		taker, l := b.ahead(new(atomic.Bool))
-		taken := l.slots.ready[0].taken
-		l.slots.share.left = recent{}
-		taker.wg.Go(l.run) // nobody leaves his place
+		c, target := b.ahead(new(atomic.Bool))
+		taken := target.slots.ready[0].taken
+		target.slots.share.left = recent{}
+		c.wg.Go(target.run) // no task leaves its slot
 		b.Eventually("the tasks", func() bool { return len(b.Pending(batch.Interactive)) == 8 })
 		require.GreaterOrEqual(t, time.Since(taken), readyFor)
-		close(taker.closed)
-		taker.wg.Wait()
-		require.Equal(t, 2, l.slots.inHand)
-		require.Equal(t, 2, l.slots.running)
+		close(c.closed)
+		c.wg.Wait()
+		require.Equal(t, 2, target.slots.inHand)
+		require.Equal(t, 2, target.slots.running)
 	})
 }
 
-// As when a target is held, and let go again, during an exchange with Redis.
-func TestWhatCouldNotBeSeatedIsSeatedLater(t *testing.T) {
+// As when a target is put on hold, and released again, during an exchange with Redis.
+func TestTasksThatCouldNotStartStartLater(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		var held atomic.Bool
-		taker, l := b.ahead(&held)
+		c, target := b.ahead(&held)
 		held.Store(true)
 		for range 2 {
-			(&Slot{queue: (<-taker.targets[0].handed()).queue}).end()
+			(&Slot{queue: (<-c.targets[0].handed()).queue}).end()
 		}
 		held.Store(false)
-		require.Empty(t, taker.targets[0].handed())
-		l.startOrGiveBack(0)
-		require.Len(t, taker.targets[0].handed(), 2)
+		require.Empty(t, c.targets[0].handed())
+		target.startOrGiveBack(0)
+		require.Len(t, c.targets[0].handed(), 2)
 		require.Len(t, b.Pending(batch.Interactive), 6)
 	})
 }
 
-func TestPlacesThatWereReckonedWithAreNotTaken(t *testing.T) {
+func TestAPollTakesNoMoreThanTheSlotsThatAreFreeNow(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		_, l := b.ahead(new(atomic.Bool))
-		l.slots.share.left = recent{} // since next said that there are more places
-		l.slots.inHand++
-		l.markAllNonEmpty()
-		l.poll(true)
-		require.Equal(t, 5, l.slots.inHand)
-		require.False(t, slices.ContainsFunc(l.queues, func(q *taskQueue) bool { return !q.failed.IsZero() }))
+		_, target := b.ahead(new(atomic.Bool))
+		target.slots.share.left = recent{} // since next saw more slots
+		target.slots.inHand++
+		target.markAllNonEmpty()
+		target.poll(true)
+		require.Equal(t, 5, target.slots.inHand)
+		require.False(t, slices.ContainsFunc(target.queues, func(q *taskQueue) bool { return !q.failed.IsZero() }))
 		require.Len(t, b.Pending(batch.Interactive), 6)
 	})
 }
 
-// A large batch's last tasks would else wait for as long as small ones come.
-func TestPlacesGoToThoseThatWereTakenFirst(t *testing.T) {
+// Otherwise a large batch's last tasks would wait as long as small batches come.
+func TestSlotsGoToTheTasksThatWereTakenFirst(t *testing.T) {
 	t.Parallel()
-	l := withoutRedis(Target{Slots: 1})
-	l.slots.running = 1
-	small, large := &taskQueue{target: l}, &taskQueue{target: l, bulk: true}
+	target := withoutRedis(Target{Slots: 1})
+	target.slots.running = 1
+	small, large := &taskQueue{target: target}, &taskQueue{target: target, bulk: true}
 	first := &task{queue: large}
-	l.slots.ready = []*task{first, {queue: small}}
+	target.slots.ready = []*task{first, {queue: small}}
 	(&Slot{queue: small}).end()
-	require.Len(t, l.handed(), 1)
-	require.Same(t, first, <-l.handed())
+	require.Len(t, target.handed(), 1)
+	require.Same(t, first, <-target.handed())
 }

@@ -89,18 +89,18 @@ func BenchmarkSteps(b *testing.B) {
 			s.Background.Wait()
 		})
 		t := newConsumer(New(s), ServerConfig{Targets: []Target{{Name: "crm", Slots: together}}})
-		l := t.targets[0]
+		target := t.targets[0]
 		var taken []*task
 		phase("take", func() {
 			for len(taken) < total {
-				l.poll(true)
-				for range len(l.handed()) {
-					k := <-l.handed()
+				target.poll(true)
+				for range len(target.handed()) {
+					k := <-target.handed()
 					taken = append(taken, k)
 					k.queue.target.slots.count(k.queue, -1)
-					l.slots.running--
+					target.slots.running--
 				}
-				for _, q := range l.queues {
+				for _, q := range target.queues {
 					q.maybeNonEmpty = q.bulk
 				}
 			}
@@ -109,7 +109,7 @@ func BenchmarkSteps(b *testing.B) {
 			for i, k := range taken {
 				k.queue.end(k.id)
 				if i%together == together-1 {
-					l.poll(false)
+					target.poll(false)
 				}
 			}
 		})

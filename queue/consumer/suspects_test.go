@@ -10,19 +10,19 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// takeAll has a worker take all tasks, and die.
+// takeAll takes all tasks, as a worker that dies then.
 func (b *bundle) takeAll(n int) {
 	b.T.Helper()
 	b.SkipConfirmDelay()
-	l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2 * n}}}).targets[0]
+	target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2 * n}}}).targets[0]
 	b.Eventually("all tasks", func() bool {
-		l.markAllNonEmpty()
-		l.poll(true)
+		target.markAllNonEmpty()
+		target.poll(true)
 		return len(b.Active()) == n
 	})
 }
 
-func TestTasksOfEndedBatchesDoNotStayInAsynqsBooks(t *testing.T) {
+func TestTasksOfEndedBatchesDoNotStayInAsynqsRecords(t *testing.T) {
 	ends := map[string]func(b *bundle, id string){
 		"cancelled": func(b *bundle, id string) { queuetest.Must(b.Cancel(b.Ctx, "me", id)) },
 		"deleted":   func(b *bundle, id string) { require.NoError(b.T, b.Delete(b.Ctx, "me", id)) },
@@ -65,7 +65,7 @@ func TestTasksOfADeadWorkerWhoseBatchesHaveEndedGoSoon(t *testing.T) {
 	})
 }
 
-// A task that a live worker runs has a lease that has run out by another clock.
+// The lease of a task that a live worker runs has expired by another clock.
 func TestATaskThatIsRunStaysThoughItsLeaseHasRunOut(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(2, queuetest.Spec()).ID
@@ -80,7 +80,7 @@ func TestATaskThatIsRunStaysThoughItsLeaseHasRunOut(t *testing.T) {
 	})
 }
 
-func TestATaskWhoseMessageIsGoneLeavesAsynqsBooks(t *testing.T) {
+func TestATaskWhoseMessageIsGoneLeavesAsynqsRecords(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(1, queuetest.Spec()).ID
 		b.takeAll(1)

@@ -9,17 +9,17 @@ import (
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
-func TestTasksThatNobodyHoldsArePutBackAsTheirBatchStandsStill(t *testing.T) {
+func TestTasksThatNoWorkerHasArePutBackWhenTheirBatchMakesNoProgress(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		for range 3 {
 			b.Submit(2, queuetest.Spec())
 		}
 		_, err := b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
-		taker := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}})
-		for len(taker.targets[0].handed()) < 6 { // and whoever took them never heard of it
-			taker.targets[0].markAllNonEmpty()
-			taker.targets[0].poll(true)
+		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 6}}})
+		for len(c.targets[0].handed()) < 6 { // and the process that took them received no reply
+			c.targets[0].markAllNonEmpty()
+			c.targets[0].poll(true)
 		}
 		require.Empty(t, b.Pending(batch.Interactive))
 		b.Sweep()

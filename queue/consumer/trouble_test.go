@@ -18,11 +18,11 @@ func TestAStepThatFindsNoConnectionHasFailed(t *testing.T) {
 	_, err := server.Command("CONFIG", "SET", "requirepass", "right")
 	require.NoError(t, err)
 	b := open(t, strings.Replace(server.URL(), "://", "://:wrong@", 1))
-	l := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
-	l.queues[0].end("done")
-	l.poll(true)
-	require.Equal(t, []string{"done"}, l.queues[0].done, "what has ended is told again")
-	require.True(t, l.queues[0].maybeNonEmpty, "there may still be tasks")
+	target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 2}}}).targets[0]
+	target.queues[0].end("done")
+	target.poll(true)
+	require.Equal(t, []string{"done"}, target.queues[0].done, "its end is reported again")
+	require.True(t, target.queues[0].maybeNonEmpty, "there may still be tasks")
 	err = b.Batcher.Do(&batcher.Call{Step: ledger.Steps.Begin, ID: uuid.Must(uuid.NewV7()).String(), SharedArgs: []any{"w1", ""}, Args: []any{"token"}})
 	require.ErrorContains(t, err, "WRONGPASS", "it says what is wrong")
 }
