@@ -183,8 +183,10 @@ func lookAfterTasks(t *testing.T, b *bundle, op tool) {
 	op.remove(queue, "pending", task(3))
 	require.NotContains(t, op.list(queue, "pending"), task(3))
 	b.Sweep()
+	usual := b.Sweeper.Timing.StuckAfter
 	b.Sweeper.Timing.StuckAfter = 0
 	require.Equal(t, 1, b.Sweep().Lost)
+	b.Sweeper.Timing.StuckAfter = usual
 	b.Eventually("its task again", func() bool { return len(op.list(queue, "pending")) == 4 })
 	require.Empty(t, got.Sorted(), "nothing is taken from a queue that is paused")
 	require.Zero(t, fails.Load())
