@@ -17,7 +17,7 @@ const (
 	// recordFor is how long a worker tries to record a result while the store is unavailable. Later,
 	// the action counts as interrupted.
 	recordFor = 90 * time.Minute
-	// storePause is the pause between two tries.
+	// storePause is the pause between two attempts to record a result.
 	storePause = 250 * time.Millisecond
 	// heldAgain is the delay of a task whose action is in flight elsewhere.
 	heldAgain = 5 * time.Second
@@ -34,13 +34,14 @@ type actionKey struct {
 	index int
 }
 
-// acting is the set of actions in flight in this worker; a group is in it by its leader.
+// acting is the set of actions in flight in this worker. A group is in the set as its
+// leader.
 type acting struct {
 	mu  sync.Mutex
 	set map[actionKey]struct{}
 }
 
-// enter adds an action, and reports false if it is in flight already.
+// enter adds an action, and returns false if the action is already in flight.
 func (a *acting) enter(key actionKey) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -62,7 +63,7 @@ func (a *acting) leave(key actionKey) {
 
 // runAction handles the task of one action.
 func (w *Worker) runAction(id string, index int, slot *consumer.Slot) error {
-	// A second task for an action that this worker has in flight waits for it to end.
+	// If this worker already has the action in flight, a second task waits for its end.
 	key := actionKey{id, index}
 	if !w.acting.enter(key) {
 		return &laterError{after: heldAgain, reason: "the action is in flight"}
@@ -110,14 +111,14 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		if unsent = slot.Approach(ctx); unsent == nil {
 			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, slot)
 		}
-		if unsent != nil { // its task runs again at once, for another send time
+		if unsent != nil { // the task runs again at once, with another send time
 			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)
 		}
 		if cut && resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeTimeout {
 			resp.Result.Error.Message += "; it had no more, because the batch's deadline has passed"
 		}
 		w.observe(ctx, target.Name, resp)
-		slot.Leave() // not before: the next action has to see the hold
+		slot.Leave() // not earlier: the next action must see the hold
 	default:
 		resp = notSent(begun, &batch.Failure{
 			Code: batch.CodeInternal, Message: fmt.Sprintf("the target %q is no longer configured", begun.Target),
@@ -125,13 +126,13 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 	}
 	crash.At(crash.Answered)
 	w.metrics.attempt(begun.Target, resp)
-	if w.log.Enabled(ctx, slog.LevelDebug) { // its arguments are allocated
+	if w.log.Enabled(ctx, slog.LevelDebug) { // otherwise its arguments would be allocated
 		w.log.DebugContext(ctx, "attempt", "batch", id, "index", index, "target", begun.Target, "attempt", begun.Attempt,
 			"outcome", resp.Result.Outcome.String(), "status", resp.Result.Status, "duration", resp.Result.Duration, "repeat", resp.Repeat)
 	}
 
 	if resp.Result.Error != nil && resp.Result.Error.Code == batch.CodeInterrupted && resp.Repeat {
-		// A shutdown interrupted it.
+		// A shutdown interrupted the attempt.
 		if resp.Unsent {
 			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)
 		}
@@ -144,7 +145,7 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 }
 
 // send sends a request, at its send time if the target has a rate. It returns an error if it sent
-// nothing, because there was no send time soon enough, or because the worker ends.
+// nothing, because no send time was soon enough or because the worker ends.
 func (w *Worker) send(ctx context.Context, r *batch.Request, slot *consumer.Slot) (resp *batch.Response, unsent error) {
 	if slot.Paced() {
 		r.Ready = func(ctx context.Context) error {
@@ -159,8 +160,9 @@ func (w *Worker) send(ctx context.Context, r *batch.Request, slot *consumer.Slot
 	return resp, unsent
 }
 
-// cutAtDeadline returns the action to send, whose timeout ends soon after its batch's
-// deadline, and whether that made it shorter. Both times are the ledger's.
+// cutAtDeadline returns the action to send, with a timeout that ends soon after its
+// batch's deadline, and whether that shortened the timeout. Both times are the
+// ledger's.
 func cutAtDeadline(begun *batch.Begun, target *batch.Target) (_ *batch.Action, cut bool) {
 	timeout := target.Timeout
 	if begun.Action.Timeout > 0 {
@@ -181,7 +183,7 @@ func notSent(begun *batch.Begun, why *batch.Failure) *batch.Response {
 }
 
 // resolve decides about an action that another worker began and did not end. It reports whether this
-// worker begins it again.
+// worker begins the action again.
 func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch.Begun) (again bool, err error) {
 	crash.At(crash.Interrupted)
 	target := w.targets[begun.Target]
@@ -197,7 +199,7 @@ func (w *Worker) resolve(ctx context.Context, id string, index int, begun *batch
 		crash.At(crash.Resumed)
 		switch {
 		case errors.Is(err, batch.ErrStale), errors.Is(err, batch.ErrNotFound), err == nil:
-			return true, nil // Begin says which of these it is
+			return true, nil // Begin then returns the reason
 		default:
 			return false, &laterError{after: storeAway, reason: "the action could not be put back"}
 		}
@@ -222,7 +224,7 @@ func (w *Worker) release(ctx context.Context, id string, index int, begun *batch
 	})
 }
 
-// putBack returns an action to waiting by the given step of the ledger.
+// putBack returns an action to waiting with the given step of the ledger.
 func (w *Worker) putBack(ctx context.Context, id string, index int, begun *batch.Begun, delay time.Duration,
 	step func(context.Context, string, int, batch.Token) (bool, error),
 ) error {
@@ -238,7 +240,8 @@ func (w *Worker) putBack(ctx context.Context, id string, index int, begun *batch
 	return &laterError{after: delay, reason: "waits for its next attempt"}
 }
 
-// lastAttempt returns the result of an attempt that another one follows, as the ledger keeps it.
+// lastAttempt returns the result of an attempt, in the ledger's form, if another attempt
+// follows.
 func lastAttempt(index int, begun *batch.Begun, r *batch.Result) *batch.Result {
 	last := &batch.Result{
 		ID: batch.ActionID(begun.Action.ID, index), Index: index, Status: r.Status, Error: r.Error,
@@ -266,7 +269,7 @@ func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.
 	return w.settled(ctx, id, index, err)
 }
 
-// settled returns the error of a task's handler for the answer of the ledger's last step.
+// settled converts the answer of the ledger's last step to the error of a task's handler.
 func (w *Worker) settled(ctx context.Context, id string, index int, err error) error {
 	switch {
 	case err == nil, errors.Is(err, batch.ErrNotFound):
@@ -280,13 +283,14 @@ func (w *Worker) settled(ctx context.Context, id string, index int, err error) e
 	}
 }
 
-// retryUnavailable repeats a step of the ledger while the store is unavailable. The target has done
-// its work by then, so the result must not be lost. It goes on through a shutdown.
+// retryUnavailable repeats a step of the ledger while the store is unavailable. At this point the
+// target has processed the request, so the result must not be lost. retryUnavailable continues
+// during a shutdown.
 func (w *Worker) retryUnavailable(ctx context.Context, step func(context.Context) error) error {
 	ctx = context.WithoutCancel(ctx)
 	err := step(ctx)
 	if !isAway(err) {
-		return err // almost always, so without a timer
+		return err // the usual case, so it needs no timer
 	}
 	ctx, cancel := context.WithTimeout(ctx, recordFor)
 	defer cancel()

@@ -56,7 +56,7 @@ func TestAttemptsAreRepeatedAsThePolicySays(t *testing.T) {
 	defer w.hooks.close()
 	id := b.submit(3, "POST", nil)
 	for i := range 3 {
-		for later := (*laterError)(nil); ; { // each attempt at once, however long its delay
+		for later := (*laterError)(nil); ; { // makes each attempt at once, without its delay
 			if err = w.action(id, i, new(consumer.Slot)); !errors.As(err, &later) {
 				break
 			}
@@ -119,7 +119,7 @@ func TestAnInterruptedActionIsNotSentAgainUnlessThatIsSafe(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
 	post, get := b.submit(1, "POST", nil), b.submit(1, "GET", nil)
-	for _, id := range []string{post, get} { // a worker that is gone began both
+	for _, id := range []string{post, get} { // a dead worker began both
 		begun, err := b.store.Ledger.Begin(t.Context(), id, 0, "dead")
 		require.NoError(t, err)
 		require.Equal(t, batch.Run, begun.Verdict)
@@ -215,7 +215,8 @@ func TestWhatDoesNotFinishInTheDrainTimeIsGivenBackOrUnknown(t *testing.T) {
 	require.Equal(t, 2, b.attempts(get, 0))
 }
 
-// awayLedger is a store that is away for a number of calls just when results come in.
+// awayLedger is a store that is unavailable for a number of calls just when results
+// arrive.
 type awayLedger struct {
 	batch.Ledger
 	calls atomic.Int32
@@ -247,7 +248,7 @@ func TestASmallBatchDoesNotWaitBehindALargeOne(t *testing.T) {
 	const few = 10
 	var large string
 	var sent [2]int // of the small batch, and of the large one
-	var before int  // were sent of the large one
+	var before int  // actions of the large one that were sent
 	var mu sync.Mutex
 	b := setup(t, func(_ context.Context, r *batch.Request, _ int) *batch.Response {
 		time.Sleep(2 * time.Millisecond)
@@ -278,7 +279,7 @@ func TestTheDeadlineEndsABatchThatNobodyTouches(t *testing.T) {
 	b.run()
 	id := b.submit(1, "POST", func(s *batch.Spec) { s.ExpiresIn = 1500 * time.Millisecond })
 	got, results := b.wait(id)
-	// Its last answer is what it ends with, unless the deadline finds it waiting.
+	// The action ends with its last answer, unless the deadline passes while it waits.
 	require.Contains(t, []batch.Status{batch.StatusExpired, batch.StatusCompleted}, got.Status)
 	require.Contains(t, []batch.Outcome{batch.Failed, batch.Expired}, results[0].Outcome)
 }
@@ -287,7 +288,7 @@ func TestAnAttemptEndsSoonAfterTheDeadline(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		expiresIn       time.Duration
-		timeout, sentBy time.Duration // the action's own timeout, and that of what is sent; 0 is the target's
+		timeout, sentBy time.Duration // the action's own timeout, and the timeout of the request; 0 is the target's
 	}{
 		"the deadline is far away":                  {expiresIn: time.Hour, timeout: 10 * time.Minute, sentBy: 10 * time.Minute},
 		"the action's timeout goes beyond it":       {expiresIn: 5 * time.Second, timeout: 10 * time.Minute, sentBy: 35 * time.Second},
@@ -308,7 +309,7 @@ func TestAnAttemptEndsSoonAfterTheDeadline(t *testing.T) {
 		id := b.submit(1, "POST", func(s *batch.Spec) { s.ExpiresIn = c.expiresIn })
 		begun, err := b.store.Ledger.Begin(t.Context(), id, 0, "w1")
 		require.NoError(t, err)
-		begun.StartedAt = begun.ExpiresAt.Add(-c.expiresIn) // without the time that this test takes
+		begun.StartedAt = begun.ExpiresAt.Add(-c.expiresIn) // excludes the time that this test takes
 		begun.Action.Timeout = c.timeout
 		require.NoError(t, w.attempt(t.Context(), id, 0, begun, &consumer.Slot{}))
 		require.Equal(t, c.sentBy, sent, name)
@@ -357,7 +358,7 @@ func TestATargetThatIsNoLongerConfiguredEndsItsActions(t *testing.T) {
 func TestARetriedActionKeepsItsHistory(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(_ context.Context, r *batch.Request, attempt int) *batch.Response {
-		if r.Index == 1 && attempt < 5 { // three attempts, then one of the retry
+		if r.Index == 1 && attempt < 5 { // three attempts, then the first one of the retry
 			resp := answer(503)
 			resp.Repeat = true
 			return resp
@@ -383,10 +384,10 @@ func TestWhoIsNextKnowsThatHeIsToWait(t *testing.T) {
 	t.Parallel()
 	const (
 		most  = 2000
-		going = 300 * time.Millisecond // after which tasks are taken before they have slots
+		going = 300 * time.Millisecond // after this time the worker prefetches tasks
 	)
 	var mu sync.Mutex
-	var first, asked time.Time // when the target was first sent something, and when it asked to wait
+	var first, asked time.Time // when the first request came, and when the target asked to wait
 	var waited time.Duration
 	next := make(chan struct{})
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response {
@@ -398,7 +399,7 @@ func TestWhoIsNextKnowsThatHeIsToWait(t *testing.T) {
 			first = now
 		case asked.IsZero() && now.Sub(first) >= going:
 			asked = now
-			resp.After = time.Second // as by RateLimit, of which nothing remains
+			resp.After = time.Second // as for RateLimit with nothing remaining
 		case !asked.IsZero() && waited == 0:
 			waited = now.Sub(asked)
 			close(next)

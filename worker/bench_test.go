@@ -12,7 +12,7 @@ import (
 	"github.com/batchd/batchd/queue/consumer"
 )
 
-// idleWorld has every action begun, answered and ended at once.
+// idleWorld begins, answers and ends every action at once.
 type idleWorld struct {
 	batch.Ledger
 	batch.Dispatcher
@@ -34,8 +34,8 @@ func (w *idleWorld) Finish(context.Context, string, int, batch.Token, *batch.Res
 	return nil
 }
 
-// BenchmarkAction counts what the worker itself adds to an action: all but
-// asynq, the ledger and the exchange.
+// BenchmarkAction measures the worker's own part of an action: everything except asynq,
+// the ledger and the exchange.
 func BenchmarkAction(b *testing.B) {
 	now := time.Now()
 	world := &idleWorld{

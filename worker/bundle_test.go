@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// bundle is a store with a worker on it, and a target that is a function.
+// bundle is a store, a worker on it, and a target that is a function.
 type bundle struct {
 	t     *testing.T
 	store *queue.Store
@@ -30,13 +30,14 @@ type bundle struct {
 	do    func(ctx context.Context, r *batch.Request, attempt int) *batch.Response
 
 	unreachable atomic.Bool
-	probes      atomic.Int64 // that were made in vain
+	probes      atomic.Int64 // failed probes
 
 	mu   sync.Mutex
 	seen map[string]int // attempts by batch and index
 }
 
-// endless is longer than any test runs: a test waits for the event itself, however busy the machine is.
+// endless is longer than any test runs. Tests with it wait for the event itself, even on a busy
+// machine.
 const endless = time.Hour
 
 func setup(t *testing.T, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *bundle {
@@ -46,7 +47,7 @@ func setup(t *testing.T, do func(ctx context.Context, r *batch.Request, attempt 
 
 func setupOn(t *testing.T, cfg queue.Config, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *bundle {
 	t.Helper()
-	cfg.Timeout = cmp.Or(cfg.Timeout, endless) // a busy machine is not a Redis that is away
+	cfg.Timeout = cmp.Or(cfg.Timeout, endless) // on a busy machine Redis may be slow, but is not unavailable
 	s, err := queue.Open(cfg)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
@@ -85,14 +86,14 @@ func (b *bundle) Probe(context.Context, string) error {
 // Repeatable implements [batch.Dispatcher].
 func (b *bundle) Repeatable(_ string, a *batch.Action) bool { return a.Method != http.MethodPost }
 
-// attempts returns how often an action was sent.
+// attempts returns the number of times that an action was sent.
 func (b *bundle) attempts(id string, index int) int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.seen[fmt.Sprintf("%s:%d", id, index)]
 }
 
-// run runs a worker until the function that it returns is called, which waits.
+// run runs a worker until the caller calls stop, which waits for its end.
 func (b *bundle) run() (stop func()) {
 	b.t.Helper()
 	w, err := New(b.cfg)

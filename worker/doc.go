@@ -1,13 +1,12 @@
-// Package worker runs actions. It takes them from asynq, asks the ledger what
-// may still happen to each, has a dispatcher make the exchange with the target,
-// and decides whether another attempt follows. It also delivers webhooks and,
-// one worker at a time, sweeps up what a crash left half-way.
+// Package worker runs actions. A worker takes actions from asynq, asks the ledger
+// whether to send them, makes the exchange with the target through a dispatcher, and
+// decides whether another attempt follows. It also delivers webhooks. One worker at a
+// time sweeps: it repairs the inconsistencies that a crash left behind.
 //
-// Nothing is sent before the ledger has it marked as begun, and a result counts
-// only while the ledger says that the action is still this worker's. So a task
-// that asynq hands out twice, late, or to a worker that was long believed dead
-// does no harm.
+// The worker sends no action before the ledger has recorded its begin, and a result
+// counts only while the ledger considers the action this worker's. So it does no harm
+// if a task comes twice or late, or goes to a worker that was considered dead.
 //
-// A group of actions is run by the task of its first one, from a record that the
-// ledger keeps; see saga.
+// The task of a group's first action runs the whole group, from a record in the ledger;
+// see saga.
 package worker

@@ -19,18 +19,18 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// forgotten is the longest that an action takes to its end after Redis forgot something of it.
+// forgotten is the longest time to an action's end after Redis has lost a part of its data.
 const forgotten = 15 * time.Second
 
-// amnesia is a Redis that is made to forget: keys become what they were.
+// amnesia is a Redis that loses writes: it sets keys back to earlier values.
 type amnesia struct {
 	*bundle
 	server *redistest.Server
 	rdb    *redis.Client
-	others []*bundle // workers in processes of their own, as it were
+	others []*bundle // further workers, as if in processes of their own
 }
 
-// newAmnesia starts a Redis and that many workers.
+// newAmnesia starts a Redis and a number of workers.
 func newAmnesia(t *testing.T, workers int, do func(ctx context.Context, r *batch.Request, attempt int) *batch.Response) *amnesia {
 	t.Helper()
 	server := redistest.Start(t, "--appendonly", "no", "--dbfilename", "dump.rdb")
@@ -46,7 +46,7 @@ func newAmnesia(t *testing.T, workers int, do func(ctx context.Context, r *batch
 	return a
 }
 
-// Do0 has another worker's requests counted here.
+// Do0 counts the requests of the other workers here.
 func (a *amnesia) Do0(ctx context.Context, r *batch.Request, _ int) *batch.Response {
 	return a.Do(ctx, r)
 }
@@ -59,7 +59,7 @@ func (a *amnesia) start() {
 	}
 }
 
-// kept is what some keys held.
+// kept has the earlier values of some keys.
 type kept map[string]struct {
 	value string
 	ttl   time.Duration
@@ -90,7 +90,8 @@ func (a *amnesia) keep(patterns ...string) kept {
 	return found
 }
 
-// forget makes the keys that match any of the patterns what they were, in one step.
+// forget sets the keys that match any of the patterns back to their earlier values, in
+// one step.
 func (a *amnesia) forget(was kept, patterns ...string) {
 	a.t.Helper()
 	ctx := context.Background()
@@ -121,14 +122,14 @@ func matches(key string, patterns []string) bool {
 	return false
 }
 
-// What Redis forgets.
+// The keys that Redis loses.
 var (
 	allKeys   = []string{"*"}
 	theBatch  = []string{"batchd:{*}:?", "batchd:open"}
 	theQueues = []string{"asynq:*"}
 )
 
-// endsSoon waits for the end of a batch, which must be soon, and returns its results.
+// endsSoon waits a short time for the end of a batch, and returns its results.
 func (a *amnesia) endsSoon(id string) []batch.Result {
 	a.t.Helper()
 	began := time.Now()
@@ -138,13 +139,13 @@ func (a *amnesia) endsSoon(id string) []batch.Result {
 	return results
 }
 
-// Redis forgets the end of an action that was not safe to repeat, or its begin, too. The
-// worker that had it is alive, and knows what became of it.
+// Redis loses the end of an action that was not safe to repeat, or also its begin. The
+// worker that ran the action is alive, and still knows its result.
 func TestWhatRedisForgotIsRepeatedByTheWorkerThatKnows(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		workers          int
-		before, inFlight []string // what becomes as it was before the action began, and while it was in flight
+		before, inFlight []string // keys set back to the time before the action began, and to the time when it was in flight
 	}{
 		"its end":                                 {workers: 2, inFlight: allKeys},
 		"its end, and not its task's":             {workers: 2, inFlight: theBatch},
@@ -182,7 +183,8 @@ func TestWhatRedisForgotIsRepeatedByTheWorkerThatKnows(t *testing.T) {
 	}
 }
 
-// What neither Redis nor the worker knows any more may have been sent.
+// If neither Redis nor the worker knows the result any more, the request may have been
+// sent.
 func TestWhatTheWorkerHasForgottenTooIsSentAgainIfThatIsSafe(t *testing.T) {
 	t.Parallel()
 	for _, method := range []string{http.MethodPost, http.MethodGet} {
@@ -201,7 +203,7 @@ func TestWhatTheWorkerHasForgottenTooIsSentAgainIfThatIsSafe(t *testing.T) {
 			close(answered)
 			a.wait(id)
 			a.forget(inFlight, append(theQueues, theBatch...)...)
-			// As if it were a later attempt, and so long ago that its worker had forgotten it.
+			// Simulate a later attempt that is so old that its worker has forgotten it.
 			ledger := "batchd:{" + id + "}:l"
 			entry, err := a.rdb.HGet(t.Context(), ledger, "0").Result()
 			require.NoError(t, err)
@@ -218,7 +220,7 @@ func TestWhatTheWorkerHasForgottenTooIsSentAgainIfThatIsSafe(t *testing.T) {
 	}
 }
 
-// Redis forgets that an action was begun while the request is at the target.
+// Redis loses the begin of an action while the target has the request.
 func TestAnActionWhoseBeginWasForgottenIsRecordedAllTheSame(t *testing.T) {
 	t.Parallel()
 	sent, answered := make(chan struct{}, 10), make(chan struct{})
@@ -238,7 +240,8 @@ func TestAnActionWhoseBeginWasForgottenIsRecordedAllTheSame(t *testing.T) {
 	require.Equal(t, 1, a.attempts(id, 0))
 }
 
-// Redis forgets that a target answered 503, and that the action waits for its next attempt.
+// Redis loses the answer 503 of the target and the release of the action for its next
+// attempt.
 func TestAReleaseThatWasForgottenIsRepeated(t *testing.T) {
 	t.Parallel()
 	sent, answered := make(chan struct{}, 10), make(chan struct{})
@@ -271,7 +274,8 @@ func TestAReleaseThatWasForgottenIsRepeated(t *testing.T) {
 	require.Equal(t, 2, a.attempts(id, 0))
 }
 
-// A server is restored from a snapshot, before the action began or while it was in flight.
+// A server is restored from a snapshot from before the action began, or from when it was
+// in flight.
 func TestAServerThatComesBackWithAnOlderSnapshot(t *testing.T) {
 	t.Parallel()
 	for name, begun := range map[string]bool{"of before it began": false, "of while it was in flight": true} {
@@ -316,7 +320,7 @@ func TestAServerThatComesBackWithAnOlderSnapshot(t *testing.T) {
 	}
 }
 
-// A group that Redis forgot is not run once more either.
+// The same holds for a group that Redis lost: it does not run again.
 func TestAGroupWhoseEndWasForgottenIsNotRunAgain(t *testing.T) {
 	t.Parallel()
 	for name, begun := range map[string]bool{"with its begin": false, "its end alone": true} {
@@ -352,7 +356,7 @@ func TestAGroupWhoseEndWasForgottenIsNotRunAgain(t *testing.T) {
 	}
 }
 
-// A retry is another round: what was recorded in the one before is not its result.
+// A retry is another round: a result recorded in the round before is not its result.
 func TestARetryIsNotTakenForSomethingThatWasForgotten(t *testing.T) {
 	t.Parallel()
 	a := newAmnesia(t, 1, func(_ context.Context, _ *batch.Request, attempt int) *batch.Response {

@@ -7,17 +7,17 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// missedBeat is the pause after a heartbeat that the store did not take: the others
-// consider a worker dead whose heartbeats do not arrive for a while.
+// missedBeat is the pause after a heartbeat that the store did not accept. Other
+// workers consider a worker dead if its heartbeats do not arrive for a while.
 const missedBeat = batch.BeatEvery / 8
 
-// heartbeat tells the store that this worker is alive, and tells the recovery of workers
-// that are not, as long as its own heartbeats are steady. When the context ends, the
-// worker leaves the list.
+// heartbeat reports to the store that this worker is alive. While its own heartbeats are
+// steady, it also passes dead workers to the recovery. When the context ends, the worker
+// leaves the registry.
 type heartbeat struct {
 	*Worker
 
-	dead chan<- []string // taken only while no recovery is at work
+	dead chan<- []string // received only while no recovery is running
 }
 
 func (h *heartbeat) run(ctx context.Context) {
@@ -38,7 +38,7 @@ func (h *heartbeat) run(ctx context.Context) {
 		case len(dead) > 0 && steady:
 			select {
 			case h.dead <- dead:
-			default: // the recovery is at work; the next heartbeat names them again
+			default: // a recovery is running; the next heartbeat names them again
 			}
 		}
 		missed = err != nil
@@ -53,8 +53,8 @@ func (h *heartbeat) run(ctx context.Context) {
 	}
 }
 
-// pulse records whether the heartbeats of this worker have been steady for so long that
-// the silence of another worker means something. While the store is away, all workers are
+// pulse records whether this worker's heartbeats have been steady for long enough to
+// trust the silence of another worker. While the store is unavailable, all workers are
 // silent.
 type pulse struct {
 	since, last time.Time

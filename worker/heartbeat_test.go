@@ -36,7 +36,7 @@ func TestTheSilenceOfOthersMeansNothingWhileOneIsUnsteadyOneself(t *testing.T) {
 	require.False(t, step(time.Minute, true), "the process itself stood still")
 }
 
-// flaky is a registry that takes only every third heartbeat.
+// flaky is a registry that accepts only every third heartbeat.
 type flaky struct {
 	silent
 	n     int
@@ -69,8 +69,8 @@ func TestAWorkerWhoseHeartbeatsAreRefusedIsNotTakenForDead(t *testing.T) {
 func TestWhatADeadWorkerHeldIsResolvedSoon(t *testing.T) {
 	t.Parallel()
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
-	// A worker takes both tasks from asynq, begins the actions, and is gone: its
-	// tasks are active, and their lease runs for half a minute.
+	// A worker takes both tasks from asynq, begins the actions, and dies: its tasks are
+	// active, and their lease lasts for half a minute.
 	hang := make(chan struct{})
 	started := make(chan struct{}, 2)
 	b.do = func(_ context.Context, r *batch.Request, attempt int) *batch.Response {
@@ -81,12 +81,12 @@ func TestWhatADeadWorkerHeldIsResolvedSoon(t *testing.T) {
 		return answer(200)
 	}
 	b.cfg.Name, b.cfg.Registry, b.cfg.Drain = "dead", silent{}, 30*time.Second
-	b.cfg.Targets[0].Concurrency = 2 // so that it takes no more, as one that is gone
+	b.cfg.Targets[0].Concurrency = 2 // so it takes no further tasks, like a dead one
 	stopDead := b.run()
 	post, get := b.submit(1, "POST", nil), b.submit(1, "GET", nil)
 	<-started
 	<-started
-	_, err := b.store.Ledger.Workers.Beat(t.Context(), "dead") // its last one
+	_, err := b.store.Ledger.Workers.Beat(t.Context(), "dead") // its last heartbeat
 	require.NoError(t, err)
 
 	b.cfg.Name, b.cfg.Registry = "alive", b.store.Sweeper.Recovery
@@ -100,7 +100,7 @@ func TestWhatADeadWorkerHeldIsResolvedSoon(t *testing.T) {
 	require.Equal(t, batch.Succeeded, results[0].Outcome)
 	require.Equal(t, 2, results[0].Attempts)
 	require.Less(t, time.Since(began), 15*time.Second)
-	close(hang) // it wakes up after all, and is refused
+	close(hang) // the dead worker wakes up, and its result is refused
 	stopDead()
 	_, results = b.wait(post)
 	require.Equal(t, batch.Unknown, results[0].Outcome)
@@ -113,7 +113,7 @@ func TestAWorkerIsKnownBeforeItTakesAnything(t *testing.T) {
 	id := b.submit(1, "GET", nil)
 	early := make(chan int, 1)
 	b.cfg.Registry = &slow{Registry: b.store.Sweeper.Recovery, first: func() {
-		time.Sleep(400 * time.Millisecond) // in which a server would take the task
+		time.Sleep(400 * time.Millisecond) // long enough for a server to take the task
 		early <- b.attempts(id, 0)
 	}}
 	b.run()
@@ -121,7 +121,7 @@ func TestAWorkerIsKnownBeforeItTakesAnything(t *testing.T) {
 	b.wait(id)
 }
 
-// slow is a registry that takes its time at the first beat.
+// slow is a registry whose first heartbeat takes long.
 type slow struct {
 	batch.Registry
 	once  sync.Once
@@ -133,7 +133,7 @@ func (s *slow) Beat(ctx context.Context, worker string) ([]string, error) {
 	return s.Registry.Beat(ctx, worker)
 }
 
-// silent is a registry for a worker that is never heard of.
+// silent is a registry for a worker whose heartbeats never arrive.
 type silent struct{}
 
 func (silent) Beat(context.Context, string) ([]string, error)         { return nil, nil }

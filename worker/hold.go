@@ -9,37 +9,37 @@ import (
 )
 
 const (
-	// tripAfter is the number of connections to a target that cannot be made, one
-	// after the other, after which its circuit opens.
+	// tripAfter is the number of failed connections to a target in a row after which
+	// its circuit opens.
 	tripAfter = 20
-	// tripHold is how long a target whose circuit is open is held. It is longer
-	// than the time between two probes, so that it does not end in between.
+	// tripHold is how long a target with an open circuit is held. It is longer than the
+	// time between two probes, so the hold does not end between them.
 	tripHold = 3 * sweepEvery
 )
 
-// targetGate holds the actions of a target back while the target is held.
+// targetGate holds back the actions of a target while the target is held.
 type targetGate struct {
 	target batch.Target
 
 	mu       sync.Mutex
 	until    time.Time
 	changed  chan struct{} // closed when until changes
-	failures int           // connections in a row that could not be made
+	failures int           // failed connections in a row
 }
 
 func newTargetGate(target batch.Target) *targetGate {
 	return &targetGate{target: target, changed: make(chan struct{})}
 }
 
-// held returns for how long from now the target is held, and a channel that is
-// closed when that changes.
+// held returns how long the target is still held, and a channel that is closed when
+// that changes.
 func (g *targetGate) held() (time.Duration, <-chan struct{}) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return max(time.Until(g.until), 0), g.changed
 }
 
-// wait returns when the target is not held any more.
+// wait returns when the target is no longer held.
 func (g *targetGate) wait(ctx context.Context) error {
 	for {
 		left, changed := g.held()
@@ -55,7 +55,7 @@ func (g *targetGate) wait(ctx context.Context) error {
 	}
 }
 
-// hold holds the target for that long from now, or ends its hold if d is 0. A shorter hold does not
+// hold holds the target for that time from now, or ends its hold if d is 0. A shorter hold does not
 // shorten a longer one.
 func (g *targetGate) hold(d time.Duration) {
 	g.mu.Lock()
@@ -69,8 +69,8 @@ func (g *targetGate) hold(d time.Duration) {
 	g.changed = make(chan struct{})
 }
 
-// connected counts failed connections in a row, and reports whether they are so many that
-// the circuit opens.
+// connected counts failed connections in a row, and reports whether the circuit must
+// open.
 func (g *targetGate) connected(ok bool) (trip bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -86,20 +86,19 @@ func (g *targetGate) connected(ok bool) (trip bool) {
 	return true
 }
 
-// hold holds a target because a worker, this one or another, said so.
+// hold holds a target at the request of this worker or another one.
 func (w *Worker) hold(target string, d time.Duration) {
 	if g := w.gates[target]; g != nil {
 		g.hold(d)
 	}
 }
 
-// observe takes from a response what it says about its target: a wish to be called later, or that
-// no connection to it can be made.
+// observe evaluates a response: the target may ask to be called later, or may be unreachable.
 func (w *Worker) observe(ctx context.Context, target string, resp *batch.Response) {
 	g := w.gates[target]
 	if resp.After > 0 {
 		ctx = context.WithoutCancel(ctx)
-		// The target asked one request to wait, which concerns all.
+		// The target asked one request to wait; all requests to it wait.
 		d := min(resp.After, g.target.Retry.Max)
 		g.hold(d)
 		if err := w.cfg.Gate.Hold(ctx, target, d); err != nil {

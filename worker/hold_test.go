@@ -12,7 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// stamps collects when requests reached the target.
+// stamps collects the times at which requests reached the target.
 type stamps struct {
 	mu sync.Mutex
 	at []time.Time
@@ -56,7 +56,7 @@ func TestARateHoldsOverAllWorkers(t *testing.T) {
 	got, _ := b.wait(id)
 	require.Equal(t, 120, got.Counts.Succeeded)
 	require.LessOrEqual(t, seen.most(time.Second), 50+5+20, "the rate, one burst, and what a busy machine blurs on the way to the target")
-	// However a busy machine delays a task that has a slot, nothing is sent before it.
+	// Even if a busy machine delays a request, none is sent before its send time.
 	for i, at := range seen.at {
 		require.GreaterOrEqual(t, at.Sub(began), time.Duration(i-4)*20*time.Millisecond-time.Millisecond, "request %d", i)
 	}
@@ -78,7 +78,7 @@ func TestWhoIsToldToComeLaterTellsTheOthers(t *testing.T) {
 	b.run()
 	first := b.submit(1, "POST", nil)
 	require.Eventually(t, func() bool { return seen.most(time.Hour) == 1 }, 5*time.Second, time.Millisecond)
-	<-time.After(100 * time.Millisecond) // the word gets round
+	<-time.After(100 * time.Millisecond) // until the hold has reached the other worker
 	second := b.submit(30, "POST", nil)
 	b.wait(second)
 	b.wait(first)
@@ -105,7 +105,7 @@ func TestAnAnswerByWhichNothingRemainsHoldsAllAndIsNotRepeated(t *testing.T) {
 	_, results := b.wait(b.submit(1, "POST", nil))
 	require.Equal(t, 1, results[0].Attempts)
 	require.Equal(t, batch.Succeeded, results[0].Outcome)
-	<-time.After(100 * time.Millisecond) // the word gets round
+	<-time.After(100 * time.Millisecond) // until the hold has reached the other worker
 	got, _ := b.wait(b.submit(30, "POST", nil))
 	require.Equal(t, 30, got.Counts.Succeeded)
 	seen.mu.Lock()
@@ -136,7 +136,7 @@ func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
 		require.NoError(t, err)
 		return len(tripped) == 1
 	}, endless, 5*time.Millisecond)
-	probed := func() { // a round of probes is a while, however fast the machine is
+	probed := func() { // waits for a round of probes, which takes time on any machine
 		t.Helper()
 		seen := b.probes.Load()
 		require.Eventually(t, func() bool { return b.probes.Load() > seen+1 }, endless, 5*time.Millisecond)
@@ -148,7 +148,7 @@ func TestATargetThatCannotBeReachedIsPausedAndResumed(t *testing.T) {
 		return sum
 	}
 	before := -1
-	for before != attempts() { // what was under way comes to rest
+	for before != attempts() { // until no attempt is in flight
 		before = attempts()
 		probed()
 	}
@@ -168,7 +168,7 @@ func TestAGateThatIsHeldLetsGoOnTime(t *testing.T) {
 	g := newTargetGate(batch.Target{Name: "t"})
 	require.NoError(t, g.wait(t.Context()))
 	g.hold(time.Hour)
-	g.hold(time.Second) // shorter than it is held already
+	g.hold(time.Second) // shorter than the present hold
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 	defer cancel()
 	require.Error(t, g.wait(ctx))
@@ -186,7 +186,7 @@ func TestAGateThatIsHeldLetsGoOnTime(t *testing.T) {
 	require.True(t, g.connected(false))
 }
 
-// frozen is a ledger whose begins are all answered at once, when it thaws.
+// frozen is a ledger that answers all begins at once, after a delay.
 type frozen struct {
 	batch.Ledger
 	thawed chan struct{}

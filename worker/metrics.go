@@ -8,7 +8,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// metrics are what a worker counts. Labels are closed sets and target names.
+// metrics are the worker's metrics. Labels are closed sets and target names.
 type metrics struct {
 	actions   *prometheus.CounterVec   // target, outcome
 	attempts  *prometheus.CounterVec   // target, result

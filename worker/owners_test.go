@@ -15,10 +15,10 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// arrivals counts what comes to a target, in the order in which it comes.
+// arrivals counts the requests at a target, in their order.
 type arrivals struct {
 	mu     sync.Mutex
-	owners map[string]int // the owners by their batches
+	owners map[string]int // from batch to owner
 	order  []int
 }
 
@@ -43,7 +43,7 @@ func TestOwnersAreServedAlikeAtTheTarget(t *testing.T) {
 		"one large batch each": {1, 250},
 		"many batches each":    {5, 50},
 	}
-	from := 30 // percent: of 250 actions each, with 16 at the target, a share is coarse at first
+	from := 30 // percent: with 250 actions each and 16 at the target, shares are coarse at first
 	if long {
 		cases["one large batch each"], cases["many batches each"], from = struct{ batches, actions int }{1, 2500}, struct{ batches, actions int }{25, 100}, 5
 	}
@@ -53,7 +53,7 @@ func TestOwnersAreServedAlikeAtTheTarget(t *testing.T) {
 			came := &arrivals{owners: make(map[string]int)}
 			b := setupOn(t, queue.Config{Redis: rdb.Config{URL: rdb.URL(redistest.Start(t).URL())}}, func(_ context.Context, r *batch.Request, _ int) *batch.Response {
 				came.add(r.BatchID)
-				time.Sleep(20 * time.Millisecond) // a target takes its time
+				time.Sleep(20 * time.Millisecond) // a target needs some time
 				return answer(200)
 			})
 			b.cfg.Targets[0].Concurrency = 16

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// probing tries the targets whose circuit is open, and closes the circuits of those that
-// it can reach. It tries all at the same time, so that eight unreachable targets take no
-// longer than one.
+// probing checks the targets with an open circuit, and closes the circuits of targets
+// that it can reach. It checks all at the same time, so that eight unreachable targets
+// take no longer than one.
 type probing struct {
 	*Worker
 
@@ -42,8 +42,8 @@ func (p *probing) probeAll(ctx context.Context) {
 	probes.Wait()
 }
 
-// probe tries one target. If it cannot be reached, the target is held for longer than it
-// takes until the next probe.
+// probe checks one target. If it cannot be reached, probe holds the target beyond the
+// next probe.
 func (p *probing) probe(ctx context.Context, target string) {
 	probeCtx, cancel := context.WithTimeout(ctx, sweepEvery)
 	err := p.cfg.Prober.Probe(probeCtx, target)

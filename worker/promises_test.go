@@ -16,7 +16,7 @@ import (
 	"github.com/batchd/batchd/queue/consumer"
 )
 
-// unsteady is a registry that names a dead worker with every beat it answers.
+// unsteady is a registry that names a dead worker with every heartbeat that it answers.
 type unsteady struct {
 	fails     func(beat int) bool
 	mu        sync.Mutex
@@ -85,7 +85,7 @@ func TestAWorkerWithAnUnsteadyPulseTakesNothingOver(t *testing.T) {
 	}
 }
 
-// scripted is a ledger with one action, whose attempts are released and finished at once.
+// scripted is a ledger with one action, which releases and finishes attempts at once.
 type scripted struct {
 	batch.Ledger
 	attempt  int
@@ -110,7 +110,8 @@ func (s *scripted) Release(context.Context, string, int, batch.Token, *batch.Res
 
 func (s *scripted) Finish(context.Context, string, int, batch.Token, *batch.Result) error { return nil }
 
-// What the policy decides about the next attempt is what the task is told.
+// The task returns to the queue with the delay that the policy chooses for the next
+// attempt.
 func TestATaskComesAgainWhenThePolicySays(t *testing.T) {
 	t.Parallel()
 	var asked time.Duration
@@ -145,7 +146,7 @@ func TestATaskComesAgainWhenThePolicySays(t *testing.T) {
 	require.Equal(t, 3, ledger.released)
 }
 
-// closing is a store that comes back only after the worker was told to end.
+// closing is a store that becomes available only after the worker was told to end.
 type closing struct {
 	batch.Ledger
 	refused atomic.Int32
@@ -197,7 +198,7 @@ func TestAResultIsOfferedAgainThroughAShutdown(t *testing.T) {
 	}
 }
 
-// counting is a registry that says when its worker beats, and when it leaves.
+// counting is a registry that reports when its worker beats and when it leaves.
 type counting struct {
 	batch.Registry
 	beats chan struct{}
@@ -217,7 +218,7 @@ func (c *counting) Leave(ctx context.Context, worker string) error {
 	return c.Registry.Leave(ctx, worker)
 }
 
-// await waits for that many beats.
+// await waits for a number of heartbeats.
 func (c *counting) await(t *testing.T, n int) {
 	t.Helper()
 	for range n {
@@ -229,8 +230,8 @@ func (c *counting) await(t *testing.T, n int) {
 	}
 }
 
-// A worker that drains for longer than a worker may be silent is still alive: what it has
-// in flight stays its own, although a second worker looks for dead ones.
+// A worker that drains for longer than a worker may be silent is still alive: its actions
+// in flight stay its own, although a second worker looks for dead workers.
 func TestAWorkerIsAliveWhileItDrains(t *testing.T) {
 	t.Parallel()
 	const beats = int(batch.DeadAfter/batch.BeatEvery) + 1 // a pulse is steady after that
@@ -252,7 +253,7 @@ func TestAWorkerIsAliveWhileItDrains(t *testing.T) {
 	secondBeats := &counting{Registry: b.store.Sweeper.Recovery, beats: make(chan struct{}, 1)}
 	b.cfg.Name, b.cfg.Registry, b.cfg.Targets = "w2", secondBeats, []batch.Target{b.cfg.Targets[0]}
 	b.run()
-	cancel() // the first one drains
+	cancel() // the first worker drains
 	secondBeats.await(t, beats+1)
 	firstBeats.await(t, 2)
 	require.False(t, firstBeats.left.Load(), "it leaves when it has drained")

@@ -5,11 +5,11 @@ import (
 	"time"
 )
 
-// releaseEvery is how often the sweeping worker hands out throttled actions, while there
-// are any. Otherwise it looks for them as often as it sweeps.
+// releaseEvery is how often the sweeping worker enqueues throttled actions, while there
+// are any. Otherwise it looks for them at the interval of the sweeps.
 const releaseEvery = 200 * time.Millisecond
 
-// release hands out the actions of throttled batches as their owners' limits allow.
+// release enqueues the actions of throttled batches within their owners' limits.
 type release struct {
 	*Worker
 

@@ -17,8 +17,8 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// behindProxy sets up a worker whose store is behind a proxy. Batches are submitted and
-// read past it.
+// behindProxy sets up a worker that reaches its store through a proxy. Tests submit and
+// read batches without the proxy.
 func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
 	t.Helper()
 	b := setup(t, func(context.Context, *batch.Request, int) *batch.Response { return answer(200) })
@@ -41,7 +41,7 @@ func runsOf(step *rdb.Step) func(words []string) bool {
 	return func(words []string) bool { return words[0] == "EVALSHA" && words[1] == step.Hash() }
 }
 
-// readsContent matches the reading of actions.
+// readsContent matches commands that read actions.
 func readsContent(words []string) bool {
 	return words[0] == "HMGET" && strings.HasSuffix(words[1], "}:a")
 }
@@ -63,7 +63,7 @@ func TestAResultIsOfferedAgainAfterEveryErrorReply(t *testing.T) {
 		"",
 	} {
 		way := []redistest.Way{redistest.Refused, redistest.Replaced}[i%2]
-		stop := proxy.Answer(redistest.Rule{Reply: text, Match: runsOf(ledger.Steps.Finish), Way: way, Times: 5}) // go-redis repeats some by itself
+		stop := proxy.Answer(redistest.Rule{Reply: text, Match: runsOf(ledger.Steps.Finish), Way: way, Times: 5}) // go-redis itself repeats some commands
 		id := b.submit(1, "POST", nil)
 		require.Eventually(t, func() bool { return b.attempts(id, 0) == 1 }, 10*time.Second, time.Millisecond)
 		_, results := b.wait(id)
@@ -73,8 +73,8 @@ func TestAResultIsOfferedAgainAfterEveryErrorReply(t *testing.T) {
 	}
 }
 
-// A worker that is told to end cannot begin an action, or cannot read it. Another one
-// runs it: nothing was sent, so there is no doubt.
+// A worker that ends cannot begin an action, or cannot read it. Another worker runs it:
+// nothing was sent, so the result is certain.
 func TestWhatAWorkerCouldNotBeginIsRunByAnother(t *testing.T) {
 	t.Parallel()
 	for name, rule := range map[string]redistest.Rule{

@@ -23,12 +23,12 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// post is what a receiver of webhooks was sent.
+// post is a request to a receiver of webhooks.
 type post struct {
 	id     string
 	header http.Header
 	body   []byte
-	answer chan int // with which status it is to be answered
+	answer chan int // receives the status for the answer
 }
 
 func (p *post) event(t *testing.T) (event struct {
@@ -47,12 +47,12 @@ func (p *post) event(t *testing.T) (event struct {
 	return event
 }
 
-// rounds is a batch of two actions with a webhook, of which the second fails in its
-// first round and waits for a signal in the next ones.
+// rounds is a batch of two actions with a webhook. The second action fails in the first
+// round, and waits for a signal in the next ones.
 type rounds struct {
 	*bundle
 	id, url string
-	goOn    chan struct{} // ends a round but the first
+	goOn    chan struct{} // ends a round after the first
 	posts   chan *post
 	inspect *asynq.Inspector
 	rdb     *redis.Client
@@ -103,7 +103,7 @@ func startRounds(t *testing.T, result []byte) *rounds {
 	return r
 }
 
-// next returns the next post, whose attempt goes on until it is answered.
+// next returns the next post. Its attempt lasts until the test answers it.
 func (r *rounds) next() *post {
 	r.t.Helper()
 	select {
@@ -129,7 +129,7 @@ func (r *rounds) tasks() []*asynq.TaskInfo {
 	return tasks
 }
 
-// hurry has the attempt that waits made at once.
+// hurry makes the waiting attempt at once.
 func (r *rounds) hurry() {
 	r.t.Helper()
 	require.Eventually(r.t, func() bool {
@@ -155,7 +155,7 @@ func TestARetryWithdrawsAWebhookThatWaitsForAnotherAttempt(t *testing.T) {
 	require.Eventually(t, func() bool { return len(r.tasks()) == 1 }, 30*time.Second, time.Millisecond)
 
 	r.retry()
-	due, err := r.inspect.RunAllRetryTasks(tasks.WebhookQueue) // as if its time had come
+	due, err := r.inspect.RunAllRetryTasks(tasks.WebhookQueue) // as if it were due
 	require.NoError(t, err)
 	require.Zero(t, due)
 	r.log(r.id, batch.DeliveryWaiting, 1)
@@ -189,7 +189,7 @@ func TestAnAttemptThatARetryMeetsSaysNothingOfTheNextRound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := startRounds(t, []byte(`{}`))
-			first := r.next() // and is under way all the time
+			first := r.next() // its attempt stays in flight
 			r.retry()
 			first.answer <- test.status
 			l := r.log(r.id, batch.DeliveryWaiting, 1)
@@ -243,7 +243,7 @@ func TestEveryRoundAndEveryRedeliveryHasTheWholeSchedule(t *testing.T) {
 			}
 		}
 	}
-	fail(len(schedule)) // one attempt is left of the first round
+	fail(len(schedule)) // one attempt of the first round is left
 	r.log(r.id, batch.DeliveryPending, len(schedule))
 	r.retry()
 	close(r.goOn)
@@ -262,7 +262,7 @@ func TestEveryRoundAndEveryRedeliveryHasTheWholeSchedule(t *testing.T) {
 
 func TestARedeliverySendsTheSameBytes(t *testing.T) {
 	t.Parallel()
-	// These are what encoding/json would escape.
+	// encoding/json would escape these characters.
 	body := []byte("{\"text\":\"<b>A & B</b> \u2028\u2029\"}")
 	r := startRounds(t, body)
 	first := r.next()
@@ -277,7 +277,8 @@ func TestARedeliverySendsTheSameBytes(t *testing.T) {
 	first.answer <- 500
 	r.log(r.id, batch.DeliveryPending, 1)
 
-	// While an attempt waits, and twice: each is a delivery of its own, and withdraws the one before.
+	// Redeliver twice while an attempt waits: each is a delivery of its own, and withdraws the one
+	// before.
 	require.NoError(t, r.store.Redeliver(t.Context(), "me", r.id))
 	second := r.next()
 	require.NoError(t, r.store.Redeliver(t.Context(), "me", r.id))
@@ -309,7 +310,7 @@ func TestADeletedBatchLeavesNoWebhookToBeDelivered(t *testing.T) {
 	require.Empty(t, r.tasks())
 }
 
-// The description of the API is what receivers are built from.
+// Receivers are built from the description of the API.
 func TestWebhooksAreWhatTheDescriptionSays(t *testing.T) {
 	t.Parallel()
 	doc, err := openapi3.NewLoader().LoadFromFile("../api/openapi.yaml")

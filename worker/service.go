@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// service is one periodic duty of a worker. It has a goroutine of its own, so that a duty
-// that takes long, or waits for a target that cannot be reached, delays no other.
+// service is one periodic duty of a worker. It has its own goroutine, so that a slow
+// duty, or one that waits for an unreachable target, does not delay the others.
 type service struct {
 	// run does the duty until the context ends.
 	run func(ctx context.Context)
@@ -43,8 +43,8 @@ func (s *service) Stop() {
 	<-s.done
 }
 
-// repeat does a duty until the context ends, for the first time after a sweep's interval. The
-// duty returns the pause until the next time.
+// repeat repeats a duty until the context ends, for the first time after the interval of the
+// sweeps. The duty returns the pause until the next time.
 func repeat(ctx context.Context, duty func() time.Duration) {
 	next := time.NewTimer(nextSweep())
 	defer next.Stop()

@@ -14,7 +14,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// slowWorld is a store and a prober in which some duties never end.
+// slowWorld is a store and a prober with some duties that never end.
 type slowWorld struct {
 	batch.Ledger
 	batch.Dispatcher
@@ -38,7 +38,7 @@ func (s *slowWorld) Leave(context.Context, string) error { return nil }
 
 func (s *slowWorld) Recover(ctx context.Context, _ string, _ []string) (int, error) {
 	s.recovers.Add(1)
-	<-ctx.Done() // it reads a great many batches
+	<-ctx.Done() // it reads very many batches
 	return 0, ctx.Err()
 }
 
@@ -67,7 +67,7 @@ func (s *slowWorld) Reset(context.Context, string) error               { return 
 func (s *slowWorld) Probe(ctx context.Context, target string) error {
 	n, _ := s.probes.LoadOrStore(target, &atomic.Int32{})
 	n.(*atomic.Int32).Add(1)
-	<-ctx.Done() // no packet ever comes back
+	<-ctx.Done() // the target never sends a packet
 	return ctx.Err()
 }
 
@@ -78,8 +78,8 @@ func unreachables() (names []string) {
 	return names
 }
 
-// A recovery that takes for ever and eight targets that cannot be reached delay neither the
-// heartbeats nor the rounds of the sweeper nor throttled actions.
+// A recovery that never ends and eight unreachable targets do not delay the heartbeat, the
+// rounds of the sweeper, or throttled actions.
 func TestASlowServiceDelaysNoOther(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

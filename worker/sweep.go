@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// sweepEvery is how often a worker sweeps, or asks whether it may.
+// sweepEvery is how often a worker sweeps, or tries to become the sweeper.
 const sweepEvery = 2 * time.Second
 
 // nextSweep returns sweepEvery with a jitter of an eighth.
@@ -15,12 +15,12 @@ func nextSweep() time.Duration {
 	return sweepEvery - sweepEvery/8 + rand.N(sweepEvery/4) //nolint:gosec // jitter is no secret
 }
 
-// sweeping makes the rounds over the open batches. One worker of all is the sweeper.
+// sweeping makes rounds over the open batches. One worker among all is the sweeper.
 type sweeping struct {
 	*Worker
 
-	// sweeper says whether this worker is the sweeper, by its last round. The other
-	// services that only one worker needs to run go by it: a second one does no harm.
+	// sweeper: this worker was the sweeper in its last round. Other services that only
+	// one worker needs to run check this; a second worker does no harm.
 	sweeper atomic.Bool
 }
 

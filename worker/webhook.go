@@ -27,29 +27,31 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// schedule has the delay after each failed delivery, as Standard Webhooks recommends. After the last attempt the webhook has failed.
+// schedule has the delay after each failed attempt, as Standard Webhooks recommends. After the last
+// attempt the webhook has failed.
 var schedule = [...]time.Duration{
 	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 10 * time.Hour,
 }
 
-// timeFormat is how the API writes times: RFC 3339 with milliseconds.
+// timeFormat is the API's time format: RFC 3339 with milliseconds.
 const timeFormat = "2006-01-02T15:04:05.000Z"
 
-// webhookTimeout bounds one delivery.
+// webhookTimeout bounds one attempt.
 const webhookTimeout = 15 * time.Second
 
-// WebhookConfig says how webhooks are delivered. Fields without a yaml tag are no settings.
+// WebhookConfig configures the delivery of webhooks. Fields without a yaml tag are not
+// settings.
 type WebhookConfig struct {
-	// Secret signs webhooks as Standard Webhooks does: "whsec_" and the base64 of 24 to 64
-	// bytes. Defaults to none, without which no webhooks are delivered.
+	// Secret signs webhooks as in Standard Webhooks: "whsec_" and the base64 of 24 to 64
+	// bytes. Defaults to none; then no webhooks are delivered.
 	Secret setting.Secret `yaml:"secret"`
-	// AllowPrivate lets webhooks go to loopback and private addresses. Defaults to false.
+	// AllowPrivate allows webhooks to loopback and private addresses. Defaults to false.
 	AllowPrivate bool `yaml:"allow_private"`
 	// UserAgent defaults to "batchd".
 	UserAgent string
 }
 
-// Check reports what is wrong with the settings.
+// Check reports the faults of the settings.
 func (w WebhookConfig) Check(c *setting.Checker) { c.Check("secret", checkSecret(w.Secret)) }
 
 // checkSecret checks a secret against Standard Webhooks, "Signature scheme".
@@ -85,7 +87,7 @@ type deliverer struct {
 	agent     string
 }
 
-// errBlocked says that a webhook's address is not one that may be called.
+// errBlocked means that batchd must not call the address of a webhook.
 var errBlocked = errors.New("the receiver's address is not public, and webhooks.allow_private is off")
 
 func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
@@ -101,8 +103,8 @@ func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
 	}
 	dialer := &net.Dialer{Timeout: webhookTimeout / 3}
 	if !cfg.AllowPrivate {
-		// The guard checks the address that is dialled, not the name, which may resolve to another
-		// address a moment later.
+		// The guard checks the address that the dialer uses and not the name, which may resolve to
+		// another address a moment later.
 		guard := ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(netip.MustParsePrefix("168.63.129.16/32")))
 		dialer.Control = guard.Safe
 	}
@@ -169,8 +171,8 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	return nil
 }
 
-// readNotice reads the event of a webhook. While the store is unavailable, it tries until the worker
-// interrupts its handlers.
+// readNotice reads the event of a webhook. While the store is unavailable, it retries until the
+// worker interrupts its handlers.
 func (w *Worker) readNotice(id string, number int) (*batch.Notice, error) {
 	for {
 		notice, err := w.cfg.Ledger.Webhook(w.held, id, number)
@@ -185,14 +187,14 @@ func (w *Worker) readNotice(id string, number int) (*batch.Notice, error) {
 	}
 }
 
-// isFailedDelivery reports to asynq whether a run counts as a failed one.
+// isFailedDelivery tells asynq whether a run counts as a failed one.
 func isFailedDelivery(err error) bool {
 	later := (*laterError)(nil)
 	return errors.As(err, &later) && later.failed
 }
 
-// after returns the state of a delivery after an attempt that followed so many failures, and the delay
-// until the next attempt.
+// after returns the state of a delivery after an attempt that followed a number of failures, and the
+// delay until the next attempt.
 func after(d *batch.Delivery, failures int) (batch.DeliveryState, time.Duration) {
 	switch {
 	case d.Error == "" && d.Status >= 200 && d.Status <= 299:
@@ -250,11 +252,11 @@ func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (i
 		return 0, err //nolint:wrapcheck // reason describes it
 	}
 	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be used again
+	_, _ = io.CopyN(io.Discard, resp.Body, 4<<10) // so that the connection can be reused
 	return resp.StatusCode, nil
 }
 
-// deliveryError is a failure that is described for the delivery log.
+// deliveryError is a failure with a description for the delivery log.
 type deliveryError string
 
 // Error implements error.
@@ -284,7 +286,7 @@ func reason(err error) string {
 	if handshake := (tls.RecordHeaderError{}); errors.As(err, &handshake) {
 		return "the receiver does not speak TLS"
 	}
-	return "the exchange with the receiver broke off" // net/http's error contains the URL
+	return "the exchange with the receiver was interrupted" // net/http's error contains the URL
 }
 
 // noticeDocument is the body of a webhook, as api/openapi.yaml describes it. The results

@@ -18,8 +18,8 @@ import (
 )
 
 // Redis is unavailable for 5 s when the attempt ends. The worker keeps the outcome until Redis
-// answers, and only then returns to asynq, which would leave the task to its lease otherwise:
-// that takes one to two minutes.
+// answers, and only then returns to asynq. Otherwise asynq would leave the task until its
+// lease expires, which takes one to two minutes.
 func TestADeliveryThatEndsWhileRedisIsAwayIsNeitherLostNorLate(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

@@ -47,7 +47,7 @@ func (b *bundle) withWebhook(url string) string {
 	return b.submit(2, "POST", func(s *batch.Spec) { s.WebhookURL, s.Metadata = url, map[string]string{"k": "v"} })
 }
 
-// log waits for a webhook's state and returns its log.
+// log waits until a webhook has a state and returns its log.
 func (b *bundle) log(id string, state batch.DeliveryState, attempts int) *batch.DeliveryLog {
 	b.t.Helper()
 	var l *batch.DeliveryLog

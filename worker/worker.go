@@ -20,9 +20,10 @@ import (
 )
 
 const (
-	// janitorEvery is how often asynq looks for results of its own to remove; there are none.
+	// janitorEvery is how often asynq looks for its own results to remove; there are none.
 	janitorEvery = 24 * time.Hour
-	// abortGrace is what handlers get, after the drain time, to give back what they hold.
+	// abortGrace is the time after the drain time in which handlers give back their
+	// actions.
 	abortGrace = 5 * time.Second
 	// webhookConcurrency is the number of webhooks delivered at a time.
 	webhookConcurrency = 16
@@ -41,12 +42,12 @@ type Config struct {
 	Prober     batch.Prober
 	// NewServer returns the server that takes tasks and calls the handlers.
 	NewServer func(consumer.ServerConfig) *consumer.Server
-	// Targets are those whose actions this worker runs. They need no defaults.
+	// Targets are the targets whose actions this worker runs. They need no defaults.
 	Targets []batch.Target
-	// Webhooks says how webhooks are delivered.
+	// Webhooks configures the delivery of webhooks.
 	Webhooks WebhookConfig
-	// Drain is how long actions in flight may go on after the context of Run has ended; the worker
-	// then gives back the rest. Defaults to 25s.
+	// Drain is how long actions in flight may continue after the context of Run has ended. Then
+	// the worker gives back the rest. Defaults to 25s.
 	Drain time.Duration `yaml:"drain"`
 	// Registerer registers the metrics. Defaults to none.
 	Registerer prometheus.Registerer
@@ -54,13 +55,13 @@ type Config struct {
 	Logger *slog.Logger
 }
 
-// WithDefaults returns the configuration with the settings replaced that are zero.
+// WithDefaults returns the configuration with zero settings replaced.
 func (c Config) WithDefaults() Config {
 	c.Drain = cmp.Or(c.Drain, 25*time.Second)
 	return c
 }
 
-// Check reports what is wrong with the settings.
+// Check reports the faults of the settings.
 func (c Config) Check(check *setting.Checker) {
 	check.Duration("drain", c.Drain, time.Second, time.Hour)
 }
@@ -74,8 +75,8 @@ type Worker struct {
 	hooks   *deliverer
 	metrics *metrics
 	log     *slog.Logger
-	// held is the context of the handlers' work. The context that asynq passes to the handler of a
-	// webhook ends when asynq gives up its task, when the handler must still record the result.
+	// held is the context of the handlers' work. asynq's context for the handler of a webhook ends
+	// when asynq gives up the task, but the handler must still record the result.
 	inHand sync.WaitGroup
 	held   context.Context //nolint:containedctx // the handlers' own contexts end too early; see above
 	abort  context.CancelCauseFunc
@@ -117,12 +118,12 @@ func New(cfg Config) (*Worker, error) {
 
 // Run runs tasks until the context ends, then drains: the worker takes no new task, lets actions in
 // flight finish within the drain time, and gives back the rest. Run returns an error only if the
-// worker could not start. A worker runs once.
+// worker could not start. A worker runs only once.
 func (w *Worker) Run(ctx context.Context) error {
 	defer w.abort(errDraining)
 	defer w.hooks.close()
 	defer w.cfg.Gate.Holds(w.hold)()
-	// Before it takes a task: the other workers do not notice the death of a worker without a heartbeat.
+	// Beat before taking a task: other workers do not notice the death of a worker without a heartbeat.
 	if _, err := w.cfg.Registry.Beat(ctx, w.cfg.Name); err != nil {
 		w.log.WarnContext(ctx, "heartbeat missed", "worker", w.cfg.Name, "error", err)
 	}
@@ -132,8 +133,8 @@ func (w *Worker) Run(ctx context.Context) error {
 		return fmt.Errorf("start taking tasks: %w", err)
 	}
 	w.log.InfoContext(ctx, "worker started", "worker", w.cfg.Name, "targets", len(w.targets))
-	// The heartbeat goes on until the worker has drained: no other worker may take what it
-	// still has in flight.
+	// The heartbeat continues until the worker has drained: until then, no other worker
+	// may take over its actions in flight.
 	heartbeat, services := w.services()
 	heartbeat.Start(context.WithoutCancel(ctx))
 	defer heartbeat.Stop()
@@ -163,7 +164,7 @@ func (w *Worker) services() (beat *service, others []*service) {
 	}
 }
 
-// drain ends the server. Actions in flight get the drain time.
+// drain stops the server. Actions in flight get the drain time.
 func (w *Worker) drain(server *consumer.Server) {
 	server.Stop()
 	deadline := time.AfterFunc(w.cfg.Drain, func() { w.abort(errDraining) })
@@ -172,7 +173,8 @@ func (w *Worker) drain(server *consumer.Server) {
 	w.awaitHandlers()
 }
 
-// awaitHandlers waits for handlers that outlast the server: they may still have a result to record.
+// awaitHandlers waits for handlers that run longer than the server, because they may still have a
+// result to record.
 func (w *Worker) awaitHandlers() {
 	done := make(chan struct{})
 	go func() {
@@ -219,11 +221,11 @@ func (w *Worker) webhook(ctx context.Context, t *asynq.Task) error {
 	return w.runWebhook(ctx, t)
 }
 
-// laterError is a handler's wish that its task runs again after a delay.
+// laterError asks for another run of the handler's task after a delay.
 type laterError struct {
 	after  time.Duration
 	reason string
-	// failed says whether the run counts as a failed one of the task.
+	// failed: the run counts as a failed run of the task.
 	failed bool
 }
 
@@ -234,7 +236,7 @@ func retryDelay(_ int, err error, _ *asynq.Task) time.Duration {
 	if later := (*laterError)(nil); errors.As(err, &later) {
 		return later.after
 	}
-	return 5 * time.Second // a panic, or a task whose lease ran out
+	return 5 * time.Second // a panic, or a task whose lease expired
 }
 
 // asynqLogger writes asynq's messages to slog.
@@ -256,5 +258,6 @@ func (l asynqLogger) Warn(args ...any) { l.at(slog.LevelWarn, args) }
 // Error implements [asynq.Logger].
 func (l asynqLogger) Error(args ...any) { l.at(slog.LevelError, args) }
 
-// Fatal implements [asynq.Logger]. It does not end the process: a library must not decide that.
+// Fatal implements [asynq.Logger]. It does not end the process: that is not a library's
+// decision.
 func (l asynqLogger) Fatal(args ...any) { l.at(slog.LevelError, args) }
