@@ -7,11 +7,11 @@ import (
 	"strconv"
 )
 
-// path is where every action goes. The target answers with the body that it got.
+// path is the path of every action. The target answers with the body of the request.
 const path = "/echo"
 
-// makeBodies returns the bodies of n actions, of size bytes each. Each is unlike
-// any other, and so is the answer to it.
+// makeBodies returns the bodies of n actions, of size bytes each. All bodies differ,
+// and so do their answers.
 func makeBodies(tag string, n, size int) [][]byte {
 	const pad = "abcdefghijklmnopqrstuvwxyz0123456789"
 	bodies := make([][]byte, n)
@@ -28,14 +28,14 @@ func makeBodies(tag string, n, size int) [][]byte {
 	return bodies
 }
 
-// appendAction appends the JSON of an action, as batchd reads it.
+// appendAction appends the JSON of an action in batchd's format.
 func appendAction(to, body []byte) []byte {
 	to = append(to, `{"method":"POST","path":"`+path+`","body":`...)
 	to = append(to, body...)
 	return append(to, '}')
 }
 
-// result is what became of one action, in any contender.
+// result is the result of one action, for any contender.
 type result struct {
 	index  int
 	status int
@@ -43,8 +43,8 @@ type result struct {
 	err    string // why there is no answer
 }
 
-// check says what is wrong with the results of a run, which have to be those of
-// the actions, all of them, in their order.
+// check returns an error unless the results of a run are those of all actions, in their
+// order.
 func check(sent [][]byte, got []result) error {
 	if len(got) != len(sent) {
 		return fmt.Errorf("%d actions have %d results", len(sent), len(got))

@@ -36,7 +36,7 @@ func TestWrongResultsAreSeen(t *testing.T) {
 	tests := []struct {
 		name  string
 		spoil func([]result) []result
-		want  string // nothing where the results are right
+		want  string // empty if the results are correct
 	}{
 		{"right", func(r []result) []result { return r }, ""},
 		{"missing", func(r []result) []result { return r[:9] }, "10 actions have 9 results"},

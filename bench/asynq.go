@@ -15,12 +15,12 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// The peer is what one would write with asynq alone: a task an action, with the
-// request as its payload; a handler that sends it and keeps the answer as the
-// task's result; and a client that enqueues, waits, and collects. Where there is
-// a choice, it is what makes the peer fast.
+// The peer is a program that uses asynq alone: one task per action, with the request as
+// its payload; a handler that sends the request and stores the answer as the task's
+// result; and a client that enqueues, waits, and collects. Among the possible designs,
+// it uses the fastest.
 
-// asynqTask is the payload of a task. Of says how many tasks its batch has.
+// asynqTask is the payload of a task. Of is the number of tasks in its batch.
 type asynqTask struct {
 	Batch  string          `json:"batch"`
 	Of     int             `json:"of"`
@@ -38,9 +38,9 @@ type asynqAnswer struct {
 const (
 	asynqQueue = "default"
 	asynqType  = "http"
-	// asynqPage is how many results the client reads at once.
+	// asynqPage is the number of results that the client reads at once.
 	asynqPage = 500
-	// asynqConnections is how many tasks are enqueued, and pages read, at a time.
+	// asynqConnections is the number of tasks enqueued, and of pages read, at a time.
 	asynqConnections = 64
 )
 
@@ -51,22 +51,22 @@ type asynqClient struct {
 	redis     *redis.Client
 	client    *asynq.Client
 	inspector *asynq.Inspector
-	finished  int // tasks of earlier runs that stand among the completed
-	// await waits for the end of the batch; it is made before the first task is enqueued.
+	finished  int // tasks of earlier runs in the list of completed tasks
+	// await waits for the end of the batch. It is called before the first task is
+	// enqueued.
 	await func(ctx context.Context, batch string) (wait func() error, err error)
 }
 
 func newAsynqClient(addr string) *asynqClient {
-	// One pool for both, as large as what is in flight: asynq has no pipelining, so
-	// connections are what allows for more than one call at a time.
+	// One pool for both, as large as the number of requests in flight: asynq has no
+	// pipelining, so several calls at a time need several connections.
 	rdb := redis.NewClient(&redis.Options{Addr: addr, PoolSize: asynqConnections + 4})
 	c := &asynqClient{redis: rdb, client: asynq.NewClientFromRedisClient(rdb), inspector: asynq.NewInspectorFromRedisClient(rdb)}
 	c.await = c.awaitMessage
 	return c
 }
 
-// awaitMessage waits for the message that the servers' process sends at the end
-// of a batch.
+// awaitMessage waits for the message from the servers' process at the end of a batch.
 func (c *asynqClient) awaitMessage(ctx context.Context, batch string) (func() error, error) {
 	sub := c.redis.Subscribe(ctx, asynqChannel(batch))
 	if _, err := sub.Receive(ctx); err != nil {
@@ -132,10 +132,10 @@ func (c *asynqClient) enqueue(ctx context.Context, name string, bodies [][]byte)
 	})
 }
 
-// collect reads the results of n tasks in their order. A small batch is read task
-// by task. Of a large one the list of completed tasks is read page by page, which
-// is much the faster; what a server has not marked as completed yet, though its
-// result is written, is read by itself.
+// collect reads the results of n tasks in their order. It reads a small batch task by
+// task. For a large one it reads the list of completed tasks page by page, which is
+// much faster. It reads a task singly if the server has written its result but not yet
+// marked it as completed.
 func (c *asynqClient) collect(name string, n int) ([][]byte, error) {
 	answers := make([][]byte, n)
 	if n > asynqPage {
@@ -171,7 +171,7 @@ func (c *asynqClient) collect(name string, n int) ([][]byte, error) {
 	return answers, err
 }
 
-// eachInParallel is inParallel with errors: it returns the first.
+// eachInParallel is inParallel with errors: it returns the first error.
 func eachInParallel(goroutines, n int, do func(i int) error) error {
 	var once sync.Once
 	var first error
@@ -183,7 +183,7 @@ func eachInParallel(goroutines, n int, do func(i int) error) error {
 	return first
 }
 
-// startAsynq returns a start of the peer with that many servers in its process.
+// startAsynq returns a starter of the peer with a number of servers in its process.
 func startAsynq(servers int) starter {
 	return func(ctx context.Context, w *world, load load) (contender, error) {
 		p, err := w.startServer("asynq", w.self, "asynq", "--redis", w.redis.addr, "--target", w.targetURL,

@@ -16,17 +16,18 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// asynqInterval is how long a server that found no task sleeps, give or take a
-// half. Beside 1 ms and 3 ms it has the peer answer small batches soonest, and costs
-// nothing measurable while there are tasks. Nobody would idle with it.
+// asynqInterval is how long a server sleeps when it finds no task, plus or minus a
+// half. Compared with 1 ms and 3 ms it makes the peer answer small batches fastest, and
+// costs nothing measurable while there are tasks. It would be too short for an idle
+// production system.
 const asynqInterval = 250 * time.Microsecond
 
-// asynqServers are what the asynq servers of this process share. Each has its part
-// of what may be in flight.
+// asynqServers is the state that the asynq servers of this process share. Each server
+// has its part of the requests in flight.
 type asynqServers struct {
 	http    *http.Client
 	target  string
-	batches sync.Map // name → *atomic.Int64, the tasks that have ended
+	batches sync.Map // name → *atomic.Int64, the number of tasks that have ended
 	ended   func(ctx context.Context, batch string) error
 }
 
@@ -35,7 +36,7 @@ func startAsynqServers(addr, target string, servers, inFlight int, ended func(co
 	s := &asynqServers{http: newHTTPClient(inFlight, nil), target: target, ended: ended}
 	for i := range servers {
 		share := (inFlight + i) / servers
-		// A pool for each, so that none waits for another's connection.
+		// Each server has its own pool, so that none waits for another's connection.
 		rdb := redis.NewClient(&redis.Options{Addr: addr, PoolSize: share + 4})
 		server := asynq.NewServerFromRedisClient(rdb, asynq.Config{
 			Concurrency: share, TaskCheckInterval: asynqInterval, LogLevel: asynq.ErrorLevel,
@@ -47,7 +48,7 @@ func startAsynqServers(addr, target string, servers, inFlight int, ended func(co
 	return nil
 }
 
-// handle sends one task's request and keeps the answer as the task's result.
+// handle sends one task's request and stores the answer as the task's result.
 func (s *asynqServers) handle(ctx context.Context, t *asynq.Task) error {
 	var task asynqTask
 	if err := json.Unmarshal(t.Payload(), &task); err != nil {
@@ -72,9 +73,9 @@ func (s *asynqServers) handle(ctx context.Context, t *asynq.Task) error {
 	return nil
 }
 
-// runAsynq is the subcommand "asynq": the servers, in a process of their own.
-// With --times it runs batches of ten from this same process, one after another,
-// and writes how long each took.
+// runAsynq is the subcommand "asynq": the servers, in a process of their own. With
+// --times it runs batches of ten from the same process, one after another, and prints
+// their durations.
 func runAsynq(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("asynq", flag.ContinueOnError)
 	addr := flags.String("redis", "", "address of Redis")
@@ -100,13 +101,13 @@ func runAsynq(ctx context.Context, args []string) error {
 	return nil
 }
 
-// asynqLatency is what the subcommand writes of small batches.
+// asynqLatency is the output of the subcommand for small batches.
 type asynqLatency struct {
 	Took []time.Duration `json:"took"` // nanoseconds
 }
 
-// runAsynqLatency has the end of a batch told from goroutine to goroutine, which
-// no message through Redis can beat.
+// runAsynqLatency signals the end of a batch from goroutine to goroutine, which is
+// faster than any message through Redis.
 func runAsynqLatency(ctx context.Context, addr, target string, servers, inFlight, times int) error {
 	ended := make(chan struct{}, 1)
 	err := startAsynqServers(addr, target, servers, inFlight, func(context.Context, string) error {

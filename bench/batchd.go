@@ -18,31 +18,31 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// The lines by which batchd says that it is ready.
+// The log lines that show that batchd is ready.
 var (
 	batchdIsUp    = regexp.MustCompile(`"msg":"batchd is up","url":"([^"]+)"`)
 	workerStarted = regexp.MustCompile(`"msg":"(worker started)"`)
 )
 
-// setup says how batchd is installed.
+// setup describes an installation of batchd.
 type setup struct {
-	split       bool // an API and workers apart, instead of one process
-	workers     int  // where they are apart; 0 is 1
-	alone       bool // the API, where they are apart: no worker
-	concurrency int  // of a target, per worker; 0 is what the load has in flight
+	split       bool // API and workers in separate processes
+	workers     int  // number of worker processes if split; 0 is 1
+	alone       bool // if split: the API without a worker
+	concurrency int  // of a target, per worker; 0 is the load's number in flight
 	targets     int  // 0 is 1
-	rate        int  // requests a second to a target, over all workers; 0 is any
+	rate        int  // requests per second to a target, over all workers; 0 is no bound
 	sealed      bool
-	passthrough bool // owners by their credentials
-	batch       int  // actions of a batch; 0 is all of a run in one
+	passthrough bool // owners by credential
+	batch       int  // actions per batch; 0 is all of a run in one batch
 }
 
-// batchd is the real binary over HTTP.
+// batchd is the real binary, called over HTTP.
 type batchd struct {
 	setup
 
 	url        string
-	credential string   // whose batches they are; empty if the scenario needs none
+	credential string   // of the owner of the batches; empty if the scenario needs none
 	api        *process // serve, or the API
 	workers    []*process
 	http       *http.Client
@@ -103,8 +103,8 @@ func (b *batchd) newClient(opts ...client.Option) (*client.Client, error) {
 	return c, nil
 }
 
-// writeConfig writes batchd's configuration, in which everything that a scenario
-// does not need is left at its default.
+// writeConfig writes batchd's configuration. Settings that the scenario does not need
+// keep their defaults.
 func (w *world) writeConfig(s setup) (string, error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "log: {format: json}\nredis: {url: \"redis://%s/0\"}\n", w.redis.addr)
@@ -188,9 +188,9 @@ func document(bodies [][]byte) io.Reader {
 	return bytes.NewReader(append(doc, `]}`...))
 }
 
-// readResults reads the results of a batch as NDJSON, and decodes nothing: that
-// is the client's affair, and no contender is timed with it. About says how many
-// bytes the bodies in them have.
+// readResults reads the results of a batch as NDJSON without decoding them: decoding is
+// the client's work, and the time of no contender includes it. About is the approximate
+// number of bytes in the bodies.
 func (b *batchd) readResults(ctx context.Context, id string, about int) ([]byte, error) {
 	answer := bytes.NewBuffer(make([]byte, 0, 3*about))
 	err := b.copyResults(ctx, id, answer)
@@ -229,7 +229,7 @@ func (b *batchd) get(ctx context.Context, path string, header http.Header) (*htt
 	return resp, nil
 }
 
-// decodeResults decodes NDJSON. The results' indices begin at first.
+// decodeResults decodes NDJSON. The indexes of the results begin at first.
 func decodeResults(answer []byte, first int) ([]result, error) {
 	var results []result
 	for line := range bytes.Lines(answer) {

@@ -7,11 +7,11 @@ import (
 	"sync/atomic"
 )
 
-// traffic counts the bytes of HTTP connections, as this end sees them.
+// traffic counts the bytes of HTTP connections on this side.
 type traffic struct{ read, written atomic.Int64 }
 
-// newHTTPClient returns a client that keeps that many connections open, and
-// counts what goes over them unless count is nil.
+// newHTTPClient returns a client that keeps a number of connections open, and counts
+// their bytes unless count is nil.
 func newHTTPClient(connections int, count *traffic) *http.Client {
 	var dialer net.Dialer
 	return &http.Client{Transport: &http.Transport{

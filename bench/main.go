@@ -28,7 +28,7 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
-	// This program is its own target and its own peer, each in another process.
+	// This program is also the target and the peer, in separate processes.
 	if len(args) > 0 {
 		switch args[0] {
 		case "target":
@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string) error {
 	return b.measure(ctx)
 }
 
-// bench is what is measured, and with what.
+// bench is the configuration of a measurement.
 type bench struct {
 	scenarios  []scenario
 	contenders []string
@@ -58,7 +58,7 @@ type bench struct {
 	sizes      sizes
 
 	out    io.Writer
-	dir    string // all files are in it
+	dir    string // the directory of all files
 	self   string // this program
 	batchd string // the binary under test
 }
@@ -107,7 +107,7 @@ func parseFlags(args []string) (*bench, error) {
 	return b, err
 }
 
-// choose reads a list of names, each of which has to be known.
+// choose reads a list of names, each of which must be known.
 func choose(what, list string, known []string) ([]string, error) {
 	if list == "all" {
 		return known, nil
@@ -121,7 +121,8 @@ func choose(what, list string, known []string) ([]string, error) {
 	return chosen, nil
 }
 
-// measure runs the scenarios. One that fails has no figures; the others go on.
+// measure runs the scenarios. A scenario that fails has no figures; the others
+// continue.
 func (b *bench) measure(ctx context.Context) (err error) {
 	if b.dir, err = os.MkdirTemp("", "batchd-bench-"); err != nil {
 		return fmt.Errorf("make a directory: %w", err)
@@ -163,7 +164,7 @@ func (b *bench) measure(ctx context.Context) (err error) {
 }
 
 func (b *bench) describe(ctx context.Context) machine {
-	version, _ := exec.CommandContext(ctx, "redis-server", "--version").Output() // if there is none, every scenario says so
+	version, _ := exec.CommandContext(ctx, "redis-server", "--version").Output() // if redis-server is missing, every scenario reports that
 	fields := strings.Fields(string(version))
 	redis := "no redis-server"
 	if len(fields) > 2 {
@@ -175,7 +176,7 @@ func (b *bench) describe(ctx context.Context) machine {
 	}
 }
 
-// loadAverage returns that of the last minute, 0 where the system tells none.
+// loadAverage returns the load average of the last minute, or 0 if the system has none.
 func loadAverage() float64 {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// runParent starts a child, says which, and waits to be killed.
+// runParent starts a child, prints its id, and waits until it is killed.
 func runParent(ctx context.Context, dir string) error {
 	self, err := os.Executable()
 	if err != nil {
@@ -54,7 +54,7 @@ func newBench(t *testing.T) *bench {
 	return &bench{rounds: 2, fsync: "everysec", contenders: contenderNames(), sizes: shortSizes, dir: t.TempDir(), self: self, out: &strings.Builder{}}
 }
 
-// liar spoils what another contender measured.
+// liar spoils the results of another contender.
 type liar struct {
 	contender
 	spoil func(results []result)
@@ -90,7 +90,7 @@ func TestContendersRaceAndNothingIsLeft(t *testing.T) {
 		}
 	}
 	entrants := []entrant{{name: "plain", start: kept(startPlain)}, {name: "asynq-4", start: kept(startAsynq(4))}}
-	// More than a page, so that results are collected both ways.
+	// More than a page, so that results are collected in both ways.
 	require.NoError(t, b.race(t.Context(), out, load{actions: 2*asynqPage + 10, size: smallBody, inFlight: 8}, entrants))
 	for _, name := range []string{"plain", "asynq-4"} {
 		require.Len(t, out.of(name, "in_hand"), 2)
@@ -115,7 +115,7 @@ func TestARunWithWrongResultsHasNoFigures(t *testing.T) {
 	for want, spoil := range tests {
 		b := newBench(t)
 		out := &strings.Builder{}
-		b.out, b.batchd = out, b.self // nothing is to be built
+		b.out, b.batchd = out, b.self // do not build anything
 		b.scenarios = []scenario{
 			{"spoiled", func(sizes) string { return "" }, func(ctx context.Context, b *bench, s *section) error {
 				s.row("sound before").add("figure", "", 4711)

@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// snapshot is what everything has used up to a moment.
+// snapshot has the resources used up to a moment.
 type snapshot struct {
 	at                                    time.Time
-	client, server, redis, target, others time.Duration            // processor time; others is all but these four
-	servers                               map[string]time.Duration // the contender's, by the processes' name
+	client, server, redis, target, others time.Duration            // processor time; others is everything except these four
+	servers                               map[string]time.Duration // of the contender's processes, by name
 	read, written                         int64                    // bytes between client and batchd
 	info                                  map[string]float64
 }
@@ -46,7 +46,7 @@ func (w *world) snapshot(ctx context.Context) (snapshot, error) {
 	return s, err
 }
 
-// usage adds to a row what n actions took between two snapshots.
+// usage adds to a row the resources that n actions used between two snapshots.
 func (w *world) usage(row *row, before, after snapshot, n int) error {
 	perThousand := func(a, b time.Duration) float64 { return (b - a).Seconds() * 1000 / float64(n) }
 	perAction := func(name string) float64 { return (after.info[name] - before.info[name]) / float64(n) }

@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// plainModel costs nothing but the target's time.
+// plainModel has no costs except the target's time.
 func plainModel() model {
 	return model{actions: 2000, workers: 2, places: 10, target: fixed(20 * time.Millisecond), cores: 2}
 }

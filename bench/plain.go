@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// plain is the limit: a fan-out to the target from this process, nothing stored.
+// plain is the limit: a fan-out to the target from this process, without storage.
 type plain struct {
 	http     *http.Client
 	target   string
@@ -35,7 +35,7 @@ func (p *plain) run(ctx context.Context, _ string, bodies [][]byte) (timing, []r
 	return timing{ended: took, read: took}, results, nil
 }
 
-// inParallel calls do for 0 to n-1 from that many goroutines.
+// inParallel calls do for 0 to n-1 from a number of goroutines.
 func inParallel(goroutines, n int, do func(i int)) {
 	var next atomic.Int64
 	var all sync.WaitGroup

@@ -11,16 +11,16 @@ import (
 	"time"
 )
 
-// startTimeout bounds how long a process may take until it is ready.
+// startTimeout bounds the time until a process is ready.
 const startTimeout = 20 * time.Second
 
-// process is a child. It is killed with this program, however that ends.
+// process is a child process. It is killed when this program ends, in any way.
 type process struct {
 	name string
 	pid  int
-	log  string // the file with all that it wrote
+	log  string // the file with its output
 	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
+	done chan struct{} // closed when the process has ended
 }
 
 // startProcess starts a child that writes into a log in dir.
@@ -30,7 +30,7 @@ func startProcess(dir, name, program string, args ...string) (*process, error) {
 		return nil, fmt.Errorf("make the log of %s: %w", name, err)
 	}
 	defer log.Close()
-	// Only stop ends it, which its owner calls in any case.
+	// Only stop ends it; its owner always calls stop.
 	cmd := exec.Command(program, args...) //nolint:gosec,noctx // the program is one of three, and the arguments are ours
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = dieWithParent()
@@ -39,14 +39,14 @@ func startProcess(dir, name, program string, args ...string) (*process, error) {
 	}
 	p := &process{name: name, pid: cmd.Process.Pid, log: log.Name(), cmd: cmd, done: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // how it ended is in its state
+		_ = cmd.Wait() // its state has the exit code
 		close(p.done)
 	}()
 	return p, nil
 }
 
-// await returns the first submatch of the pattern in what the process wrote, as
-// soon as it is there.
+// await returns the first submatch of the pattern in the output of the process, as soon
+// as it appears.
 func (p *process) await(ctx context.Context, pattern *regexp.Regexp) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, startTimeout, fmt.Errorf("%s is not ready after %s", p.name, startTimeout))
 	defer cancel()

@@ -34,7 +34,7 @@ func TestChildrenDieWithTheProgram(t *testing.T) {
 	require.Eventually(t, func() bool { return !runs(t, child) }, 10*time.Second, 10*time.Millisecond)
 }
 
-// runs reports whether there is such a process, and it is no zombie.
+// runs reports whether the process exists and is not a zombie.
 func runs(t *testing.T, pid int) bool {
 	t.Helper()
 	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))

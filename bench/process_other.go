@@ -4,6 +4,6 @@ package main
 
 import "syscall"
 
-// dieWithParent asks for nothing: only Linux has it. A child of a program that
-// was killed with a signal it cannot catch goes on.
+// dieWithParent does nothing, because only Linux has this feature. If this program is
+// killed with a signal that it cannot catch, its children continue.
 func dieWithParent() *syscall.SysProcAttr { return nil }

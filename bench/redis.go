@@ -24,7 +24,7 @@ type redisServer struct {
 	client *redis.Client
 }
 
-// startRedis starts a server with that value of appendfsync.
+// startRedis starts a server with a value of appendfsync.
 func startRedis(ctx context.Context, dir, fsync string) (*redisServer, error) {
 	program, err := exec.LookPath("redis-server")
 	if err != nil {
@@ -78,7 +78,7 @@ func (s *redisServer) awaitPing(ctx context.Context) error {
 }
 
 func (s *redisServer) stop() {
-	_ = s.client.Close() // the server goes with it
+	_ = s.client.Close() // the server ends with it
 	s.process.stop()
 }
 
@@ -92,8 +92,7 @@ func freeAddr(ctx context.Context) (string, error) {
 	return l.Addr().String(), nil
 }
 
-// info returns the numbers of sections of INFO, those of commandstats as the
-// number of calls.
+// info returns the numbers in sections of INFO; for commandstats the numbers of calls.
 func (s *redisServer) info(ctx context.Context, sections ...string) (map[string]float64, error) {
 	numbers := make(map[string]float64)
 	for _, section := range sections {
@@ -118,8 +117,8 @@ func parseInfo(text string, into map[string]float64) {
 	}
 }
 
-// calls counts the commands that a Redis ran, by name, those that clients sent
-// and those that scripts called.
+// calls counts the commands that a Redis ran, by name: those from clients and those
+// from scripts.
 type calls struct{ sent, scripted map[string]int }
 
 // total sums counts.
@@ -131,8 +130,8 @@ func total(by map[string]int) int {
 	return n
 }
 
-// monitor counts commands until stop is called, which returns the counts. It
-// slows Redis down, so nothing is timed meanwhile.
+// monitor counts commands until the caller calls stop, which returns the counts. It
+// slows Redis down, so no time is measured meanwhile.
 func (s *redisServer) monitor(ctx context.Context) (stop func() (calls, error), err error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", s.addr)
 	if err != nil {
@@ -151,7 +150,7 @@ func (s *redisServer) monitor(ctx context.Context) (stop func() (calls, error), 
 	var done sync.WaitGroup
 	done.Go(func() { err = countCalls(lines, last, counted) })
 	return func() (calls, error) {
-		// What was sent before this command has been counted once it comes by.
+		// When this command appears, all commands before it have been counted.
 		if perr := s.client.Do(ctx, "ECHO", last).Err(); perr != nil {
 			return calls{}, errors.Join(fmt.Errorf("end monitoring Redis: %w", perr), conn.Close())
 		}
@@ -160,17 +159,17 @@ func (s *redisServer) monitor(ctx context.Context) (stop func() (calls, error), 
 	}, nil
 }
 
-// countCalls counts the lines that MONITOR writes, such as
+// countCalls counts the lines of MONITOR, such as
 //
 //	+1700000000.123456 [0 127.0.0.1:40000] "GET" "key"
 //	+1700000000.123456 [0 lua] "get" "key"
 //
-// until one that holds last.
+// until a line that contains last.
 func countCalls(lines *bufio.Reader, last string, into calls) error {
 	for {
 		line, err := lines.ReadSlice('\n')
 		start := line
-		for errors.Is(err, bufio.ErrBufferFull) { // only its beginning counts
+		for errors.Is(err, bufio.ErrBufferFull) { // only the beginning of the line counts
 			start = bytes.Clone(start[:min(len(start), 256)])
 			_, err = lines.ReadSlice('\n')
 		}

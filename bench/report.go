@@ -16,13 +16,13 @@ import (
 	"github.com/jedib0t/go-pretty/v6/text"
 )
 
-// report is all that was measured, and what is written as JSON.
+// report has all measurements; it is written as JSON.
 type report struct {
 	Machine   machine    `json:"machine"`
 	Scenarios []*section `json:"scenarios"`
 }
 
-// machine says what was measured on, and with what.
+// machine describes the machine and the software of the measurement.
 type machine struct {
 	StartedAt   time.Time `json:"started_at"`
 	System      string    `json:"system"`
@@ -36,18 +36,18 @@ type machine struct {
 	LoadAfter  float64 `json:"load_after"`
 }
 
-// section is what one scenario measured.
+// section has the measurements of one scenario.
 type section struct {
 	Scenario string `json:"scenario"`
-	// About says what was done.
+	// About describes the scenario.
 	About string  `json:"about"`
 	Rows  []*row  `json:"rows"`
 	Goals []*goal `json:"goals"`
-	// Commands are those that Redis ran for an action, by contender.
+	// Commands are the commands that Redis ran per action, by contender.
 	Commands []commandCount `json:"commands,omitempty"`
 }
 
-// row is what was measured of one contender.
+// row has the measurements of one contender.
 type row struct {
 	Contender string    `json:"contender"`
 	Metrics   []*metric `json:"metrics"`
@@ -61,20 +61,22 @@ type metric struct {
 	Median float64   `json:"median"`
 }
 
-// goal is a figure to reach. It says whether the run reached it, and is never an error.
+// goal is a figure and its bound. It states whether the run reached the bound, and is
+// never an error.
 type goal struct {
 	Name   string    `json:"name"`
 	Unit   string    `json:"unit,omitempty"`
 	Rounds []float64 `json:"rounds"`
 	Median float64   `json:"median"`
-	// Reach is such as "≥ 2.0"; Further is the next one. Empty where the figure is shown only.
+	// Reach is a bound such as "≥ 2.0"; Further is the next one. Both are empty for a figure
+	// without a bound.
 	Reach   string `json:"reach,omitempty"`
 	Reached *bool  `json:"reached,omitempty"`
 	Further string `json:"further,omitempty"`
 }
 
-// commandCount says how often Redis ran a command for an action, sent by a client
-// and called by a script.
+// commandCount is how often Redis ran a command per action, sent by a client and called
+// by a script.
 type commandCount struct {
 	Contender string  `json:"contender"`
 	Command   string  `json:"command"`
@@ -82,7 +84,7 @@ type commandCount struct {
 	Scripted  float64 `json:"scripted"`
 }
 
-// row returns the row of a contender, a new one if there is none.
+// row returns the row of a contender, and adds it if it is missing.
 func (s *section) row(contender string) *row {
 	i := slices.IndexFunc(s.Rows, func(r *row) bool { return r.Contender == contender })
 	if i < 0 {
@@ -92,7 +94,7 @@ func (s *section) row(contender string) *row {
 	return s.Rows[i]
 }
 
-// of returns the rounds of a contender's metric, nil if it was not measured.
+// of returns the rounds of a contender's metric, or nil if it was not measured.
 func (s *section) of(contender, name string) []float64 {
 	for _, r := range s.Rows {
 		for _, m := range r.Metrics {
@@ -116,9 +118,9 @@ func (r *row) add(name, unit string, value float64) {
 	m.Median = median(m.Rounds)
 }
 
-// goal adds a figure with what it is to reach, such as "≥ 2" or "≤ 0.5", and
-// further. Without rounds, since a contender was left out or took less than the
-// kernel counts, it adds nothing.
+// goal adds a figure with its bounds, such as "≥ 2" or "≤ 0.5". It adds nothing without
+// rounds, which are missing if a contender was left out or used less than the kernel's
+// unit.
 func (s *section) goal(name, unit string, rounds []float64, reach, further string) {
 	rounds = slices.DeleteFunc(slices.Clone(rounds), func(v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) })
 	if len(rounds) == 0 {
@@ -132,12 +134,12 @@ func (s *section) goal(name, unit string, rounds []float64, reach, further strin
 	s.Goals = append(s.Goals, g)
 }
 
-// within reports whether a value keeps a bound such as "≥ 2".
+// within reports whether a value satisfies a bound such as "≥ 2".
 func within(value float64, bound string) bool {
 	sign, number, _ := strings.Cut(bound, " ")
 	limit, err := strconv.ParseFloat(number, 64)
 	if err != nil {
-		panic("bench: the bound " + bound + " is none") // they are all in this program
+		panic("bench: the bound " + bound + " is none") // all bounds are in this program
 	}
 	if sign == "≥" {
 		return value >= limit
@@ -241,7 +243,7 @@ func render(header table.Row, lines []table.Row, first int) string {
 	return tw.Render()
 }
 
-// number writes three significant digits, and whole numbers from 100 on.
+// number formats three significant digits, and whole numbers from 100 on.
 func number(value float64) string {
 	switch {
 	case math.IsNaN(value) || math.IsInf(value, 0):
@@ -265,7 +267,7 @@ func (r *report) writeJSON(file string) error {
 	return nil
 }
 
-// addCommands adds what Redis was seen to run, divided by per, and its sum.
+// addCommands adds the commands that Redis ran, divided by per, and their sum.
 func (s *section) addCommands(contender string, counted calls, per float64) {
 	add := func(name string, sent, scripted int) {
 		s.Commands = append(s.Commands, commandCount{contender, name, float64(sent) / per, float64(scripted) / per})

@@ -9,14 +9,14 @@ import (
 	"time"
 )
 
-// scenario is one thing that is measured.
+// scenario is one measurement.
 type scenario struct {
 	name  string
 	about func(sizes) string
 	run   func(context.Context, *bench, *section) error
 }
 
-// scenarios are all there are, in the order in which they run.
+// scenarios has all scenarios, in the order in which they run.
 var scenarios = []scenario{
 	{"throughput", aboutThroughput, throughput},
 	{"latency", aboutLatency, latency},
@@ -40,12 +40,12 @@ func scenarioNames() []string {
 	return names
 }
 
-// sizes say how much is done.
+// sizes has the amounts of work.
 type sizes struct {
-	throughput, slow, slowInFlight int // actions, and of those in flight
+	throughput, slow, slowInFlight int // actions, and the number of those in flight
 	large, scale, owners           int // actions
-	times                          int // how often a small batch is run, and a batch is polled
-	monitored                      int // actions of which Redis's commands are counted
+	times                          int // how often a small batch runs, and how often a batch is polled
+	monitored                      int // actions for which Redis's commands are counted
 	idle                           time.Duration
 }
 
@@ -69,14 +69,14 @@ const (
 // starter starts a contender in a world.
 type starter func(context.Context, *world, load) (contender, error)
 
-// entrant is who takes part in a scenario.
+// entrant is a participant in a scenario.
 type entrant struct {
 	name  string
 	start starter
-	fsync string // Redis's appendfsync, where it is not that of the flag
+	fsync string // Redis's appendfsync, if it differs from the flag
 }
 
-// field are the contenders that scenarios compare.
+// field returns the contenders that scenarios compare.
 func (b *bench) field(s setup) []entrant {
 	return slices.DeleteFunc([]entrant{
 		{name: "plain", start: startPlain},
@@ -88,7 +88,7 @@ func (b *bench) field(s setup) []entrant {
 
 func contenderNames() []string { return []string{"plain", "asynq-1", "asynq-4", "batchd"} }
 
-// startSetup returns a start of batchd in that installation.
+// startSetup returns a starter of batchd with that setup.
 func startSetup(s setup) starter {
 	return func(ctx context.Context, w *world, l load) (contender, error) {
 		s := s
@@ -99,10 +99,10 @@ func startSetup(s setup) starter {
 	}
 }
 
-// worldTimeout bounds what happens in one world, so that what hangs ends.
+// worldTimeout bounds the time in one world, so that a scenario that hangs ends.
 const worldTimeout = 10 * time.Minute
 
-// inWorld runs something in a world of its own.
+// inWorld calls a function in a new world.
 func (b *bench) inWorld(ctx context.Context, delay time.Duration, fsync string, do func(ctx context.Context, w *world) error) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, worldTimeout, fmt.Errorf("it takes longer than %s", worldTimeout))
 	defer cancel()
@@ -113,8 +113,8 @@ func (b *bench) inWorld(ctx context.Context, delay time.Duration, fsync string, 
 	return errors.Join(do(ctx, w), w.close())
 }
 
-// eachRound lets the entrants take turns, for as many rounds as there are. Who
-// begins changes, so that none always comes first after a pause.
+// eachRound runs the entrants in turn, for all rounds. The first entrant changes, so
+// that none always comes first after a pause.
 func (b *bench) eachRound(entrants []entrant, do func(round int, e entrant) error) error {
 	for round := range b.rounds {
 		for i := range entrants {
@@ -127,7 +127,7 @@ func (b *bench) eachRound(entrants []entrant, do func(round int, e entrant) erro
 	return nil
 }
 
-// race has every entrant do the same load in each round.
+// race runs the same load with every entrant in each round.
 func (b *bench) race(ctx context.Context, out *section, l load, entrants []entrant) error {
 	for _, e := range entrants {
 		out.row(e.name)
@@ -138,7 +138,7 @@ func (b *bench) race(ctx context.Context, out *section, l load, entrants []entra
 			if err != nil {
 				return err
 			}
-			// Connections are made and scripts are loaded before the clock starts.
+			// Before the clock starts, make connections and load scripts.
 			if err := w.run(ctx, c, "warm", min(2*l.inFlight, l.actions), l.size); err != nil {
 				return err
 			}

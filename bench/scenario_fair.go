@@ -10,8 +10,8 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// fairPause is the least time between the starts of two small batches. Without
-// one they would take as much of the machine as the large batch.
+// fairPause is the least time between the starts of two small batches. Without it, they
+// would use as much of the machine as the large batch.
 const fairPause = 20 * time.Millisecond
 
 func aboutFair(s sizes) string {
@@ -46,7 +46,7 @@ func fair(ctx context.Context, b *bench, out *section) error {
 	return nil
 }
 
-// beside runs small batches for as long as one large batch of another owner takes.
+// beside runs small batches while one large batch of another owner runs.
 func (w *world) beside(ctx context.Context, c, theirs *batchd, r *row, n int) error {
 	bulk, err := c.as("bulk-owner")
 	if err != nil {
@@ -96,7 +96,7 @@ func (w *world) beside(ctx context.Context, c, theirs *batchd, r *row, n int) er
 	return w.checkRequests(ctx)
 }
 
-// pacedContender begins no run sooner than fairPause after the one before.
+// pacedContender starts each run at least fairPause after the one before.
 type pacedContender struct {
 	contender
 	next time.Time
@@ -121,7 +121,7 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// as returns batchd seen by the owner with that credential.
+// as returns batchd for the owner with that credential.
 func (b *batchd) as(owner string) (*batchd, error) {
 	seen := *b
 	seen.credential = owner

@@ -24,7 +24,7 @@ func idle(ctx context.Context, b *bench, out *section) error {
 			if err != nil {
 				return err
 			}
-			if err := pause(ctx, 3*time.Second); err != nil { // what a start needs is over
+			if err := pause(ctx, 3*time.Second); err != nil { // the work of the start is over
 				return err
 			}
 			used, err := cpuOf(worker.pid)
@@ -63,7 +63,7 @@ func idle(ctx context.Context, b *bench, out *section) error {
 	return nil
 }
 
-// pause waits for that long, or until the context ends.
+// pause waits for a duration, or until the context ends.
 func pause(ctx context.Context, d time.Duration) error {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

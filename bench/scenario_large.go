@@ -16,7 +16,7 @@ import (
 
 const (
 	largeBody  = 1 << 10 // bytes
-	modest     = 1_000   // actions of the batches that a large one is compared with
+	modest     = 1_000   // actions of the batches to which a large one is compared
 	modestRuns = 10
 )
 
@@ -102,8 +102,8 @@ func (w *world) runModest(ctx context.Context, c *batchd, r *row) error {
 	return w.usage(r, before, after, modest*modestRuns)
 }
 
-// runLarge runs one large batch, and looks at the memory of both processes in
-// each of its phases.
+// runLarge runs one large batch, and measures the memory of both processes in each of
+// its phases.
 func (w *world) runLarge(ctx context.Context, c *batchd, r *row, n int) error {
 	bodies := makeBodies("large", n, largeBody)
 	api, worker := c.api.pid, c.workers[0].pid
@@ -164,7 +164,7 @@ func (w *world) runLarge(ctx context.Context, c *batchd, r *row, n int) error {
 // memoryPhases reads the memory of processes in MiB, and keeps the first error.
 type memoryPhases struct{ err error }
 
-// begin has peaks counted from now on.
+// begin resets the peaks.
 func (m *memoryPhases) begin(pids ...int) {
 	for _, pid := range pids {
 		m.note(resetPeak(pid))
@@ -205,8 +205,8 @@ func (b *batchd) readEnded(ctx context.Context, id string, bodies [][]byte) ([]b
 	return b.readResults(ctx, id, len(bodies)*len(bodies[0]))
 }
 
-// readInline waits for the end of a batch that is so small that its results come
-// with it, and decodes nothing.
+// readInline waits for the end of a batch that is small enough to come with its
+// results, and does not decode it.
 func (b *batchd) readInline(ctx context.Context, id string) ([]byte, error) {
 	resp, err := b.get(ctx, "/batch/"+id, http.Header{"Accept": {"application/json"}, "Prefer": {"wait=60"}})
 	if err != nil {
@@ -232,7 +232,7 @@ func decodeInline(answer []byte) ([]result, error) {
 	return resultsOf(&batch), nil
 }
 
-// verifyAnswer checks results that were read as NDJSON.
+// verifyAnswer checks results in NDJSON.
 func (w *world) verifyAnswer(bodies [][]byte, answer []byte) error {
 	results, err := decodeResults(answer, 0)
 	if err != nil {
@@ -241,7 +241,7 @@ func (w *world) verifyAnswer(bodies [][]byte, answer []byte) error {
 	return w.verify(bodies, results)
 }
 
-// lines reads as the NDJSON of actions.
+// lines reads actions as NDJSON.
 type lines struct {
 	bodies [][]byte
 	mark   mark
@@ -276,7 +276,8 @@ func (b *answerBuffer) Write(p []byte) (int, error) {
 	return b.text.Write(p)
 }
 
-// mark calls reached once, when so many bytes have passed. Its zero value never does.
+// mark calls reached once, when a number of bytes have passed. The zero value never
+// calls it.
 type mark struct {
 	at      int
 	reached func()

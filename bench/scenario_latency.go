@@ -15,7 +15,7 @@ func aboutLatency(s sizes) string {
 	return fmt.Sprintf("%d actions, %d times one after another, from the submission until the results are in hand", small, s.times)
 }
 
-// asynqWrote is the line that the subcommand "asynq --times" ends with.
+// asynqWrote matches the last line of the subcommand "asynq --times".
 var asynqWrote = regexp.MustCompile(`(?m)^(\{"took":.*\})$`)
 
 func latency(ctx context.Context, b *bench, out *section) error {
@@ -71,10 +71,10 @@ func addLatency(r *row, took []time.Duration) {
 	r.add("most", "ms", quantile(ms, 1))
 }
 
-// warmBatches come before those that count.
+// warmBatches is the number of batches before the measurement.
 const warmBatches = 20
 
-// smallBatches runs batches of ten one after another, and returns how long each took.
+// smallBatches runs batches of ten one after another, and returns their durations.
 func smallBatches(ctx context.Context, c contender, times int) ([]time.Duration, error) {
 	took := make([]time.Duration, 0, warmBatches+times)
 	for i := range warmBatches + times {
@@ -100,7 +100,7 @@ func smallBatch(ctx context.Context, c contender, name string) (time.Duration, e
 	return took.read, nil
 }
 
-// asynqLatency has the peer run its small batches in the servers' own process.
+// asynqLatency runs small batches of the peer in the servers' own process.
 func (w *world) asynqLatency(ctx context.Context, servers, times int) ([]time.Duration, error) {
 	p, err := w.startServer("asynq", w.self, "asynq", "--redis", w.redis.addr, "--target", w.targetURL,
 		"--servers", strconv.Itoa(servers), "--in-flight", strconv.Itoa(inFlight), "--times", strconv.Itoa(times))
@@ -118,7 +118,7 @@ func (w *world) asynqLatency(ctx context.Context, servers, times int) ([]time.Du
 	return wrote.Took, nil
 }
 
-// waiting is batchd asked to answer with the results: one round trip.
+// waiting is batchd with answers that contain the results: one round trip.
 type waiting struct{ *batchd }
 
 func (b waiting) run(ctx context.Context, name string, bodies [][]byte) (timing, []result, error) {

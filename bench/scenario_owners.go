@@ -14,13 +14,13 @@ import (
 const (
 	ownersTarget = 20 * time.Millisecond // how long the target takes
 	ownersPlaces = 16
-	ownersTurns  = 4 // the loads take turns, so that a change of the machine meets all of them
+	ownersTurns  = 4 // the loads alternate, so that a change of the machine affects all of them
 	smallOwner   = "small-owner"
 	bulkOwner    = "bulk-owner"
 	manyBatches  = 100 // actions of each of the many batches
 )
 
-// ownersLoads are what the small batches run beside.
+// ownersLoads are the loads beside the small batches.
 var ownersLoads = []struct {
 	row, owner string
 	many       bool // as batches of manyBatches actions; else one batch
@@ -81,7 +81,7 @@ func owners(ctx context.Context, b *bench, out *section) error {
 }
 
 // besideLoad runs small batches beside actions of an owner, if one is named, and then cancels
-// what is left of these.
+// the rest of these.
 func (b *bench) besideLoad(ctx context.Context, c, theirs *batchd, owner string, many bool) ([]time.Duration, error) {
 	var ids []string
 	var bulk *batchd
@@ -108,7 +108,7 @@ func (b *bench) besideLoad(ctx context.Context, c, theirs *batchd, owner string,
 	}
 	var took []time.Duration
 	for i := range b.sizes.times / ownersTurns {
-		// The batches begin at any moment of what goes on at the target.
+		// The batches begin at various moments of the target's work.
 		if err := pause(ctx, time.Duration(i*7%20)*time.Millisecond); err != nil {
 			return nil, err
 		}
@@ -142,8 +142,8 @@ func (b *bench) besideLoad(ctx context.Context, c, theirs *batchd, owner string,
 	return took, nil
 }
 
-// allEnded reports whether batches, of which there are some, have ended. It looks at the last one that was
-// submitted and at the first.
+// allEnded reports whether batches, of which there is at least one, have ended. It reads the last one
+// that was submitted and the first.
 func allEnded(ctx context.Context, of *batchd, ids []string) (bool, error) {
 	for i := range min(len(ids), 2) {
 		batch, err := of.client.Get(ctx, ids[i*(len(ids)-1)], 0)

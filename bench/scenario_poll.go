@@ -14,7 +14,7 @@ func aboutPoll(s sizes) string {
 
 func poll(ctx context.Context, b *bench, out *section) error {
 	for range b.rounds {
-		// A target that takes so long that neither batch ends meanwhile.
+		// The target is so slow that neither batch ends meanwhile.
 		err := b.inWorld(ctx, 20*time.Second, b.fsync, func(ctx context.Context, w *world) error { return w.pollRunning(ctx, out) })
 		if err == nil {
 			err = b.inWorld(ctx, 0, b.fsync, func(ctx context.Context, w *world) error { return w.pollEnded(ctx, out) })
@@ -85,7 +85,7 @@ func (w *world) pollEnded(ctx context.Context, out *section) error {
 	return c.pollInTurn(ctx, out, "ended", ids[0], ids[1], w.sizes.times)
 }
 
-// pollInTurn reads a large batch and a small one, so that both have the same
+// pollInTurn reads a large batch and a small one in turn, so that both have the same
 // disturbance.
 func (b *batchd) pollInTurn(ctx context.Context, out *section, when, large, little string, times int) error {
 	took := map[string][]time.Duration{}
@@ -103,7 +103,7 @@ func (b *batchd) pollInTurn(ctx context.Context, out *section, when, large, litt
 	return nil
 }
 
-// poll reads a batch and decodes nothing.
+// poll reads a batch without decoding it.
 func (b *batchd) poll(ctx context.Context, id string) (time.Duration, error) {
 	began := time.Now()
 	resp, err := b.get(ctx, "/batch/"+id, http.Header{"Accept": {"application/json"}})
@@ -120,8 +120,8 @@ func (b *batchd) poll(ctx context.Context, id string) (time.Duration, error) {
 	return time.Since(began), nil
 }
 
-// awaitQuiet waits until Redis has little to do: what is enqueued behind an
-// answer is then enqueued.
+// awaitQuiet waits until Redis has little to do: tasks that are enqueued after the
+// answer are then enqueued.
 func (w *world) awaitQuiet(ctx context.Context) error {
 	const tick, few = 250 * time.Millisecond, 500 // commands
 	var last float64

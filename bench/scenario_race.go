@@ -37,7 +37,7 @@ func throughput(ctx context.Context, b *bench, out *section) error {
 	return nil
 }
 
-// countCommands has an entrant run some actions while Redis tells each command.
+// countCommands runs some actions with an entrant while Redis reports each command.
 func (b *bench) countCommands(ctx context.Context, out *section, l load, e entrant) error {
 	return b.inWorld(ctx, l.delay, b.fsync, func(ctx context.Context, w *world) error {
 		c, err := e.start(ctx, w, l)
@@ -64,7 +64,7 @@ func (b *bench) countCommands(ctx context.Context, out *section, l load, e entra
 
 const slowDelay = 100 * time.Millisecond
 
-// ideal is how long a slow target takes if all places are always filled.
+// ideal returns the time of a slow target if all slots are always in use.
 func (s sizes) ideal() time.Duration {
 	return slowDelay * time.Duration((s.slow+s.slowInFlight-1)/s.slowInFlight)
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// quantile returns the smallest of the values that at least the share q of them
-// does not exceed, NaN of none.
+// quantile returns the smallest value that at least the share q of the values does not
+// exceed, or NaN for no values.
 func quantile(values []float64, q float64) float64 {
 	if len(values) == 0 {
 		return math.NaN()

@@ -15,11 +15,11 @@ import (
 	"time"
 )
 
-// listening is what a child of this program writes once it is ready.
+// listening matches the line that a child of this program prints once it is ready.
 var listening = regexp.MustCompile(`(?m)^listening on (\S+)$`)
 
-// runTarget is the subcommand "target": the API that actions are sent to. It
-// answers with the body that it got, after a delay.
+// runTarget is the subcommand "target": the API for the actions. It answers with the
+// body of the request, after a delay.
 func runTarget(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("target", flag.ContinueOnError)
 	delay := flags.Duration("delay", 0, "how long an answer takes")
@@ -35,14 +35,14 @@ func runTarget(ctx context.Context, args []string) error {
 	return server.Serve(l)
 }
 
-// countPath is where the target says how many requests came for anything else.
+// countPath is the path at which the target reports the number of its other requests.
 const countPath = "/count"
 
 func newTarget(delay time.Duration) http.Handler {
 	var count atomic.Int64
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+countPath, func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = io.WriteString(w, strconv.FormatInt(count.Load(), 10)) // who asked is gone, then
+		_, _ = io.WriteString(w, strconv.FormatInt(count.Load(), 10)) // it fails only if the client is gone
 	})
 	mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) {
 		count.Add(1)
@@ -61,7 +61,7 @@ func newTarget(delay time.Duration) http.Handler {
 			}
 		}
 		w.Header().Set("Content-Type", "application/json")
-		_, _ = w.Write(body) // who asked is gone, then
+		_, _ = w.Write(body) // it fails only if the client is gone
 	})
 	return mux
 }
@@ -85,7 +85,7 @@ func exchange(ctx context.Context, hc *http.Client, target string, body io.Reade
 	return resp.StatusCode, answer, nil
 }
 
-// requestsAt asks the target how many requests it got.
+// requestsAt asks the target for the number of its requests.
 func requestsAt(ctx context.Context, target string) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, target+countPath, nil)
 	if err != nil {

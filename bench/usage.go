@@ -23,8 +23,8 @@ func cpuOf(pid int) (time.Duration, error) {
 	return parseCPU(text)
 }
 
-// parseCPU reads utime and stime, fields 14 and 15 of proc(5)'s stat. The second
-// field is the program's name in parentheses, which may hold anything.
+// parseCPU reads utime and stime, fields 14 and 15 of proc(5)'s stat. The second field
+// is the program's name in parentheses, which may contain any text.
 func parseCPU(stat []byte) (time.Duration, error) {
 	_, rest, _ := bytes.Cut(stat[bytes.LastIndexByte(stat, ')')+1:], []byte(" "))
 	fields := strings.Fields(string(rest))
@@ -36,8 +36,8 @@ func parseCPU(stat []byte) (time.Duration, error) {
 	return time.Duration(user+system) * clockTick, errors.Join(uerr, serr)
 }
 
-// busyOf returns the processor time that everything on this machine has used,
-// that of other virtual machines in its place (steal) included.
+// busyOf returns the processor time that everything on this machine has used, including
+// the time that other virtual machines took (steal).
 func busyOf() (time.Duration, error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
@@ -46,7 +46,7 @@ func busyOf() (time.Duration, error) {
 	return parseBusy(string(text))
 }
 
-// parseBusy sums the columns of the first line of proc(5)'s /proc/stat but for idle and iowait.
+// parseBusy sums the columns of the first line of proc(5)'s /proc/stat, except idle and iowait.
 func parseBusy(stat string) (time.Duration, error) {
 	line, _, _ := strings.Cut(stat, "\n")
 	fields := strings.Fields(line)
@@ -66,7 +66,7 @@ func parseBusy(stat string) (time.Duration, error) {
 	return time.Duration(ticks) * clockTick, nil
 }
 
-// peakOf returns the most memory that a process had resident at a time, in bytes.
+// peakOf returns the peak resident memory of a process, in bytes.
 func peakOf(pid int) (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
@@ -85,7 +85,7 @@ func parsePeak(status string) (int64, error) {
 	return 0, errors.New("the peak memory of a process cannot be read: its status has no VmHWM")
 }
 
-// resetPeak makes the kernel start again to count the process's peak memory.
+// resetPeak makes the kernel reset the process's peak memory.
 func resetPeak(pid int) error {
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", pid), []byte("5"), 0o600); err != nil {
 		return fmt.Errorf("reset the peak memory of a process: %w", err)

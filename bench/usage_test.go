@@ -9,7 +9,7 @@ import (
 
 func TestProcessorTimeOfAProcessIsRead(t *testing.T) {
 	t.Parallel()
-	// As proc(5) writes it, with a name that holds what separates fields.
+	// In the format of proc(5), with a name that contains separators.
 	stat := "4711 (a) b (c) S 1 4711 4711 0 -1 4194560 100 200 3 4 150 25 7 9 20 0 8 0 1000 2000 300"
 	used, err := parseCPU([]byte(stat))
 	require.NoError(t, err)

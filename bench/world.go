@@ -8,29 +8,29 @@ import (
 	"time"
 )
 
-// load is what a scenario asks of a contender.
+// load is the work for a contender in a scenario.
 type load struct {
 	actions  int           // in one run
 	size     int           // bytes of each body
 	inFlight int           // requests to the target at a time, over all processes
-	delay    time.Duration // how long the target takes
+	delay    time.Duration // the answer time of the target
 }
 
-// timing says when a run was where, counted from its start.
+// timing has the times of the stages of a run, from its start.
 type timing struct {
-	submitted time.Duration // all actions are accepted; 0 where nothing is stored
+	submitted time.Duration // all actions are accepted; 0 without storage
 	ended     time.Duration // the last result can be read
-	read      time.Duration // all results are in the client's hands, in their order
+	read      time.Duration // the client has all results, in their order
 }
 
 // contender runs actions.
 type contender interface {
-	// run runs the actions with these bodies as one batch under a name of its own.
+	// run runs the actions with these bodies as one batch with a name of its own.
 	run(ctx context.Context, name string, bodies [][]byte) (timing, []result, error)
 }
 
-// world is what one run of one contender happens in: a Redis and a target of its
-// own, and the contender's processes. Nothing of an earlier run is left in it.
+// world is the environment of one run of one contender: a new Redis, a new target, and
+// the contender's processes. Nothing remains from an earlier run.
 type world struct {
 	*bench
 
@@ -40,11 +40,10 @@ type world struct {
 	targetURL string
 	servers   []*process // the contender's
 	http      traffic    // between the client and batchd
-	sent      int        // requests that the target has to have got
+	sent      int        // requests that the target must have received
 }
 
-// newWorld makes a world whose target takes that long, and whose Redis has that
-// appendfsync.
+// newWorld makes a world with the target's answer time and Redis's appendfsync.
 func (b *bench) newWorld(ctx context.Context, delay time.Duration, fsync string) (_ *world, err error) {
 	w := &world{bench: b}
 	defer func() {
@@ -91,7 +90,7 @@ func (w *world) close() error {
 	return os.RemoveAll(w.dir)
 }
 
-// run has the contender run n actions, checked and not timed.
+// run runs n actions with the contender, and checks the results without measuring time.
 func (w *world) run(ctx context.Context, c contender, name string, n, size int) error {
 	bodies := makeBodies(name, n, size)
 	_, results, err := c.run(ctx, name, bodies)
@@ -104,7 +103,8 @@ func (w *world) run(ctx context.Context, c contender, name string, n, size int) 
 	return w.checkRequests(ctx)
 }
 
-// verify checks the results of a run, whose requests the target then has to have got.
+// verify checks the results of a run, and adds its requests to those that the target
+// must have received.
 func (w *world) verify(bodies [][]byte, results []result) error {
 	w.sent += len(bodies)
 	if err := check(bodies, results); err != nil {
@@ -113,7 +113,7 @@ func (w *world) verify(bodies [][]byte, results []result) error {
 	return nil
 }
 
-// checkRequests checks that the target got one request for each action that was run.
+// checkRequests checks that the target received one request for each action.
 func (w *world) checkRequests(ctx context.Context) error {
 	got, err := requestsAt(ctx, w.targetURL)
 	if err == nil && got != w.sent {
