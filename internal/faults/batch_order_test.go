@@ -12,7 +12,8 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// The batches of an owner follow one another or share the target, as its setting says.
+// The batches of an owner run one after another or share the target, as the target's
+// setting requires.
 func TestTheBatchesOfAnOwnerComeInTheConfiguredOrder(t *testing.T) {
 	t.Parallel()
 	for order, settings := range map[string]string{"default": "", "fair": ", batch_order: fair", "fifo": ", batch_order: fifo"} {

@@ -13,15 +13,15 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// planned is a batch as it was submitted, to compare with what became of it.
+// planned is a batch as submitted, for comparison with its results.
 type planned struct {
 	tag     string
-	id      string // once it was acknowledged
+	id      string // set once it was acknowledged
 	actions []client.Action
 }
 
-// plan makes a batch of n actions whose ids begin with a tag that no other
-// batch of the test has. Its methods follow each other in turn.
+// plan makes a batch of n actions whose ids begin with a tag that no other batch of the
+// test has. The methods alternate.
 func plan(tag string, n int, methods ...string) *planned {
 	p := &planned{tag: tag, actions: make([]client.Action, n)}
 	for i := range p.actions {
@@ -39,7 +39,7 @@ func (w *world) submit(p *planned, opts client.Options) {
 	p.id = b.ID
 }
 
-// consistent reports what is wrong with the counts of a batch.
+// consistent returns an error if the counts of a batch do not add up.
 func (p *planned) consistent(b *client.Batch) error {
 	sum := 0
 	for _, o := range client.Outcomes() {
@@ -56,7 +56,7 @@ func (p *planned) consistent(b *client.Batch) error {
 	return nil
 }
 
-// settle waits until every batch has ended. The counts must add up at every look.
+// settle waits until every batch has ended. The counts must add up at every read.
 func (w *world) settle(within time.Duration, all ...*planned) {
 	w.t.Helper()
 	if open := w.open(within, all...); len(open) > 0 {
@@ -65,7 +65,7 @@ func (w *world) settle(within time.Duration, all ...*planned) {
 	}
 }
 
-// open returns the batches that are there and have not ended after that time.
+// open returns the existing batches that have not ended after that time.
 func (w *world) open(within time.Duration, all ...*planned) []*planned {
 	w.t.Helper()
 	open := slices.Clone(all)
@@ -91,9 +91,9 @@ func (a tally) add(b tally) {
 	}
 }
 
-// verify reads a batch that has ended and checks it against the target's log:
-// each action has one outcome, in its place and with its own answer; what is not
-// safe to repeat arrived at most once; what succeeded did arrive.
+// verify reads a batch that has ended and checks it against the target's log: each
+// action has one outcome, in its place and with its own answer; an action that is not
+// safe to repeat arrived at most once; a successful action arrived.
 func (w *world) verify(p *planned) (tally, []*client.Result) {
 	w.t.Helper()
 	b, err := w.client.Get(w.t.Context(), p.id, 0)
@@ -150,7 +150,8 @@ func (w *world) verifyAll(all []*planned) tally {
 	return sum
 }
 
-// quantiles describes durations: how many, the median, the 99th percentile and the longest.
+// quantiles describes durations: their number, the median, the 99th percentile and the
+// longest.
 func quantiles(d []time.Duration) string {
 	if len(d) == 0 {
 		return "n=0"

@@ -14,8 +14,8 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// clusterEvents are what happens to a cluster. Each returns when the cluster is whole
-// again.
+// clusterEvents are events in a cluster. Each function returns when the cluster is
+// complete again.
 var clusterEvents = []struct {
 	name string
 	run  func(t *testing.T, c *redistest.Cluster)
@@ -45,8 +45,8 @@ var clusterEvents = []struct {
 }
 
 // A cluster loses masters under load and moves its slots. Its replicas may lack the last
-// writes of a dead master, so a batch may be gone. What is there is whole, all of it ends,
-// and afterwards every worker uses all its slots.
+// writes of a dead master, so a batch may be gone. Every remaining batch is complete and
+// ends, and afterwards every worker uses all its slots.
 func TestAClusterLosesMastersAndNoWorkerLosesItsSlots(t *testing.T) {
 	scenario(t)
 	const workers = 3
@@ -80,7 +80,7 @@ func TestAClusterLosesMastersAndNoWorkerLosesItsSlots(t *testing.T) {
 	}
 }
 
-// kept returns those of the batches that Redis did not lose.
+// kept returns the batches that Redis did not lose.
 func (w *world) kept(batches []*planned) []*planned {
 	w.t.Helper()
 	return slices.DeleteFunc(slices.Clone(batches), func(p *planned) bool {

@@ -24,7 +24,7 @@ import (
 	"github.com/batchd/batchd/internal/crash"
 )
 
-// crashing builds the batchd whose crash points can be armed.
+// crashing builds a batchd with crash points.
 var crashing = sync.OnceValues(func() (string, error) {
 	file := filepath.Join(filepath.Dir(binary), "batchd-crashing")
 	out, err := exec.Command("go", "build", "-tags", "crashpoints", "-o", file, "../../cmd/batchd").CombinedOutput()
@@ -37,7 +37,7 @@ var crashing = sync.OnceValues(func() (string, error) {
 // arena is a world in which processes die at crash points.
 type arena struct {
 	*world
-	deaths int // of each point
+	deaths int // per point
 	binary string
 	rdb    *redis.Client
 
@@ -45,14 +45,14 @@ type arena struct {
 	starts  int
 	died    map[crash.Point]int
 	last    time.Time // of the last death
-	inHand  int       // actions that the dead may have begun and not ended
+	inHand  int       // actions that dead processes may have begun and not ended
 	batches []*planned
-	hooked  []*planned // those that a webhook tells of
-	later   []func()   // what clients do once all deaths are over
-	erased  []string   // ids of batches that are deleted already
+	hooked  []*planned // batches with a webhook
+	later   []func()   // calls that clients make once all deaths are over
+	erased  []string   // ids of deleted batches
 
 	electing sync.Mutex
-	rescuing sync.Mutex // held by the rescuer whose turn it is
+	rescuing sync.Mutex // held by the present rescuer
 }
 
 func newArena(t *testing.T, deaths int) *arena {
@@ -75,14 +75,14 @@ func newArena(t *testing.T, deaths int) *arena {
 	return a
 }
 
-// role is what a process of an arena is.
+// role describes a process of an arena.
 type role struct {
 	name        string
 	args        []string
 	concurrency int
-	target      string      // the name of its target; defaults to the one that batches are for
-	at          crash.Point // where it is to die; nowhere if empty
-	passing     int         // at which passing of that point, from 1
+	target      string      // the name of its target; defaults to the target of the batches
+	at          crash.Point // where it dies; empty for never
+	passing     int         // at which passing of that point it dies, from 1
 }
 
 // launch starts a process, and does not wait for it.
@@ -99,7 +99,7 @@ func (a *arena) launch(r role) *process {
 	p.cmd.Env = os.Environ()
 	if r.at != "" {
 		p.cmd.Env = append(p.cmd.Env, fmt.Sprintf("CRASH_AT=%s@%d", r.at, r.passing))
-		p.told.Store(true) // its end is no surprise
+		p.told.Store(true) // its end is expected
 	}
 	p.run()
 	return p
@@ -113,7 +113,7 @@ func (a *arena) launchAPI(name, addr string, at crash.Point) *process {
 	return p
 }
 
-// launchWorker starts a worker that stays up, and waits until it is.
+// launchWorker starts a worker that stays up, and waits until it is up.
 func (a *arena) launchWorker(name string, concurrency int) *process {
 	a.t.Helper()
 	p := a.launch(role{name: name, args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: concurrency})
@@ -121,7 +121,7 @@ func (a *arena) launchWorker(name string, concurrency int) *process {
 	return p
 }
 
-// awaitDeath waits until the process has died at its point, and at nothing else.
+// awaitDeath waits until the process has died at its point, and nowhere else.
 func (a *arena) awaitDeath(p *process, at crash.Point, inHand int, within time.Duration) {
 	a.t.Helper()
 	select {
@@ -146,7 +146,7 @@ func (a *arena) diedAt(at crash.Point) int {
 	return a.died[at]
 }
 
-// tag returns a name for a batch that no other has.
+// tag returns a unique name for a batch.
 func (a *arena) tag(kind string) string {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -154,7 +154,7 @@ func (a *arena) tag(kind string) string {
 	return fmt.Sprintf("%s%d", kind, a.starts)
 }
 
-// follow has the batch checked in the end.
+// follow adds a batch to the final check.
 func (a *arena) follow(p *planned, hooked bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -164,15 +164,15 @@ func (a *arena) follow(p *planned, hooked bool) {
 	}
 }
 
-// afterwards has something done once all deaths are over.
+// afterwards calls a function once all deaths are over.
 func (a *arena) afterwards(do func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.later = append(a.later, do)
 }
 
-// again has a client repeat a submission once all deaths are over, under the same
-// idempotency key, so that there is one batch of it.
+// again repeats a submission once all deaths are over, with the same idempotency key,
+// so that there is one batch.
 func (a *arena) again(p *planned, opts client.Options) {
 	a.afterwards(func() {
 		a.submit(p, opts)
@@ -180,14 +180,15 @@ func (a *arena) again(p *planned, opts client.Options) {
 	})
 }
 
-// keyed are the options of a submission that may be repeated.
+// keyed returns the options of a submission that may be repeated.
 func (a *arena) keyed() client.Options {
 	return client.Options{IdempotencyKey: client.NewIdempotencyKey(), WebhookURL: a.hook()}
 }
 
 func (a *arena) hook() string { return a.receiver.url + "/hook" }
 
-// mixed is a batch of POST and GET, some of which the target refuses at first.
+// mixed returns a batch of POST and GET. The target refuses some of the actions at
+// first.
 func (a *arena) mixed(n int) *planned {
 	p := plan(a.tag("m"), n, http.MethodPost, http.MethodGet, http.MethodGet, http.MethodPost)
 	for i := range p.actions {
@@ -205,7 +206,8 @@ func (p *planned) rename(i int, mark string) {
 	x.Path = "/do/" + x.ID
 }
 
-// grouped is a batch of groups of three, each with an undo, and some free actions.
+// grouped returns a batch of groups of three, each with an undo, and some actions
+// without a group.
 func (a *arena) grouped(groups int) *planned {
 	p := plan(a.tag("g"), 3*groups+groups, http.MethodPost)
 	for i := range 3 * groups {
@@ -216,12 +218,14 @@ func (a *arena) grouped(groups int) *planned {
 	return p
 }
 
-// feedPending is how many actions of one feed may be pending when it submits the next batch.
+// feedPending is the number of pending actions of one feed up to which it submits the next
+// batch.
 const feedPending = 60
 
-// feed submits batches until the context ends, as fast as they are worked off.
+// feed submits batches until the context ends, at the speed at which they are
+// processed.
 func (a *arena) feed(ctx context.Context, next func(i int) (p *planned, hooked bool)) {
-	// A submission under way is awaited, so that every batch is known.
+	// Wait for a submission in progress, so that every batch is known.
 	whole := context.WithoutCancel(ctx)
 	var open []*planned
 	for i := 0; ctx.Err() == nil; {
@@ -258,8 +262,8 @@ func (a *arena) feed(ctx context.Context, next func(i int) (p *planned, hooked b
 	}
 }
 
-// victims are workers that are killed with what they have in hand, so that there
-// is something to take over.
+// victims kills workers with actions in flight, so that there is something to take
+// over.
 func (a *arena) victims(ctx context.Context, concurrency int, every time.Duration) {
 	for ctx.Err() == nil {
 		p := a.launchWorker("victim", concurrency)
@@ -272,14 +276,15 @@ func (a *arena) victims(ctx context.Context, concurrency int, every time.Duratio
 	}
 }
 
-// lose notes that a process died which may have had so many actions in hand.
+// lose records the death of a process that may have had that many actions in flight.
 func (a *arena) lose(inHand int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.inHand += inHand
 }
 
-// elect makes a worker the sweeper, as if the lease of the one before had run out.
+// elect makes a worker the sweeper, as if the lease of the previous sweeper had
+// expired.
 func (a *arena) elect(p *process) {
 	a.t.Helper()
 	a.setSweeper(p.worker(), 15*time.Second)
@@ -306,7 +311,7 @@ func (p *process) worker() string {
 	return ""
 }
 
-// end waits for what the deaths left behind to be mended, and checks everything.
+// end waits until the damage of the deaths is repaired, and checks everything.
 func (a *arena) end(name string, within time.Duration) {
 	a.t.Helper()
 	var wg sync.WaitGroup
@@ -338,9 +343,9 @@ func (a *arena) end(name string, within time.Duration) {
 	a.requireNoKeyLeft()
 }
 
-// awaitHooksOrTasks waits until every batch was told of, or its webhook is in the
-// hands of a worker that died: those asynq brings again after a minute or two, for
-// which the short form does not wait.
+// awaitHooksOrTasks waits until the webhook of every batch was received, or its task is
+// held by a dead worker: asynq recovers such a task after a minute or two, for which
+// the short form does not wait.
 func (a *arena) awaitHooksOrTasks() {
 	a.t.Helper()
 	for _, p := range a.hooked {
@@ -362,8 +367,8 @@ func (a *arena) sumOfDeaths() int {
 	return n
 }
 
-// checkEnded checks what verify leaves open: that nothing which is safe to repeat
-// was lost, and that of each group all members count or none.
+// checkEnded makes the checks that verify does not make: no action that is safe to
+// repeat was lost, and of each group all members count or none.
 func (a *arena) checkEnded(p *planned, results []*client.Result) {
 	a.t.Helper()
 	counts, members := map[string]int{}, map[string]int{}
@@ -394,7 +399,8 @@ func (a *arena) checkEnded(p *planned, results []*client.Result) {
 	}
 }
 
-// requireListed checks that the owner's list holds every batch once and nothing else.
+// requireListed checks that the owner's list contains every batch once and nothing
+// else.
 func (a *arena) requireListed() {
 	a.t.Helper()
 	known := make(map[string]bool, len(a.batches))
@@ -411,9 +417,9 @@ func (a *arena) requireListed() {
 	require.Equal(a.t, len(known), listed)
 }
 
-// requireNoKeyLeft deletes every batch. No key of it is left then, and no entry of
-// it in the owner's list; what remains of uploads that came to nothing runs out
-// by itself. In the long form the queue's own tasks are waited for, too.
+// requireNoKeyLeft deletes every batch. Afterwards no key of it exists, and no entry of
+// it in the owner's list; the keys of broken uploads expire. The long form also waits
+// for the tasks in the queue.
 func (a *arena) requireNoKeyLeft() {
 	a.t.Helper()
 	ids := slices.Clone(a.erased)
@@ -421,7 +427,7 @@ func (a *arena) requireNoKeyLeft() {
 		eventually(a.t, time.Minute, func() bool {
 			err := a.client.Delete(a.t.Context(), p.id)
 			if problem := (*client.Problem)(nil); errors.As(err, &problem) && problem.Status == http.StatusNotFound {
-				return true // it was deleted, and the answer was late
+				return true // it was deleted, and the answer came late
 			}
 			return err == nil
 		}, "%s is not deleted", p.tag)
@@ -440,7 +446,7 @@ func (a *arena) requireNoKeyLeft() {
 		return left
 	}
 	left := slices.DeleteFunc(owned(a.keys("batchd:*")), func(key string) bool {
-		// The marker of a retry whose process died, which is gone by itself after 20 s.
+		// The marker of a retry whose process died expires after 20 s.
 		return strings.Contains(key, "}:u:") && a.rdb.PTTL(a.t.Context(), key).Val() <= 20*time.Second
 	})
 	require.Empty(a.t, left)
@@ -470,7 +476,7 @@ func (a *arena) keys(pattern string) []string {
 	return found
 }
 
-// passing is when to die, at random unless there is only one death.
+// passing returns the passing at which to die: random, unless there is only one death.
 func (a *arena) passing(most int) int {
 	if a.deaths == 1 {
 		return 1

@@ -20,19 +20,19 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// drive brings about the deaths of one point.
+// drive causes the deaths at one point.
 type drive func(a *arena, at crash.Point)
 
-// family is crash points that can be reached in one world.
+// family is a set of crash points that one world can reach.
 type family struct {
 	name           string
 	settings       string // of the world's configuration
 	targetSettings string
 	delay          time.Duration // of the target
-	workers        int           // those that stay up
-	concurrency    int           // of each of them
+	workers        int           // workers that stay up
+	concurrency    int           // of each of these workers
 	prepare        func(a *arena)
-	// beside runs while processes die: the load.
+	// beside is the load that runs while processes die.
 	beside []func(ctx context.Context, a *arena)
 	points []pointCase
 	// within bounds the time from the last death to the end of the last batch. It
@@ -45,22 +45,23 @@ type pointCase struct {
 	drive drive
 }
 
-// Processes die at every point between the acceptance of a batch and its
-// webhook, a hundred times at each in the long form. What was acknowledged is
-// whole and ends, no POST is taken twice, what is unknown was in the hands of
-// the dead, webhooks come, and nothing is left once the batches are deleted.
+// Processes die at every point between the acceptance of a batch and its webhook, a
+// hundred times at each in the long form. Acknowledged batches are complete and end, no
+// POST is accepted twice, unknown actions were in flight in a dead process, webhooks
+// arrive, and no key is left once the batches are deleted.
 func TestADeathAtEachCrashPointLosesAndRepeatsNothing(t *testing.T) {
 	scenario(t)
 	reached := map[crash.Point]bool{}
 	var wg sync.WaitGroup
-	// So many worlds have dying processes at a time; what comes after is waiting.
+	// The number of worlds with dying processes at a time; afterwards a world mostly
+	// waits.
 	places := make(chan struct{}, scale(len(families), 4))
 	for _, f := range families {
 		for _, c := range f.points {
 			require.False(t, reached[c.at], "%s is reached twice", c.at)
 			reached[c.at] = true
 		}
-		// In the short form all points of a family are passed in one world.
+		// In the short form one world passes all points of a family.
 		worlds := [][]pointCase{f.points}
 		if long {
 			worlds = nil
@@ -118,12 +119,11 @@ func (f *family) run(t *testing.T, name string, points []pointCase, places chan 
 	a.end(name, cmp.Or(f.within, time.Minute))
 }
 
-// busyKey is more than it takes until uploads whose keys were left busy, for a
-// minute, are repeated and done, and until the sweeper has handed out what waits
-// for a place.
+// busyKey is longer than it takes to repeat uploads whose keys stayed busy for a
+// minute, and to release throttled actions.
 const busyKey = 4 * time.Minute
 
-// staged is a size with which a batch is stored step by step, and not at once.
+// staged is the size of a batch that is stored in several steps, and not at once.
 const staged = 260
 
 var families = []family{
@@ -237,9 +237,9 @@ var families = []family{
 	},
 }
 
-// inWorker has a worker with one place die, again and again, each time with so
-// many actions begun and not ended: the one that has the place, and one that has
-// left it with its answer, which is on its way to the store.
+// inWorker makes a worker with one slot die repeatedly, each time with that many
+// actions begun and not ended: one that has the slot, and one that has left it and
+// whose answer is on its way to the store.
 func inWorker(inHand int) drive {
 	return func(a *arena, at crash.Point) {
 		for range a.deaths {
@@ -249,8 +249,7 @@ func inWorker(inHand int) drive {
 	}
 }
 
-// inAPI has an API die while it does what it is asked, of which a client hears
-// nothing but that the connection broke.
+// inAPI makes an API die during a request. The client sees only a broken connection.
 func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Context, c *client.Client) error)) drive {
 	return func(a *arena, at crash.Point) {
 		addr := redistest.FreeAddr(a.t)
@@ -270,7 +269,7 @@ func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Cont
 					"there is an answer although the process died before it")
 			} else if problem := (*client.Problem)(nil); errors.As(err, &problem) {
 				if at == crash.Readmitted && problem.Status == http.StatusBadRequest {
-					continue // a refusal is answered after a moment, whether what was staged is dropped by then or not
+					continue // the client gets a refusal soon, even if the staged actions are not yet dropped
 				}
 				require.Fail(a.t, "there is an answer", "%s: %v", at, err)
 			}
@@ -278,17 +277,16 @@ func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Cont
 	}
 }
 
-// uploadOf submits a batch of the one size or, each 25th time, of the other. Its
-// client repeats it in the end under the same idempotency key, which must make it
-// one batch.
+// uploadOf submits a batch with few actions or, each 25th time, with many. At the end
+// its client repeats it with the same idempotency key, and there must be one batch.
 func uploadOf(few, many int) func(*arena, crash.Point, int) func(context.Context, *client.Client) error {
 	return func(a *arena, at crash.Point, i int) func(context.Context, *client.Client) error {
 		p, opts := a.mixed(few), a.keyed()
 		if i%25 == 0 {
 			p = a.mixed(many)
 		}
-		// What was cut off before its commit keeps the key busy for a minute, which
-		// the short form does not wait for.
+		// An upload that was cut off before its commit keeps the key busy for a minute.
+		// The short form does not wait for that.
 		if long || !slices.Contains(beforeCommit, at) {
 			a.again(p, opts)
 		}
@@ -299,11 +297,11 @@ func uploadOf(few, many int) func(*arena, crash.Point, int) func(context.Context
 	}
 }
 
-// beforeCommit are the points at which there is no batch yet.
+// beforeCommit are the points before the batch exists.
 var beforeCommit = []crash.Point{crash.KeyClaimed, crash.ChunkStaged, crash.Admitted, crash.Indexed, crash.BeforeCommit}
 
-// throttledUpload submits one batch after another, until there is a place for one
-// that is to be handed out as the owner's limit allows.
+// throttledUpload submits one batch after another, until the owner's limit has room to
+// release one.
 func throttledUpload(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
 	next := func() (*planned, client.Options) {
 		p, opts := a.mixed(20), a.keyed()
@@ -321,7 +319,7 @@ func throttledUpload(a *arena, _ crash.Point, _ int) func(context.Context, *clie
 	}
 }
 
-// brokenUpload submits what is staged in part when a fault shows.
+// brokenUpload submits a batch whose fault appears after some actions were staged.
 func brokenUpload(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
 	p := a.mixed(600)
 	p.actions[599].Method = "no method"
@@ -351,8 +349,8 @@ func manyVictims(ctx context.Context, a *arena) { a.victims(ctx, 16, time.Second
 
 func fewVictims(ctx context.Context, a *arena) { a.victims(ctx, 8, 3*time.Second) }
 
-// holdAndExpire keeps both workers busy and submits what they do not come to
-// before its deadline.
+// holdAndExpire keeps both workers busy and submits actions that they do not reach
+// before the deadline.
 func holdAndExpire(a *arena) {
 	a.setSweeper("nobody", time.Hour) // until one is elected
 	held := make(chan struct{})
@@ -362,7 +360,7 @@ func holdAndExpire(a *arena) {
 	a.submit(first, client.Options{})
 	a.follow(first, false)
 	eventually(a.t, 20*time.Second, func() bool { return a.target.seen(first.tag) == 2 }, "the workers are not busy")
-	for range sweeperPassings * a.deaths { // one is ended at each passing
+	for range sweeperPassings * a.deaths { // each passing ends one
 		p := a.mixed(4)
 		a.submit(p, client.Options{ExpiresIn: time.Second, WebhookURL: a.hook()})
 		a.follow(p, true)
@@ -370,11 +368,11 @@ func holdAndExpire(a *arena) {
 	time.Sleep(time.Second)
 }
 
-// sweeperPassings is the most passings of a point that a sweeper survives, and the one that it does not.
+// sweeperPassings is the number of the passing at which a sweeper dies at the latest.
 const sweeperPassings = 3
 
-// inSweeper has a worker die as the sweeper. It works for another target, so that
-// it ends nothing by taking its task.
+// inSweeper makes a worker die as the sweeper. It works for another target, so that it
+// does not take the task and end the action.
 func inSweeper(a *arena, at crash.Point) {
 	for range a.deaths {
 		a.electing.Lock()
@@ -388,8 +386,8 @@ func inSweeper(a *arena, at crash.Point) {
 	}
 }
 
-// inRescuers has workers wait for others to die, and die as they take over. One worker takes
-// over for all, so one rescuer has its turn at a time.
+// inRescuers makes workers wait for others to die, and die while they take over. One worker
+// takes over for all, so there is one rescuer at a time.
 func inRescuers(a *arena, at crash.Point) {
 	const hands = 4
 	var wg sync.WaitGroup
@@ -408,8 +406,8 @@ func inRescuers(a *arena, at crash.Point) {
 	wg.Wait()
 }
 
-// awaitDeathOr waits until a process is dead or is needed no more, and reports
-// whether it died at its point. One that is not needed is killed.
+// awaitDeathOr waits until a process is dead or no longer needed, and reports whether
+// it died at its point. It kills a process that is no longer needed.
 func (a *arena) awaitDeathOr(p *process, enough func() bool) bool {
 	name := p.worker()
 	a.rescuing.Lock()
@@ -429,7 +427,7 @@ func (a *arena) awaitDeathOr(p *process, enough func() bool) bool {
 	}
 }
 
-// cancelling has the API die that is told to cancel a batch.
+// cancelling makes an API die while it cancels a batch.
 func cancelling(a *arena, at crash.Point) {
 	inAPI(func(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
 		p := a.mixed(200)
@@ -442,7 +440,7 @@ func cancelling(a *arena, at crash.Point) {
 	})(a, at)
 }
 
-// retrying has the API die that is told to retry what the target refused.
+// retrying makes an API die while it retries actions that the target refused.
 func retrying(a *arena, at crash.Point) {
 	inAPI(func(a *arena, at crash.Point, _ int) func(context.Context, *client.Client) error {
 		p := plan(a.tag("r"), 4, http.MethodPost, http.MethodGet)
@@ -464,7 +462,7 @@ func retrying(a *arena, at crash.Point) {
 	})(a, at)
 }
 
-// deleting has the API die that is told to delete a batch.
+// deleting makes an API die while it deletes a batch.
 func deleting(a *arena, at crash.Point) {
 	inAPI(func(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
 		p := a.mixed(4)
@@ -483,8 +481,8 @@ func deleting(a *arena, at crash.Point) {
 	})(a, at)
 }
 
-// forgetting has a worker die that holds an action by the ledger and does not have it, as
-// it gives that up. It works for another target, so that it takes no task.
+// forgetting makes a worker die while it gives up an action that it holds by the ledger
+// but does not have. It works for another target, so that it takes no task.
 func forgetting(a *arena, at crash.Point) {
 	for range a.deaths {
 		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: 1})
@@ -512,14 +510,14 @@ func forgetting(a *arena, at crash.Point) {
 	}
 }
 
-// forgettingBeats has a worker die that alerts the sweeper, because Redis has forgotten that the
-// worker is alive, and so may have forgotten other things. It takes no task: the batch of another
+// forgettingBeats makes a worker die while it alerts the sweeper, because Redis has lost the
+// worker's heartbeat, and so may have lost other writes. It takes no task: the batch of another
 // point must end as planned.
 func forgettingBeats(a *arena, at crash.Point) {
 	for range a.deaths {
 		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: 1})
 		worker := p.worker()
-		require.Eventually(a.t, func() bool { // it has said that it is alive
+		require.Eventually(a.t, func() bool { // its heartbeat has been recorded
 			n, err := a.rdb.ZRem(a.t.Context(), "batchd:workers", worker).Result()
 			return err == nil && n == 1
 		}, 20*time.Second, 20*time.Millisecond)
@@ -527,7 +525,8 @@ func forgettingBeats(a *arena, at crash.Point) {
 	}
 }
 
-// resigning has the sweeper give up until the worker is elected that dies of it.
+// resigning makes the sweeper resign until the worker is elected that dies as the
+// sweeper.
 func resigning(a *arena, at crash.Point) {
 	for range a.deaths {
 		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: 1})

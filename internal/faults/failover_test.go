@@ -17,8 +17,8 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// A master is killed under load, and Sentinel makes its replica the master. A
-// replica may lack the last writes, so a batch may be gone. What is there is whole.
+// A master is killed under load, and Sentinel makes its replica the master. A replica
+// may lack the last writes, so a batch may be gone. Every remaining batch is complete.
 func TestAfterAFailoverABatchIsWholeOrGone(t *testing.T) {
 	if !long {
 		t.Skip("takes minutes: run it with -tags faults")
@@ -55,7 +55,7 @@ func TestAForcedFailoverSendsNothingTwiceOfWhatIsLeft(t *testing.T) {
 	}
 }
 
-// failOver has the master of a pair replaced under load, and checks what is left.
+// failOver replaces the master of a pair under load, and checks the remaining batches.
 func failOver(t *testing.T, p *pair, name string, replace func()) {
 	t.Helper()
 	w := newWorldOn(t, p.url)

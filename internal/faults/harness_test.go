@@ -1,10 +1,10 @@
-// Package faults breaks a running batchd in the ways that machines and networks
-// break, and checks what it promises. The processes are real, and so is Redis.
-// The truth is what the target itself noted: every action carries an id in its
-// path, and the target keeps a log of what arrived.
+// Package faults breaks a running batchd in the ways in which machines and networks
+// break, and checks its promises. The processes and Redis are real. The target's own
+// log is the reference: every action has an id in its path, and the target records
+// every request that arrives.
 //
-// Without a build tag the scenarios run in a short form, side by side. With the
-// tag "faults" they run in full, one after another; see docs/RELIABILITY.md.
+// Without a build tag the scenarios run in a short form, in parallel. With the tag
+// "faults" they run in full, one after another; see docs/RELIABILITY.md.
 package faults
 
 import (
@@ -69,8 +69,8 @@ func scale[T any](short, full T) T {
 	return short
 }
 
-// scenario has scenarios run side by side in the short form. In the long one
-// each has the machine for itself, for the sake of its figures.
+// scenario runs scenarios in parallel in the short form. In the long form each has the
+// machine for itself, for accurate figures.
 func scenario(t *testing.T) {
 	t.Helper()
 	if !long {
@@ -87,14 +87,14 @@ func figure(t *testing.T, format string, args ...any) {
 // secret signs the webhooks of every world.
 const secret = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="
 
-// concurrency is the requests in flight of one worker, where a world says nothing else.
+// concurrency is the default number of requests in flight of one worker.
 const concurrency = 16
 
 // world is one installation: a Redis, a target, a receiver of webhooks, and the
 // processes of batchd that a scenario starts.
 type world struct {
 	t        *testing.T
-	redis    *redistest.Server // nil where a scenario brings its own
+	redis    *redistest.Server // nil if a scenario starts its own
 	redisURL string
 	target   *target
 	receiver *receiver
@@ -102,22 +102,22 @@ type world struct {
 	apiAddr  string
 	client   *client.Client
 
-	// base is the URL of the target as the workers see it, each with its own
-	// name as the first segment of the path.
+	// base is the URL of the target for the workers. Each worker has its own name as
+	// the first segment of the path.
 	base        string
-	hookURL     string // where the load's webhooks go; empty for none
+	hookURL     string // URL of the load's webhooks; empty for none
 	targetName  string
 	concurrency int
 	timeout     time.Duration
-	targets     string // further ones, as they stand in the configuration
-	lossy       bool   // Redis may lose what it acknowledged
+	targets     string // further targets, in the form of the configuration
+	lossy       bool   // Redis may lose acknowledged writes
 	starts      int
 
 	settings       string // further lines of the configuration
 	targetSettings string // further settings of the target, each with a comma in front
 }
 
-// durable are the settings of a Redis that writes before it answers.
+// durable are the settings of a Redis that writes to disk before it answers.
 var durable = []string{"--appendonly", "yes", "--appendfsync", "always"}
 
 // newWorld starts a durable Redis, a target and a receiver.
@@ -140,7 +140,7 @@ func newWorldOn(t *testing.T, redisURL string) *world {
 	return w
 }
 
-// newClient returns a client that bears with a server that is away.
+// newClient returns a client that waits for an unavailable server.
 func (w *world) newClient(addr string) *client.Client {
 	w.t.Helper()
 	c, err := client.New("http://"+addr, client.WithRetryFor(3*time.Minute))
@@ -148,8 +148,8 @@ func (w *world) newClient(addr string) *client.Client {
 	return c
 }
 
-// config writes the configuration of one process. A worker's name is part of
-// the target's URL, so that the target can tell who sent what.
+// config writes the configuration of one process. A worker's name is part of the
+// target's URL, so that the target can distinguish the workers.
 func (w *world) config(name string) string {
 	w.t.Helper()
 	w.starts++
@@ -221,7 +221,7 @@ func (p *process) run() {
 	require.NoError(p.t, p.cmd.Start())
 	go func() {
 		p.read(stderr)
-		_ = p.cmd.Wait() // how it ended is in its state
+		_ = p.cmd.Wait() // its state has the exit code
 		if !p.told.Load() {
 			p.t.Errorf("%s ended by itself: %s", p.name, p.cmd.ProcessState)
 		}
@@ -263,7 +263,7 @@ func (p *process) look(message string) (int, <-chan struct{}) {
 	return bytes.Count(p.log.Bytes(), append([]byte(`"msg":`), quoted...)), p.new
 }
 
-// tail returns the last lines of the log, without the requests that went well.
+// tail returns the last lines of the log, without successful requests.
 func (p *process) tail(n int) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -300,7 +300,7 @@ func (p *process) signal(s syscall.Signal) {
 	require.NoError(p.t, p.cmd.Process.Signal(s), "signal %s", p.name)
 }
 
-// kill ends the process as kill -9 does, and returns when it is gone.
+// kill ends the process like kill -9, and returns when it is gone.
 func (p *process) kill() {
 	p.told.Store(true)
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -331,8 +331,8 @@ func eventually(t *testing.T, within time.Duration, holds func() bool, format st
 	}
 }
 
-// listen serves a handler on loopback until the test ends. It does not wait
-// for the requests under way, which a scenario may hold.
+// listen serves a handler on loopback until the test ends. It does not wait for
+// requests in progress, which a scenario may hold.
 func listen(t *testing.T, addr string, handler http.Handler) string {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)

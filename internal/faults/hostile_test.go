@@ -22,18 +22,17 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// hostility is a way in which a target does harm. It goes on until the
-// connection is closed.
+// hostility is a way in which a target does harm, until the connection is closed.
 type hostility struct {
 	name   string
 	script func(c *hostileConn)
-	// code is how the action ends, empty for an answer that is cut.
+	// code is the error code of the action, empty for an answer that is cut.
 	code string
-	// unread says that the request is not read.
+	// unread: the target does not read the request.
 	unread bool
 }
 
-// hostileConn is a connection as a script sees it.
+// hostileConn is a connection for a script.
 type hostileConn struct{ net.Conn }
 
 func (c *hostileConn) say(text string) bool {
@@ -47,7 +46,7 @@ func (c *hostileConn) forever(text string) {
 	}
 }
 
-// upTo says a text again and again, up to that many bytes.
+// upTo writes a text repeatedly, up to that many bytes.
 func (c *hostileConn) upTo(size int, text string) {
 	text = strings.Repeat(text, 1+(32<<10)/len(text))
 	for said := 0; said < size && c.say(text); said += len(text) {
@@ -70,7 +69,7 @@ const (
 	filler  = "0123456789abcdef"
 )
 
-// bomb is 64 MiB in a thousandth of that.
+// bomb is 64 MiB, compressed to a thousandth of that.
 var bomb = func() string {
 	var b bytes.Buffer
 	w := gzip.NewWriter(&b)
@@ -107,7 +106,8 @@ var hostilities = []hostility{
 	}, code: "reset"},
 }
 
-// startHostile starts a target that treats a request as the number in its path says.
+// startHostile starts a target that treats a request according to the number in its
+// path.
 func startHostile(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -157,7 +157,7 @@ const (
 // well. Each action ends in time and as it should, the worker's memory stays
 // bounded, and the other target hardly notices: it is as fast as one that another
 // worker serves at the same moment, however busy the machine is.
-func TestAHostileTargetHarmsOnlyItself(t *testing.T) { //nolint:paralleltest // it compares rates: others would be what it measures
+func TestAHostileTargetHarmsOnlyItself(t *testing.T) { //nolint:paralleltest // it compares rates, which other tests would change
 	w := newWorldOn(t, redistest.Start(t).URL())
 	// An API answers in so long; the other target's rate is then not that of the
 	// processors, which both targets share with the worker here. Whatever else a target
@@ -185,7 +185,7 @@ func TestAHostileTargetHarmsOnlyItself(t *testing.T) { //nolint:paralleltest // 
 		n := scale(96, 480)
 		alone, control := w.sideBySide(n, fmt.Sprintf("alone%d", round))
 		figure(t, "the other target's rate: alone %.0f/s, that of another worker %.0f/s, %.0f%%", alone, control, 100*alone/control)
-		for over := false; !over; n /= 2 { // what is measured has to end before the hostile batch does
+		for over := false; !over; n /= 2 { // the measurement must end before the hostile batch does
 			require.Greater(t, n, 10, "the hostile batch is over too early to measure beside it")
 			bad := w.submitHostile(fmt.Sprintf("hostile%d.%d", round, n), scale(30, 120))
 			beside, control := w.sideBySide(n, fmt.Sprintf("beside%d.%d", round, n))
@@ -205,14 +205,14 @@ func TestAHostileTargetHarmsOnlyItself(t *testing.T) { //nolint:paralleltest // 
 	figure(t, "hostile target: timeout=%s outcomes=%v, the longest attempt took %.2fs", hostileTimeout, total, slowest.Seconds())
 	figure(t, "hostile target: peak memory of the worker: %d MiB, %d MiB before, with %d times %d KiB in flight",
 		peak>>20, small>>20, hostileConcurrency, hostileLimit>>10)
-	// An answer is held a few times on its way: as it was read, encoded, sealed,
-	// and in the connection to Redis; the garbage collector doubles that.
+	// An answer is in memory a few times on its way: as read, encoded, sealed, and in
+	// the connection to Redis; the garbage collector doubles that.
 	require.Less(t, peak, small+8*hostileConcurrency*hostileLimit+64<<20)
 	require.Greater(t, slices.Max(ratios), scale(enough, 0.9), "%v", ratios)
 }
 
-// sideBySide runs two batches at a time, one at the target that is well and one at the
-// target of the other worker, and returns their rates in actions a second.
+// sideBySide runs two batches at a time, one at the healthy target and one at the
+// target of the other worker, and returns their rates in actions per second.
 func (w *world) sideBySide(n int, tag string) (beside, control float64) {
 	w.t.Helper()
 	var rates []float64
@@ -231,14 +231,14 @@ func (w *world) sideBySide(n int, tag string) (beside, control float64) {
 	return rates[0], rates[1]
 }
 
-// submitHostile submits each hostility so many times, in turn, GET and POST.
+// submitHostile submits each hostility that many times, in turn, as GET and POST.
 func (w *world) submitHostile(tag string, each int) *planned {
 	w.t.Helper()
 	p := &planned{tag: tag}
 	for i := range each {
 		for n, h := range hostilities {
 			a := client.Action{ID: fmt.Sprintf("%s-%d-%d", tag, n, i), Method: http.MethodGet, Path: "/hostile/" + strconv.Itoa(n)}
-			if h.unread { // more than the buffers between take
+			if h.unread { // more than the buffers on the way hold
 				a.Method, a.BodyText = http.MethodPost, strings.Repeat("x", 1<<20)
 				if i >= 8 {
 					continue
@@ -268,7 +268,7 @@ func (w *world) verifyHostile(p *planned) (tally, time.Duration) {
 		longest = max(longest, r.Duration)
 		require.Less(w.t, r.Duration, hostileTimeout+time.Second, h.name)
 		if h.code != "timeout" && r.Error != nil && r.Error.Code == "timeout" {
-			late++ // a busy machine's doing
+			late++ // because of a busy machine
 			continue
 		}
 		switch {
@@ -289,7 +289,7 @@ func (w *world) verifyHostile(p *planned) (tally, time.Duration) {
 	return found, longest
 }
 
-// peakMemory returns the most memory that the process ever had, in bytes.
+// peakMemory returns the peak memory of the process, in bytes.
 func (p *process) peakMemory() int {
 	p.t.Helper()
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))

@@ -14,8 +14,8 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// Redis is killed again and again while clients submit. What was acknowledged
-// is there, what was once read as final stays so, and every batch ends.
+// Redis is killed repeatedly while clients submit. Acknowledged batches still exist,
+// final results stay the same, and every batch ends.
 func TestAKilledRedisLosesNothingThatWasAcknowledged(t *testing.T) {
 	scenario(t)
 	kills, every := scale(3, 20), 2*time.Second
@@ -40,8 +40,8 @@ func TestAKilledRedisLosesNothingThatWasAcknowledged(t *testing.T) {
 	if long {
 		w.settle(150*time.Second, batches...)
 	} else {
-		// What Redis lost track of is started a minute or two later; the short form
-		// does not wait for that, but all of it must be there.
+		// Actions whose tasks Redis lost start a minute or two later. The short form
+		// does not wait for them, but all batches must exist.
 		open := w.open(15*time.Second, batches...)
 		require.Less(t, len(open), len(batches)/4)
 		batches = slices.DeleteFunc(batches, func(p *planned) bool { return slices.Contains(open, p) })
@@ -54,7 +54,7 @@ func TestAKilledRedisLosesNothingThatWasAcknowledged(t *testing.T) {
 	require.Equal(t, len(batches)*20, sum[client.Succeeded]+sum[client.Unknown], "%v", sum)
 }
 
-// load is clients that submit one batch after another.
+// load is a set of clients that submit one batch after another.
 type load struct {
 	w      *world
 	cancel context.CancelFunc
@@ -65,9 +65,9 @@ type load struct {
 	at    []time.Time
 }
 
-// startLoad starts so many clients, with batches of that size. Each submits its
-// next one when the last has ended, so that what waits does not grow on a slow
-// machine, but after a second at the latest, so that the load outlives a fault.
+// startLoad starts clients that submit batches of that size. Each submits its next
+// batch when the last has ended, so that the queue does not grow on a slow machine, but
+// after a second at the latest, so that the load outlives a fault.
 func (w *world) startLoad(clients, size int) *load {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	l := &load{w: w, cancel: cancel}
@@ -75,8 +75,9 @@ func (w *world) startLoad(clients, size int) *load {
 		l.wg.Go(func() {
 			for n := 0; ctx.Err() == nil; n++ {
 				p := plan(fmt.Sprintf("c%d.%d", c, n), size, http.MethodPost, http.MethodGet)
-				// The call repeats itself under one idempotency key until it is
-				// acknowledged. Its end is awaited, so that every batch is known.
+				// The call is repeated with one idempotency key until it is
+				// acknowledged. The test waits for its end, so that every batch is
+				// known.
 				b, err := w.client.Submit(context.WithoutCancel(ctx), p.actions, client.Options{WebhookURL: w.hookURL})
 				if err != nil {
 					w.t.Errorf("submit %s: %v", p.tag, err)
@@ -88,7 +89,7 @@ func (w *world) startLoad(clients, size int) *load {
 				l.mu.Unlock()
 				next := time.After(100 * time.Millisecond)
 				patience, cancel := context.WithTimeout(ctx, time.Second)
-				_, _ = w.client.Wait(patience, p.id) // whether it ended is looked at later
+				_, _ = w.client.Wait(patience, p.id) // a later check looks at whether it ended
 				cancel()
 				select {
 				case <-ctx.Done():
@@ -120,8 +121,8 @@ func (l *load) stop() []*planned {
 	return l.batches()
 }
 
-// reader reads the results of acknowledged batches over and over, and compares
-// what it once read as final.
+// reader reads the results of acknowledged batches repeatedly, and compares results
+// that were final in an earlier read.
 type reader struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
@@ -144,7 +145,7 @@ func (w *world) startReader(l *load) *reader {
 				pending := 0
 				for got, err := range w.client.Results(ctx, p.id, client.Filter{}) {
 					if err != nil {
-						pending++ // Redis went away in the middle of the answer
+						pending++ // Redis became unavailable in the middle of the answer
 						if _, passes := client.Transient(err); !passes && ctx.Err() == nil {
 							w.t.Logf("read %s: %v", p.tag, err)
 						}
@@ -190,8 +191,8 @@ func (r *reader) stop() int {
 	return r.reads
 }
 
-// Redis dies at the very moment at which handlers finish, so that their results
-// find no store. The workers keep them until it is back.
+// Redis dies at the moment when handlers finish, so the workers cannot record the
+// results. The workers keep them until Redis is back.
 func TestResultsOutlastARedisThatDiesAsTheyCome(t *testing.T) {
 	scenario(t)
 	rounds, away := scale(2, 50), scale(3*time.Second, 6*time.Second)

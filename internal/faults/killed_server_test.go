@@ -25,9 +25,9 @@ func (w *world) startServe() *process {
 	return p
 }
 
-// One process is all there is. It is killed again and again while clients have small
-// batches run that it takes as it accepts them. Half of them are not waited for: every
-// one that was acknowledged ends.
+// A single process runs everything. It is killed repeatedly while clients run small
+// batches, which it takes as it accepts them. No client waits for half of them. Every
+// acknowledged batch ends.
 func TestAKilledServerLosesNothingThatWasAcknowledged(t *testing.T) {
 	scenario(t)
 	const size = 10
@@ -35,7 +35,7 @@ func TestAKilledServerLosesNothingThatWasAcknowledged(t *testing.T) {
 	w := newWorld(t)
 	w.concurrency = 64
 	server := w.startServe()
-	// Without an idempotency key a small batch is stored in one exchange.
+	// Without an idempotency key, the server stores a small batch in one exchange.
 	hasty, err := client.New("http://"+w.apiAddr, client.WithRetryFor(0))
 	require.NoError(t, err)
 	var mu sync.Mutex

@@ -18,13 +18,13 @@ import (
 // death is one kill -9 of a worker.
 type death struct {
 	worker string
-	at     time.Time // it was gone by then
-	flying int       // requests that the target had of it, just before
+	at     time.Time // the process was gone by then
+	flying int       // requests of it that the target held just before
 }
 
-// Workers are killed at random while batches of GET and POST run. Every action
-// ends, no POST is sent twice, every GET succeeds, and no more ends as unknown
-// than the killed had in flight.
+// Workers are killed at random while batches of GET and POST run. Every action ends, no
+// POST is sent twice, every GET succeeds, and no more actions end as unknown than the
+// killed workers had in flight.
 func TestKilledWorkersLoseAndRepeatNothing(t *testing.T) {
 	scenario(t)
 	rounds, size, pause := scale(4, 20), scale(250, 500), scale(2*time.Second, 4*time.Second)
@@ -68,7 +68,8 @@ func TestKilledWorkersLoseAndRepeatNothing(t *testing.T) {
 			case !seen[p.id][i].IsZero():
 				held = append(held, seen[p.id][i].Sub(killed.at))
 			case len(visits) == 1:
-				// Taken from the queue by a worker that died before it began it.
+				// A worker took the task from the queue and died before it began the
+				// action.
 				if late := visits[0].began.Sub(deaths[round].at); late > 5*time.Second {
 					stranded = append(stranded, late)
 				}
@@ -105,15 +106,15 @@ func diedHolding(deaths []death, visits []visit) death {
 	return death{at: time.Now()}
 }
 
-// requireHooks waits until every batch was told of.
+// requireHooks waits until the webhook of every batch was received.
 func (w *world) requireHooks(within time.Duration, all []*planned) {
 	w.t.Helper()
 	repeated := w.awaitHooks(within, all)
 	figure(w.t, "webhooks: batches=%d told=%d repeated=%d", len(all), len(all), repeated)
 }
 
-// awaitHooks waits until every batch was told of, once or more often under one
-// webhook-id, and returns how many webhooks were more than one a batch.
+// awaitHooks waits until the webhook of every batch was received, once or more often
+// with one webhook-id. It returns the number of repeated webhooks.
 func (w *world) awaitHooks(within time.Duration, all []*planned) int {
 	w.t.Helper()
 	repeated := 0
@@ -130,8 +131,8 @@ func (w *world) awaitHooks(within time.Duration, all []*planned) int {
 	return repeated
 }
 
-// unknowns notes when actions were first read as unknown, and checks at each
-// look that the counts add up.
+// unknowns records when actions were first read as unknown, and checks at each read
+// that the counts add up.
 type unknowns struct {
 	w      *world
 	mu     sync.Mutex
@@ -203,7 +204,7 @@ func (u *unknowns) look(ctx context.Context) {
 
 // stop returns when each action was first seen as unknown, by batch and index.
 func (u *unknowns) stop() map[string]map[int]time.Time {
-	for range 50 { // a batch that just ended is looked at once more
+	for range 50 { // read a batch once more after its end
 		u.mu.Lock()
 		n := len(u.open)
 		u.mu.Unlock()

@@ -26,12 +26,12 @@ import (
 const (
 	unreachable = 8 // targets
 	large       = 10
-	// deadlineKept is the bound that docs/RELIABILITY.md gives for the end of a batch after its deadline.
+	// deadlineKept is the time from docs/RELIABILITY.md within which a batch ends after its deadline.
 	deadlineKept = time.Minute
 )
 
 // backlog is an installation with a target that is held, for which many batches wait, and with targets
-// that answer no connection.
+// that accept no connection.
 type backlog struct {
 	*world
 
@@ -57,7 +57,8 @@ func startBacklog(t *testing.T) (b *backlog, workers []*process) {
 	return b, workers
 }
 
-// listenDeaf listens and accepts nothing: once its backlog is full, connecting to it takes forever.
+// listenDeaf listens and accepts nothing: once its backlog is full, a connection attempt never
+// ends.
 func listenDeaf(t *testing.T) string {
 	t.Helper()
 	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
@@ -79,7 +80,7 @@ func listenDeaf(t *testing.T) string {
 	return ""
 }
 
-// wait submits batches of POSTs to the held target, small ones several at a time.
+// wait submits batches of POSTs to the held target, several small ones at a time.
 func (b *backlog) wait(tag string, batches, actions int, opts func(i int) client.Options) []string {
 	b.t.Helper()
 	ids := make([]string, batches)
@@ -98,7 +99,7 @@ func (b *backlog) wait(tag string, batches, actions int, opts func(i int) client
 				for n := range all {
 					all[n] = client.Action{Method: http.MethodPost, Path: fmt.Sprintf("/do/%s-%d-%d", tag, i, n)}
 				}
-				got, err := b.client.Submit(b.t.Context(), all, o) // again, if Redis is too busy
+				got, err := b.client.Submit(b.t.Context(), all, o) // repeated, if Redis is too busy
 				if err != nil {
 					b.t.Errorf("submit %s: %v", tag, err)
 					return
@@ -121,7 +122,8 @@ func (b *backlog) keys(pattern string) (keys []string) {
 	return keys
 }
 
-// waiting returns the number of actions that wait for the held target, and that of their tasks.
+// waiting returns the number of actions that wait for the held target, and the number of their
+// tasks.
 func (b *backlog) waiting() (actions, tasks int) {
 	b.t.Helper()
 	for _, lane := range []batch.Lane{batch.Interactive, batch.Bulk} {
@@ -137,19 +139,19 @@ func (b *backlog) waiting() (actions, tasks int) {
 	return actions, tasks
 }
 
-// taskMemory returns the bytes of Redis that waiting actions and tasks have.
+// taskMemory returns the memory of waiting actions and tasks in Redis, in bytes.
 func (b *backlog) taskMemory() (bytes int64) {
 	b.t.Helper()
 	for _, key := range append(b.keys("batchd:fair:*"), b.keys("asynq:*")...) {
 		n, err := b.redis.MemoryUsage(b.t.Context(), key, 0).Result()
-		if err == nil { // else it is gone
+		if err == nil { // otherwise it is gone
 			bytes += n
 		}
 	}
 	return bytes
 }
 
-// commands counts what Redis runs in a while, commands of scripts included.
+// commands counts the commands that Redis runs in a while, including those in scripts.
 func (b *backlog) commands(during time.Duration) int {
 	b.t.Helper()
 	count := func() int {
@@ -166,7 +168,7 @@ func (b *backlog) commands(during time.Duration) int {
 	return count() - before
 }
 
-// workerWatch looks at the heartbeats.
+// workerWatch watches the heartbeats.
 type workerWatch struct {
 	done    chan struct{}
 	ended   sync.WaitGroup
@@ -193,7 +195,7 @@ func watchWorkers(t *testing.T, c *redis.Client) *workerWatch {
 
 func (w *workerWatch) look(c *redis.Client) {
 	beats := c.ZRangeWithScores(context.Background(), "batchd:workers", 0, -1)
-	now, err := c.Time(context.Background()).Result() // after the beats, so no silence looks too short
+	now, err := c.Time(context.Background()).Result() // read after the heartbeats, so that no silence seems too short
 	if err != nil || beats.Err() != nil {
 		return // the test ends
 	}
@@ -226,8 +228,8 @@ func (w *workerWatch) of(p *process) (longest time.Duration) {
 	return longest
 }
 
-// Many batches wait, many actions wait, eight targets cannot be reached, and a worker is killed. The
-// other worker stays alive, every deadline is kept, and no action gets a second task.
+// Many batches and actions wait, eight targets cannot be reached, and a worker is killed. The other
+// worker stays alive, every deadline is kept, and no action gets a second task.
 func TestManyBatchesWaitAndAWorkerIsKilled(t *testing.T) {
 	scenario(t)
 	batches, actions, expiring := scale(600, 20_000), scale(2_000, 100_000), scale(100, 2_000)
@@ -269,7 +271,7 @@ func TestManyBatchesWaitAndAWorkerIsKilled(t *testing.T) {
 		late = append(late, got.EndedAt.Sub(*got.ExpiresAt))
 	}
 	require.Less(t, slices.Max(late), deadlineKept)
-	// Every round of the sweeper looks at all batches for a while after a death.
+	// After a death, every round of the sweeper checks all batches for a while.
 	time.Sleep(scale(2*time.Second, 50*time.Second))
 	sum := b.verifyAll([]*planned{load})
 	left, tasks := b.waiting()
@@ -284,15 +286,15 @@ func TestManyBatchesWaitAndAWorkerIsKilled(t *testing.T) {
 	figure(t, "many batches: from the deadline to the end of the batch: %s", quantiles(late))
 }
 
-// Actions that wait for a held target take almost no memory of Redis for tasks, and nothing is done
-// for them from time to time.
+// Actions that wait for a held target use almost no memory in Redis for tasks, and cause no
+// periodic work.
 func TestWaitingActionsCostNeitherMemoryNorWork(t *testing.T) {
 	scenario(t)
 	actions, during := scale(2_000, 100_000), scale(5*time.Second, 20*time.Second)
 	b, _ := startBacklog(t)
 	long := func(int) client.Options { return client.Options{ExpiresIn: 2 * time.Hour} }
 	few := b.wait("few", large, 1, long)
-	settle := func() { time.Sleep(scale(5*time.Second, 15*time.Second)) } // the sweeper has looked at new batches
+	settle := func() { time.Sleep(scale(5*time.Second, 15*time.Second)) } // the sweeper has checked new batches
 	settle()
 	before, without := b.taskMemory(), b.commands(during)
 	for _, id := range few {

@@ -9,8 +9,8 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// toxics are what a network does: it is slow, narrow, tears connections down,
-// cuts what it carries to pieces, and falls silent.
+// toxics are faults of a network: it is slow, has little bandwidth, breaks connections,
+// splits data into small pieces, or becomes silent.
 var toxics = []struct {
 	name string
 	toxic
@@ -26,7 +26,7 @@ var toxics = []struct {
 	{"half of the connections reset", toxic{Type: "reset_peer", Toxicity: 0.5, Attributes: map[string]int{"timeout": 0}}},
 }
 
-// Each of the four links, one after another, has each of the toxics.
+// Each of the four links in turn has each of the toxics.
 func TestABadNetworkBreaksNoPromise(t *testing.T) {
 	scenario(t)
 	w := newWorld(t)
@@ -40,7 +40,7 @@ func TestABadNetworkBreaksNoPromise(t *testing.T) {
 	w.startWorker("w1")
 	load := w.startLoad(scale(1, 3), 20)
 	look := w.startReader(load)
-	// What Redis lost track of may take two minutes, so the short form leaves
+	// Actions whose tasks Redis lost may take two minutes, so the short form leaves
 	// that link to the scenarios of Redis in trouble.
 	links := scale([]*link{toAPI, toTarget, toReceiver}, []*link{toAPI, redis, toTarget, toReceiver})
 	kinds := scale(toxics[1:3], toxics)

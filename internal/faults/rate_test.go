@@ -13,7 +13,7 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// rated is a target with a rate, and how many actions it is sent.
+// rated is a target with a rate, and the number of actions for it.
 type rated struct {
 	rate   string
 	burst  int
@@ -22,8 +22,9 @@ type rated struct {
 	n      int
 }
 
-// lateness watches how much later than it should a goroutine goes on, until it is stopped: at most, and all
-// that is beyond what a pacer tolerates at any rate. A target sees requests as much later than they were written.
+// lateness measures how late a goroutine continues on this machine, until it is stopped: the most, and
+// the sum beyond the tolerance of a pacer at any rate. A target sees requests with this additional
+// delay.
 func lateness() (stop func() (most, beyond time.Duration)) {
 	type found struct{ most, beyond time.Duration }
 	quit, end := make(chan struct{}), make(chan found)
@@ -73,9 +74,9 @@ func densest(times []time.Time, window time.Duration) (most int) {
 	return most
 }
 
-// Redis is some way off. Targets with rates, fast and slow, are sent what the rates allow, and
-// no less.
-func TestARateIsKeptAndUsedFarFromRedis(t *testing.T) { //nolint:paralleltest // the moments of writing are what it measures: others would move them
+// Redis is some distance away. Targets with fast and slow rates receive as many requests as
+// the rates allow, and no fewer.
+func TestARateIsKeptAndUsedFarFromRedis(t *testing.T) { //nolint:paralleltest // it measures send times, which other tests would delay
 	rates := scale([]rated{
 		{"1/s", 1, 1, time.Second, 10},
 		{"1/5s", 1, 1, 5 * time.Second, 3},
@@ -109,7 +110,8 @@ func TestARateIsKeptAndUsedFarFromRedis(t *testing.T) { //nolint:paralleltest //
 	}
 }
 
-// farWorld starts a world whose workers are some way off Redis, with a target for each rate.
+// farWorld starts a world whose workers are some distance from Redis, with a target for each
+// rate.
 func farWorld(t *testing.T, rates []rated, workers int, trip time.Duration) (w *world, names []string) {
 	t.Helper()
 	w = newWorld(t)
@@ -130,7 +132,7 @@ func farWorld(t *testing.T, rates []rated, workers int, trip time.Duration) (w *
 	for i := range workers {
 		w.startWorker(fmt.Sprint("w", i))
 	}
-	time.Sleep(20*trip + 500*time.Millisecond) // they know how far it is, as any that have run for a while
+	time.Sleep(20*trip + 500*time.Millisecond) // until they have measured the distance, like workers that have run for a while
 	return w, names
 }
 
@@ -149,8 +151,8 @@ func aloneFarFromRedis(t *testing.T, rates []rated, workers int, trip time.Durat
 		latest, beyond := late()
 		slack := 50*time.Millisecond + latest + 2*beyond
 		if workers > 1 && r.number >= 1000 {
-			// A request that misses its send time may find only times of another worker within the time for
-			// which it may wait, and is taken again.
+			// A request that misses its send time may find only times of another worker within its
+			// permitted wait, and goes back to the queue.
 			slack += 4 * trip
 		}
 		times := w.target.arrivals(p.tag)
@@ -187,7 +189,7 @@ func farFromRedis(t *testing.T, rates []rated, workers int, trip time.Duration) 
 		figure(t, "rate %s, burst %d, %d workers, %s to Redis: %d requests in %.2fs (%.2fs from the first on), due %.2fs; at most %d in a window (%d in one of %s less)",
 			r.rate, r.burst, workers, trip, r.n, took.Seconds(), sent.Seconds(), due.Seconds(), densest(times, r.per), most, blur.Round(time.Millisecond))
 		require.LessOrEqual(t, most, r.number+r.burst-1, "%s", r.rate)
-		// A busy machine, on which tests run side by side, misses some send times of fast rates.
+		// On a busy machine with parallel tests, workers miss some send times of fast rates.
 		require.Less(t, took, due+due/2+4*trip+3*time.Second, "%s", r.rate)
 	}
 }

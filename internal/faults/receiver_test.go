@@ -35,7 +35,7 @@ func startReceiver(t *testing.T) *receiver {
 	return x
 }
 
-// ServeHTTP verifies a webhook and answers 204, or what the scenario says.
+// ServeHTTP verifies a webhook and answers 204, or as the scenario requires.
 func (x *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	at := time.Now()
 	body, err := io.ReadAll(r.Body)

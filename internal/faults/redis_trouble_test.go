@@ -17,11 +17,11 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// trouble is a way in which Redis does not serve.
+// trouble is a way in which Redis fails to serve.
 type trouble struct {
 	name       string
 	begin, end func(r *troubledRedis)
-	// reads says that what is stored can still be read.
+	// reads: stored data can still be read.
 	reads bool
 }
 
@@ -76,7 +76,7 @@ var troubles = []trouble{
 	},
 }
 
-// answer is what a client of the API was told, and after how long.
+// answer is an answer of the API to a client, and its duration.
 type answer struct {
 	kind   string
 	status int
@@ -85,8 +85,7 @@ type answer struct {
 	took   time.Duration
 }
 
-// ask makes one request as it stands: nothing is repeated. Headers are pairs of
-// a name and a value.
+// ask makes one request without repeating it. Headers are pairs of a name and a value.
 func (w *world) ask(kind, method, path string, body []byte, headers ...string) (answer, error) {
 	req, err := http.NewRequest(method, "http://"+w.apiAddr+path, bytes.NewReader(body))
 	if err != nil {
@@ -106,7 +105,7 @@ func (w *world) ask(kind, method, path string, body []byte, headers ...string) (
 	return answer{kind: kind, status: resp.StatusCode, header: resp.Header, body: text, took: time.Since(began)}, err
 }
 
-// submission is the plan as a client posts it.
+// submission returns the plan as a client posts it.
 func (p *planned) submission(t *testing.T) []byte {
 	t.Helper()
 	body, err := json.Marshal(map[string]any{"actions": p.actions})
@@ -114,7 +113,7 @@ func (p *planned) submission(t *testing.T) []byte {
 	return body
 }
 
-// refused checks that a client was told to come back, in the words of its API.
+// refused checks that the API asked the client to come back, in its own format.
 func (a *answer) refused(t *testing.T) {
 	t.Helper()
 	require.Equal(t, http.StatusServiceUnavailable, a.status, "%s: %s", a.kind, a.body)
@@ -142,9 +141,9 @@ func (a *answer) refused(t *testing.T) {
 	require.NotEmpty(t, doc.Detail)
 }
 
-// Redis is there and does not serve, in every way that it can. Whoever asks is
-// told to come back within two seconds, twenty at a time over four connections,
-// what was acknowledged is kept, and all goes on by itself afterwards.
+// Redis runs but does not serve, in every possible way. Every client is asked to come
+// back within two seconds, with twenty requests at a time over four connections.
+// Acknowledged batches are kept, and afterwards everything continues by itself.
 func TestRedisInTroubleIsToldInTwoSeconds(t *testing.T) {
 	scenario(t)
 	w := newWorld(t)
@@ -160,7 +159,7 @@ func TestRedisInTroubleIsToldInTwoSeconds(t *testing.T) {
 	}
 }
 
-// suffer has Redis in trouble, with a batch under way.
+// suffer causes trouble in Redis while a batch runs.
 func (r *troubledRedis) suffer(n int, trouble *trouble) {
 	w, t := r.world, r.t
 	t.Helper()
@@ -173,7 +172,7 @@ func (r *troubledRedis) suffer(n int, trouble *trouble) {
 
 	began := time.Now()
 	trouble.begin(r)
-	time.Sleep(200 * time.Millisecond) // what Redis had answered already is through
+	time.Sleep(200 * time.Millisecond) // earlier replies of Redis have arrived
 	answers, keyed := r.askAround(n, earlier.id)
 	time.Sleep(time.Until(began.Add(scale(3*time.Second, 20*time.Second))))
 	trouble.end(r)
@@ -202,7 +201,7 @@ func (r *troubledRedis) suffer(n int, trouble *trouble) {
 	fresh := plan(fmt.Sprintf("fresh%d", n), 20, http.MethodPost, http.MethodGet)
 	w.submit(fresh, client.Options{})
 	accepted := time.Since(well)
-	for _, p := range keyed { // its clients come back with the same key, and get one batch
+	for _, p := range keyed { // the clients repeat the submission with the same key, and get one batch
 		w.submit(p, client.Options{IdempotencyKey: p.tag})
 	}
 	again := time.Since(well)
@@ -215,8 +214,8 @@ func (r *troubledRedis) suffer(n int, trouble *trouble) {
 		require.Equal(t, tally{client.Succeeded: len(p.actions)}, found)
 	}
 	ended := time.Since(well)
-	// What Redis lost track of is started a minute or two later; the short form
-	// does not wait for that.
+	// Actions whose tasks Redis lost start a minute or two later. The short form does
+	// not wait for them.
 	underWay := "not awaited"
 	if open := w.open(scale(0, 130*time.Second), flying); len(open) == 0 {
 		found, _ = w.verify(flying)
@@ -229,7 +228,7 @@ func (r *troubledRedis) suffer(n int, trouble *trouble) {
 		trouble.name, accepted.Seconds(), again.Seconds(), ended.Seconds(), underWay)
 }
 
-// askAround asks for everything at once, and returns the batches whose
+// askAround makes all kinds of requests at once, and returns the batches whose
 // submissions had idempotency keys.
 func (r *troubledRedis) askAround(n int, earlier string) (answers []answer, keyed []*planned) {
 	t := r.t
@@ -266,8 +265,8 @@ func (r *troubledRedis) askAround(n int, earlier string) (answers []answer, keye
 	return answers, keyed
 }
 
-// Redis gets full. From 80 % on new batches are refused, and what was accepted is
-// worked off to its end.
+// Redis becomes full. Above 80 % it refuses new batches, and accepted batches run to
+// their end.
 func TestAFullRedisRefusesNewBatchesAndDrains(t *testing.T) {
 	scenario(t)
 	w := newWorld(t)
@@ -284,9 +283,9 @@ func TestAFullRedisRefusesNewBatchesAndDrains(t *testing.T) {
 	eventually(t, 30*time.Second, func() bool {
 		return r.number(`redis.call('HGET', 'batchd:{`+p.id+`}:m', 'enqueued')`) == len(p.actions)
 	}, "the batch is not enqueued")
-	used := r.used() + 600*len(p.actions) // the room for results is counted
+	used := r.used() + 600*len(p.actions) // this includes the room for results
 	r.command("CONFIG", "SET", "maxmemory", strconv.Itoa(used*100/85))
-	time.Sleep(1100 * time.Millisecond) // a look at the memory is good for a second
+	time.Sleep(1100 * time.Millisecond) // the server checks the memory once per second
 	a, err := w.ask("post", http.MethodPost, "/batch", plan("refused", 1, http.MethodGet).submission(t))
 	require.NoError(t, err)
 	a.refused(t)
@@ -305,7 +304,7 @@ func TestAFullRedisRefusesNewBatchesAndDrains(t *testing.T) {
 	w.settle(20*time.Second, fresh)
 }
 
-// number asks Redis for a number by a Lua expression.
+// number evaluates a Lua expression in Redis and returns the number.
 func (r *troubledRedis) number(expression string) int {
 	r.t.Helper()
 	line, err := r.redis.Command("EVAL", "return tonumber("+expression+")", "0")
@@ -315,7 +314,7 @@ func (r *troubledRedis) number(expression string) int {
 	return n
 }
 
-// used is the memory that Redis uses, in bytes.
+// used returns the memory that Redis uses, in bytes.
 func (r *troubledRedis) used() int {
 	r.t.Helper()
 	return r.number(`string.match(redis.call('INFO', 'memory'), 'used_memory:(%d+)')`)

@@ -19,8 +19,8 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// refusals are replies by which Redis, a proxy or a managed service refuses commands.
-// The first ones make up the short form.
+// refusals are error replies with which Redis, a proxy or a managed service refuses
+// commands. The short form uses the first ones.
 var refusals = []string{
 	"ERR max number of clients reached",
 	"ERR Error running script (call to f_9c4b1e): @user_script:12: -OOM command not allowed when used memory > 'maxmemory'.",
@@ -41,13 +41,13 @@ var refusals = []string{
 	"",
 }
 
-// endsWithin is how long after the last error reply every action has ended, on a machine
-// that has time for them.
+// endsWithin is the time after the last error reply within which every action has ended,
+// on a machine that is not busy.
 const endsWithin = 15 * time.Second
 
-// Redis answers three of ten commands with an error, after it did what they say or not.
-// Whoever submits is told to come back, nothing is lost or sent twice, and soon
-// afterwards all has ended.
+// Redis answers three of ten commands with an error, after or without running them.
+// Clients that submit are asked to come back, nothing is lost or sent twice, and soon
+// afterwards every batch has ended.
 func TestErrorRepliesOfRedisLoseNothing(t *testing.T) {
 	scenario(t)
 	w := newWorld(t)
@@ -60,7 +60,8 @@ func TestErrorRepliesOfRedisLoseNothing(t *testing.T) {
 	for n, text := range scale(refusals[:2], refusals) {
 		w.refuse(proxy, n, redistest.Rule{Reply: text, Share: 0.3}, func() {})
 	}
-	// Also as clients set up connections, while a worker is replaced.
+	// Errors also occur while clients set up connections, and while a worker is
+	// replaced.
 	w.refuse(proxy, len(refusals), redistest.Rule{Reply: refusals[0], Share: 0.3, Match: redistest.All}, func() {
 		worker.signal(syscall.SIGTERM)
 		require.Zero(t, worker.exit(40*time.Second))
@@ -68,7 +69,7 @@ func TestErrorRepliesOfRedisLoseNothing(t *testing.T) {
 	})
 }
 
-// refuse has commands refused while clients submit, and something else happens.
+// refuse refuses commands while clients submit and another event happens.
 func (w *world) refuse(proxy *redistest.Proxy, n int, rule redistest.Rule, meanwhile func()) {
 	t := w.t
 	t.Helper()
@@ -102,8 +103,8 @@ func (w *world) refuse(proxy *redistest.Proxy, n int, rule redistest.Rule, meanw
 		"POSTs were sent twice")
 }
 
-// unhindered returns how long some actions take that no refusal delays. A busy machine
-// needs that for what is left, beyond the time that the refusals cost.
+// unhindered returns the duration of some actions without refusals. A busy machine
+// needs that long for the remaining actions, in addition to the delay of the refusals.
 func (w *world) unhindered(n int) time.Duration {
 	w.t.Helper()
 	p := plan(fmt.Sprintf("calm%d", n), 400, http.MethodPost, http.MethodGet)
@@ -113,7 +114,7 @@ func (w *world) unhindered(n int) time.Duration {
 	return time.Since(began)
 }
 
-// asking is clients that ask for everything, and repeat nothing.
+// asking is a set of clients that make all kinds of requests, and repeat none.
 type asking struct {
 	w      *world
 	cancel context.CancelFunc
@@ -160,14 +161,14 @@ func (w *world) startAsking(n int, earlier string) *asking {
 	return a
 }
 
-// ask asks once, and notes an answer that is neither what was asked for nor asks to
-// come back.
+// ask makes one request. It records an answer that is neither the expected one nor a
+// request to come back.
 func (a *asking) ask(kind, method, path string, body []byte, p *planned) {
 	got, err := a.w.ask(kind, method, path, body, "Authorization", "Bearer test")
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err != nil {
-		// Half of the results must not pass for all of them.
+		// A part of the results must not be mistaken for all of them.
 		if kind != "results" || !errors.Is(err, io.ErrUnexpectedEOF) {
 			a.wrong = append(a.wrong, kind+": "+err.Error())
 		}

@@ -44,7 +44,7 @@ func TestARollingRestartLosesAndRepeatsNothing(t *testing.T) {
 	figure(t, "rolling restart: workers=%d actions=%d outcomes=%v took=%.1fs, from SIGTERM to the exit: %s", len(workers), size, sum, took.Seconds(), quantiles(drains))
 }
 
-// The first SIGTERM lets what is in flight end; who does not want to wait sends a second.
+// The first SIGTERM lets actions in flight end; a second one ends the process at once.
 func TestASecondSIGTERMEndsAtOnce(t *testing.T) {
 	scenario(t)
 	w := newWorld(t)

@@ -13,8 +13,8 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// A hundred clients submit one batch under one idempotency key, while the API
-// processes that they talk to are killed.
+// A hundred clients submit one batch with one idempotency key, while their API
+// processes are killed.
 func TestOneIdempotencyKeyMakesOneBatch(t *testing.T) {
 	scenario(t)
 	const clients = 100
@@ -43,7 +43,7 @@ func TestOneIdempotencyKeyMakesOneBatch(t *testing.T) {
 		})
 	}
 	if !long {
-		// An upload that is killed half-way keeps its key busy for a minute. So the
+		// An upload whose process is killed keeps its key busy for a minute. So the
 		// short form kills only once there is a batch.
 		<-acked
 	}
@@ -97,7 +97,7 @@ func TestKilledAPIsLoseNothingThatWasAcknowledged(t *testing.T) {
 		api.kill()
 		api = w.startAPI()
 	}
-	// A key whose upload was killed half-way is busy for a minute, and its client waits for that.
+	// A key whose upload was interrupted is busy for a minute, and its client waits for that.
 	batches := load.stop()
 	w.settle(150*time.Second, batches...)
 	sum := w.verifyAll(batches)

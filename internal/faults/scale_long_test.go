@@ -2,5 +2,5 @@
 
 package faults
 
-// long says that the scenarios run in their long form.
+// long: the scenarios run in their long form.
 const long = true

@@ -61,7 +61,7 @@ func TestNothingIsSentOnceACancelIsAnswered(t *testing.T) {
 	require.Less(t, late[len(late)-1], time.Second)
 }
 
-// A batch has more to do than its deadline allows.
+// A batch has more actions than can end before its deadline.
 func TestADeadlineEndsEveryAction(t *testing.T) {
 	scenario(t)
 	const expiresIn = 3 * time.Second
@@ -93,8 +93,8 @@ func TestADeadlineEndsEveryAction(t *testing.T) {
 	figure(t, "deadline: rounds=%d outcomes=%v from the deadline to the end of the batch: %s", rounds, sum, quantiles(ended))
 }
 
-// When the deadline passes, some of a batch is in flight at a target that does
-// not answer, one of the workers is dead, and some of it has not been begun.
+// When the deadline passes, some actions are in flight at a target that does not
+// answer, one of the workers is dead, and some actions have not begun.
 func TestADeadlineEndsWhatIsInFlight(t *testing.T) {
 	if !long {
 		t.Skip("takes a minute: run it with -tags faults")
@@ -108,7 +108,7 @@ func TestADeadlineEndsWhatIsInFlight(t *testing.T) {
 	w.startAPI()
 	dying := w.startWorker("dying")
 	w.startWorker("other")
-	time.Sleep(8 * time.Second) // the other's pulse must be steady before it takes over from anybody
+	time.Sleep(8 * time.Second) // the other worker's pulse must be steady before it takes over
 	p := plan("deadline", 3*concurrency, http.MethodPost, http.MethodGet)
 	w.submit(p, client.Options{ExpiresIn: expiresIn})
 	deadline := time.Now().Add(expiresIn)

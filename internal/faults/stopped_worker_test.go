@@ -12,13 +12,13 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// A worker stands still with POSTs in flight, longer than it takes to be held
-// for dead, and then goes on. What it says of them no longer counts.
+// A worker stops with POSTs in flight, for so long that the others consider it dead,
+// and then continues. Its results for them no longer count.
 func TestAWorkerThatComesBackFromTheDeadIsRefused(t *testing.T) {
 	scenario(t)
 	stopped := scale(20*time.Second, 90*time.Second)
 	w := newWorld(t)
-	w.timeout = 5 * time.Minute // the answers that came in its sleep are still good when it wakes
+	w.timeout = 5 * time.Minute // the answers from the time when it was stopped are still valid when it continues
 	w.startAPI()
 	sleeper := w.startWorker("sleeper")
 	w.startWorker("other")
@@ -29,14 +29,14 @@ func TestAWorkerThatComesBackFromTheDeadIsRefused(t *testing.T) {
 		}
 		return nil
 	}
-	time.Sleep(8 * time.Second) // the other's pulse must be steady before it takes over from anybody
+	time.Sleep(8 * time.Second) // the other worker's pulse must be steady before it takes over
 	p := plan("s", 300, http.MethodPost)
 	w.submit(p, client.Options{})
 	eventually(t, 10*time.Second, func() bool { return w.target.flying("sleeper") == concurrency }, "the sleeper has %d in flight", w.target.flying("sleeper"))
 	since := time.Now()
 	sleeper.signal(syscall.SIGSTOP)
-	time.Sleep(500 * time.Millisecond) // the signal takes effect a little later
-	close(hold)                        // its answers come while it sleeps
+	time.Sleep(500 * time.Millisecond) // the signal takes effect with a short delay
+	close(hold)                        // its answers arrive while it is stopped
 	w.target.set(func(x *target) { x.gate = nil })
 
 	eventually(t, 15*time.Second, func() bool {

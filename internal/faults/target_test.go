@@ -16,11 +16,11 @@ type visit struct {
 	id, worker, method string
 	began              time.Time
 	ended              time.Time // zero while it is held
-	refused            bool      // it was answered with a status that says so
+	refused            bool      // it was answered with an error status
 }
 
-// target is the API that actions are sent to. It notes a request before it does
-// anything with it, as an API does that has taken effect.
+// target is the API for the actions. It records a request before it does anything else,
+// like an API on which the request has taken effect.
 type target struct {
 	url string
 
@@ -42,7 +42,7 @@ func startTarget(t *testing.T) *target {
 
 // ServeHTTP takes /<worker>/do/<id> and answers with the id.
 func (x *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	_, _ = io.Copy(io.Discard, r.Body) // a body that breaks off is the sender's end, and no less a request
+	_, _ = io.Copy(io.Discard, r.Body) // a body that breaks off is an error of the sender, but still a request
 	worker, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/do/")
 	v := &visit{id: id, worker: worker, method: r.Method, began: time.Now()}
 	x.mu.Lock()
@@ -77,7 +77,7 @@ func (x *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// set changes how the target behaves.
+// set changes the behaviour of the target.
 func (x *target) set(change func(x *target)) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
@@ -119,21 +119,21 @@ func (x *target) count(match func(v *visit) bool) int {
 	return n
 }
 
-// seen counts the visits of a batch, all of whose ids begin with its tag.
+// seen counts the visits of a batch, whose ids all begin with its tag.
 func (x *target) seen(tag string) int {
 	return x.count(func(v *visit) bool { return strings.HasPrefix(v.id, tag+"-") })
 }
 
-// flying counts the requests of a worker that have no answer.
+// flying counts the requests of a worker without an answer.
 func (x *target) flying(worker string) int {
 	return x.count(func(v *visit) bool { return v.worker == worker && v.ended.IsZero() })
 }
 
-// idIn reads the id from the target's answer.
+// idIn returns the id in the target's answer.
 func idIn(body []byte) string {
 	var doc struct {
 		ID string `json:"id"`
 	}
-	_ = json.Unmarshal(body, &doc) // an answer that is not the target's has no id
+	_ = json.Unmarshal(body, &doc) // an answer from elsewhere has no id
 	return doc.ID
 }

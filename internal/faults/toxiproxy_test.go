@@ -19,7 +19,7 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// buildToxiproxy builds the server once, at the version that internal/tools names.
+// buildToxiproxy builds the server once, in the version that internal/tools requires.
 var buildToxiproxy = sync.OnceValues(func() (string, error) {
 	file := filepath.Join(filepath.Dir(binary), "toxiproxy")
 	out, err := exec.Command("go", "build", "-modfile=../tools/go.mod", "-o", file, "github.com/Shopify/toxiproxy/v2/cmd/server").CombinedOutput()
@@ -78,13 +78,13 @@ func (x *toxiproxy) call(method, path string, body, answer any) {
 	}
 }
 
-// link is a proxy on the way to one server.
+// link is a proxy in front of one server.
 type link struct {
 	x          *toxiproxy
 	name, addr string
 }
 
-// to puts a proxy before a server.
+// to puts a proxy in front of a server.
 func (x *toxiproxy) to(name, upstream string) *link {
 	x.t.Helper()
 	var made struct {
@@ -96,12 +96,11 @@ func (x *toxiproxy) to(name, upstream string) *link {
 	return &link{x: x, name: name, addr: made.Listen}
 }
 
-// toxic is what is done to what passes a link. The names and attributes are
-// toxiproxy's.
+// toxic is a fault of a link. The names and attributes are toxiproxy's.
 type toxic struct {
 	Type       string         `json:"type"`
 	Stream     string         `json:"stream,omitempty"` // "downstream", which is towards the client, or "upstream"
-	Toxicity   float64        `json:"toxicity"`         // the share of the connections that have it; 0 stands for all
+	Toxicity   float64        `json:"toxicity"`         // the share of the affected connections; 0 means all
 	Attributes map[string]int `json:"attributes"`
 }
 

@@ -11,7 +11,8 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// Receivers that are down, slow, broken, elsewhere or gone, all told of a batch of one action.
+// Receivers that are down, slow, broken, redirecting or gone, each with the webhook of a batch
+// of one action.
 func TestWebhooksReachAReceiverInTheEnd(t *testing.T) {
 	scenario(t)
 	w := newWorld(t)
@@ -24,7 +25,7 @@ func TestWebhooksReachAReceiverInTheEnd(t *testing.T) {
 		case nth > 1:
 			rw.WriteHeader(http.StatusNoContent)
 		case r.URL.Path == "/slow":
-			<-r.Context().Done() // longer than anybody waits
+			<-r.Context().Done() // longer than the delivery waits
 		case r.URL.Path == "/broken":
 			rw.WriteHeader(http.StatusInternalServerError)
 		case r.URL.Path == "/moved":
@@ -63,7 +64,7 @@ func TestWebhooksReachAReceiverInTheEnd(t *testing.T) {
 		require.Less(t, retried[path], 15*time.Second, path) // the delay after the next one is in minutes
 	}
 	require.Empty(t, w.receiver.match(func(h hook) bool { return h.path == "/elsewhere" }), "a redirect was followed")
-	time.Sleep(time.Until(start.Add(8 * time.Second))) // by then a second attempt would have come
+	time.Sleep(time.Until(start.Add(8 * time.Second))) // a second attempt would have come by then
 	require.Len(t, w.receiver.about(batches["/gone"].id), 1, "a receiver that is gone was told again")
 	require.Equal(t, client.DeliveryGone, w.deliveries(batches["/gone"]).State)
 	figure(t, "webhooks: from a failed attempt to the next: down %.1fs, slow %.1fs, 500 %.1fs, 302 %.1fs; 410: none",
@@ -77,8 +78,9 @@ func (w *world) deliveries(p *planned) *client.DeliveryLog {
 	return log
 }
 
-// The worker that delivers a webhook is killed while the receiver holds it.
-// Another delivers it again, once the queue's own lease of a minute or two is over.
+// The worker that delivers a webhook is killed while the receiver holds the request.
+// Another worker delivers it again, once the queue's own lease of a minute or two has
+// expired.
 func TestAWebhookOutlivesTheWorkerThatDeliversIt(t *testing.T) {
 	if !long {
 		t.Skip("takes two minutes: run it with -tags faults")
