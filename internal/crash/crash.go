@@ -1,29 +1,31 @@
-// Package crash names the places between the acceptance of a batch and its
-// webhook at which a process can be made to die, as kill -9 would have it, so
-// that a test can show what every one of these deaths leaves behind.
+// Package crash names points between the acceptance of a batch and its webhook at which
+// a process can be made to die, as with kill -9. A test can then check the state that
+// each of these deaths leaves behind.
 //
-// Without the build tag "crashpoints" [At] is empty and nothing of it is left in
-// the binary. With the tag the process's environment says where to die:
-// CRASH_AT=begun dies when that point is first passed, CRASH_AT=begun@3 at its
-// third passing. internal/faults is what sets it.
+// Without the build tag "crashpoints", [At] is empty and leaves nothing in the binary.
+// With the tag, the environment of the process selects the point: with CRASH_AT=begun
+// the process dies when it first passes that point, with CRASH_AT=begun@3 when it
+// passes it for the third time. internal/faults sets the variable.
 package crash
 
-// Point is a place in the code that [At] marks. Each is in the code once.
+// Point is a point in the code that [At] marks. Each point is in the code exactly once.
 type Point string
 
 // An upload, in the process that serves the API.
 const (
-	// KeyClaimed is after the idempotency key points at the upload.
+	// KeyClaimed is after the idempotency key points to the upload.
 	KeyClaimed Point = "key_claimed"
 	// ChunkStaged is after each chunk of actions is staged.
 	ChunkStaged Point = "chunk_staged"
-	// Admitted is after the owner's limit has given the upload its places.
+	// Admitted is after the upload has reserved room in the owner's limit.
 	Admitted Point = "admitted"
-	// Readmitted is after a refused upload gave its places back, before what it staged is dropped.
+	// Readmitted is after a refused upload returned its reservation, before its staged actions are
+	// dropped.
 	Readmitted Point = "readmitted"
 	// Indexed is before a batch's groups are staged; in a cluster its entries exist by then.
 	Indexed Point = "indexed"
-	// BeforeCommit is when all is staged, before the step that makes the batch exist.
+	// BeforeCommit is after everything is staged, before the step that makes the batch
+	// exist.
 	BeforeCommit Point = "before_commit"
 	// Committed is after that step, before the fan-out.
 	Committed Point = "committed"
@@ -33,94 +35,103 @@ const (
 
 // The fan-out, in the process that serves the API or in the sweeper.
 const (
-	// Offered is after the actions of a batch are offered to the workers, before that is noted.
+	// Offered is after the actions of a batch are offered to the workers, before this is
+	// recorded.
 	Offered Point = "offered"
-	// FannedOut is after it is noted.
+	// FannedOut is after it is recorded.
 	FannedOut Point = "fanned_out"
-	// Fed is after a throttled batch got places, before its actions are handed out.
+	// Fed is after a throttled batch was admitted, before its actions are enqueued.
 	Fed Point = "fed"
-	// HandedOut is after some of them are handed out, before they are offered.
+	// HandedOut is after some of them are enqueued, before they are offered.
 	HandedOut Point = "handed_out"
-	// HandedOffered is after those are offered, before that is noted.
+	// HandedOffered is after these are offered, before this is recorded.
 	HandedOffered Point = "handed_offered"
 )
 
 // One action, in a worker.
 const (
-	// Taken is after its task is taken from the queue, before it is begun.
+	// Taken is after the action's task is taken from the queue, before the action
+	// begins.
 	Taken Point = "taken"
-	// Begun is after it is begun, before it is sent.
+	// Begun is after the action has begun, before it is sent.
 	Begun Point = "begun"
 	// Answered is after the answer is read, before it is recorded.
 	Answered Point = "answered"
-	// Finished is after the result is recorded, before the task is done for asynq.
+	// Finished is after the result is recorded, before the task ends in asynq.
 	Finished Point = "finished"
-	// Released is after it is put back for another attempt, before asynq knows when that is due.
+	// Released is after the action is put back for another attempt, before asynq knows when that
+	// attempt is due.
 	Released Point = "released"
-	// Interrupted is before it is decided about an action that an earlier holder began.
+	// Interrupted is before the worker decides about an action that an earlier holder
+	// began.
 	Interrupted Point = "interrupted"
-	// Resumed is after such an action is put back, before it is begun again.
+	// Resumed is after such an action is put back, before it begins again.
 	Resumed Point = "resumed"
 )
 
 // A group of actions, in a worker.
 const (
-	// GroupNoted is after a request of it is on record, before it is sent.
+	// GroupNoted is after a request of the group is recorded, before it is sent.
 	GroupNoted Point = "group_noted"
-	// GroupAnswered is after the answer is read, before it is decided what follows.
+	// GroupAnswered is after the answer is read, before the worker decides on the next
+	// step.
 	GroupAnswered Point = "group_answered"
-	// GroupDecided is after that, before it is on record.
+	// GroupDecided is after that decision, before it is recorded.
 	GroupDecided Point = "group_decided"
-	// GroupConcluding is before its members end.
+	// GroupConcluding is before the members end.
 	GroupConcluding Point = "group_concluding"
-	// GroupConcluded is after they have, before the task is done for asynq.
+	// GroupConcluded is after the members have ended, before the task ends in asynq.
 	GroupConcluded Point = "group_concluded"
 )
 
-// The end of a batch, in whichever process brought it about.
+// The end of a batch, in any process.
 const (
 	// OutboxMarked is after the step that ended the batch and marked its webhook as due.
 	OutboxMarked Point = "outbox_marked"
-	// WebhookNoted is after the delivery is noted as pending, before its task is enqueued.
+	// WebhookNoted is after the delivery is recorded as pending, before its task is
+	// enqueued.
 	WebhookNoted Point = "webhook_noted"
 	// WebhookEnqueued is after the task is enqueued, before the mark is cleared.
 	WebhookEnqueued Point = "webhook_enqueued"
 	// WebhookTaken is after the task is taken, before the webhook is sent.
 	WebhookTaken Point = "webhook_taken"
-	// WebhookSent is after the receiver has answered, before that is recorded.
+	// WebhookSent is after the receiver has answered, before the answer is recorded.
 	WebhookSent Point = "webhook_sent"
-	// WebhookRecorded is after it is recorded, before the task is done for asynq.
+	// WebhookRecorded is after the answer is recorded, before the task ends in asynq.
 	WebhookRecorded Point = "webhook_recorded"
 )
 
-// Repair: the sweeper, and a worker that takes over from one that died.
+// Repair: the sweeper, and a worker that takes over from a dead one.
 const (
 	// Sweeping is in the middle of a round, between two batches.
 	Sweeping Point = "sweeping"
-	// Expired is after what is not begun was ended at the deadline.
+	// Expired is after the actions that have not begun were ended at the deadline.
 	Expired Point = "expired"
-	// Recovering is after each action of a dead worker that is enqueued again.
+	// Recovering is after each action of a dead worker is enqueued again.
 	Recovering Point = "recovering"
 	// Adopting is after each task that a dead worker held is put back.
 	Adopting Point = "adopting"
-	// Disowned is after a worker gave up actions that it held and did not have, before they are
+	// Disowned is after a worker gave up actions that it held but did not have, before they are
 	// enqueued for others.
 	Disowned Point = "disowned"
-	// Alerted is after a process repeated what Redis had forgotten and alerted the sweeper, before it reports tasks that may be lost.
+	// Alerted is after a process repeated a write that Redis had lost and alerted the sweeper, before
+	// it reports tasks that may be lost.
 	Alerted Point = "alerted"
 	// Elected is after a worker became the sweeper, before all open batches are due.
 	Elected Point = "elected"
-	// BeforeBurial is when all is taken over, before the dead worker is forgotten.
+	// BeforeBurial is after everything is taken over, before the dead worker is
+	// forgotten.
 	BeforeBurial Point = "before_burial"
 )
 
-// What an owner asks of a batch, in the process that serves the API.
+// Requests of an owner about a batch, in the process that serves the API.
 const (
-	// Cancelled is after what is not begun was ended, before the webhook and the answer.
+	// Cancelled is after the actions that have not begun were ended, before the webhook
+	// and the answer.
 	Cancelled Point = "cancelled"
-	// RetryAdmitted is after the owner's limit has given a retry its places, before its step.
+	// RetryAdmitted is after a retry has reserved room in the owner's limit, before its step.
 	RetryAdmitted Point = "retry_admitted"
-	// Reopened is after the sweeper was told of a retry, before its step.
+	// Reopened is after the retry was announced to the sweeper, before its step.
 	Reopened Point = "reopened"
 	// Retried is after the step of a retry, before its actions are offered.
 	Retried Point = "retried"

@@ -20,8 +20,8 @@ const (
 	packagePath = "github.com/batchd/batchd/internal/crash"
 )
 
-// Every point that is declared is listed, under a name of its own, and stands in
-// the code exactly once; what stands in the code is one of them.
+// Every declared point is listed, has its own name, and is in the code exactly once;
+// every point in the code is declared.
 func TestEachPointStandsInTheCodeOnce(t *testing.T) {
 	t.Parallel()
 	declared := declaredPoints(t)
@@ -77,7 +77,7 @@ func declaredPoints(t *testing.T) map[string]crash.Point {
 	return found
 }
 
-// placedIn returns what the calls of crash.At in a file are given.
+// placedIn returns the arguments of the calls of crash.At in a file.
 func placedIn(t *testing.T, name string) []string {
 	t.Helper()
 	parsed, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)

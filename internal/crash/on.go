@@ -13,7 +13,7 @@ import (
 	"syscall"
 )
 
-// armed reads once where this process is to die, and at which passing.
+// armed reads once at which point, and at which passing, this process must die.
 var armed = sync.OnceValues(func() (Point, int64) {
 	at, nth, counted := strings.Cut(os.Getenv("CRASH_AT"), "@")
 	passing := int64(1)
@@ -31,8 +31,8 @@ var armed = sync.OnceValues(func() (Point, int64) {
 
 var passed atomic.Int64
 
-// At ends the process as kill -9 does if it is to die at this point: nothing
-// deferred runs, and nothing is flushed.
+// At ends the process like kill -9 if it must die at this point: no deferred function
+// runs, and nothing is flushed.
 func At(p Point) {
 	at, passing := armed()
 	if p != at || passed.Add(1) != passing {

@@ -66,8 +66,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// script is what one script works with: a go-httpbin as the target, a port for
-// the API, and a Redis of its own if it asks for one.
+// script is the environment of one script: a go-httpbin as the target, a port for the
+// API, and a Redis of its own if the script asks for one.
 type script struct {
 	t      *testing.T
 	server *redistest.Server
@@ -122,7 +122,7 @@ func (s *script) redis(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// term TEXT sends SIGTERM to the background command whose line holds the text.
+// term TEXT sends SIGTERM to the background command whose line contains the text.
 func term(ts *testscript.TestScript, _ bool, args []string) {
 	for _, cmd := range ts.BackgroundCmds() {
 		if strings.Contains(strings.Join(cmd.Args, " "), args[0]) && cmd.ProcessState == nil {
@@ -179,8 +179,8 @@ func (s *script) random(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Repeat("[", n)), 0o600))
 }
 
-// seen N PREFIX checks that N requests reached the target whose method and path
-// begin so, each once.
+// seen N PREFIX checks that N requests whose method and path begin with the prefix
+// reached the target, each once.
 func (s *script) seen(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
@@ -200,7 +200,7 @@ func (s *script) seen(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// await hook TEXT waits until a webhook holds a text.
+// await hook TEXT waits until a webhook contains a text.
 func (s *script) await(ts *testscript.TestScript, _ bool, args []string) {
 	deadline := time.Now().Add(30 * time.Second)
 	for {

@@ -21,11 +21,11 @@ import (
 
 const root = "../.."
 
-// exampleAPI is the API that the examples of docs/DIALECTS.md are answered by.
-// Its answers carry no date, so that the documentation can show them.
+// exampleAPI is the API that answers the examples of docs/DIALECTS.md. Its answers have
+// no date, so that the documentation can show them.
 type exampleAPI struct {
 	mu   sync.Mutex
-	seen []string // requests with their content
+	seen []string // requests with their bodies
 }
 
 func startExampleAPI(t *testing.T) (*exampleAPI, string) {
@@ -51,7 +51,7 @@ func (a *exampleAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		_, _ = io.WriteString(w, body)
 	}
-	// The versions of one of the APIs answer the same.
+	// All versions of an API answer the same.
 	switch r.Method + " " + strings.Replace(r.URL.Path, "/v2/", "/v1.1/", 1) {
 	case "GET /api/1.0/tasks":
 		answer(200, `{"data":[{"gid":"1001","name":"Write it down"}]}`)
@@ -88,7 +88,7 @@ func (a *exampleAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// credentials lists what a request carried of them, with its transaction.
+// credentials lists the credentials and the transaction of a request.
 func credentials(r *http.Request) string {
 	var found []string
 	for _, name := range []string{"Authorization", "X-Api-Key", "X-User-Key", "X-Tx"} {
@@ -99,15 +99,15 @@ func credentials(r *http.Request) string {
 	return strings.Join(found, " ")
 }
 
-// holds reports whether a request that was seen holds the text.
+// holds reports whether one of the requests contains the text.
 func (a *exampleAPI) holds(text string) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return strings.Contains(strings.Join(a.seen, "\n")+"\n", text)
 }
 
-// example NAME writes deployments/examples/NAME.yaml to NAME.yaml, for the
-// example API in place of the one that it names.
+// example NAME writes deployments/examples/NAME.yaml to NAME.yaml, with the example API
+// as the target.
 func (s *script) example(ts *testscript.TestScript, _ bool, args []string) {
 	api, url := startExampleAPI(s.t)
 	s.mu.Lock()
@@ -138,8 +138,8 @@ var (
 	dialects sync.Mutex
 )
 
-// documented NAME runs the commands in that section of docs/DIALECTS.md and
-// compares what they print with what stands there.
+// documented NAME runs the commands in a section of docs/DIALECTS.md and compares their
+// output with the documented output.
 func (s *script) documented(ts *testscript.TestScript, _ bool, args []string) {
 	dialects.Lock()
 	defer dialects.Unlock()

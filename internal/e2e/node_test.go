@@ -18,8 +18,8 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 )
 
-// clients are the packages of real clients, at the versions whose requests the
-// dialects are made for.
+// clients are the packages of real clients, in the versions whose requests the dialects
+// accept.
 var clients = []string{"asana@3.2.0", "syncano@1.0.30", "syncano2@npm:syncano@2.0.4"}
 
 // TestRealClientsAreServed lets the SDKs of two platforms talk to the binary.
@@ -43,7 +43,7 @@ func TestRealClientsAreServed(t *testing.T) {
 	for _, row := range []struct{ name, version string }{{"syncano", "v1.1"}, {"syncano2", "v2"}} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			// The second batch is over the limit until the client has waited.
+			// The second batch exceeds the limit until the client has waited.
 			api, url := startExample(t, "syncano", "--limits-rate", "4/2s")
 			answer := `[{"code":201,"content":{"id":39,"string":"made"}},{"code":200,"content":{"id":38,"string":"new"}},{"code":204},{"code":404,"content":{"detail":"Not found."}}]`
 			require.Equal(t, []string{answer, answer}, node(t, modules, "syncano.js", "BATCHD="+url, "PACKAGE="+row.name))
@@ -68,7 +68,7 @@ func node(t *testing.T, modules, script string, env ...string) []string {
 	return strings.Split(strings.TrimSpace(string(out)), "\n")
 }
 
-// installClients returns the folder of the packages, which is kept between runs.
+// installClients returns the folder of the packages, which later runs reuse.
 func installClients(t *testing.T) string {
 	t.Helper()
 	for _, tool := range []string{"node", "npm"} {
@@ -83,7 +83,7 @@ func installClients(t *testing.T) string {
 	if _, err := os.Stat(modules); err == nil {
 		return modules
 	}
-	// Half an installation must not pass for a whole one.
+	// A partial installation must not be mistaken for a complete one.
 	fresh := dir + "-" + strconv.Itoa(os.Getpid())
 	require.NoError(t, os.MkdirAll(fresh, 0o750))
 	defer os.RemoveAll(fresh)

@@ -10,11 +10,11 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// named matches the files that a document names, and the functions in parentheses behind them.
+// named matches the files in a document, and the functions in parentheses after them.
 var named = regexp.MustCompile("`(\\w[\\w./-]*\\.(?:go|lua|yaml))`(?: \\(((?:`\\w+`(?:, )?)+)\\))?")
 
-// missing returns the files that a text names and that do not exist, and the functions that are not in
-// them. A name without the whole path is that of any file that ends so.
+// missing returns the files in a text that do not exist, and the functions that are not in them. A
+// name without the whole path matches any file whose path ends with it.
 func missing(text string, files []string) (faults []string) {
 	for _, m := range named.FindAllStringSubmatch(text, -1) {
 		var found []string

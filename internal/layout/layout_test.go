@@ -1,6 +1,6 @@
-// Package layout_test checks who may import whom. The linter's depguard covers a
-// part of it file by file; here is all of it in one table, and no package can be
-// added without a row.
+// Package layout_test checks the imports of each package. The linter's depguard checks
+// a part of it per file. This test has all rules in one table, and every package must
+// have a row.
 package layout_test
 
 import (
@@ -22,8 +22,8 @@ import (
 
 const module = "github.com/batchd/batchd"
 
-// ours says which packages of ours each package may import, in files that are
-// no tests. "*" is every package.
+// ours lists the packages of this module that each package may import, outside of
+// tests. "*" means every package.
 var ours = map[string][]string{
 	"internal/batch":     {},
 	"internal/config":    {"internal/batch", "internal/intake", "internal/setting", "api", "api/dialect", "queue", "queue/rdb", "queue/seal", "dispatch", "worker"},
@@ -56,21 +56,22 @@ var ours = map[string][]string{
 	"bench":              {"client"},
 }
 
-// queueOrder has the packages of queue, each of which may import those before it.
+// queueOrder lists the packages of queue, each of which may import those before it.
 var queueOrder = []string{
 	"queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/batcher", "queue/ledger",
 	"queue/fanout", "queue/throttle", "queue/upload", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 
-// below returns what a package of queue may import: the packages before it, and what all of them may.
+// below returns the packages that a package of queue may import: those before it, and those that all
+// of them may import.
 func below(pkg string) []string {
 	return append([]string{"internal/batch", "internal/crash", "internal/setting"}, queueOrder[:slices.Index(queueOrder, pkg)]...)
 }
 
-// testOnly lists the packages of ours that only tests import.
+// testOnly lists the packages of this module that only tests import.
 var testOnly = []string{"internal/redistest", "queue/queuetest"}
 
-// homes says which packages of ours a foreign module may be imported by.
+// homes lists the packages of this module that may import each foreign module.
 var homes = []struct {
 	module string
 	homes  []string
@@ -84,21 +85,23 @@ var homes = []struct {
 	{"github.com/spf13/cobra", []string{"cmd/batchd"}, "commands live in cmd"},
 }
 
-// environment lists what reads the environment, and readers who may. The crash
-// points do in a build for tests alone: they concern no user, and so are no setting.
+// environment lists the functions that read the environment, and readers the packages
+// that may call them. The crash points read it only in a test build: they are not for
+// users, so they are not settings.
 var (
 	environment = []string{"os.Getenv", "os.LookupEnv", "os.Environ", "os.ExpandEnv", "syscall.Getenv", "syscall.Environ"}
 	readers     = []string{"internal/config", "internal/crash", "cmd/batchd"}
 )
 
-// topLevel lists what may stand at the top of the repository, beside what git ignores.
+// topLevel lists the allowed entries at the top of the repository, beside those that
+// git ignores.
 var topLevel = []string{
 	"api", "bench", "client", "cmd", "deployments", "dispatch", "docs", "internal", "queue", "worker",
 	"docker-compose.yml", "go.mod", "go.sum", "CHANGELOG.md", "LICENSE", "Makefile", "README.md",
 	".ci", ".dockerignore", ".editorconfig", ".git", ".gitattributes", ".github", ".gitignore", ".golangci.yml",
 }
 
-// file is what the rules look at in a Go file.
+// file has the parts of a Go file that the rules check.
 type file struct {
 	name    string   // relative to the repository
 	imports []string // import paths
@@ -107,7 +110,7 @@ type file struct {
 
 func (f file) pkg() string { return path.Dir(f.name) }
 
-// check returns every break of a rule, with the rule.
+// check returns every violation of a rule.
 func check(f file) []string {
 	var broken []string
 	add := func(format string, args ...any) {
@@ -120,7 +123,7 @@ func check(f file) []string {
 	for _, imported := range f.imports {
 		if inner, ok := strings.CutPrefix(imported, module+"/"); ok {
 			switch {
-			case !known: // said already
+			case !known: // already reported
 			case slices.Contains(testOnly, inner) && !slices.Contains(testOnly, f.pkg()):
 				add("%s must not import %s: it is for tests", f.pkg(), inner)
 			case slices.Contains(testOnly, inner):
@@ -163,7 +166,7 @@ func isForeign(imported string) bool {
 	return strings.Contains(host, ".")
 }
 
-// checkTop returns the entries that the given layout does not have.
+// checkTop returns the entries that the layout does not allow.
 func checkTop(entries []string) []string {
 	var broken []string
 	for _, name := range entries {
@@ -174,14 +177,14 @@ func checkTop(entries []string) []string {
 	return broken
 }
 
-// parseFile reads what the rules look at.
+// parseFile parses the parts of a file that the rules check.
 func parseFile(root, name string) (file, error) {
 	parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(root, name), nil, parser.SkipObjectResolution)
 	if err != nil {
 		return file{}, err
 	}
 	f := file{name: filepath.ToSlash(name)}
-	names := map[string]string{} // the name in the file to the import path
+	names := map[string]string{} // from the name in the file to the import path
 	for _, spec := range parsed.Imports {
 		imported, err := strconv.Unquote(spec.Path.Value)
 		if err != nil {
@@ -205,7 +208,7 @@ func parseFile(root, name string) (file, error) {
 	return f, nil
 }
 
-// goFiles returns the module's Go files that are no tests.
+// goFiles returns the module's Go files, without tests.
 func goFiles(t *testing.T, root string) []file {
 	t.Helper()
 	var found []file
@@ -284,7 +287,7 @@ func TestPlantedViolationsAreCaught(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		file file
-		want string // nothing where the file is fine
+		want string // empty if the file follows the rules
 	}{
 		{file{name: "api/server.go", imports: []string{"net/http", module + "/internal/batch", "github.com/gin-gonic/gin"}}, ""},
 		{file{name: "cmd/batchd/main.go", imports: []string{module + "/worker", "github.com/spf13/cobra"}, calls: []string{"os.Getenv"}}, ""},

@@ -15,7 +15,7 @@ import (
 // clients are the types of go-redis that send commands.
 var clients = []string{"UniversalClient", "Client", "ClusterClient", "Ring", "Conn", "Cmdable", "StatefulCmdable", "Pipeliner", "Scripter"}
 
-// embeddedClients returns the names of struct types of a file that embed a client of Redis.
+// embeddedClients returns the names of struct types in a file that embed a client of Redis.
 func embeddedClients(f *ast.File) (found []string) {
 	ast.Inspect(f, func(n ast.Node) bool {
 		spec, ok := n.(*ast.TypeSpec)
@@ -42,8 +42,8 @@ func embeddedClients(f *ast.File) (found []string) {
 	return found
 }
 
-// asynq gets the client that go-redis made. A type that embeds a client could be handed to it
-// instead and answer in the place of Redis.
+// asynq gets the client from go-redis. A type that embeds a client could be passed to asynq
+// instead, and could answer in place of Redis.
 func TestNoTypePosesAsARedisClient(t *testing.T) {
 	t.Parallel()
 	probe, err := parser.ParseFile(token.NewFileSet(), "probe.go", "package p\ntype a struct{ redis.UniversalClient }\ntype b struct{ *redis.Client }\ntype c struct{ rdb redis.UniversalClient }\ntype d struct{ redis.Cmder }", 0)

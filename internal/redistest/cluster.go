@@ -31,7 +31,7 @@ func StartCluster(tb testing.TB) string {
 	return NewCluster(tb, false, "--cluster-node-timeout", "5000").URL()
 }
 
-// NewCluster starts a cluster of three masters, each with a replica if asked for. The
+// NewCluster starts a cluster of three masters, each with a replica on request. The
 // arguments are added to the command line of each server.
 func NewCluster(tb testing.TB, replicas bool, args ...string) *Cluster {
 	tb.Helper()
@@ -54,7 +54,7 @@ func NewCluster(tb testing.TB, replicas bool, args ...string) *Cluster {
 		}
 	}
 	for i, s := range c.Nodes {
-		_, port, _ := net.SplitHostPort(s.Addr) // made by Start
+		_, port, _ := net.SplitHostPort(s.Addr) // from Start, so it is valid
 		for _, other := range c.Nodes {
 			other.must("CLUSTER", "MEET", "127.0.0.1", port, buses[i])
 		}
@@ -68,7 +68,7 @@ func NewCluster(tb testing.TB, replicas bool, args ...string) *Cluster {
 	for i, s := range c.Nodes[masters:] {
 		id := c.idOf(c.Nodes[i])
 		deadline := time.Now().Add(20 * time.Second)
-		for { // it has to know the master
+		for { // until it knows the master
 			_, err := s.Command("CLUSTER", "REPLICATE", id)
 			if err == nil {
 				break
@@ -92,7 +92,7 @@ func (c *Cluster) URL() string {
 	return "redis+cluster://" + strings.Join(addrs, ",")
 }
 
-// Masters returns the nodes that are masters now and run.
+// Masters returns the running nodes that are masters now.
 func (c *Cluster) Masters() []*Server {
 	c.tb.Helper()
 	var masters []*Server
@@ -104,7 +104,7 @@ func (c *Cluster) Masters() []*Server {
 	return masters
 }
 
-// AwaitMasters waits until so many of the nodes that run are masters of a whole cluster.
+// AwaitMasters waits until n of the running nodes are masters of a complete cluster.
 func (c *Cluster) AwaitMasters(n int) {
 	c.tb.Helper()
 	deadline := time.Now().Add(30 * time.Second)
@@ -125,7 +125,7 @@ func (c *Cluster) AwaitMasters(n int) {
 	}
 }
 
-// AwaitReplicas waits until that many nodes are replicas in step with their masters.
+// AwaitReplicas waits until n nodes are replicas in sync with their masters.
 func (c *Cluster) AwaitReplicas(n int) {
 	c.tb.Helper()
 	deadline := time.Now().Add(30 * time.Second)
@@ -150,12 +150,12 @@ func (c *Cluster) AwaitReplicas(n int) {
 	}
 }
 
-// Reshard moves slots from one master to another, with their keys, while they are used,
-// as redis-cli --cluster reshard does, but a hundred slots at a time.
+// Reshard moves slots and their keys from one master to another, while they are in use.
+// It works like redis-cli --cluster reshard, but moves a hundred slots at a time.
 func (c *Cluster) Reshard(from, to *Server, n int) {
 	c.tb.Helper()
 	source, target := c.idOf(from), c.idOf(to)
-	host, port, _ := net.SplitHostPort(to.Addr) // made by Start
+	host, port, _ := net.SplitHostPort(to.Addr) // from Start, so it is valid
 	for moved := range slices.Chunk(c.slotsOf(source, n), 100) {
 		each := func(s *Server, words ...string) []any {
 			commands := make([][]string, len(moved))
@@ -189,7 +189,7 @@ func (c *Cluster) Reshard(from, to *Server, n int) {
 	}
 }
 
-// idOf returns the id of a node, which a busy node may be slow to give.
+// idOf returns the id of a node, which may be slow to answer when it is busy.
 func (c *Cluster) idOf(s *Server) string {
 	c.tb.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -236,10 +236,10 @@ func (c *Cluster) slotsOf(id string, n int) (slots []string) {
 	return slots
 }
 
-// await waits until something holds for every node.
+// await waits until a condition holds for every node.
 func (c *Cluster) await(otherwise string, holds func(s *Server) bool) {
 	c.tb.Helper()
-	deadline := time.Now().Add(2 * time.Minute) // the nodes of a busy machine miss each other's pings
+	deadline := time.Now().Add(2 * time.Minute) // on a busy machine, nodes miss each other's pings
 	for _, s := range c.Nodes {
 		for !holds(s) {
 			if time.Now().After(deadline) {
@@ -257,9 +257,9 @@ func (s *Server) must(words ...string) {
 	}
 }
 
-// text returns the bulk string that a command answers, or nothing if it fails.
+// text returns the bulk string that answers a command, or nothing after an error.
 func (s *Server) text(words ...string) string {
-	_, port, _ := net.SplitHostPort(s.Addr) // made by Start
+	_, port, _ := net.SplitHostPort(s.Addr) // from Start, so it is valid
 	out, err := exec.Command("timeout", append([]string{"1", "redis-cli", "-p", port}, words...)...).Output()
 	if err != nil {
 		return ""
@@ -276,12 +276,12 @@ func (s *Server) pipeline(commands [][]string) []any {
 		s.tb.Fatalf("dial redis-server: %v", err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(30 * time.Second)) // a connection just made takes a deadline
+	_ = conn.SetDeadline(time.Now().Add(30 * time.Second)) // a new connection accepts a deadline
 	var request strings.Builder
 	for _, words := range commands {
 		writeCommand(&request, words)
 	}
-	go func() { _, _ = conn.Write([]byte(request.String())) }() // else the replies are missing
+	go func() { _, _ = conn.Write([]byte(request.String())) }() // after an error, the replies are missing
 	lines := bufio.NewReader(conn)
 	replies := make([]any, len(commands))
 	for i := range replies {

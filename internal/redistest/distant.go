@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Distant passes bytes on to a Redis server as a network with a long round trip does: each
-// arrives half a trip after it was sent, however many are on the way.
+// Distant forwards bytes to a Redis server like a network with a long round trip: each
+// byte arrives half a round trip after it was sent, however many are in transit.
 type Distant struct {
 	// Addr is host and port.
 	Addr string
@@ -21,11 +21,11 @@ type Distant struct {
 	mu        sync.Mutex
 	opened    int
 	exchanges int
-	conns     []net.Conn // nil once it is closed
+	conns     []net.Conn // nil after close
 }
 
-// StartDistant puts a server a round trip away, until the end of the test. To open a connection
-// takes no time.
+// StartDistant puts a round trip between a server and its clients, until the end of the test.
+// Opening a connection takes no time.
 func StartDistant(tb testing.TB, upstream string, trip time.Duration) *Distant {
 	tb.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -41,14 +41,15 @@ func StartDistant(tb testing.TB, upstream string, trip time.Duration) *Distant {
 // URL returns the URL of the distant server.
 func (d *Distant) URL() string { return "redis://" + d.Addr + "/0" }
 
-// Opened returns how many connections clients have opened.
+// Opened returns the number of connections that clients have opened.
 func (d *Distant) Opened() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.opened
 }
 
-// Exchanges returns how often clients have said something and waited for the reply, over all connections.
+// Exchanges returns how often a client has sent something and waited for the reply, over all
+// connections.
 func (d *Distant) Exchanges() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -77,7 +78,7 @@ func (d *Distant) accept() {
 			_, _ = client.Close(), server.Close()
 			return
 		}
-		waits := false // the client, for a reply
+		waits := false // whether the client waits for a reply
 		d.wg.Go(func() {
 			d.carry(client, server, func() {
 				if !waits {
@@ -90,14 +91,14 @@ func (d *Distant) accept() {
 	}
 }
 
-// chunk is what was read at one time.
+// chunk has the bytes of one read.
 type chunk struct {
 	bytes []byte
 	due   time.Time
 }
 
-// carry passes on what comes from one side, until that side or the other one is closed. It notes
-// each part before, with the lock held.
+// carry forwards bytes from one side until either side is closed. It calls note before each
+// chunk, while holding the lock.
 func (d *Distant) carry(from, to net.Conn, note func()) {
 	onWay := make(chan chunk, 1024)
 	d.wg.Go(func() {
@@ -105,7 +106,7 @@ func (d *Distant) carry(from, to net.Conn, note func()) {
 		for c := range onWay {
 			time.Sleep(time.Until(c.due))
 			if _, err := to.Write(c.bytes); err != nil {
-				_ = from.Close() // which ends the reading
+				_ = from.Close() // ends the read
 			}
 		}
 	})

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// Proxy stands between clients and a Redis server, and answers commands with errors
-// in the place of the server. It understands pipelines, scripts, transactions and
+// Proxy is a proxy between clients and a Redis server, which can answer commands with
+// errors instead of the server. It understands pipelines, scripts, transactions and
 // subscriptions.
 type Proxy struct {
 	// Addr is host and port.
@@ -28,37 +28,38 @@ type Proxy struct {
 	conns map[net.Conn]struct{}
 }
 
-// Way is what becomes of a command that is answered with an error.
+// Way is what happens to a command that is answered with an error.
 type Way int
 
 // The ways.
 const (
-	// Either is one of the others, by chance.
+	// Either is one of the other two at random.
 	Either Way = iota
 	// Refused commands do not reach the server.
 	Refused
-	// Replaced commands do: the server does what they say, and its reply is lost.
+	// Replaced commands reach the server: it runs them, and its reply is lost.
 	Replaced
 )
 
-// Rule says which commands are answered with an error, and with which one.
+// Rule selects commands to answer with an error, and the error.
 type Rule struct {
 	// Reply is the error without the minus sign in front: "OOM command not allowed".
 	Reply string
-	// Share is the part of the commands that match, from 0 to 1. Zero means all.
+	// Share is the part of the matching commands that get the error, from 0 to 1. Zero
+	// means all.
 	Share float64
-	// Match selects commands by their words, of which the first is in capitals. The
-	// default is [Work].
+	// Match selects commands by their words; the first word is in capitals. The default
+	// is [Work].
 	Match func(words []string) bool
-	// Way is what becomes of the commands.
+	// Way is what happens to the commands.
 	Way Way
-	// Times is how many commands are answered so, zero for any number.
+	// Times is the number of commands that get the error; zero means any number.
 	Times int
 
 	count int
 }
 
-// Work matches all commands except those by which a client sets up a connection.
+// Work matches all commands except those with which a client sets up a connection.
 func Work(words []string) bool {
 	return !slices.Contains([]string{"HELLO", "AUTH", "SELECT", "CLIENT"}, words[0])
 }
@@ -82,8 +83,8 @@ func StartProxy(tb testing.TB, upstream string) *Proxy {
 // URL returns the URL of the server behind the proxy.
 func (p *Proxy) URL() string { return "redis://" + p.Addr + "/0" }
 
-// Answer has commands answered as the rule says, until stop is called, which returns
-// how many were. Of several rules the first that matches counts.
+// Answer applies a rule to commands until the caller calls stop, which returns the
+// number of commands with an error. The first of several matching rules applies.
 func (p *Proxy) Answer(rule Rule) (stop func() int) {
 	if rule.Match == nil {
 		rule.Match = Work
@@ -100,7 +101,7 @@ func (p *Proxy) Answer(rule Rule) (stop func() int) {
 	}
 }
 
-// Last returns when a command was last answered with an error.
+// Last returns when the proxy last answered a command with an error.
 func (p *Proxy) Last() time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -148,7 +149,8 @@ func (p *Proxy) accept() {
 	}
 }
 
-// keep notes connections, to be closed with the proxy. It reports false if that is closed.
+// keep records connections, to close them with the proxy. It returns false if the proxy is
+// closed.
 func (p *Proxy) keep(conns ...net.Conn) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -173,31 +175,31 @@ func (p *Proxy) close() {
 	p.wg.Wait()
 }
 
-// proxied is one connection of a client, and the one to the server behind it.
+// proxied is a connection of a client, and the connection to the server for it.
 type proxied struct {
 	p              *Proxy
 	client, server net.Conn
 
 	mu         sync.Mutex
-	expected   []*expected // by the client, in order
-	subscribed bool        // from then on the server speaks unasked
+	expected   []*expected // replies that the client expects, in order
+	subscribed bool        // from then on the server sends messages without a request
 }
 
 // expected is a reply that the client waits for.
 type expected struct {
-	reply []byte // nil until it is there
-	error []byte // is sent in its place
+	reply []byte // nil until it has arrived
+	error []byte // is sent instead of reply
 }
 
 func (c *proxied) close() {
-	_, _ = c.client.Close(), c.server.Close() // either of them ends the other
+	_, _ = c.client.Close(), c.server.Close() // each of them ends the other
 	c.p.mu.Lock()
 	defer c.p.mu.Unlock()
 	delete(c.p.conns, c.client)
 	delete(c.p.conns, c.server)
 }
 
-// commands passes on what the client says.
+// commands forwards the commands of the client.
 func (c *proxied) commands() {
 	in := bufio.NewReaderSize(c.client, 64<<10)
 	for {
@@ -216,8 +218,8 @@ func (c *proxied) commands() {
 	}
 }
 
-// expect queues the answer that the client gets, and reports whether the proxy passes the
-// command on.
+// expect queues the reply for the client, and reports whether the proxy forwards the
+// command.
 func (c *proxied) expect(name string, rule *Rule, way Way) (pass bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -240,7 +242,7 @@ func (c *proxied) expect(name string, rule *Rule, way Way) (pass bool) {
 	return true
 }
 
-// replies passes on what the server says.
+// replies forwards the replies of the server.
 func (c *proxied) replies() {
 	out := bufio.NewReaderSize(c.server, 64<<10)
 	for {
@@ -265,11 +267,12 @@ func (c *proxied) replies() {
 	}
 }
 
-// flush sends the replies that are there, in the order of the commands, with the lock held.
+// flush sends the replies that have arrived, in the order of the commands. The caller holds
+// the lock.
 func (c *proxied) flush() {
 	for len(c.expected) > 0 && c.expected[0].reply != nil {
 		if _, err := c.client.Write(c.expected[0].reply); err != nil {
-			return // the client is gone, which its reader finds out
+			return // the client is gone; its reader notices
 		}
 		c.expected = c.expected[1:]
 	}

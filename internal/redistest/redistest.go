@@ -1,5 +1,5 @@
-// Package redistest starts real Redis servers for tests, on loopback. A test
-// that needs one fails where redis-server is missing; it is never skipped.
+// Package redistest starts real Redis servers for tests, on loopback. A test that needs
+// one fails if redis-server is missing; it is never skipped.
 package redistest
 
 import (
@@ -22,7 +22,7 @@ import (
 
 // Server is a redis-server process with a data directory of its own.
 type Server struct {
-	// Addr is host and port. It stays the same over a restart.
+	// Addr is host and port. It stays the same after a restart.
 	Addr string
 
 	tb   testing.TB
@@ -35,8 +35,8 @@ type Server struct {
 	frozen bool
 }
 
-// Start starts a server that is stopped at the end of the test. The arguments
-// are added to its command line.
+// Start starts a server and stops it at the end of the test. The arguments are added to
+// its command line.
 func Start(tb testing.TB, args ...string) *Server {
 	tb.Helper()
 	port := FreePort(tb)
@@ -65,7 +65,7 @@ func (s *Server) Restart() {
 	}
 	s.done = make(chan struct{})
 	go func(cmd *exec.Cmd, done chan struct{}) {
-		_ = cmd.Wait() // it is killed in the end; its output says the rest
+		_ = cmd.Wait() // Kill always ends it; its output has the details
 		close(done)
 	}(s.cmd, s.done)
 	deadline := time.Now().Add(20 * time.Second)
@@ -85,7 +85,7 @@ func (s *Server) Restart() {
 	}
 }
 
-// Kill ends the server as kill -9 does. Killing twice is killing once.
+// Kill ends the server like kill -9. A second call does nothing.
 func (s *Server) Kill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -97,7 +97,7 @@ func (s *Server) Kill() {
 	s.cmd, s.frozen = nil, false
 }
 
-// Freeze has the server stand still, its connections open, until Thaw.
+// Freeze stops the server until Thaw, and keeps its connections open.
 func (s *Server) Freeze() {
 	s.signal(syscall.SIGSTOP)
 	s.mu.Lock()
@@ -105,7 +105,7 @@ func (s *Server) Freeze() {
 	s.mu.Unlock()
 }
 
-// Thaw lets a frozen server go on.
+// Thaw continues a frozen server.
 func (s *Server) Thaw() {
 	s.signal(syscall.SIGCONT)
 	s.mu.Lock()
@@ -113,7 +113,7 @@ func (s *Server) Thaw() {
 	s.mu.Unlock()
 }
 
-// Running reports whether the server was started, and neither killed nor frozen.
+// Running reports whether the server was started and is neither killed nor frozen.
 func (s *Server) Running() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -136,7 +136,7 @@ func (s *Server) Command(words ...string) (string, error) {
 		return "", fmt.Errorf("dial redis-server: %w", err)
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(5 * time.Second)) // a connection just made takes a deadline
+	_ = conn.SetDeadline(time.Now().Add(5 * time.Second)) // a new connection accepts a deadline
 	var request strings.Builder
 	writeCommand(&request, words)
 	if _, err := conn.Write([]byte(request.String())); err != nil {
@@ -179,8 +179,8 @@ func StartSentinel(tb testing.TB) string {
 	return "redis+sentinel://" + s.Addr + "/0?master=main"
 }
 
-// FreePort returns a port on which no process listens. It is none of those that the kernel
-// gives to connections, which might take it before it is used.
+// FreePort returns a port on which no process listens. It avoids the ports that the kernel
+// assigns to outgoing connections, because the kernel might assign one before it is used.
 func FreePort(tb testing.TB) string {
 	tb.Helper()
 	for range 100 {

@@ -7,8 +7,8 @@ import (
 	"strconv"
 )
 
-// readCommand reads one command, an array of bulk strings, and returns its words and
-// the bytes that it consists of.
+// readCommand reads one command, an array of bulk strings. It returns its words and its
+// bytes.
 func readCommand(r *bufio.Reader) (words []string, raw []byte, err error) {
 	raw, n, err := readHead(r, nil, '*')
 	if err != nil {
@@ -30,7 +30,7 @@ func readCommand(r *bufio.Reader) (words []string, raw []byte, err error) {
 	return words, raw, nil
 }
 
-// readHead reads a line of that type, which holds a number.
+// readHead reads a line of a type that contains a number.
 func readHead(r *bufio.Reader, raw []byte, kind byte) ([]byte, int, error) {
 	line, err := r.ReadSlice('\n')
 	if err != nil {
@@ -55,7 +55,8 @@ func readBytes(r *bufio.Reader, raw []byte, n int) ([]byte, error) {
 	return raw, nil
 }
 
-// readReply appends one reply of RESP2 or RESP3 to raw, whose type is its first byte.
+// readReply reads one reply of RESP2 or RESP3, whose type is its first byte, and
+// appends it to raw.
 func readReply(r *bufio.Reader, raw []byte) ([]byte, error) {
 	line, err := r.ReadBytes('\n')
 	if err != nil {
@@ -93,7 +94,7 @@ func readReply(r *bufio.Reader, raw []byte) ([]byte, error) {
 			return nil, err
 		}
 	}
-	if line[0] == '|' { // these were attributes of the reply that follows
+	if line[0] == '|' { // these were attributes of the next reply
 		return readReply(r, raw)
 	}
 	return raw, nil
