@@ -54,7 +54,7 @@ func (b *bundle) takeAllOf(lane batch.Lane) {
 	b.T.Helper()
 	for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(lane)) {
 		for more := true; more; {
-			_, more = b.polls(queue, 1000, false)
+			_, more = b.Poll(&tasks.Poll{Queue: queue, Want: 1000})
 		}
 	}
 }

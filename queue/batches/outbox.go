@@ -63,8 +63,8 @@ func (s *Outbox) Enqueue(ctx context.Context, id string, delivery int) error {
 		return nil
 	}
 	crash.At(crash.WebhookNoted)
-	task := tasks.NewTask{Queue: tasks.WebhookQueue, Kind: tasks.TaskWebhook, ID: WebhookTaskID(id, delivery), Payload: tasks.EncodeTask(id, delivery)}
-	if err := s.tasks.EnqueueTasks(ctx, []tasks.NewTask{task}); err != nil {
+	task := tasks.Task{Queue: tasks.WebhookQueue, Kind: tasks.TaskWebhook, ID: WebhookTaskID(id, delivery), Payload: tasks.EncodeTask(id, delivery)}
+	if err := s.tasks.EnqueueTasks(ctx, []tasks.Task{task}); err != nil {
 		return fmt.Errorf("enqueue the webhook: %w", err)
 	}
 	crash.At(crash.WebhookEnqueued)

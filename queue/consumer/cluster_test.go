@@ -31,14 +31,14 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 				return nil
 			})
 			target := server.consumer.targets[0]
-			var brought []tasks.NewTask
+			var brought []tasks.Task
 			for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(batch.Interactive)) {
 				if b.DB.NodeOf(b.Ctx, tasks.AsynqPrefix(queue)+"pending").Options().Addr == node.Addr {
 					continue
 				}
 				for range 20 {
 					i := len(brought)
-					brought = append(brought, tasks.NewTask{Queue: queue, Kind: tasks.TaskAction, ID: tasks.TaskID("test", i, ""), Payload: tasks.EncodeTask("test", i)})
+					brought = append(brought, tasks.Task{Queue: queue, Kind: tasks.TaskAction, ID: tasks.TaskID("test", i, ""), Payload: tasks.EncodeTask("test", i)})
 				}
 			}
 			b.Eventually("a task of each", func() bool {
@@ -58,9 +58,9 @@ func TestANodeThatDoesNotAnswerCostsNoSlots(t *testing.T) {
 				return target.slots.running == 0
 			})
 
-			var blocking []tasks.NewTask
+			var blocking []tasks.Task
 			for i := range 8 {
-				blocking = append(blocking, tasks.NewTask{Queue: brought[0].Queue, Kind: tasks.TaskAction, ID: tasks.TaskID("test", 1000+i, ""), Payload: tasks.EncodeTask("test", 1000+i)})
+				blocking = append(blocking, tasks.Task{Queue: brought[0].Queue, Kind: tasks.TaskAction, ID: tasks.TaskID("test", 1000+i, ""), Payload: tasks.EncodeTask("test", 1000+i)})
 			}
 			err = b.Tasks.EnqueueTasks(b.Ctx, blocking)
 			require.NoError(t, err)

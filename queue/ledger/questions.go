@@ -82,7 +82,7 @@ func (s *Restorer) disown(ctx context.Context, id, worker string, held []any) (i
 		return 0, rdb.ErrAnswer
 	}
 	crash.At(crash.Disowned)
-	var brought []tasks.NewTask
+	var brought []tasks.Task
 	for i, given := range answer[2:] {
 		if given == "1" {
 			index, _ := held[2*i].(int)

@@ -122,7 +122,7 @@ func (s *Restorer) restoreBatch(ctx context.Context, id string, of []*attempt) (
 	}
 	s.batches.Outbox.EnqueueIf(ctx, id, answer[0])
 	to := tasks.Route{Target: answer[1], Lane: batch.Lane(answer[2])}
-	var waiting []tasks.NewTask
+	var waiting []tasks.Task
 	for i, a := range of {
 		verdict := answer[3+i]
 		if verdict == "restored" || verdict == "ended" {

@@ -144,13 +144,13 @@ func (s *Recovery) recoverBatch(ctx context.Context, id string, m map[string]str
 
 // bringLost enqueues those of the actions in flight again whose holders are lost.
 func (s *Recovery) requeueLost(ctx context.Context, id string, m map[string]string, flying map[int]batches.Entry, lost func(batches.Entry) bool) (int, error) {
-	var brought []tasks.NewTask
+	var brought []tasks.Task
 	for index, e := range flying {
 		if lost(e) {
 			// The task that brought the action is still held by the dead worker, and
 			// its id with it. The token makes another: the same one however often this
 			// attempt is found.
-			brought = append(brought, tasks.NewTask{
+			brought = append(brought, tasks.Task{
 				Queue: s.tasks.QueueOf(tasks.RouteOf(m), id, index), Kind: tasks.TaskAction, ID: tasks.TaskID(id, index, e.Token), Payload: tasks.EncodeTask(id, index),
 			})
 		}

@@ -12,51 +12,60 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// NewTask is a task to be enqueued.
-type NewTask struct {
-	Queue, Kind, ID string
-	Payload         []byte
+// Task is a task for [Queues.EnqueueTasks].
+type Task struct {
+	Queue   string
+	Kind    string // [TaskAction] or [TaskWebhook]
+	ID      string
+	Payload []byte
 }
 
-func (s *Queues) TasksOf(id string, r Route, round string, indexes []int) []NewTask {
-	tasks := make([]NewTask, len(indexes))
+// TasksOf returns the tasks of the actions with some indexes, in one round of a batch.
+func (q *Queues) TasksOf(id string, r Route, round string, indexes []int) []Task {
+	tasks := make([]Task, len(indexes))
 	for i, index := range indexes {
-		tasks[i] = NewTask{Queue: s.QueueOf(r, id, index), Kind: TaskAction, ID: TaskID(id, index, round), Payload: EncodeTask(id, index)}
+		tasks[i] = Task{Queue: q.QueueOf(r, id, index), Kind: TaskAction, ID: TaskID(id, index, round), Payload: EncodeTask(id, index)}
 	}
 	return tasks
 }
 
-// EnqueueTasks enqueues tasks, no two of which have the same id, in one exchange,
-// and wakes the workers.
-func (s *Queues) EnqueueTasks(ctx context.Context, tasks []NewTask) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// TokenTask returns a task for an action whose own task is gone, or is held by a dead worker. Its id has the
+// token of the attempt in place of the round, so the action gets one such task for each attempt.
+func (q *Queues) TokenTask(r Route, id string, index int, token string) Task {
+	return Task{Queue: q.QueueOf(r, id, index), Kind: TaskAction, ID: TaskID(id, index, token), Payload: EncodeTask(id, index)}
+}
+
+// EnqueueTasks enqueues tasks in one exchange, and wakes the workers. No two of the tasks may have the same
+// id. A task whose id is taken in Redis is left out.
+func (q *Queues) EnqueueTasks(ctx context.Context, tasks []Task) error {
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
+	pipe := q.db.Client.Pipeline()
 	sent := newQueueSteps(Steps.Enqueue)
 	now := time.Now().UnixNano()
 	for queue, messages := range messagesOf(tasks) {
 		wakeup := ""
-		if queue != WebhookQueue { // asynq looks for webhooks by itself
-			wakeup = s.Wakeup(queue)
+		if queue != WebhookQueue { // asynq's server polls this queue by itself
+			wakeup = q.Wakeup(queue)
 		}
 		args := append([]any{AsynqPrefix(queue) + "t:", now, keys.WorkChannel, wakeup}, messages...)
 		sent.add(ctx, pipe, queue, []string{AsynqPrefix(queue) + "pending"}, args)
 	}
-	s.db.Send(ctx, pipe)
+	q.db.Send(ctx, pipe)
 	defer func() {
 		for queue := range sent.Cmds {
-			s.WakeLocal(queue) // even if only the answer was lost
+			q.WakeLocal(queue) // even if only the answer was lost
 		}
 	}()
-	if err := sent.Read(ctx, s.db); err != nil {
+	if err := sent.Read(ctx, q.db); err != nil {
 		return fmt.Errorf("enqueue tasks: %w", err)
 	}
 	return nil
 }
 
-// messagesOf returns ids and messages of tasks in turn, by queue.
-func messagesOf(tasks []NewTask) map[string][]any {
-	templates, messages := make(map[string]*messageTemplate), make(map[string][]any) // by queue
+// messagesOf returns for each queue the id and the message of each task, one after the other.
+func messagesOf(tasks []Task) map[string][]any {
+	templates, messages := make(map[string]*MessageTemplate), make(map[string][]any) // by queue
 	for i := range tasks {
 		t := &tasks[i]
 		template := templates[t.Queue]
@@ -69,11 +78,11 @@ func messagesOf(tasks []NewTask) map[string][]any {
 	return messages
 }
 
-// QueueSteps are the commands of a pipeline that run a step on some queues, and announce these to
-// asynq, which lists no task of a queue that it does not know.
+// QueueSteps are the commands of a pipeline that run one step on some queues and add the queues to asynq's
+// list, without which asynq's tools do not show them.
 type QueueSteps struct {
 	step      *rdb.Step
-	Cmds      map[string]*redis.Cmd // of the step, by queue
+	Cmds      map[string]*redis.Cmd // those of the step, by queue
 	announced []*redis.IntCmd
 }
 
@@ -81,46 +90,24 @@ func newQueueSteps(step *rdb.Step) *QueueSteps {
 	return &QueueSteps{step: step, Cmds: make(map[string]*redis.Cmd)}
 }
 
-func (q *QueueSteps) add(ctx context.Context, pipe redis.Pipeliner, queue string, names []string, args []any) {
-	q.announced = append(q.announced, pipe.SAdd(ctx, keys.AsynqQueues, queue))
-	q.Cmds[queue] = pipe.EvalSha(ctx, q.step.Hash(), names, args...)
+func (qs *QueueSteps) add(ctx context.Context, pipe redis.Pipeliner, queue string, names []string, args []any) {
+	qs.announced = append(qs.announced, pipe.SAdd(ctx, keys.AsynqQueues, queue))
+	qs.Cmds[queue] = pipe.EvalSha(ctx, qs.step.Hash(), names, args...)
 }
 
-// Read reads the answers, and sends a step again by its text if a server does not know it.
-func (q *QueueSteps) Read(ctx context.Context, db *rdb.DB) error {
+// Read reads the answers, and returns the errors of all queues. It sends a step again by its text if the
+// server does not know the step.
+func (qs *QueueSteps) Read(ctx context.Context, db *rdb.DB) error {
 	var faults []error
-	for _, cmd := range q.announced {
+	for _, cmd := range qs.announced {
 		if err := cmd.Err(); err != nil {
 			faults = append(faults, fmt.Errorf("announce a queue: %w", rdb.MapError(ctx, err)))
 		}
 	}
-	for queue, cmd := range q.Cmds {
-		if err := db.AnswerOf(ctx, q.step, cmd).Err(); err != nil {
+	for queue, cmd := range qs.Cmds {
+		if err := db.AnswerOf(ctx, qs.step, cmd).Err(); err != nil {
 			faults = append(faults, fmt.Errorf("queue %s: %w", queue, rdb.MapError(ctx, err)))
 		}
 	}
 	return errors.Join(faults...)
-}
-
-// Wakeup is the wakeup message for a queue that has tasks. Consumers of this process ignore it: see heard.
-func (s *Queues) Wakeup(queue string) string { return s.db.Name + " " + queue }
-
-// WakeWorkers wakes consumers elsewhere for a queue. If the message is lost, they find the tasks when they poll.
-func (s *Queues) WakeWorkers(ctx context.Context, queue string) {
-	if err := s.db.Client.Publish(ctx, keys.WorkChannel, s.Wakeup(queue)).Err(); err != nil {
-		s.log.DebugContext(ctx, "consumers elsewhere not woken", "queue", queue, "error", err)
-	}
-}
-
-// TokenTask is a task that brings an action whose own task has no worker, or is gone.
-// The token makes another one of it: the same one however often this attempt is found.
-func (s *Queues) TokenTask(r Route, id string, index int, token string) NewTask {
-	return NewTask{Queue: s.QueueOf(r, id, index), Kind: TaskAction, ID: TaskID(id, index, token), Payload: EncodeTask(id, index)}
-}
-
-// WakeLocal tells the consumers of this process that a queue has tasks.
-func (s *Queues) WakeLocal(queue string) {
-	if s.Local != nil {
-		s.Local(queue)
-	}
 }

@@ -26,19 +26,19 @@ type Forwarded struct {
 // Forward moves the tasks whose retry time has come to their queues, as asynq's forwarder does but to
 // the millisecond. It sends one exchange for all queues, which on a cluster should be on one node, and
 // returns the answers in their order.
-func (s *Queues) Forward(ctx context.Context, queues []string) []Forwarded {
-	ctx, cancel := s.db.WithTimeout(ctx)
+func (q *Queues) Forward(ctx context.Context, queues []string) []Forwarded {
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
+	pipe := q.db.Client.Pipeline()
 	cmds := make([]*redis.Cmd, len(queues))
 	for i, queue := range queues {
 		prefix := AsynqPrefix(queue)
 		cmds[i] = pipe.EvalSha(ctx, Steps.Forward.Hash(), []string{DueKey(queue), prefix + "retry", prefix + "pending"}, prefix+"t:", mostMoved)
 	}
-	s.db.Send(ctx, pipe)
+	q.db.Send(ctx, pipe)
 	answers := make([]Forwarded, len(queues))
 	for i, cmd := range cmds {
-		answer, err := s.db.AnswerOf(ctx, Steps.Forward, cmd).Int64Slice()
+		answer, err := q.db.AnswerOf(ctx, Steps.Forward, cmd).Int64Slice()
 		switch {
 		case err != nil:
 			answers[i].Err = rdb.MapError(ctx, err)

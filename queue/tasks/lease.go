@@ -22,20 +22,20 @@ type Reaped struct {
 // Reap puts tasks whose leases expired at least grace ago back to the heads of their queues, and wakes
 // the workers elsewhere. It sends one exchange for all queues, which on a cluster should be on one
 // node, and returns the answers in their order.
-func (s *Queues) Reap(ctx context.Context, queues []string, grace time.Duration) []Reaped {
-	ctx, cancel := s.db.WithTimeout(ctx)
+func (q *Queues) Reap(ctx context.Context, queues []string, grace time.Duration) []Reaped {
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
+	pipe := q.db.Client.Pipeline()
 	cmds := make([]*redis.Cmd, len(queues))
 	for i, queue := range queues {
 		prefix := AsynqPrefix(queue)
 		cmds[i] = pipe.EvalSha(ctx, Steps.Reap.Hash(), []string{prefix + "active", prefix + "lease", prefix + "pending"},
-			prefix+"t:", int(grace.Seconds()), mostMoved, keys.WorkChannel, s.Wakeup(queue))
+			prefix+"t:", int(grace.Seconds()), mostMoved, keys.WorkChannel, q.Wakeup(queue))
 	}
-	s.db.Send(ctx, pipe)
+	q.db.Send(ctx, pipe)
 	answers := make([]Reaped, len(queues))
 	for i, cmd := range cmds {
-		n, err := s.db.AnswerOf(ctx, Steps.Reap, cmd).Int()
+		n, err := q.db.AnswerOf(ctx, Steps.Reap, cmd).Int()
 		answers[i] = Reaped{PutBack: n, Err: rdb.MapError(ctx, err)}
 	}
 	return answers
@@ -43,10 +43,10 @@ func (s *Queues) Reap(ctx context.Context, queues []string, grace time.Duration)
 
 // RenewLeases extends the leases of tasks that still run, which it takes by queue, in one exchange. It
 // returns one error for each command that failed.
-func (s *Queues) RenewLeases(ctx context.Context, ids map[string][]string) []error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+func (q *Queues) RenewLeases(ctx context.Context, ids map[string][]string) []error {
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
+	pipe := q.db.Client.Pipeline()
 	var cmds []*redis.Cmd
 	for queue, held := range ids {
 		for chunk := range slices.Chunk(held, MostEnded) {
@@ -58,10 +58,10 @@ func (s *Queues) RenewLeases(ctx context.Context, ids map[string][]string) []err
 			cmds = append(cmds, pipe.EvalSha(ctx, Steps.Renew.Hash(), []string{AsynqPrefix(queue) + "lease"}, args...))
 		}
 	}
-	s.db.Send(ctx, pipe)
+	q.db.Send(ctx, pipe)
 	var faults []error
 	for _, cmd := range cmds {
-		if err := s.db.AnswerOf(ctx, Steps.Renew, cmd).Err(); err != nil {
+		if err := q.db.AnswerOf(ctx, Steps.Renew, cmd).Err(); err != nil {
 			faults = append(faults, rdb.MapError(ctx, err))
 		}
 	}

@@ -7,16 +7,16 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// ReportLost notes that a queue may have lost tasks. Each note is told from others, so that
-// the sweeper takes back only those it has seen. It goes on until Redis takes it, or the
-// store is closed, and tries once even then.
-func (s *Queues) ReportLost(ctx context.Context, queue string) (err error) {
-	note := queue + " " + s.db.Token()
+// ReportLost adds a note to [keys.LostKey] that a queue may have lost tasks: tasks that a poll took and that no
+// worker holds. Each note is unique, so that the sweeper removes only those that it has read. ReportLost
+// repeats the write until Redis accepts it or ctx ends, and tries at least once.
+func (q *Queues) ReportLost(ctx context.Context, queue string) (err error) {
+	note := queue + " " + q.db.Token()
 	for {
 		err = rdb.RetryUnavailable(ctx, func() error {
-			ctx, cancel := s.db.WithTimeout(context.WithoutCancel(ctx))
+			ctx, cancel := q.db.WithTimeout(context.WithoutCancel(ctx))
 			defer cancel()
-			return rdb.MapError(ctx, s.db.Client.SAdd(ctx, keys.LostKey, note).Err())
+			return rdb.MapError(ctx, q.db.Client.SAdd(ctx, keys.LostKey, note).Err())
 		})
 		if ctx.Err() != nil || !rdb.IsUnavailable(err) {
 			return err
@@ -24,12 +24,12 @@ func (s *Queues) ReportLost(ctx context.Context, queue string) (err error) {
 	}
 }
 
-// ForgetLost takes such notes back.
-func (s *Queues) ForgetLost(ctx context.Context, notes []string) error {
+// ForgetLost removes notes that [Queues.ReportLost] wrote.
+func (q *Queues) ForgetLost(ctx context.Context, notes []string) error {
 	if len(notes) == 0 {
 		return nil
 	}
-	ctx, cancel := s.db.WithTimeout(ctx)
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.db.Client.SRem(ctx, keys.LostKey, notes).Err())
+	return rdb.MapError(ctx, q.db.Client.SRem(ctx, keys.LostKey, notes).Err())
 }

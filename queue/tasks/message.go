@@ -9,9 +9,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// Fields of asynq's message of a task, which is a protocol buffer (TaskMessage in its
-// internal/proto). asynq's client can write one only along with a task; a test compares what
-// it writes with what is written here.
+// Fields of asynq's message of a task, a protocol buffer (TaskMessage in asynq's internal/proto). asynq
+// exports no function that encodes it, so this file does, and a test compares the messages with those of
+// asynq's client.
 const (
 	fieldType    protowire.Number = 1
 	fieldPayload protowire.Number = 2
@@ -21,38 +21,45 @@ const (
 	fieldTimeout protowire.Number = 8
 )
 
-// messageTemplate is what the messages of the tasks of a type in a queue have in common.
-type messageTemplate struct {
+const (
+	// TaskTimeout is the timeout of tasks in their messages. The handlers' own timeouts are shorter.
+	TaskTimeout = batch.MaxTimeout + time.Hour
+	// maxRetry is the number of retries in messages. It is so large that asynq never archives a task: the
+	// ledger decides when an action or a delivery ends.
+	maxRetry = 1 << 30
+)
+
+// MessageTemplate encodes the messages of the tasks of one kind in one queue.
+type MessageTemplate struct {
 	kind       string
-	head, tail []byte // what comes before the payload and the id, and after them
+	head, tail []byte // the fields before and after the payload and the id
 }
 
-// MessageParts are the parts of a message around the payload and the id, without their lengths.
+// MessageParts are the bytes of a message before the payload's length, between the payload and the id's
+// length, and after the id. A poll creates messages from them in Lua.
 type MessageParts [3][]byte
 
-// NewMessageTemplate returns a template of messages that asynq never archives: the ledger decides
-// when an action ends.
-func NewMessageTemplate(queue, kind string) *messageTemplate {
-	m := &messageTemplate{kind: kind, head: appendField(nil, fieldType, kind), tail: appendField(nil, fieldQueue, queue)}
+// NewMessageTemplate returns the template of a kind of tasks in a queue.
+func NewMessageTemplate(queue, kind string) *MessageTemplate {
+	m := &MessageTemplate{kind: kind, head: appendField(nil, fieldType, kind), tail: appendField(nil, fieldQueue, queue)}
 	for _, f := range []struct {
 		number protowire.Number
 		value  uint64
-	}{{fieldRetry, Forever}, {fieldTimeout, uint64(TaskTimeout.Seconds())}} {
+	}{{fieldRetry, maxRetry}, {fieldTimeout, uint64(TaskTimeout.Seconds())}} {
 		m.tail = protowire.AppendTag(m.tail, f.number, protowire.VarintType)
 		m.tail = protowire.AppendVarint(m.tail, f.value)
 	}
 	return m
 }
 
-// Around returns what a message has up to the payload's length, between the payload and the id's
-// length, and after the id.
-func (m *messageTemplate) Around() MessageParts {
+// Around returns the parts of a message around the payload and the id.
+func (m *MessageTemplate) Around() MessageParts {
 	before := protowire.AppendTag(slices.Clone(m.head), fieldPayload, protowire.BytesType)
 	return MessageParts{before, protowire.AppendTag(nil, fieldID, protowire.BytesType), m.tail}
 }
 
 // Message returns the message of one task.
-func (m *messageTemplate) Message(id string, payload []byte) []byte {
+func (m *MessageTemplate) Message(id string, payload []byte) []byte {
 	out := make([]byte, 0, len(m.head)+len(m.tail)+len(id)+len(payload)+2*(1+protowire.SizeVarint(uint64(len(id)+len(payload)))))
 	out = append(out, m.head...)
 	out = appendField(out, fieldPayload, payload)
@@ -65,12 +72,3 @@ func appendField[T string | []byte](out []byte, number protowire.Number, value T
 	out = protowire.AppendVarint(out, uint64(len(value)))
 	return append(out, value...)
 }
-
-const (
-	// TaskTimeout is what asynq is told of how long a task may run. Handlers' own
-	// bounds are shorter.
-	TaskTimeout = batch.MaxTimeout + time.Hour
-	// Forever keeps asynq from ever archiving a task: the ledger decides when
-	// an action ends.
-	Forever = 1 << 30
-)

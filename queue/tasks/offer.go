@@ -19,21 +19,21 @@ import (
 // thousand arguments.
 const offerRanges = 1000
 
-// Flow is what waits of a batch, in one round of it: its actions have no tasks until a worker
-// is about to take them. See lua/fair.lua.
+// Flow is a batch in a fair queue, in one of its rounds. Its waiting actions have no tasks: the poll that takes
+// an action creates its task. See lua/fair.lua.
 type Flow struct {
 	Owner, ID string
 	Round     string // empty in the first round
 	Route     Route
 }
 
-// FlowOf is that of a batch, by fields of its meta hash.
+// FlowOf returns the flow of a batch from the fields of its meta hash.
 func FlowOf(id string, m map[string]string) Flow { return Flow{m["owner"], id, m["round"], RouteOf(m)} }
 
-// IndexRange has the indexes of neighbours, the last one not included.
+// IndexRange is the range of the indexes from From to To-1.
 type IndexRange struct{ From, To int }
 
-// RangesOf returns the ranges of indexes, which are in ascending order.
+// RangesOf returns the ranges of indexes in ascending order.
 func RangesOf(indexes []int) []IndexRange {
 	var ranges []IndexRange
 	for _, i := range indexes {
@@ -46,8 +46,9 @@ func RangesOf(indexes []int) []IndexRange {
 	return ranges
 }
 
-// keysIn returns the keys of a fair queue that a step on the flow uses. All of them are declared: while a cluster
-// moves the slot, it refuses a step some of whose keys are elsewhere, and would otherwise break it off in the middle.
+// keysIn returns the keys of a fair queue that a step on the flow uses. A step declares all of them: while a
+// cluster moves the slot, it refuses a step that declares a key which has moved, but it breaks off a step
+// that uses such a key without having declared it.
 func (f Flow) keysIn(queue string) []string {
 	prefix := FairPrefix(queue)
 	return []string{
@@ -56,43 +57,43 @@ func (f Flow) keysIn(queue string) []string {
 	}
 }
 
-// Offer lets actions wait for their tasks, and wakes the workers. The ranges are in ascending order. Actions
+// Offer adds actions to the fair queues, and wakes the workers. The ranges must be in ascending order. Actions
 // that wait already are left out; see lua/offer.lua.
-func (s *Queues) Offer(ctx context.Context, f Flow, ranges []IndexRange) error {
+func (q *Queues) Offer(ctx context.Context, f Flow, ranges []IndexRange) error {
 	for part := range slices.Chunk(ranges, offerRanges) {
-		if err := s.offerOnce(ctx, f, part); err != nil {
+		if err := q.offerOnce(ctx, f, part); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Queues) offerOnce(ctx context.Context, f Flow, ranges []IndexRange) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+func (q *Queues) offerOnce(ctx context.Context, f Flow, ranges []IndexRange) error {
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
-	sent := s.AddOffer(ctx, pipe, f, ranges, "", true)
-	s.db.Send(ctx, pipe)
+	pipe := q.db.Client.Pipeline()
+	sent := q.AddOffer(ctx, pipe, f, ranges, "", true)
+	q.db.Send(ctx, pipe)
 	defer func() {
 		for queue := range sent.Cmds {
-			s.WakeLocal(queue) // even if only the answer was lost
+			q.WakeLocal(queue) // even if only the answer was lost
 		}
 	}()
-	if err := sent.Read(ctx, s.db); err != nil {
+	if err := sent.Read(ctx, q.db); err != nil {
 		return fmt.Errorf("offer actions: %w", err)
 	}
 	return nil
 }
 
-// AddOffer adds the steps that offer actions to a pipeline. They do nothing if the batch with that
-// meta key does not exist. If tell is set, they wake workers elsewhere.
-func (s *Queues) AddOffer(ctx context.Context, pipe redis.Pipeliner, f Flow, ranges []IndexRange, meta string, tell bool) *QueueSteps {
+// AddOffer adds the steps that offer actions to a pipeline. If meta is not empty, they do nothing when the
+// batch with that meta key does not exist. If wake is set, they wake the workers of other processes.
+func (q *Queues) AddOffer(ctx context.Context, pipe redis.Pipeliner, f Flow, ranges []IndexRange, meta string, wake bool) *QueueSteps {
 	sent := newQueueSteps(Steps.Offer)
 	upTo := ranges[len(ranges)-1].To
-	for queue, texts := range s.rangesByQueue(f, ranges) {
+	for queue, texts := range q.rangesByQueue(f, ranges) {
 		wakeup := ""
-		if tell {
-			wakeup = s.Wakeup(queue)
+		if wake {
+			wakeup = q.Wakeup(queue)
 		}
 		names := f.keysIn(queue)
 		if meta != "" {
@@ -104,57 +105,57 @@ func (s *Queues) AddOffer(ctx context.Context, pipe redis.Pipeliner, f Flow, ran
 }
 
 // rangesByQueue returns the ranges of each queue as lua/offer.lua takes them.
-func (s *Queues) rangesByQueue(f Flow, ranges []IndexRange) map[string][]any {
+func (q *Queues) rangesByQueue(f Flow, ranges []IndexRange) map[string][]any {
 	texts := make(map[string][]any)
 	for _, r := range ranges {
 		text := strconv.Itoa(r.From) + "-" + strconv.Itoa(r.To)
-		if s.Shards == 1 {
-			queue := s.QueueOf(f.Route, f.ID, r.From)
+		if q.Shards == 1 {
+			queue := q.QueueOf(f.Route, f.ID, r.From)
 			texts[queue] = append(texts[queue], text)
 			continue
 		}
 		first, last := r.From/ShardRun, (r.To-1)/ShardRun
 		for run := first; run <= last && run < first+ClusterShards; run++ {
-			queue := s.QueueOf(f.Route, f.ID, run*ShardRun)
+			queue := q.QueueOf(f.Route, f.ID, run*ShardRun)
 			texts[queue] = append(texts[queue], text+"-"+strconv.Itoa(run%ClusterShards))
 		}
 	}
 	return texts
 }
 
-// Retract takes back what waits of a batch that waits no more. If that fails, its actions get tasks
-// that end when they are begun.
-func (s *Queues) Retract(ctx context.Context, f Flow) {
+// Retract removes the waiting actions of a batch that has ended from the fair queues. If that fails, the
+// actions get tasks that end at once, since the ledger does not begin the actions of such a batch.
+func (q *Queues) Retract(ctx context.Context, f Flow) {
 	if f.Route.Target == "" {
 		return
 	}
-	ctx, cancel := s.db.WithTimeout(ctx)
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
-	queues := s.QueuesOf(f.Route)
+	pipe := q.db.Client.Pipeline()
+	queues := q.QueuesOf(f.Route)
 	steps := make([]*redis.Cmd, len(queues))
 	for i, queue := range queues {
 		steps[i] = pipe.EvalSha(ctx, Steps.Retract.Hash(), f.keysIn(queue), FairPrefix(queue), f.ID, f.Round)
 	}
-	s.db.Send(ctx, pipe)
+	q.db.Send(ctx, pipe)
 	for _, step := range steps {
-		if err := s.db.AnswerOf(ctx, Steps.Retract, step).Err(); err != nil {
-			s.log.DebugContext(ctx, "actions of an ended batch still wait", "batch", f.ID, "error", rdb.MapError(ctx, err))
+		if err := q.db.AnswerOf(ctx, Steps.Retract, step).Err(); err != nil {
+			q.log.DebugContext(ctx, "actions of an ended batch still wait", "batch", f.ID, "error", rdb.MapError(ctx, err))
 		}
 	}
 }
 
 // WaitsIn returns the queues in which actions of a batch wait for their tasks.
-func (s *Queues) WaitsIn(ctx context.Context, f Flow) (map[string]bool, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+func (q *Queues) WaitsIn(ctx context.Context, f Flow) (map[string]bool, error) {
+	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
+	pipe := q.db.Client.Pipeline()
 	flows, owners := make(map[string]*redis.StringCmd), make(map[string]*redis.FloatCmd)
-	for _, queue := range s.QueuesOf(f.Route) {
+	for _, queue := range q.QueuesOf(f.Route) {
 		prefix := FairPrefix(queue)
 		flows[queue], owners[queue] = pipe.HGet(ctx, prefix+"m", f.ID), pipe.ZScore(ctx, prefix+"o", f.Owner)
 	}
-	s.db.Send(ctx, pipe)
+	q.db.Send(ctx, pipe)
 	waits := make(map[string]bool, len(flows))
 	for queue, cmd := range flows {
 		packed, err := cmd.Result()
@@ -164,7 +165,7 @@ func (s *Queues) WaitsIn(ctx context.Context, f Flow) (map[string]bool, error) {
 			}
 		}
 		round, _, found := strings.Cut(packed, "|")
-		// What waits of a later round was offered by a retry that Redis has forgotten.
+		// A later round can wait if Redis has forgotten the retry that offered it.
 		waits[queue] = found && owners[queue].Err() == nil && roundNumber(round) >= roundNumber(f.Round)
 	}
 	return waits, nil
@@ -173,7 +174,8 @@ func (s *Queues) WaitsIn(ctx context.Context, f Flow) (map[string]bool, error) {
 // roundNumber returns the number of a round; the first is the empty one.
 func roundNumber(round string) int64 { return max(1, rdb.Atoi(round)) }
 
-// FlowOfBatch is that of a batch that a step has just changed, by its answer: owner, target, lane, round.
+// FlowOfBatch returns the flow of a batch from the answer of a step that changed it: owner, target, lane,
+// round. Without these it returns the zero Flow, which [Queues.Retract] ignores.
 func FlowOfBatch(id string, answer []string) Flow {
 	if len(answer) < 4 {
 		return Flow{}
@@ -182,17 +184,17 @@ func FlowOfBatch(id string, answer []string) Flow {
 }
 
 // WaitingEverywhere returns the number of actions that wait for their tasks.
-func (s *Queues) WaitingEverywhere(ctx context.Context) (int, error) {
-	queues, err := s.TaskQueues(ctx)
+func (q *Queues) WaitingEverywhere(ctx context.Context) (int, error) {
+	queues, err := q.TaskQueues(ctx)
 	if err != nil || len(queues) == 0 {
 		return 0, err
 	}
-	pipe := s.db.Client.Pipeline()
+	pipe := q.db.Client.Pipeline()
 	counts := make([]*redis.StringCmd, len(queues))
 	for i, queue := range queues {
 		counts[i] = pipe.Get(ctx, FairPrefix(queue)+"n")
 	}
-	s.db.Send(ctx, pipe)
+	q.db.Send(ctx, pipe)
 	waiting := 0
 	for _, count := range counts {
 		if err := count.Err(); err != nil && !errors.Is(err, redis.Nil) {

@@ -14,19 +14,19 @@ import (
 
 // Pause pauses all queues of a target, as asynq's tools do: polls take no tasks from them. Queues that
 // are paused stay paused.
-func (s *Queues) Pause(ctx context.Context, target string) error {
-	return s.changeQueues(ctx, target, s.inspector.PauseQueue)
+func (q *Queues) Pause(ctx context.Context, target string) error {
+	return q.changeQueues(ctx, target, q.inspector.PauseQueue)
 }
 
 // Resume ends the pause of all queues of a target, whoever paused them.
-func (s *Queues) Resume(ctx context.Context, target string) error {
-	return s.changeQueues(ctx, target, s.inspector.UnpauseQueue)
+func (q *Queues) Resume(ctx context.Context, target string) error {
+	return q.changeQueues(ctx, target, q.inspector.UnpauseQueue)
 }
 
 // changeQueues pauses or resumes the queues of a target. For a queue that is paused or resumed already,
 // asynq returns an error, which changeQueues ignores.
-func (s *Queues) changeQueues(ctx context.Context, target string, change func(queue string) error) error {
-	for _, queue := range append(s.QueuesOf(Route{target, batch.Interactive}), s.QueuesOf(Route{target, batch.Bulk})...) {
+func (q *Queues) changeQueues(ctx context.Context, target string, change func(queue string) error) error {
+	for _, queue := range append(q.QueuesOf(Route{target, batch.Interactive}), q.QueuesOf(Route{target, batch.Bulk})...) {
 		err := change(queue)
 		if err == nil || errors.Is(err, asynq.ErrQueueNotFound) {
 			continue
@@ -41,8 +41,8 @@ func (s *Queues) changeQueues(ctx context.Context, target string, change func(qu
 
 // DeleteTask deletes a task that waits. A task that does not exist is no error; asynq refuses to delete
 // one that runs.
-func (s *Queues) DeleteTask(queue, id string) error {
-	err := s.inspector.DeleteTask(queue, id)
+func (q *Queues) DeleteTask(queue, id string) error {
+	err := q.inspector.DeleteTask(queue, id)
 	if errors.Is(err, asynq.ErrTaskNotFound) || errors.Is(err, asynq.ErrQueueNotFound) {
 		return nil
 	}

@@ -6,37 +6,44 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// Piggyback takes tasks in an exchange that another step makes. It spares a wake-up and an exchange
-// for a small batch that is committed where it is run. Store.piggyback is the one place to switch
-// it off: with noPiggyback, a commit wakes the consumers, which poll in exchanges of their own.
+// Piggyback polls in the exchange of another step. It saves a wakeup and an exchange when the process that
+// commits a small batch also runs it. With [NoPiggyback], a commit wakes the consumers, which poll in exchanges
+// of their own.
 type Piggyback interface {
-	// poll returns a poll for a pipeline that offers actions in a queue. The caller adds it to
-	// the pipeline after the offer, sends that, and calls took.
+	// Poll returns a poll of a queue for a pipeline that offers actions there. The caller adds the poll to
+	// the pipeline after the offer, sends the pipeline, and calls Read.
 	Poll(ctx context.Context, queue string) PiggybackPoll
 }
 
-// PiggybackPoll is a poll in an exchange that another step makes.
+// PiggybackPoll is a poll in the exchange of another step.
 type PiggybackPoll interface {
-	// wakesOthers reports whether the poll wakes consumers elsewhere for what it leaves.
+	// WakesOthers reports whether the poll wakes the consumers of other processes for the tasks that it leaves.
 	WakesOthers() bool
+	// Add adds the poll to the pipeline.
 	Add(ctx context.Context, pipe redis.Pipeliner)
-	// took reads the answer, and returns how many tasks were taken.
+	// Read reads the answer, passes the tasks to the consumer, and returns their number.
 	Read(ctx context.Context) int
-	// failed reports whether a part of the poll was not answered at once.
+	// Failed reports whether a command of the poll failed in this exchange.
 	Failed() bool
 }
 
-// NoPiggyback takes no tasks.
+// NoPiggyback is a [Piggyback] that takes no tasks.
 type NoPiggyback struct{}
 
+// Poll implements [Piggyback].
 func (NoPiggyback) Poll(context.Context, string) PiggybackPoll { return NoPoll{} }
 
+// NoPoll is a [PiggybackPoll] that adds nothing to the pipeline and takes no tasks.
 type NoPoll struct{}
 
+// WakesOthers implements [PiggybackPoll].
 func (NoPoll) WakesOthers() bool { return false }
 
+// Add implements [PiggybackPoll].
 func (NoPoll) Add(context.Context, redis.Pipeliner) {}
 
+// Read implements [PiggybackPoll].
 func (NoPoll) Read(context.Context) int { return 0 }
 
+// Failed implements [PiggybackPoll].
 func (NoPoll) Failed() bool { return false }

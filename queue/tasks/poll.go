@@ -13,44 +13,48 @@ import (
 )
 
 const (
-	// AsynqLease and asynqStats are asynq's own: how long a taken task may go without a sign of life of
-	// its server, and how long asynq keeps the counts of a day.
+	// AsynqLease is the time, the same as in asynq, after which a running task counts as lost unless its
+	// worker renews the lease.
 	AsynqLease = 30 * time.Second
+	// asynqStats is how long asynq keeps the counts of a day.
 	asynqStats = 90 * 24 * time.Hour
-	// MostEnded is the most tasks that one poll ends: Lua passes on no more than some thousand arguments.
+	// MostEnded is the most tasks that one poll ends: Lua's unpack accepts only some thousand arguments.
 	MostEnded = 1000
 )
 
-// Poll is a poll of one queue: it ends tasks, puts others back, and takes tasks. See lua/turn.lua.
+// Poll is a poll of one queue: it ends tasks, sets tasks aside for another attempt or puts them back, and
+// takes tasks. See lua/poll.lua.
 type Poll struct {
 	Queue string
 	// Want is the most tasks to take.
 	Want int
-	// FIFO serves the batches of an owner one after the other.
+	// FIFO takes the actions of an owner's batches one batch after the other, not in turn.
 	FIFO bool
-	// Message returns the messages of the tasks that the poll creates.
+	// Message has the parts of the messages of the tasks that the poll creates.
 	Message MessageParts
 	// Ended are the ids of the tasks that have ended.
 	Ended []string
-	// Again are the tasks that run once more.
+	// Again has the tasks that run again.
 	Again []Again
-	// Wakeup is the message for workers elsewhere, if the poll leaves tasks or puts some back.
+	// Wakeup is the message that the poll publishes if it leaves tasks or puts some back. It may be empty.
 	Wakeup string
-	// TakenKey counts the tasks that the poll takes, for a reservation that follows. It may be empty.
+	// TakenKey is a key to which the poll adds the number of tasks that it takes, for a reservation of send
+	// times later in the same exchange. It may be empty.
 	TakenKey string
 
 	cmd *redis.Cmd
 }
 
-// Again is a task that runs once more, at a time by this process's clock or at once.
+// Again is a task that runs again.
 type Again struct {
 	ID string
+	// At is the time by the clock of this process at which the task is due.
 	At time.Time
-	// Wait is the time until then when the poll was planned. Zero is at once.
+	// Wait is the time from the poll until At. Zero puts the task back at once.
 	Wait time.Duration
 }
 
-// AtOnce reports whether the task runs again at once.
+// AtOnce reports whether the poll puts the task back at once.
 func (k Again) AtOnce() bool { return k.Wait == 0 }
 
 // Add adds the poll to a pipeline.
@@ -58,7 +62,7 @@ func (p *Poll) Add(ctx context.Context, pipe redis.Pipeliner) {
 	p.cmd = pipe.EvalSha(ctx, Steps.Poll.Hash(), p.keys(), p.args()...)
 }
 
-// Read returns the ids of the tasks that the poll took, and whether more tasks wait in the queue.
+// Read returns the ids of the tasks that the poll took, and whether more tasks or actions wait in the queue.
 func (p *Poll) Read(ctx context.Context, db *rdb.DB) (ids []string, more bool, err error) {
 	parts, err := db.AnswerOf(ctx, Steps.Poll, p.cmd).Slice()
 	if err != nil {
@@ -70,7 +74,7 @@ func (p *Poll) Read(ctx context.Context, db *rdb.DB) (ids []string, more bool, e
 	return rdb.Texts(parts[1:]), parts[0] == int64(1), nil
 }
 
-// Failed reports whether the poll was not answered by the exchange that sent it.
+// Failed reports whether the poll failed in the exchange that sent it.
 func (p *Poll) Failed() bool { return p.cmd.Err() != nil }
 
 func (p *Poll) keys() []string {
@@ -98,11 +102,11 @@ func (p *Poll) args() []any {
 	return args
 }
 
-// EndTasks removes tasks whose actions have ended.
-func (s *Queues) EndTasks(ctx context.Context, queue string, ids []string) error {
+// EndTasks removes running tasks whose actions have ended.
+func (q *Queues) EndTasks(ctx context.Context, queue string, ids []string) error {
 	for chunk := range slices.Chunk(ids, MostEnded) {
 		p := &Poll{Queue: queue, Ended: chunk}
-		if _, err := s.db.Run(ctx, Steps.Poll, p.keys(), p.args()...); err != nil {
+		if _, err := q.db.Run(ctx, Steps.Poll, p.keys(), p.args()...); err != nil {
 			return fmt.Errorf("end tasks whose actions have ended: %w", err)
 		}
 	}

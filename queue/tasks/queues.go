@@ -40,11 +40,11 @@ type Queues struct {
 
 // New returns the queues in a Redis.
 func New(db *rdb.DB, log *slog.Logger) *Queues {
-	s := &Queues{db: db, log: log, inspector: asynq.NewInspectorFromRedisClient(db.Client), Shards: 1}
+	q := &Queues{db: db, log: log, inspector: asynq.NewInspectorFromRedisClient(db.Client), Shards: 1}
 	if db.Cluster != nil {
-		s.Shards = ClusterShards
+		q.Shards = ClusterShards
 	}
-	return s
+	return q
 }
 
 // Route says which queues the tasks of a batch go to: those of a lane of a target.
@@ -58,22 +58,22 @@ func RouteOf(meta map[string]string) Route {
 	return Route{meta["target"], batch.Lane(meta["lane"])}
 }
 
-// QueueOf returns the asynq queue of an action's task.
-func (s *Queues) QueueOf(r Route, id string, index int) string {
-	if s.Shards == 1 {
+// QueueOf returns the asynq queue of the task of the action with an index, in the batch with an id.
+func (q *Queues) QueueOf(r Route, id string, index int) string {
+	if q.Shards == 1 {
 		return r.Target + "." + string(r.Lane)
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id)) // never fails
-	return shardName(r, (int(h.Sum32()%ClusterShards)+index/ShardRun)%s.Shards)
+	return shardName(r, (int(h.Sum32()%ClusterShards)+index/ShardRun)%q.Shards)
 }
 
 // QueuesOf returns all asynq queues of a lane.
-func (s *Queues) QueuesOf(r Route) []string {
-	if s.Shards == 1 {
-		return []string{s.QueueOf(r, "", 0)}
+func (q *Queues) QueuesOf(r Route) []string {
+	if q.Shards == 1 {
+		return []string{q.QueueOf(r, "", 0)}
 	}
-	names := make([]string, s.Shards)
+	names := make([]string, q.Shards)
 	for i := range names {
 		names[i] = shardName(r, i)
 	}
@@ -84,9 +84,9 @@ func shardName(r Route, shard int) string {
 	return r.Target + "." + string(r.Lane) + "." + strconv.Itoa(shard)
 }
 
-// TaskQueues returns the queues of actions that there are.
-func (s *Queues) TaskQueues(ctx context.Context) ([]string, error) {
-	all, err := s.db.Members(ctx, keys.AsynqQueues)
+// TaskQueues returns all queues that asynq knows, except for that of webhooks.
+func (q *Queues) TaskQueues(ctx context.Context) ([]string, error) {
+	all, err := q.db.Members(ctx, keys.AsynqQueues)
 	if err != nil {
 		return nil, fmt.Errorf("list the queues: %w", err)
 	}

@@ -12,7 +12,8 @@ var luaFiles embed.FS
 //go:embed lua/fair.lua
 var fairLua string
 
-// Steps are the Lua steps of this package.
+// Steps are the Lua steps of this package. Other packages use them to load them ahead of need, and tests to
+// recognize their commands.
 var Steps = struct {
 	Poll, Enqueue, Offer, Retract, Requeue, Forward, Reap, Renew *rdb.Step
 }{

@@ -1,3 +1,10 @@
+// Package tasks keeps asynq's data structures in Redis: the queues, and the tasks in them. Beside each asynq
+// queue it keeps a fair queue of the actions that have no task yet.
+//
+// It enqueues, takes, ends, puts back and forwards tasks with Lua steps of its own, which do for many tasks
+// in one exchange what asynq does for one, so that asynq's tools show and change the tasks. A task says only
+// which action to run: package ledger decides what happens to the action. Package consumer runs tasks, and
+// package fanout offers the actions of batches.
 package tasks
 
 import (
@@ -15,21 +22,20 @@ const (
 	TaskWebhook = "webhook"
 )
 
-// errTask says that a task is none of ours.
+// errTask says that a payload was not written by [EncodeTask].
 var errTask = errors.New("malformed task payload")
 
-// payloadVersion is raised when the payload changes. Runners go by the ids of tasks,
-// which are to hold the same; see parseTaskID.
+// payloadVersion changes with the payload. lua/poll.lua writes the same version.
 const payloadVersion = "1"
 
-// EncodeTask returns the payload of an action's task: version, batch id and
-// index, which is all that may stand in an asynq payload, since asynq keeps
-// copies of it in clear.
+// EncodeTask returns the payload of an action's task: version, batch id and index. A payload must not
+// contain more, since asynq keeps copies of it in clear. The payload of a webhook's task has the number of
+// the delivery as the index.
 func EncodeTask(id string, index int) []byte {
 	return []byte(payloadVersion + ":" + id + ":" + strconv.Itoa(index))
 }
 
-// DecodeTask is the inverse of EncodeTask.
+// DecodeTask is the inverse of [EncodeTask].
 func DecodeTask(payload []byte) (id string, index int, err error) {
 	version, rest, _ := strings.Cut(string(payload), ":")
 	if version != payloadVersion {
@@ -43,9 +49,9 @@ func DecodeTask(payload []byte) (id string, index int, err error) {
 	return id, index, nil
 }
 
-// TaskID is the same for every enqueueing of an action in one round of its batch,
-// so that asynq refuses a second task while there is one. A retry is another round: the
-// task of the one before may still stand in asynq's books.
+// TaskID returns the id of an action's task, which is the same whenever the action is enqueued in one round
+// of its batch, so that asynq refuses a second task while there is one. A retry begins another round, since
+// asynq may still have the task of the earlier round. In place of the round, [Queues.TokenTask] has a token.
 func TaskID(id string, index int, round string) string {
 	if round == "" {
 		return id + ":" + strconv.Itoa(index)
@@ -53,13 +59,10 @@ func TaskID(id string, index int, round string) string {
 	return id + ":" + strconv.Itoa(index) + ":" + round
 }
 
-const (
-	// FanOutChunk is the number of tasks made, or actions handed out, in one exchange.
-	FanOutChunk = 100
-)
+// FanOutChunk is the most tasks put back, or actions handed out, in one exchange.
+const FanOutChunk = 100
 
-// ParseTaskID returns the batch and the index of the action that a task with that id
-// runs; see taskID.
+// ParseTaskID returns the batch and the index of the action that the task with an id runs; see [TaskID].
 func ParseTaskID(task string) (id string, index int, ok bool) {
 	id, rest, _ := strings.Cut(task, ":")
 	number, _, _ := strings.Cut(rest, ":")

@@ -29,7 +29,7 @@ func TestAsynqDeliversWebhooksAndNothingElse(t *testing.T) {
 		require.Equal(t, map[string]int{tasks.WebhookQueue: 1}, servers[0].Queues)
 		require.Equal(t, 3, servers[0].Concurrency)
 
-		err := b.Tasks.EnqueueTasks(b.Ctx, []tasks.NewTask{
+		err := b.Tasks.EnqueueTasks(b.Ctx, []tasks.Task{
 			{Queue: tasks.WebhookQueue, Kind: tasks.TaskAction, ID: "x:1", Payload: tasks.EncodeTask("x", 1)},
 			{Queue: tasks.WebhookQueue, Kind: "webhooks", ID: "x:2", Payload: tasks.EncodeTask("x", 2)},
 			{Queue: tasks.WebhookQueue, Kind: tasks.TaskWebhook, ID: "x:3", Payload: tasks.EncodeTask("x", 3)},

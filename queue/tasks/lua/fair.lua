@@ -1,43 +1,43 @@
--- The fair queue of one asynq queue {q}. It has the actions that wait for their tasks; a task is
--- created by the poll that takes it.
+-- The fair queue beside one asynq queue. It has the actions that wait for a task: the poll that takes an action
+-- creates its task. This library needs that of times.
 --
---   <prefix>o          zset    owners with waiting actions, by virtual time: the number of actions that
---                              each of them got
+--   <prefix>o          zset    owners with waiting actions, by virtual time: the number of actions that polls
+--                              have taken from the owner
 --   <prefix>p          zset    owners without waiting actions whose virtual time is ahead
---   <prefix>v          string  the latest virtual time at which an owner had its turn
---   <prefix>o:<owner>  list    the owner's flows in the order of their turns. A flow is a batch.
---   <prefix>s:<owner>  list    those of them that were offered with SMALL actions at the most
---   <prefix>g          hash    owner → the number of actions that small flows got since another one had its turn
---   <prefix>b:<flow>   list    ranges of indexes, "from-to", on a cluster "from-to-phase": there a
---                              queue has every SHARDS-th run of RUN neighbours, and the phase says which
+--   <prefix>v          string  the latest virtual time of an owner when a poll took actions from it
+--   <prefix>o:<owner>  list    the owner's flows in the order in which polls take from them; a flow is a batch
+--   <prefix>s:<owner>  list    those of them that were offered with at most SMALL actions
+--   <prefix>g          hash    owner → the number of actions taken from small flows since the last other flow
+--   <prefix>b:<flow>   list    ranges of indexes, "from-to", on a cluster "from-to-phase": there a queue has
+--                              every SHARDS-th run of RUN neighbours, and the phase says which
 --   <prefix>n          string  the number of waiting actions
---   <prefix>m          hash    flow → "round|up to|owner": the round, and the index up to which any of it was offered
+--   <prefix>m          hash    flow → "round|up to|owner": the round, and the index up to which the batch was offered
 --
--- The owner with the least virtual time is next. An owner that comes starts SMALL before v, so that a
--- small batch does not wait for the turns of others, or at its own time if that is later: being idle
--- earns SMALL actions at the most, and leaving and coming back earns nothing. For the same reason an
--- owner's small flows come before its others, which have a turn after every SMALL_MOST actions of
--- these. Empty keys do not exist: without waiting actions nothing is left in Redis.
+-- A poll takes from the owner with the least virtual time. An owner that joins starts SMALL before v, so that a
+-- small batch does not wait for the other owners, or at its own time if that is later: an owner gains at most
+-- SMALL actions by being idle, and nothing by leaving and joining again. For the same reason polls take from an
+-- owner's small flows first, and from another flow after every SMALL_MOST actions of these. Empty keys do not
+-- exist: without waiting actions the fair queue has no keys.
 
 local RUN, SHARDS = 64, 8
 
--- A poll takes so many actions of a flow before the next owner or the owner's next flow has its
--- turn: neighbours are begun together, which costs less. LOOKS is about the most actions that a poll looks at.
+-- A poll takes QUANTUM_LEAST to QUANTUM_MOST actions of a flow before it goes on to the next owner or the owner's
+-- next flow, because it costs less to begin neighbours together. A poll looks at about LOOKS actions at most.
 local QUANTUM_LEAST, QUANTUM_MOST, LOOKS = 4, 16, 2000
 local SMALL, SMALL_MOST = 16, 32
 
--- least returns the owner that is next and its virtual time, or nothing.
+-- least returns the owner with the least virtual time and that time, or nothing.
 local function least(prefix)
   local first = redis.call('ZRANGE', prefix .. 'o', 0, 0, 'WITHSCORES')
   return first[1], tonumber(first[2])
 end
 
--- clock returns the latest virtual time at which an owner had its turn.
+-- clock returns v.
 local function clock(prefix)
   return tonumber(redis.call('GET', prefix .. 'v') or '0')
 end
 
--- join lets an owner wait.
+-- join adds an owner that has waiting actions.
 local function join(prefix, owner)
   if redis.call('ZSCORE', prefix .. 'o', owner) then
     return
@@ -48,7 +48,7 @@ local function join(prefix, owner)
   redis.call('ZREM', prefix .. 'p', owner)
 end
 
--- leave takes out an owner that has no waiting actions.
+-- leave removes an owner that has no waiting actions.
 local function leave(prefix, owner)
   local own = tonumber(redis.call('ZSCORE', prefix .. 'o', owner) or '0')
   redis.call('ZREM', prefix .. 'o', owner)
@@ -65,7 +65,7 @@ local function leave(prefix, owner)
 end
 
 -- read_flow returns the round of a flow, the index up to which it was offered, and its owner, or
--- nothing if none of it waits.
+-- nothing if the flow is not there.
 local function read_flow(prefix, flow)
   local packed = redis.call('HGET', prefix .. 'm', flow)
   if packed then
@@ -73,7 +73,7 @@ local function read_flow(prefix, flow)
   end
 end
 
--- count changes the number of waiting actions.
+-- count adds n to the number of waiting actions.
 local function count(prefix, n)
   if n ~= 0 and redis.call('INCRBY', prefix .. 'n', ms(n)) <= 0 then
     redis.call('DEL', prefix .. 'n')
@@ -93,7 +93,7 @@ local function size(range)
   return below(tonumber(to)) - below(tonumber(from))
 end
 
--- drop forgets a flow that is not in the owner's list any more and, after its last flow, the owner.
+-- drop removes the rest of a flow that is not in the owner's list any more and, after the last flow, the owner.
 local function drop(prefix, flow, owner)
   redis.call('LREM', prefix .. 's:' .. owner, 1, flow)
   redis.call('HDEL', prefix .. 'm', flow)
@@ -103,7 +103,7 @@ local function drop(prefix, flow, owner)
   end
 end
 
--- remove_flow takes out a flow and, after its last flow, the owner.
+-- remove_flow removes a flow and, after the last flow, the owner.
 local function remove_flow(prefix, flow, owner)
   local n = 0
   for _, range in ipairs(redis.call('LRANGE', prefix .. 'b:' .. flow, 0, -1)) do
@@ -114,8 +114,8 @@ local function remove_flow(prefix, flow, owner)
   drop(prefix, flow, owner)
 end
 
--- remove_rest takes out what is left of an owner's flow of which a key is missing, or, without a flow, what is
--- left of an owner whose list of flows is missing. The sweeper offers those actions again.
+-- remove_rest removes the other keys of an owner's flow of which one key is missing, or, without a flow, those of
+-- an owner whose list of flows is missing. The sweeper offers the actions again.
 local function remove_rest(prefix, owner, flow)
   if flow then
     remove_flow(prefix, flow, owner)
@@ -132,13 +132,13 @@ local function remove_rest(prefix, owner, flow)
   leave(prefix, owner)
 end
 
--- cut takes up to n indexes from the start of a range. It returns them and the rest of the range, or
--- nil if it is empty.
+-- cut takes up to n indexes from the start of a range. It returns them, and the rest of the range or nil if
+-- nothing is left.
 local function cut(range, n)
   local from, to, phase = string.match(range, '^(%d+)%-(%d+)%-?(%d*)$')
   local at, indexes = tonumber(from), {}
   to, phase = tonumber(to), tonumber(phase)
-  local function skip() -- the runs of other queues
+  local function skip() -- skips the runs of other queues
     if phase then
       local run = math.floor(at / RUN)
       local off = (phase - run) % SHARDS

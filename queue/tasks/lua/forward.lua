@@ -1,11 +1,11 @@
--- forward moves tasks of a queue whose retry time has come by this server's clock to the end of the
+-- forward moves the tasks of a queue whose retry time has come, by this server's clock, to the end of the
 -- queue, as asynq's forwarder does (forwardCmd in its internal/rdb), but to the millisecond.
 -- KEYS: due, retry, pending
 -- ARGV: task key prefix, the most tasks to move
--- returns: {the number moved, the µs until the next task is due, or -1 if none waits}
--- An entry of due whose task does not wait any more, because an operator ran or deleted it, is
--- dropped. A task without an entry in due is moved once its second in asynq's retry set is over.
--- Repeating it moves nothing twice.
+-- returns: {the number of tasks moved, the µs until the next task is due, or -1 if none waits}
+-- It drops an entry of due whose task does not wait any more, because an operator ran or deleted the task. It
+-- moves a task without an entry in due when the task's second in asynq's retry set is over. Repeating it moves
+-- no task twice.
 local now = now_us()
 local most = tonumber(ARGV[2])
 local ids = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', ms(math.floor(now / 1000)), 'LIMIT', 0, most)

@@ -1,11 +1,12 @@
--- offer lets actions of a batch wait for their tasks, and wakes the workers.
--- KEYS: m, o, p, n, o:<owner>, b:<flow>, s:<owner>, g and v of the fair queue (see lua/fair.lua), then the meta key of the batch if it must exist; a cluster has that elsewhere
+-- offer adds actions of a batch to a fair queue, and wakes the workers.
+-- KEYS: m, o, p, n, o:<owner>, b:<flow>, s:<owner>, g and v of the fair queue (see fair.lua), then the meta key
+--       of the batch if it must exist (not on a cluster, which has that key on another node)
 -- ARGV: prefix of the fair queue, owner, batch id, round or '' for the first, index up to which this
 --       offers the batch, channel, wakeup message for workers or '', then ranges of indexes in ascending order
--- returns: 1 if something waits that did not wait before, else 0
--- Actions that wait already are left out, so repeating an offer changes nothing while they do. Later it
--- lets them wait again: an action that has a task gets no second one, and one that has ended is not begun.
--- An offer of an earlier round than the one that waits is late, and is ignored.
+-- returns: 1 if it added an action, else 0
+-- Actions that wait already are left out, so repeating an offer changes nothing while they wait. Repeating it
+-- later adds them again, which is harmless: an action that has a task gets no second one, and the ledger does
+-- not begin an action that has ended. An offer of an earlier round than the waiting one is late and ignored.
 local prefix, owner, flow, round, upto = ARGV[1], ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
 if KEYS[10] and redis.call('EXISTS', KEYS[10]) == 0 then
   return 0
@@ -15,12 +16,12 @@ if was and was ~= round then
   if (tonumber(was) or 1) > (tonumber(round) or 1) then
     return 0
   end
-  remove_flow(prefix, flow, of) -- what waits is left from an earlier round
+  remove_flow(prefix, flow, of) -- the flow of an earlier round
   was = nil
 end
 offered = was and tonumber(offered) or 0
 
--- waiting returns the bounds of the ranges that wait, in ascending order.
+-- waiting returns the bounds of the waiting ranges, in ascending order.
 local function waiting()
   local found, sorted = {}, true
   for i, range in ipairs(redis.call('LRANGE', KEYS[6], 0, -1)) do
@@ -77,7 +78,7 @@ end
 if #ranges == 0 then
   return 0
 end
-for i = 1, #ranges, 1000 do -- Lua passes on no more than some thousand arguments
+for i = 1, #ranges, 1000 do -- unpack accepts only some thousand arguments
   redis.call('RPUSH', KEYS[6], unpack(ranges, i, math.min(i + 999, #ranges)))
 end
 count(prefix, n)

@@ -1,26 +1,27 @@
--- turn ends tasks that are done, puts those aside that run once more, and takes waiting
--- ones, as asynq does one by one (doneCmd, retryCmd and dequeueCmd in its internal/rdb). It
--- creates the tasks of the actions that wait in the fair queue as it takes them.
+-- poll ends tasks, sets tasks aside for another attempt, and takes tasks, as asynq does one by one (doneCmd,
+-- retryCmd and dequeueCmd in its internal/rdb). It creates the tasks of the actions that it takes from the
+-- fair queue.
 -- KEYS: pending, paused, active, lease, processed today, processed, retry, due, flows of the fair
---       queue (see lua/fair.lua), and optionally the number of tasks taken, for a reservation of send
+--       queue (see fair.lua), and optionally the number of tasks taken, for a reservation of send
 --       times that follows in the same exchange
--- ARGV: task key prefix, lease in seconds, unix time at which today's count goes,
---       most tasks to take, channel, word for other workers if it leaves or puts back some, or '',
---       the number of those that are done, prefix of the fair queue, 1 if the batches of an owner are
---       served one after the other, else 0, three parts of a task's message: up to its payload, from
---       there up to the id, and the rest; then the ids of those that are done, then in turn the id of
---       one that runs once more and the µs until then, 0 for at once
--- returns: {1 if more wait, else 0, id, ...}
--- A task needs no message: its id says all, and the ledger decides about it.
--- A task that waits stands in asynq's retry set by the second that it is due in, which is all that
--- asynq's tools can read, and in due by the millisecond; see forward.lua.
--- Repeating a turn ends nothing twice. If its answer is lost, the tasks that it took stay
--- active until the sweeper finds them or their leases expire; see reap.lua.
+-- ARGV: task key prefix, lease in seconds, unix time at which today's count expires, most tasks to take,
+--       channel, wakeup message for other workers or '', the number n of tasks that have ended, prefix of
+--       the fair queue, 1 to take an owner's batches one after the other, else 0, three parts of a task's
+--       message: up to the payload's length, from the payload to the id's length, and after the id; then n
+--       ids of tasks that have ended; then the id of a task that runs again and the µs until then, 0 for
+--       at once, for each such task
+-- returns: {1 if more tasks or actions wait, else 0, id of a task taken, ...}
+-- The wakeup message is published if the poll puts tasks back, or takes some and leaves others. The message
+-- of a task is only for asynq's tools: batchd goes by the task's id.
+-- A task set aside is in asynq's retry set by the second in which it is due, which is all that asynq's tools
+-- can read, and in due by the millisecond; see forward.lua.
+-- Repeating a poll ends no task twice. If its answer is lost, the tasks that it took stay active until the
+-- sweeper finds them or their leases expire; see reap.lua.
 local last = 12 + tonumber(ARGV[7])
 if last > 12 then
   local ended, gone = {}, {}
   for i = 13, last do
-    -- One that is not active any more somebody has put back: it comes again. The oldest stand at the end.
+    -- A task that is not active was put back by another process and runs again. The oldest are at the end.
     if redis.call('LREM', KEYS[3], -1, ARGV[i]) > 0 then
       ended[#ended + 1] = ARGV[i]
       gone[#gone + 1] = ARGV[1] .. ARGV[i]
@@ -73,8 +74,8 @@ local function take(id)
   leases[#leases + 1] = id
 end
 
--- Tasks that wait come again, or were given back. They get half of what is taken at the most while
--- actions wait in the fair queue, so that an owner whose actions all come again gets no more.
+-- Pending tasks run again or were put back. While actions wait in the fair queue, at most half of the tasks
+-- taken are pending ones, so that an owner gets no larger share because all its actions run again.
 local owners = redis.call('ZCARD', fair .. 'o')
 local most = paused and 0 or owners == 0 and want or math.floor((want + now % 2) / 2)
 local ids = most > 0 and redis.call('RPOP', KEYS[1], most) or {}
@@ -83,15 +84,15 @@ for _, id in ipairs(ids) do
   take(id)
 end
 
--- create makes the tasks of actions of a flow, as taken ones unless the queue is paused, and returns
--- how many. An action that has a task gets no other.
+-- create creates the tasks of actions of a flow and returns their number. It takes them unless the queue is
+-- paused. An action that has a task gets no second one.
 local function create(flow, round, indexes)
   local ids, keys, n = {}, {}, 0
   for i, index in ipairs(indexes) do
     ids[i] = flow .. ':' .. ms(index) .. (round ~= '' and ':' .. round or '')
     keys[i] = ARGV[1] .. ids[i]
   end
-  local new = #keys > 0 and redis.call('EXISTS', unpack(keys)) == 0 -- as almost always, all of them
+  local new = #keys > 0 and redis.call('EXISTS', unpack(keys)) == 0 -- almost always, none of them has a task
   for i, key in ipairs(keys) do
     if new or redis.call('EXISTS', key) == 0 then
       local payload = '1:' .. flow .. ':' .. ms(indexes[i])
@@ -108,14 +109,14 @@ local function create(flow, round, indexes)
   return n
 end
 
--- Of a queue that is paused, the next tasks are created as waiting ones, for asynq's tools to show.
+-- In a paused queue the next tasks are created as pending, so that asynq's tools show them.
 local left = want - (paused and redis.call('LLEN', KEYS[1]) or #active)
 local quantum = math.max(QUANTUM_LEAST, math.min(QUANTUM_MOST, math.ceil(left / math.max(owners, 1))))
 local looks, fifo = LOOKS, ARGV[9] == '1'
 local began = left > 0 and owners > 0 and clock(fair) or nil
 local latest = began
 
--- next_flow returns the flow of an owner that is next, and whether it is next because it is small.
+-- next_flow returns the next flow of an owner, and whether it is next because it is small.
 local function next_flow(owner)
   local first = redis.call('LINDEX', fair .. 'o:' .. owner, 0)
   local small = first and not fifo and redis.call('LINDEX', fair .. 's:' .. owner, 0)
@@ -144,13 +145,13 @@ local function take_from(owner, flow, small, round, range)
   end
   if not rest and redis.call('EXISTS', fair .. 'b:' .. flow) == 0 then
     if small then
-      redis.call('LREM', flows, -1, flow) -- it came last, or not long ago
+      redis.call('LREM', flows, -1, flow) -- it was offered lately, so it is near the end
     else
       redis.call('LPOP', flows)
     end
     drop(fair, flow, owner)
   elseif small then
-    if #indexes == SMALL then -- more of it was offered since
+    if #indexes == SMALL then -- more of it was offered: it is not small any more
       redis.call('LPOP', fair .. 's:' .. owner)
     end
   elseif not fifo then

@@ -5,7 +5,7 @@
 -- ARGV: task key prefix, for how many seconds a lease must have been over, the most tasks to put
 --       back, channel, wakeup message for workers
 -- returns: the number of tasks put back
--- Repeating it puts nothing back twice.
+-- Repeating it puts no task back twice.
 local over = ms(math.floor(now_us() / 1000000) - tonumber(ARGV[2]))
 local n = 0
 for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', '(' .. over, 'LIMIT', 0, tonumber(ARGV[3]))) do

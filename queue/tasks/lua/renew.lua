@@ -1,5 +1,5 @@
--- renew extends the leases of tasks that still run, by this server's clock. A lease that is gone,
--- because another process has put the task back, stays gone.
+-- renew extends the leases of running tasks, by this server's clock. It creates no lease: if another process
+-- has put a task back, the task has none.
 -- KEYS: lease
 -- ARGV: lease in seconds, then the ids of the tasks
 -- returns: nothing. It may be repeated.

@@ -1,9 +1,9 @@
--- requeue puts tasks back that were taken, at the head of their queue, as asynq
--- does at a shutdown (requeueCmd in its internal/rdb), and wakes the workers.
+-- requeue puts running tasks back to the head of their queue, as asynq does at a shutdown (requeueCmd in its
+-- internal/rdb), and wakes the workers.
 -- KEYS: active, lease, pending
--- ARGV: task key prefix, channel, word for the workers, then the ids of the tasks,
---       of which the last will be taken first
--- returns: the number of those that somebody held
+-- ARGV: task key prefix, channel, wakeup message for workers, then the ids of the tasks, of which a poll takes
+--       the last one first
+-- returns: the number of those that were running. Repeating it puts no task back twice.
 local n = 0
 for i = 4, #ARGV do
   if redis.call('LREM', KEYS[1], -1, ARGV[i]) > 0 then

@@ -1,4 +1,4 @@
-package queue_test
+package tasks_test
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// fairModel is what the fair queues of a lane should have, beside a store whose steps are run in any order.
+// fairModel has the expected content of the fair queues of a lane, beside a store.
 type fairModel struct {
 	*bundle
 	*rand.Rand
@@ -34,9 +34,9 @@ type flowModel struct {
 	number, total int
 }
 
-// TestAFairQueueIsWhatItsModelSays runs offers in any order and as often as they like, polls, retractions, retries
-// and tasks that come back, and compares the queues with a model after each. At the end everything that was
-// offered and not retracted was taken once, and nothing is left in Redis.
+// TestAFairQueueIsWhatItsModelSays runs offers in any order and any number, polls, retractions, retries and tasks
+// that are put back, and compares the queues with a model after each step. At the end polls have taken once every
+// action that was offered and not retracted, and nothing is left in Redis.
 func TestAFairQueueIsWhatItsModelSays(t *testing.T) {
 	onStores(t, func(t *testing.T, b *bundle) {
 		seeds, steps := 4, 150

@@ -1,4 +1,4 @@
-package queue_test
+package tasks_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package queue_test
+package tasks_test
 
 import (
 	"strings"
@@ -22,7 +22,7 @@ func TestTheMessageOfATaskIsWhatAsynqsClientWrites(t *testing.T) {
 			for _, n := range []int{1, 127, 128, 20_000} {
 				id, payload := strings.Repeat("i", n), []byte(strings.Repeat("\x00p", n))
 				_, err := client.EnqueueContext(b.Ctx, asynq.NewTask(kind, payload),
-					asynq.Queue(queue), asynq.TaskID(id), asynq.MaxRetry(tasks.Forever), asynq.Timeout(tasks.TaskTimeout))
+					asynq.Queue(queue), asynq.TaskID(id), asynq.MaxRetry(tasks.MaxRetry), asynq.Timeout(tasks.TaskTimeout))
 				require.NoError(t, err)
 				written := queuetest.Must(b.DB.Client.HGet(b.Ctx, tasks.AsynqPrefix(queue)+"t:"+id, "msg").Result())
 				require.Equal(t, written, string(template.Message(id, payload)))

@@ -1,0 +1,4 @@
+package tasks
+
+// MaxRetry is the number of retries in messages.
+const MaxRetry = maxRetry
