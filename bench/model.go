@@ -10,39 +10,40 @@ import (
 	"time"
 )
 
-// model is an installation with one batch in it, simulated by events. Time in it
-// is simulated, and the same seed gives the same forecast.
+// model simulates an installation with one batch in it by events. Its time is
+// simulated, and the same seed gives the same forecast.
 //
-// What it knows: actions are read and then put into a queue in chunks, with pauses
-// while many wait there; workers take them, many at a time, as they have places or
-// will have them in a moment; a place is free once the target has answered, or, at a
-// target's rate, of which all workers have places, once that is recorded; taking,
-// beginning and ending an action is an exchange with Redis each, which those that are
-// ready share, two of them under way at a time; Redis does one after another; and
-// whatever is computed shares the cores, first come, first served. It knows no
-// network, no cost of switching between processes and no failures.
+// The simulation covers these parts. Actions are read and then put into a queue in
+// chunks, with pauses while many wait there. Workers take many actions at a time, when
+// they have free slots or will have them in a moment. A slot is free once the target
+// has answered; if the target has a rate, which all workers share, it is free once the
+// result is recorded. Taking, beginning and ending an action each need an exchange with
+// Redis. Actions that are ready share an exchange, and at most two exchanges of a
+// worker are in progress. Redis runs one command after another. All computation shares
+// the cores, first come, first served. The model has no network, no cost of switching
+// between processes and no failures.
 type model struct {
 	actions int
 	workers int
 	places  int        // of each worker
 	target  answerTime // how long the target takes
-	rate    float64    // requests a second that the target takes at most, 0 for any
-	cores   int        // shared by everything, the target included
+	rate    float64    // requests per second that the target accepts, 0 for no bound
+	cores   int        // shared by all processes, including the target
 	costs   costs
 	seed    uint64
 }
 
-// costs are measured. All are of one action.
+// costs are the measured costs of one action.
 type costs struct {
-	submit   time.Duration // until it is accepted, when there is nothing else to do
+	submit   time.Duration // until it is accepted, on an idle machine
 	fanOut   time.Duration // processor time until its task is in the queue
-	run      time.Duration // processor time from then on, of everything on the cores
+	run      time.Duration // further processor time, of all processes
 	redis    time.Duration // Redis's part of that
-	exchange time.Duration // what an exchange with Redis takes beside
-	queued   float64       // bytes of Redis's memory while it is in the queue; only shown
+	exchange time.Duration // additional time of an exchange with Redis
+	queued   float64       // bytes of Redis's memory for a waiting action; only shown
 }
 
-// answerTime draws how long a target takes.
+// answerTime draws a random answer time of a target.
 type answerTime func(*rand.Rand) time.Duration
 
 func fixed(d time.Duration) answerTime { return func(*rand.Rand) time.Duration { return d } }
@@ -78,7 +79,7 @@ func parseLatency(text string) (answerTime, error) {
 	}
 }
 
-// forecast is what comes of a model, and what is measured beside it.
+// forecast has the results of a model, and of the measurement beside it.
 type forecast struct {
 	rate           float64 // actions a second until the last one has ended
 	mean, p50, p99 float64 // ms from the submission until an action's last attempt has ended
@@ -93,11 +94,11 @@ func forecastOf(took time.Duration, waits []float64) forecast {
 	return forecast{rate: n / took.Seconds(), mean: sum / n, p50: quantile(waits, 0.5), p99: quantile(waits, 0.99)}
 }
 
-// These are batchd's own: how many tasks are enqueued in one exchange, and how many
-// wait when it pauses in between; when a worker takes which number of them, how far
-// ahead of its places, and how many may be on their way to be recorded without one; and
-// how many steps of the ledger share an exchange, of which how many are under way
-// (package queue).
+// These are batchd's own constants, in the packages of queue: how many tasks are
+// enqueued in one exchange, and how many must wait for a pause in between; when and how
+// many tasks a worker takes, how far it prefetches, and how many results without a slot
+// may wait to be recorded; how many steps of the ledger share an exchange, and how many
+// exchanges are in progress.
 const (
 	modelChunk   = 100
 	modelInQueue = 1000
@@ -105,47 +106,47 @@ const (
 	modelEnough  = 12
 	modelLinger  = time.Millisecond
 	modelAhead   = 5 * time.Millisecond
-	modelWindow  = 100 * time.Millisecond // over which the model computes it
+	modelWindow  = 100 * time.Millisecond // the time over which the model measures the completion rate
 	modelLeaving = 64
 	modelBurst   = 10 // the share of a rate that may be used at once
 	modelShared  = 256
 	modelFlying  = 2
 )
 
-// simulation is a model that runs.
+// simulation is a running model.
 type simulation struct {
 	model
 
 	rand    *rand.Rand
 	now     time.Duration
 	events  events
-	made    int      // events, to keep those of one moment in order
+	made    int      // number of events, to keep the order of simultaneous ones
 	idle    int      // cores
-	jobs    []func() // that wait for one
-	asked   []func() // that wait for Redis
-	asking  bool     // Redis is at work
+	jobs    []func() // jobs that wait for a core
+	asked   []func() // steps that wait for Redis
+	asking  bool     // Redis is busy
 	waiting int      // tasks in the queue
 	workers []*modelWorker
-	next    time.Duration // the next place at the target's rate
+	next    time.Duration // the next send time at the target's rate
 	waits   []float64
 	ended   int
 }
 
 type modelWorker struct {
-	free    int // places
-	ready   int // tasks taken ahead of their places
-	leaving int // tasks that have left their places and not ended
-	left    int // tasks that left theirs since the window began
-	before  int // and in the window before
-	window  time.Duration
-	taking  bool
-	turned  time.Duration // when it last took tasks
-	due     bool          // it will look again by itself
-	riding  []func()      // steps that wait for an exchange
-	flying  int           // exchanges under way
+	free      int // free slots
+	ready     int // prefetched tasks
+	leaving   int // tasks that have released their slots and not ended
+	left      int // slots released since the window began
+	before    int // slots released in the window before
+	window    time.Duration
+	taking    bool
+	polled    time.Duration // when it last polled
+	scheduled bool          // another poll is scheduled
+	steps     []func()      // steps that wait for an exchange
+	exchanges int           // exchanges in progress
 }
 
-// ahead returns how many tasks it takes ahead of their places.
+// ahead returns the number of tasks to prefetch.
 func (w *modelWorker) ahead(now time.Duration) int {
 	if age := now - w.window; age >= modelWindow {
 		w.before = w.left
@@ -164,11 +165,11 @@ func (m model) forecast() forecast {
 		rand: rand.New(rand.NewPCG(m.seed, 0)), //nolint:gosec // a simulation must be the same each time
 	}
 	for range m.workers {
-		s.workers = append(s.workers, &modelWorker{free: m.places, turned: -modelLinger})
+		s.workers = append(s.workers, &modelWorker{free: m.places, polled: -modelLinger})
 	}
 	s.after(time.Duration(m.actions)*m.costs.submit, func() { s.fanOut(m.actions) })
 	for s.events.Len() > 0 && s.ended < m.actions {
-		e, _ := heap.Pop(&s.events).(event) // there are no others
+		e, _ := heap.Pop(&s.events).(event) // the heap has only events
 		s.now = e.at
 		e.do()
 	}
@@ -180,7 +181,7 @@ func (s *simulation) after(d time.Duration, do func()) {
 	heap.Push(&s.events, event{at: s.now + d, nth: s.made, do: do})
 }
 
-// compute occupies a core for that long.
+// compute occupies a core for a duration.
 func (s *simulation) compute(d time.Duration, then func()) {
 	start := func() {
 		s.after(d, func() {
@@ -202,7 +203,7 @@ func (s *simulation) compute(d time.Duration, then func()) {
 	start()
 }
 
-// askRedis has Redis do a step of n actions, and returns its answer.
+// askRedis runs a step of n actions in Redis, and calls then with its reply.
 func (s *simulation) askRedis(n int, then func()) {
 	step := func() {
 		s.compute(time.Duration(n)*s.costs.redis/3, func() {
@@ -224,27 +225,27 @@ func (s *simulation) askRedis(n int, then func()) {
 	step()
 }
 
-// ride has an action take part in an exchange.
-func (s *simulation) ride(w *modelWorker, then func()) {
-	w.riding = append(w.riding, then)
-	if w.flying < modelFlying {
-		w.flying++
-		s.after(0, func() { s.fly(w) }) // those of this moment come along
+// joinExchange adds an action to an exchange.
+func (s *simulation) joinExchange(w *modelWorker, then func()) {
+	w.steps = append(w.steps, then)
+	if w.exchanges < modelFlying {
+		w.exchanges++
+		s.after(0, func() { s.exchangeSteps(w) }) // other actions of this moment join the exchange
 	}
 }
 
-func (s *simulation) fly(w *modelWorker) {
-	rides := w.riding[:min(len(w.riding), modelShared)]
-	w.riding = w.riding[len(rides):]
-	if len(rides) == 0 {
-		w.flying--
+func (s *simulation) exchangeSteps(w *modelWorker) {
+	steps := w.steps[:min(len(w.steps), modelShared)]
+	w.steps = w.steps[len(steps):]
+	if len(steps) == 0 {
+		w.exchanges--
 		return
 	}
-	s.askRedis(len(rides), func() {
-		for _, then := range rides {
+	s.askRedis(len(steps), func() {
+		for _, then := range steps {
 			then()
 		}
-		s.fly(w)
+		s.exchangeSteps(w)
 	})
 }
 
@@ -259,7 +260,7 @@ func (s *simulation) fanOut(left int) {
 			pause = 2 * (s.now - began)
 		}
 		for _, i := range s.rand.Perm(len(s.workers)) {
-			s.turn(s.workers[i])
+			s.poll(s.workers[i])
 		}
 		if left > n {
 			s.after(pause, func() { s.fanOut(left - n) })
@@ -267,9 +268,9 @@ func (s *simulation) fanOut(left int) {
 	})
 }
 
-// turn has a worker take as many tasks as it has places for, or will have in a moment,
-// if that is due.
-func (s *simulation) turn(w *modelWorker) {
+// poll makes a worker take as many tasks as it has free slots, now or in a moment, if a
+// poll is due.
+func (s *simulation) poll(w *modelWorker) {
 	ahead := 0
 	if s.rate == 0 {
 		ahead = min(s.places, w.ahead(s.now))
@@ -278,47 +279,47 @@ func (s *simulation) turn(w *modelWorker) {
 	if w.taking || free <= 0 || s.waiting == 0 {
 		return
 	}
-	if rest := w.turned + modelLinger - s.now; free < min(modelEnough, s.places/4+1) && rest > 0 {
-		if !w.due {
-			w.due = true
+	if rest := w.polled + modelLinger - s.now; free < min(modelEnough, s.places/4+1) && rest > 0 {
+		if !w.scheduled {
+			w.scheduled = true
 			s.after(rest, func() {
-				w.due = false
-				s.turn(w)
+				w.scheduled = false
+				s.poll(w)
 			})
 		}
 		return
 	}
 	n := min(free, s.waiting, modelTaken)
-	w.taking, w.turned = true, s.now
+	w.taking, w.polled = true, s.now
 	s.waiting -= n
 	s.askRedis(n, func() {
 		w.ready += n
 		w.taking = false
-		s.seat(w)
-		s.turn(w)
+		s.startReady(w)
+		s.poll(w)
 	})
 }
 
-// seat has what was taken begin as there are places.
-func (s *simulation) seat(w *modelWorker) {
+// startReady starts prefetched tasks while there are free slots.
+func (s *simulation) startReady(w *modelWorker) {
 	for w.ready > 0 && w.free > 0 {
 		w.ready--
 		w.free--
-		s.after(s.place(), func() { s.begin(w) })
+		s.after(s.untilSendTime(), func() { s.begin(w) })
 	}
 }
 
-// vacate gives a place to the next task.
-func (s *simulation) vacate(w *modelWorker) {
+// releaseSlot gives a slot to the next task.
+func (s *simulation) releaseSlot(w *modelWorker) {
 	w.ahead(s.now)
 	w.left++
 	w.free++
-	s.seat(w)
-	s.turn(w)
+	s.startReady(w)
+	s.poll(w)
 }
 
-// place returns how long it is until the next place at the target's rate.
-func (s *simulation) place() time.Duration {
+// untilSendTime returns the time until the next send time at the target's rate.
+func (s *simulation) untilSendTime() time.Duration {
 	if s.rate == 0 {
 		return 0
 	}
@@ -330,7 +331,7 @@ func (s *simulation) place() time.Duration {
 }
 
 func (s *simulation) begin(w *modelWorker) {
-	s.ride(w, func() {
+	s.joinExchange(w, func() {
 		s.compute((s.costs.run-s.costs.redis)/2, func() {
 			s.after(s.target(s.rand), func() { s.end(w) })
 		})
@@ -343,20 +344,20 @@ func (s *simulation) end(w *modelWorker) {
 		leaves := s.rate == 0 && w.leaving < min(s.places, modelLeaving)
 		if leaves {
 			w.leaving++
-			s.vacate(w)
+			s.releaseSlot(w)
 		}
-		s.ride(w, func() {
+		s.joinExchange(w, func() {
 			s.ended++
 			if leaves {
 				w.leaving--
 			} else {
-				s.vacate(w)
+				s.releaseSlot(w)
 			}
 		})
 	})
 }
 
-// event is something that happens at a moment.
+// event is an event at a simulated time.
 type event struct {
 	at  time.Duration
 	nth int
@@ -379,7 +380,7 @@ func (e *events) Swap(i, j int) { (*e)[i], (*e)[j] = (*e)[j], (*e)[i] }
 
 // Push implements [heap.Interface].
 func (e *events) Push(x any) {
-	made, _ := x.(event) // there are no others
+	made, _ := x.(event) // the heap has only events
 	*e = append(*e, made)
 }
 

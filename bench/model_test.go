@@ -76,7 +76,7 @@ func TestLatencies(t *testing.T) {
 		"lognormal:20ms,100ms": {20, 100},
 	}
 	for text, want := range tests {
-		// All of them at once: the end of each is how long the target took.
+		// With all of them at once, each ends after its answer time.
 		m := model{actions: 20_000, workers: 1, places: 20_000, cores: 1, target: must(t)(parseLatency(text))}
 		f := m.forecast()
 		require.InEpsilon(t, want.p50, f.p50, 0.05, text)

@@ -15,14 +15,14 @@ import (
 	"github.com/batchd/batchd/client"
 )
 
-// Where the model is compared with batchd.
+// The sizes for the comparison of the model with batchd.
 const (
 	modelWorkers = 2
 	modelPlaces  = 16
 	modelDelay   = 20 * time.Millisecond
 	modelRate    = 200
-	// alonePlace is the number of actions that are run one after another to see how
-	// long an exchange with Redis takes.
+	// alonePlace is the number of actions that run one after another to measure an
+	// exchange with Redis.
 	alonePlace = 300
 )
 
@@ -31,8 +31,8 @@ func aboutModel(s sizes) string {
 		s.scale, modelWorkers, modelPlaces, modelDelay, s.scale/4, modelRate, s.throughput, inFlight)
 }
 
-// compareModel measures what an action costs, predicts three runs from it, and
-// runs them.
+// compareModel measures the costs of an action, predicts three runs from them, and runs
+// them.
 func compareModel(ctx context.Context, b *bench, out *section) error {
 	apart := setup{split: true, workers: modelWorkers, concurrency: modelPlaces}
 	limited := apart
@@ -90,8 +90,8 @@ func compareModel(ctx context.Context, b *bench, out *section) error {
 	return nil
 }
 
-// measureCosts measures what an action costs, in runs that are none of those
-// that are predicted.
+// measureCosts measures the costs of an action, in runs that are not among the
+// predicted ones.
 func (b *bench) measureCosts(ctx context.Context) (costs, error) {
 	n := b.sizes.throughput / 2
 	var c costs
@@ -116,8 +116,8 @@ func (b *bench) measureCosts(ctx context.Context) (costs, error) {
 	return c, nil
 }
 
-// exchangeFor returns how long an exchange with Redis takes, so that the model says of one
-// place what was measured of it.
+// exchangeFor returns the duration of an exchange with Redis, chosen so that the model
+// reproduces the single-slot measurement.
 func (c costs) exchangeFor(rate float64) time.Duration {
 	m := model{actions: alonePlace, workers: 1, places: 1, target: fixed(0), cores: runtime.NumCPU(), costs: c, seed: 1}
 	low, high := time.Duration(0), time.Second
@@ -132,15 +132,15 @@ func (c costs) exchangeFor(rate float64) time.Duration {
 	return low
 }
 
-// submissionCosts returns how long an action takes to be accepted, and then to be
-// in its queue, when there is no worker, and what it takes of Redis's memory there.
+// submissionCosts returns the time until an action is accepted, the time until its task
+// is in the queue, and its memory in Redis there, without a worker.
 func (w *world) submissionCosts(ctx context.Context, n int) (costs, error) {
 	c, err := w.startBatchd(ctx, setup{split: true, alone: true, concurrency: 1})
 	if err != nil {
 		return costs{}, err
 	}
 	bodies := makeBodies("costs", n, smallBody)
-	if _, err := c.upload(ctx, makeBodies("warm", 1, smallBody)); err != nil { // its own queue, as it is so small
+	if _, err := c.upload(ctx, makeBodies("warm", 1, smallBody)); err != nil { // its own queue, because the batch is small
 		return costs{}, err
 	}
 	empty, err := w.redis.info(ctx, "memory")
@@ -176,7 +176,8 @@ func (w *world) submissionCosts(ctx context.Context, n int) (costs, error) {
 			full, err := w.snapshot(ctx)
 			return costs{
 				submit: took / time.Duration(n),
-				// It pauses while no worker takes tasks, so its time says nothing.
+				// The fan-out pauses while no worker takes tasks, so its elapsed time
+				// is meaningless; use the processor time.
 				fanOut: (full.server + full.redis - before.server - before.redis) / time.Duration(max(n-already, 1)),
 				queued: (full.info["used_memory"] - empty["used_memory"]) / float64(n),
 			}, err
@@ -187,8 +188,8 @@ func (w *world) submissionCosts(ctx context.Context, n int) (costs, error) {
 	}
 }
 
-// modelRun runs a batch in a world of its own, and returns what a forecast
-// foretells, and what it used.
+// modelRun runs a batch in a new world, and returns the predicted figures as measured,
+// and the resources used.
 func (b *bench) modelRun(ctx context.Context, s setup, delay time.Duration, n int) (is forecast, used modelUsage, err error) {
 	err = b.inWorld(ctx, delay, b.fsync, func(ctx context.Context, w *world) error {
 		c, err := w.startBatchd(ctx, s)
@@ -234,23 +235,24 @@ func (b *bench) modelRun(ctx context.Context, s setup, delay time.Duration, n in
 	return is, used, err
 }
 
-// modelUsage is what a batch used from when it was accepted until its end.
+// modelUsage has the resources that a batch used from its acceptance to its end.
 type modelUsage struct {
-	all, redis time.Duration // processor time, of everything that takes part and of Redis
-	others     float64       // the share of the machine that everything else had
+	all, redis time.Duration // processor time of all participants, and of Redis
+	others     float64       // the share of the machine that all other processes used
 }
 
-// beside returns the costs on cores of which something else has that share.
+// beside returns the costs on cores of which other processes use that share.
 func (c costs) beside(others float64) costs {
 	slower := func(d time.Duration) time.Duration { return time.Duration(float64(d) / max(1-others, 0.1)) }
 	c.fanOut, c.run, c.redis = slower(c.fanOut), slower(c.run), slower(c.redis)
 	return c
 }
 
-// all is the processor time of everything that takes part.
+// all returns the processor time of all participants.
 func (s *snapshot) all() time.Duration { return s.client + s.server + s.redis + s.target }
 
-// waitsIn returns how many ms after a moment each action's last attempt has ended.
+// waitsIn returns the time from a moment to the end of each action's last attempt, in
+// ms.
 func waitsIn(answer []byte, began time.Time) ([]float64, error) {
 	var waits []float64
 	for line := range bytes.Lines(answer) {
@@ -258,7 +260,8 @@ func waitsIn(answer []byte, began time.Time) ([]float64, error) {
 		if err := json.Unmarshal(line, &r); err != nil {
 			return nil, fmt.Errorf("decode a result: %w", err)
 		}
-		// Start and duration are cut to whole milliseconds, half of one each on average.
+		// Start and duration are truncated to whole milliseconds, half a millisecond
+		// each on average.
 		ended := r.StartedAt.Add(r.Duration + time.Millisecond)
 		waits = append(waits, float64(ended.Sub(began))/float64(time.Millisecond))
 	}
