@@ -78,11 +78,11 @@ func (e *requestError) with(name, value string) *requestError {
 // internal error, of which the client gets only the request's id.
 func problemOf(err error, header http.Header, requestID string) *problem {
 	var (
-		refused     *requestError
-		nobody      *dialect.UnauthorizedError
-		invalid     *batch.InvalidError
-		unavailable *batch.UnavailableError
-		limited     *batch.LimitedError
+		refused      *requestError
+		unauthorized *dialect.UnauthorizedError
+		invalid      *batch.InvalidError
+		unavailable  *batch.UnavailableError
+		limited      *batch.LimitedError
 	)
 	switch {
 	case errors.As(err, &refused):
@@ -90,9 +90,9 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 			header.Set(refused.header[0], refused.header[1])
 		}
 		return refused.kind.problem(refused.detail)
-	case errors.As(err, &nobody):
+	case errors.As(err, &unauthorized):
 		header.Set("WWW-Authenticate", `Bearer realm="batchd"`)
-		return kindUnauthorized.problem(nobody.Detail)
+		return kindUnauthorized.problem(unauthorized.Detail)
 	case errors.As(err, &invalid):
 		return invalidProblem(invalid)
 	case errors.As(err, &unavailable):
