@@ -1,3 +1,7 @@
+// Package limits admits actions by the limits of their owners: a rate, and a number of actions in flight.
+//
+// For each round of a batch a limit keeps a grant: how many actions it has admitted, and how many of those have
+// ended. A limit does not decide when admitted actions run; package fanout hands them out.
 package limits
 
 import (
@@ -6,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -18,35 +23,44 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// WindowSlices is the number of parts that a rate's window is counted in. A submission
-// may be made to wait that much of the window longer than it would have to.
-const WindowSlices = 300
-
-// Admission is what an upload or a retry was admitted.
-type Admission struct {
-	Keys  []string
-	Taken []any // number of actions and the slice of the window that counts them, in turn
+// Limits are the limits of all owners. They are safe for concurrent use.
+type Limits struct {
+	db  *rdb.DB
+	log *slog.Logger
 }
 
-// LimitKeys are the keys of one of an owner's limits, in the owner's slot.
+// New returns the limits in a Redis.
+func New(db *rdb.DB, log *slog.Logger) *Limits { return &Limits{db: db, log: log} }
+
+// WindowSlices is the number of slices in which a limit counts the window of a rate. A submission may wait up to
+// one slice longer than the rate requires.
+const WindowSlices = 300
+
+// Admission is the part of a limit that an upload or a retry has taken, for the step Refund.
+type Admission struct {
+	Keys  []string
+	Taken []any // the number of actions and the slice that counts them, for each slice
+}
+
+// LimitKeys returns the keys of one limit of an owner: the counts by slice, and the grants. Both are in the
+// slot of the owner.
 func LimitKeys(owner, scope string) []string {
 	sum := sha256.Sum256([]byte(scope))
 	prefix := "batchd:limit:{" + owner + "}:" + hex.EncodeToString(sum[:8])
 	return []string{prefix + ":rate", prefix + ":flying"}
 }
 
-// Given is what a limit gave.
+// Given is the answer of a limit.
 type Given struct {
-	Holds  int // so many actions the grant holds in all
-	flying int
+	Holds  int // the actions that the grant holds in all
+	flying int // the actions in flight of all grants
 	State  batch.LimitState
-	wait   time.Duration
+	wait   time.Duration // until the limit admits all of them, 0 for never, negative if not known
 	Next   time.Duration // until the rate admits another action, 0 if it does now
-	Taken  []any         // see admission
+	Taken  []any         // see [Admission]
 }
 
-// GrantName names the grant of one round of a batch: that of its submission, or of the retry
-// with that token.
+// GrantName returns the name of the grant of one round of a batch: its submission, or the retry with a token.
 func GrantName(id, token string) string {
 	if token == "" {
 		return id
@@ -54,26 +68,26 @@ func GrantName(id, token string) string {
 	return id + ":" + token
 }
 
-// batchOf returns the batch that a grant was made for.
+// batchOf returns the batch of a grant.
 func batchOf(grant string) string {
 	id, _, _ := strings.Cut(grant, ":")
 	return id
 }
 
-// Asked is what a limit is asked for.
+// Asked is a request to a limit.
 type Asked struct {
 	Owner   string
-	Grant   string // see grantName
-	N       int    // so many actions it is to hold in all
+	Grant   string // see [GrantName]
+	N       int    // the actions that the grant shall hold in all
 	Limit   batch.Limit
-	Partial bool // as many as there is room for, else all or none
-	Kept    bool // asking again for the same grant goes on from what it holds, whatever the limit bounds
+	Partial bool // admits as many as there is room for; otherwise all or none
+	Kept    bool // keeps the grant even if the limit bounds only a rate, so that a repeated request takes only the difference
 }
 
-// Admit asks a limit. What is in flight is known to be at most so much; only if that leaves less
-// than half of the limit, the batches are asked how much it really is.
-func (s *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
-	got, err := s.askLimit(ctx, a, nil, 0)
+// Admit asks a limit for actions. The limit knows an upper bound of the number in flight. If that bound leaves
+// less than half of the limit free, Admit first asks the batches for the real number.
+func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
+	got, err := l.askLimit(ctx, a, nil, 0)
 	most := a.Limit.Concurrent
 	if err != nil || most == 0 || (a.N > most && !a.Partial) || (got.Holds >= a.N && 2*got.State.Free >= most) {
 		return got, err
@@ -82,24 +96,24 @@ func (s *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
 	if a.Kept && a.Partial {
 		looks = FeedLooks // it asks again soon
 	}
-	seen, err := s.LookAtFlying(ctx, LimitKeys(a.Owner, a.Limit.Scope)[1], looks)
+	seen, err := l.LookAtFlying(ctx, LimitKeys(a.Owner, a.Limit.Scope)[1], looks)
 	if err != nil {
 		return nil, err
 	}
-	more, err := s.askLimit(ctx, a, seen, got.Holds)
+	more, err := l.askLimit(ctx, a, seen, got.Holds)
 	if err != nil {
 		return nil, err
 	}
-	more.Taken = slices.Concat(got.Taken, more.Taken) // another slice may have begun in between
+	more.Taken = slices.Concat(got.Taken, more.Taken) // a new slice may have begun between the two
 	return more, nil
 }
 
-// askLimit asks a limit for a grant that holds so many actions already.
-func (s *Limits) askLimit(ctx context.Context, a Asked, seen []any, held int) (*Given, error) {
+// askLimit asks a limit for a grant that already holds some actions. It passes on what [Limits.LookAtFlying] saw.
+func (l *Limits) askLimit(ctx context.Context, a Asked, seen []any, held int) (*Given, error) {
 	limit := a.Limit
 	slice := max(limit.Rate.Per.Milliseconds()/WindowSlices, 1)
 	args := append([]any{a.Grant, a.N, flag(a.Partial), limit.Rate.N, limit.Rate.Per.Milliseconds(), slice, limit.Concurrent, flag(a.Kept)}, seen...)
-	answer, err := s.db.Run(ctx, Steps.ReserveQuota, LimitKeys(a.Owner, limit.Scope), args...)
+	answer, err := l.db.Run(ctx, Steps.ReserveQuota, LimitKeys(a.Owner, limit.Scope), args...)
 	if err != nil {
 		return nil, fmt.Errorf("ask the owner's limit: %w", err)
 	}
@@ -123,7 +137,7 @@ func flag(set bool) string {
 	return "0"
 }
 
-// Refusal says why n actions were not admitted.
+// Refusal returns the error for n actions that were not admitted.
 func (g *Given) Refusal(n int) *batch.LimitedError {
 	l := g.State.Limit
 	e := &batch.LimitedError{State: g.State}
@@ -143,21 +157,21 @@ func (g *Given) Refusal(n int) *batch.LimitedError {
 }
 
 const (
-	// FeedLooks is the most grants that one question of the feeder to a limit looks at.
+	// FeedLooks is the most grants that one request for throttled actions looks at.
 	FeedLooks = 100
-	// endedLooks is the most grants of which all that was given has ended that one question to a
-	// limit looks at. They take no room, and are looked at so that those of ended batches go.
+	// endedLooks is the most grants without actions in flight that one request looks at. They take no room
+	// in the limit. Looking at them removes those of ended batches.
 	endedLooks = 10
 )
 
-// LookAtFlying asks the batches of a limit's grants what is in flight: grant, what was found, and
-// number in turn. Asking the batches themselves is what gives back the place of an action however
-// it ended, and whichever process ended it. It looks at that many grants of which something is in
-// flight, chosen by chance, or at all if that is zero.
-func (s *Limits) LookAtFlying(ctx context.Context, key string, most int) ([]any, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// LookAtFlying asks the batches of a limit's grants for their actions in flight. It returns the grant, the answer
+// of lua/in_flight.lua and the number for each. Because it asks the batches themselves, an action makes room
+// however it ended and whichever process ended it. It looks at most grants with actions in flight, chosen at
+// random, or at all of them if most is zero.
+func (l *Limits) LookAtFlying(ctx context.Context, key string, most int) ([]any, error) {
+	ctx, cancel := l.db.WithTimeout(ctx)
 	defer cancel()
-	all, err := s.db.Client.HGetAll(ctx, key).Result()
+	all, err := l.db.Client.HGetAll(ctx, key).Result()
 	if err != nil || len(all) == 0 {
 		return nil, rdb.MapError(ctx, err)
 	}
@@ -170,25 +184,25 @@ func (s *Limits) LookAtFlying(ctx context.Context, key string, most int) ([]any,
 		}
 	}
 	grants = append(some(grants, most), some(ended, endedLooks)...)
-	// What is left out because its node is away frees too little, which is safe.
-	grants = slices.DeleteFunc(grants, func(grant string) bool { return s.db.IsAway(ctx, keys.KeysOf(batchOf(grant)).Meta) })
-	pipe := s.db.Client.Pipeline()
+	// A grant whose node does not answer is left out. That frees too little room, which is safe.
+	grants = slices.DeleteFunc(grants, func(grant string) bool { return l.db.IsAway(ctx, keys.KeysOf(batchOf(grant)).Meta) })
+	pipe := l.db.Client.Pipeline()
 	looks := make([]*redis.Cmd, len(grants))
 	for i, grant := range grants {
 		id, token, _ := strings.Cut(grant, ":")
 		k := keys.KeysOf(id)
 		looks[i] = pipe.EvalSha(ctx, Steps.InFlight.Hash(), []string{k.Meta, k.State, keys.MarkerKey(id, token)}, token)
 	}
-	s.db.Send(ctx, pipe)
+	l.db.Send(ctx, pipe)
 	var seen []any
 	for i, grant := range grants {
-		found, err := s.db.AnswerOf(ctx, Steps.InFlight, looks[i]).Slice()
+		found, err := l.db.AnswerOf(ctx, Steps.InFlight, looks[i]).Slice()
 		if err == nil && len(found) != 2 {
 			err = rdb.ErrAnswer
 		}
 		if err != nil {
-			s.db.NoteAway(ctx, keys.KeysOf(batchOf(grant)).Meta, rdb.MapError(ctx, err))
-			s.log.DebugContext(ctx, "batch of a limit's grant not looked at", "grant", grant, "error", rdb.MapError(ctx, err))
+			l.db.NoteAway(ctx, keys.KeysOf(batchOf(grant)).Meta, rdb.MapError(ctx, err))
+			l.log.DebugContext(ctx, "batch of a limit's grant not looked at", "grant", grant, "error", rdb.MapError(ctx, err))
 			continue
 		}
 		if rdb.Text(found[0]) != "reserved" {
@@ -198,23 +212,23 @@ func (s *Limits) LookAtFlying(ctx context.Context, key string, most int) ([]any,
 	return seen, nil
 }
 
-// some returns at most so many of some texts, chosen by chance, or all if that is zero.
+// some returns up to most texts chosen at random, or all if most is zero.
 func some(all []string, most int) []string {
 	if most == 0 || len(all) <= most {
 		return all
 	}
-	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // chance is no secret
+	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // the choice is no secret
 	return all[:most]
 }
 
-// ForgetGrant removes a grant that bounds only a rate. Those that bound what is in flight
-// are removed by whoever looks at them next.
-func (s *Limits) ForgetGrant(ctx context.Context, owner, id, throttle, token string) error {
+// ForgetGrant removes the grant of a batch if its limit bounds only a rate. Grants that bound the number in
+// flight are removed by the next [Limits.LookAtFlying].
+func (l *Limits) ForgetGrant(ctx context.Context, owner, id, throttle, token string) error {
 	var limit batch.Limit
 	if owner == "" || json.Unmarshal([]byte(throttle), &limit) != nil || limit.Concurrent > 0 {
 		return nil
 	}
-	ctx, cancel := s.db.WithTimeout(ctx)
+	ctx, cancel := l.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.db.Client.HDel(ctx, LimitKeys(owner, limit.Scope)[1], GrantName(id, token)).Err())
+	return rdb.MapError(ctx, l.db.Client.HDel(ctx, LimitKeys(owner, limit.Scope)[1], GrantName(id, token)).Err())
 }

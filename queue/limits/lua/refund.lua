@@ -1,6 +1,6 @@
--- readmit gives back what a submission was admitted that was not made.
+-- refund returns the admission of an upload or a retry that was dropped.
 -- KEYS: counts by slice (hash), grants (hash)
--- ARGV: grant, then number of actions and the slice that counts them, in turn
+-- ARGV: grant, then the number of actions and the slice that counts them, for each slice
 -- returns: 1
 redis.call('HDEL', KEYS[2], ARGV[1])
 for i = 2, #ARGV, 2 do

@@ -1,19 +1,18 @@
--- admit asks an owner's limit for actions, and takes what it gives.
+-- reserve_quota asks an owner's limit for actions, and takes those that it admits.
 --
--- The rate is a sliding window: actions are counted in slices of it, and a
--- slice counts until all of it has left the window, so that no window of that
--- length ever holds more. What is in flight is counted by grant: a grant is all that
--- one round of a batch was given, kept as "given|ended". What is given stands here
--- before anything else knows of it, and what has ended only grows, so a look that is
--- out of date frees too little, never too much.
+-- The rate is a sliding window. Actions are counted in slices of the window, and a slice counts until all of it
+-- has left the window, so that no window of that length ever has more actions. Actions in flight are counted by
+-- grant: a grant has all actions that one round of a batch was admitted, as "given|ended". The given ones are
+-- written here before anywhere else, and the ended ones only grow, so an outdated number frees too little room,
+-- never too much.
 -- KEYS: counts by slice (hash), grants (hash)
--- ARGV: grant, actions that it is to hold in all, '1' to admit a part, rate (0: none), window ms, slice ms,
---       most in flight (0: none), '1' to keep the grant even if nothing bounds what is in flight, then grant,
---       what a look at it found, and number in turn, of several grants; see flying.lua
+-- ARGV: grant, actions that it shall hold in all, '1' to admit a part, rate (0: none), window ms, slice ms,
+--       most in flight (0: no limit), '1' to keep the grant even if the number in flight is not limited, then
+--       the grant and the two answers of in_flight.lua, for each of several grants
 -- returns: {actions that the grant holds, remaining, reset ms, wait ms, in flight, slice, next ms}
---          wait is when all of them would be admitted: 0 never, -1 unknown; next is when the rate admits
---          another action: 0 now
--- Repeating it takes nothing more, where the grant is kept.
+--          wait is the time until all of them are admitted: 0 for never, -1 for not known; next is the time until
+--          the rate admits another action: 0 for now
+-- Repeating it takes nothing more if the grant is kept.
 local id, upto, partial = ARGV[1], tonumber(ARGV[2]), ARGV[3] == '1'
 local rate, window, slice, most = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local keep = most > 0 or ARGV[8] == '1'
@@ -97,7 +96,7 @@ if room < n then
   end
 end
 
-local current = (math.floor(now / slice) + 1) * slice -- by its end, which says the same if the rate changes
+local current = (math.floor(now / slice) + 1) * slice -- named by its end, which stays right if the rate changes
 if admitted > 0 then
   if rate > 0 then
     redis.call('HINCRBY', KEYS[1], ms(current), admitted)
