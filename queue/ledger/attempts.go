@@ -13,16 +13,15 @@ const (
 	// attemptLasts is how long an attempt that has ended is remembered. It is longer
 	// than a failover takes, whose last writes may be lost.
 	attemptLasts = 30 * time.Second
-	// attemptBytes bounds what is remembered of them, results included. Beyond it the oldest go.
+	// attemptBytes bounds the memory of ended attempts and their results. Beyond it the oldest are dropped.
 	attemptBytes = 16 << 20
 )
 
-// attempts remembers what this process did with actions: those that it has in flight,
-// and for a while what became of them. Redis may forget it, and then this is all that
-// tells whether an action was sent.
+// attempts remembers the actions that this process runs, and for a while their ends. If Redis
+// forgets them, only this memory shows whether an action was sent.
 type attempts struct {
 	mu      sync.Mutex
-	running map[actionKey]*attempt // the newest of each action that is in flight or begins
+	running map[actionKey]*attempt // the newest of each action that runs or begins
 	ended   recentAttempts
 	// verified is up to where they were compared with Redis, by the ages at which that is done.
 	verified [len(verifyAfter)]uint64
@@ -90,7 +89,7 @@ func (m *attempts) notBegun(a *attempt) {
 	m.drop(a)
 }
 
-// drop forgets an attempt that is in flight or begins, with the lock held.
+// drop forgets an attempt that runs or begins, with the lock held.
 func (m *attempts) drop(a *attempt) {
 	last := m.running[a.actionKey]
 	if last != a {
@@ -119,7 +118,7 @@ func (m *attempts) before(a *attempt) *attempt {
 	return m.ended.find(a.actionKey)
 }
 
-// find returns an attempt that is in flight or begins by its token, or nil, with the lock held.
+// find returns an attempt that runs or begins by its token, or nil, with the lock held.
 func (m *attempts) find(id string, index int, token string) *attempt {
 	a := m.running[actionKey{id, index}]
 	for a != nil && a.entry.Token != token {
@@ -172,7 +171,7 @@ func (m *attempts) end(id string, index int, token, state string, result []byte,
 		return
 	}
 	if a.leads && state == stateWaiting {
-		m.drop(a) // its record says where it stands
+		m.drop(a) // its record has its progress
 		return
 	}
 	a.state, a.result, a.group, a.staged, a.at = state, result, group, nil, time.Now()

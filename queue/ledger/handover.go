@@ -4,9 +4,10 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// HandOver gives a batch that ends in this process to the requests that wait for it here, as the step
-// that ended it returned the batch. It spares them a message and an exchange. Store.handOver is
-// the one place to switch it off: with noHandOver, they hear of the end like all others, and read the batch.
+// HandOver gives a batch that a step of this process has ended to the requests of this process
+// that wait for it, with the batch as the step returned it. That saves each request a message
+// and an exchange. With [NoHandOver] in [Ledger.HandOver], these requests get the message that
+// all others get, and read the batch.
 type HandOver interface {
 	// awaited returns the number of the last request that waits for the batch, or 0 if none does.
 	Awaited(id string) int
@@ -15,9 +16,11 @@ type HandOver interface {
 	Tell(id string, b *batch.Batch, last int)
 }
 
-// NoHandOver hands nothing over.
+// NoHandOver hands no batch over.
 type NoHandOver struct{}
 
+// Awaited implements [HandOver].
 func (NoHandOver) Awaited(string) int { return 0 }
 
+// Tell implements [HandOver].
 func (NoHandOver) Tell(string, *batch.Batch, int) {}

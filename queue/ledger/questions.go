@@ -13,7 +13,9 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// Asked takes the question for actions that the workers of this process hold.
+// AnswerQuestion handles the sweeper's message that asks a worker for the actions that it holds by
+// the ledger: the worker's name, then a line of batch, index and token for each. If the worker is of
+// this process, it repeats the ends of actions that have ended here, and disowns unknown actions.
 func (s *Restorer) AnswerQuestion(message string) {
 	worker, lines, _ := strings.Cut(message, "\n")
 	if _, here := s.workers.beats.Load(worker); !here {
@@ -44,17 +46,17 @@ func (s *Restorer) AnswerQuestion(message string) {
 	}
 	s.background.Go(func(ctx context.Context) {
 		if err := s.answer(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
-			s.log.Warn("actions that redis has forgotten the end of are looked at again soon", "error", err)
+			s.log.Warn("ends of actions that Redis forgot were not repeated, the sweeper asks again soon", "error", err)
 		}
 	})
 }
 
 // answerFor repeats what became of actions, and gives up those of which this process
-// knows nothing any more: whoever takes them decides whether they are sent again.
+// knows nothing any more: the worker that takes one decides whether it is sent again.
 func (s *Restorer) answer(ctx context.Context, worker string, forgotten []*attempt, unknown map[string][]any) error {
 	restored, err := s.restore(ctx, forgotten)
 	if restored > 0 {
-		s.log.WarnContext(ctx, "redis had forgotten what became of actions, it was repeated", "actions", restored)
+		s.log.WarnContext(ctx, "Redis had forgotten the ends of actions, they were repeated", "actions", restored)
 	}
 	if err != nil {
 		return err
@@ -62,7 +64,7 @@ func (s *Restorer) answer(ctx context.Context, worker string, forgotten []*attem
 	for id, held := range unknown {
 		n, err := s.disown(ctx, id, worker, held)
 		if n > 0 {
-			s.log.WarnContext(ctx, "redis has forgotten what became of actions, and so has this worker: others decide about them", "batch", id, "actions", n)
+			s.log.WarnContext(ctx, "neither Redis nor this worker knows how actions ended: another worker decides about them", "batch", id, "actions", n)
 		}
 		if err != nil {
 			return err
@@ -71,8 +73,8 @@ func (s *Restorer) answer(ctx context.Context, worker string, forgotten []*attem
 	return nil
 }
 
-// Disown gives up actions, index and token of each in turn, that a worker holds and does
-// not have, and has each brought to whoever is free. It returns how many there were.
+// disown gives up actions, with index and token of each in turn, that a worker holds by the
+// ledger but does not run, and makes a task for each. It returns their number.
 func (s *Restorer) disown(ctx context.Context, id, worker string, held []any) (int, error) {
 	answer, err := s.db.Run(ctx, Steps.Disown, keys.KeysOf(id).Step(), append([]any{worker}, held...)...)
 	if err != nil {

@@ -56,10 +56,10 @@ func (s *Restorer) restoreTwice(ctx context.Context) {
 			return err
 		})
 		if err != nil && ctx.Err() == nil {
-			s.log.WarnContext(ctx, "actions of this process were not compared with Redis, which may have forgotten some", "error", err)
+			s.log.WarnContext(ctx, "actions of this process could not be compared with Redis, which may have forgotten some", "error", err)
 		}
 		if restored > 0 {
-			s.log.WarnContext(ctx, "redis went back to an earlier state, what it had forgotten of this process's actions was repeated", "actions", restored)
+			s.log.WarnContext(ctx, "Redis went back to an earlier state, forgotten steps of this process were repeated", "actions", restored)
 		}
 		if s.history.settled(ctx) != nil {
 			return
@@ -68,7 +68,7 @@ func (s *Restorer) restoreTwice(ctx context.Context) {
 	s.OnForgotten()
 	// The sweeper may be another process, which has noticed nothing.
 	if err := rdb.RetryUnavailable(ctx, func() error { return s.batches.Index.AlertSweeper(ctx) }); err != nil && ctx.Err() == nil {
-		s.log.WarnContext(ctx, "what redis has forgotten may be found late", "error", err)
+		s.log.WarnContext(ctx, "the sweeper was not alerted, so it may find lost work late", "error", err)
 	}
 	crash.At(crash.Alerted)
 }
@@ -150,7 +150,7 @@ func (s *Restorer) restoreBatch(ctx context.Context, id string, of []*attempt) (
 	return restored, err
 }
 
-// conclusive reports whether an error is the ledger's last word on an attempt.
+// conclusive reports whether an error is the ledger's final verdict on an attempt.
 func conclusive(err error) bool {
 	return errors.Is(err, batch.ErrStale) || errors.Is(err, batch.ErrNotFound) || errors.Is(err, batch.ErrTerminal)
 }
@@ -191,7 +191,7 @@ func (s *Restorer) repeatEnd(ctx context.Context, a *attempt, b *batch.Begun, ro
 	if err != nil {
 		return nil, fmt.Errorf("repeat the result of action %d of batch %s: %w", a.index, a.id, err)
 	}
-	s.log.WarnContext(ctx, "redis went back to an earlier state: an action that had ended was not sent again", "batch", a.id, "index", a.index)
+	s.log.WarnContext(ctx, "Redis went back to an earlier state: an action that had ended was not sent again", "batch", a.id, "index", a.index)
 	return &batch.Begun{Verdict: batch.Ended}, nil
 }
 

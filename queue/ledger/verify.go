@@ -94,7 +94,7 @@ func (s *Restorer) verifyEnded(ctx context.Context, now time.Time) error {
 		forgotten, err := s.forgottenEnds(ctx, reads)
 		restored, fault := s.restore(ctx, s.attempts.whole(forgotten))
 		if restored > 0 {
-			s.log.WarnContext(ctx, "redis had forgotten the end of actions, it was repeated", "actions", restored)
+			s.log.WarnContext(ctx, "Redis had forgotten the ends of actions, they were repeated", "actions", restored)
 		}
 		if err := errors.Join(err, fault); err != nil {
 			return err // all of them are compared again

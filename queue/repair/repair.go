@@ -1,4 +1,9 @@
-// Package repair brings back what was lost: it looks after open batches, tasks that no worker runs, and the actions of dead workers.
+// Package repair finds and repairs what crashes and lost replies left: open batches that make no
+// progress, tasks that no worker runs, and the actions of dead workers.
+//
+// It decides nothing about attempts: it makes tasks, and the worker that begins an action asks
+// package ledger. Package fanout offers actions and releases throttled batches; package batches
+// keeps the list of open batches.
 package repair
 
 import (
@@ -13,7 +18,7 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// Sweeper looks after open batches. It implements [batch.Sweeper]. One goroutine sweeps; others may feed and recover.
+// Sweeper looks after open batches. It implements [batch.Sweeper]. One goroutine calls Sweep; others may call Feed and recover.
 type Sweeper struct {
 	Recovery *Recovery
 	Timing   *Timing

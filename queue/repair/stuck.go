@@ -30,10 +30,10 @@ const (
 	maxStuckActions = 5000
 )
 
-// stuckBatches remembers, between the sweeper's rounds, since when batches stand still.
+// stuckBatches remembers, between the sweeper's rounds, since when batches make no progress.
 type stuckBatches struct {
 	batches     map[string]stuckBatch
-	queues      []string  // where tasks of batches that stand still may be held by no worker
+	queues      []string  // of batches that make no progress, whose tasks may have no worker
 	queuesAsked time.Time // when these were last looked through
 	pruned      time.Time // when batches that are not met any more were last forgotten
 	most        int       // the most open batches since then
@@ -65,7 +65,7 @@ func (s *stuckBatches) due(alerted bool) (queues []string) {
 	return queues
 }
 
-// note notes how a batch stands, and reports whether something of it has ended since the last
+// note records the progress of a batch, and reports whether something of it has ended since the last
 // look, or whether its upload may be about to commit. Entries without a batch that are older
 // are of uploads that came to nothing.
 func (s *stuckBatches) note(id string, m map[string]string, now time.Time) (changed bool) {

@@ -225,8 +225,8 @@ func (s *Sweeper) takesLong(id string, m map[string]string, now time.Time) bool 
 	return now.Sub(s.stuck.batches[id].since) >= s.Timing.StuckAfter || rdb.Atoi(m["enqueued"]) < rdb.Atoi(m["total"])
 }
 
-// rescueLost puts back tasks that nobody holds. It takes a moment, so it is done once for
-// all batches that stand still and all queues of which a worker missed what it took.
+// rescueLost puts back tasks that no worker holds. It takes a moment, so it runs once for all
+// batches that make no progress and all queues from which a worker missed a reply.
 func (s *Sweeper) rescueLost(ctx context.Context, swept *batch.Swept) error {
 	queues := s.stuck.due(s.schedule.alerted())
 	notes, fault := s.db.Members(ctx, keys.LostKey)

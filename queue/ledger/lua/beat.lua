@@ -1,5 +1,5 @@
--- beat says that a worker is alive, and names those that have not said so for
--- too long. Only this server's clock counts.
+-- beat records that a worker is alive, and returns the workers whose last beat is too old.
+-- Only this server's clock counts.
 -- KEYS: workers (zset: name, last beat in ms)
 -- ARGV: worker, ms without a beat after which a worker is dead, time of the worker's last
 --       beat as this step answered it, or ''

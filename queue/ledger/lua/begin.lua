@@ -1,4 +1,4 @@
--- begin marks actions as started before any byte of them is sent.
+-- begin marks actions as running before a worker sends any byte of them.
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, worker, token of the holder to take a group from or '', then index
 --       and token of each action in turn, by ascending index
@@ -7,10 +7,10 @@
 --          sealed result that it had before the batch was retried, or '', and what its last attempt came to,
 --          as last_of has it, or '', both only in a batch that was retried}, or 1 for 'run' if this is the
 --          first attempt at an action without a group
---          verdict: 'run' | 'interrupted' | 'held', for a group that another holds; the entry tells of the
+--          verdict: 'run' | 'interrupted' | 'held', for a group that another worker holds; the entry names the
 --          holder | 'ended' | 'gone' | 'waiting' | 'released', alone
 -- The first action of a group begins the whole group. A group that was begun is
--- taken over: its record tells how far it is.
+-- taken over: its record has its progress.
 -- Repeating a begin with the same token answers as the first did, unless the action was
 -- released with that token: then it begins nothing.
 local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'handed', 'round', 'owner', 'lane')

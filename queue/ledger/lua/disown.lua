@@ -1,5 +1,5 @@
--- disown notes that a worker does not have actions in flight that it holds by the ledger,
--- so that any worker may decide about them.
+-- disown clears the holder of actions that a worker holds by the ledger but does not run, so that
+-- any worker may decide about them.
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: worker, then index and token of each action in turn
 -- returns: {target, lane, then 1 for each action that the worker held | 0}

@@ -1,12 +1,12 @@
 -- finish records the results of actions that were begun. The first write wins.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, name of the process if somebody waits for the batch there, or '', the most
+-- ARGV: batch id, channel, name of the process if requests wait for the batch there, or '', the most
 --       actions and the most bytes of results of a batch that is worth answering with, then index,
 --       token, state and sealed result of each action in turn, by ascending index
--- returns: {number of the webhook's delivery if this ended the batch, or '0', '' or what those in the process wait
---          for, if the batch has ended: {fields and values of the meta hash in turn, states, results} or
+-- returns: {number of the webhook's delivery if this ended the batch, or '0', '' or, if the batch has ended and requests of the process
+--          wait for it: {fields and values of the meta hash in turn, states, results} or
 --          1 if it is not worth it, then 1 | 'stale' | 'gone' for each action}
--- They are not woken by the word for others, which says where it is from.
+-- The message on the channel names the process, which does not wake its requests by it.
 -- Repeating the write that won answers 1 and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 local answer = {'0', ''}
@@ -44,7 +44,7 @@ for n, index in ipairs(indexes) do
 end
 if #ended == 0 then
   if ARGV[3] ~= '' and redis.call('HGET', KEYS[1], 'pending') == '0' then
-    answer[2] = 1 -- if it is repeated because its answer was lost, nobody was told
+    answer[2] = 1 -- the reply of an earlier run may have been lost
   end
   return answer
 end
@@ -57,11 +57,11 @@ for to, n in pairs(counts) do
   left = move(KEYS[1], 'r', to, n)
 end
 if left == 0 then
-  local word = ARGV[1]
+  local message = ARGV[1]
   if ARGV[3] ~= '' then
-    word = word .. ' ' .. ARGV[3]
+    message = message .. ' ' .. ARGV[3]
   end
-  answer[1] = settle(KEYS, word, ARGV[2], now_ms())
+  answer[1] = settle(KEYS, message, ARGV[2], now_ms())
   if ARGV[3] ~= '' then
     local total = tonumber(redis.call('HGET', KEYS[1], 'total'))
     answer[2] = 1

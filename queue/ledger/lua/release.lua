@@ -4,11 +4,11 @@
 -- ARGV: batch id, channel, index, token, '1' if nothing of it was sent, sealed
 --       result of the attempt if it was
 -- returns: {'released' | 'ended' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'},
---          then owner, target, lane, and round or '' if this ended what waits
+--          then owner, target, lane, and round, if this ended the waiting actions
 -- If nothing was sent, the attempt does not count, and a begin with the same token
 -- that arrives only now begins nothing. The first action of a group puts the whole
 -- group back; if the group's record says that some of it was sent, the group stays
--- begun, and whoever begins it next goes on from the record.
+-- begun, and the next worker that begins it continues from the record.
 -- Repeating a release that nothing followed answers as the first did.
 local m = redis.call('HMGET', KEYS[1], 'ending', 'expires', 'groups', 'gone', 'round', 'owner', 'target', 'lane')
 if not m[2] then

@@ -1,6 +1,6 @@
--- looks takes the open batches whose time to be looked at has come, the most urgent first, and
--- puts them off for long: the sweeper that took them says soon when each is due again.
--- KEYS: open (zset: batch id, ms from which a round looks at it; negative is at once), alert
+-- due_batches takes the open batches that are due, the most urgent first, and makes them due again
+-- only after a long time: the sweeper that took them soon sets when each is due next.
+-- KEYS: open (zset: batch id, ms at which it is due; negative is at once), alert
 -- ARGV: most batches, ms to put them off by, further ms for each open batch, ms up to which
 --       they are due, or '' for now
 -- returns: {now ms, number of open batches, ms for which the alert lasts or 0, id, ...}

@@ -1,4 +1,4 @@
--- bury forgets a dead worker, unless it has come back.
+-- forget_worker removes a dead worker, unless the worker has come back.
 -- KEYS: workers (zset: name, last beat in ms)
 -- ARGV: worker, ms without a beat after which a worker is dead
 -- returns: 1 | 0

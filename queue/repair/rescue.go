@@ -30,22 +30,22 @@ const (
 	maxUnstarted = 5000
 )
 
-// heldTask is a task that was taken from a queue, and that asynq's books have as running.
+// heldTask is a task that was taken from a queue and that asynq's records have as active.
 type heldTask struct{ queue, id string }
 
-// RescueUnstarted looks after tasks that were taken from the queues and that nobody runs: asynq waits
-// one to two minutes for such a task, and then has it run once more.
+// rescueUnstarted returns tasks to their queues that were taken and that no worker runs, long before
+// their leases expire, and returns their number:
 //
-// It puts back what was never begun, because the worker died in between, or was not
-// answered: the ledger knows nothing of that. Likewise a task by which an interrupted
-// action was brought to a worker that died before it decided about it: the ledger still
-// names the worker before that one, which nobody looks for any more. And it takes those
-// from the books whose actions have ended.
+//   - tasks whose actions were not begun, because the worker died in between or did not get the
+//     reply. The ledger has no trace of these;
+//   - tasks for an interrupted action whose worker died before it decided about the action. The
+//     ledger still names the worker before that one, which is forgotten already.
 //
-// All of them are told from tasks that a worker is about to begin, or to end, by looking
-// twice. In between the workers are asked for them: one that is alive may have a task in hand for
-// longer, such as while Redis refuses its begins, and keeps it. What cannot be read keeps nothing else from being looked after. It returns how many
-// tasks were put back.
+// It also removes tasks whose actions have ended from asynq's records.
+//
+// A worker may be about to begin or to end a task, so rescueUnstarted looks twice, ConfirmDelay
+// apart, and meanwhile asks all workers for the tasks: a live worker may hold a task for longer, such
+// as while Redis refuses its begins. An error for some tasks does not stop the work on others.
 func (s *rescue) rescueUnstarted(ctx context.Context, queues []string) (int, error) {
 	before, err := s.unstarted(ctx, queues)
 	faults := []error{err}
@@ -88,7 +88,7 @@ func (s *rescue) rescueUnstarted(ctx context.Context, queues []string) (int, err
 	return found, errors.Join(faults...)
 }
 
-// unstarted returns the tasks of queues that a worker holds by asynq's books, although their
+// unstarted returns the tasks of queues that a worker holds by asynq's records, although their
 // actions wait to be begun or decided about, or have ended, which it says. With an error
 // there may be more.
 func (s *rescue) unstarted(ctx context.Context, queues []string) (map[heldTask]bool, error) {
@@ -154,8 +154,8 @@ func (s *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[hel
 }
 
 // BringsInterrupted reports whether a task was made to bring the very attempt that
-// the ledger still holds as begun; see recoverBatch. Whoever decides about that
-// attempt takes its token away.
+// the ledger still holds as begun; see recoverBatch. A worker that decides about that
+// attempt replaces its token.
 func bringsInterrupted(task string, found *redis.SliceCmd) bool {
 	if found == nil || len(found.Val()) == 0 {
 		return false
@@ -164,7 +164,7 @@ func bringsInterrupted(task string, found *redis.SliceCmd) bool {
 	return ok && strings.HasSuffix(task, ":"+batches.ParseEntry(packed).Token)
 }
 
-// suspectsEvery is how often the sweeper looks for queues with tasks that nobody runs.
+// suspectsEvery is how often the sweeper looks for queues with tasks that no worker runs.
 const rescueEvery = 10 * time.Second
 
 // suspects returns the queues that have tasks whose leases have run out, from time to time,
