@@ -233,7 +233,7 @@ func TestOneThrottledBatchKeepsNoOtherWaiting(t *testing.T) {
 		good := b.Submit(3, s).ID
 		require.Equal(t, 2+2, queued())
 		b.End(good, 0, batch.Succeeded)
-		require.Error(t, second(b.Fanout.ReleaseThrottled(b.Ctx)))
+		require.Error(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 		require.Equal(t, 2+3, queued())
 	})
 }
@@ -247,23 +247,23 @@ func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 			return len(b.Pending(batch.Interactive))
 		}
 		require.Equal(t, 3, queued(), "no more than may be in flight")
-		require.NoError(t, second(b.Fanout.ReleaseThrottled(b.Ctx)))
+		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 		require.Equal(t, 3, queued())
 		require.Equal(t, batch.Swept{Open: 1}, b.Sweep(), "it is no fan-out that broke off")
 		for i := range 3 {
 			b.End(id, i, batch.Succeeded)
 		}
-		require.NoError(t, second(b.Fanout.ReleaseThrottled(b.Ctx)))
+		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 		require.Equal(t, 4, queued(), "no more than the rate")
 		require.NoError(t, b.DB.Client.Del(b.Ctx, limits.LimitKeys("me", "")[0]).Err()) // the window moves on
-		require.NoError(t, second(b.Fanout.ReleaseThrottled(b.Ctx)))
+		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 		require.Equal(t, 6, queued())
 		for i := 3; i < 6; i++ {
 			b.End(id, i, batch.Succeeded)
 		}
 		_, err := b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		require.NoError(t, second(b.Fanout.ReleaseThrottled(b.Ctx)))
+		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 		b.Background.Wait()
 		require.Zero(t, queued())
 		left, err := b.throttled(b.Ctx)
@@ -271,9 +271,6 @@ func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 		require.Empty(t, left)
 	})
 }
-
-// second returns the error of a call that returns something else as well.
-func second[T any](_ T, err error) error { return err }
 
 // most returns the most writes in any half-open window of that length.
 func most(writes []time.Time, window time.Duration) int {

@@ -3,7 +3,6 @@ package queue_test
 import (
 	"bytes"
 	"context"
-	"fmt"
 	"strings"
 	"sync"
 	"testing"
@@ -298,7 +297,7 @@ func TestTheDeadlineEndsWhatWaits(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(3, queuetest.Spec()).ID
 		flying := b.Begin(id, 0)
-		b.passDeadline(id)
+		b.PassDeadline(id)
 		begun, err := b.Ledger.Begin(b.Ctx, id, 1, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
@@ -314,7 +313,7 @@ func TestABeginThatEndsTheBatchSendsItsWebhook(t *testing.T) {
 		s := queuetest.Spec()
 		s.WebhookURL = "https://example.com/hook"
 		id := b.Submit(2, s).ID
-		b.passDeadline(id)
+		b.PassDeadline(id)
 		begun, err := b.Ledger.Begin(b.Ctx, id, 0, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begun.Verdict)
@@ -362,51 +361,6 @@ func TestABatchIsItsOwnersAlone(t *testing.T) {
 			_, err := b.Get(b.Ctx, "me", strange, 0)
 			require.ErrorIs(t, err, batch.ErrNotFound)
 		}
-	})
-}
-
-func TestResultsStandInTheOrderOfTheActionsWhileTheBatchRuns(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.Submit(40, queuetest.Spec()).ID
-		for _, i := range []int{39, 0, 17, 3} {
-			b.End(id, i, batch.Succeeded)
-		}
-		b.End(id, 20, batch.Failed)
-		all := b.AllResults(id, 7)
-		require.Len(t, all, 40)
-		for i, r := range all {
-			require.Equal(t, i, r.Index)
-			require.Equal(t, fmt.Sprintf("a-%d", i), r.ID)
-		}
-		require.Equal(t, "answer 17", string(all[17].Body))
-		require.Equal(t, batch.Pending, all[18].Outcome)
-
-		some := b.AllResults(id, 2, batch.Succeeded, batch.Failed)
-		indexes := make([]int, 0, len(some))
-		for _, r := range some {
-			indexes = append(indexes, r.Index)
-		}
-		require.Equal(t, []int{0, 3, 17, 20, 39}, indexes)
-		require.Len(t, b.AllResults(id, 9, batch.Pending), 35)
-		require.Empty(t, b.AllResults(id, 9, batch.Unknown))
-	})
-}
-
-func TestAPageOfLargeResultsIsCutByItsSize(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		const n = 7
-		id := b.Submit(n, queuetest.Spec()).ID
-		for i := range n {
-			begun := b.Begin(id, i)
-			r := queuetest.Result(i, batch.Succeeded)
-			r.Body = []byte(strings.Repeat("x", batches.PageBytes/2))
-			require.NoError(t, b.Ledger.Finish(b.Ctx, id, i, begun.Token, r))
-		}
-		page, err := b.Results(b.Ctx, "me", id, batch.ResultQuery{Limit: 1000})
-		require.NoError(t, err)
-		require.Less(t, len(page.Results), n)
-		require.Equal(t, len(page.Results), page.Next)
-		require.Len(t, b.AllResults(id, 1000), n)
 	})
 }
 

@@ -10,7 +10,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
@@ -41,11 +40,11 @@ func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
 				got = append(got, index)
 			}
 			slices.Sort(got)
-			require.Equal(t, batches.Span(0, of.Counts.Total), got)
+			require.Equal(t, queuetest.Span(0, of.Counts.Total), got)
 		}
 		cancelled, cancel := context.WithCancel(b.Ctx)
 		cancel()
-		require.ErrorIs(t, b.Enqueue(cancelled, large.ID, queuetest.Crm(batch.Bulk), batches.Span(0, 3)), context.Canceled)
+		require.ErrorIs(t, b.Enqueue(cancelled, large.ID, queuetest.Crm(batch.Bulk), queuetest.Span(0, 3)), context.Canceled)
 	})
 }
 

@@ -63,39 +63,6 @@ func TestARetryOfABatchThatWasEndedEarlyRunsToItsOwnEnd(t *testing.T) {
 	}
 }
 
-// A page holds as many results as it may, also where that is more than the store reads at
-// a time and no multiple of it.
-func TestAPageHoldsAsManyResultsAsItsLimitSays(t *testing.T) {
-	t.Parallel()
-	b := open(t, redistest.Start(t).URL())
-	const total, limit = 2600, 1203
-	id := b.Submit(total, queuetest.Spec()).ID
-	for i := 0; i < total; i += 7 {
-		b.End(id, i, batch.Failed)
-	}
-	var pages []int
-	next := 0
-	for from := 0; from >= 0; {
-		page, err := b.Results(b.Ctx, "me", id, batch.ResultQuery{From: from, Limit: limit})
-		require.NoError(t, err)
-		pages = append(pages, len(page.Results))
-		for _, encoded := range page.Results {
-			var r batch.Result
-			require.NoError(t, r.UnmarshalJSON(encoded))
-			require.Equal(t, next, r.Index)
-			next++
-		}
-		from = page.Next
-	}
-	require.Equal(t, []int{limit, limit, total - 2*limit}, pages)
-
-	filtered := b.AllResults(id, 301, batch.Failed)
-	require.Len(t, filtered, (total+6)/7)
-	for i, r := range filtered {
-		require.Equal(t, 7*i, r.Index)
-	}
-}
-
 // Whoever can write to Redis cannot have one value pass for another.
 func TestASealedValueOpensOnlyWhereItWasStored(t *testing.T) {
 	t.Parallel()

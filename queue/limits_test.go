@@ -54,7 +54,7 @@ func (b *bundle) drop(id string, index int) {
 
 func (b *bundle) feeds() {
 	b.T.Helper()
-	require.NoError(b.T, second(b.Fanout.ReleaseThrottled(b.Ctx)))
+	require.NoError(b.T, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 }
 
 // throttled returns the batches that wait for their owners' limits.
@@ -100,11 +100,11 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 		for name, step := range map[string]*rdb.Step{
 			"before it is handed out": fanout.Steps.HandOut, "before the tasks": tasks.Steps.Offer, "before that is noted": fanout.Steps.Progress,
 		} {
-			dead := &mute{text: step.Hash()}
+			dead := &queuetest.Mute{Text: step.Hash()}
 			b.DB.Client.AddHook(dead)
-			dead.armed.Store(true)
+			dead.On.Store(true)
 			id := b.throttledBatch(5, limit)
-			dead.armed.Store(false)
+			dead.On.Store(false)
 			require.LessOrEqual(t, b.queued(), 3, name)
 			b.feeds()
 			require.Equal(t, 3, b.queued(), name)
@@ -306,7 +306,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 		listed := func(list, id string) bool {
 			return b.DB.Client.ZScore(b.Ctx, list, id).Err() == nil
 		}
-		id := b.hooked(1)
+		id := b.SubmitFailed(1)
 		b.Interrupt(keys.KeysOf(id).Meta+" status", true, func() {
 			_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 			require.NoError(t, err)
@@ -315,7 +315,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 		require.True(t, listed(keys.OpenKey, id), "retried")
 		b.End(id, 0, batch.Succeeded)
 
-		redelivered := b.hooked(1)
+		redelivered := b.SubmitFailed(1)
 		b.Interrupt(keys.KeysOf(redelivered).Meta+" status", true, func() {
 			require.NoError(t, b.Redeliver(b.Ctx, "me", redelivered))
 		})
@@ -334,15 +334,18 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 		// In the end they go.
 		b.End(throttled, 0, batch.Succeeded)
 		for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
-			for _, again := range b.DB.Client.ZRange(b.Ctx, batches.MadeAgain(list), 0, -1).Val() {
+			for _, again := range b.DB.Client.ZRange(b.Ctx, againKey(list), 0, -1).Val() {
 				old := redis.Z{Score: float64(time.Now().Add(-2 * batches.ListHold).UnixMilli()), Member: again}
-				require.NoError(t, b.DB.Client.ZAdd(b.Ctx, batches.MadeAgain(list), old).Err())
+				require.NoError(t, b.DB.Client.ZAdd(b.Ctx, againKey(list), old).Err())
 			}
 		}
 		require.Equal(t, 3, b.Sweep().Closed)
 		b.feeds()
 		for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
-			require.Zero(t, b.DB.Client.Exists(b.Ctx, list, batches.MadeAgain(list)).Val(), list)
+			require.Zero(t, b.DB.Client.Exists(b.Ctx, list, againKey(list)).Val(), list)
 		}
 	})
 }
+
+// againKey returns the key of the entries of a list that were entered again.
+func againKey(list string) string { return "{" + list + "}:again" }

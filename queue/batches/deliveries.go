@@ -18,22 +18,41 @@ import (
 const (
 	// logEntries is the most attempts that a delivery log keeps.
 	logEntries = 50
-	// noticeResults is the largest batch whose results go along with its webhook.
+	// noticeResults is the largest batch whose webhook has the results.
 	noticeResults = 100
 )
 
-// Log implements [batch.Store].
-func (s *Deliveries) Log(ctx context.Context, owner, id string) (*batch.DeliveryLog, error) {
+// Deliveries are the deliveries of webhooks as the ledger keeps them: which one counts, what it sends,
+// and the log of attempts. [Outbox] enqueues their tasks.
+type Deliveries struct {
+	db      *rdb.DB
+	seals   *seal.Sealer
+	batches *Batches
+}
+
+// RoundOf returns the round of a batch, by its hash, which has the field from the second round on.
+func RoundOf(m map[string]string) int { return max(int(rdb.Atoi(m["round"])), 1) }
+
+// messageID returns the webhook-id of the end of a round: the same for every attempt.
+func messageID(id string, round int) string {
+	if round == 1 {
+		return "msg_" + id
+	}
+	return "msg_" + id + "_" + strconv.Itoa(round)
+}
+
+// Log returns the log of deliveries of a batch; see [batch.Store].
+func (d *Deliveries) Log(ctx context.Context, owner, id string) (*batch.DeliveryLog, error) {
 	if !keys.IsBatchID(id) {
 		return nil, batch.ErrNotFound
 	}
-	ctx, cancel := s.db.WithTimeout(ctx)
+	ctx, cancel := d.db.WithTimeout(ctx)
 	defer cancel()
 	k := keys.KeysOf(id)
 	var meta *redis.MapStringStringCmd
 	var stored *redis.StringSliceCmd
-	// Of one moment, so that the states are what the attempts led to.
-	if _, err := s.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+	// One transaction, so that the state of the delivery is the one after the last of the attempts.
+	if _, err := d.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
 		meta, stored = p.HGetAll(ctx, k.Meta), p.LRange(ctx, k.Deliveries, 0, -1)
 		return nil
 	}); err != nil {
@@ -46,10 +65,10 @@ func (s *Deliveries) Log(ctx context.Context, owner, id string) (*batch.Delivery
 	if m["webhook"] == "" {
 		return nil, batch.ErrNoWebhook
 	}
-	return s.deliveryLog(id, m, stored.Val())
+	return d.decodeLog(id, m, stored.Val())
 }
 
-func (s *Deliveries) deliveryLog(id string, m map[string]string, stored []string) (*batch.DeliveryLog, error) {
+func (d *Deliveries) decodeLog(id string, m map[string]string, stored []string) (*batch.DeliveryLog, error) {
 	round := RoundOf(m)
 	l := &batch.DeliveryLog{Round: round, MessageID: messageID(id, round), State: batch.DeliveryState(m["delivery"]), Attempts: []batch.Delivery{}}
 	for past := 1; past < round; past++ {
@@ -61,24 +80,24 @@ func (s *Deliveries) deliveryLog(id string, m map[string]string, stored []string
 		l.NextAt = &next
 	}
 	for _, sealed := range stored {
-		opened, err := s.seals.Open(seal.Label{ID: id, Kind: "w"}, []byte(sealed))
+		opened, err := d.seals.Open(seal.Label{ID: id, Kind: "w"}, []byte(sealed))
 		if err != nil {
 			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
 		}
-		var d batch.Delivery
-		if err := json.Unmarshal(opened, &d); err != nil {
+		var attempt batch.Delivery
+		if err := json.Unmarshal(opened, &attempt); err != nil {
 			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
 		}
-		l.Attempts = append(l.Attempts, d)
+		l.Attempts = append(l.Attempts, attempt)
 	}
 	return l, nil
 }
 
-// Notice implements [batch.Ledger]. Nothing of a batch changes between its end and a
-// retry, which withdraws the delivery, so what is read while the delivery counts is the
-// batch as it ended, and is the same each time.
-func (s *Deliveries) Notice(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
-	seen, err := s.batches.readHead(ctx, id, noticeResults)
+// Notice returns the event that a delivery sends; see [batch.Ledger]. Between its end and a retry,
+// which withdraws the delivery, nothing of a batch changes. So while the delivery counts, every call
+// returns the batch as it ended.
+func (d *Deliveries) Notice(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
+	seen, err := d.batches.readHead(ctx, id, noticeResults)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +105,7 @@ func (s *Deliveries) Notice(ctx context.Context, id string, delivery int) (*batc
 	if err := stillDue(m["sending"], m["delivery"], delivery); err != nil {
 		return nil, err
 	}
-	b, err := s.batches.batchOf(ctx, id, seen)
+	b, err := d.batches.batchOf(ctx, id, seen)
 	if err != nil {
 		return nil, err
 	}
@@ -96,31 +115,31 @@ func (s *Deliveries) Notice(ctx context.Context, id string, delivery int) (*batc
 	}
 	page := b.First
 	if page == nil || page.Next >= 0 {
-		if page, err = s.batches.Results(ctx, b.Owner, id, batch.ResultQuery{Limit: noticeResults}); err != nil {
+		if page, err = d.batches.Results(ctx, b.Owner, id, batch.ResultQuery{Limit: noticeResults}); err != nil {
 			return nil, err
 		}
 	}
-	if page.Next < 0 { // else they are few, but large
+	if page.Next < 0 { // otherwise they are larger than a page
 		n.Results = page.Results
 		for i, r := range n.Results {
 			n.Results[i] = batch.Served(r)
 		}
 	}
-	return n, s.checkDue(ctx, id, delivery)
+	return n, d.checkDue(ctx, id, delivery)
 }
 
-// checkDue answers as stillDue does, after the results were read.
-func (s *Deliveries) checkDue(ctx context.Context, id string, delivery int) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// checkDue returns the error of [stillDue] for the batch as it is now, after the results were read.
+func (d *Deliveries) checkDue(ctx context.Context, id string, delivery int) error {
+	ctx, cancel := d.db.WithTimeout(ctx)
 	defer cancel()
-	fields, err := s.db.Client.HMGet(ctx, keys.KeysOf(id).Meta, "sending", "delivery").Result()
+	fields, err := d.db.Client.HMGet(ctx, keys.KeysOf(id).Meta, "sending", "delivery").Result()
 	if err != nil {
 		return rdb.MapError(ctx, err)
 	}
 	return stillDue(rdb.Text(fields[0]), rdb.Text(fields[1]), delivery)
 }
 
-// stillDue returns nil if a delivery is the one that counts and is not done.
+// stillDue returns nil if a delivery counts and is pending, by two fields of the batch's hash.
 func stillDue(sending, state string, delivery int) error {
 	switch {
 	case sending == "":
@@ -132,9 +151,9 @@ func stillDue(sending, state string, delivery int) error {
 	}
 }
 
-// Record implements [batch.Ledger]. Repeating it logs an attempt once.
-func (s *Deliveries) Record(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
-	encoded, err := json.Marshal(d)
+// Record records an attempt at a delivery; see [batch.Ledger]. Repeating it logs the attempt once.
+func (d *Deliveries) Record(ctx context.Context, id string, delivery int, attempt batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
+	encoded, err := json.Marshal(attempt)
 	if err != nil {
 		return fmt.Errorf("encode a delivery: %w", err)
 	}
@@ -144,12 +163,37 @@ func (s *Deliveries) Record(ctx context.Context, id string, delivery int, d batc
 		next = strconv.FormatInt(nextAt.UnixMilli(), 10)
 		hold = rdb.Millis(time.Until(nextAt) + deliveryGrace)
 	}
-	// What is sealed differs each time, so a repetition is recognised by this.
-	attempt := fmt.Sprintf("%d %d %s", delivery, d.At.UnixNano(), state)
-	answer, err := s.db.Run(ctx, Steps.Delivered, append(k.Step(), k.Deliveries),
-		delivery, d.Round, s.seals.Seal(seal.Label{ID: id, Kind: "w"}, encoded), string(state), next, logEntries, hold, attempt)
+	// The sealed bytes differ each time, so the step recognises a repetition by this.
+	attemptID := fmt.Sprintf("%d %d %s", delivery, attempt.At.UnixNano(), state)
+	reply, err := d.db.Run(ctx, Steps.Delivered, append(k.Step(), k.Deliveries),
+		delivery, attempt.Round, d.seals.Seal(seal.Label{ID: id, Kind: "w"}, encoded), string(state), next, logEntries, hold, attemptID)
 	if err != nil {
-		return fmt.Errorf("note a delivery of batch %s: %w", id, err)
+		return fmt.Errorf("record a delivery of batch %s: %w", id, err)
 	}
-	return VerdictError(answer[0])
+	return VerdictError(reply[0])
+}
+
+// Redeliver starts another delivery of the webhook, which withdraws the one before; see [batch.Store].
+func (d *Deliveries) Redeliver(ctx context.Context, owner, id string) error {
+	if _, err := d.batches.Get(ctx, owner, id, 0); err != nil {
+		return err
+	}
+	if err := d.batches.Index.Reopen(ctx, id, false); err != nil {
+		return err
+	}
+	reply, err := d.db.Run(ctx, Steps.Redeliver, []string{keys.KeysOf(id).Meta}, owner)
+	if err != nil {
+		return fmt.Errorf("redeliver the webhook of batch %s: %w", id, err)
+	}
+	switch reply[0] {
+	case "no_webhook":
+		return batch.ErrNoWebhook
+	case "not_terminal":
+		return batch.ErrNotTerminal
+	case "gone":
+		return batch.ErrNotFound
+	}
+	d.batches.Outbox.Withdraw(ctx, id, reply[2])
+	d.batches.Outbox.EnqueueIf(ctx, id, reply[1])
+	return nil
 }

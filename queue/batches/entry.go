@@ -8,7 +8,15 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// ParseEntry reads a ledger entry; see lua/entry.lua.
+// Entry is the ledger entry of an action that a worker has begun. lua/entry.lua has its format.
+type Entry struct {
+	Token, Worker     string
+	Round             string // round of the batch, as the meta hash has it: "" in the first
+	Attempts, Earlier int    // attempts in all rounds, and in the rounds before Round
+	First, Started    time.Time
+}
+
+// ParseEntry reads a ledger entry. It returns the zero Entry for a malformed one.
 func ParseEntry(packed string) Entry {
 	parts := strings.SplitN(packed, "|", 6)
 	if len(parts) < 6 {
@@ -21,19 +29,11 @@ func ParseEntry(packed string) Entry {
 	}
 }
 
-// String returns the ledger entry; see lua/entry.lua.
+// String returns the ledger entry as Redis has it.
 func (e *Entry) String() string {
 	earlier := strconv.Itoa(e.Earlier)
 	if e.Round != "" {
 		earlier += "." + e.Round
 	}
 	return strings.Join([]string{e.Token, strconv.Itoa(e.Attempts), rdb.MillisOf(e.First), rdb.MillisOf(e.Started), earlier, e.Worker}, "|")
-}
-
-// Entry is what the ledger says of an action that was begun.
-type Entry struct {
-	Token, Worker     string
-	Round             string // of its batch, as the meta hash has it: "" is the first
-	Attempts, Earlier int
-	First, Started    time.Time
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-// listEntry is an entry of an owner's list: a batch, and when it was created, in
-// microseconds by Redis's clock. As a cursor it is "<time>-<id>".
+// listEntry is an entry of an owner's list: a batch, and the time of its creation in microseconds, by
+// Redis's clock. Its cursor is "<time>-<id>".
 type listEntry struct {
 	created int64
 	id      string
@@ -32,7 +32,7 @@ func parseListCursor(cursor string) (listEntry, error) {
 }
 
 // List implements [batch.Store].
-func (s *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
+func (b *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
 	var after *listEntry
 	if cursor != "" {
 		e, err := parseListCursor(cursor)
@@ -43,11 +43,11 @@ func (s *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]
 	}
 	var found []*batch.Batch
 	for {
-		entries, more, err := s.listEntries(ctx, owner, after, limit-len(found))
+		entries, more, err := b.listEntries(ctx, owner, after, limit-len(found))
 		if err != nil {
 			return nil, "", err
 		}
-		batches, err := s.listed(ctx, owner, entries)
+		batches, err := b.listed(ctx, owner, entries)
 		if err != nil {
 			return nil, "", err
 		}
@@ -62,11 +62,11 @@ func (s *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]
 	}
 }
 
-// listEntries returns up to limit entries of the owner's list, the newest first, that
-// come after that one, and whether there are more. Those of the same time are ordered
-// by id.
-func (s *Batches) listEntries(ctx context.Context, owner string, after *listEntry, limit int) ([]listEntry, bool, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// listEntries returns up to limit entries of the owner's list that come after an entry, and whether
+// there are more. The newest come first, and those of the same time in the descending order of their
+// ids.
+func (b *Batches) listEntries(ctx context.Context, owner string, after *listEntry, limit int) ([]listEntry, bool, error) {
+	ctx, cancel := b.db.WithTimeout(ctx)
 	defer cancel()
 	var entries []listEntry
 	by := redis.ZRangeBy{Max: "+inf", Min: "-inf", Count: int64(limit) + 1}
@@ -74,7 +74,7 @@ func (s *Batches) listEntries(ctx context.Context, owner string, after *listEntr
 		by.Max = strconv.FormatInt(after.created, 10)
 	}
 	for {
-		page, err := s.db.Client.ZRevRangeByScoreWithScores(ctx, keys.OwnerKey(owner), &by).Result()
+		page, err := b.db.Client.ZRevRangeByScoreWithScores(ctx, keys.OwnerKey(owner), &by).Result()
 		if err != nil {
 			return nil, false, rdb.MapError(ctx, err)
 		}
@@ -95,10 +95,10 @@ func (s *Batches) listEntries(ctx context.Context, owner string, after *listEntr
 	}
 }
 
-// listed reads the batches of entries, and drops the entries whose batches are gone. On a
-// Redis that takes no writes these stay, for a later read to drop.
-func (s *Batches) listed(ctx context.Context, owner string, entries []listEntry) ([]*batch.Batch, error) {
-	metas, err := s.metas(ctx, entries)
+// listed reads the batches of entries, and removes the entries that have none. On a Redis that refuses
+// writes, these stay until a later List.
+func (b *Batches) listed(ctx context.Context, owner string, entries []listEntry) ([]*batch.Batch, error) {
+	metas, err := b.metas(ctx, entries)
 	if err != nil {
 		return nil, err
 	}
@@ -109,23 +109,24 @@ func (s *Batches) listed(ctx context.Context, owner string, entries []listEntry)
 			bare = append(bare, e.id)
 			continue
 		}
-		b, err := s.Codec.DecodeBatch(e.id, metas[i])
+		one, err := b.Codec.DecodeBatch(e.id, metas[i])
 		if err != nil {
 			return nil, err
 		}
-		batches = append(batches, b)
+		batches = append(batches, one)
 	}
-	if err := s.dropEntries(ctx, owner, bare); err != nil {
-		s.log.WarnContext(ctx, "entries without a batch not removed from a list", "error", err)
+	if err := b.dropEntries(ctx, owner, bare); err != nil {
+		b.log.WarnContext(ctx, "entries without a batch not removed from a list", "error", err)
 	}
 	return batches, nil
 }
 
-func (s *Batches) metas(ctx context.Context, entries []listEntry) ([]map[string]string, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// metas reads the hashes of the batches of entries.
+func (b *Batches) metas(ctx context.Context, entries []listEntry) ([]map[string]string, error) {
+	ctx, cancel := b.db.WithTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.MapStringStringCmd, len(entries))
-	if _, err := s.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
+	if _, err := b.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for i, e := range entries {
 			cmds[i] = p.HGetAll(ctx, keys.KeysOf(e.id).Meta)
 		}
@@ -140,10 +141,9 @@ func (s *Batches) metas(ctx context.Context, entries []listEntry) ([]map[string]
 	return metas, nil
 }
 
-// dropEntries removes entries without a batch, unless their uploads may still be about
-// to commit.
-func (s *Batches) dropEntries(ctx context.Context, owner string, ids []string) error {
-	staged, err := s.Index.Staged(ctx, ids)
+// dropEntries removes entries without a batch, except those whose upload may be about to commit.
+func (b *Batches) dropEntries(ctx context.Context, owner string, ids []string) error {
+	staged, err := b.Index.Staged(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -156,7 +156,7 @@ func (s *Batches) dropEntries(ctx context.Context, owner string, ids []string) e
 	if len(gone) == 0 {
 		return nil
 	}
-	ctx, cancel := s.db.WithTimeout(ctx)
+	ctx, cancel := b.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.db.Client.ZRem(ctx, keys.OwnerKey(owner), gone...).Err())
+	return rdb.MapError(ctx, b.db.Client.ZRem(ctx, keys.OwnerKey(owner), gone...).Err())
 }

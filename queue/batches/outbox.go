@@ -3,110 +3,82 @@ package batches
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
-	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-const (
-	// deliveryGrace is how long a batch outlives the time at which the next
-	// attempt at its webhook is due.
-	deliveryGrace = time.Hour
-)
+// deliveryGrace is how long a batch is kept after the time at which the next attempt at its webhook is
+// due.
+const deliveryGrace = time.Hour
 
-// RoundOf returns the round that a batch is in. The meta hash names it from the second on.
-func RoundOf(m map[string]string) int { return max(int(rdb.Atoi(m["round"])), 1) }
-
-// messageID is the webhook-id of the end of a round: the same for every attempt.
-func messageID(id string, round int) string {
-	if round == 1 {
-		return "msg_" + id
-	}
-	return "msg_" + id + "_" + strconv.Itoa(round)
+// Outbox enqueues the webhooks of batches that have ended. The step that ends a batch marks the
+// delivery as due in the batch's hash; the mark is cleared once a task for the delivery exists.
+type Outbox struct {
+	db     *rdb.DB
+	log    *slog.Logger
+	tasks  *tasks.Queues
+	doubts *Doubts
 }
 
-// WebhookTaskID is that of the one task of a delivery. asynq counts its failures, so every
-// delivery has the whole schedule.
-func WebhookTaskID(id string, delivery int) string {
+// webhookTaskID returns the id of the one task of a delivery. asynq counts the failures of a task, so
+// each delivery has the whole retry schedule.
+func webhookTaskID(id string, delivery int) string {
 	return id + ":webhook:" + strconv.Itoa(delivery)
 }
 
-// EnqueueIf enqueues the delivery of which a step says that it wrote the outbox mark.
-// A failure is only logged: the mark stands, and the sweeper looks for it.
-func (s *Outbox) EnqueueIf(ctx context.Context, id, mark string) {
+// EnqueueIf enqueues the delivery that a step has marked, by the number that the step returned; with
+// "0" or "" it does nothing. It logs a failure and returns none: the mark remains, and the sweeper
+// looks for it.
+func (o *Outbox) EnqueueIf(ctx context.Context, id, mark string) {
 	delivery := int(rdb.Atoi(mark))
 	if delivery == 0 {
 		return
 	}
 	crash.At(crash.OutboxMarked)
-	if err := s.Enqueue(rdb.Detached(ctx), id, delivery); err != nil {
-		s.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
-		s.Doubts.Doubt(id)
+	if err := o.Enqueue(rdb.Detached(ctx), id, delivery); err != nil {
+		o.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
+		o.doubts.add(id)
 	}
 }
 
-// Enqueue enqueues a delivery, and only then clears its outbox mark: a crash in between
-// has it enqueued again, which asynq or the ledger refuses. A delivery that was
-// withdrawn meanwhile changes nothing of the one that follows.
-func (s *Outbox) Enqueue(ctx context.Context, id string, delivery int) error {
+// Enqueue enqueues a delivery, and clears its mark afterwards. After a crash between the two, the
+// sweeper enqueues the delivery again, which asynq or the ledger refuses. Enqueueing a delivery that
+// was withdrawn has no effect on a later one.
+func (o *Outbox) Enqueue(ctx context.Context, id string, delivery int) error {
 	k := keys.KeysOf(id)
-	answer, err := s.db.Run(ctx, Steps.Due, append(k.Step(), k.Deliveries), delivery, rdb.Millis(deliveryGrace))
+	reply, err := o.db.Run(ctx, Steps.Due, append(k.Step(), k.Deliveries), delivery, rdb.Millis(deliveryGrace))
 	if err != nil {
-		return fmt.Errorf("note that the webhook is due: %w", err)
+		return fmt.Errorf("keep the batch for its webhook: %w", err)
 	}
-	if answer[0] != "ok" {
+	if reply[0] != "ok" {
 		return nil
 	}
 	crash.At(crash.WebhookNoted)
-	task := tasks.Task{Queue: tasks.WebhookQueue, Kind: tasks.TaskWebhook, ID: WebhookTaskID(id, delivery), Payload: tasks.EncodeTask(id, delivery)}
-	if err := s.tasks.EnqueueTasks(ctx, []tasks.Task{task}); err != nil {
+	task := tasks.Task{Queue: tasks.WebhookQueue, Kind: tasks.TaskWebhook, ID: webhookTaskID(id, delivery), Payload: tasks.EncodeTask(id, delivery)}
+	if err := o.tasks.EnqueueTasks(ctx, []tasks.Task{task}); err != nil {
 		return fmt.Errorf("enqueue the webhook: %w", err)
 	}
 	crash.At(crash.WebhookEnqueued)
-	if _, err := s.db.Run(ctx, Steps.Enqueued, []string{k.Meta}, delivery); err != nil {
+	if _, err := o.db.Run(ctx, Steps.Enqueued, []string{k.Meta}, delivery); err != nil {
 		return fmt.Errorf("clear the outbox mark: %w", err)
 	}
 	return nil
 }
 
-// Withdraw removes the task of a delivery that is stale. One that stays, or is under way,
-// changes nothing: the ledger refuses what it brings.
-func (s *Outbox) Withdraw(ctx context.Context, id, number string) {
+// Withdraw removes the task of a delivery that is stale, by the number that a step returned; with "0"
+// or "" it does nothing. If the task remains or already runs, the ledger refuses its outcome.
+func (o *Outbox) Withdraw(ctx context.Context, id, number string) {
 	delivery := int(rdb.Atoi(number))
 	if delivery == 0 {
 		return
 	}
-	if err := s.tasks.DeleteTask(tasks.WebhookQueue, WebhookTaskID(id, delivery)); err != nil {
-		s.log.DebugContext(ctx, "task of a withdrawn webhook left to its worker", "batch", id, "error", err)
+	if err := o.tasks.DeleteTask(tasks.WebhookQueue, webhookTaskID(id, delivery)); err != nil {
+		o.log.DebugContext(ctx, "task of a withdrawn webhook left to its worker", "batch", id, "error", err)
 	}
-}
-
-// Redeliver implements [batch.Store].
-func (s *Deliveries) Redeliver(ctx context.Context, owner, id string) error {
-	if _, err := s.batches.Get(ctx, owner, id, 0); err != nil {
-		return err
-	}
-	if err := s.Open.Reopen(ctx, id, false); err != nil {
-		return err
-	}
-	answer, err := s.db.Run(ctx, Steps.Redeliver, []string{keys.KeysOf(id).Meta}, owner)
-	if err != nil {
-		return fmt.Errorf("redeliver the webhook of batch %s: %w", id, err)
-	}
-	switch answer[0] {
-	case "no_webhook":
-		return batch.ErrNoWebhook
-	case "not_terminal":
-		return batch.ErrNotTerminal
-	case "gone":
-		return batch.ErrNotFound
-	}
-	s.Outbox.Withdraw(ctx, id, answer[2])
-	s.Outbox.EnqueueIf(ctx, id, answer[1])
-	return nil
 }

@@ -16,8 +16,8 @@ type Waiters struct {
 	listen sync.Once
 
 	mu      sync.Mutex
-	waiting map[string]map[chan *batch.Batch]int // by batch; they are numbered
-	watches int                                  // that there were in all
+	waiting map[string]map[chan *batch.Batch]int // by batch, the channels with the number of each request
+	last    int                                  // number of the last request
 }
 
 func newWaiters(pubsub *rdb.PubSub, name string) *Waiters {
@@ -33,8 +33,8 @@ func (w *Waiters) watch(id string) (<-chan *batch.Batch, func()) {
 	if w.waiting[id] == nil {
 		w.waiting[id] = make(map[chan *batch.Batch]int)
 	}
-	w.watches++
-	w.waiting[id][wake] = w.watches
+	w.last++
+	w.waiting[id][wake] = w.last
 	return wake, func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -45,26 +45,28 @@ func (w *Waiters) watch(id string) (<-chan *batch.Batch, func()) {
 	}
 }
 
-// ended wakes the requests that wait for a batch, by the message of the step that ended it. The
-// message of a step of this process has its name: whoever made the step hands the batch over.
+// ended wakes the requests that wait for a batch, upon the message of the step that ended it. It ignores
+// the message of a step of this process, which has the name of the process: the ledger hands that batch
+// over itself.
 func (w *Waiters) ended(message string) {
 	if id, origin, _ := strings.Cut(message, " "); origin != w.name {
 		w.Tell(id, nil, 0)
 	}
 }
 
-// Awaited implements [handOver].
+// Awaited returns the number of the last request if any waits for the batch, else 0. With Tell it
+// implements the ledger's HandOver.
 func (w *Waiters) Awaited(id string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.waiting[id]) == 0 {
 		return 0
 	}
-	return w.watches
+	return w.last
 }
 
-// Tell implements [handOver]. A request that began to wait later than the last one reads the batch
-// itself, since the batch may have been retried meanwhile.
+// Tell hands a batch over to the requests with numbers up to last. It wakes the later ones with nil, and
+// they read the batch themselves, since it may have been retried meanwhile.
 func (w *Waiters) Tell(id string, b *batch.Batch, last int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -75,7 +77,7 @@ func (w *Waiters) Tell(id string, b *batch.Batch, last int) {
 		}
 		select {
 		case wake <- handed:
-		default: // it has a wake-up that it did not see yet
+		default: // the request has a wakeup already
 		}
 	}
 }

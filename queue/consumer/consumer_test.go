@@ -15,7 +15,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
@@ -62,7 +61,7 @@ func TestTasksAreTakenManyAtATimeAndLeaveNothing(t *testing.T) {
 		b.DB.Client.AddHook(polls)
 		b.Submit(300, queuetest.Spec())
 		b.Eventually("all tasks", func() bool { return len(got.Sorted()) >= 300 })
-		require.Equal(t, batches.Span(0, 300), got.Sorted(), "each once")
+		require.Equal(t, queuetest.Span(0, 300), got.Sorted(), "each once")
 		require.LessOrEqual(t, most.Load(), int32(8), "no more than there are slots")
 		require.Less(t, polls.N.Load(), int32(280), "several tasks share an exchange")
 		stop()
@@ -140,7 +139,7 @@ func TestTasksThatWereNotBegunAreGivenBackInOrder(t *testing.T) {
 			require.NoError(t, err)
 			order = append(order, index)
 		}
-		require.Equal(t, batches.Span(ran, 20), order, "in the order in which they came")
+		require.Equal(t, queuetest.Span(ran, 20), order, "in the order in which they came")
 	})
 }
 
@@ -246,7 +245,7 @@ func TestAQueueIsSpreadOverACluster(t *testing.T) {
 		})
 		b.Submit(3000, queuetest.Spec())
 		b.Eventually("all tasks", func() bool { return len(got.Sorted()) >= 3000 })
-		require.Equal(t, batches.Span(0, 3000), got.Sorted())
+		require.Equal(t, queuetest.Span(0, 3000), got.Sorted())
 		processed := map[string]int{} // by the server that keeps the queue
 		for _, queue := range b.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)) {
 			node, err := cluster.MasterForKey(b.Ctx, tasks.AsynqPrefix(queue)+"pending")
@@ -325,7 +324,7 @@ func TestAHoldThatIsResetDelaysNoTaskLonger(t *testing.T) {
 
 func TestTasksWhoseEnqueueingHadNoReplyAreTaken(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
-		err := b.Enqueue(b.Ctx, "warm", queuetest.Crm(batch.Interactive), batches.Span(0, tasks.ClusterShards*tasks.ShardRun)) // the script is loaded
+		err := b.Enqueue(b.Ctx, "warm", queuetest.Crm(batch.Interactive), queuetest.Span(0, tasks.ClusterShards*tasks.ShardRun)) // the script is loaded
 		require.NoError(t, err)
 		c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 8}}})
 		defer b.consumers.add(c)()
@@ -333,7 +332,7 @@ func TestTasksWhoseEnqueueingHadNoReplyAreTaken(t *testing.T) {
 			q.maybeNonEmpty = false
 		}
 		b.DB.Client.AddHook(&queuetest.LostReplies{Left: 1, Only: tasks.Steps.Enqueue.Hash()})
-		indexes := batches.Span(0, 3*tasks.ShardRun)
+		indexes := queuetest.Span(0, 3*tasks.ShardRun)
 		err = b.Enqueue(b.Ctx, "some", queuetest.Crm(batch.Interactive), indexes)
 		require.Error(t, err)
 		for _, i := range indexes {

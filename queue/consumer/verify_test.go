@@ -9,7 +9,6 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 )
@@ -20,7 +19,7 @@ func TestASilentLossAmongManyOpenBatchesIsFoundSoon(t *testing.T) {
 	t.Parallel()
 	b := open(t, redistest.Start(t).URL())
 	for i := range 2000 { // the sweeper meets 3 in a second
-		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, batches.AtOnce("open-"+strconv.Itoa(i))).Err())
+		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, queuetest.DueAtOnce("open-"+strconv.Itoa(i))).Err())
 	}
 	id := b.Submit(2, queuetest.Spec()).ID
 	b.serve(Target{Slots: 2}, func(index int, _ *Slot) error {

@@ -20,20 +20,16 @@ import (
 func (s *Ledger) Member(ctx context.Context, id string, index int) (*batch.Action, error) {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()
-	sealed, err := s.db.Client.HGet(ctx, keys.KeysOf(id).Actions, strconv.Itoa(index)).Bytes()
+	sealed, err := s.db.Client.HGet(ctx, keys.KeysOf(id).Actions, strconv.Itoa(index)).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil, batch.ErrNotFound
 	}
 	if err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
-	opened, err := s.seals.Open(seal.Label{ID: id, Kind: "a", Index: index}, sealed)
+	a, err := s.batches.Codec.OpenAction(id, index, sealed)
 	if err != nil {
-		return nil, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
-	}
-	a, err := batches.DecodeAction(opened)
-	if err != nil {
-		return nil, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
+		return nil, err
 	}
 	return &a, nil
 }

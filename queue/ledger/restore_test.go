@@ -96,7 +96,7 @@ func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
 		require.NoError(t, b.DB.Client.SetRange(b.Ctx, keys.KeysOf(waits).State, 0, "r").Err())
 		b.DropTask(waits, 0)
 		b.DropTask(ends, 0)
-		_ = b.Inspector().DeleteTask(tasks.WebhookQueue, batches.WebhookTaskID(ends, 1))
+		_ = b.Inspector().DeleteTask(tasks.WebhookQueue, queuetest.WebhookTaskID(ends, 1))
 		for _, id := range []string{ends, waits} {
 			require.NoError(t, b.DB.Client.ZRem(b.Ctx, keys.OpenKey, id).Err())
 			lost := &queuetest.LostReplies{Left: 1, Only: ledger.Steps.Restore.Hash() + " 6 " + keys.KeysOf(id).Meta}
@@ -111,7 +111,7 @@ func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
 		restored, err := b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Remembered())
 		require.NoError(t, err)
 		require.Zero(t, restored)
-		require.Equal(t, []string{batches.WebhookTaskID(ends, 1)}, b.Webhooks())
+		require.Equal(t, []string{queuetest.WebhookTaskID(ends, 1)}, b.Webhooks())
 		require.Len(t, b.Pending(batch.Interactive), 1)
 		require.Equal(t, 2, b.Begin(waits, 0).Attempt)
 	})

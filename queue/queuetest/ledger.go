@@ -86,3 +86,12 @@ func (b *Bundle) Webhooks() (ids []string) {
 	}
 	return ids
 }
+
+// PassDeadline moves the creation and the deadline of a batch, an hour apart, so that the deadline has
+// passed.
+func (b *Bundle) PassDeadline(id string) {
+	b.T.Helper()
+	now, err := b.DB.Now(b.Ctx)
+	require.NoError(b.T, err)
+	require.NoError(b.T, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "created", now.Add(-time.Hour).UnixMilli(), "expires", now.UnixMilli()-1).Err())
+}

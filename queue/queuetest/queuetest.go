@@ -107,3 +107,6 @@ func Must[T any](v T, err error) T {
 	}
 	return v
 }
+
+// ErrorOf returns the error of a call that returns a value as well.
+func ErrorOf[T any](_ T, err error) error { return err }

@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -39,4 +40,9 @@ func (b *Bundle) Sweep() batch.Swept {
 	require.NoError(b.T, err)
 	require.True(b.T, ok)
 	return swept
+}
+
+// DueAtOnce returns an entry of the open list that is due before all others.
+func DueAtOnce(id string) redis.Z {
+	return redis.Z{Member: id, Score: -float64(time.Now().UnixMilli())}
 }

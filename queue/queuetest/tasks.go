@@ -169,3 +169,11 @@ func (b *Bundle) ExpireLeases() {
 	}
 	b.Sweeper.Timing.CheckLeasesEvery = 0
 }
+
+// Span returns the indexes from one up to another, without the latter.
+func Span(from, to int) (indexes []int) {
+	for i := from; i < to; i++ {
+		indexes = append(indexes, i)
+	}
+	return indexes
+}

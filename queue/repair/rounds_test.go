@@ -96,7 +96,7 @@ func TestEveryPageOfARoundHasTheTimeOfTheFirst(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
 	for i := range repair.PageSize + 1 {
-		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, batches.AtOnce(strconv.Itoa(i))).Err())
+		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, queuetest.DueAtOnce(strconv.Itoa(i))).Err())
 	}
 	require.NoError(t, repair.Steps.DueBatches.Load(b.Ctx, b.DB.Client).Err())
 	seen := &looksUpTo{digest: repair.Steps.DueBatches.Hash()}

@@ -14,7 +14,6 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/repair"
@@ -38,7 +37,7 @@ func TestTheSweeperRepairsWhatACrashLeft(t *testing.T) {
 		s.WebhookURL = "https://example.com/hook"
 		told := b.Submit(1, s).ID
 		b.End(told, 0, batch.Succeeded)
-		require.NoError(t, b.Inspector().DeleteTask(tasks.WebhookQueue, batches.WebhookTaskID(told, 1)))
+		require.NoError(t, b.Inspector().DeleteTask(tasks.WebhookQueue, queuetest.WebhookTaskID(told, 1)))
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(told).Meta, "outbox", "1").Err())
 		require.Equal(t, batch.Swept{Open: 2, Notified: 1}, b.Sweep())
 		tasks, err := b.Inspector().ListPendingTasks(tasks.WebhookQueue)

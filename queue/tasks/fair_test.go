@@ -9,7 +9,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
@@ -156,7 +155,7 @@ func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
 func TestTasksThatComeAgainLeaveRoomForOthers(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	err := b.Enqueue(b.Ctx, "failing", queuetest.Crm(batch.Bulk), batches.Span(0, 1000))
+	err := b.Enqueue(b.Ctx, "failing", queuetest.Crm(batch.Bulk), queuetest.Span(0, 1000))
 	require.NoError(t, err)
 	ids, more := b.polls(b.bulkQueue(), 100, false)
 	require.True(t, more)

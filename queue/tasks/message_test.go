@@ -8,7 +8,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/tasks"
 )
@@ -34,7 +33,7 @@ func TestTheMessageOfATaskIsWhatAsynqsClientWrites(t *testing.T) {
 func TestATaskThatIsThereIsNotEnqueuedAgain(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		for _, of := range []struct{ from, to, waiting int }{{2, 5, 3}, {0, 8, 8}, {0, 8, 8}} {
-			require.NoError(t, b.Enqueue(b.Ctx, "some", queuetest.Crm(batch.Bulk), batches.Span(of.from, of.to)))
+			require.NoError(t, b.Enqueue(b.Ctx, "some", queuetest.Crm(batch.Bulk), queuetest.Span(of.from, of.to)))
 			require.Len(t, b.Listed(batch.Bulk, b.Inspector().ListPendingTasks), of.waiting)
 		}
 	})

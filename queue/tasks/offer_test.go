@@ -11,7 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
@@ -183,7 +182,7 @@ func TestAPollSurvivesLostKeysOfAFairQueue(t *testing.T) {
 		queue := b.bulkQueue()
 		for _, lost := range []string{"o", "m", "n", "p", "v", "g", "o:me", "s:me", "b:b0"} {
 			t.Log(lost)
-			err := b.Enqueue(b.Ctx, "again", queuetest.Crm(batch.Bulk), batches.Span(0, 4))
+			err := b.Enqueue(b.Ctx, "again", queuetest.Crm(batch.Bulk), queuetest.Span(0, 4))
 			require.NoError(t, err)
 			for _, id := range []string{"b0", "b1"} {
 				b.offersOf("me", id, 5)

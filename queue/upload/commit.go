@@ -13,11 +13,9 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
-	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
@@ -73,8 +71,8 @@ func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 		}
 		args = append(args, "throttle", limit, "handed", 0)
 	}
-	if private := batches.EncodePrivate(spec); private != nil {
-		args = append(args, "private", u.s.seals.Seal(seal.Label{ID: u.ID, Kind: "m"}, private))
+	if private := u.s.batches.Codec.SealPrivate(u.ID, spec); private != nil {
+		args = append(args, "private", private)
 	}
 	return args, nil
 }

@@ -1,5 +1,5 @@
--- alert makes all open batches due at once, and has the sweeper look at them in every round
--- for a while, whichever process that is: work may have been lost.
+-- alert makes all open batches due at once, and has the sweeper, in whichever process, look at them in
+-- every round while the alert lasts.
 -- KEYS: open (zset: batch id, ms from which a round looks at it), alert
 -- ARGV: ms for which the alert lasts
 -- returns: the number of open batches

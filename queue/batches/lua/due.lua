@@ -1,7 +1,7 @@
 -- due keeps a batch for a delivery of its webhook that is about to be enqueued.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries
 -- ARGV: number of the delivery, hold ms
--- returns: 'ok' | 'done' if the outbox mark is not this delivery's any more | 'gone'
+-- returns: 'ok' | 'done' if the outbox mark is cleared or that of another delivery | 'gone'
 -- Repeating it changes nothing.
 local m = redis.call('HMGET', KEYS[1], 'gone', 'outbox')
 if not m[1] then

@@ -25,10 +25,10 @@ local function write_entry(key, index, e)
   redis.call('HSET', key, index, format_entry(e))
 end
 
--- last_of is the field of the groups hash with what the last attempt at an action came
--- to that waits for its next one, or ended while it did: 'p' and the sealed result. In a
--- batch that is retried, the state in which that action ended takes the place of 'p';
--- what was overdue has 'O' and 'attempts|started'.
+-- last_of returns the field of the groups hash with the last attempt at an action that waits for the
+-- next attempt, or ended while it waited. The value is 'p' and the sealed result. A retry of the batch
+-- replaces 'p' by the state in which the action ended; for an overdue action it writes 'O' and
+-- 'attempts|started'.
 local function last_of(index)
   return 'o' .. index
 end

@@ -1,8 +1,8 @@
--- erase removes a batch and all that belongs to it.
+-- erase removes all keys of a batch.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries
 -- ARGV: owner
--- returns: {1, number of the webhook's delivery, limit that throttles it, token of its grant,
---          owner, target, lane, round, each or ''} | {0} if there is no such batch of this owner
+-- returns: {1, number of the webhook's delivery, limit that throttles the batch, token of its grant,
+--          owner, target, lane, round, each or ''} | {0} if the owner has no such batch
 local m = redis.call('HMGET', KEYS[1], 'owner', 'sending', 'throttle', 'grant', 'target', 'lane', 'round')
 if m[1] ~= ARGV[1] then
   return {0}

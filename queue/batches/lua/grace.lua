@@ -1,3 +1,3 @@
--- GRACE is how much longer than deadline and retention the keys of a batch that
--- has not ended live: what is in flight at the deadline may take its time.
+-- GRACE is how many milliseconds the keys of a batch that has not ended outlive its deadline and
+-- retention, since actions that run at the deadline may run on.
 local GRACE = 8 * 3600 * 1000

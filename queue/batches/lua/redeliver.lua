@@ -1,5 +1,5 @@
--- redeliver marks the webhook of a batch that has ended as due again, as a delivery of
--- its own, which withdraws the one before.
+-- redeliver starts another delivery of the webhook of a batch that has ended, and marks it as due. The
+-- delivery before is withdrawn.
 -- KEYS: meta
 -- ARGV: owner
 -- returns: {'ok', number of the delivery, number of the one before} | {'gone'} | {'no_webhook'} | {'not_terminal'}

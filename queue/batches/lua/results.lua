@@ -1,6 +1,5 @@
--- read_results returns the states of up to limit actions and their results, up to the one
--- with which they are too large, and how many bytes are left of what they may have. A result
--- that is not there is an empty string.
+-- read_results returns the states of up to limit actions, their results up to the one that exceeds
+-- the given bytes, and how many bytes are left. A missing result is an empty string.
 local function read_results(state, results, from, limit, bytes)
   local states, found = redis.call('GETRANGE', state, from, from + limit - 1), {}
   for i = 1, #states do

@@ -1,19 +1,18 @@
 -- This library needs that of times.
 
--- settle turns the batch terminal once nothing of it is pending: it says how it
--- ended, writes the outbox mark of its webhook, starts its retention, and wakes
--- those who wait. It returns the number of the webhook's delivery, or '0' if the
--- batch has not ended or has no webhook. Every delivery of a batch has a number of
--- its own (sending); a later number withdraws the earlier ones.
--- keys: meta, state, ledger, actions, results, groups; word: what wakes them
-local function settle(keys, word, channel, now)
+-- settle ends the batch if none of its actions is pending: it writes the final status and the outbox
+-- mark of the webhook, starts the retention, and publishes a message that wakes the requests that wait.
+-- It returns the number of the webhook's delivery, or '0' if the batch has not ended or has no webhook.
+-- Every delivery of a batch has a number of its own (sending); a later number withdraws the earlier ones.
+-- keys: meta, state, ledger, actions, results, groups
+local function settle(keys, message, channel, now)
   local m = redis.call('HMGET', keys[1], 'pending', 'ending', 'retention', 'webhook')
   if tonumber(m[1]) > 0 then
     return '0'
   end
   local status = m[2] or 'completed'
   if status == 'expired' and redis.call('HGET', keys[1], 'expired') == '0' then
-    status = 'completed' -- the deadline passed, and nothing was left for it to end
+    status = 'completed' -- the deadline passed, and no action was waiting
   end
   local gone = now + tonumber(m[3])
   redis.call('HSET', keys[1], 'status', status, 'ended', ms(now), 'gone', ms(gone))
@@ -26,6 +25,6 @@ local function settle(keys, word, channel, now)
       redis.call('PEXPIREAT', key, ms(gone))
     end
   end
-  redis.call('PUBLISH', channel, word)
+  redis.call('PUBLISH', channel, message)
   return delivery
 end

@@ -1,8 +1,8 @@
--- look reads the head of a batch, and some of its results as far as they are not too large.
+-- snapshot reads the hash of a batch, and the states and results of some actions.
 -- KEYS: meta, state, results
--- ARGV: the first action, the most results, the most bytes of them, and the most actions
---       of a batch that has to have ended for its results to be wanted, or 0 if any are
--- returns: {fields and values of the meta hash in turn, states of as many actions, results of the first ones}
+-- ARGV: index of the first action, most results, bytes after which the results end, and 0, or the most
+--       actions of a batch whose results it reads, which it then does only if the batch has ended
+-- returns: {fields and values of the meta hash in turn, states of the actions, results of the first of them}
 local meta = redis.call('HGETALL', KEYS[1])
 local from, limit, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 if ARGV[4] ~= '0' then

@@ -8,8 +8,8 @@
 local FIELD = {p = 'pending', r = 'pending', w = 'pending', g = 'pending', S = 'succeeded', F = 'failed', E = 'errored',
                U = 'unknown', O = 'unknown', C = 'cancelled', X = 'expired', K = 'skipped'}
 
--- put_states writes states of actions, by ascending index. Those of neighbours are
--- written together.
+-- put_states writes the states of actions, by ascending index, with one command for each run of
+-- neighbours.
 local function put_states(key, indexes, states)
   local from = 1
   for n = 1, #indexes do
@@ -20,14 +20,15 @@ local function put_states(key, indexes, states)
   end
 end
 
--- move changes the counts as n actions go from one state to another, and returns
--- how many are left of the former.
+-- move changes the counts for n actions that go from one state to another, and returns the remaining
+-- count of the former.
 local function move(meta, from, to, n)
   redis.call('HINCRBY', meta, FIELD[to], n)
   return redis.call('HINCRBY', meta, FIELD[from], -n)
 end
 
--- end_waiting ends every action that is not begun, in one step.
+-- end_waiting ends every waiting action in a state. It notes why the batch ends early, unless another
+-- reason is noted.
 local function end_waiting(keys, state, ending)
   local states = redis.call('GET', keys[2])
   local changed, n = string.gsub(states, '[pw]', state)

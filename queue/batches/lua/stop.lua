@@ -1,10 +1,11 @@
--- stop ends every action of a batch that is not begun, because somebody
--- cancelled it or because its deadline passed; or, as overdue, every one that
--- was begun so long ago that nobody can be holding it any more.
+-- stop ends every waiting action of a batch that a client cancels or whose deadline has passed. As
+-- overdue, it ends every running action instead: the caller calls it so late that no worker can still
+-- run one.
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, owner or '' for any, 'cancelled', 'expired' or 'overdue'
--- returns: {'ok' | 'terminal' | 'early' | 'gone', number of the webhook's delivery if this ended the batch, or '0'},
---          with 'ok' followed by owner, target, lane, and round or '': nothing of it waits any more
+-- returns: {'ok' | 'terminal' | 'early' | 'gone', number of the webhook's delivery if the step ended the batch,
+--          or '0'}; after 'ok' also owner, target, lane, and round or '': no action of the batch waits any more
+-- Repeating it changes nothing.
 local m = redis.call('HMGET', KEYS[1], 'owner', 'status', 'expires', 'target', 'lane', 'round')
 if not m[1] or (ARGV[3] ~= '' and m[1] ~= ARGV[3]) then
   return {'gone', '0'}

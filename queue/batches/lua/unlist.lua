@@ -1,8 +1,9 @@
--- unlist removes batches from a list, except those that were entered again shortly
--- before they were looked at, or since.
--- KEYS: list, entries that were made again (zset by time)
--- ARGV: time ms at or before which the batches were looked at, hold ms, then batch ids
+-- unlist removes batches from a list, except those that were entered again since shortly before the
+-- sweeper looked at them.
+-- KEYS: list, entries that were entered again (zset by time)
+-- ARGV: time in ms that is not later than the looks, hold ms, then batch ids
 -- returns: the number of batches removed
+-- Repeating it changes nothing.
 local before = tonumber(ARGV[1]) - tonumber(ARGV[2])
 local removed = 0
 for i = 3, #ARGV do

@@ -41,7 +41,7 @@ func TestAStoredActionComesBackAsItWas(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		want := drawAction(r, false)
-		got, err := DecodeAction(AppendAction(nil, want))
+		got, err := decodeAction(AppendAction(nil, want))
 		require.NoError(r, err)
 		require.Equal(r, want, &got)
 	})
@@ -51,12 +51,12 @@ func TestBytesThatAreNoActionAreRefused(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(r *rapid.T) {
 		encoded := AppendAction(nil, drawAction(r, false))
-		_, _ = DecodeAction(rapid.SliceOf(rapid.Byte()).Draw(r, "garbage")) // it must not panic
+		_, _ = decodeAction(rapid.SliceOf(rapid.Byte()).Draw(r, "garbage")) // it must not panic
 		cut := rapid.IntRange(0, len(encoded)-1).Draw(r, "cut")
-		_, _ = DecodeAction(encoded[:cut])
+		_, _ = decodeAction(encoded[:cut])
 	})
 	for _, bad := range [][]byte{nil, {actionVersion}, {actionVersion + 1, 0}, {actionVersion, 9, 'x', 0}} {
-		_, err := DecodeAction(bad)
+		_, err := decodeAction(bad)
 		require.ErrorIs(t, err, errAction)
 	}
 }

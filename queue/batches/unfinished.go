@@ -10,11 +10,11 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// lastKind is that of what is kept of an attempt that is to be followed by another.
+// lastKind is the kind under which the last attempt at an action is sealed, and the prefix of its field.
 const lastKind = "o"
 
-// lastFieldsOf returns the names of the fields with the last attempts at actions, as
-// last_of of lua/entry.lua does.
+// lastFieldsOf returns the fields of the groups hash that have the last attempts at actions, as last_of
+// in lua/entry.lua does.
 func lastFieldsOf(indexes []int) []string {
 	fields := rdb.FieldsOf(indexes)
 	for i, field := range fields {
@@ -23,15 +23,17 @@ func lastFieldsOf(indexes []int) []string {
 	return fields
 }
 
-func (s *Codec) SealLast(id string, index int, last *batch.Result) []byte {
+// SealLast seals the outcome of an attempt at an action that another attempt follows.
+func (c *Codec) SealLast(id string, index int, last *batch.Result) []byte {
 	kept := *last
 	kept.Outcome = batch.Pending
-	return s.seals.Seal(seal.Label{ID: id, Kind: lastKind, Index: index}, kept.Encode())
+	return c.seals.Seal(seal.Label{ID: id, Kind: lastKind, Index: index}, kept.Encode())
 }
 
-// openLast reads what the last attempt at an action came to, as last_of of lua/entry.lua
-// has it. Its outcome is how the action ended afterwards in an earlier round, or pending.
-func (s *Codec) openLast(id string, index int, packed string) (*batch.Result, error) {
+// openLast opens the last attempt at an action, as last_of in lua/entry.lua describes it. Its outcome is
+// the one with which the action ended after that attempt in an earlier round, or pending. It returns nil
+// for an empty text.
+func (c *Codec) openLast(id string, index int, packed string) (*batch.Result, error) {
 	if packed == "" {
 		return nil, nil
 	}
@@ -40,7 +42,7 @@ func (s *Codec) openLast(id string, index int, packed string) (*batch.Result, er
 		attempts, started, _ := strings.Cut(rest, "|")
 		return &batch.Result{Outcome: batch.Unknown, Attempts: int(rdb.Atoi(attempts)), StartedAt: rdb.FromMillis(started), Error: overdueFailure()}, nil
 	}
-	opened, err := s.seals.Open(seal.Label{ID: id, Kind: lastKind, Index: index}, []byte(rest))
+	opened, err := c.seals.Open(seal.Label{ID: id, Kind: lastKind, Index: index}, []byte(rest))
 	if err != nil {
 		return nil, fmt.Errorf("read the last attempt at action %d of batch %s: %w", index, id, err)
 	}
@@ -52,54 +54,54 @@ func (s *Codec) openLast(id string, index int, packed string) (*batch.Result, er
 	return r, nil
 }
 
-// Previous returns what an action came to before, be it a result or an attempt that was
-// followed by no other, whichever is newer. Nil says that there was nothing.
-func (s *Codec) Previous(id string, index int, result, last string) (*batch.Result, error) {
-	attempt, err := s.openLast(id, index, last)
+// Previous returns the newer of the stored result of an action and its last attempt, or nil if it has
+// neither. Both are as Redis has them.
+func (c *Codec) Previous(id string, index int, result, last string) (*batch.Result, error) {
+	attempt, err := c.openLast(id, index, last)
 	if err != nil || result == "" {
 		return attempt, err
 	}
-	r, err := s.openResult(id, index, result)
+	r, err := c.openResult(id, index, result)
 	if err != nil || attempt == nil || attempt.Attempts <= r.Attempts {
 		return r, err
 	}
 	if attempt.Outcome == batch.Unknown {
-		attempt.History = r.Past() // what is overdue has kept none
+		attempt.History = r.Past() // an overdue attempt was stored without a history
 	}
 	return attempt, nil
 }
 
-// remnant is what there is of an action that has no result: it waits, is in flight, or
-// ended without one. All but state and index are as they are stored.
-type remnant struct {
+// unfinished is an action without a result of its own: it waits, runs, or ended without one. The texts
+// are as Redis has them.
+type unfinished struct {
 	id                          string
 	index                       int
 	state                       byte
 	action, entry, result, last string
 }
 
-// withoutResult encodes the result of such an action.
-func (s *Codec) withoutResult(m *remnant) ([]byte, error) {
-	if m.action == "" {
+// encodeUnfinished encodes a result for an action that has none.
+func (c *Codec) encodeUnfinished(u *unfinished) ([]byte, error) {
+	if u.action == "" {
 		return nil, batch.ErrNotFound
 	}
-	a, err := s.OpenAction(m.id, m.index, m.action)
+	a, err := c.OpenAction(u.id, u.index, u.action)
 	if err != nil {
 		return nil, err
 	}
-	e := ParseEntry(m.entry)
-	r := &batch.Result{ID: batch.ActionID(a.ID, m.index), Index: m.index, Outcome: states[m.state], Attempts: e.Attempts}
+	e := ParseEntry(u.entry)
+	r := &batch.Result{ID: batch.ActionID(a.ID, u.index), Index: u.index, Outcome: states[u.state], Attempts: e.Attempts}
 	if r.Outcome == batch.Pending {
 		return r.Encode(), nil
 	}
-	last, err := s.Previous(m.id, m.index, m.result, m.last)
+	last, err := c.Previous(u.id, u.index, u.result, u.last)
 	if err != nil {
 		return nil, err
 	}
-	if m.state == OverdueState {
+	if u.state == OverdueState {
 		r.Error, r.StartedAt = overdueFailure(), e.Started
 		if last != nil && e.Round == "" && last.Outcome.Final() {
-			r.Attempts, r.StartedAt = last.Attempts, last.StartedAt // its group had noted it already
+			r.Attempts, r.StartedAt = last.Attempts, last.StartedAt // the record of its group had the result already
 		} else if last != nil {
 			r.History = last.Past()
 		}
@@ -116,8 +118,8 @@ func (s *Codec) withoutResult(m *remnant) ([]byte, error) {
 	return r.Encode(), nil
 }
 
-// endedFailure says why an action was cancelled or has expired. Last is what it came to
-// before; it is pending if the action was sent in this round.
+// endedFailure returns why an action was cancelled or has expired. Last is its previous attempt or
+// result; its outcome is pending if the action was sent in this round.
 func endedFailure(r, last *batch.Result) *batch.Failure {
 	f := &batch.Failure{Code: batch.CodeCancelled, Message: "the batch was cancelled before this action "}
 	if r.Outcome == batch.Expired {
@@ -136,8 +138,9 @@ func endedFailure(r, last *batch.Result) *batch.Failure {
 	return f
 }
 
+// overdueFailure returns why the outcome of an overdue action is not known.
 func overdueFailure() *batch.Failure {
 	return &batch.Failure{
-		Code: batch.CodeInterrupted, Message: "the action was in flight at the batch's deadline, and no worker ever said what came of it",
+		Code: batch.CodeInterrupted, Message: "the action was in flight at the batch's deadline, and no worker reported its outcome",
 	}
 }

@@ -1,13 +1,10 @@
-package queue_test
+package batches_test
 
 import (
-	"context"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -18,20 +15,8 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// hooked submits a batch with a webhook and ends it with a failure.
-func (b *bundle) hooked(n int) string {
-	b.T.Helper()
-	s := queuetest.Spec()
-	s.WebhookURL = "https://example.com/hook"
-	id := b.Submit(n, s).ID
-	for i := range n {
-		b.End(id, i, batch.Failed)
-	}
-	return id
-}
-
-// again retries a batch, and ends all of it.
-func (b *bundle) again(id string) {
+// retryAndEnd retries a batch, and ends all of it.
+func retryAndEnd(b *queuetest.Bundle, id string) {
 	b.T.Helper()
 	got, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
 	require.NoError(b.T, err)
@@ -40,15 +25,15 @@ func (b *bundle) again(id string) {
 	}
 }
 
-// webhooks returns the ids of the tasks of webhooks that are pending.
-func (b *bundle) outbox(id string) string {
+// outboxMark returns the mark of a delivery that is due.
+func outboxMark(b *queuetest.Bundle, id string) string {
 	return b.DB.Client.HGet(b.Ctx, keys.KeysOf(id).Meta, "outbox").Val()
 }
 
 func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.hooked(2)
-		require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.Webhooks())
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
+		id := b.SubmitFailed(2)
+		require.Equal(t, []string{queuetest.WebhookTaskID(id, 1)}, b.Webhooks())
 		first, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Failed: 2}, first.Batch.Counts)
@@ -64,7 +49,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 		for i := range got.Counts.Total {
 			b.End(id, i, batch.Succeeded)
 		}
-		require.Equal(t, []string{batches.WebhookTaskID(id, 3)}, b.Webhooks())
+		require.Equal(t, []string{queuetest.WebhookTaskID(id, 3)}, b.Webhooks())
 		second, err := b.Batches.Deliveries.Notice(b.Ctx, id, 3)
 		require.NoError(t, err)
 		require.Equal(t, batch.Counts{Total: 2, Succeeded: 2}, second.Batch.Counts)
@@ -81,7 +66,7 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 		require.Equal(t, []batch.PastDelivery{{Round: 1, MessageID: first.MessageID, State: batch.DeliveryWithdrawn}}, log.Earlier)
 
 		require.NoError(t, b.Redeliver(b.Ctx, "me", id))
-		require.Contains(t, b.Webhooks(), batches.WebhookTaskID(id, 4))
+		require.Contains(t, b.Webhooks(), queuetest.WebhookTaskID(id, 4))
 		again, err := b.Batches.Deliveries.Notice(b.Ctx, id, 4)
 		require.NoError(t, err)
 		require.Equal(t, second.MessageID, again.MessageID)
@@ -92,19 +77,19 @@ func TestEveryEndIsAnEventOfItsOwn(t *testing.T) {
 // The outbox mark is written with the end, and goes when the task exists: whatever
 // dies in between, the sweeper finds it.
 func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		for name, step := range map[string]*rdb.Step{
 			"before the task": batches.Steps.Due, "before the mark is cleared": batches.Steps.Enqueued,
 		} {
-			dead := &mute{text: step.Hash()}
+			dead := &queuetest.Mute{Text: step.Hash()}
 			b.DB.Client.AddHook(dead)
-			dead.armed.Store(true)
-			id := b.hooked(1)
-			dead.armed.Store(false)
-			require.NotEmpty(t, b.outbox(id), "%s: the mark stands", name)
+			dead.On.Store(true)
+			id := b.SubmitFailed(1)
+			dead.On.Store(false)
+			require.NotEmpty(t, outboxMark(b, id), "%s: the mark stands", name)
 			require.Equal(t, 1, b.Sweep().Notified, name)
-			require.Empty(t, b.outbox(id), name)
-			require.Equal(t, []string{batches.WebhookTaskID(id, 1)}, b.Webhooks(), name)
+			require.Empty(t, outboxMark(b, id), name)
+			require.Equal(t, []string{queuetest.WebhookTaskID(id, 1)}, b.Webhooks(), name)
 			require.Zero(t, b.Sweep().Notified, name)
 			require.NoError(t, b.Delete(b.Ctx, "me", id))
 			require.Empty(t, b.Webhooks(), "what is erased has no webhook left")
@@ -115,12 +100,12 @@ func TestAnEventIsEnqueuedWhateverDiesOnTheWay(t *testing.T) {
 // A mark that was left behind by a process that died after it had enqueued the task
 // is gone with the first attempt, and what is enqueued all the same sends nothing.
 func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		id := b.hooked(1)
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
+		id := b.SubmitFailed(1)
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "outbox", "1").Err())
-		require.NoError(t, b.Inspector().DeleteTask(tasks.WebhookQueue, batches.WebhookTaskID(id, 1)))
+		require.NoError(t, b.Inspector().DeleteTask(tasks.WebhookQueue, queuetest.WebhookTaskID(id, 1)))
 		require.NoError(t, b.Batches.Deliveries.Record(b.Ctx, id, 1, batch.Delivery{Round: 1, Status: 200}, batch.DeliveryDelivered, time.Time{}))
-		require.Empty(t, b.outbox(id))
+		require.Empty(t, outboxMark(b, id))
 		require.NoError(t, b.Batches.Outbox.Enqueue(b.Ctx, id, 1))
 		require.Empty(t, b.Webhooks())
 		log, err := b.Deliveries(b.Ctx, "me", id)
@@ -130,18 +115,18 @@ func TestAMarkThatWasLeftBehindSendsNothingTwice(t *testing.T) {
 }
 
 func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		// The batch is retried, and ends again, while its first end is being enqueued.
 		for name, script := range map[string]*rdb.Step{"before": batches.Steps.Due, "after": batches.Steps.Enqueued} {
 			s := queuetest.Spec()
 			s.WebhookURL = "https://example.com/hook"
 			id := b.Submit(1, s).ID
 			b.Interrupt(script.Hash(), false, func() {
-				b.again(id)
+				retryAndEnd(b, id)
 				require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "outbox", "3").Err())
 			})
 			b.End(id, 0, batch.Failed)
-			require.Equal(t, "3", b.outbox(id), "%s: the mark is not the late one's to clear", name)
+			require.Equal(t, "3", outboxMark(b, id), "%s: the mark is not the late one's to clear", name)
 			_, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 			require.ErrorIs(t, err, batch.ErrStale)
 			require.NoError(t, b.Delete(b.Ctx, "me", id))
@@ -150,7 +135,7 @@ func TestALateEnqueueingChangesNothingOfTheNextEvent(t *testing.T) {
 }
 
 func TestAnEventIsReadWholeOrNotAtAll(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		s := queuetest.Spec()
 		s.WebhookURL = "https://example.com/hook"
 		id := b.Submit(3, s).ID
@@ -164,51 +149,16 @@ func TestAnEventIsReadWholeOrNotAtAll(t *testing.T) {
 		n, err := b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.NoError(t, err)
 		require.Len(t, n.Results, 3)
-		b.Interrupt(batches.Steps.Snapshot.Hash(), true, func() { b.again(id) })
+		b.Interrupt(batches.Steps.Snapshot.Hash(), true, func() { retryAndEnd(b, id) })
 		_, err = b.Batches.Deliveries.Notice(b.Ctx, id, 1)
 		require.ErrorIs(t, err, batch.ErrStale, "it is of two rounds")
 	})
 }
 
-// mute refuses commands that hold a text, while it is armed: they are not sent, and not repeated,
-// as if the process had died.
-type mute struct {
-	text  string
-	armed atomic.Bool
-}
-
-func (r *mute) around(next func() error, cmds ...redis.Cmder) error {
-	refused := false
-	for _, cmd := range cmds {
-		refused = refused || r.armed.Load() && strings.Contains(cmd.String(), r.text)
-	}
-	if !refused {
-		return next()
-	}
-	for _, cmd := range cmds {
-		cmd.SetErr(redis.ErrClosed)
-	}
-	return redis.ErrClosed
-}
-
-func (r *mute) DialHook(next redis.DialHook) redis.DialHook { return next }
-
-func (r *mute) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
-	return func(ctx context.Context, cmd redis.Cmder) error {
-		return r.around(func() error { return next(ctx, cmd) }, cmd)
-	}
-}
-
-func (r *mute) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
-	return func(ctx context.Context, cmds []redis.Cmder) error {
-		return r.around(func() error { return next(ctx, cmds) }, cmds...)
-	}
-}
-
 func TestADeliveryThatIsRecordedAgainIsLoggedOnce(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded) // it has a key
-	id := b.hooked(1)
+	b := queuetest.Open(t, rdb.Embedded) // it has a key
+	id := b.SubmitFailed(1)
 	record := func(status int, state batch.DeliveryState, at time.Time) error {
 		d := batch.Delivery{Round: 1, Status: status, At: time.UnixMilli(at.UnixMilli())}
 		next := time.Time{}

@@ -1,4 +1,4 @@
-package queue_test
+package batches_test
 
 import (
 	"testing"
@@ -12,7 +12,7 @@ import (
 )
 
 func TestResultsOfASmallBatchAreReadInOneExchange(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		id := b.Submit(10, queuetest.Spec()).ID
 		for i := range 10 {
 			b.End(id, i, batch.Succeeded)
@@ -26,7 +26,7 @@ func TestResultsOfASmallBatchAreReadInOneExchange(t *testing.T) {
 }
 
 func TestABatchThatHasEndedComesWithItsFirstResults(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		small, large := b.Submit(10, queuetest.Spec()).ID, b.Submit(batches.FirstResults+50, queuetest.Spec()).ID
 		get := func(id string, few int) *batch.Batch {
 			return queuetest.Must(b.Get(b.Ctx, "me", id, few))

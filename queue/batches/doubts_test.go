@@ -1,4 +1,4 @@
-package queue_test
+package batches_test
 
 import (
 	"context"
@@ -17,35 +17,35 @@ import (
 
 func TestDoubtsThatRedisWasNotToldOfStay(t *testing.T) {
 	t.Parallel()
-	b, p := behindProxy(t)
+	b, p := queuetest.BehindProxy(t)
 	id := b.Submit(1, queuetest.Spec()).ID
 	refuse := redistest.Rule{Reply: queuetest.NoRoom, Way: redistest.Refused, Match: func(words []string) bool {
 		return words[0] == "ZADD" && slices.Contains(words, id)
 	}}
 	stop := p.Answer(refuse)
-	b.Batches.Doubts.Doubted.IDs = map[string]int{id: 1} // without the task that reopens it in the background
-	_, err := b.Batches.Doubts.ReopenDoubted(b.Ctx, 0)
+	b.Batches.Doubts.Counts()[id] = 1 // without the goroutine that reopens it in the background
+	_, err := b.Batches.Doubts.ReopenOnce(b.Ctx)
 	require.Error(t, err)
-	require.Contains(t, b.Batches.Doubts.Doubted.IDs, id)
+	require.Contains(t, b.Batches.Doubts.Counts(), id)
 	require.Positive(t, stop())
-	none, err := b.Batches.Doubts.ReopenDoubted(b.Ctx, 0)
+	none, err := b.Batches.Doubts.ReopenOnce(b.Ctx)
 	require.NoError(t, err)
 	require.True(t, none)
-	require.Empty(t, b.Batches.Doubts.Doubted.IDs)
+	require.Empty(t, b.Batches.Doubts.Counts())
 }
 
 func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 	t.Parallel()
 	s := redistest.Start(t)
-	b := open(t, s.URL())
+	b := queuetest.Open(t, s.URL())
 	id := b.Submit(1, queuetest.Spec()).ID
 	b.Round()
-	score := func(b *bundle) float64 { return b.DB.Client.ZScore(b.Ctx, keys.OpenKey, id).Val() }
+	score := func(b *queuetest.Bundle) float64 { return b.DB.Client.ZScore(b.Ctx, keys.OpenKey, id).Val() }
 	require.Positive(t, score(b))
 	other, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(s.URL())}})
 	require.NoError(t, err)
 	other.Background.Stop() // nothing runs in the background any more
-	other.Batches.Doubts.Doubt(id)
+	other.Batches.Doubts.Add(id)
 	require.NoError(t, other.Close())
 	require.Negative(t, score(b))
 }
@@ -58,7 +58,7 @@ func TestAStoreWhoseRedisIsAwayClosesSoon(t *testing.T) {
 	require.NoError(t, s.Ping(context.Background()))
 	server.Freeze()
 	defer server.Thaw()
-	s.Batches.Doubts.Doubt("a")
+	s.Batches.Doubts.Add("a")
 	began := time.Now()
 	require.NoError(t, s.Close())
 	require.Less(t, time.Since(began), 5*rdb.DefaultTimeout)

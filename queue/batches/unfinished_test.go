@@ -1,4 +1,4 @@
-package queue_test
+package batches_test
 
 import (
 	"strconv"
@@ -8,27 +8,18 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 )
 
-// passDeadline has a batch's deadline, an hour after it was created, be over.
-func (b *bundle) passDeadline(id string) {
-	b.T.Helper()
-	now, err := b.DB.Now(b.Ctx)
-	require.NoError(b.T, err)
-	require.NoError(b.T, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Meta, "created", now.Add(-time.Hour).UnixMilli(), "expires", now.UnixMilli()-1).Err())
-}
-
 func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		for outcome, end := range map[batch.Outcome]func(id string){
 			batch.Cancelled: func(id string) {
 				_, err := b.Cancel(b.Ctx, "me", id)
 				require.NoError(t, err)
 			},
 			batch.Expired: func(id string) {
-				b.passDeadline(id)
+				b.PassDeadline(id)
 				require.NoError(t, b.Batches.Expire(b.Ctx, id))
 			},
 		} {
@@ -100,7 +91,7 @@ func TestWhatEndsBetweenTwoAttemptsKeepsTheLastOne(t *testing.T) {
 }
 
 func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		id := b.Submit(2, queuetest.Spec()).ID
 		b.PutBack(id, 0, 429)
 		begun := b.Begin(id, 0)
@@ -127,7 +118,7 @@ func TestARetriedActionThatEndsUnsentKeepsItsHistory(t *testing.T) {
 }
 
 func TestWhatIsOverdueSaysWhenItWasSent(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
+	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
 		id := b.Submit(3, queuetest.Spec()).ID
 		b.PutBack(id, 0, 429)
 		begun := b.Begin(id, 0)

@@ -1,0 +1,65 @@
+package batches
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"sync/atomic"
+
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
+)
+
+// Owners names the owners of batches by the credentials of requests that are passed through.
+type Owners struct {
+	db     *rdb.DB
+	seals  *seal.Sealer
+	cached atomic.Pointer[[]byte] // the salt, once it was read
+}
+
+// Name returns the name of the owner with that credential. The name is a hash keyed with a salt that
+// all processes on this Redis share, so Redis has neither the credential nor a hash that an attacker
+// could look up in a table.
+func (o *Owners) Name(ctx context.Context, credential string) (string, error) {
+	salt, err := o.salt(ctx)
+	if err != nil {
+		return "", fmt.Errorf("read the owners' salt: %w", err)
+	}
+	mac := hmac.New(sha256.New, salt)
+	mac.Write([]byte(credential))
+	return hex.EncodeToString(mac.Sum(nil)[:16]), nil
+}
+
+// salt reads the salt. The first process makes it.
+func (o *Owners) salt(ctx context.Context) ([]byte, error) {
+	if salt := o.cached.Load(); salt != nil {
+		return *salt, nil
+	}
+	ctx, cancel := o.db.WithTimeout(ctx)
+	defer cancel()
+	fresh := make([]byte, 32)
+	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
+	label := seal.Label{ID: "salt", Kind: "o"}
+	if err := o.db.Client.SetNX(ctx, keys.SaltKey, o.seals.Seal(label, fresh), 0).Err(); err != nil {
+		return nil, rdb.MapError(ctx, err)
+	}
+	stored, err := o.db.Client.Get(ctx, keys.SaltKey).Bytes()
+	if err != nil {
+		return nil, rdb.MapError(ctx, err)
+	}
+	salt, err := o.seals.Open(label, stored)
+	if err != nil {
+		return nil, err
+	}
+	if !o.seals.Current(stored) { // seal it with the current key, so that an operator can drop the old one
+		if err := o.db.Client.Set(ctx, keys.SaltKey, o.seals.Seal(label, salt), 0).Err(); err != nil {
+			return nil, rdb.MapError(ctx, err)
+		}
+	}
+	o.cached.Store(&salt)
+	return salt, nil
+}

@@ -1,0 +1,123 @@
+package batches
+
+import (
+	"context"
+	"slices"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/rdb"
+)
+
+// stateWindow is the number of states that one exchange reads to find actions with certain outcomes.
+const stateWindow = 16 << 10
+
+// snapshot is a part of a batch as one exchange read it: the hash, and the states and results of the
+// actions from some index on. An exchange that continues a read has no hash, and one that looks for
+// outcomes has no results.
+type snapshot struct {
+	meta    map[string]string
+	states  string
+	results []any // one for each state, or nil
+}
+
+// firstSnapshot reads the hash of a batch and the first part of what a query asks for.
+func (b *Batches) firstSnapshot(ctx context.Context, id string, from int, q batch.ResultQuery) (*snapshot, error) {
+	if len(q.Outcomes) > 0 {
+		ctx, cancel := b.db.WithTimeout(ctx)
+		defer cancel()
+		k := keys.KeysOf(id)
+		pipe := b.db.Client.Pipeline()
+		meta, states := pipe.HGetAll(ctx, k.Meta), pipe.GetRange(ctx, k.State, int64(from), int64(from+stateWindow-1))
+		if _, err := pipe.Exec(ctx); err != nil {
+			return nil, rdb.MapError(ctx, err)
+		}
+		return &snapshot{meta: meta.Val(), states: states.Val()}, nil
+	}
+	return b.readSnapshot(ctx, id, from, min(q.Limit, FirstResults), 0)
+}
+
+// readSnapshot reads in one step the hash of a batch and up to limit results, which end with the one
+// that exceeds [FirstBytes]. Unless few is 0, it reads results only of a batch that has ended and has
+// at most few actions.
+func (b *Batches) readSnapshot(ctx context.Context, id string, from, limit, few int) (*snapshot, error) {
+	ctx, cancel := b.db.WithTimeout(ctx)
+	defer cancel()
+	k := keys.KeysOf(id)
+	parts, err := Steps.Snapshot.Run(ctx, b.db.Client, []string{k.Meta, k.State, k.Results}, from, limit, FirstBytes, few).Slice()
+	if err != nil {
+		return nil, rdb.MapError(ctx, err)
+	}
+	return parseSnapshot(parts)
+}
+
+// parseSnapshot decodes the reply of a step: fields and values of the hash in turn, states, and the
+// results of the first of these.
+func parseSnapshot(parts []any) (*snapshot, error) {
+	if len(parts) != 3 {
+		return nil, rdb.ErrAnswer
+	}
+	pairs, _ := parts[0].([]any)
+	seen := &snapshot{meta: make(map[string]string, len(pairs)/2)}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		seen.meta[rdb.Text(pairs[i])] = rdb.Text(pairs[i+1])
+	}
+	seen.results, _ = parts[2].([]any)
+	if seen.states = rdb.Text(parts[1]); len(seen.states) < len(seen.results) {
+		return nil, rdb.ErrAnswer
+	}
+	seen.states = seen.states[:len(seen.results)] // the results of the others may be large
+	return seen, nil
+}
+
+// readStates reads in one exchange the states and results of up to limit actions, or, if there are
+// outcomes to look for, more states and no results.
+func (b *Batches) readStates(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome) (*snapshot, error) {
+	ctx, cancel := b.db.WithTimeout(ctx)
+	defer cancel()
+	window := limit
+	if len(outcomes) > 0 {
+		window = stateWindow
+	}
+	k := keys.KeysOf(id)
+	results := &redis.SliceCmd{}
+	pipe := b.db.Client.Pipeline()
+	states := pipe.GetRange(ctx, k.State, int64(from), int64(from+window-1))
+	if len(outcomes) == 0 {
+		results = pipe.HMGet(ctx, k.Results, rdb.FieldsOf(span(from, from+limit))...)
+	}
+	if _, err := pipe.Exec(ctx); err != nil {
+		return nil, rdb.MapError(ctx, err)
+	}
+	return &snapshot{states: states.Val(), results: results.Val()}, nil
+}
+
+// choose returns the indexes and states of up to limit actions of a snapshot that begins at an index,
+// those with one of the outcomes if there are any, and the index after the last action that it looked at.
+func (s *snapshot) choose(from, limit int, outcomes []batch.Outcome) (indexes []int, reached int, found []byte, err error) {
+	if s.states == "" { // the batch was deleted since the hash was read
+		return nil, 0, nil, batch.ErrNotFound
+	}
+	reached = from
+	for i := range len(s.states) {
+		if len(indexes) == limit {
+			break
+		}
+		reached++
+		if len(outcomes) == 0 || slices.Contains(outcomes, states[s.states[i]]) {
+			indexes, found = append(indexes, from+i), append(found, s.states[i])
+		}
+	}
+	return indexes, reached, found, nil
+}
+
+// span returns the indexes from one up to another, without the latter.
+func span(from, to int) []int {
+	indexes := make([]int, 0, to-from)
+	for i := from; i < to; i++ {
+		indexes = append(indexes, i)
+	}
+	return indexes
+}
