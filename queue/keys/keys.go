@@ -1,3 +1,5 @@
+// Package keys names the keys and channels in Redis that several packages use. Keys of one package alone are
+// in that package, and those of tasks in package tasks. The doc of package queue lists all of them.
 package keys
 
 import (
@@ -30,6 +32,7 @@ type BatchKeys struct {
 	Meta, State, Ledger, Actions, Results, Groups, Deliveries, Upload string
 }
 
+// KeysOf returns the keys of the batch with an id.
 func KeysOf(id string) BatchKeys {
 	const before, after, kinds = "batchd:{", "}:", "mslargwu"
 	var all strings.Builder // one string for all of them
@@ -53,8 +56,7 @@ func (k BatchKeys) Step() []string {
 	return []string{k.Meta, k.State, k.Ledger, k.Actions, k.Results, k.Groups}
 }
 
-// MarkerKey is that of a mark that stands while an upload or, with a token of its own,
-// a retry is under way.
+// MarkerKey returns the key that exists while an upload or, with a token, a retry of the batch is under way.
 func MarkerKey(id, token string) string {
 	if token == "" {
 		return KeysOf(id).Upload
@@ -62,10 +64,11 @@ func MarkerKey(id, token string) string {
 	return KeysOf(id).Upload + ":" + token
 }
 
+// OwnerKey returns the key of the list of an owner's batches.
 func OwnerKey(owner string) string { return "batchd:owner:{" + owner + "}" }
 
-// IdempotencyKey hashes owner and key, so that neither stands in Redis and
-// neither can reach into another's.
+// IdempotencyKey returns the key of an owner's idempotency key. It hashes both, so that Redis has neither in
+// clear, and so that no choice of them gives the key of another owner.
 func IdempotencyKey(owner, key string) string {
 	h := sha256.New()
 	h.Write([]byte(owner))
@@ -81,14 +84,15 @@ const ThrottledKey = "batchd:throttled"
 const (
 	// TrippedKey lists the targets whose circuit is open.
 	TrippedKey = "batchd:tripped"
-	// HoldChannel tells the workers of targets that are held.
+	// HoldChannel has the holds of targets.
 	HoldChannel = "batchd:hold"
 )
 
+// GateKey returns the key of a target's rate and hold.
 func GateKey(target string) string { return "batchd:gate:{" + target + "}" }
 
-// IsBatchID reports whether an id can be one of ours. Anything else must not get
-// into a key: braces would move it to another slot.
+// IsBatchID reports whether an id has the form of a batch id. Other ids must not be part of a key: braces would
+// move the key to another slot.
 func IsBatchID(id string) bool {
 	u, err := uuid.Parse(id)
 	return err == nil && u.String() == id

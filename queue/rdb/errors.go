@@ -63,7 +63,7 @@ func unavailable(err error) bool {
 }
 
 // ourFaults are what replies begin with by which Redis says that a command of ours is
-// wrong, in lower case and without the word ERR. Asking again would not help.
+// wrong, in lower case and without the prefix ERR. Asking again would not help.
 var ourFaults = []string{
 	"wrongtype ", "crossslot ", "syntax error",
 	"wrong number of arg", "unknown command", "unknown subcommand", "unknown redis command",

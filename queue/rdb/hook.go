@@ -13,8 +13,8 @@ import (
 // Without it go-redis marks commands that were answered as failed when the connection
 // breaks behind their replies, or when time runs out while it repeats others; and it sends
 // a whole pipeline again, to one server or to one node of a cluster, although some of its
-// commands were executed: their first replies are lost, and with them the tasks that they
-// brought.
+// commands were executed: their first replies are lost, and with them the ids of the tasks that
+// those commands took.
 type KeptReplies struct{}
 
 // DialHook implements [redis.Hook].

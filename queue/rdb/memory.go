@@ -11,7 +11,7 @@ import (
 // Memory is the memory of one server, in bytes. Most is 0 without a maxmemory.
 type Memory struct{ Used, Most float64 }
 
-// Memory returns the memory of every master. The embedded store has none to tell of.
+// Memory returns the memory of every master. For the embedded store it returns none.
 func (db *DB) Memory(ctx context.Context) ([]Memory, error) {
 	if db.Embed != nil {
 		return nil, nil

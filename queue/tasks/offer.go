@@ -90,7 +90,7 @@ func (q *Queues) offerOnce(ctx context.Context, f Flow, ranges []IndexRange) err
 func (q *Queues) AddOffer(ctx context.Context, pipe redis.Pipeliner, f Flow, ranges []IndexRange, meta string, wake bool) *QueueSteps {
 	sent := newQueueSteps(Steps.Offer)
 	upTo := ranges[len(ranges)-1].To
-	for queue, texts := range q.rangesByQueue(f, ranges) {
+	for queue, texts := range rangesByQueue(q, f, ranges) {
 		wakeup := ""
 		if wake {
 			wakeup = q.Wakeup(queue)
@@ -105,7 +105,7 @@ func (q *Queues) AddOffer(ctx context.Context, pipe redis.Pipeliner, f Flow, ran
 }
 
 // rangesByQueue returns the ranges of each queue as lua/offer.lua takes them.
-func (q *Queues) rangesByQueue(f Flow, ranges []IndexRange) map[string][]any {
+func rangesByQueue(q *Queues, f Flow, ranges []IndexRange) map[string][]any {
 	texts := make(map[string][]any)
 	for _, r := range ranges {
 		text := strconv.Itoa(r.From) + "-" + strconv.Itoa(r.To)

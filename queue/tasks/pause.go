@@ -15,18 +15,23 @@ import (
 // Pause pauses all queues of a target, as asynq's tools do: polls take no tasks from them. Queues that
 // are paused stay paused.
 func (q *Queues) Pause(ctx context.Context, target string) error {
-	return q.changeQueues(ctx, target, q.inspector.PauseQueue)
+	return changeQueues(ctx, allQueues(q, target), q.inspector.PauseQueue)
 }
 
-// Resume ends the pause of all queues of a target, whoever paused them.
+// Resume ends the pause of all queues of a target, no matter which process or person paused them.
 func (q *Queues) Resume(ctx context.Context, target string) error {
-	return q.changeQueues(ctx, target, q.inspector.UnpauseQueue)
+	return changeQueues(ctx, allQueues(q, target), q.inspector.UnpauseQueue)
 }
 
-// changeQueues pauses or resumes the queues of a target. For a queue that is paused or resumed already,
+// allQueues returns the queues of both lanes of a target.
+func allQueues(q *Queues, target string) []string {
+	return append(q.QueuesOf(Route{target, batch.Interactive}), q.QueuesOf(Route{target, batch.Bulk})...)
+}
+
+// changeQueues pauses or resumes queues. For a queue that is paused or resumed already,
 // asynq returns an error, which changeQueues ignores.
-func (q *Queues) changeQueues(ctx context.Context, target string, change func(queue string) error) error {
-	for _, queue := range append(q.QueuesOf(Route{target, batch.Interactive}), q.QueuesOf(Route{target, batch.Bulk})...) {
+func changeQueues(ctx context.Context, queues []string, change func(queue string) error) error {
+	for _, queue := range queues {
 		err := change(queue)
 		if err == nil || errors.Is(err, asynq.ErrQueueNotFound) {
 			continue
