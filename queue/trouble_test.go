@@ -32,7 +32,7 @@ func TestASlowUploadKeepsItsKey(t *testing.T) {
 		raw := u.(*upload.Upload)
 		for i := range 3 {
 			require.NoError(t, b.DB.Client.PExpire(b.Ctx, raw.Keys.Upload, upload.MarkerTTL/3).Err())
-			raw.MarkedAt = time.Now().Add(-upload.MarkerTTL / 3)
+			raw.Marker.At = time.Now().Add(-upload.MarkerTTL / 3)
 			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
 			ttl, err := b.DB.Client.PTTL(b.Ctx, raw.Keys.Upload).Result()
 			require.NoError(t, err)

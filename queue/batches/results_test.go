@@ -5,11 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/queuetest"
-	"github.com/stretchr/testify/require"
 )
 
 func TestResultsStandInTheOrderOfTheActionsWhileTheBatchRuns(t *testing.T) {

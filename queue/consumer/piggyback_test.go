@@ -130,7 +130,7 @@ func TestASmallBatchIsTakenInTheExchangeOfItsCommit(t *testing.T) {
 		end(3)
 
 		u := b.Upload(1)
-		require.NoError(t, u.Add(b.Ctx, &batch.Action{Method: "POST", Path: "/", Body: bytes.Repeat([]byte("x"), upload.AlongBytes)}))
+		require.NoError(t, u.Add(b.Ctx, &batch.Action{Method: "POST", Path: "/", Body: bytes.Repeat([]byte("x"), upload.PiggybackBytes)}))
 		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
 		commits := exchanges.With(upload.Steps.Commit.Hash())

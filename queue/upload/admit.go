@@ -13,8 +13,8 @@ func (u *Upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 	if u.Replay {
 		return n, batch.LimitState{Limit: limit, Remaining: limit.Rate.N}, nil
 	}
-	if u.MarkedAt.IsZero() { // while it stands, what is admitted is kept for the upload
-		if err := u.mark(ctx); err != nil {
+	if !u.Marker.exists() { // while the marker exists, the limit keeps the grant
+		if err := u.Marker.renew(ctx); err != nil {
 			return 0, batch.LimitState{}, err
 		}
 	}
@@ -30,12 +30,12 @@ func (u *Upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 	return given.Holds, given.State, nil
 }
 
-// readmit gives back what an upload was admitted, because it comes to nothing.
-func (u *Upload) readmit(ctx context.Context) {
+// refund gives the quota of an upload back that does not become a batch.
+func (u *Upload) refund(ctx context.Context) {
 	if len(u.admitted.Taken) == 0 {
 		return
 	}
 	if _, err := u.s.db.Run(ctx, limits.Steps.Refund, u.admitted.Keys, append([]any{limits.GrantName(u.ID, "")}, u.admitted.Taken...)...); err != nil {
-		u.s.log.WarnContext(ctx, "what a broken upload was admitted is left to run out", "batch", u.ID, "error", err)
+		u.s.log.WarnContext(ctx, "quota of an aborted upload left to run out", "batch", u.ID, "error", err)
 	}
 }

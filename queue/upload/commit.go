@@ -19,8 +19,8 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// AlongBytes is the most bytes of a batch that holds up a turn of a server.
-const AlongBytes = 64 << 10
+// PiggybackBytes is the most bytes of a batch whose commit shares its exchange with a poll: a larger one would delay the poll.
+const PiggybackBytes = 64 << 10
 
 // Commit implements [batch.Upload].
 func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
@@ -48,9 +48,10 @@ func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	return b, false, nil
 }
 
+// commitArgs returns the arguments of lua/commit.lua.
 func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	needMarker := "0"
-	if !u.MarkedAt.IsZero() { // by it whoever gives the upload up has what comes late refused
+	if u.Marker.exists() { // a process that gives the upload up removes the marker, and a late commit is refused
 		needMarker = "1"
 	}
 	args := []any{
@@ -77,12 +78,11 @@ func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	return args, nil
 }
 
-// commit stages what is left and commits. It returns when the batch was created. One
-// server writes the indexes in the step that commits. In a cluster they come first: an
-// entry without a batch is dropped by the process that meets it, a batch without an entry
-// would never be found. The actions are staged before the entry is made, so a process that
-// meets it sees them and waits; the owner's list is put in order afterwards, by the time of
-// the batch.
+// commit stages the remaining actions and commits. It returns the time at which the batch was created. On
+// one server, the step that commits also writes the index entries. On a cluster the entries are written
+// first: a process that finds an entry without a batch removes the entry, but no process would find a batch
+// without an entry. The actions are staged before the entries are written, so a process that finds an entry
+// sees them and waits. The owner's list is sorted by the time of the batch afterwards.
 func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.Batch) (time.Time, error) {
 	if u.s.tasks.Shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, args, out)
@@ -114,22 +114,22 @@ func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	created, err := u.created(answer, err)
 	if err == nil && u.s.tasks.Shards > 1 {
 		if err := u.List(ctx, answer[2], false); err != nil {
-			u.s.log.WarnContext(ctx, "a batch is listed by the time before its commit", "batch", u.ID, "error", err)
+			u.s.log.WarnContext(ctx, "batch listed with a time before its commit", "batch", u.ID, "error", err)
 		}
 	}
 	return created, err
 }
 
-// List puts the batch into its owner's list, by the time at which it was created, in
-// microseconds; empty means now.
+// List adds the batch to its owner's list with the time at which it was created, in microseconds; empty
+// means now. If keep is set, an existing entry stays as it is.
 func (u *Upload) List(ctx context.Context, created string, keep bool) error {
 	_, err := u.s.db.Run(ctx, Steps.List, []string{keys.OwnerKey(u.owner)}, u.ID, created, rdb.Millis(OwnerIndexTTL), keep)
 	return err
 }
 
-// commitAtOnce stages, commits and offers a small batch in one exchange. A consumer of this process
-// takes tasks along with it. One server runs the commands of a connection in their order, so if
-// the exchange breaks off, it leaves what several exchanges could leave. If the commit fails, nothing is offered.
+// commitAtOnce stages, commits and offers a small batch in one exchange, with a poll of a consumer of this
+// process. One server runs the commands of a connection in order, so an exchange that breaks off has the same
+// effect as several exchanges of which the last ones were not made. If the commit fails, nothing is offered.
 func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch) ([]string, error) {
 	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
@@ -140,9 +140,9 @@ func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch
 	upTo := pipe.Len()
 	var offer *tasks.QueueSteps
 	var poll tasks.PiggybackPoll = tasks.NoPoll{}
-	queue := u.s.tasks.QueueOf(out.Route, u.ID, 0) // there is one
+	queue := u.s.tasks.QueueOf(out.Route, u.ID, 0) // the only one of the lane
 	if !out.Throttled {
-		if u.bytes <= AlongBytes {
+		if u.bytes <= PiggybackBytes {
 			poll = u.s.Piggyback.Poll(ctx, queue)
 		}
 		offer = u.s.tasks.AddOffer(ctx, pipe, out.Flow, []tasks.IndexRange{{From: 0, To: u.n}}, u.Keys.Meta, !poll.WakesOthers())
@@ -156,18 +156,19 @@ func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch
 		}
 	}
 	if offer != nil {
-		late := offer.Cmds[queue].Err() != nil       // it is sent again, after the poll
-		out.Offered = offer.Read(ctx, u.s.db) == nil // else they are offered once more
+		late := offer.Cmds[queue].Err() != nil       // AnswerOf sends the offer again, after the poll
+		out.Offered = offer.Read(ctx, u.s.db) == nil // otherwise the fan-out offers the actions once more
 		if taken < u.n || late {
 			u.s.tasks.WakeLocal(queue)
 		}
 		if poll.WakesOthers() && (late || poll.Failed()) {
-			u.s.tasks.WakeWorkers(ctx, queue) // the poll found nothing to wake them for, or did not
+			u.s.tasks.WakeWorkers(ctx, queue) // the poll ran before the offer, or failed, and woke no worker
 		}
 	}
 	return commit.StringSlice() //nolint:wrapcheck // it is no error of Redis
 }
 
+// commitKeys returns the keys of lua/commit.lua.
 func (u *Upload) commitKeys() []string {
 	names := append(u.Keys.Step(), u.Keys.Upload)
 	if u.s.tasks.Shards > 1 {
@@ -180,10 +181,10 @@ func (u *Upload) commitKeys() []string {
 	return names
 }
 
-// claimLife is how long the idempotency key of a batch points at it.
+// claimLife returns how long the idempotency key of a batch refers to it.
 func claimLife(spec *batch.Spec) time.Duration { return max(spec.ExpiresIn+spec.Retention, ClaimTTL) }
 
-// created reads the answer of lua/commit.lua.
+// created reads the answer of lua/commit.lua, and returns the time at which the batch was created.
 func (u *Upload) created(answer []string, err error) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("commit the batch: %w", err)
@@ -195,6 +196,7 @@ func (u *Upload) created(answer []string, err error) (time.Time, error) {
 	return rdb.FromMillis(answer[1]), nil
 }
 
+// replayed returns the batch of the earlier submission with the same idempotency key.
 func (u *Upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
 	m, err := u.s.batches.Meta(ctx, u.ID)
 	if err != nil {
@@ -210,16 +212,16 @@ func (u *Upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 	if err != nil || b.Status.Terminal() {
 		return b, err
 	}
-	// In a cluster the entries may be gone: another process may have removed them before the commit.
+	// On a cluster the entries may be missing: another process may have removed them before the commit.
 	if err := u.List(ctx, m["created"]+"000", true); err != nil {
 		return nil, err
 	}
 	return b, u.Index(ctx, m["throttle"] != "")
 }
 
-// extendClaim has the idempotency key point at the batch for as long as that is kept.
+// extendClaim extends the life of the idempotency key to that of the batch.
 func (u *Upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
-	if u.Claim == "" || u.s.tasks.Shards == 1 { // then the commit does it
+	if u.Claim == "" || u.s.tasks.Shards == 1 { // on one server, the commit does it
 		return nil
 	}
 	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.Claim}, u.ID, u.ID, rdb.Millis(claimLife(spec)))
@@ -229,7 +231,7 @@ func (u *Upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
 	return err
 }
 
-// Index enters the batch into the lists of the batches that the sweeper looks after.
+// Index adds the batch to the lists of open and throttled batches, which the sweeper reads.
 func (u *Upload) Index(ctx context.Context, throttled bool) error {
 	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()

@@ -49,7 +49,7 @@ func (g *stagedGroups) states(n int) []byte {
 	return states
 }
 
-// StageGroups stages the records of the upload's groups, as actions are.
+// StageGroups stages the records of the upload's groups like actions.
 func (u *Upload) StageGroups(ctx context.Context) error {
 	for from := 0; from < len(u.groups.order); from += ChunkActions {
 		to := min(from+ChunkActions, len(u.groups.order))

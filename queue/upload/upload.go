@@ -1,56 +1,87 @@
+// Package upload takes submissions: it stages their actions, decides which submission an idempotency key
+// belongs to, asks the owner's limit, and commits. Package fanout then offers the actions to the workers.
 package upload
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"runtime"
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
+	"github.com/google/uuid"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 const (
-	// StagedTTL is how long an upload may be idle before its actions are gone.
+	// StagedTTL is how long an upload may be idle before Redis removes its actions.
 	StagedTTL = 10 * time.Minute
 	// MarkerTTL is how long an idle upload keeps its idempotency key busy.
 	MarkerTTL = time.Minute
 	// ClaimTTL is how long an idempotency key points at an upload; committing
 	// extends it to the life of the batch.
 	ClaimTTL = time.Hour
-	// A staged chunk is bounded by both, so that no command is large.
+	// ChunkActions and chunkBytes bound a staged chunk, so that no command is large.
 	ChunkActions = 250
 	chunkBytes   = 128 << 10
 	// OwnerIndexTTL is longer than any batch lives.
 	OwnerIndexTTL = 800 * 24 * time.Hour
 )
 
-// Upload implements [batch.Upload].
+// Uploads opens submissions. It is safe for concurrent use.
+type Uploads struct {
+	db         *rdb.DB
+	log        *slog.Logger
+	seals      *seal.Sealer
+	background *rdb.Background
+	tasks      *tasks.Queues
+	limits     *limits.Limits
+	batches    *batches.Batches
+	fanout     *fanout.Fanout
+	Memory     *memoryGuard
+
+	// NewID makes the ids of batches.
+	NewID func() (uuid.UUID, error)
+	// Piggyback takes tasks in the exchange that commits a small batch.
+	Piggyback tasks.Piggyback
+}
+
+// New returns the Uploads of a Redis.
+func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, queues *tasks.Queues, limits *limits.Limits, all *batches.Batches, fan *fanout.Fanout) *Uploads {
+	return &Uploads{
+		db: db, log: log, seals: seals, background: background, tasks: queues, limits: limits, batches: all, fanout: fan,
+		Memory: &memoryGuard{db: db, waiting: queues.WaitingEverywhere}, NewID: uuid.NewV7, Piggyback: tasks.NoPiggyback{},
+	}
+}
+
+// Upload is a submission that is being made. It implements [batch.Upload].
 type Upload struct {
 	s         *Uploads
-	ID        string
+	ID        string // of the batch
 	Keys      keys.BatchKeys
 	owner     string
-	Claim     string // Redis key of the idempotency key, or empty
-	Replay    bool   // the key belongs to an earlier submission, id
-	pending   []any  // index, sealed action, ... not staged yet
-	bytes     int
+	Claim     string // the Redis key of the idempotency key, or empty
+	Replay    bool   // the idempotency key belongs to an earlier submission, whose batch has the id ID
+	Marker    marker
+	pending   []any // index and sealed action in turn, not staged yet
+	bytes     int   // of the pending actions
 	n, staged int
-	staging   chan error // ends the staging of the chunk before, or nil
+	staging   chan error // receives the result of the chunk that is being staged; nil if there is none
 	groups    stagedGroups
 	scratch   []byte
-	MarkedAt  time.Time
 	admitted  limits.Admission
-	Doubtful  bool // a commit was tried: whether the batch exists is to be asked
-	committed bool // for sure, or it was aborted: nothing is left to be done
+	Doubtful  bool // a commit was tried, so only Redis knows whether the batch exists
+	committed bool // the batch exists, or the upload was aborted: nothing is left to do
 }
 
 // Open implements [batch.Store].
@@ -64,111 +95,17 @@ func (s *Uploads) Open(ctx context.Context, owner, key string) (batch.Upload, er
 	}
 	u := &Upload{s: s, ID: id.String(), owner: owner}
 	u.Keys = keys.KeysOf(u.ID)
+	u.Marker = marker{db: s.db, log: s.log, batch: u.ID, key: u.Keys.Upload}
 	if key == "" {
 		return u, nil
 	}
 	u.Claim = keys.IdempotencyKey(owner, key)
 	if err := u.claimKey(ctx); err != nil {
-		s.background.Detach(u.unmark)
+		s.background.Detach(u.Marker.remove)
 		return nil, err
 	}
 	crash.At(crash.KeyClaimed)
 	return u, nil
-}
-
-// claimKey decides whose the idempotency key is. An upload may commit only
-// while its marker stands, and a key is taken from another upload only once that
-// one has neither a marker nor a batch, so at most one of two can commit.
-func (u *Upload) claimKey(ctx context.Context) error {
-	holder, err := u.markAndClaim(ctx)
-	for {
-		if err != nil || holder == u.ID {
-			return err
-		}
-		var exists, busy bool
-		exists, busy, err = u.s.lookUp(ctx, holder)
-		switch {
-		case err != nil:
-			return err
-		case exists:
-			u.unmark(ctx)
-			u.ID, u.Keys, u.Replay = holder, keys.KeysOf(holder), true
-			return nil
-		case busy:
-			return batch.ErrKeyBusy
-		}
-		holder, err = u.claimFrom(ctx, holder)
-	}
-}
-
-// markAndClaim marks the upload, claims the key, and returns whose it is.
-func (u *Upload) markAndClaim(ctx context.Context) (holder string, err error) {
-	if u.s.tasks.Shards > 1 { // servers of a cluster keep no order among them
-		if err := u.mark(ctx); err != nil {
-			return "", err
-		}
-		return u.claimFrom(ctx, "")
-	}
-	ctx, cancel := u.s.db.WithTimeout(ctx)
-	defer cancel()
-	u.MarkedAt = time.Now()
-	pipe := u.s.db.Client.Pipeline()
-	mark := pipe.Set(ctx, u.Keys.Upload, 1, MarkerTTL)
-	claim := pipe.EvalSha(ctx, Steps.Claim.Hash(), []string{u.Claim}, u.claimArgs("")...)
-	u.s.db.Send(ctx, pipe)
-	if err := mark.Err(); err != nil {
-		return "", rdb.MapError(ctx, err)
-	}
-	claim = u.s.db.AnswerOf(ctx, Steps.Claim, claim)
-	return rdb.Text(claim.Val()), rdb.MapError(ctx, claim.Err())
-}
-
-// claimFrom takes the key from an upload that came to nothing, and returns whose it is.
-func (u *Upload) claimFrom(ctx context.Context, seen string) (holder string, err error) {
-	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.Claim}, u.claimArgs(seen)...)
-	if err != nil {
-		return "", err
-	}
-	return answer[0], nil
-}
-
-func (u *Upload) claimArgs(seen string) []any { return []any{seen, u.ID, rdb.Millis(ClaimTTL)} }
-
-// lookUp reports, of one moment, whether a batch exists and whether its upload is open.
-func (s *Uploads) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
-	defer cancel()
-	k := keys.KeysOf(id)
-	var meta, marker *redis.IntCmd
-	_, err = s.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		meta, marker = p.Exists(ctx, k.Meta), p.Exists(ctx, k.Upload)
-		return nil
-	})
-	if err != nil {
-		return false, false, rdb.MapError(ctx, err)
-	}
-	return meta.Val() == 1, marker.Val() == 1, nil
-}
-
-func (u *Upload) mark(ctx context.Context) error {
-	ctx, cancel := u.s.db.WithTimeout(ctx)
-	defer cancel()
-	var err error
-	if u.MarkedAt.IsZero() {
-		err = u.s.db.Client.Set(ctx, u.Keys.Upload, 1, MarkerTTL).Err()
-	} else { // a marker that is gone stays gone: the key may be another's
-		err = u.s.db.Client.PExpire(ctx, u.Keys.Upload, MarkerTTL).Err()
-	}
-	u.MarkedAt = time.Now()
-	return rdb.MapError(ctx, err)
-}
-
-// unmark gives the idempotency key back. A marker that is left behind keeps it
-// busy, so this bears with a Redis that is away for as long as that would last.
-func (u *Upload) unmark(ctx context.Context) {
-	if err := u.s.db.Unlink(ctx, u.Keys.Upload); err != nil {
-		u.s.log.WarnContext(ctx, "upload marker left to expire", "batch", u.ID, "error", err)
-	}
 }
 
 // Add implements [batch.Upload].
@@ -184,9 +121,9 @@ func (u *Upload) Add(ctx context.Context, a *batch.Action) error {
 	u.groups.add(a, u.n)
 	u.n++
 	if u.n%8 == 0 {
-		runtime.Gosched() // an upload is one long computation; others wait for moments
+		runtime.Gosched() // encoding a large upload would otherwise delay other goroutines
 	}
-	if err := u.keepMark(ctx); err != nil {
+	if err := u.Marker.keep(ctx); err != nil {
 		return err
 	}
 	if len(u.pending) < 2*ChunkActions && u.bytes < chunkBytes {
@@ -195,15 +132,8 @@ func (u *Upload) Add(ctx context.Context, a *batch.Action) error {
 	return u.Flush(batch.WithoutBudget(ctx)) // each chunk has its own
 }
 
-// keepMark renews the marker of an upload that takes its time.
-func (u *Upload) keepMark(ctx context.Context) error {
-	if u.MarkedAt.IsZero() || time.Since(u.MarkedAt) < MarkerTTL/4 {
-		return nil
-	}
-	return u.mark(batch.WithBudget(ctx, u.s.db.Timeout/2))
-}
-
-// Flush has the pending actions staged, while the next ones are read. It waits for those before.
+// Flush stages the pending actions in the background, while the caller reads the next ones. It waits for
+// the chunk before.
 func (u *Upload) Flush(ctx context.Context) error {
 	if err := u.Settle(ctx); err != nil || len(u.pending) == 0 {
 		return err
@@ -211,12 +141,12 @@ func (u *Upload) Flush(ctx context.Context) error {
 	u.staged += len(u.pending) / 2
 	args, upTo, done := u.StageArgs(), u.staged, make(chan error, 1)
 	u.pending, u.bytes, u.staging = u.pending[:0], 0, done
-	ctx = context.WithoutCancel(ctx) // a commit in the meantime does not depend on the client any more
+	ctx = context.WithoutCancel(ctx) // the client does not have to stay connected for it
 	go func() { done <- u.stage(ctx, args, upTo) }()
 	return nil
 }
 
-// Settle waits for the chunk that is being staged. The wait is spent from the budget.
+// Settle waits for the chunk that is being staged. The wait counts towards the budget of the request.
 func (u *Upload) Settle(ctx context.Context) error {
 	if u.staging == nil {
 		return nil
@@ -228,7 +158,7 @@ func (u *Upload) Settle(ctx context.Context) error {
 	return err
 }
 
-// stage stages a chunk, after which so many actions are.
+// stage stages a chunk. After it, upTo actions are staged.
 func (u *Upload) stage(ctx context.Context, args []any, upTo int) error {
 	ctx = batch.WithBudget(ctx, u.s.db.Timeout/2) // an upload has many chunks
 	answer, err := u.s.db.Run(ctx, Steps.Stage, u.StageKeys(), args...)
@@ -242,8 +172,10 @@ func (u *Upload) stage(ctx context.Context, args []any, upTo int) error {
 	return nil
 }
 
+// StageKeys returns the keys of lua/stage.lua.
 func (u *Upload) StageKeys() []string { return []string{u.Keys.Actions, u.Keys.Meta} }
 
+// StageArgs returns the arguments of lua/stage.lua for the pending actions.
 func (u *Upload) StageArgs() []any { return append([]any{rdb.Millis(StagedTTL)}, u.pending...) }
 
 // Abort implements [batch.Upload].
@@ -255,12 +187,12 @@ func (u *Upload) Abort(context.Context) {
 	u.s.background.Detach(u.drop)
 }
 
-// drop gives back what an upload was admitted, and removes what it has left.
+// drop refunds the quota of an upload that was aborted, and removes its keys.
 func (u *Upload) drop(ctx context.Context) {
-	_ = u.Settle(ctx) // what it stages is to go, too
+	_ = u.Settle(ctx) // so that the last chunk is removed, too
 	if u.Doubtful {
-		if !u.MarkedAt.IsZero() {
-			u.unmark(ctx) // what comes late is refused, and the key free for another attempt
+		if u.Marker.exists() {
+			u.Marker.remove(ctx) // Redis then refuses a commit that comes late, and the idempotency key is free
 		}
 		var answer []string
 		err := rdb.RetryUnavailable(ctx, func() (err error) {
@@ -271,18 +203,18 @@ func (u *Upload) drop(ctx context.Context) {
 			u.s.log.WarnContext(ctx, "a batch that was not acknowledged may run", "batch", u.ID, "error", err)
 			return
 		}
-		u.readmit(ctx)
+		u.refund(ctx)
 		return
 	}
-	u.readmit(ctx)
+	u.refund(ctx)
 	crash.At(crash.Readmitted)
 	keys := []string{u.Keys.Actions, u.Keys.Groups}
-	if !u.MarkedAt.IsZero() {
+	if u.Marker.exists() {
 		keys = append(keys, u.Keys.Upload)
 	} else if u.staged == 0 && len(u.pending) == 0 {
 		return
 	}
 	if err := u.s.db.Unlink(ctx, keys...); err != nil {
-		u.s.log.WarnContext(ctx, "broken upload left to expire", "batch", u.ID, "error", err)
+		u.s.log.WarnContext(ctx, "keys of an aborted upload left to expire", "batch", u.ID, "error", err)
 	}
 }

@@ -1,14 +1,14 @@
--- commit makes a batch exist. Before it nothing of the batch can be seen; after
--- it the batch is whole.
--- KEYS: meta, state, ledger, actions, results, groups, upload, then the owner's list, the open
---       batches, the throttled ones, and the idempotency key if it must still point here; a cluster
---       has these four in other slots
--- ARGV: number of actions, '1' if the upload marker must still stand,
+-- commit creates a batch. Before the step no reader can see the batch; after it the
+-- batch is complete.
+-- KEYS: meta, state, ledger, actions, results, groups, upload, then, unless Redis is a cluster,
+--       which has these in other slots: the owner's list, the list of open batches, the list of throttled
+--       batches, and the idempotency key, which must still name this batch
+-- ARGV: number of actions, '1' if the upload marker must still exist,
 --       expires_in ms, retention ms, number of groups, the states or '' if no
 --       action waits for its group, batch id, time to live of the idempotency key in ms, ms that
 --       the owner's list lives, then field and value of the meta hash in turn
 -- returns: {'ok', created ms, created in microseconds} | {'lost'}
--- Repeating a commit that succeeded answers as it did.
+-- If the step is repeated after it succeeded, it returns the same answer and changes nothing.
 local created = redis.call('HGET', KEYS[1], 'created')
 if created then
   return {'ok', created, created .. '000'}

@@ -1,4 +1,4 @@
--- drop removes what was staged for a batch, unless it exists.
+-- drop removes the staged actions and groups of a batch, unless the batch exists.
 -- KEYS: meta, actions, groups
 -- returns: 1, or 0 if the batch exists
 if redis.call('EXISTS', KEYS[1]) == 1 then

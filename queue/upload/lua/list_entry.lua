@@ -1,6 +1,6 @@
--- list puts a batch into its owner's list, by the time at which it was created, in
--- microseconds, and drops what is older than any batch lives. An entry that is there may
--- be kept as it is.
+-- list adds a batch to its owner's list with the time at which it was created, in
+-- microseconds, and removes entries that are older than any batch lives. If keep is set, an
+-- existing entry stays as it is.
 local function list(key, id, created, life, keep)
   if not keep or not redis.call('ZSCORE', key, id) then
     redis.call('ZADD', key, ms(created), id)

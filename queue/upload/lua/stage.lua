@@ -2,7 +2,7 @@
 -- KEYS: actions, meta
 -- ARGV: time to live in ms, then index and sealed action in turn
 -- returns: the number of actions staged so far
--- What comes late, or once more, after the commit changes nothing.
+-- After the commit, a late or repeated step changes nothing.
 if redis.call('EXISTS', KEYS[2]) == 0 then
   local fields = {}
   for i = 2, #ARGV do

@@ -1,0 +1,130 @@
+package upload
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/rdb"
+)
+
+// claimKey decides which upload owns the idempotency key. An upload may commit only while its marker
+// exists, and another upload takes the key only if the owner has neither a marker nor a batch. So at
+// most one of two uploads can commit.
+func (u *Upload) claimKey(ctx context.Context) error {
+	holder, err := u.markAndClaim(ctx)
+	for {
+		if err != nil || holder == u.ID {
+			return err
+		}
+		var exists, busy bool
+		exists, busy, err = u.s.lookUp(ctx, holder)
+		switch {
+		case err != nil:
+			return err
+		case exists:
+			u.Marker.remove(ctx)
+			u.ID, u.Keys, u.Replay = holder, keys.KeysOf(holder), true
+			return nil
+		case busy:
+			return batch.ErrKeyBusy
+		}
+		holder, err = u.claimFrom(ctx, holder)
+	}
+}
+
+// markAndClaim sets the marker, claims the key, and returns the id of the key's owner.
+func (u *Upload) markAndClaim(ctx context.Context) (holder string, err error) {
+	if u.s.tasks.Shards > 1 { // commands to several servers of a cluster have no order
+		if err := u.Marker.renew(ctx); err != nil {
+			return "", err
+		}
+		return u.claimFrom(ctx, "")
+	}
+	ctx, cancel := u.s.db.WithTimeout(ctx)
+	defer cancel()
+	u.Marker.At = time.Now()
+	pipe := u.s.db.Client.Pipeline()
+	mark := pipe.Set(ctx, u.Keys.Upload, 1, MarkerTTL)
+	claim := pipe.EvalSha(ctx, Steps.Claim.Hash(), []string{u.Claim}, claimArgs("", u.ID)...)
+	u.s.db.Send(ctx, pipe)
+	if err := mark.Err(); err != nil {
+		return "", rdb.MapError(ctx, err)
+	}
+	claim = u.s.db.AnswerOf(ctx, Steps.Claim, claim)
+	return rdb.Text(claim.Val()), rdb.MapError(ctx, claim.Err())
+}
+
+// claimFrom takes the key from an upload that failed, and returns the id of the key's owner.
+func (u *Upload) claimFrom(ctx context.Context, seen string) (holder string, err error) {
+	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.Claim}, claimArgs(seen, u.ID)...)
+	if err != nil {
+		return "", err
+	}
+	return answer[0], nil
+}
+
+// lookUp reports whether a batch exists and whether its upload is open, both at the same moment.
+func (s *Uploads) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
+	ctx, cancel := s.db.WithTimeout(ctx)
+	defer cancel()
+	k := keys.KeysOf(id)
+	var meta, marker *redis.IntCmd
+	_, err = s.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
+		meta, marker = p.Exists(ctx, k.Meta), p.Exists(ctx, k.Upload)
+		return nil
+	})
+	if err != nil {
+		return false, false, rdb.MapError(ctx, err)
+	}
+	return meta.Val() == 1, marker.Val() == 1, nil
+}
+
+// claimArgs returns the arguments of lua/claim.lua.
+func claimArgs(seen, id string) []any { return []any{seen, id, rdb.Millis(ClaimTTL)} }
+
+// marker is a key that exists while an upload with an idempotency key, or under a limit, is open.
+type marker struct {
+	db    *rdb.DB
+	log   *slog.Logger
+	batch string
+	key   string
+	At    time.Time // when the key was last set or renewed; zero if the upload has no marker
+}
+
+// exists reports whether the upload has set its marker. It may have expired since.
+func (m *marker) exists() bool { return !m.At.IsZero() }
+
+// renew sets the marker, or extends its life. It does not set a marker again that has expired: another
+// upload may have claimed the idempotency key.
+func (m *marker) renew(ctx context.Context) error {
+	ctx, cancel := m.db.WithTimeout(ctx)
+	defer cancel()
+	var err error
+	if m.exists() {
+		err = m.db.Client.PExpire(ctx, m.key, MarkerTTL).Err()
+	} else {
+		err = m.db.Client.Set(ctx, m.key, 1, MarkerTTL).Err()
+	}
+	m.At = time.Now()
+	return rdb.MapError(ctx, err)
+}
+
+// keep renews the marker of an upload that takes long.
+func (m *marker) keep(ctx context.Context) error {
+	if !m.exists() || time.Since(m.At) < MarkerTTL/4 {
+		return nil
+	}
+	return m.renew(batch.WithBudget(ctx, m.db.Timeout/2))
+}
+
+// remove frees the idempotency key. While Redis is away it repeats that for about as long as the marker lives.
+func (m *marker) remove(ctx context.Context) {
+	if err := m.db.Unlink(ctx, m.key); err != nil {
+		m.log.WarnContext(ctx, "upload marker left to expire", "batch", m.batch, "error", err)
+	}
+}
