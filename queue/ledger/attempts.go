@@ -10,10 +10,11 @@ import (
 )
 
 const (
-	// attemptLasts is how long an attempt that has ended is remembered. It is longer
-	// than a failover takes, whose last writes may be lost.
+	// attemptLasts is how long a process remembers an attempt that has ended. It is longer
+	// than a failover, which may lose the last writes.
 	attemptLasts = 30 * time.Second
-	// attemptBytes bounds the memory of ended attempts and their results. Beyond it the oldest are dropped.
+	// attemptBytes bounds the memory of ended attempts and their results. Beyond this size, the
+	// process drops the oldest attempts.
 	attemptBytes = 16 << 20
 )
 
@@ -23,7 +24,8 @@ type attempts struct {
 	mu      sync.Mutex
 	running map[actionKey]*attempt // the newest of each action that runs or begins
 	ended   recentAttempts
-	// verified is up to where they were compared with Redis, by the ages at which that is done.
+	// verified has, for each age of verifyAfter, the position in ended up to which the process has
+	// compared attempts with Redis.
 	verified [len(verifyAfter)]uint64
 }
 
@@ -33,24 +35,24 @@ type actionKey struct {
 	index int
 }
 
-// Attempt is one attempt at an action.
+// attempt is one attempt at an action.
 type attempt struct {
 	actionKey
 	entry batches.Entry
-	// state is its action's: stateBeginning, stateRunning, stateWaiting once it was
-	// released, or that of its result.
+	// state is the state of the action: stateBeginning, stateRunning, stateWaiting after a
+	// release, or the state of its result.
 	state  string
 	result []byte         // sealed
-	group  []any          // what ended the group that the action leads: further arguments of its step
-	staged map[int][]byte // of a group: the results of members that its record holds, sealed
+	group  []any          // arguments with which finish_group ended the group that the action leads
+	staged map[int][]byte // sealed results of group members that this process saved with the group's record
 	leads  bool           // the action leads a group
-	before *attempt       // the one before that is in flight, until this one has begun
-	at     time.Time      // when it ended
+	before *attempt       // the earlier attempt that is in flight, until this one has begun
+	at     time.Time      // when the attempt ended
 }
 
 // States of attempts that have no result; see batches/lua/states.lua.
 const (
-	stateBeginning = "b" // its begin is under way; nothing is sent
+	stateBeginning = "b" // the begin step is under way; nothing is sent
 	stateRunning   = "r"
 	stateWaiting   = "p"
 )
@@ -64,7 +66,7 @@ func newAttempts() *attempts {
 	return &attempts{running: make(map[actionKey]*attempt), ended: newRecentAttempts()}
 }
 
-// begin notes that an action is about to be begun with a token.
+// begin records that this process is about to begin an action with a token.
 func (m *attempts) begin(id string, index int, token string) *attempt {
 	key := actionKey{id, index}
 	m.mu.Lock()
@@ -74,7 +76,7 @@ func (m *attempts) begin(id string, index int, token string) *attempt {
 	return a
 }
 
-// begun notes that an attempt has begun in a round of its batch: the action is in flight.
+// begun records that an attempt has begun in a round of its batch: the action is in flight.
 func (m *attempts) begun(a *attempt, b *batch.Begun, round string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -107,7 +109,7 @@ func (m *attempts) drop(a *attempt) {
 	}
 }
 
-// before returns a copy of the attempt before one that is not begun yet, or nil.
+// before returns a copy of the attempt that precedes an attempt that has not begun yet, or nil.
 func (m *attempts) before(a *attempt) *attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -118,7 +120,8 @@ func (m *attempts) before(a *attempt) *attempt {
 	return m.ended.find(a.actionKey)
 }
 
-// find returns an attempt that runs or begins by its token, or nil, with the lock held.
+// find looks up an attempt that runs or begins by its token, with the lock held. It returns nil
+// if there is none.
 func (m *attempts) find(id string, index int, token string) *attempt {
 	a := m.running[actionKey{id, index}]
 	for a != nil && a.entry.Token != token {
@@ -127,7 +130,7 @@ func (m *attempts) find(id string, index int, token string) *attempt {
 	return a
 }
 
-// running returns a copy of an attempt that is in flight here, or nil.
+// findRunning returns a copy of an attempt that is in flight in this process, or nil.
 func (m *attempts) findRunning(id string, index int, token string) *attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -139,7 +142,8 @@ func (m *attempts) findRunning(id string, index int, token string) *attempt {
 	return &found
 }
 
-// stage notes the result of a member of a group that is in flight here, by its leader.
+// addStaged records the result of a group member. The group, named by its leader, is in flight in
+// this process.
 func (m *attempts) addStaged(id string, leader int, token string, member int, result []byte) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -151,18 +155,19 @@ func (m *attempts) addStaged(id string, leader int, token string, member int, re
 	}
 }
 
-// staged returns the results of members of a group that were noted here.
+// staged returns the sealed results of group members that addStaged recorded, by index.
 func (m *attempts) staged(id string, leader int, token string) map[int][]byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	noted := make(map[int][]byte)
+	results := make(map[int][]byte)
 	if a := m.find(id, leader, token); a != nil {
-		maps.Copy(noted, a.staged)
+		maps.Copy(results, a.staged)
 	}
-	return noted
+	return results
 }
 
-// end notes what became of an attempt that was in flight here.
+// end records the state in which an attempt of this process ended, and its sealed result. For a
+// group, it keeps the arguments that ended the group.
 func (m *attempts) end(id string, index int, token, state string, result []byte, group []any) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -171,7 +176,7 @@ func (m *attempts) end(id string, index int, token, state string, result []byte,
 		return
 	}
 	if a.leads && state == stateWaiting {
-		m.drop(a) // its record has its progress
+		m.drop(a) // the group's record in Redis has the progress
 		return
 	}
 	a.state, a.result, a.group, a.staged, a.at = state, result, group, nil, time.Now()
@@ -180,7 +185,8 @@ func (m *attempts) end(id string, index int, token, state string, result []byte,
 	m.expire(a.at)
 }
 
-// uncount has an attempt that is in flight here count for none: nothing was sent.
+// uncount takes an attempt of this process out of the action's count of attempts: the process sent
+// nothing.
 func (m *attempts) uncount(id string, index int, token string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -189,7 +195,7 @@ func (m *attempts) uncount(id string, index int, token string) {
 	}
 }
 
-// groupSize is about how many bytes the attempt keeps of what ended its group.
+// groupSize returns about how many bytes the arguments take that ended the attempt's group.
 func (a *attempt) groupSize() (n int) {
 	for _, arg := range a.group {
 		if sealed, ok := arg.([]byte); ok {
@@ -199,11 +205,12 @@ func (a *attempt) groupSize() (n int) {
 	return n
 }
 
-// expire forgets attempts that ended too long ago, or that are too much, with the lock held.
+// expire forgets attempts that ended longer than attemptLasts ago, and the oldest ones beyond
+// attemptBytes, with the lock held.
 func (m *attempts) expire(now time.Time) { m.ended.expire(now.Add(-attemptLasts), attemptBytes) }
 
-// abandon forgets an attempt if it is in flight here: it is not any more, and what became
-// of it is not known.
+// abandon forgets an attempt that was in flight in this process. The process no longer runs the
+// attempt, and does not know how it ended.
 func (m *attempts) abandon(id string, index int, token string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -212,7 +219,7 @@ func (m *attempts) abandon(id string, index int, token string) {
 	}
 }
 
-// All returns copies of the attempts that are in flight or have ended lately.
+// all returns copies of the attempts that are in flight or have ended lately.
 func (m *attempts) all() []*attempt {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -237,8 +244,8 @@ func (m *attempts) busy() bool {
 	return len(m.running)+len(m.ended.newest) > 0
 }
 
-// known returns a copy of the attempt with that token, if there is one, and whether the
-// action is in the hands of this process under whatever token.
+// known returns a copy of the attempt with that token, or nil, and reports whether this process
+// runs or begins the action, with any token.
 func (m *attempts) known(id string, index int, token string) (found *attempt, inHand bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

@@ -17,17 +17,17 @@ import (
 )
 
 // Member implements [batch.GroupLedger].
-func (s *Ledger) Member(ctx context.Context, id string, index int) (*batch.Action, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+func (l *Ledger) Member(ctx context.Context, id string, index int) (*batch.Action, error) {
+	ctx, cancel := l.db.WithTimeout(ctx)
 	defer cancel()
-	sealed, err := s.db.Client.HGet(ctx, keys.KeysOf(id).Actions, strconv.Itoa(index)).Result()
+	sealed, err := l.db.Client.HGet(ctx, keys.KeysOf(id).Actions, strconv.Itoa(index)).Result()
 	if errors.Is(err, redis.Nil) {
 		return nil, batch.ErrNotFound
 	}
 	if err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
-	a, err := s.batches.Codec.OpenAction(id, index, sealed)
+	a, err := l.batches.Codec.OpenAction(id, index, sealed)
 	if err != nil {
 		return nil, err
 	}
@@ -35,8 +35,8 @@ func (s *Ledger) Member(ctx context.Context, id string, index int) (*batch.Actio
 }
 
 // SaveGroup implements [batch.GroupLedger].
-func (s *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, staged *batch.Result) (time.Time, error) {
-	sealed, err := s.batches.Codec.SealGroup(id, g)
+func (l *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, staged *batch.Result) (time.Time, error) {
+	sealed, err := l.batches.Codec.SealGroup(id, g)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -45,78 +45,80 @@ func (s *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g 
 		args[6] = "1"
 	}
 	if staged != nil {
-		noted := s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: staged.Index}, staged.Encode())
+		noted := l.seals.Seal(seal.Label{ID: id, Kind: "r", Index: staged.Index}, staged.Encode())
 		args[4], args[5] = staged.Index, noted
-		s.attempts.addStaged(id, g.Leader(), string(token), staged.Index, noted)
+		l.attempts.addStaged(id, g.Leader(), string(token), staged.Index, noted)
 	}
-	answer, err := s.db.Run(ctx, Steps.SaveGroup, keys.KeysOf(id).Step(), args...)
+	answer, err := l.db.Run(ctx, Steps.SaveGroup, keys.KeysOf(id).Step(), args...)
 	if err != nil {
-		return time.Time{}, fmt.Errorf("note group %d of batch %s: %w", g.Leader(), id, err)
+		return time.Time{}, fmt.Errorf("save group %d of batch %s: %w", g.Leader(), id, err)
 	}
 	err = batches.VerdictError(answer[0])
-	if s.Restorer.restored(ctx, id, g.Leader(), token, err) {
-		return s.SaveGroup(ctx, id, token, g, staged)
+	if l.Restorer.restored(ctx, id, g.Leader(), token, err) {
+		return l.SaveGroup(ctx, id, token, g, staged)
 	}
 	if g.Paused || err != nil {
-		s.attempts.abandon(id, g.Leader(), string(token))
+		l.attempts.abandon(id, g.Leader(), string(token))
 	}
 	return rdb.FromMillis(answer[1]), err
 }
 
-// errForgotten says that Redis has not the results that were noted of a group.
-var errForgotten = errors.New("results of the group are forgotten")
+// errForgotten says that Redis lacks results that a worker saved with the group's record.
+var errForgotten = errors.New("Redis has forgotten results of the group")
 
 // FinishGroup implements [batch.GroupLedger].
-func (s *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
+func (l *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
 	leader := g.Leader()
-	members, err := s.groups.memberArgs(id, g, results, nil)
+	members, err := l.groups.memberArgs(id, g, results, nil)
 	if err != nil {
 		return err
 	}
-	whole, err := s.groups.memberArgs(id, g, results, s.attempts.staged(id, leader, string(token)))
+	whole, err := l.groups.memberArgs(id, g, results, l.attempts.staged(id, leader, string(token)))
 	if err != nil {
 		return err
 	}
-	err = s.groups.finish(ctx, id, leader, string(token), members)
-	if errors.Is(err, errForgotten) || s.Restorer.restored(ctx, id, leader, token, err) {
-		err = s.groups.finish(ctx, id, leader, string(token), whole)
+	err = l.groups.finish(ctx, id, leader, string(token), members)
+	if errors.Is(err, errForgotten) || l.Restorer.restored(ctx, id, leader, token, err) {
+		err = l.groups.finish(ctx, id, leader, string(token), whole)
 	}
-	s.attemptEnded(id, leader, token, err, rdb.Text(whole[1]), nil, whole)
+	l.attemptEnded(id, leader, token, err, rdb.Text(whole[1]), nil, whole)
 	return err
 }
 
-// membersEnd returns index, state and sealed result of each member of a group in turn. For
-// results that were noted it takes the given ones, or leaves them empty if there are none.
-func (s *groups) memberArgs(id string, g *batch.Group, results []batch.Result, noted map[int][]byte) ([]any, error) {
+// memberArgs returns the index, state and sealed result of each group member, in order. A member
+// whose result a worker has already saved gets that result from staged, by index. If staged is nil,
+// its result stays empty, and the step uses the saved one.
+func (g *groups) memberArgs(id string, group *batch.Group, results []batch.Result, staged map[int][]byte) ([]any, error) {
 	args := make([]any, 0, 3*len(results))
 	for i := range results {
-		r, index := &results[i], g.Members[i].Index
+		r, index := &results[i], group.Members[i].Index
 		state, err := batches.StateOf(r.Outcome)
 		if err != nil {
 			return nil, err
 		}
-		sealed := noted[index]
+		sealed := staged[index]
 		switch {
 		case r.ID != "":
-			sealed = s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
-		case noted != nil && sealed == nil: // another worker noted it: what is left of it is how it ended
-			left := &batch.Result{ID: g.Members[i].ID, Index: index, Outcome: r.Outcome}
-			sealed = s.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, left.Encode())
+			sealed = g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
+		case staged != nil && sealed == nil: // another worker saved the result: this process knows only the outcome
+			left := &batch.Result{ID: group.Members[i].ID, Index: index, Outcome: r.Outcome}
+			sealed = g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, left.Encode())
 		}
 		args = append(args, index, state, sealed)
 	}
 	return args, nil
 }
 
-// endGroup ends all members of a group: index, state and sealed result of each in turn.
-func (s *groups) finish(ctx context.Context, id string, leader int, token string, members []any) error {
+// finish ends all members of a group in one step. members has the index, state and sealed result
+// of each member, in order.
+func (g *groups) finish(ctx context.Context, id string, leader int, token string, members []any) error {
 	args := append([]any{id, keys.DoneChannel, leader, token}, members...)
-	answer, err := s.db.Run(ctx, Steps.FinishGroup, keys.KeysOf(id).Step(), args...)
+	answer, err := g.db.Run(ctx, Steps.FinishGroup, keys.KeysOf(id).Step(), args...)
 	if err != nil {
-		s.batches.Doubts.AddIf(id, err)
-		return fmt.Errorf("conclude group %d of batch %s: %w", leader, id, err)
+		g.batches.Doubts.AddIf(id, err)
+		return fmt.Errorf("finish group %d of batch %s: %w", leader, id, err)
 	}
-	s.batches.Outbox.EnqueueIf(ctx, id, answer[1])
+	g.batches.Outbox.EnqueueIf(ctx, id, answer[1])
 	if answer[0] == "forgotten" {
 		return errForgotten
 	}

@@ -9,14 +9,15 @@ import (
 // and an exchange. With [NoHandOver] in [Ledger.HandOver], these requests get the message that
 // all others get, and read the batch.
 type HandOver interface {
-	// awaited returns the number of the last request that waits for the batch, or 0 if none does.
+	// Awaited returns the number of the last request that waits for the batch, or 0 if no request
+	// waits.
 	Awaited(id string) int
-	// tell hands the batch over to the requests up to that number, and wakes the later ones to read it.
-	// Nil wakes all of them.
+	// Tell hands the batch to the requests up to the number last, and wakes later requests to read
+	// it. With a nil batch, it wakes all of these requests to read it.
 	Tell(id string, b *batch.Batch, last int)
 }
 
-// NoHandOver hands no batch over.
+// NoHandOver is a [HandOver] that hands no batch over.
 type NoHandOver struct{}
 
 // Awaited implements [HandOver].

@@ -13,28 +13,29 @@ import (
 )
 
 const (
-	// SettleFor is how long nothing is begun after Redis may have gone back to an earlier
-	// state. Meanwhile all processes repeat what they did, so that nothing of it is done
-	// twice. It is longer than the time between the first and the last process to notice.
+	// settleFor is how long a process begins no action after Redis may have gone back to an
+	// earlier state. Meanwhile, all processes repeat their last steps, so that no worker sends an
+	// action twice. It is longer than the time between the first and the last process that
+	// notices the change.
 	settleFor = time.Second
-	// historyEvery is how often a process that has anything to repeat asks Redis whether
-	// it still goes on from the same state.
+	// historyEvery is how often a process with attempts to repeat asks Redis for the id of its
+	// replication history.
 	historyEvery = 500 * time.Millisecond
-	// mostHistories is the most histories that are remembered.
+	// maxHistories is the most histories that a process remembers.
 	maxHistories = 1000
 )
 
-// History notices that Redis may have gone back to an earlier state: a server was
-// restarted, or a replica was made the master. By either, the id of its replication
-// history changes. Connections do not outlast most such changes, so the id is asked for
-// with every new connection, before anything else is sent over it.
+// History notices that Redis may have gone back to an earlier state: a server restarted, or a
+// replica became the master. Both change the id of the server's replication history. Most such
+// changes close the connections, so the process asks for the id over every new connection, before
+// it sends any other command.
 type History struct {
-	changed func() // is called after each change
+	changed func() // History calls it after each change
 
 	mu        sync.Mutex
 	known     map[string]struct{}
-	expectNew bool      // ids that are not known are those of servers not met before
-	until     time.Time // nothing is begun before
+	expectNew bool      // an unknown id belongs to a server that the process has not met before
+	until     time.Time // the process begins no action before
 }
 
 // NewHistory returns a history that knows no server.
@@ -42,34 +43,37 @@ func NewHistory() *History {
 	return &History{changed: func() {}, known: make(map[string]struct{})}
 }
 
-// onChange has a function called after each change.
+// onChange sets the function that History calls after each change.
 func (h *History) onChange(changed func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.changed = changed
 }
 
-// Learn says whether ids that are not known are those of servers that were not met before.
-func (h *History) ExpectNewServers(learning bool) {
+// ExpectNewServers sets whether an unknown id belongs to a server that the process has not met
+// before. If not, an unknown id means that a known server has changed its history.
+func (h *History) ExpectNewServers(expect bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.expectNew = learning
+	h.expectNew = expect
 }
 
-// Connected asks a server, over a connection that was just opened, for the id of its history.
+// Connected asks a server for the id of its history, over a new connection. It returns the error of
+// go-redis if the server does not reply, and nil if the server refuses the question.
 func (h *History) Connected(ctx context.Context, conn *redis.Conn) error {
 	info, err := conn.Info(ctx, "replication").Result()
 	if refused := redis.Error(nil); errors.As(err, &refused) {
-		return nil // it does not say, or is no Redis server: a sentinel, or a proxy
+		return nil // the server does not report it, or is a sentinel or a proxy
 	}
 	if err != nil {
-		return err //nolint:wrapcheck // go-redis passes it on, and is to see its own
+		return err //nolint:wrapcheck // go-redis calls this function and expects its own error
 	}
 	h.observe(info)
 	return nil
 }
 
-// observe takes the id of a history from the answer to INFO.
+// observe reads the id of a history from the reply to INFO. If the id is unknown, Redis may have
+// gone back to an earlier state.
 func (h *History) observe(info string) {
 	id := rdb.InfoField(info, "master_replid")
 	if id == "" || strings.Trim(id, "0") == "" {
@@ -90,7 +94,7 @@ func (h *History) observe(info string) {
 	}
 }
 
-// suspect notes that Redis may have gone back to an earlier state just now.
+// setBack records that Redis may have gone back to an earlier state just now.
 func (h *History) setBack() {
 	h.mu.Lock()
 	h.until = time.Now().Add(settleFor)
@@ -99,7 +103,8 @@ func (h *History) setBack() {
 	changed()
 }
 
-// settled returns when actions may be begun.
+// settled waits until the process may begin actions. If the context ends first, it returns the
+// cause.
 func (h *History) settled(ctx context.Context) error {
 	for {
 		h.mu.Lock()
@@ -116,39 +121,41 @@ func (h *History) settled(ctx context.Context) error {
 	}
 }
 
-// learn meets all servers of a cluster, so that one that is met later is known to be new.
-func (s *Restorer) learnHistories(ctx context.Context) error {
-	if _, cluster := s.db.Client.(*redis.ClusterClient); !cluster {
+// learnHistories asks all servers of a cluster for their ids, so that the process recognizes an
+// unknown id later as a change.
+func (r *Restorer) learnHistories(ctx context.Context) error {
+	if _, cluster := r.db.Client.(*redis.ClusterClient); !cluster {
 		return nil
 	}
-	s.history.ExpectNewServers(true)
-	err := s.askHistories(ctx)
-	s.history.ExpectNewServers(err != nil)
+	r.history.ExpectNewServers(true)
+	err := r.askHistories(ctx)
+	r.history.ExpectNewServers(err != nil)
 	return err
 }
 
-// askHistory asks all servers for the ids of their histories.
-func (s *Restorer) askHistories(ctx context.Context) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// askHistories asks all servers for the ids of their histories.
+func (r *Restorer) askHistories(ctx context.Context) error {
+	ctx, cancel := r.db.WithTimeout(ctx)
 	defer cancel()
 	ask := func(ctx context.Context, c redis.Cmdable) error {
 		info, err := c.Info(ctx, "replication").Result()
 		if err == nil {
-			s.history.observe(info)
+			r.history.observe(info)
 		}
 		return err //nolint:wrapcheck // mapped below
 	}
-	if c, ok := s.db.Client.(*redis.ClusterClient); ok {
+	if c, ok := r.db.Client.(*redis.ClusterClient); ok {
 		return rdb.MapError(ctx, c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return ask(ctx, c) }))
 	}
-	return rdb.MapError(ctx, ask(ctx, s.db.Client))
+	return rdb.MapError(ctx, ask(ctx, r.db.Client))
 }
 
-// WatchHistory asks for the ids of the histories from time to time, since a proxy keeps
-// connections open while the server behind it changes, and compares what this process has
-// ended with what Redis knows, until closed is.
-func (s *Restorer) WatchHistory(closed <-chan struct{}) {
-	if s.db.Embed != nil {
+// WatchHistory asks Redis for the ids of the histories every historyEvery while the process has
+// attempts to repeat, since a proxy keeps connections open while the server behind it changes. It
+// also compares the actions that this process has ended with Redis. It returns when closed is
+// closed.
+func (r *Restorer) WatchHistory(closed <-chan struct{}) {
+	if r.db.Embed != nil {
 		return
 	}
 	tick := time.NewTicker(historyEvery)
@@ -159,12 +166,12 @@ func (s *Restorer) WatchHistory(closed <-chan struct{}) {
 	verified := time.Now()
 	for {
 		if !learned {
-			learned = s.learnHistories(ctx) == nil
-		} else if s.attempts.busy() {
-			_ = s.askHistories(ctx) // it is asked again soon
+			learned = r.learnHistories(ctx) == nil
+		} else if r.attempts.busy() {
+			_ = r.askHistories(ctx) // the next tick asks again
 			if now := time.Now(); now.Sub(verified) >= verifyEvery {
 				verified = now
-				_ = s.verifyEnded(ctx, now) // likewise
+				_ = r.verifyEnded(ctx, now) // the next comparison repeats it
 			}
 		}
 		select {

@@ -22,7 +22,7 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// Ledger is the ledger in a Redis. It implements [batch.Ledger] and is safe for concurrent use.
+// Ledger records in Redis which worker runs each action, and its result. It implements [batch.Ledger] and is safe for concurrent use.
 type Ledger struct {
 	Workers  *Workers
 	Restorer *Restorer
@@ -32,7 +32,7 @@ type Ledger struct {
 	seals     *seal.Sealer
 	batches   *batches.Batches
 	groups    *groups
-	HandOver  HandOver
+	HandOver  HandOver // gets the batches that this process ends
 	batcher   *batcher.Batcher
 	running   atomic.Int64  // actions that this process runs
 	releasing chan struct{} // held by each release under way
@@ -40,7 +40,7 @@ type Ledger struct {
 	history   *History
 }
 
-// New returns the ledger in a Redis. The history is that of the connections of the DB.
+// New returns the ledger in a Redis. The DB's connections report their servers to history.
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, calls *batcher.Batcher, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
 	s := &Ledger{
 		db: db, log: log, seals: seals, batches: all, groups: &groups{db, seals, all}, HandOver: handOver, history: history,
@@ -56,33 +56,34 @@ func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Backg
 }
 
 // Webhook implements [batch.Ledger].
-func (s *Ledger) Webhook(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
-	return s.batches.Deliveries.Notice(ctx, id, delivery)
+func (l *Ledger) Webhook(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
+	return l.batches.Deliveries.Notice(ctx, id, delivery)
 }
 
 // Delivered implements [batch.Ledger].
-func (s *Ledger) Delivered(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
-	return s.batches.Deliveries.Record(ctx, id, delivery, d, state, nextAt)
+func (l *Ledger) Delivered(ctx context.Context, id string, delivery int, d batch.Delivery, state batch.DeliveryState, nextAt time.Time) error {
+	return l.batches.Deliveries.Record(ctx, id, delivery, d, state, nextAt)
 }
 
-// Workers are the workers on a Redis, by their heartbeats.
+// Workers are the workers that share a Redis. Each sends heartbeats.
 type Workers struct {
 	db      *rdb.DB
 	history *History
-	beats   sync.Map // the workers of this process, and the time of the last beat of each
+	beats   sync.Map // by worker of this process: the time of its last beat, in ms by Redis's clock
 }
 
-// groups finishes groups.
+// groups runs the step that ends all members of a group.
 type groups struct {
 	db      *rdb.DB
 	seals   *seal.Sealer
 	batches *batches.Batches
 }
 
-// Restorer repeats the steps of this process on actions that Redis has forgotten.
+// Restorer finds steps of this process that Redis has forgotten, and repeats them.
 type Restorer struct {
 	workers *Workers
-	// OnForgotten is called when Redis may have forgotten something.
+	// OnForgotten is the function that the Restorer calls after Redis may have forgotten
+	// something. By default it does nothing.
 	OnForgotten func()
 
 	db         *rdb.DB

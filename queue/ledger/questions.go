@@ -13,12 +13,14 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// AnswerQuestion handles the sweeper's message that asks a worker for the actions that it holds by
-// the ledger: the worker's name, then a line of batch, index and token for each. If the worker is of
-// this process, it repeats the ends of actions that have ended here, and disowns unknown actions.
-func (s *Restorer) AnswerQuestion(message string) {
+// AnswerQuestion handles a message in which the sweeper asks a worker about the actions that the
+// worker holds, according to the ledger. The message has the worker's name, then a line of batch,
+// index and token for each action. If the worker belongs to this process, AnswerQuestion repeats, in
+// the background, the ends of actions that have ended here, and disowns actions that this process
+// does not know.
+func (r *Restorer) AnswerQuestion(message string) {
 	worker, lines, _ := strings.Cut(message, "\n")
-	if _, here := s.workers.beats.Load(worker); !here {
+	if _, here := r.workers.beats.Load(worker); !here {
 		return
 	}
 	var forgotten []*attempt
@@ -33,7 +35,7 @@ func (s *Restorer) AnswerQuestion(message string) {
 		if err != nil {
 			continue
 		}
-		switch a, inHand := s.attempts.known(id, index, token); {
+		switch a, inHand := r.attempts.known(id, index, token); {
 		case inHand:
 		case a != nil:
 			forgotten = append(forgotten, a)
@@ -44,27 +46,27 @@ func (s *Restorer) AnswerQuestion(message string) {
 	if len(forgotten)+len(unknown) == 0 {
 		return
 	}
-	s.background.Go(func(ctx context.Context) {
-		if err := s.answer(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
-			s.log.Warn("ends of actions that Redis forgot were not repeated, the sweeper asks again soon", "error", err)
+	r.background.Go(func(ctx context.Context) {
+		if err := r.answer(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
+			r.log.Warn("ends of actions that Redis forgot were not repeated, the sweeper asks again soon", "error", err)
 		}
 	})
 }
 
-// answerFor repeats what became of actions, and gives up those of which this process
-// knows nothing any more: the worker that takes one decides whether it is sent again.
-func (s *Restorer) answer(ctx context.Context, worker string, forgotten []*attempt, unknown map[string][]any) error {
-	restored, err := s.restore(ctx, forgotten)
+// answer repeats the ends of forgotten actions, and disowns the unknown ones: the next worker that
+// begins such an action decides whether to send it again.
+func (r *Restorer) answer(ctx context.Context, worker string, forgotten []*attempt, unknown map[string][]any) error {
+	restored, err := r.restore(ctx, forgotten)
 	if restored > 0 {
-		s.log.WarnContext(ctx, "Redis had forgotten the ends of actions, they were repeated", "actions", restored)
+		r.log.WarnContext(ctx, "Redis had forgotten the ends of actions, they were repeated", "actions", restored)
 	}
 	if err != nil {
 		return err
 	}
 	for id, held := range unknown {
-		n, err := s.disown(ctx, id, worker, held)
+		n, err := r.disown(ctx, id, worker, held)
 		if n > 0 {
-			s.log.WarnContext(ctx, "neither Redis nor this worker knows how actions ended: another worker decides about them", "batch", id, "actions", n)
+			r.log.WarnContext(ctx, "neither Redis nor this worker knows how actions ended: another worker decides about them", "batch", id, "actions", n)
 		}
 		if err != nil {
 			return err
@@ -73,12 +75,13 @@ func (s *Restorer) answer(ctx context.Context, worker string, forgotten []*attem
 	return nil
 }
 
-// disown gives up actions, with index and token of each in turn, that a worker holds by the
-// ledger but does not run, and makes a task for each. It returns their number.
-func (s *Restorer) disown(ctx context.Context, id, worker string, held []any) (int, error) {
-	answer, err := s.db.Run(ctx, Steps.Disown, keys.KeysOf(id).Step(), append([]any{worker}, held...)...)
+// disown gives up actions that a worker holds according to the ledger but does not run, and makes a
+// task for each. held has the index and token of each action, in order. disown returns the number of
+// tasks.
+func (r *Restorer) disown(ctx context.Context, id, worker string, held []any) (int, error) {
+	answer, err := r.db.Run(ctx, Steps.Disown, keys.KeysOf(id).Step(), append([]any{worker}, held...)...)
 	if err != nil {
-		return 0, fmt.Errorf("give up actions of batch %s: %w", id, err)
+		return 0, fmt.Errorf("disown actions of batch %s: %w", id, err)
 	}
 	if len(answer) != 2+len(held)/2 {
 		return 0, rdb.ErrAnswer
@@ -88,12 +91,12 @@ func (s *Restorer) disown(ctx context.Context, id, worker string, held []any) (i
 	for i, given := range answer[2:] {
 		if given == "1" {
 			index, _ := held[2*i].(int)
-			brought = append(brought, s.tasks.TokenTask(tasks.Route{Target: answer[0], Lane: batch.Lane(answer[1])}, id, index, rdb.Text(held[2*i+1])))
+			brought = append(brought, r.tasks.TokenTask(tasks.Route{Target: answer[0], Lane: batch.Lane(answer[1])}, id, index, rdb.Text(held[2*i+1])))
 		}
 	}
 	if len(brought) == 0 {
 		return 0, nil
 	}
-	err = s.tasks.EnqueueTasks(ctx, brought)
+	err = r.tasks.EnqueueTasks(ctx, brought)
 	return len(brought), err
 }

@@ -7,23 +7,23 @@ import (
 	"time"
 )
 
-// recentChunk is the size of the blocks in which ended attempts are kept.
+// recentChunk is the size, in bytes, of the blocks in which recentAttempts keeps its records.
 const recentChunk = 256 << 10
 
-// recentAttempts keeps the attempts that have ended, the newest of each action, oldest
-// first out. A process can have a hundred thousand of them, so they are encoded, in blocks
-// without pointers, which the garbage collector does not have to look through. Those that
-// led a group are few, and kept as they are.
+// recentAttempts keeps the newest ended attempt of each action, and drops the oldest attempts first.
+// A process can have a hundred thousand of them, so recentAttempts encodes them in blocks without
+// pointers, which the garbage collector need not scan. Attempts that led a group are few, and keep
+// their form.
 type recentAttempts struct {
 	seed   maphash.Seed
-	base   time.Time           // records count from here, whatever the clock is set to
-	chunks [][]byte            // whole records; of the first one, those before head are gone
-	head   int                 // in the first chunk
-	gone   uint64              // number of chunks that were dropped
-	spare  []byte              // a chunk to use again
-	newest map[uint64]uint64   // position of the newest record of an action, by hash
-	groups map[uint64]*attempt // what ended groups, by position of their records
-	bytes  int                 // of the chunks, and of what ended groups
+	base   time.Time           // times in records count from here, by the monotonic clock
+	chunks [][]byte            // each has whole records; the first chunk's records before head are gone
+	head   int                 // offset of the oldest record in the first chunk
+	gone   uint64              // number of dropped chunks
+	spare  []byte              // a dropped chunk to reuse
+	newest map[uint64]uint64   // position of the newest record of an action, by the action's hash
+	groups map[uint64]*attempt // attempts that ended groups, by position of their records
+	bytes  int                 // size of the chunks, and of the arguments that ended groups
 }
 
 func newRecentAttempts() recentAttempts {
@@ -72,7 +72,7 @@ func (r *recentAttempts) at(position uint64) attempt {
 	return r.read(chunk[position&(1<<32-1):])
 }
 
-// find returns the newest attempt at an action that has ended, or nil.
+// find returns the newest ended attempt at an action, or nil.
 func (r *recentAttempts) find(key actionKey) *attempt {
 	position, ok := r.newest[r.hash(key)]
 	if !ok {
@@ -84,10 +84,10 @@ func (r *recentAttempts) find(key actionKey) *attempt {
 	return nil
 }
 
-// forget forgets the attempts at an action: a newer one has begun.
+// forget forgets the attempts at an action, since a newer attempt has begun.
 func (r *recentAttempts) forget(key actionKey) { delete(r.newest, r.hash(key)) }
 
-// all returns the attempts that have ended.
+// all returns the newest ended attempt of each action.
 func (r *recentAttempts) all() []*attempt {
 	all := make([]*attempt, 0, len(r.newest))
 	for _, position := range r.newest {
@@ -97,8 +97,8 @@ func (r *recentAttempts) all() []*attempt {
 	return all
 }
 
-// expire forgets the attempts that ended before that time, and the oldest ones as long as all
-// take more than so many bytes.
+// expire forgets the attempts that ended before the given time, and further the oldest ones while
+// all attempts take more than most bytes.
 func (r *recentAttempts) expire(before time.Time, most int) {
 	limit := int64(before.Sub(r.base))
 	for len(r.chunks) > 0 {
@@ -119,7 +119,7 @@ func (r *recentAttempts) expire(before time.Time, most int) {
 			r.head += lengthOf(record)
 		}
 		if len(r.chunks) == 1 && cap(chunk) == recentChunk && r.bytes <= most {
-			return // the next ones go here
+			return // the next records go into this chunk
 		}
 		r.chunks[0] = nil
 		r.chunks, r.head, r.gone = r.chunks[1:], 0, r.gone+1
@@ -130,11 +130,11 @@ func (r *recentAttempts) expire(before time.Time, most int) {
 	}
 }
 
-// A record begins with the time at which the attempt ended, in nanoseconds from base, the hash
-// of its action, and the record's length.
+// recordHead is the size of a record's first fields: the time at which the attempt ended, in
+// nanoseconds since base, the hash of its action, and the record's length.
 const recordHead = 8 + 8 + 4
 
-func endedAt(record []byte) int64 { return int64(binary.LittleEndian.Uint64(record)) } //nolint:gosec // as it was written
+func endedAt(record []byte) int64 { return int64(binary.LittleEndian.Uint64(record)) } //nolint:gosec // append wrote it as an int64
 
 func hashOf(record []byte) uint64 { return binary.LittleEndian.Uint64(record[8:]) }
 
@@ -142,9 +142,9 @@ func lengthOf(record []byte) int { return int(binary.LittleEndian.Uint32(record[
 
 func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
 	start := len(out)
-	out = binary.LittleEndian.AppendUint64(out, uint64(a.at.Sub(r.base))) //nolint:gosec // read back as it is
+	out = binary.LittleEndian.AppendUint64(out, uint64(a.at.Sub(r.base))) //nolint:gosec // endedAt reads it back as an int64
 	out = binary.LittleEndian.AppendUint64(out, hash)
-	out = binary.LittleEndian.AppendUint32(out, 0) // the length, below
+	out = binary.LittleEndian.AppendUint32(out, 0) // the length follows below
 	for _, n := range [...]int64{int64(a.index), a.entry.First.UnixMilli(), a.entry.Started.UnixMilli(), int64(a.entry.Attempts), int64(a.entry.Earlier)} {
 		out = binary.AppendVarint(out, n)
 	}
@@ -159,12 +159,12 @@ func (r *recentAttempts) append(out []byte, hash uint64, a *attempt) []byte {
 func (r *recentAttempts) read(record []byte) attempt {
 	a, result := r.readHead(record)
 	if len(result) > 0 {
-		a.result = bytes.Clone(result) // the chunk is used again
+		a.result = bytes.Clone(result) // a later record may reuse the chunk
 	}
 	return a
 }
 
-// readHead reads all of a record but the result.
+// readHead decodes a record, and returns its sealed result separately, as a part of the chunk.
 func (r *recentAttempts) readHead(record []byte) (a attempt, result []byte) {
 	rest := record[recordHead:lengthOf(record)]
 	number := func() int64 {
@@ -174,7 +174,7 @@ func (r *recentAttempts) readHead(record []byte) (a attempt, result []byte) {
 	}
 	text := func() string {
 		length, size := binary.Uvarint(rest)
-		end := size + int(length) //nolint:gosec // as it was written
+		end := size + int(length) //nolint:gosec // append wrote the length of a string
 		t := string(rest[size:end])
 		rest = rest[end:]
 		return t
@@ -187,8 +187,9 @@ func (r *recentAttempts) readHead(record []byte) (a attempt, result []byte) {
 	return a, rest
 }
 
-// walk visits the attempts from a position on in the order in which they ended, without their
-// results, and returns the position of the first one that is not to be visited yet.
+// walk visits the attempts from a position on, in the order in which they ended, without their
+// results. It stops at the first attempt for which visit returns false, and returns the position of
+// that attempt, or the end position.
 func (r *recentAttempts) walk(from uint64, visit func(a *attempt) bool) uint64 {
 	for i, chunk := range r.chunks {
 		offset := 0

@@ -13,7 +13,8 @@ var luaFiles embed.FS
 //go:embed lua/groups.lua
 var groupsLua string
 
-// Steps are the Lua steps of this package.
+// Steps are the Lua steps of this package. The header of each file in lua has its keys, arguments and
+// reply.
 var Steps = struct {
 	Beat, Begin, Finish, Release, Restore, Disown, SaveGroup, FinishGroup *rdb.Step
 }{

@@ -18,26 +18,28 @@ import (
 const (
 	// verifyEvery is how often a process compares actions that it has ended with Redis.
 	verifyEvery = time.Second
-	// verifyReads is the most commands of one comparison.
+	// maxVerifyReads is the most commands in one comparison.
 	maxVerifyReads = 200
 	// verifySpan is the most actions of a batch whose states one command reads.
 	verifySpan = 4096
 )
 
-// VerifyAfter are the ages at which the end of an action is compared with Redis, by this
-// process alone: so the time until a silent loss is found does not depend on how many batches
-// are open.
+// verifyAfter has the ages at which a process compares the end of an action with Redis. Each process
+// compares its own actions, so the time until it finds a silent loss does not depend on the number of
+// open batches.
 var verifyAfter = [...]time.Duration{4 * time.Second, 11 * time.Second}
 
-// statesRead is a part of a batch's states, and what this process did with some of its actions.
+// stateRange is a range of a batch's states to read, from and to included, and the ended attempts of
+// this process at actions in that range.
 type stateRange struct {
 	id       string
 	from, to int
 	attempts []*attempt
 }
 
-// Unverified returns attempts that led to results and have an age at which they are compared,
-// without the results, as parts of states to read, and up to where these are all.
+// unverified returns the attempts that led to results and have reached the age of this pass of
+// verifyAfter, without their results, as ranges of states to read. upTo is the position of the first
+// attempt that it left out.
 func (m *attempts) unverified(pass int, now time.Time) (reads []*stateRange, upTo uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -64,14 +66,15 @@ func (m *attempts) unverified(pass int, now time.Time) (reads []*stateRange, upT
 	}), upTo
 }
 
-// VerifiedUpTo notes up to where attempts were compared.
+// verifiedUpTo records the position up to which the process has compared attempts in a pass.
 func (m *attempts) verifiedUpTo(pass int, upTo uint64) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.verified[pass] = upTo
 }
 
-// whole returns copies, with their results, of those attempts that still are the newest ones.
+// whole returns copies, with their results, of those attempts that are still the newest of their
+// actions.
 func (m *attempts) whole(heads []*attempt) (found []*attempt) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -83,48 +86,49 @@ func (m *attempts) whole(heads []*attempt) (found []*attempt) {
 	return found
 }
 
-// VerifyEnded compares actions that this process has ended with Redis, and repeats what that
-// has forgotten. It reads a bounded number of states in one exchange.
-func (s *Restorer) verifyEnded(ctx context.Context, now time.Time) error {
+// verifyEnded compares actions that this process has ended with Redis, and repeats the ends that
+// Redis has forgotten. It reads a bounded number of states in one exchange.
+func (r *Restorer) verifyEnded(ctx context.Context, now time.Time) error {
 	for pass := range verifyAfter {
-		reads, upTo := s.attempts.unverified(pass, now)
+		reads, upTo := r.attempts.unverified(pass, now)
 		if len(reads) == 0 {
 			continue
 		}
-		forgotten, err := s.forgottenEnds(ctx, reads)
-		restored, fault := s.restore(ctx, s.attempts.whole(forgotten))
+		forgotten, err := r.forgottenEnds(ctx, reads)
+		restored, fault := r.restore(ctx, r.attempts.whole(forgotten))
 		if restored > 0 {
-			s.log.WarnContext(ctx, "Redis had forgotten the ends of actions, they were repeated", "actions", restored)
+			r.log.WarnContext(ctx, "Redis had forgotten the ends of actions, they were repeated", "actions", restored)
 		}
 		if err := errors.Join(err, fault); err != nil {
-			return err // all of them are compared again
+			return err // the next call compares all of them again
 		}
-		s.attempts.verifiedUpTo(pass, upTo)
+		r.attempts.verifiedUpTo(pass, upTo)
 	}
 	return nil
 }
 
-// forgottenEnds returns the attempts whose actions are not ended by the ledger.
-func (s *Restorer) forgottenEnds(ctx context.Context, reads []*stateRange) (found []*attempt, err error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// forgottenEnds returns the attempts whose actions have not ended according to the ledger. With an
+// error, it lacks the attempts of some batches.
+func (r *Restorer) forgottenEnds(ctx context.Context, reads []*stateRange) (found []*attempt, err error) {
+	ctx, cancel := r.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
+	pipe := r.db.Client.Pipeline()
 	cmds := make([]*redis.StringCmd, len(reads))
-	for i, r := range reads {
-		cmds[i] = pipe.GetRange(ctx, keys.KeysOf(r.id).State, int64(r.from), int64(r.to))
+	for i, part := range reads {
+		cmds[i] = pipe.GetRange(ctx, keys.KeysOf(part.id).State, int64(part.from), int64(part.to))
 	}
-	s.db.Send(ctx, pipe)
-	for i, r := range reads {
+	r.db.Send(ctx, pipe)
+	for i, part := range reads {
 		states, fault := cmds[i].Result()
-		if fault != nil && s.db.Cluster != nil {
-			continue // its node may be away, and is to keep no other batch from its turn
+		if fault != nil && r.db.Cluster != nil {
+			continue // an unavailable node must not delay the batches of other nodes
 		}
 		if fault != nil {
-			err = fmt.Errorf("compare what was done with batch %s: %w", r.id, rdb.MapError(ctx, fault))
+			err = fmt.Errorf("compare ended actions of batch %s: %w", part.id, rdb.MapError(ctx, fault))
 			continue
 		}
-		for _, a := range r.attempts {
-			at := a.index - r.from
+		for _, a := range part.attempts {
+			at := a.index - part.from
 			if at < len(states) && (states[at:at+1] == stateRunning || states[at:at+1] == stateWaiting) {
 				found = append(found, a)
 			}

@@ -1,9 +1,11 @@
--- beat records that a worker is alive, and returns the workers whose last beat is too old.
--- Only this server's clock counts.
+-- beat records that a worker is alive, and returns the dead workers: those whose last beat is too
+-- old by this server's clock.
 -- KEYS: workers (zset: name, last beat in ms)
 -- ARGV: worker, ms without a beat after which a worker is dead, time of the worker's last
---       beat as this step answered it, or ''
--- returns: {time of this beat in ms, '1' if the last one is forgotten or '0', dead workers...}
+--       beat as this step returned it, or ''
+-- returns: {time of this beat in ms, '1' if this server has forgotten the last beat, else '0',
+--          dead workers...}
+-- Repeating it records a later beat.
 local now = now_ms()
 local last = redis.call('ZSCORE', KEYS[1], ARGV[1])
 local forgotten = ARGV[3] ~= '' and (not last or tonumber(last) < tonumber(ARGV[3]))

@@ -1,21 +1,24 @@
--- begin marks actions as running before a worker sends any byte of them.
+-- begin marks actions as running, before a worker sends any byte of them.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, worker, token of the holder to take a group from or '', then index
---       and token of each action in turn, by ascending index
--- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0', start ms,
---          round of the batch, or '' in the first, {owner, target, lane, round} if this ended what waits, else ''}, then for each action {verdict, ledger entry, sealed record of the group that the action leads, or '',
---          sealed result that it had before the batch was retried, or '', and what its last attempt came to,
---          as last_of has it, or '', both only in a batch that was retried}, or 1 for 'run' if this is the
---          first attempt at an action without a group
---          verdict: 'run' | 'interrupted' | 'held', for a group that another worker holds; the entry names the
---          holder | 'ended' | 'gone' | 'waiting' | 'released', alone
--- The first action of a group begins the whole group. A group that was begun is
--- taken over: its record has its progress.
--- Repeating a begin with the same token answers as the first did, unless the action was
--- released with that token: then it begins nothing.
+-- ARGV: batch id, channel, worker, token of the holder from which to take a group, or '', then
+--       index and token of each action, by ascending index
+-- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0',
+--          start ms, round of the batch, or '' in the first round, {owner, target, lane, round} if
+--          this ended the waiting actions, else ''}, then one item for each action:
+--          1: 'run', for the first attempt at an action without a group
+--          {verdict, ledger entry, sealed record of the group that the action leads, or '', sealed
+--          result from before the retry of the batch, or '', result of the action's last attempt in
+--          the form of last_of, or ''}. In the first round of a batch, the last two are ''.
+--          {verdict}: the verdict is 'ended', 'gone', 'waiting' or 'released'
+--          verdict: 'run' | 'interrupted': another attempt is in flight | 'held': another worker
+--          holds the group, and the entry names it | 'ended' | 'gone' | 'waiting' | 'released'
+-- The first action of a group begins the whole group. A begin of a group that has begun already
+-- takes the group over, with the progress in its record.
+-- Repeating a begin with the same token returns the same answer as the first run, unless a worker
+-- has released the action with that token: then the step begins nothing.
 local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'handed', 'round', 'owner', 'lane')
-local handed = m[6] and tonumber(m[6]) -- of a throttled batch: what comes after that is not to run yet
-local round = m[7] or '' -- '' is the first
+local handed = m[6] and tonumber(m[6]) -- of a throttled batch: the first action that may not run yet
+local round = m[7] or '' -- '' is the first round
 local answer = {m[2] or '0', m[3] or '', '0', '0', round, ''}
 if not m[1] then
   for _ = 5, #ARGV, 2 do
@@ -40,7 +43,7 @@ local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
 local started = ms(now)
 answer[4] = started
 local earlier = round ~= '' and '0.' .. round or '0'
-local fresh = '|1|' .. started .. '|' .. started .. '|' .. earlier .. '|' .. ARGV[3] -- all but the token of a first attempt
+local fresh = '|1|' .. started .. '|' .. started .. '|' .. earlier .. '|' .. ARGV[3] -- the entry of a first attempt, without its token
 local begun, running, written = {}, {}, {}
 local function begin(number, index, entry)
   begun[#begun + 1] = number
@@ -75,7 +78,7 @@ for n, index in ipairs(indexes) do
       members, _, record = read_group(KEYS[6], index)
     end
     if state == 'r' and e.token == token then
-      what = 'run' -- the same begin once more
+      what = 'run' -- a repeat of the same begin
     elseif state == 'r' and not members then
       what = 'interrupted'
     elseif state == 'r' and e.token ~= ARGV[4] then

@@ -1,9 +1,10 @@
 -- disown clears the holder of actions that a worker holds by the ledger but does not run, so that
 -- any worker may decide about them.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: worker, then index and token of each action in turn
--- returns: {target, lane, then 1 for each action that the worker held | 0}
--- Repeating it changes nothing, and answers 1 until a worker has decided.
+-- ARGV: worker, then index and token of each action
+-- returns: {target, lane, then for each action 1 if the worker held it, else 0}
+-- Repeating it changes nothing, and returns 1 for an action until another worker has released or
+-- finished the action.
 local m = redis.call('HMGET', KEYS[1], 'target', 'lane')
 local answer = {m[1] or '', m[2] or ''}
 for i = 2, #ARGV, 2 do

@@ -1,13 +1,16 @@
--- finish records the results of actions that were begun. The first write wins.
+-- finish records the results of actions that have begun. The first write wins.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, name of the process if requests wait for the batch there, or '', the most
---       actions and the most bytes of results of a batch that is worth answering with, then index,
---       token, state and sealed result of each action in turn, by ascending index
--- returns: {number of the webhook's delivery if this ended the batch, or '0', '' or, if the batch has ended and requests of the process
---          wait for it: {fields and values of the meta hash in turn, states, results} or
---          1 if it is not worth it, then 1 | 'stale' | 'gone' for each action}
--- The message on the channel names the process, which does not wake its requests by it.
--- Repeating the write that won answers 1 and changes nothing.
+-- ARGV: batch id, channel, name of the process if requests of it wait for the batch, or '', the most
+--       actions and the most bytes of results of a batch that this step returns whole, then index,
+--       token, state and sealed result of each action, by ascending index
+-- returns: {number of the webhook's delivery if this ended the batch, or '0', ended, then for each
+--          action 1 | 'stale' | 'gone'}
+--          ended: '' if the batch has not ended, or if no request of the process waits for it |
+--          {fields and values of the meta hash, states, results} | 1 if the batch has ended but is
+--          too large, or ended in an earlier run
+-- The message on the channel names the process. That process ignores the message, since it hands the
+-- batch to its requests.
+-- Repeating the write that won returns 1 and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 local answer = {'0', ''}
 if not gone then

@@ -1,10 +1,11 @@
 -- finish_group ends all members of a group in one step. The first write wins.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, index of the first member, token, then index, state
---       and sealed result of each member in turn, the first one first; an empty
---       result means the one that save_group stored
--- returns: {'ok' | 'stale' | 'gone' | 'forgotten', if a stored result is missing, number of the webhook's delivery if this ended the batch, or '0'}
--- Repeating the write that won answers 'ok' and changes nothing.
+-- ARGV: batch id, channel, index of the first member, token, then index, state and sealed result of
+--       each member, beginning with the first member; an empty result stands for the result that
+--       save_group stored
+-- returns: {verdict, number of the webhook's delivery if this ended the batch, or '0'}
+--          verdict: 'ok' | 'stale' | 'gone' | 'forgotten': a result that save_group stored is missing
+-- Repeating the write that won returns 'ok' and changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 if not gone then
   return {'gone', '0'}

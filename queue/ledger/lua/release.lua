@@ -1,15 +1,15 @@
--- release puts an action back, to wait for its next attempt. If its batch is
--- ending, the action ends with it.
+-- release puts an action back, so that it waits for its next attempt. If the batch is ending, the
+-- action ends with it.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, index, token, '1' if nothing of it was sent, sealed
---       result of the attempt if it was
--- returns: {'released' | 'ended' | 'stale' | 'gone', number of the webhook's delivery if this ended the batch, or '0'},
---          then owner, target, lane, and round, if this ended the waiting actions
--- If nothing was sent, the attempt does not count, and a begin with the same token
--- that arrives only now begins nothing. The first action of a group puts the whole
--- group back; if the group's record says that some of it was sent, the group stays
--- begun, and the next worker that begins it continues from the record.
--- Repeating a release that nothing followed answers as the first did.
+-- ARGV: batch id, channel, index, token, '1' if the worker sent nothing of the action, sealed result
+--       of the attempt if the worker sent it
+-- returns: {'released' | 'ended' | 'stale' | 'gone', number of the webhook's delivery if this ended
+--          the batch, or '0', then owner, target, lane and round if this ended the waiting actions}
+-- If the worker sent nothing, the attempt does not count, and a begin with the same token that
+-- arrives later begins nothing. The first action of a group puts the whole group back. If the group's
+-- record says that a worker sent a part of the group, the group stays begun, and the next worker that
+-- begins it continues from the record.
+-- Repeating a release returns the same answer, unless another step has changed the action since.
 local m = redis.call('HMGET', KEYS[1], 'ending', 'expires', 'groups', 'gone', 'round', 'owner', 'target', 'lane')
 if not m[2] then
   return {'gone', '0'}

@@ -1,13 +1,15 @@
--- restore repeats what a worker did with actions, where this server has forgotten it: it
--- was restored from a snapshot, or is a replica that lacked the last writes. It changes
--- nothing where the ledger is as the worker left it, or is ahead.
+-- restore repeats steps of a worker on actions where this server has forgotten them, because it
+-- loaded a snapshot, or was a replica that lacked the last writes. It does not change an action whose
+-- entry is as the worker left it, or newer.
 -- KEYS: meta, state, ledger, actions, results, groups
--- ARGV: batch id, channel, then index, ledger entry, state and sealed result of each action in turn; state: 'r' it is in flight | 'p' it was released, with the result of the
---       attempt if it was sent | that of its result
--- returns: {number of the webhook's delivery if its outbox mark is set, or '0', target, lane, then for each
---          action 'known' | 'restored' | 'ended', as the batch is ending | 'stale' | 'gone'}
--- The first action of a group begins the whole group again. Repeating it answers 'known', and the number
--- of the delivery for as long as its task may be missing.
+-- ARGV: batch id, channel, then index, ledger entry, state and sealed result of each action
+--       state: 'r' if the action is in flight | 'p' if the worker released it; the result is that of
+--       the attempt, or '' if the worker sent nothing | else the state of the action's result
+-- returns: {number of the webhook's delivery if the outbox mark is set, or '0', target, lane, then
+--          for each action 'known' | 'restored' | 'ended': the worker released it, but the batch is
+--          ending | 'stale' | 'gone'}
+-- The first action of a group begins the whole group again.
+-- Repeating it returns 'known', and the number of the delivery as long as its task may be missing.
 local m = redis.call('HMGET', KEYS[1], 'gone', 'target', 'lane', 'status', 'round', 'ending', 'groups', 'outbox')
 local answer = {m[8] or '0', m[2] or '', m[3] or ''}
 if not m[1] then
@@ -31,7 +33,7 @@ for i = 3, #ARGV, 4 do
       verdict = 'restored'
     end
   elseif state == 'p' and same and (not e or e.attempts <= mine.attempts) then
-    verdict = 'restored' -- the begin is forgotten, too; a later one by another worker counts as many attempts, at least
+    verdict = 'restored' -- the server has forgotten the begin, too: a later begin by another worker would have at least as many attempts
   end
   if verdict == 'restored' then
     restored = true

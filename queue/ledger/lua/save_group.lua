@@ -1,10 +1,10 @@
--- save_group writes a group's record, and the result that a member will have if the
--- group succeeds.
+-- save_group writes a group's record, and the result of a member for the case that the group
+-- succeeds.
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: index of the first member, token, number of the record, sealed record,
 --       index of the member or '', sealed result, '1' if the holder gives the group back
--- returns: {'ok' | 'stale' | 'gone', now ms}
--- A record that is not newer than the stored one changes nothing.
+-- returns: {'ok' | 'stale' | 'gone', now ms, or '0' unless 'ok'}
+-- A record that is not newer than the stored record changes nothing.
 local gone = redis.call('HGET', KEYS[1], 'gone')
 if not gone then
   return {'gone', '0'}
