@@ -19,48 +19,50 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// recoveryLease is how long a worker takes over the actions of dead workers without
-// renewing its claim. It is longer than the work between two renewals, and short, because a
-// process that dies meanwhile delays the recovery by it.
+// recoveryLease is how long a worker may recover actions of dead workers without renewing its lease.
+// It is longer than the work between two renewals. It is short, because a worker that dies during the
+// recovery delays the recovery by this time.
 const recoveryLease = 6 * time.Second
 
-// ClaimRecovery takes or extends the lease of the worker that recovers. Every worker learns
-// of a death, and all of them reading every open batch would load Redis for nothing.
-func (s *Recovery) claim(ctx context.Context, worker string) error {
-	answer, err := s.db.Run(ctx, Steps.Elect, []string{keys.RecoveryKey}, worker, rdb.Millis(recoveryLease))
+// claim takes or extends the lease of the worker that recovers, or returns [batch.ErrRecovering] if
+// another worker holds it. Every worker notices a dead worker; if all of them read every open batch,
+// they would load Redis for nothing.
+func (r *Recovery) claim(ctx context.Context, worker string) error {
+	answer, err := r.db.Run(ctx, Steps.Elect, []string{keys.RecoveryKey}, worker, rdb.Millis(recoveryLease))
 	if err == nil && answer[0] == "other" {
 		err = batch.ErrRecovering
 	}
 	return err
 }
 
-// Recover implements [batch.Registry]. The ledger says which worker began an action, so the
-// process looks through the open batches, which it does only when a worker died. Tasks that
-// a dead worker took and did not begin return to their queue.
-func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (found int, err error) {
-	if err := s.claim(ctx, worker); err != nil {
+// Recover implements [batch.Registry]. Only the ledger knows which worker began an action, so Recover
+// reads all open batches. Recover also returns tasks to their queues that a dead worker took and did
+// not begin.
+func (r *Recovery) Recover(ctx context.Context, worker string, dead []string) (found int, err error) {
+	if err := r.claim(ctx, worker); err != nil {
 		return 0, err
 	}
 	defer func() {
 		if errors.Is(err, batch.ErrRecovering) {
 			return
 		}
-		if _, late := s.db.Run(context.WithoutCancel(ctx), Steps.Resign, []string{keys.RecoveryKey}, worker); late != nil {
-			s.log.WarnContext(ctx, "lease of the recovery left to expire", "error", late)
+		if _, late := r.db.Run(context.WithoutCancel(ctx), Steps.Resign, []string{keys.RecoveryKey}, worker); late != nil {
+			r.log.WarnContext(ctx, "lease of the recovery left to expire", "error", late)
 		}
 	}()
 	queues := make(map[string]struct{})
 	var faults []error
-	// The dead workers may have left webhooks to be sent in batches that they ended last.
-	if err := s.batches.Index.AlertSweeper(ctx); err != nil {
+	// A dead worker may have ended a batch without making the task of its webhook. The sweeper
+	// makes it.
+	if err := r.batches.Index.AlertSweeper(ctx); err != nil {
 		faults = append(faults, err)
 	}
 	for cursor := uint64(0); ; {
-		page, next, err := s.pages.openPage(ctx, cursor)
+		page, next, err := r.pages.openPage(ctx, cursor)
 		if err != nil {
 			return found, err
 		}
-		if page.fault != nil { // what could be read is recovered, and the rest by the next try
+		if page.fault != nil { // the next try recovers the batches that this one cannot read
 			faults = append(faults, page.fault)
 		}
 		var running []string
@@ -69,17 +71,17 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 				continue
 			}
 			running = append(running, id)
-			for _, queue := range s.tasks.QueuesOf(tasks.RouteOf(page.fields[id])) {
+			for _, queue := range r.tasks.QueuesOf(tasks.RouteOf(page.fields[id])) {
 				queues[queue] = struct{}{}
 			}
 		}
 		for _, ids := range portions(running, func(id string) int { return int(rdb.Atoi(page.fields[id]["total"])) }, maxStates) {
-			flying, fault := s.inFlight(ctx, ids)
+			inFlight, fault := r.inFlight(ctx, ids)
 			if fault != nil {
 				faults = append(faults, fmt.Errorf("recover batches: %w", fault))
 			}
-			for id, entries := range flying {
-				n, err := s.requeueLost(ctx, id, page.fields[id], entries, func(e batches.Entry) bool { return slices.Contains(dead, e.Worker) })
+			for id, entries := range inFlight {
+				n, err := r.requeueLost(ctx, id, page.fields[id], entries, func(e batches.Entry) bool { return slices.Contains(dead, e.Worker) })
 				found += n
 				if err != nil {
 					faults = append(faults, fmt.Errorf("recover batch %s: %w", id, err))
@@ -89,40 +91,40 @@ func (s *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 				return found, errors.Join(faults...)
 			}
 		}
-		if err := s.claim(ctx, worker); err != nil {
+		if err := r.claim(ctx, worker); err != nil {
 			return found, errors.Join(append(faults, err)...)
 		}
 		if cursor = next; cursor == 0 {
 			break
 		}
 	}
-	all, err := s.tasks.TaskQueues(ctx) // batches that have ended may have left tasks in any
+	all, err := r.tasks.TaskQueues(ctx) // ended batches may have left tasks in any queue
 	if err != nil {
 		faults = append(faults, err)
 	}
 	for _, queue := range all {
 		queues[queue] = struct{}{}
 	}
-	n, err := s.rescue.rescueUnstarted(ctx, slices.Collect(maps.Keys(queues)))
+	n, err := r.rescue.rescueUnstarted(ctx, slices.Collect(maps.Keys(queues)))
 	found += n
 	if err := errors.Join(append(faults, err)...); err != nil {
 		return found, err
 	}
 	crash.At(crash.BeforeBurial)
 	for _, worker := range dead {
-		if _, err := s.db.Run(ctx, Steps.ForgetWorker, []string{keys.WorkersKey}, worker, rdb.Millis(batch.DeadAfter)); err != nil {
+		if _, err := r.db.Run(ctx, Steps.ForgetWorker, []string{keys.WorkersKey}, worker, rdb.Millis(batch.DeadAfter)); err != nil {
 			return found, fmt.Errorf("forget worker %s: %w", worker, err)
 		}
 	}
 	return found, nil
 }
 
-// openPage reads a page of all open batches, of which some may come twice, and returns the
-// cursor of the next one, 0 at the end.
-func (s *pages) openPage(ctx context.Context, cursor uint64) (*openPage, uint64, error) {
-	scan, cancel := s.db.WithTimeout(ctx)
+// openPage reads a page of the open batches, and returns the cursor of the next page, 0 at the end.
+// Several pages may have the same batch.
+func (p *pages) openPage(ctx context.Context, cursor uint64) (*openPage, uint64, error) {
+	scan, cancel := p.db.WithTimeout(ctx)
 	defer cancel()
-	entries, next, err := s.db.Client.ZScan(scan, keys.OpenKey, cursor, "", pageSize).Result()
+	entries, next, err := p.db.Client.ZScan(scan, keys.OpenKey, cursor, "", pageSize).Result()
 	if err != nil {
 		return nil, 0, rdb.MapError(scan, err)
 	}
@@ -130,33 +132,35 @@ func (s *pages) openPage(ctx context.Context, cursor uint64) (*openPage, uint64,
 	for i := 0; i < len(entries); i += 2 { // each with its score
 		ids = append(ids, entries[i])
 	}
-	return s.readPage(ctx, ids), next, nil
+	return p.readPage(ctx, ids), next, nil
 }
 
-// recoverBatch enqueues those actions in flight of a batch again whose holders are lost.
-func (s *Recovery) recoverBatch(ctx context.Context, id string, m map[string]string, lost func(batches.Entry) bool) (int, error) {
-	flying, err := s.inFlight(ctx, []string{id})
+// recoverBatch makes a new task for each action in flight of a batch whose entry satisfies lost, and
+// returns their number. m has fields of the batch's meta hash.
+func (r *Recovery) recoverBatch(ctx context.Context, id string, m map[string]string, lost func(batches.Entry) bool) (int, error) {
+	inFlight, err := r.inFlight(ctx, []string{id})
 	if err != nil {
 		return 0, err
 	}
-	return s.requeueLost(ctx, id, m, flying[id], lost)
+	return r.requeueLost(ctx, id, m, inFlight[id], lost)
 }
 
-// bringLost enqueues those of the actions in flight again whose holders are lost.
-func (s *Recovery) requeueLost(ctx context.Context, id string, m map[string]string, flying map[int]batches.Entry, lost func(batches.Entry) bool) (int, error) {
+// requeueLost makes a new task for each of the given actions in flight whose entry satisfies lost, and
+// returns their number.
+func (r *Recovery) requeueLost(ctx context.Context, id string, m map[string]string, inFlight map[int]batches.Entry, lost func(batches.Entry) bool) (int, error) {
 	var brought []tasks.Task
-	for index, e := range flying {
+	for index, e := range inFlight {
 		if lost(e) {
-			// The task that brought the action is still held by the dead worker, and
-			// its id with it. The token makes another: the same one however often this
-			// attempt is found.
+			// By asynq's records, the dead worker still holds the action's task, so the
+			// id of that task is in use. The id of the new task has the attempt's token,
+			// so every process that finds this attempt makes the same task.
 			brought = append(brought, tasks.Task{
-				Queue: s.tasks.QueueOf(tasks.RouteOf(m), id, index), Kind: tasks.TaskAction, ID: tasks.TaskID(id, index, e.Token), Payload: tasks.EncodeTask(id, index),
+				Queue: r.tasks.QueueOf(tasks.RouteOf(m), id, index), Kind: tasks.TaskAction, ID: tasks.TaskID(id, index, e.Token), Payload: tasks.EncodeTask(id, index),
 			})
 		}
 	}
 	for chunk := range slices.Chunk(brought, tasks.FanOutChunk) {
-		if err := s.tasks.EnqueueTasks(ctx, chunk); err != nil {
+		if err := r.tasks.EnqueueTasks(ctx, chunk); err != nil {
 			return 0, err
 		}
 		crash.At(crash.Recovering)
@@ -167,10 +171,11 @@ func (s *Recovery) requeueLost(ctx context.Context, id string, m map[string]stri
 // entriesChunk is the most ledger entries that one command reads.
 const entriesChunk = 250
 
-// mostStates bounds the actions of the batches whose states are read in one exchange.
+// maxStates bounds the number of actions whose states one exchange reads.
 const maxStates = 1 << 20
 
-// portions splits a list into parts whose sizes add up to at most so much, or that have one item.
+// portions splits a list into parts. The sizes in a part add up to at most the limit most, unless the
+// part has only one item.
 func portions[T any](items []T, size func(T) int, most int) (parts [][]T) {
 	sum, start := 0, 0
 	for i, item := range items {
@@ -186,17 +191,17 @@ func portions[T any](items []T, size func(T) int, most int) (parts [][]T) {
 	return parts
 }
 
-// begunIn returns the ledger's entries of the actions in flight, by batch and index, in two
-// exchanges for all batches. With an error, those of some batches are missing.
-func (s *Recovery) inFlight(ctx context.Context, ids []string) (map[string]map[int]batches.Entry, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// inFlight returns the ledger's entries of the actions in flight, by batch and index. It needs two
+// exchanges for all batches. With an error, the entries of some batches are missing.
+func (r *Recovery) inFlight(ctx context.Context, ids []string) (map[string]map[int]batches.Entry, error) {
+	ctx, cancel := r.db.WithTimeout(ctx)
 	defer cancel()
 	states := make([]*redis.StringCmd, len(ids))
-	pipe := s.db.Client.Pipeline()
+	pipe := r.db.Client.Pipeline()
 	for i, id := range ids {
 		states[i] = pipe.Get(ctx, keys.KeysOf(id).State)
 	}
-	s.db.Send(ctx, pipe)
+	r.db.Send(ctx, pipe)
 	type look struct {
 		id     string
 		fields []string
@@ -204,7 +209,7 @@ func (s *Recovery) inFlight(ctx context.Context, ids []string) (map[string]map[i
 	}
 	var looks []look
 	var fault error
-	pipe = s.db.Client.Pipeline()
+	pipe = r.db.Client.Pipeline()
 	for i, id := range ids {
 		all, err := states[i].Result()
 		if err != nil && !errors.Is(err, redis.Nil) {
@@ -222,7 +227,7 @@ func (s *Recovery) inFlight(ctx context.Context, ids []string) (map[string]map[i
 		}
 	}
 	if len(looks) > 0 {
-		s.db.Send(ctx, pipe)
+		r.db.Send(ctx, pipe)
 	}
 	found := make(map[string]map[int]batches.Entry)
 	unread := make(map[string]struct{})

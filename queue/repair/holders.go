@@ -19,32 +19,32 @@ import (
 )
 
 const (
-	// holdersEvery is how often the sweeper asks the workers for the actions in flight.
+	// holdersEvery is how often the sweeper asks the workers which actions they have in flight.
 	holdersEvery = 3 * time.Second
-	// holdersBatches is the most batches whose actions are asked for at a time. Of more
-	// batches that run it asks in turn.
+	// holdersBatches is the most batches that the sweeper asks for at a time. If more batches run,
+	// it asks for the others later.
 	holdersBatches = 100
-	// holdersActions is the most actions of a batch that are asked for at a time.
+	// holdersActions is the most actions of a batch that the sweeper asks for at a time.
 	holdersActions = 1000
-	// mostLooked is the most batches of which the time of the last question is remembered.
+	// maxLastAsked is the most batches for which the sweeper remembers the time of the last question.
 	maxLastAsked = 100_000
-	// mostMissing is the most workers that are remembered as missing.
+	// maxMissing is the most workers that the sweeper remembers as missing.
 	maxMissing = 1000
-	// holderSure is how old an attempt is at the least whose holder is asked for it.
+	// minHolderAge is the age of an attempt from which the sweeper asks its worker for it.
 	minHolderAge = 2 * time.Second
 )
 
-// holders has the sweeper find actions that are in flight by the ledger, and that their
-// workers do not have, although they are alive: Redis has forgotten what became of them. It
-// asks the workers, which know.
+// holders finds actions that are in flight according to the ledger although their workers, which are
+// alive, do not run them: Redis has forgotten how they ended. The sweeper asks the workers, which
+// remember it.
 type holders struct {
-	running   map[string]map[string]string // fields of batches that run, as the sweeper met them
-	lastAsked map[string]time.Time         // when batches were last asked for, of those that were met since
+	running   map[string]map[string]string // fields of running batches, by batch, as of the sweeper's last look
+	lastAsked map[string]time.Time         // when the sweeper last asked for a batch
 	askedAt   time.Time
-	missing   map[string]time.Time // workers that hold actions and are not alive, since when
+	missing   map[string]time.Time // by worker that holds actions but is not alive: since when
 }
 
-// Note notes a batch that runs.
+// add records a batch if it runs. m has fields of its meta hash.
 func (h *holders) add(id string, m map[string]string) {
 	if h.running == nil {
 		h.running = make(map[string]map[string]string)
@@ -54,9 +54,10 @@ func (h *holders) add(id string, m map[string]string) {
 	}
 }
 
-// next returns the batches to ask for now, and fields of their meta hashes: those first in
-// which nothing has ended, and that were not asked for, for the longest time. So their
-// begins are the oldest ones. The others have their turn later.
+// next returns the batches to ask for now, with fields of their meta hashes, or nil if the last
+// question is too recent. It prefers the batches in which no action has ended, and for which the
+// sweeper has not asked, for the longest time, since these have the oldest attempts. since returns
+// the time of a batch's last progress.
 func (h *holders) next(now time.Time, since func(id string) time.Time) map[string]map[string]string {
 	if len(h.running) == 0 || now.Sub(h.askedAt) < holdersEvery {
 		return nil
@@ -84,7 +85,7 @@ func (h *holders) next(now time.Time, since func(id string) time.Time) map[strin
 	return next
 }
 
-// putBack notes batches that were not asked for after all, unless they were met again.
+// putBack records again batches for which the sweeper could not ask, unless it has seen them since.
 func (h *holders) putBack(batches map[string]map[string]string, ids ...string) {
 	for _, id := range ids {
 		if _, met := h.running[id]; !met {
@@ -93,8 +94,9 @@ func (h *holders) putBack(batches map[string]map[string]string, ids ...string) {
 	}
 }
 
-// lost notes that a worker holds actions and is not alive, and reports whether that has been
-// so for as long as it takes a worker to be dead. When Redis was away, all were silent.
+// missingLong records that a worker holds actions but is not alive, and reports whether this has been
+// so for batch.DeadAfter. The sweeper does not rely on the last beat alone, since no worker can beat
+// while Redis is away.
 func (h *holders) missingLong(worker string, now time.Time) bool {
 	since, known := h.missing[worker]
 	if !known {
@@ -106,7 +108,7 @@ func (h *holders) missingLong(worker string, now time.Time) bool {
 	return now.Sub(since) >= batch.DeadAfter
 }
 
-// alive forgets that workers were missing that are alive.
+// alive records that workers are alive, and so not missing.
 func (h *holders) alive(workers []string) {
 	for _, worker := range workers {
 		delete(h.missing, worker)
@@ -116,9 +118,9 @@ func (h *holders) alive(workers []string) {
 	}
 }
 
-// CheckHolders asks the workers that are alive whether they have the actions in flight
-// that they hold, and brings those of workers that are not to others. It returns how many
-// these were.
+// checkHolders asks the live workers whether they run the actions that they hold according to the
+// ledger. For the actions of workers that have been missing for long, it makes new tasks, and returns
+// their number.
 func (s *Sweeper) checkHolders(ctx context.Context) (lost int, err error) {
 	chosen := s.holders.next(time.Now(), func(id string) time.Time { return s.stuck.batches[id].since })
 	if len(chosen) == 0 {
@@ -136,16 +138,16 @@ func (s *Sweeper) checkHolders(ctx context.Context) (lost int, err error) {
 		return 0, err
 	}
 	s.holders.alive(alive)
-	flying, unread, err := s.inFlight(ctx, ids)
+	inFlight, unread, err := s.inFlight(ctx, ids)
 	s.holders.putBack(chosen, unread...)
-	var faults []error // of some batches, such as those of a node that is away
+	var faults []error // of some batches, such as those on an unavailable node
 	if err != nil {
 		faults = append(faults, fmt.Errorf("read the actions in flight: %w", err))
 	}
 	asked := make(map[string]*strings.Builder) // by worker
 	for id, m := range chosen {
 		gone := make(map[string]struct{})
-		for _, a := range flying[id] {
+		for _, a := range inFlight[id] {
 			worker := a.entry.Worker
 			switch {
 			case worker == "" || begunJustNow(a.entry.Started, now):
@@ -180,31 +182,32 @@ func (s *Sweeper) checkHolders(ctx context.Context) (lost int, err error) {
 	return lost, errors.Join(faults...)
 }
 
-// begunJustNow reports whether an attempt is so new that its holder need not be asked for it. An
-// attempt from the future began by the clock of an earlier master, which was ahead: its age is not known.
+// begunJustNow reports whether an attempt is so new that the sweeper need not ask its worker. An
+// attempt from the future has its time from the clock of an earlier master, which was ahead, so its
+// age is unknown, and the sweeper asks.
 func begunJustNow(started, now time.Time) bool {
 	return now.Sub(started) < minHolderAge && !started.After(now)
 }
 
-// ask asks a worker for actions.
+// ask asks a worker whether it runs actions. question has a line for each; see heldAction.addTo.
 func (s *Sweeper) ask(ctx context.Context, worker, question string) error {
 	return s.db.Publish(ctx, keys.HoldersChannel, worker+question)
 }
 
-// heldAction is an action that is in flight by the ledger.
+// heldAction is an action that is in flight according to the ledger.
 type heldAction struct {
 	id    string
 	index int
 	entry batches.Entry
 }
 
-// addTo adds the action to a question: a line of batch, index and token.
+// addTo adds a line with the action's batch, index and token to a question.
 func (a heldAction) addTo(question *strings.Builder) {
 	fmt.Fprintf(question, "\n%s %d %s", a.id, a.index, a.entry.Token)
 }
 
-// inFlight returns the actions of batches that are in flight by the ledger. With an error,
-// some of the batches could not be read.
+// inFlight returns the actions that are in flight according to the ledger, by batch. With an error,
+// unread has the batches that it could not read.
 func (s *Sweeper) inFlight(ctx context.Context, ids []string) (found map[string][]heldAction, unread []string, err error) {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()

@@ -18,7 +18,8 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// Sweeper looks after open batches. It implements [batch.Sweeper]. One goroutine calls Sweep; others may call Feed and recover.
+// Sweeper checks open batches in rounds, and repairs them. It implements [batch.Sweeper]. Only one
+// goroutine may call Sweep; others may call ReleaseThrottled and use Recovery meanwhile.
 type Sweeper struct {
 	Recovery *Recovery
 	Timing   *Timing
@@ -35,14 +36,14 @@ type Sweeper struct {
 	holders       holders
 	stuck         stuckBatches
 	schedule      schedule
-	leasesChecked time.Time // when it last looked for queues with tasks that no worker runs
+	leasesChecked time.Time // when the sweeper last looked for queues with expired leases
 }
 
 // Timing has the times of a sweeper and its recovery. [New] sets the defaults, and only tests
 // change them.
 type Timing struct {
-	// SlowFor is how long the checks of a round may take that need several exchanges. At least
-	// one is made. What becomes due in the round, such as a deadline, waits for its end.
+	// SlowFor is how long all slow checks of a round may take, which need several exchanges. A
+	// round makes at least one. A deadline that passes during the round waits for the next round.
 	SlowFor time.Duration
 	// LookFor is how long the check of one batch may take. The next round continues it.
 	LookFor time.Duration
@@ -58,7 +59,7 @@ type Timing struct {
 	Sleep func(ctx context.Context, d time.Duration) error
 }
 
-// New returns the sweeper of what is in a Redis.
+// New returns a sweeper for the batches in a Redis.
 func New(db *rdb.DB, log *slog.Logger, queues *tasks.Queues, all *batches.Batches, actions *ledger.Ledger, fan *fanout.Fanout) *Sweeper {
 	timing := &Timing{
 		SlowFor: defaultSlowFor, LookFor: defaultLookFor, RenewEvery: defaultRenewEvery, StuckAfter: defaultStuckAfter, CheckLeasesEvery: rescueEvery, Sleep: sleep,
@@ -72,10 +73,11 @@ func New(db *rdb.DB, log *slog.Logger, queues *tasks.Queues, all *batches.Batche
 	return s
 }
 
-// MakeAllDue makes all open batches due now.
+// MakeAllDue makes all open batches due now, so that the next round checks them.
 func (s *Sweeper) MakeAllDue(ctx context.Context) error { return s.pages.makeAllDue(ctx) }
 
-// LookAtAll has the next rounds look at all open batches: work may have been lost.
+// LookAtAll makes the next rounds check all open batches. Callers use it when work may have been
+// lost.
 func (s *Sweeper) LookAtAll() { s.schedule.lookAtAll() }
 
 // ReleaseThrottled implements [batch.Sweeper].
@@ -83,7 +85,7 @@ func (s *Sweeper) ReleaseThrottled(ctx context.Context) (waiting int, err error)
 	return s.fanout.ReleaseThrottled(ctx)
 }
 
-// rescue puts back tasks that were taken and that no worker runs.
+// rescue returns tasks to their queues that a poll has taken and that no worker runs.
 type rescue struct {
 	db     *rdb.DB
 	tasks  *tasks.Queues
@@ -96,7 +98,7 @@ type pages struct {
 	batches *batches.Batches
 }
 
-// Recovery brings the actions of dead workers to others. It implements [batch.Registry].
+// Recovery makes new tasks for the actions of dead workers. It implements [batch.Registry].
 type Recovery struct {
 	db      *rdb.DB
 	log     *slog.Logger
@@ -107,12 +109,13 @@ type Recovery struct {
 	pages   *pages
 }
 
-// Beat implements [batch.Registry].
-func (s *Recovery) Beat(ctx context.Context, worker string) ([]string, error) {
-	return s.ledger.Workers.Beat(ctx, worker)
+// Beat implements [batch.Registry]. The dead workers are those whose last beat is older than
+// batch.DeadAfter by Redis's clock.
+func (r *Recovery) Beat(ctx context.Context, worker string) ([]string, error) {
+	return r.ledger.Workers.Beat(ctx, worker)
 }
 
-// Leave implements [batch.Registry].
-func (s *Recovery) Leave(ctx context.Context, worker string) error {
-	return s.ledger.Workers.Leave(ctx, worker)
+// Leave implements [batch.Registry]. No later Beat returns the worker as dead.
+func (r *Recovery) Leave(ctx context.Context, worker string) error {
+	return r.ledger.Workers.Leave(ctx, worker)
 }

@@ -19,49 +19,50 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// ConfirmDelay is longer than a live worker takes from taking a task to
-// beginning its action, or to giving it back because it could not.
+// ConfirmDelay is the time between the two checks that a held task must fail before the sweeper or a
+// recovery returns it to its queue. It is longer than a live worker needs from the poll that takes a
+// task until it begins the action, or gives the task back.
 const ConfirmDelay = rdb.DefaultTimeout + 500*time.Millisecond
 
 const (
-	// unstartedPage is the number of held tasks looked at in one exchange.
+	// unstartedPage is the most held tasks that one exchange checks.
 	unstartedPage = 500
-	// maxUnstarted is the most held tasks of a queue that are looked at, the oldest ones.
+	// maxUnstarted is the most held tasks of a queue, oldest first, that a check reads.
 	maxUnstarted = 5000
 )
 
-// heldTask is a task that was taken from a queue and that asynq's records have as active.
+// heldTask is a task that a poll has taken from its queue, so that asynq's records have it as active.
 type heldTask struct{ queue, id string }
 
-// rescueUnstarted returns tasks to their queues that were taken and that no worker runs, long before
-// their leases expire, and returns their number:
+// rescueUnstarted finds tasks that asynq's records have as active although no worker runs them. It
+// returns them to their queues long before their leases expire, and returns their number:
 //
-//   - tasks whose actions were not begun, because the worker died in between or did not get the
-//     reply. The ledger has no trace of these;
+//   - tasks whose actions have not begun, because the worker died before the begin or missed the
+//     reply to its poll. The ledger has no trace of these;
 //   - tasks for an interrupted action whose worker died before it decided about the action. The
-//     ledger still names the worker before that one, which is forgotten already.
+//     ledger still names the worker that began the action, which Redis has forgotten already.
 //
 // It also removes tasks whose actions have ended from asynq's records.
 //
-// A worker may be about to begin or to end a task, so rescueUnstarted looks twice, ConfirmDelay
+// A worker may be about to begin or to end a task, so rescueUnstarted checks twice, ConfirmDelay
 // apart, and meanwhile asks all workers for the tasks: a live worker may hold a task for longer, such
 // as while Redis refuses its begins. An error for some tasks does not stop the work on others.
-func (s *rescue) rescueUnstarted(ctx context.Context, queues []string) (int, error) {
-	before, err := s.unstarted(ctx, queues)
+func (r *rescue) rescueUnstarted(ctx context.Context, queues []string) (int, error) {
+	before, err := r.unstarted(ctx, queues)
 	faults := []error{err}
 	if len(before) == 0 {
 		return 0, err
 	}
-	question, err := s.askForTasks(ctx, slices.Collect(maps.Keys(before)))
+	question, err := r.askForTasks(ctx, slices.Collect(maps.Keys(before)))
 	if err != nil {
 		return 0, err
 	}
-	if err := s.timing.Sleep(ctx, ConfirmDelay); err != nil {
+	if err := r.timing.Sleep(ctx, ConfirmDelay); err != nil {
 		return 0, err
 	}
-	still, err := s.unstarted(ctx, queues)
+	still, err := r.unstarted(ctx, queues)
 	faults = append(faults, err)
-	kept, err := s.inHand(ctx, question)
+	kept, err := r.inHand(ctx, question)
 	if err != nil {
 		return 0, err
 	}
@@ -77,31 +78,31 @@ func (s *rescue) rescueUnstarted(ctx context.Context, queues []string) (int, err
 	}
 	found := 0
 	for queue, ids := range unbegun {
-		n, err := s.tasks.Requeue(ctx, queue, ids)
+		n, err := r.tasks.Requeue(ctx, queue, ids)
 		found += n
 		faults = append(faults, err)
 		crash.At(crash.Adopting)
 	}
 	for queue, ids := range ended {
-		faults = append(faults, s.tasks.EndTasks(ctx, queue, ids))
+		faults = append(faults, r.tasks.EndTasks(ctx, queue, ids))
 	}
 	return found, errors.Join(faults...)
 }
 
-// unstarted returns the tasks of queues that a worker holds by asynq's records, although their
-// actions wait to be begun or decided about, or have ended, which it says. With an error
-// there may be more.
-func (s *rescue) unstarted(ctx context.Context, queues []string) (map[heldTask]bool, error) {
-	look, cancel := s.db.WithTimeout(ctx)
+// unstarted returns the held tasks of queues that no worker seems to run. A task has the value true
+// if its action has ended, and false if the action waits for a worker that begins it or decides about
+// it. With an error, the result may lack tasks.
+func (r *rescue) unstarted(ctx context.Context, queues []string) (map[heldTask]bool, error) {
+	look, cancel := r.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
+	pipe := r.db.Client.Pipeline()
 	lists := make(map[string]*redis.StringSliceCmd, len(queues))
 	for _, queue := range queues {
-		if queue != tasks.WebhookQueue { // asynq looks after these
+		if queue != tasks.WebhookQueue { // asynq recovers webhook tasks itself
 			lists[queue] = pipe.LRange(look, tasks.AsynqPrefix(queue)+"active", -maxUnstarted, -1)
 		}
 	}
-	s.db.Send(look, pipe)
+	r.db.Send(look, pipe)
 	var faults []error
 	var held []heldTask
 	for queue, list := range lists {
@@ -114,16 +115,18 @@ func (s *rescue) unstarted(ctx context.Context, queues []string) (map[heldTask]b
 	}
 	found := make(map[heldTask]bool)
 	for page := range slices.Chunk(held, unstartedPage) {
-		faults = append(faults, s.addUnstarted(ctx, page, found))
+		faults = append(faults, r.addUnstarted(ctx, page, found))
 	}
 	return found, errors.Join(faults...)
 }
 
-func (s *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[heldTask]bool) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// addUnstarted checks some held tasks against the ledger, and adds the unstarted and ended ones to a
+// map; see unstarted for the values.
+func (r *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[heldTask]bool) error {
+	ctx, cancel := r.db.WithTimeout(ctx)
 	defer cancel()
 	states, entries := make(map[heldTask]*redis.StringCmd, len(held)), make(map[heldTask]*redis.SliceCmd)
-	pipe := s.db.Client.Pipeline()
+	pipe := r.db.Client.Pipeline()
 	for _, k := range held {
 		if id, index, ok := tasks.ParseTaskID(k.id); ok && keys.IsBatchID(id) {
 			states[k] = pipe.GetRange(ctx, keys.KeysOf(id).State, int64(index), int64(index))
@@ -132,7 +135,7 @@ func (s *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[hel
 			}
 		}
 	}
-	s.db.Send(ctx, pipe)
+	r.db.Send(ctx, pipe)
 	var fault error
 	for k, state := range states {
 		if err := state.Err(); err != nil {
@@ -146,16 +149,16 @@ func (s *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[hel
 			if bringsInterrupted(k.id, entries[k]) {
 				into[k] = false
 			}
-		default: // it has ended, or is a member of a group that another action leads, or is gone
+		default: // the action has ended, its batch is gone, or another action leads its group
 			into[k] = true
 		}
 	}
 	return fault
 }
 
-// BringsInterrupted reports whether a task was made to bring the very attempt that
-// the ledger still holds as begun; see recoverBatch. A worker that decides about that
-// attempt replaces its token.
+// bringsInterrupted reports whether recoverBatch made the task for the same attempt that the ledger
+// still has in flight. A worker that decides about that attempt replaces its token. found is the reply
+// with the ledger's entry, or nil.
 func bringsInterrupted(task string, found *redis.SliceCmd) bool {
 	if found == nil || len(found.Val()) == 0 {
 		return false
@@ -164,12 +167,12 @@ func bringsInterrupted(task string, found *redis.SliceCmd) bool {
 	return ok && strings.HasSuffix(task, ":"+batches.ParseEntry(packed).Token)
 }
 
-// suspectsEvery is how often the sweeper looks for queues with tasks that no worker runs.
+// rescueEvery is how often the sweeper looks for queues with tasks that no worker runs.
 const rescueEvery = 10 * time.Second
 
-// suspects returns the queues that have tasks whose leases have run out, from time to time,
-// and none otherwise: their workers died, or were not answered. While work may have been
-// lost, these are all queues.
+// queuesWithExpiredLeases returns the queues that have tasks with expired leases: the workers of these
+// tasks have died, or have missed the reply to their poll. During an alert, it returns all queues. It
+// returns none if the last check is more recent than Timing.CheckLeasesEvery.
 func (s *Sweeper) queuesWithExpiredLeases(ctx context.Context) ([]string, error) {
 	if time.Since(s.leasesChecked) < s.Timing.CheckLeasesEvery {
 		return nil, nil
@@ -204,7 +207,7 @@ func (s *Sweeper) queuesWithExpiredLeases(ctx context.Context) ([]string, error)
 	return found, nil
 }
 
-// sleep is the default of Timing.Sleep.
+// sleep is the default of [Timing.Sleep].
 func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-ctx.Done():

@@ -16,26 +16,26 @@ import (
 )
 
 const (
-	// looksPerSecond is about how many open batches in which nothing happens the sweeper
-	// looks at, however many there are: so each is looked at the less often.
+	// looksPerSecond is about how many idle open batches the sweeper checks per second. If more
+	// batches are open, it checks each less often.
 	looksPerSecond = 3
-	// LookAgain is the shortest time between two looks at such a batch.
+	// idleInterval is the shortest time between two checks of an idle batch.
 	idleInterval = 4 * time.Second
-	// LookSoon is the time between two looks at a batch in which something happens.
+	// activeInterval is the time between two checks of a batch that makes progress.
 	activeInterval = 2 * time.Second
-	// putOff is how long a batch is not looked at that was taken by a sweeper which then
-	// died. The next sweeper begins by looking at all of them.
+	// claimFor is how long a batch stays claimed by a sweeper that died after it read the batch as
+	// due. The next sweeper does not wait for that time: its first round checks all batches.
 	claimFor = time.Hour
 )
 
-// schedule says when the sweeper looks at open batches.
+// schedule decides when the sweeper checks each open batch, and when a round checks all.
 type schedule struct {
 	mu       sync.Mutex
 	sweeper  string    // the worker of this process that is the sweeper, if one is
-	renewed  time.Time // when its lease was extended last
-	all      bool      // the next round looks at all batches
-	other    bool      // another worker was the sweeper since the last call of replaced
-	alertEnd time.Time
+	renewed  time.Time // when that worker last extended its lease
+	all      bool      // the next round checks all batches
+	other    bool      // another worker has become the sweeper since the last call of replaced
+	alertEnd time.Time // until then, work may have been lost, and rounds check all batches often
 }
 
 // election is the outcome of an attempt to become the sweeper.
@@ -43,20 +43,19 @@ type election int
 
 const (
 	otherSweeps  election = iota // another worker is the sweeper, or Redis did not answer
-	leaseRenewed                 // the worker is the sweeper, and was it before
-	leaseTaken                   // the worker is the sweeper, and no worker was
+	leaseRenewed                 // the worker is the sweeper, and was the sweeper before
+	leaseTaken                   // the worker is the sweeper; before, no worker was
 )
 
-// lookAtAll has the next round look at all open batches, and those of the next while: work
-// may have been lost.
+// lookAtAll makes the next round check all open batches, and begins an alert for batches.AlertFor,
+// since work may have been lost.
 func (c *schedule) lookAtAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all, c.alertEnd = true, time.Now().Add(batches.AlertFor)
 }
 
-// alertUntil has the next rounds look at all open batches until a time, if that is later than
-// what is known.
+// alertUntil extends the alert to a time, if that is later than its end.
 func (c *schedule) alertUntil(at time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -65,9 +64,8 @@ func (c *schedule) alertUntil(at time.Time) {
 	}
 }
 
-// round begins a round of a worker after an election that began at a time. It reports whether
-// the round is to look at all open batches, since a sweeper before this one may have died
-// with some that it took.
+// round records the outcome of an election of a worker, which began at the time at. It reports whether
+// the round must check all open batches, since an earlier sweeper may have died with claimed ones.
 func (c *schedule) round(worker string, is election, at time.Time) (all bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -78,14 +76,14 @@ func (c *schedule) round(worker string, is election, at time.Time) (all bool) {
 		}
 		return false
 	}
-	// Redis may have had the election repeated, and then answers that the lease was renewed.
+	// The client may have repeated the election after a lost reply. Redis then replies that the
+	// worker has renewed its lease, although the first run took it.
 	all = c.all || !before || is == leaseTaken || at.Sub(c.renewed) >= sweepLease
 	c.sweeper, c.renewed, c.all = worker, at, false
 	return all
 }
 
-// replaced reports whether another worker became the sweeper, or may have, since it was asked
-// last.
+// replaced reports whether another worker has become the sweeper, or may have, since the last call.
 func (c *schedule) replaced() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -94,22 +92,24 @@ func (c *schedule) replaced() bool {
 	return other
 }
 
-// again has the next round look at all open batches, because this one could not say when
-// they are due.
+// again makes the next round check all open batches, because this round could not set when they are
+// due, or another sweeper may have claimed some.
 func (c *schedule) again() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.all = true
 }
 
+// alerted reports whether work may have been lost lately.
 func (c *schedule) alerted() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return time.Now().Before(c.alertEnd)
 }
 
-// next returns when a batch is due again that was looked at just now, with so many open, and
-// whether something of it had changed since the look before.
+// next returns when a batch that the sweeper has just checked is due again. m has fields of its meta
+// hash, changed says whether it has made progress since the last check, and open is the number of
+// open batches.
 func (c *schedule) next(m map[string]string, changed bool, now time.Time, open int) time.Time {
 	soon := now.Add(activeInterval)
 	status := batch.Status(m["status"])
@@ -139,38 +139,38 @@ func (c *schedule) next(m map[string]string, changed bool, now time.Time, open i
 	return due
 }
 
-// idleFor is the shortest time between two looks at a batch in which nothing happens, with so
-// many open. The longest is a quarter more.
+// idleFor returns the shortest time between two checks of an idle batch, by the number of open
+// batches. The longest time is a quarter more.
 func idleFor(open int) time.Duration {
 	return max(idleInterval, time.Duration(open)*time.Second/looksPerSecond)
 }
 
-// fanOutMoved is when the fan-out of a batch last came further.
+// fanOutMoved returns when the fan-out of a batch last made progress.
 func fanOutMoved(m map[string]string) time.Time {
 	return time.UnixMilli(max(rdb.Atoi(m["fanned"]), rdb.Atoi(m["created"])))
 }
 
-// DueNow has all open batches looked at in this round.
-func (s *pages) makeAllDue(ctx context.Context) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// makeAllDue makes all open batches due now.
+func (p *pages) makeAllDue(ctx context.Context) error {
+	ctx, cancel := p.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, s.db.Client.ZUnionStore(ctx, keys.OpenKey, &redis.ZStore{Keys: []string{keys.OpenKey}, Weights: []float64{0}}).Err())
+	return rdb.MapError(ctx, p.db.Client.ZUnionStore(ctx, keys.OpenKey, &redis.ZStore{Keys: []string{keys.OpenKey}, Weights: []float64{0}}).Err())
 }
 
-// PutDue says when batches are due again. One that was entered again meanwhile
-// stays due.
-func (s *pages) setDue(ctx context.Context, due map[string]time.Time) error {
+// setDue sets when batches are due again. A batch that another process has made due earlier
+// meanwhile stays due then.
+func (p *pages) setDue(ctx context.Context, due map[string]time.Time) error {
 	if len(due) == 0 {
 		return nil
 	}
-	ctx, cancel := s.db.WithTimeout(context.WithoutCancel(ctx))
+	ctx, cancel := p.db.WithTimeout(context.WithoutCancel(ctx))
 	defer cancel()
 	entries := make([]redis.Z, 0, len(due))
 	for id, at := range due {
 		entries = append(entries, redis.Z{Member: id, Score: float64(at.UnixMilli())})
 	}
-	if err := s.db.Client.ZAddArgs(ctx, keys.OpenKey, redis.ZAddArgs{XX: true, LT: true, Members: entries}).Err(); err != nil {
-		return fmt.Errorf("say when batches are due: %w", rdb.MapError(ctx, err))
+	if err := p.db.Client.ZAddArgs(ctx, keys.OpenKey, redis.ZAddArgs{XX: true, LT: true, Members: entries}).Err(); err != nil {
+		return fmt.Errorf("set when batches are due: %w", rdb.MapError(ctx, err))
 	}
 	return nil
 }

@@ -9,7 +9,8 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// Steps are the Lua steps of this package.
+// Steps are the Lua steps of this package. The header of each file in lua has its keys, arguments and
+// reply.
 var Steps = struct {
 	DueBatches, ForgetWorker, Elect, Resign, Running *rdb.Step
 }{

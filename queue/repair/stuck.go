@@ -16,47 +16,48 @@ import (
 )
 
 const (
-	// stuckAfter is how long nothing of a batch may end before the sweeper
-	// asks whether something of it was lost.
+	// defaultStuckAfter is the default of [Timing.StuckAfter].
 	defaultStuckAfter = 4 * time.Second
-	// commitTimeout is how long an upload may take from writing its entry to its commit.
+	// commitTimeout is how long an upload may take from the entry in the open batches to its commit.
 	commitTimeout = time.Minute
-	// noHolder is how long an action that is begun may have no holder: a group waits like
-	// that for its next attempt.
+	// holderlessFor is how long an action in flight may have no worker: a group that a worker gave
+	// back has none until its next attempt.
 	holderlessFor = 15 * time.Second
-	// pruneEvery is how often the sweeper forgets batches that it does not meet any more.
+	// pruneEvery is how often the sweeper forgets batches that are no longer open.
 	pruneEvery = time.Minute
-	// maxStuckActions is the most waiting actions that are looked at in one round.
+	// maxStuckActions is the most waiting actions of a batch that one check looks up tasks for.
 	maxStuckActions = 5000
 )
 
-// stuckBatches remembers, between the sweeper's rounds, since when batches make no progress.
+// stuckBatches remembers, between the sweeper's rounds, since when each open batch has made no
+// progress.
 type stuckBatches struct {
 	batches     map[string]stuckBatch
-	queues      []string  // of batches that make no progress, whose tasks may have no worker
-	queuesAsked time.Time // when these were last looked through
-	pruned      time.Time // when batches that are not met any more were last forgotten
-	most        int       // the most open batches since then
+	queues      []string  // queues of stuck batches: some tasks in them may have no worker
+	queuesAsked time.Time // when the sweeper last checked such queues
+	pruned      time.Time // when the sweeper last forgot batches that are no longer open
+	most        int       // the most open batches since the last prune
 }
 
+// stuckBatch is the progress of one open batch.
 type stuckBatch struct {
-	pending  string
-	since    time.Time
-	seen     time.Time // when the batch was last looked at, by the clock of this process
-	cursor   int
-	cutShort bool // the last look at it took all of its time
-	checked  bool // it was once looked through for something lost
+	pending  string    // number of actions without a result, as the meta hash has it
+	since    time.Time // when that number last changed, or the sweeper last checked all actions, by Redis's clock
+	seen     time.Time // when the sweeper last checked the batch, by the clock of this process
+	cursor   int       // the action at which the next check for lost tasks continues
+	cutShort bool      // the last check ran out of time
+	checked  bool      // the sweeper has once checked all actions for lost tasks
 }
 
-// nextRound begins a round.
+// nextRound prepares for a round.
 func (s *stuckBatches) nextRound() {
 	if s.batches == nil {
 		s.batches = make(map[string]stuckBatch)
 	}
 }
 
-// due returns the queues that are to be looked through now: from time to time, or at once if
-// work may have been lost.
+// due returns the queues of stuck batches that the sweeper must check now: once per rescueEvery, or at
+// once during an alert.
 func (s *stuckBatches) due(alerted bool) (queues []string) {
 	if len(s.queues) == 0 || !alerted && time.Since(s.queuesAsked) < rescueEvery {
 		return nil
@@ -65,9 +66,9 @@ func (s *stuckBatches) due(alerted bool) (queues []string) {
 	return queues
 }
 
-// note records the progress of a batch, and reports whether something of it has ended since the last
-// look, or whether its upload may be about to commit. Entries without a batch that are older
-// are of uploads that came to nothing.
+// note records the progress of a batch, and reports whether an action of it has ended since the last
+// check, or whether its upload may be about to commit. An older entry without a batch comes from an
+// upload that failed.
 func (s *stuckBatches) note(id string, m map[string]string, now time.Time) (changed bool) {
 	was, known := s.batches[id]
 	if !known || was.pending != m["pending"] {
@@ -79,9 +80,9 @@ func (s *stuckBatches) note(id string, m map[string]string, now time.Time) (chan
 	return m["status"] == "" && now.Sub(was.since) < commitTimeout
 }
 
-// earlier returns when a batch is due, if that is to be earlier: whatever has changed last may
-// be something that Redis forgot, so a batch is looked through once after each change, and
-// one that is being looked through is looked at until the end.
+// earlier returns the time due, or an earlier time if the sweeper must check the batch for lost tasks
+// by then. Redis may have forgotten the batch's last change, so the sweeper checks all actions of a
+// batch once after each change. A check that has begun continues in the next rounds until its end.
 func (s *stuckBatches) earlier(id string, m map[string]string, stuckAfter time.Duration, due time.Time) time.Time {
 	was := s.batches[id]
 	if was.since.IsZero() || was.cursor == 0 && (was.checked || m["throttle"] != "" || neverRan(m)) {
@@ -93,33 +94,33 @@ func (s *stuckBatches) earlier(id string, m map[string]string, stuckAfter time.D
 	return due
 }
 
-// neverRan reports whether nothing of a batch was begun yet that Redis could forget.
+// neverRan reports whether no action of a batch has begun yet, so that Redis could not forget one.
 func neverRan(m map[string]string) bool {
 	return batch.Status(m["status"]) == batch.StatusQueued && m["retried"] == ""
 }
 
-// cutShort notes that the last look at a batch took all of its time.
+// cutShort records that the last check of a batch ran out of time.
 func (s *stuckBatches) cutShort(id string) {
 	was := s.batches[id]
 	was.cutShort = true
 	s.batches[id] = was
 }
 
-// wasCutShort reports whether the last look at a batch took all of its time, and notes that another
-// one begins.
+// wasCutShort reports whether the last check of a batch ran out of time, and resets that.
 func (s *stuckBatches) wasCutShort(id string) bool {
 	was := s.batches[id]
-	broke := was.cutShort
+	cut := was.cutShort
 	was.cutShort = false
 	s.batches[id] = was
-	return broke
+	return cut
 }
 
-// forget forgets a batch that has ended.
+// forget forgets a batch that is no longer open.
 func (s *stuckBatches) forget(id string) { delete(s.batches, id) }
 
-// prune forgets batches that were not looked at for longer than any open one is not, with so
-// many open: they were deleted, or another process has removed their entries.
+// prune forgets batches that the sweeper has not checked for longer than the interval of any open
+// batch: a client has deleted them, or another process has removed their entries. open is the number
+// of open batches.
 func (s *stuckBatches) prune(open int, now time.Time) {
 	s.most = max(s.most, open)
 	if now.Sub(s.pruned) < pruneEvery {
@@ -134,9 +135,10 @@ func (s *stuckBatches) prune(open int, now time.Time) {
 	s.pruned, s.most = now, open
 }
 
-// repairStuck brings back what a batch that makes no progress may have lost: the task of a waiting
-// action, as if an operator emptied a queue, the holder of an action in flight, or the reply by which a
-// worker took a task. A batch that waits for its turn has lost nothing, however long that takes.
+// repairStuck repairs a batch that makes no progress. The batch may have lost the task of a waiting
+// action, such as when an operator empties a queue; the worker of an action in flight; or the reply to
+// the poll that took a task. A batch whose queues wait for other batches has lost nothing, however long
+// it waits.
 func (s *Sweeper) repairStuck(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
 	was := s.stuck.batches[id]
 	if now.Sub(was.since) < s.Timing.StuckAfter {
@@ -144,29 +146,30 @@ func (s *Sweeper) repairStuck(ctx context.Context, id string, m map[string]strin
 	}
 	lost, cursor, err := s.OfferLost(ctx, id, m, was.cursor, int(rdb.Atoi(m["enqueued"])))
 	swept.Lost += lost
-	if lost > 0 { // others may have lost something, too
+	if lost > 0 { // other batches may have lost tasks, too
 		s.schedule.lookAtAll()
 	}
 	was.cursor = cursor
 	if err != nil {
-		s.stuck.batches[id] = was // the next look goes on from here
+		s.stuck.batches[id] = was // the next check continues from here
 		return err
 	}
 	if cursor == 0 {
 		was.since, was.checked = now, true
 	}
 	s.stuck.batches[id] = was
-	// Groups that were given back, and actions that their workers gave up, have no holder;
-	// see checkHolders for those that have one.
+	// Groups that a worker gave back, and actions that a worker disowned, have no worker. For
+	// actions that have one, see checkHolders.
 	lost, err = s.Recovery.recoverBatch(ctx, id, m, func(e batches.Entry) bool { return e.Worker == "" && now.Sub(e.Started) > holderlessFor })
 	swept.Lost += lost
 	s.stuck.queues = append(s.stuck.queues, s.tasks.QueuesOf(tasks.RouteOf(m))...)
 	return err
 }
 
-// OfferLost offers those waiting actions again that neither have a task nor wait for one, from the
-// cursor up to an index. It returns how many it found and the next cursor, 0 at the end; with an error,
-// the cursor of the first action that it did not look at.
+// OfferLost offers waiting actions again that have no task and do not wait for one. It checks the
+// actions from index cursor up to index upTo, without upTo. It returns the number of offered actions
+// and the next cursor, 0 at the end. With an error, next is the given cursor, and the caller can repeat
+// the call.
 func (s *Sweeper) OfferLost(ctx context.Context, id string, m map[string]string, cursor, upTo int) (lost, next int, err error) {
 	if cursor >= upTo {
 		return 0, 0, nil
@@ -177,7 +180,7 @@ func (s *Sweeper) OfferLost(ctx context.Context, id string, m map[string]string,
 		return 0, cursor, err
 	}
 	if !slices.Contains(slices.Collect(maps.Values(waits)), false) {
-		return 0, 0, nil // for its turn
+		return 0, 0, nil // all queues of the batch still wait for their turn
 	}
 	waiting, err := s.fanout.WaitingActions(ctx, id, cursor, upTo)
 	if err != nil {
@@ -206,7 +209,7 @@ func (s *Sweeper) OfferLost(ctx context.Context, id string, m map[string]string,
 	return len(without), next, nil
 }
 
-// withoutTasks returns those of some actions that have no task.
+// withoutTasks returns those of the given actions that have no task.
 func (s *Sweeper) withoutTasks(ctx context.Context, f tasks.Flow, indexes []int) (missing []int, err error) {
 	ctx, cancel := s.db.WithTimeout(ctx)
 	defer cancel()

@@ -21,34 +21,33 @@ import (
 )
 
 const (
-	// SweepPage is the number of open batches looked at in one exchange.
+	// pageSize is the most open batches that one exchange reads.
 	pageSize = 200
-	// sweepFaults is the most faults after which a round goes on.
+	// maxFaults is the most errors after which a round continues.
 	maxFaults = 10
-	// FanOutTimeout is how long a fan-out may stand still before the sweeper
-	// takes it over.
+	// FanOutTimeout is how long a fan-out may make no progress before the sweeper continues it.
 	FanOutTimeout = 10 * time.Second
-	// OverdueAfter is how long after the deadline an action may be in flight. It is
-	// well beyond what the longest attempt takes, and below GRACE in batches/lua/grace.lua.
+	// overdueAfter is how long after the deadline an action may be in flight. It is much longer
+	// than the longest attempt, and shorter than GRACE in batches/lua/grace.lua.
 	overdueAfter = 6 * time.Hour
-	// SlowFor is how long the looks of a round may take that take several exchanges. What becomes
-	// due in the round, such as a deadline, waits for its end.
+	// defaultSlowFor is the default of [Timing.SlowFor].
 	defaultSlowFor = 4 * time.Second
-	// lookFor is how long one look may take. What is left of it comes in the next round.
+	// defaultLookFor is the default of [Timing.LookFor].
 	defaultLookFor = 4 * time.Second
-	// sweepLease is how long one process is the sweeper without saying so again.
+	// sweepLease is how long a worker remains the sweeper without extending its lease.
 	sweepLease = 15 * time.Second
-	// renewEvery is how often a round that lasts says so again.
+	// defaultRenewEvery is the default of [Timing.RenewEvery].
 	defaultRenewEvery = sweepLease / 3
 )
 
-// ErrOtherSweeps is the cause of a context that ended because another worker is the sweeper.
+// errOtherSweeps is the cause of a context that ended because another worker is the sweeper.
 var errOtherSweeps = errors.New("another worker is the sweeper")
 
-// errLong is the cause of a context that ended because a look took all of its time.
-var errCutShort = errors.New("the look at a batch goes on in the next round")
+// errCutShort is the cause of a context that ended because the check of a batch ran out of time.
+var errCutShort = errors.New("the check of a batch continues in the next round")
 
-// Sweep implements [batch.Sweeper].
+// Sweep implements [batch.Sweeper]. Its context ends early if another worker becomes the sweeper
+// during the round. After an error, the next rounds check all open batches.
 func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, ok bool, err error) {
 	defer func() {
 		if err != nil { // Redis may have been away, and may have forgotten something
@@ -58,7 +57,7 @@ func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, 
 	began := time.Now()
 	is, err := s.electSweeper(ctx, worker)
 	all := s.schedule.round(worker, is, began)
-	if s.schedule.replaced() { // another process has looked at the batches since, or does now
+	if s.schedule.replaced() { // another process has checked the batches since, or does so now
 		s.stuck, s.holders = stuckBatches{}, holders{}
 	}
 	if is == otherSweeps {
@@ -75,8 +74,8 @@ func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, 
 	}
 	s.stuck.nextRound()
 	var faults []error
-	var until time.Time // what becomes due while the round runs has its turn in the next one
-	untold, slow := false, time.Duration(0)
+	var until time.Time // the next round checks the batches that become due after this time
+	unreachable, slow := false, time.Duration(0)
 	for {
 		page, err := s.duePage(ctx, until)
 		if err != nil {
@@ -86,9 +85,9 @@ func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, 
 			until = page.now
 		}
 		swept.Open = max(swept.Open, page.open)
-		page.webhooksUnreachable, page.slowTime = untold, slow
+		page.webhooksUnreachable, page.slowTime = unreachable, slow
 		faults = append(faults, s.sweepDue(ctx, page, &swept)...)
-		untold, slow = page.webhooksUnreachable, page.slowTime
+		unreachable, slow = page.webhooksUnreachable, page.slowTime
 		if len(page.ids) < pageSize || len(faults) > maxFaults {
 			s.stuck.prune(swept.Open, time.Now())
 			lost, err := s.checkHolders(ctx)
@@ -101,8 +100,9 @@ func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, 
 	}
 }
 
-// keepLease extends the lease of the sweeper from time to time until its round has ended. If
-// another worker is the sweeper meanwhile, the context of the round ends.
+// keepLease extends the lease of the sweeper every Timing.RenewEvery until the caller ends the round
+// with the returned function. If another worker becomes the sweeper meanwhile, the returned context
+// ends.
 func (s *Sweeper) keepLease(ctx context.Context, worker string) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := make(chan struct{})
@@ -119,7 +119,7 @@ func (s *Sweeper) keepLease(ctx context.Context, worker string) (context.Context
 			began := time.Now()
 			is, err := s.electSweeper(ctx, worker)
 			if err != nil {
-				continue // what the round does fails as well, or the next try succeeds
+				continue // the round fails as well, or the next try succeeds
 			}
 			if s.schedule.round(worker, is, began) {
 				s.schedule.again()
@@ -137,7 +137,7 @@ func (s *Sweeper) keepLease(ctx context.Context, worker string) (context.Context
 	}
 }
 
-// sweepDue looks at a page of batches, and says when they are due again.
+// sweepDue checks a page of batches, and sets when each is due again. It makes the slow checks last.
 func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swept) (faults []error) {
 	if err := s.closeEntries(ctx, page, swept); err != nil {
 		faults = append(faults, err)
@@ -153,7 +153,7 @@ func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swe
 		// A batch that cannot be repaired does not delay the others.
 		err := s.sweepBatch(ctx, id, m, page.now, swept)
 		switch {
-		case errors.Is(err, errCutShort): // it is due soon
+		case errors.Is(err, errCutShort): // the batch stays due after activeInterval
 			s.stuck.cutShort(id)
 		case err != nil:
 			faults = append(faults, fmt.Errorf("sweep batch %s: %w", id, err))
@@ -171,15 +171,15 @@ func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swe
 		}
 		s.holders.add(id, m)
 		changed := s.stuck.note(id, m, page.now)
-		told := batch.Status(m["status"]).Terminal()
+		ended := batch.Status(m["status"]).Terminal()
 		switch {
-		case told && page.webhooksUnreachable: // the queue of webhooks cannot be reached
+		case ended && page.webhooksUnreachable: // the sweeper cannot make the task of the webhook
 		case s.takesLong(id, m, page.now):
 			slow = append(slow, slowBatch{id, changed})
 			delete(due, id)
 		default:
 			err := look(id, changed)
-			page.webhooksUnreachable = page.webhooksUnreachable || told && rdb.IsUnavailable(err)
+			page.webhooksUnreachable = page.webhooksUnreachable || ended && rdb.IsUnavailable(err)
 		}
 	}
 	if page.fault != nil {
@@ -191,8 +191,9 @@ func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swe
 	if len(slow) == 0 {
 		return faults
 	}
-	// Deadlines and webhooks of other pages do not wait for these. At least one of a round has
-	// its turn, and those that are left are the first of the next round.
+	// The slow checks of a round share a time limit, so that deadlines and webhooks of other pages
+	// do not wait long. A round makes at least one slow check. The remaining batches become due
+	// first in the next round.
 	clear(due)
 	began := time.Now()
 	for i, l := range slow {
@@ -201,7 +202,7 @@ func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swe
 			continue
 		}
 		due[l.id] = page.now.Add(activeInterval)
-		_ = look(l.id, l.changed) // among the faults
+		_ = look(l.id, l.changed) // look adds its error to faults
 	}
 	page.slowTime += time.Since(began)
 	if err := s.pages.setDue(ctx, due); err != nil {
@@ -210,14 +211,14 @@ func (s *Sweeper) sweepDue(ctx context.Context, page *openPage, swept *batch.Swe
 	return faults
 }
 
-// slowLook is a look at a batch that takes several exchanges.
+// slowBatch is a batch whose check needs several exchanges.
 type slowBatch struct {
 	id      string
-	changed bool
+	changed bool // the batch has made progress since the last check
 }
 
-// takesLong reports whether a look at a batch may take several exchanges: something of it may
-// be lost, or its fan-out may have broken off.
+// takesLong reports whether the check of a batch may need several exchanges: the batch may have lost
+// tasks, or a crash may have interrupted its fan-out.
 func (s *Sweeper) takesLong(id string, m map[string]string, now time.Time) bool {
 	if status := batch.Status(m["status"]); status == "" || status.Terminal() || now.After(rdb.FromMillis(m["expires"])) {
 		return false
@@ -225,8 +226,9 @@ func (s *Sweeper) takesLong(id string, m map[string]string, now time.Time) bool 
 	return now.Sub(s.stuck.batches[id].since) >= s.Timing.StuckAfter || rdb.Atoi(m["enqueued"]) < rdb.Atoi(m["total"])
 }
 
-// rescueLost puts back tasks that no worker holds. It takes a moment, so it runs once for all
-// batches that make no progress and all queues from which a worker missed a reply.
+// rescueLost returns tasks to their queues that no worker runs. It needs at least ConfirmDelay, so a
+// round calls it once, for all queues of stuck batches, all queues whose poll a worker has reported as
+// lost, and all queues with expired leases.
 func (s *Sweeper) rescueLost(ctx context.Context, swept *batch.Swept) error {
 	queues := s.stuck.due(s.schedule.alerted())
 	notes, fault := s.db.Members(ctx, keys.LostKey)
@@ -248,7 +250,8 @@ func (s *Sweeper) rescueLost(ctx context.Context, swept *batch.Swept) error {
 	return errors.Join(fault, err)
 }
 
-// electSweeper makes the worker the sweeper, or extends its lease.
+// electSweeper makes the worker the sweeper, or extends its lease, unless another worker is the
+// sweeper.
 func (s *Sweeper) electSweeper(ctx context.Context, worker string) (election, error) {
 	answer, err := s.db.Run(ctx, Steps.Elect, []string{keys.SweeperKey}, worker, rdb.Millis(sweepLease))
 	switch {
@@ -262,23 +265,23 @@ func (s *Sweeper) electSweeper(ctx context.Context, worker string) (election, er
 	return otherSweeps, nil
 }
 
-// sweepFields are those of the meta hash that a round looks at.
+// sweepFields are the fields of the meta hash that a round needs.
 var sweepFields = []string{"status", "owner", "enqueued", "total", "fanned", "created", "expires", "outbox", "target", "lane", "ending", "throttle", "pending", "round", "asked", "given", "retried"}
 
-// openPage are some of the open batches.
+// openPage is a page of the open batches.
 type openPage struct {
 	ids                 []string
-	fields              map[string]map[string]string // nil for one that could not be read
-	staged              map[string]bool              // of those without a batch
-	fault               error                        // why one could not be read
-	now                 time.Time                    // before they were looked at
-	open                int                          // so many there are in all
-	webhooksUnreachable bool                         // the queue of webhooks could not be reached in this round
-	slowTime            time.Duration                // what looks of this round took that take several exchanges
+	fields              map[string]map[string]string // of the meta hash, by batch; none for a batch that readPage could not read
+	staged              map[string]bool              // entries without a batch whose upload may still commit
+	fault               error                        // the last error of a batch that readPage could not read
+	now                 time.Time                    // Redis's time, before the read
+	open                int                          // the number of all open batches
+	webhooksUnreachable bool                         // in this round, Redis did not accept a webhook task
+	slowTime            time.Duration                // how long the slow checks of this round have taken
 }
 
-// DuePage takes a page of batches that are due at a time of the server's clock, or now if it
-// is zero.
+// duePage claims and reads a page of batches that are due at the time until, by Redis's clock, or now
+// if until is zero.
 func (s *Sweeper) duePage(ctx context.Context, until time.Time) (*openPage, error) {
 	upTo := ""
 	if !until.IsZero() {
@@ -286,7 +289,7 @@ func (s *Sweeper) duePage(ctx context.Context, until time.Time) (*openPage, erro
 	}
 	answer, err := s.db.Run(ctx, Steps.DueBatches, []string{keys.OpenKey, keys.AlertKey}, pageSize, claimFor.Milliseconds(), 2*time.Second.Milliseconds()/looksPerSecond, upTo)
 	if err != nil {
-		return nil, fmt.Errorf("take the batches that are due: %w", err)
+		return nil, fmt.Errorf("claim the due batches: %w", err)
 	}
 	if len(answer) < 3 {
 		return nil, rdb.ErrAnswer
@@ -299,17 +302,17 @@ func (s *Sweeper) duePage(ctx context.Context, until time.Time) (*openPage, erro
 	return page, nil
 }
 
-// readPage reads what a round looks at of batches. One that cannot be read keeps no other
-// from being.
-func (s *pages) readPage(ctx context.Context, ids []string) *openPage {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// readPage reads the fields of batches that a round needs. If it cannot read a batch, it still reads
+// the others, and page.fault has the error.
+func (p *pages) readPage(ctx context.Context, ids []string) *openPage {
+	ctx, cancel := p.db.WithTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.SliceCmd, len(ids))
-	pipe := s.db.Client.Pipeline()
+	pipe := p.db.Client.Pipeline()
 	for i, id := range ids {
 		cmds[i] = pipe.HMGet(ctx, keys.KeysOf(id).Meta, sweepFields...)
 	}
-	s.db.Send(ctx, pipe)
+	p.db.Send(ctx, pipe)
 	page := &openPage{ids: ids, fields: make(map[string]map[string]string, len(ids))}
 	for i, id := range ids {
 		if err := cmds[i].Err(); err != nil {
@@ -331,7 +334,7 @@ func (s *pages) readPage(ctx context.Context, ids []string) *openPage {
 		}
 	}
 	var err error
-	if page.staged, err = s.batches.Index.Staged(ctx, bare); err != nil {
+	if page.staged, err = p.batches.Index.Staged(ctx, bare); err != nil {
 		page.fault = fmt.Errorf("read open batches: %w", err)
 		for _, id := range bare {
 			delete(page.fields, id)
@@ -340,6 +343,9 @@ func (s *pages) readPage(ctx context.Context, ids []string) *openPage {
 	return page
 }
 
+// sweepBatch checks a batch and makes the repair that its state needs: it makes the webhook's task of
+// an ended batch, ends an expired or overdue batch, continues an interrupted fan-out, or looks for lost
+// work. It counts the repair in swept.
 func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
 	switch status := batch.Status(m["status"]); {
 	case status == "": // an upload that is about to commit
@@ -356,7 +362,7 @@ func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string
 	}
 	f := fanout.Batch{Flow: tasks.FlowOf(id, m), From: int(rdb.Atoi(m["enqueued"])), Total: int(rdb.Atoi(m["total"])), Resumed: true}
 	if m["throttle"] != "" && m["ending"] == "" && int(rdb.Atoi(m["pending"])) == fanout.RoundSize(m)-int(rdb.Atoi(m["given"])) {
-		return nil // it waits for its owner's limit, and nothing of it is in flight
+		return nil // the batch waits for its owner's limit, and none of its actions is in flight
 	}
 	if f.From >= f.Total || m["throttle"] != "" {
 		return s.repairStuck(ctx, id, m, now, swept)
@@ -368,16 +374,15 @@ func (s *Sweeper) sweepBatch(ctx context.Context, id string, m map[string]string
 	return s.fanout.Offer(ctx, f)
 }
 
-// Closed reports whether there is nothing to be looked after in an entry: its batch has
-// ended and its webhook is on its way, or it was deleted, has expired, or was an upload
-// that came to nothing.
+// closed reports whether the sweeper can remove an entry of the page: its batch has ended and the
+// webhook's task exists, or the batch was deleted, has expired, or comes from an upload that failed.
 func (p *openPage) closed(id string) bool {
 	m := p.fields[id]
 	status := batch.Status(m["status"])
 	return m != nil && (status.Terminal() && m["outbox"] == "" || status == "" && !p.staged[id])
 }
 
-// CloseEntries removes the entries in which there is nothing to be looked after.
+// closeEntries removes the closed entries of a page from the open batches.
 func (s *Sweeper) closeEntries(ctx context.Context, page *openPage, swept *batch.Swept) error {
 	var ids []string
 	for _, id := range page.ids {
@@ -394,8 +399,8 @@ func (s *Sweeper) closeEntries(ctx context.Context, page *openPage, swept *batch
 	return err
 }
 
-// Resign implements [batch.Sweeper]. A process that cannot say so is succeeded
-// when its lease ends.
+// Resign implements [batch.Sweeper]. If it fails, another worker can become the sweeper when the lease
+// expires.
 func (s *Sweeper) Resign(ctx context.Context, worker string) error {
 	_, err := s.db.Run(ctx, Steps.Resign, []string{keys.SweeperKey}, worker)
 	return err

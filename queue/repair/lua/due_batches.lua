@@ -1,9 +1,10 @@
--- due_batches takes the open batches that are due, the most urgent first, and makes them due again
--- only after a long time: the sweeper that took them soon sets when each is due next.
--- KEYS: open (zset: batch id, ms at which it is due; negative is at once), alert
--- ARGV: most batches, ms to put them off by, further ms for each open batch, ms up to which
---       they are due, or '' for now
--- returns: {now ms, number of open batches, ms for which the alert lasts or 0, id, ...}
+-- due_batches claims the open batches that are due, the earliest first: it makes them due again only
+-- after a long time. The sweeper that claimed them soon sets when each is due next.
+-- KEYS: open (zset: batch id, ms at which it is due; 0 or less means at once), alert
+-- ARGV: most batches to claim, ms by which to delay them, further ms for each open batch, ms up to
+--       which a batch counts as due, or '' for now
+-- returns: {now ms, number of open batches, remaining ms of the alert or 0, id, ...}
+-- Repeating it claims the next batches; the first ones stay claimed for the long time.
 local now, open = now_ms(), redis.call('ZCARD', KEYS[1])
 local off = ms(now + tonumber(ARGV[2]) + open * tonumber(ARGV[3]))
 local answer = {ms(now), open, math.max(0, redis.call('PTTL', KEYS[2]))}

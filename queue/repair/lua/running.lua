@@ -1,6 +1,6 @@
--- running lists actions that are in flight.
+-- running lists the actions of a batch that are in flight, by ascending index.
 -- KEYS: state, ledger
--- ARGV: the most actions to list
+-- ARGV: most actions to list
 -- returns: {index, ledger entry, ...}
 local states = redis.call('GET', KEYS[1])
 if not states then
