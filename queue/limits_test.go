@@ -52,7 +52,8 @@ func (b *bundle) drop(id string, index int) {
 	}
 }
 
-func (b *bundle) feeds() {
+// release runs one round of ReleaseThrottled.
+func (b *bundle) release() {
 	b.T.Helper()
 	require.NoError(b.T, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 }
@@ -68,22 +69,22 @@ func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
 		limit := batch.Limit{Concurrent: 4}
 		require.Equal(t, 4, b.free(limit)) // from here on the server knows the step, and answers the first call
 		for name, text := range map[string]string{
-			"before it is handed out":        fanout.Steps.HandOut.Hash(),
-			"before it is offered":           tasks.Steps.Offer.Hash(),
-			"before that is noted":           fanout.Steps.Progress.Hash(),
-			"while another process feeds it": limits.Steps.ReserveQuota.Hash(),
+			"before it is handed out":           fanout.Steps.HandOut.Hash(),
+			"before it is offered":              tasks.Steps.Offer.Hash(),
+			"before that is noted":              fanout.Steps.Progress.Hash(),
+			"while another process releases it": limits.Steps.ReserveQuota.Hash(),
 		} {
 			met := false
 			b.Interrupt(text, text == limits.Steps.ReserveQuota.Hash(), func() {
 				met = true
 				require.Zero(t, b.free(limit), name)
-				b.feeds()
+				b.release()
 				require.Zero(t, b.free(limit), name)
 			})
 			first := b.throttledBatch(6, limit)
 			require.True(t, met, name)
 			other := b.throttledBatch(6, limit)
-			b.feeds()
+			b.release()
 			require.Equal(t, 4, b.queued(), name)
 			require.NoError(t, b.Delete(b.Ctx, "me", first))
 			require.NoError(t, b.Delete(b.Ctx, "me", other))
@@ -106,19 +107,19 @@ func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
 			id := b.throttledBatch(5, limit)
 			dead.On.Store(false)
 			require.LessOrEqual(t, b.queued(), 3, name)
-			b.feeds()
+			b.release()
 			require.Equal(t, 3, b.queued(), name)
 			for i := range 3 {
 				b.End(id, i, batch.Succeeded)
 				b.drop(id, i)
 			}
-			b.feeds()
+			b.release()
 			require.Equal(t, 2, b.queued(), "%s: the rest follows", name)
 			for i := 3; i < 5; i++ {
 				b.End(id, i, batch.Succeeded)
 				b.drop(id, i)
 			}
-			b.feeds()
+			b.release()
 			require.Equal(t, batch.StatusCompleted, b.Read(id).Status, name)
 			used += 5
 			u, n, state, err := b.ask("me", 1000, limit, true)
@@ -226,7 +227,7 @@ func TestARetryThatComesToNothingGivesBackWhatItWasAdmitted(t *testing.T) {
 
 		// The process dies before the step.
 		id = b.failed(8)
-		died := &fanout.Retrial{S: b.Fanout, Owner: "me", ID: id, Token: "T", Marker: keys.MarkerKey(id, "T"), N: 4}
+		died := &fanout.RetryAttempt{Fanout: b.Fanout, Owner: "me", ID: id, Token: "T", Marker: keys.MarkerKey(id, "T"), N: 4}
 		_, err = died.Prepare(b.Ctx, &limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 20-1-4, b.free(limit), "as long as its step can come")
@@ -257,8 +258,8 @@ func TestAThrottledRetryIsHandedOutAsTheLimitAllows(t *testing.T) {
 			return ids
 		}
 		for _, pair := range [][]int{{1, 3}, {5, 7}, {9, 11}} {
-			b.feeds()
-			b.feeds()
+			b.release()
+			b.release()
 			require.Zero(t, b.Sweep().Resumed, "it is no fan-out that broke off")
 			want := []string{tasks.TaskID(id, pair[0], "2"), tasks.TaskID(id, pair[1], "2")}
 			require.ElementsMatch(t, want, handed())
@@ -286,10 +287,10 @@ func TestALateNoteOfAFanOutHandsNothingOut(t *testing.T) {
 		id := b.failed(6)
 		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
 		require.NoError(t, err)
-		require.NoError(t, b.Fanout.NoteAll(b.Ctx, []fanout.Batch{{Flow: tasks.Flow{ID: id}, Total: 6}}))
+		require.NoError(t, b.Fanout.RecordOffered(b.Ctx, []fanout.Batch{{Flow: tasks.Flow{ID: id}, Total: 6}}))
 		b.End(id, 1, batch.Succeeded)
 		b.drop(id, 1)
-		b.feeds()
+		b.release()
 		m, err := b.Batches.Meta(b.Ctx, id)
 		require.NoError(t, err)
 		require.Equal(t, "4", m["enqueued"])
@@ -328,7 +329,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 			_, _, err := b.Retry(b.Ctx, "me", throttled, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &batch.Limit{Rate: batch.Rate{N: 1, Per: time.Hour}}})
 			require.NoError(t, err)
 		})
-		b.feeds()
+		b.release()
 		require.True(t, listed(keys.ThrottledKey, throttled), "throttled")
 
 		// In the end they go.
@@ -340,7 +341,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 			}
 		}
 		require.Equal(t, 3, b.Sweep().Closed)
-		b.feeds()
+		b.release()
 		for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
 			require.Zero(t, b.DB.Client.Exists(b.Ctx, list, againKey(list)).Val(), list)
 		}

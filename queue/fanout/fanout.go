@@ -1,8 +1,14 @@
+// Package fanout offers the actions of committed and retried batches to the workers: all actions of a batch at
+// once or, if the batch is throttled, as many as the limit of its owner admits.
+//
+// It does not store batches (package upload), keep the fair queues and their tasks (package tasks), count actions
+// against limits (package limits), or look for batches that make no progress (package repair).
 package fanout
 
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -10,142 +16,162 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-const (
-	// notePause is how long it takes until it is noted that a small batch is enqueued.
-	notePause = 100 * time.Millisecond
-)
+// recordPause is the time for which a process collects small batches before it records that their actions are
+// offered.
+const recordPause = 100 * time.Millisecond
 
-// Batch offers the actions of a batch to the workers, from an index on.
+// Fanout offers the actions of batches in one Redis. It is safe for concurrent use.
+type Fanout struct {
+	Offered   offeredBatches
+	Throttled throttledBatches
+
+	db         *rdb.DB
+	log        *slog.Logger
+	background *rdb.Background
+	tasks      *tasks.Queues
+	limits     *limits.Limits
+	batches    *batches.Batches
+}
+
+// New returns the fan-out of batches in a Redis.
+func New(db *rdb.DB, log *slog.Logger, background *rdb.Background, queues *tasks.Queues, limits *limits.Limits, all *batches.Batches) *Fanout {
+	return &Fanout{db: db, log: log, background: background, tasks: queues, limits: limits, batches: all, Offered: offeredBatches{Pause: recordPause}}
+}
+
+// Batch is a batch whose actions from the index From to Total-1 the fan-out offers to the workers.
 type Batch struct {
 	tasks.Flow
 	From, Total int
-	Offered     bool // with the commit: the process has only to note it
-	Resumed     bool // an earlier fan-out broke off: some of the actions may have run
-	Throttled   bool // handed out as the owner's limit allows; see feed
+	Offered     bool // the commit offered all actions, and the process only records that
+	Resumed     bool // an earlier fan-out did not finish, so some actions may have run
+	Throttled   bool // the limit of the owner decides how many actions are handed out; see [Fanout.ReleaseThrottled]
 }
 
-// offered are the batches of which all was offered with the commit, and is not noted yet.
-type offered struct {
-	mu    sync.Mutex
-	whole []Batch
-	Pause time.Duration // until they are noted
+// offeredBatches are batches whose commits offered all actions, and for which the process has not recorded that.
+type offeredBatches struct {
+	mu      sync.Mutex
+	batches []Batch
+	Pause   time.Duration // from the first of these batches until the process records all of them
 }
 
-// Start offers the actions of a batch that was just committed to the workers. It returns no
-// error, since the batch is accepted and the sweeper finishes a fan-out that breaks off.
-func (s *Fanout) Start(ctx context.Context, f Batch) {
-	if f.Offered {
-		s.noteWhole(rdb.Detached(ctx), f)
+// Start offers the actions of a batch that was just committed to the workers. It returns no error: the batch is
+// accepted, and if the fan-out fails, the sweeper finishes it.
+func (f *Fanout) Start(ctx context.Context, b Batch) {
+	if b.Offered {
+		f.recordLater(rdb.Detached(ctx), b)
 		return
 	}
 	run := func(ctx context.Context) {
-		hand := s.Offer
-		if f.Throttled {
-			hand = func(ctx context.Context, f Batch) error { return s.release(ctx, f.ID) }
+		offer := f.Offer
+		if b.Throttled {
+			offer = func(ctx context.Context, b Batch) error { return f.release(ctx, b.ID) }
 		}
-		if err := hand(ctx, f); err != nil {
-			s.log.WarnContext(ctx, "fan-out broke off, the sweeper will finish it", "batch", f.ID, "error", err)
+		if err := offer(ctx, b); err != nil {
+			f.log.WarnContext(ctx, "fan-out failed, the sweeper will finish it", "batch", b.ID, "error", err)
 		}
 	}
-	// The fan-out goes on if it takes longer, but its client does not wait for that.
-	ctx, cancel := s.db.WithTimeout(ctx)
+	// A slow fan-out continues in the background, and the client does not wait for it.
+	ctx, cancel := f.db.WithTimeout(ctx)
 	defer cancel()
-	s.background.GoAndWait(ctx, run)
+	f.background.GoAndWait(ctx, run)
 }
 
-// Offer offers the actions of a batch to the workers. Doing it twice is harmless: an action that
-// has a task gets no second one, and the ledger refuses to begin one that has ended. While Redis is
-// away it goes on trying: the sweeper would wait for a while before it takes over.
-func (s *Fanout) Offer(ctx context.Context, f Batch) error {
+// Offer offers the actions of a batch to the workers. Repeating it is harmless: an action that has a task gets no
+// second task, and the ledger does not begin an action that has ended. While Redis is unavailable, Offer tries
+// again, because the sweeper would take over only after a while.
+func (f *Fanout) Offer(ctx context.Context, b Batch) error {
 	err := rdb.RetryUnavailable(ctx, func() error {
-		if f.Resumed {
-			return s.OfferWaiting(ctx, f.Flow, f.From, f.Total)
+		if b.Resumed {
+			return f.OfferWaiting(ctx, b.Flow, b.From, b.Total)
 		}
-		f.Resumed = true // if the reply is lost
-		return s.tasks.Offer(ctx, f.Flow, []tasks.IndexRange{{From: f.From, To: f.Total}})
+		b.Resumed = true // Redis may have run the step although its reply was lost
+		return f.tasks.Offer(ctx, b.Flow, []tasks.IndexRange{{From: b.From, To: b.Total}})
 	})
 	if err != nil {
 		return err
 	}
 	crash.At(crash.Offered)
-	goesOn, err := s.noteProgress(ctx, f.ID, "", f.Total)
+	goesOn, err := f.recordProgress(ctx, b.ID, "", b.Total)
 	if err != nil {
 		return err
 	}
-	if !goesOn { // the batch ended, and what waited may have been taken back before it was offered
-		s.tasks.Retract(ctx, f.Flow)
+	if !goesOn { // the batch ended, and the step that ended it may have retracted its actions before this offer
+		f.tasks.Retract(ctx, b.Flow)
 	}
 	crash.At(crash.FannedOut)
 	return nil
 }
 
-// noteProgress notes up to which index a batch is enqueued in the round with that grant, and
-// reports whether it is to go on.
-func (s *Fanout) noteProgress(ctx context.Context, id, grant string, upTo int) (bool, error) {
+// recordProgress records the index up to which the actions of a batch are enqueued in the round that has the
+// grant. It reports whether the fan-out of that round continues.
+func (f *Fanout) recordProgress(ctx context.Context, id, grant string, upTo int) (bool, error) {
 	var answer []string
 	err := rdb.RetryUnavailable(ctx, func() (err error) {
-		answer, err = s.db.Run(ctx, Steps.Progress, []string{keys.KeysOf(id).Meta}, upTo, grant)
+		answer, err = f.db.Run(ctx, Steps.Progress, []string{keys.KeysOf(id).Meta}, upTo, grant)
 		return err
 	})
 	if err != nil {
-		return false, fmt.Errorf("note the progress: %w", err)
+		return false, fmt.Errorf("record the progress of the fan-out: %w", err)
 	}
 	return answer[0] == "1", nil
 }
 
-// noteWhole notes that all of a batch is offered, together with other batches of the same moment: most
-// small batches have ended by then. If that is lost, the sweeper offers the batch once more, which
-// changes nothing.
-func (s *Fanout) noteWhole(ctx context.Context, f Batch) {
-	o := &s.Offered
+// recordLater records after a pause that all actions of a batch are offered, together with the other batches of
+// that time. Most small batches have ended by then. If the record is lost, the sweeper offers the actions again,
+// which changes nothing.
+func (f *Fanout) recordLater(ctx context.Context, b Batch) {
+	o := &f.Offered
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.whole = append(o.whole, f); len(o.whole) > 1 {
+	if o.batches = append(o.batches, b); len(o.batches) > 1 {
 		return
 	}
-	s.background.Go(func(closing context.Context) {
+	f.background.Go(func(closing context.Context) {
 		select {
 		case <-closing.Done():
 		case <-time.After(o.Pause):
 		}
 		o.mu.Lock()
-		whole := o.whole
-		o.whole = nil
+		all := o.batches
+		o.batches = nil
 		o.mu.Unlock()
-		for part := range slices.Chunk(whole, tasks.FanOutChunk) {
+		for part := range slices.Chunk(all, tasks.FanOutChunk) {
 			err := rdb.RetryUnavailable(ctx, func() error {
-				err := s.NoteAll(ctx, part)
+				err := f.RecordOffered(ctx, part)
 				if err != nil && closing.Err() != nil {
-					return fmt.Errorf("the store closes: %s", err.Error()) // so this is not repeated
+					return fmt.Errorf("the store closes: %s", err.Error()) // does not wrap err, so that this is not repeated
 				}
 				return err
 			})
 			if err != nil {
-				s.log.WarnContext(ctx, "fan-outs not noted, the sweeper will look at them", "error", err)
+				f.log.WarnContext(ctx, "progress of fan-outs not recorded, the sweeper will check them", "error", err)
 				return
 			}
 		}
 	})
 }
 
-// NoteAll notes that batches are offered. It tries all of them.
-func (s *Fanout) NoteAll(ctx context.Context, whole []Batch) error {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// RecordOffered records that all actions of the batches are offered. It tries every batch, and returns the error
+// of the last one that failed.
+func (f *Fanout) RecordOffered(ctx context.Context, all []Batch) error {
+	ctx, cancel := f.db.WithTimeout(ctx)
 	defer cancel()
-	pipe := s.db.Client.Pipeline()
-	steps := make([]*redis.Cmd, len(whole))
-	for i, f := range whole {
-		steps[i] = pipe.EvalSha(ctx, Steps.Progress.Hash(), []string{keys.KeysOf(f.ID).Meta}, f.Total, "")
+	pipe := f.db.Client.Pipeline()
+	steps := make([]*redis.Cmd, len(all))
+	for i, b := range all {
+		steps[i] = pipe.EvalSha(ctx, Steps.Progress.Hash(), []string{keys.KeysOf(b.ID).Meta}, b.Total, "")
 	}
-	s.db.Send(ctx, pipe)
+	f.db.Send(ctx, pipe)
 	var fault error
 	for _, step := range steps {
-		if err := s.db.AnswerOf(ctx, Steps.Progress, step).Err(); err != nil {
+		if err := f.db.AnswerOf(ctx, Steps.Progress, step).Err(); err != nil {
 			fault = rdb.MapError(ctx, err)
 		}
 	}

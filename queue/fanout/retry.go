@@ -20,30 +20,32 @@ import (
 )
 
 const (
-	// retryTTL is how long a retry may take from its marker to its step. It is shorter
-	// than listHold, so that the batch stays in its lists until then.
+	// retryTTL is the longest time from the marker of a retry to its step. It is shorter than
+	// [batches.ListHold], so that the batch stays in its lists until then.
 	retryTTL = 20 * time.Second
-	// retryTries is how often a retry begins again because another one overtook it.
+	// retryTries is the most attempts at a retry, if other steps change the batch meanwhile.
 	retryTries = 3
 )
 
-// errOvertaken says that a batch changed while a retry was prepared.
+// errOvertaken means that another step changed a batch while a retry of it was prepared.
 var errOvertaken = errors.New("the batch changed while its retry was prepared")
 
-// Retrial is one try at retrying a batch. Its marker stands until its step: without it the
-// step is refused, and what the limit gave for it is free again.
-type Retrial struct {
-	S        *Fanout
-	Owner    string
-	ID       string
-	Token    string
-	Marker   string
-	N        int
+// RetryAttempt is one attempt at retrying a batch. Its marker exists until its step. Without the marker, Redis
+// refuses the step, and the admitted actions no longer count as in flight.
+type RetryAttempt struct {
+	Fanout *Fanout
+	Owner  string
+	ID     string // of the batch
+	Token  string // of the attempt and of its grant
+	Marker string // the key of the marker
+	N      int    // the number of actions to run again
+
 	admitted limits.Admission
 }
 
-// Retry implements [batch.Store].
-func (s *Fanout) Retry(ctx context.Context, owner, id string, spec *batch.RetrySpec) (*batch.Batch, *batch.LimitState, error) {
+// Retry implements [batch.Store]. It offers the actions with the given outcomes again, and returns the batch and
+// the state of the limit, or nil if the retry has no limit.
+func (f *Fanout) Retry(ctx context.Context, owner, id string, spec *batch.RetrySpec) (*batch.Batch, *batch.LimitState, error) {
 	if !keys.IsBatchID(id) {
 		return nil, nil, batch.ErrNotFound
 	}
@@ -59,30 +61,30 @@ func (s *Fanout) Retry(ctx context.Context, owner, id string, spec *batch.RetryS
 		}
 	}
 	for range retryTries {
-		m, state, err := s.tryRetry(ctx, owner, id, again.String(), spec)
+		m, state, err := f.tryRetry(ctx, owner, id, again.String(), spec)
 		if errors.Is(err, errOvertaken) {
 			continue
 		}
 		if err != nil {
 			return nil, nil, err
 		}
-		b, err := s.startRetry(ctx, owner, id, m)
+		b, err := f.startRetry(ctx, owner, id, m)
 		return b, state, err
 	}
 	return nil, nil, &batch.UnavailableError{RetryAfter: time.Second, Err: errOvertaken}
 }
 
-// tryRetry asks the limit for the actions with one of the states, and has them run again. It returns
-// what of the batch's hash says how.
-func (s *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *batch.RetrySpec) (map[string]string, *batch.LimitState, error) {
-	m, err := s.batches.Meta(ctx, id)
+// tryRetry makes one attempt: it asks the limit for the actions with one of the states, and makes them wait again.
+// It returns the hash of the batch, with the new values of the fields that startRetry needs.
+func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *batch.RetrySpec) (map[string]string, *batch.LimitState, error) {
+	m, err := f.batches.Meta(ctx, id)
 	if err != nil {
 		return nil, nil, err
 	}
-	t := &Retrial{S: s, Owner: owner, ID: id, Token: rand.Text()}
-	t.Marker = keys.MarkerKey(id, t.Token)
+	a := &RetryAttempt{Fanout: f, Owner: owner, ID: id, Token: rand.Text()}
+	a.Marker = keys.MarkerKey(id, a.Token)
 	for _, o := range spec.Outcomes {
-		t.N += int(rdb.Atoi(m[o.String()]))
+		a.N += int(rdb.Atoi(m[o.String()]))
 	}
 	switch {
 	case len(m) == 0 || m["owner"] != owner:
@@ -91,7 +93,7 @@ func (s *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		return nil, nil, batch.ErrNotTerminal
 	case m["groups"] != "":
 		return nil, nil, batch.ErrGrouped
-	case t.N == 0:
+	case a.N == 0:
 		return nil, nil, batch.ErrNothingToRetry
 	}
 	throttle := ""
@@ -102,14 +104,14 @@ func (s *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		}
 		throttle = string(limit)
 	}
-	state, err := t.Prepare(ctx, spec.Limit, throttle != "")
+	state, err := a.Prepare(ctx, spec.Limit, throttle != "")
 	if err != nil {
-		s.background.Detach(t.drop)
+		f.background.Detach(a.drop) //nolint:contextcheck // the clean-up continues after the request ends
 		return nil, nil, err
 	}
-	answer, err := s.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, t.Marker), owner, states, t.Token, t.N, throttle)
+	answer, err := f.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, a.Marker), owner, states, a.Token, a.N, throttle)
 	if err != nil || answer[0] != "ok" {
-		s.background.Detach(t.drop)
+		f.background.Detach(a.drop) //nolint:contextcheck // the clean-up continues after the request ends
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("retry batch %s: %w", id, err)
@@ -117,11 +119,11 @@ func (s *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	switch answer[0] {
 	case "ok":
 		crash.At(crash.Retried)
-		s.batches.Outbox.Withdraw(ctx, id, answer[2])
-		if err := s.limits.ForgetGrant(ctx, owner, id, m["throttle"], m["grant"]); err != nil {
-			s.log.WarnContext(ctx, "grant of an earlier round left to expire", "batch", id, "error", err)
+		f.batches.Outbox.Withdraw(ctx, id, answer[2])
+		if err := f.limits.ForgetGrant(ctx, owner, id, m["throttle"], m["grant"]); err != nil {
+			f.log.WarnContext(ctx, "grant of an earlier round not removed, it will expire", "batch", id, "error", err)
 		}
-		m["asked"], m["round"], m["throttle"], m["grant"] = answer[1], strconv.Itoa(batches.RoundOf(m)+1), throttle, t.Token
+		m["asked"], m["round"], m["throttle"], m["grant"] = answer[1], strconv.Itoa(batches.RoundOf(m)+1), throttle, a.Token
 		return m, state, nil
 	case "gone":
 		return nil, nil, batch.ErrNotFound
@@ -136,76 +138,78 @@ func (s *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	}
 }
 
-// Prepare marks the retry, asks the limit for its actions, and has the batch looked after: the
-// sweeper has to know of it before it runs, since it brings what a crash leaves waiting.
-func (t *Retrial) Prepare(ctx context.Context, limit *batch.Limit, throttled bool) (*batch.LimitState, error) {
-	if err := t.mark(ctx); err != nil {
+// Prepare sets the marker, asks the limit to admit the actions, and enters the batch into the lists of the sweeper.
+// The batch must be in these lists before the step: if a process crashes after the step, the sweeper offers the
+// waiting actions. Prepare returns a [*batch.LimitedError] if the limit does not admit all actions.
+func (a *RetryAttempt) Prepare(ctx context.Context, limit *batch.Limit, throttled bool) (*batch.LimitState, error) {
+	if err := a.mark(ctx); err != nil {
 		return nil, err
 	}
 	var state *batch.LimitState
 	if limit != nil {
-		given, err := t.S.limits.Admit(ctx, limits.Asked{Owner: t.Owner, Grant: limits.GrantName(t.ID, t.Token), N: t.N, Limit: *limit})
+		given, err := a.Fanout.limits.Admit(ctx, limits.Asked{Owner: a.Owner, Grant: limits.GrantName(a.ID, a.Token), N: a.N, Limit: *limit})
 		if err != nil {
 			return nil, err
 		}
-		if given.Holds < t.N {
-			return nil, given.Refusal(t.N)
+		if given.Holds < a.N {
+			return nil, given.Refusal(a.N)
 		}
-		t.admitted = limits.Admission{Keys: limits.LimitKeys(t.Owner, limit.Scope), Taken: given.Taken}
+		a.admitted = limits.Admission{Keys: limits.LimitKeys(a.Owner, limit.Scope), Taken: given.Taken}
 		state = &given.State
 		crash.At(crash.RetryAdmitted)
 	}
-	if err := t.S.batches.Index.Reopen(ctx, t.ID, throttled); err != nil {
+	if err := a.Fanout.batches.Index.Reopen(ctx, a.ID, throttled); err != nil {
 		return nil, err
 	}
 	crash.At(crash.Reopened)
 	return state, nil
 }
 
-func (t *Retrial) mark(ctx context.Context) error {
-	ctx, cancel := t.S.db.WithTimeout(ctx)
+// mark sets the marker of the attempt, which expires after retryTTL.
+func (a *RetryAttempt) mark(ctx context.Context) error {
+	ctx, cancel := a.Fanout.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, t.S.db.Client.Set(ctx, t.Marker, 1, retryTTL).Err())
+	return rdb.MapError(ctx, a.Fanout.db.Client.Set(ctx, a.Marker, 1, retryTTL).Err())
 }
 
-// drop ends a retry that may have come to nothing. Once the marker is gone, its step is
-// refused even if it comes late; if it was done, the grant is the batch's.
-func (t *Retrial) drop(ctx context.Context) {
-	if err := t.S.db.Unlink(ctx, t.Marker); err != nil {
-		t.S.log.WarnContext(ctx, "marker of a retry left to expire", "batch", t.ID, "error", err)
+// drop cleans up after an attempt that failed, or whose outcome is not known. Once drop has removed the marker,
+// Redis refuses the step even if it arrives late. If Redis has run the step, the grant belongs to the batch, and
+// drop keeps it.
+func (a *RetryAttempt) drop(ctx context.Context) {
+	if err := a.Fanout.db.Unlink(ctx, a.Marker); err != nil {
+		a.Fanout.log.WarnContext(ctx, "marker of a failed retry not removed, it will expire", "batch", a.ID, "error", err)
 		return
 	}
-	if len(t.admitted.Taken) == 0 {
+	if len(a.admitted.Taken) == 0 {
 		return
 	}
-	m, err := t.S.batches.Meta(ctx, t.ID)
-	if err == nil && m["grant"] != t.Token {
-		_, err = t.S.db.Run(ctx, limits.Steps.Refund, t.admitted.Keys, append([]any{limits.GrantName(t.ID, t.Token)}, t.admitted.Taken...)...)
+	m, err := a.Fanout.batches.Meta(ctx, a.ID)
+	if err == nil && m["grant"] != a.Token {
+		_, err = a.Fanout.db.Run(ctx, limits.Steps.Refund, a.admitted.Keys, append([]any{limits.GrantName(a.ID, a.Token)}, a.admitted.Taken...)...)
 	}
 	if err != nil {
-		t.S.log.WarnContext(ctx, "what a retry was admitted is left to run out", "batch", t.ID, "error", err)
+		a.Fanout.log.WarnContext(ctx, "admission of a failed retry not refunded, it will expire", "batch", a.ID, "error", err)
 	}
 }
 
-// startRetry offers the actions of a batch that runs again, as its limit allows, and returns
-// the batch. It offers them before anything else can fail: the sweeper finds what nobody offered
-// only later.
-func (s *Fanout) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
-	most, cancel := s.db.WithTimeout(ctx)
+// startRetry offers the actions of a retried batch, or as many as the limit admits if it is throttled, and returns
+// the batch. It offers them before any other step can fail: the sweeper would find the actions only later.
+func (f *Fanout) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
+	waitCtx, cancel := f.db.WithTimeout(ctx)
 	defer cancel()
-	s.background.GoAndWait(most, func(ctx context.Context) {
+	f.background.GoAndWait(waitCtx, func(ctx context.Context) {
 		err := rdb.RetryUnavailable(ctx, func() error {
 			if m["throttle"] != "" {
-				return s.release(ctx, id)
+				return f.release(ctx, id)
 			}
-			return s.OfferWaiting(ctx, tasks.FlowOf(id, m), 0, int(rdb.Atoi(m["total"])))
+			return f.OfferWaiting(ctx, tasks.FlowOf(id, m), 0, int(rdb.Atoi(m["total"])))
 		})
 		if err != nil {
-			s.log.WarnContext(ctx, "retry broke off, the sweeper will finish it", "batch", id, "error", err)
+			f.log.WarnContext(ctx, "fan-out of a retry failed, the sweeper will finish it", "batch", id, "error", err)
 		}
 	})
-	err = rdb.RetryUnavailable(ctx, func() (err error) { // asked for once more, the retry would be refused
-		b, err = s.batches.Get(ctx, owner, id, 0)
+	err = rdb.RetryUnavailable(ctx, func() (err error) { // a client that repeated the request would be refused
+		b, err = f.batches.Get(ctx, owner, id, 0)
 		return err
 	})
 	return b, err

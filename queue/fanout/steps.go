@@ -10,7 +10,7 @@ import (
 //go:embed lua/*.lua
 var luaFiles embed.FS
 
-// Steps are the Lua steps of this package.
+// Steps are the Lua steps of this package. Tests use them to interrupt an exchange at one of them.
 var Steps = struct {
 	HandOut, Progress, Retry *rdb.Step
 }{

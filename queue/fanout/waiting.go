@@ -9,35 +9,37 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// RetractIfEnded takes back what was just offered of a batch that is ending or gone. The step that ended
-// it may have taken back what waited before the offer came.
-func (s *Fanout) RetractIfEnded(ctx context.Context, f tasks.Flow) {
-	look, cancel := s.db.WithTimeout(ctx)
-	m, err := s.db.Client.HMGet(look, keys.KeysOf(f.ID).Meta, "status", "ending").Result()
+// RetractIfEnded retracts the offered actions of a batch that is ending or gone. The caller has just offered them,
+// and the step that ended the batch may have retracted its waiting actions before that offer. If the batch cannot
+// be read, nothing is retracted: tasks of an ended batch end at once.
+func (f *Fanout) RetractIfEnded(ctx context.Context, flow tasks.Flow) {
+	readCtx, cancel := f.db.WithTimeout(ctx)
+	m, err := f.db.Client.HMGet(readCtx, keys.KeysOf(flow.ID).Meta, "status", "ending").Result()
 	cancel()
 	if err == nil && (m[0] == nil || m[1] != nil) {
-		s.tasks.Retract(ctx, f)
+		f.tasks.Retract(ctx, flow)
 	}
 }
 
-// OfferWaiting offers all waiting actions in a range of indexes.
-func (s *Fanout) OfferWaiting(ctx context.Context, f tasks.Flow, from, upTo int) error {
-	waiting, err := s.WaitingActions(ctx, f.ID, from, upTo)
+// OfferWaiting offers the waiting actions of a batch whose indexes are in [from, upTo).
+func (f *Fanout) OfferWaiting(ctx context.Context, flow tasks.Flow, from, upTo int) error {
+	waiting, err := f.WaitingActions(ctx, flow.ID, from, upTo)
 	if err != nil || len(waiting) == 0 {
 		return err
 	}
-	if err := s.tasks.Offer(ctx, f, tasks.RangesOf(waiting)); err != nil {
+	if err := f.tasks.Offer(ctx, flow, tasks.RangesOf(waiting)); err != nil {
 		return err
 	}
-	s.RetractIfEnded(ctx, f)
+	f.RetractIfEnded(ctx, flow)
 	return nil
 }
 
-// WaitingActions returns the indexes of the actions in a range that are waiting.
-func (s *Fanout) WaitingActions(ctx context.Context, id string, from, upTo int) ([]int, error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
+// WaitingActions returns the indexes of the waiting actions of a batch in [from, upTo), in
+// ascending order. A batch that does not exist has none.
+func (f *Fanout) WaitingActions(ctx context.Context, id string, from, upTo int) ([]int, error) {
+	ctx, cancel := f.db.WithTimeout(ctx)
 	defer cancel()
-	states, err := s.db.Client.GetRange(ctx, keys.KeysOf(id).State, int64(from), int64(upTo-1)).Result()
+	states, err := f.db.Client.GetRange(ctx, keys.KeysOf(id).State, int64(from), int64(upTo-1)).Result()
 	if err != nil {
 		return nil, fmt.Errorf("read the states of actions: %w", rdb.MapError(ctx, err))
 	}

@@ -1,11 +1,10 @@
--- handout takes the next actions of a throttled batch that its grant covers, for their
--- tasks to be enqueued.
+-- hand_out selects the next actions of a throttled batch that its grant covers. The caller offers them.
 -- KEYS: meta, state
--- ARGV: token of the grant, actions that it holds, most actions
+-- ARGV: token of the grant, number of actions that the grant holds, most actions to select
 -- returns: {index up to which the batch is handed out, then the index of each action}
--- In the first round those are all in turn; after a retry those that wait. The batch
--- records them before a task exists, so no action is counted twice. If the tasks are never
--- enqueued, the actions are those that wait between what is enqueued and what is handed out.
+-- In the first round the step selects all actions by index, and after a retry only the waiting ones. The batch
+-- records the actions before they are offered, so no action is counted twice. If the caller never offers them,
+-- they are the waiting actions from the index 'enqueued' to the index 'handed'.
 local m = redis.call('HMGET', KEYS[1], 'total', 'ending', 'grant', 'handed', 'given', 'retried', 'asked')
 local handed, given = tonumber(m[4] or '0'), tonumber(m[5] or '0')
 if not m[1] or m[2] or (m[3] or '') ~= ARGV[1] then

@@ -1,7 +1,8 @@
--- progress notes how far the fan-out of a batch has come, and when.
+-- progress records the index up to which the actions of a batch are enqueued, and the time.
 -- KEYS: meta
--- ARGV: number of actions enqueued, token of the round's grant or '' in the first round
--- returns: 1 to go on | 0 if the batch has ended, is ending, is gone, or was retried
+-- ARGV: index up to which the actions are enqueued, token of the round's grant or '' in the first round
+-- returns: 1 if the fan-out continues | 0 if the batch has ended, is ending, is gone, or was retried
+-- Repeating it changes only the time.
 local m = redis.call('HMGET', KEYS[1], 'enqueued', 'ending', 'grant')
 if not m[1] or (m[3] or '') ~= ARGV[2] then
   return 0

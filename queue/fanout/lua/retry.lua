@@ -1,12 +1,11 @@
--- retry has actions of a batch that has ended run again: the same batch, the
--- same places.
+-- retry makes actions of an ended batch wait again, in the same batch and at the same indexes.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries, marker of the retry
--- ARGV: owner, states to run again, token of the retry and of its grant, number of actions that it was admitted,
---       limit as which they are handed out, or '' for all at once
--- returns: {'ok', number of actions, number of the webhook's delivery that this withdraws, or ''} | {'gone'} |
---          {'not_terminal'} | {'groups'} | {'nothing'} | {'changed'} if it is another number of actions |
---          {'lost'} if the marker is gone: what was done for the retry counts no more
--- Repeating a retry that succeeded answers as it did, but for the delivery.
+-- ARGV: owner, states of the actions to run again, token of the retry and of its grant, number of actions that the
+--       limit admitted, limit that throttles the actions, or '' if all are offered at once
+-- returns: {'ok', number of actions, number of the webhook delivery that the retry withdraws, or ''} | {'gone'} |
+--          {'not_terminal'} | {'groups'} | {'nothing'} | {'changed'} if the number of actions differs |
+--          {'lost'} if the marker is gone, so that the admitted actions no longer count as in flight
+-- Repeating a retry that succeeded returns the same answer without the delivery.
 local m = redis.call('HMGET', KEYS[1], 'owner', 'ended', 'groups', 'created', 'expires', 'retention', 'round', 'retried', 'total', 'webhook', 'delivery', 'sending',
   'grant', 'asked')
 if m[1] ~= ARGV[1] then
@@ -41,7 +40,7 @@ for state, n in pairs(counts) do
     move(KEYS[1], state, 'p', n)
   end
 end
--- What ended without a result keeps the state in which it did, for its history.
+-- An action that ended without a result keeps that state in its history.
 for _, field in ipairs(redis.call('HKEYS', KEYS[6])) do
   local index = string.match(field, '^o(%d+)$')
   local state = index and string.sub(before, index + 1, index + 1) or ''
@@ -68,7 +67,7 @@ else
   redis.call('HDEL', KEYS[1], 'handed', 'throttle')
 end
 if m[10] then
-  -- The event of the end that is over is withdrawn: another number makes what is under way stale.
+  -- The retry withdraws the event of the earlier end: the new number makes a delivery that is under way stale.
   redis.call('HSET', KEYS[1], 'delivery', 'waiting', 'end:' .. round, m[11] == 'pending' and 'withdrawn' or m[11])
   redis.call('HINCRBY', KEYS[1], 'sending', 1)
 end

@@ -17,20 +17,20 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// waitingFor submits batches of two actions that wait for the same limit, and has the feeder
-// meet all of them.
+// waitingFor submits batches of two actions that wait for the same limit, and reads all of them in
+// rounds of ReleaseThrottled.
 func (b *bundle) waitingFor(limit batch.Limit, batches int) {
 	b.T.Helper()
 	for range batches {
 		b.throttledBatch(2, limit)
 	}
-	for range 2 + batches/fanout.FeedHeads {
-		b.feeds()
+	for range 2 + batches/fanout.ReleaseReads {
+		b.release()
 	}
 }
 
-// fedIdle returns the commands of a second in which throttled batches of one owner wait for room.
-func fedIdle(t *testing.T, limit batch.Limit, batches int) int {
+// commandsWhileThrottled returns the commands of a second in which throttled batches of one owner wait for room.
+func commandsWhileThrottled(t *testing.T, limit batch.Limit, batches int) int {
 	t.Helper()
 	b := open(t, redistest.Start(t).URL())
 	b.waitingFor(limit, batches)
@@ -56,7 +56,7 @@ func TestCommandsDoNotGrowWithTheBatchesThatWaitForALimit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			few, many := fedIdle(t, found[0], 4), fedIdle(t, found[1], 450)
+			few, many := commandsWhileThrottled(t, found[0], 4), commandsWhileThrottled(t, found[1], 450)
 			t.Logf("commands in 40 rounds: %d with 4 throttled batches, %d with 450", few, many)
 			require.Less(t, many, few+40*2*limits.FeedLooks)
 		})
@@ -74,7 +74,7 @@ func TestNoThrottledBatchStarves(t *testing.T) {
 	}
 	ended := make(map[string]int)
 	for n := range batches * each {
-		b.Eventually("another action", func() bool { b.feeds(); return b.queued() == 1 })
+		b.Eventually("another action", func() bool { b.release(); return b.queued() == 1 })
 		id, index, ok := tasks.ParseTaskID(b.Pending(batch.Interactive)[0].ID)
 		require.True(t, ok)
 		b.End(id, index, batch.Succeeded)
@@ -84,7 +84,7 @@ func TestNoThrottledBatchStarves(t *testing.T) {
 			require.GreaterOrEqual(t, ended[other], n/batches-1, "after %d actions: %v", n+1, ended)
 		}
 	}
-	b.Eventually("the end", func() bool { b.feeds(); return len(second2(b.throttled(b.Ctx))) == 0 })
+	b.Eventually("the end", func() bool { b.release(); return len(second2(b.throttled(b.Ctx))) == 0 })
 	require.Empty(t, b.Fanout.Throttled.Batches)
 	require.Empty(t, b.Fanout.Throttled.Limits)
 }
@@ -102,7 +102,7 @@ func TestALimitWithoutRoomKeepsNoOtherWaiting(t *testing.T) {
 	before := b.queued()
 	for i := range 2 {
 		b.End(id, i, batch.Succeeded)
-		b.Eventually("the next action", func() bool { b.feeds(); return b.queued() == before+1+i })
+		b.Eventually("the next action", func() bool { b.release(); return b.queued() == before+1+i })
 	}
 }
 
