@@ -64,7 +64,7 @@ func (l *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g 
 }
 
 // errForgotten says that Redis lacks results that a worker saved with the group's record.
-var errForgotten = errors.New("Redis has forgotten results of the group")
+var errForgotten = errors.New("results of the group are missing in Redis")
 
 // FinishGroup implements [batch.GroupLedger].
 func (l *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {

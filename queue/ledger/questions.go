@@ -48,7 +48,7 @@ func (r *Restorer) AnswerQuestion(message string) {
 	}
 	r.background.Go(func(ctx context.Context) {
 		if err := r.answer(ctx, worker, forgotten, unknown); err != nil && ctx.Err() == nil {
-			r.log.Warn("ends of actions that Redis forgot were not repeated, the sweeper asks again soon", "error", err)
+			r.log.WarnContext(ctx, "ends of actions that Redis forgot were not repeated, the sweeper asks again soon", "error", err)
 		}
 	})
 }

@@ -103,6 +103,7 @@ func readLedger(b *bundle, id string, index int) string {
 	parts[3] = strconv.FormatInt(time.Now().Add(-time.Minute).UnixMilli(), 10)
 	return strings.Join(parts, "|")
 }
+
 func TestASweeperThatResignsLeavesItsSuccessorAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		_, ok, err := b.Sweeper.Sweep(b.Ctx, "w1")
@@ -142,6 +143,7 @@ func (f *foreseen) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		return next(ctx, cmd)
 	}
 }
+
 func TestWhatIsInFlightForEverIsUnknownInTheEnd(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		s := queuetest.Spec()
