@@ -17,19 +17,9 @@ func onEveryStore(t *testing.T, test func(t *testing.T, b *bundle)) {
 	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) { test(t, local(b)) })
 }
 
-func onStores(t *testing.T, test func(t *testing.T, b *bundle), kinds ...string) {
-	t.Helper()
-	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) { test(t, local(b)) }, kinds...)
-}
-
 func open(t *testing.T, url string) *bundle {
 	t.Helper()
 	return local(queuetest.Open(t, url))
-}
-
-func openWithDefaultTimeout(t *testing.T, url string) *bundle {
-	t.Helper()
-	return local(queuetest.OpenWithDefaultTimeout(t, url))
 }
 
 func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {

@@ -10,7 +10,7 @@
 //	keys       the keys and channels that several packages use
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
-//	batches    batches as a whole: reading, listing, cancelling, deliveries of webhooks, waiters
+//	batches    what a batch is as a whole: reading, listing, cancelling, deliveries of webhooks, waiters
 //	batcher    calls of one step at the same time share an exchange
 //	ledger     the state of each action: begin, release, finish, groups; repeating what Redis forgot
 //	fanout     from a committed batch to waiting actions; throttled batches; retries
@@ -65,7 +65,7 @@
 //	batchd:tripped                      set      targets whose circuit is open                  throttle
 //	batchd:open                         zset     open batches by the time in ms of the sweeper's next look    upload, batches, repair
 //	{batchd:open}:again, {batchd:throttled}:again   zsets   entries that were made again lately, by time    batches, fanout
-//	{batchd:open}:alert                 string   exists while every round looks at all open batches   batches
+//	{batchd:open}:alert                 string   exists while every round looks at all open ones       batches
 //	batchd:lost                         set      notes of queues with tasks that no worker holds      tasks
 //	batchd:inhand:<token>               set      tasks that workers reported to hold            consumer
 //	batchd:workers                      zset     workers by their last beat in ms               ledger, repair

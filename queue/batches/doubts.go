@@ -50,7 +50,7 @@ func (d *Doubts) add(id string) {
 				return
 			}
 			if err != nil && ctx.Err() == nil {
-				d.log.Warn("the sweeper looks late at batches with unanswered steps", "error", err)
+				d.log.WarnContext(ctx, "the sweeper looks late at batches with unanswered steps", "error", err)
 				select {
 				case <-ctx.Done():
 				case <-time.After(rdb.RetryPause):
@@ -78,7 +78,7 @@ func (d *Doubts) Close() {
 	ctx, cancel := d.db.WithTimeout(context.Background())
 	defer cancel()
 	if _, err := d.reopen(ctx, 0); err != nil {
-		d.log.Warn("the sweeper looks late at batches with unanswered steps", "error", err)
+		d.log.WarnContext(ctx, "the sweeper looks late at batches with unanswered steps", "error", err)
 	}
 }
 

@@ -67,7 +67,7 @@ func (b *Bundle) Upload(n int) *upload.Upload {
 	for i := range n {
 		require.NoError(b.T, u.Add(b.Ctx, Action(i)))
 	}
-	return u.(*upload.Upload)
+	return u.(*upload.Upload) //nolint:forcetypeassert,errcheck // a store has no other uploads
 }
 
 // Read reads a batch of the owner "me" without results.

@@ -18,7 +18,7 @@ type BreakingProxy struct {
 // StartBreakingProxy starts a proxy to the server at an address. It stops with the test.
 func StartBreakingProxy(t *testing.T, to string) *BreakingProxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = l.Close() })
 	b := &BreakingProxy{Addr: l.Addr().String()}
@@ -28,7 +28,7 @@ func StartBreakingProxy(t *testing.T, to string) *BreakingProxy {
 			if err != nil {
 				return
 			}
-			server, err := net.Dial("tcp", to)
+			server, err := new(net.Dialer).DialContext(t.Context(), "tcp", to)
 			if err != nil {
 				_ = from.Close()
 				continue

@@ -29,22 +29,28 @@ func (b *Background) Go(run func(ctx context.Context)) { b.wg.Go(func() { run(b.
 // Detach runs work that a request does not depend on. It returns when the work is done, or after
 // 100 ms.
 func (b *Background) Detach(run func(ctx context.Context)) {
-	ctx, cancel := context.WithTimeout(context.Background(), detachWait)
-	defer cancel()
-	b.GoAndWait(ctx, run)
+	select {
+	case <-b.start(run):
+	case <-time.After(detachWait):
+	}
 }
 
 // GoAndWait runs work as Go does, and returns when the work is done or a context ends.
 func (b *Background) GoAndWait(ctx context.Context, run func(ctx context.Context)) {
+	select {
+	case <-b.start(run):
+	case <-ctx.Done():
+	}
+}
+
+// start runs work as Go does, and returns a channel that is closed when the work is done.
+func (b *Background) start(run func(ctx context.Context)) <-chan struct{} {
 	done := make(chan struct{})
 	b.wg.Go(func() {
 		defer close(done)
 		run(b.ctx)
 	})
-	select {
-	case <-done:
-	case <-ctx.Done():
-	}
+	return done
 }
 
 // Wait returns when no work is under way.

@@ -3,8 +3,8 @@ package tasks_test
 import (
 	"testing"
 
-	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // bundle is what a test works with.
@@ -22,20 +22,9 @@ func onStores(t *testing.T, test func(t *testing.T, b *bundle), kinds ...string)
 	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) { test(t, local(b)) }, kinds...)
 }
 
-func open(t *testing.T, url string) *bundle {
+func open(t *testing.T) *bundle {
 	t.Helper()
-	return local(queuetest.Open(t, url))
-}
-
-func openWithDefaultTimeout(t *testing.T, url string) *bundle {
-	t.Helper()
-	return local(queuetest.OpenWithDefaultTimeout(t, url))
-}
-
-func behindProxy(t *testing.T) (*bundle, *redistest.Proxy) {
-	t.Helper()
-	b, p := queuetest.BehindProxy(t)
-	return local(b), p
+	return local(queuetest.Open(t, rdb.Embedded))
 }
 
 func local(b *queuetest.Bundle) *bundle { return &bundle{b} }

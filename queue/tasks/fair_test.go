@@ -11,7 +11,6 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
-	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
@@ -42,7 +41,7 @@ func batchesIn(ids []string) map[string]int {
 
 func TestOwnersGetEqualShares(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded)
+	b := open(t)
 	const owners, each = 10, 2500
 	for n := range owners {
 		b.offersOf(fmt.Sprint("owner", n), fmt.Sprint("b", n), each)
@@ -71,7 +70,7 @@ func TestOwnersGetEqualShares(t *testing.T) {
 // more for the time before. One that leaves and comes back gains nothing.
 func TestAnOwnerEarnsNoMoreThanItsStartByWaiting(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded)
+	b := open(t)
 	const start = 16
 	b.offersOf("early", "e", 10_000)
 	b.polls(b.bulkQueue(), 1000, false)
@@ -99,7 +98,7 @@ func TestAnOwnerEarnsNoMoreThanItsStartByWaiting(t *testing.T) {
 func TestBatchesOfOneOwnerShareOrFollowOneAnother(t *testing.T) {
 	t.Parallel()
 	for _, fifo := range []bool{false, true} {
-		b := open(t, rdb.Embedded)
+		b := open(t)
 		for n := range 3 {
 			b.offersOf("me", strconv.Itoa(n), 100)
 		}
@@ -135,7 +134,7 @@ func TestASmallBatchIsTakenNext(t *testing.T) {
 // However many small batches an owner submits, its large ones go on.
 func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded)
+	b := open(t)
 	b.offersOf("me", "large", 1000)
 	b.polls(b.bulkQueue(), 20, false)
 	got, large := 0, 0
@@ -154,7 +153,7 @@ func TestSmallBatchesLeaveRoomForALargeOne(t *testing.T) {
 // than another.
 func TestTasksThatComeAgainLeaveRoomForOthers(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded)
+	b := open(t)
 	err := b.Enqueue(b.Ctx, "failing", queuetest.Crm(batch.Bulk), queuetest.Span(0, 1000))
 	require.NoError(t, err)
 	ids, more := b.polls(b.bulkQueue(), 100, false)
@@ -246,7 +245,7 @@ func TestWhatNoMoreWaitsIsTakenBack(t *testing.T) {
 // What was cancelled late, by a process that stood still, takes nothing back of the next round.
 func TestALateRetractionLeavesTheNextRound(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded)
+	b := open(t)
 	of := func(round string) tasks.Flow {
 		return tasks.Flow{Owner: "me", ID: "some", Round: round, Route: queuetest.Crm(batch.Bulk)}
 	}
@@ -298,7 +297,7 @@ func (b *bundle) head(id string) map[string]string {
 
 func TestAMillionWaitingActionsCostAlmostNothing(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded)
+	b := open(t)
 	for n := range 10 {
 		b.offersOf(fmt.Sprint("owner", n), fmt.Sprint("b", n), 100_000)
 	}
