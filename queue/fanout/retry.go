@@ -106,12 +106,12 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	}
 	state, err := a.Prepare(ctx, spec.Limit, throttle != "")
 	if err != nil {
-		f.background.Detach(a.drop) //nolint:contextcheck // the clean-up continues after the request ends
+		f.background.Detach(a.drop)
 		return nil, nil, err
 	}
 	answer, err := f.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, a.Marker), owner, states, a.Token, a.N, throttle)
 	if err != nil || answer[0] != "ok" {
-		f.background.Detach(a.drop) //nolint:contextcheck // the clean-up continues after the request ends
+		f.background.Detach(a.drop)
 	}
 	if err != nil {
 		return nil, nil, fmt.Errorf("retry batch %s: %w", id, err)
