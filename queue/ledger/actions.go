@@ -62,7 +62,7 @@ func (l *Ledger) begin(ctx context.Context, r *batcher.Call, worker string) (*ba
 	if err == nil && r.First {
 		l.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(r.SharedReply[2]))
 		if waited, ok := r.SharedReply[5].([]any); ok {
-			l.batches.RetractInBackground(id, rdb.Texts(waited)) //nolint:contextcheck // the retraction outlives the call
+			l.batches.RetractInBackground(id, rdb.Texts(waited))
 		}
 	}
 	if err == nil && r.Verdict() == "held" {
@@ -222,7 +222,7 @@ func (l *Ledger) release(ctx context.Context, id string, index int, token batch.
 		return false, fmt.Errorf("release action %d of batch %s: %w", index, id, err)
 	}
 	l.batches.Outbox.EnqueueIf(ctx, id, answer[1])
-	l.batches.RetractInBackground(id, answer[2:]) //nolint:contextcheck // the retraction outlives the call
+	l.batches.RetractInBackground(id, answer[2:])
 	err = batches.VerdictError(answer[0])
 	if l.Restorer.restored(ctx, id, index, token, err) {
 		return l.release(ctx, id, index, token, unsent, last)
