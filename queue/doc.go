@@ -5,7 +5,7 @@
 //
 // Each package may import those above it; internal/layout checks that.
 //
-//	seal       encrypts stored values, and binds each to what it is
+//	seal       encrypts stored values, and binds each to its batch, kind and index
 //	rdb        one Redis in any form: connections, exchanges, errors, steps (Lua), pub/sub, preflight
 //	keys       the keys and channels that several packages use
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
@@ -28,8 +28,8 @@
 // state is one atomic Lua step, which may be repeated if its answer is lost, and goes by the clock of the Redis
 // server. The asynq queues bring actions to workers: one task for each action that is about to run, whose
 // payload is the batch id and the index. Package consumer runs these tasks itself and keeps asynq's keys as asynq
-// would, so that asynq's tools work. Package webhooks delivers webhooks with a plain asynq server. A task that is
-// lost, doubled or late changes nothing that the ledger does not allow.
+// would, so that asynq's tools work. Package webhooks delivers webhooks with a plain asynq server. A task may be
+// lost, come twice or come late: the ledger alone decides whether its action runs and which result counts.
 //
 // # Keys of a batch
 //
@@ -64,7 +64,7 @@
 //	batchd:gate:{<target>}:<token>:taken string  number of tasks that a poll took, for the reservation in the same exchange   tasks
 //	batchd:tripped                      set      targets whose circuit is open                  throttle
 //	batchd:open                         zset     open batches by the time in ms of the sweeper's next look    upload, batches, repair
-//	{batchd:open}:again, {batchd:throttled}:again   zsets   entries that were made again lately, by time    batches, fanout
+//	{batchd:open}:again, {batchd:throttled}:again   zsets   batches listed again, and when: an older look does not remove them    batches, fanout
 //	{batchd:open}:alert                 string   exists while every round looks at all open ones       batches
 //	batchd:lost                         set      notes of queues with tasks that no worker holds      tasks
 //	batchd:inhand:<token>               set      tasks that workers reported to hold            consumer

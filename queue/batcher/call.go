@@ -13,8 +13,9 @@ type Call struct {
 	ReadAction bool   // the exchange also reads the sealed action
 	CanWait    bool   // the call may wait a moment for others to share its exchange
 
-	// The reply. SharedReply has the step's results for all of its actions, Reply those for
-	// this one: nil stands for the usual verdict. The first call of a run has First set.
+	// SharedReply is what the step answers once for all actions of the run. Reply is this action's
+	// part, nil for the usual verdict. First is set on one call of each run: its caller alone acts on
+	// what SharedReply asks for once, such as a webhook.
 	SharedReply []any
 	Reply       []string
 	Action      any // the sealed action, or nil if there is none

@@ -115,7 +115,7 @@ func (b *Batches) openResults(ctx context.Context, id string, indexes []int, sta
 			}
 			out[i], err = b.seals.Open(seal.Label{ID: id, Kind: "r", Index: index}, []byte(text))
 		} else {
-			out[i], err = b.Codec.encodeUnfinished(&unfinished{
+			out[i], err = b.Codec.encodeWithoutResult(&withoutResult{
 				id: id, index: index, state: states[i],
 				action: rdb.Text(actions[at]), entry: rdb.Text(entries[at]), result: rdb.Text(sealed[i]), last: rdb.Text(lasts[at]),
 			})

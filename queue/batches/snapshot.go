@@ -15,8 +15,8 @@ import (
 const stateWindow = 16 << 10
 
 // snapshot is a part of a batch as one exchange read it: the hash, and the states and results of the
-// actions from some index on. An exchange that continues a read has no hash, and one that looks for
-// outcomes has no results.
+// actions from some index on. meta is nil if the exchange continues a read; results is nil if the
+// exchange looks for certain outcomes only.
 type snapshot struct {
 	meta    map[string]string
 	states  string
@@ -39,9 +39,9 @@ func (b *Batches) firstSnapshot(ctx context.Context, id string, from int, q batc
 	return b.readSnapshot(ctx, id, from, min(q.Limit, FirstResults), 0)
 }
 
-// readSnapshot reads in one step the hash of a batch and up to limit results, which end with the one
-// that exceeds [FirstBytes]. Unless few is 0, it reads results only of a batch that has ended and has
-// at most few actions.
+// readSnapshot reads in one step the hash of a batch and up to limit states and results. It stops after
+// the result with which their size exceeds [FirstBytes]. If few is not 0, it reads states and results
+// only of a batch that has ended with at most few actions.
 func (b *Batches) readSnapshot(ctx context.Context, id string, from, limit, few int) (*snapshot, error) {
 	ctx, cancel := b.db.WithTimeout(ctx)
 	defer cancel()
@@ -94,8 +94,9 @@ func (b *Batches) readStates(ctx context.Context, id string, from, limit int, ou
 	return &snapshot{states: states.Val(), results: results.Val()}, nil
 }
 
-// choose returns the indexes and states of up to limit actions of a snapshot that begins at an index,
-// those with one of the outcomes if there are any, and the index after the last action that it looked at.
+// choose picks up to limit actions from a snapshot that begins at the index from: those with one of the
+// outcomes, or all if there are no outcomes. It returns their indexes, the index after the last action
+// that it looked at, and the states of the actions.
 func (s *snapshot) choose(from, limit int, outcomes []batch.Outcome) (indexes []int, reached int, found []byte, err error) {
 	if s.states == "" { // the batch was deleted since the hash was read
 		return nil, 0, nil, batch.ErrNotFound

@@ -2,7 +2,6 @@ package rdb
 
 import (
 	"context"
-	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -44,45 +43,6 @@ func (db *DB) Send(ctx context.Context, pipe redis.Pipeliner) []redis.Cmder {
 		cmd.SetErr(err)
 	}
 	return cmds
-}
-
-// AnswerOf returns the answer to a step that a pipeline sent by its digest. If the server does not
-// know the digest, AnswerOf sends the step once more, by its text.
-func (db *DB) AnswerOf(ctx context.Context, step *Step, cmd *redis.Cmd) *redis.Cmd {
-	if err := cmd.Err(); err == nil || !redis.HasErrorPrefix(err, "NOSCRIPT") {
-		return cmd
-	}
-	args := cmd.Args() // EVALSHA, digest, number of keys, those, arguments
-	n, _ := args[2].(int)
-	keys := make([]string, n)
-	for i := range keys {
-		keys[i] = Text(args[3+i])
-	}
-	return step.Eval(ctx, db.Client, keys, args[3+n:]...)
-}
-
-// Run runs one step in an exchange of its own and returns its answer as strings. It sends the text of
-// the step if the server does not know it. While Redis is away it returns a [batch.UnavailableError]:
-// the step may then have run or not.
-func (db *DB) Run(ctx context.Context, step *Step, keys []string, args ...any) ([]string, error) {
-	ctx, cancel := db.WithTimeout(ctx)
-	defer cancel()
-	answer, err := step.Run(ctx, db.Client, keys, args...).Result()
-	if err != nil {
-		return nil, MapError(ctx, err)
-	}
-	switch v := answer.(type) {
-	case string:
-		return []string{v}, nil
-	case []any:
-		out := make([]string, len(v))
-		for i, x := range v {
-			out[i] = fmt.Sprint(x)
-		}
-		return out, nil
-	default:
-		return []string{fmt.Sprint(v)}, nil
-	}
 }
 
 // Members returns the members of a set.

@@ -15,15 +15,15 @@ import (
 )
 
 const (
-	// releaseBudget is about the number of requests to limits, and of chunks of actions to hand out, in one round.
+	// releaseBudget roughly bounds the requests to limits plus the chunks of actions that one round hands out.
 	releaseBudget = 100
 	// releaseRetry is the time for which rounds leave out a limit or a batch that a round could not reach.
 	releaseRetry = 5 * time.Second
 )
 
 // ReleaseThrottled implements [batch.Sweeper]. It runs one round, which reads the hashes of batches in one
-// exchange. The round ends with the first step that fails because Redis, or one node of it, does not answer. The
-// next round makes the failed steps last.
+// exchange. The round ends with the first later step that Redis, or one node of it, does not answer. If it ended
+// before it asked the limits, the next round asks them first.
 func (f *Fanout) ReleaseThrottled(ctx context.Context) (waiting int, err error) {
 	t := &f.Throttled
 	t.mu.Lock()
@@ -127,8 +127,8 @@ func (r *releaseRound) classifyAll(ctx context.Context, ids []string) {
 }
 
 // classify finds the state of a batch and acts on it: a batch that waits for its limit joins the limit's queue,
-// and a batch that is done leaves the list at the end of the round. It reports whether the round may ask the limit
-// for the batch now, which is so if the queue had the batch before.
+// and a batch that is done leaves the list at the end of the round. It reports whether the batch was in its
+// limit's queue already; a batch that joined just now waits for its turn.
 func (r *releaseRound) classify(ctx context.Context, b *throttledBatch, m map[string]string) bool {
 	if r.over {
 		return false
