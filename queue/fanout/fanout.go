@@ -77,8 +77,13 @@ func (f *Fanout) Start(ctx context.Context, b Batch) {
 			f.log.WarnContext(ctx, "fan-out failed, the sweeper will finish it", "batch", b.ID, "error", err)
 		}
 	}
-	// A slow fan-out continues in the background, and the client does not wait for it.
-	ctx, cancel := f.db.WithTimeout(ctx)
+	f.runAndWait(ctx, run)
+}
+
+// runAndWait runs a fan-out, and waits for it for the time of one exchange. A slow fan-out continues in the
+// background.
+func (f *Fanout) runAndWait(ctx context.Context, run func(ctx context.Context)) {
+	ctx, cancel := f.db.WithTimeout(ctx) // the wait counts towards the budget of the request
 	defer cancel()
 	f.background.GoAndWait(ctx, run)
 }

@@ -195,9 +195,7 @@ func (a *RetryAttempt) drop(ctx context.Context) {
 // startRetry offers the actions of a retried batch, or as many as the limit admits if it is throttled, and returns
 // the batch. It offers them before any other step can fail: the sweeper would find the actions only later.
 func (f *Fanout) startRetry(ctx context.Context, owner, id string, m map[string]string) (b *batch.Batch, err error) {
-	waitCtx, cancel := f.db.WithTimeout(ctx)
-	defer cancel()
-	f.background.GoAndWait(waitCtx, func(ctx context.Context) {
+	f.runAndWait(ctx, func(ctx context.Context) {
 		err := rdb.RetryUnavailable(ctx, func() error {
 			if m["throttle"] != "" {
 				return f.release(ctx, id)

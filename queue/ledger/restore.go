@@ -67,12 +67,12 @@ func (r *Restorer) restoreTwice(ctx context.Context) {
 			return
 		}
 	}
-	r.OnForgotten()
 	// Another process may have the sweeper, and may not have noticed the change.
 	if err := rdb.RetryUnavailable(ctx, func() error { return r.batches.Index.AlertSweeper(ctx) }); err != nil && ctx.Err() == nil {
 		r.log.WarnContext(ctx, "the sweeper was not alerted, so it may find lost work late", "error", err)
 	}
 	crash.At(crash.Alerted)
+	r.OnForgotten()
 }
 
 // restoreChunk is the most attempts that one step restores.
