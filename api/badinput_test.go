@@ -105,10 +105,10 @@ func TestRefusedSubmissions(t *testing.T) {
 		{"an unknown field", one(`{"method":"GET","path":"/","verb":{"x":[1]}}`), []fault{{0, "/actions/0/verb", `unknown field "verb": expected one of id, method`}}},
 		{"an unknown option", `{"target":"crm","actions":[` + get + `],"webook":{}}`, []fault{{-1, "/webook", "unknown field"}}},
 		{"a duplicate field", one(`{"method":"GET","method":"DELETE","path":"/"}`), []fault{{0, "/actions/0/method", "twice"}}},
-		{"a field in another case", one(`{"method":"GET","METHOD":"DELETE","path":"/"}`), []fault{{0, "/actions/0/METHOD", `it is spelt "method"`}}},
+		{"a field in different case", one(`{"method":"GET","METHOD":"DELETE","path":"/"}`), []fault{{0, "/actions/0/METHOD", `it is spelt "method"`}}},
 		{"the list twice", `{"target":"crm","actions":[` + get + `],"actions":[]}`, []fault{{-1, "/actions", "twice"}}},
 		{"a duplicate header", one(`{"method":"GET","path":"/","headers":{"A":"1","A":"2","a":"3"}}`), []fault{
-			{0, "/actions/0/headers/A", "twice"}, {0, "/actions/0/headers/a", "another case"},
+			{0, "/actions/0/headers/A", "twice"}, {0, "/actions/0/headers/a", "different case"},
 		}},
 		{"a duplicate name in a body", one(`{"method":"GET","path":"/","body":{"x":[{"a":1,"a":2}]}}`), []fault{{0, "/actions/0/body/x/0/a", "twice"}}},
 		{"a body 101 levels deep", one(`{"method":"GET","path":"/","body":` + strings.Repeat("[", 101) + strings.Repeat("]", 101) + `}`), []fault{{0, "/actions/0/body", "101 levels deep"}}},
