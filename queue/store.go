@@ -25,13 +25,12 @@ import (
 type Config struct {
 	// Redis says where batches are kept.
 	Redis rdb.Config
-	// Seal holds the keys that what is stored is encrypted with.
+	// Seal holds the keys that encrypt stored values.
 	Seal seal.Config
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
-	// Timeout bounds one exchange with Redis. Defaults to 2 s, which is well below what
-	// a client of the API is willing to wait. A test that is not about a Redis which is
-	// away has more of it, for a machine that is busy.
+	// Timeout bounds one exchange with Redis. Defaults to 2 s, well below the time that clients
+	// of the API wait. Tests that are not about an unavailable Redis set a longer one.
 	Timeout time.Duration
 }
 
@@ -107,8 +106,8 @@ func Open(cfg Config) (*Store, error) {
 	return s, nil
 }
 
-// Close ends what runs in the background and closes the connections. Fan-outs
-// that are cut off by it are finished by the sweeper.
+// Close ends the work in the background and closes the connections. The sweeper finishes fan-outs that
+// Close interrupts.
 func (s *Store) Close() error {
 	s.Batcher.Close() // first: its steps may leave batches in doubt
 	s.Background.Stop()

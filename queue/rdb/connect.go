@@ -17,9 +17,9 @@ import (
 const (
 	// PoolSize is the number of connections to a server, unless the URL gives another number.
 	PoolSize = 64
-	// onePool has go-redis send pipelines over the same connections as single commands. Its pool
-	// for pipelines alone is empty until they need it, so that each of the first ten
-	// exchanges at a time opens a connection, which takes three more round trips.
+	// onePool makes go-redis send pipelines over the same connections as single commands. Its
+	// separate pool for pipelines is empty at first, so each of the first ten concurrent
+	// exchanges would open a connection, which takes three more round trips.
 	onePool = -1
 	// bufferSize is that of a connection's buffers, in bytes: much is sent in pipelines.
 	bufferSize = 64 << 10
@@ -88,7 +88,7 @@ func Connect(raw string, timeout time.Duration, hook func(context.Context, *redi
 		if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
 			return nil, fmt.Errorf("a Redis cluster has no numbered databases or options: %s", expected)
 		}
-		opts.DialerRetries = 1 // a node that is gone has a replica, which is found the sooner
+		opts.DialerRetries = 1 // so that the client turns to the replica of a lost node sooner
 		return redis.NewClusterClient(opts.Cluster()), nil
 	}
 	query := u.Query()
@@ -117,9 +117,9 @@ func tune(o *redis.Options, timeout time.Duration, hook func(context.Context, *r
 	return o
 }
 
-// noNotifications turns off what go-redis else asks of a server with each new connection: that
-// it announces maintenance. Redis Enterprise alone does, and to ask costs a round trip, as does
-// to say the client's name and version.
+// noNotifications turns off a request that go-redis otherwise sends with each new connection: that
+// the server announces maintenance. Only Redis Enterprise does, and the request costs a round trip.
+// So does the one with the client's name and version.
 func noNotifications() *maintnotifications.Config {
 	return &maintnotifications.Config{Mode: maintnotifications.ModeDisabled}
 }

@@ -14,11 +14,11 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// retryAfter is what callers are told while Redis cannot serve.
+// retryAfter is the pause that callers are asked to make while Redis is unavailable.
 const retryAfter = 2 * time.Second
 
-// ErrSlow is the cause of a context that ended because Redis took too long. [MapError] takes it for
-// a Redis that cannot serve.
+// ErrSlow is the cause of a context that ended because Redis took too long. For [MapError] it means that
+// Redis is unavailable.
 var ErrSlow = errors.New("redis did not answer in time")
 
 // MapError turns an error of go-redis into one of the domain: a [batch.UnavailableError] if Redis
@@ -42,10 +42,10 @@ func IsUnavailable(err error) bool {
 	return err != nil && errors.As(err, &away)
 }
 
-// unavailable reports whether an error means that Redis cannot serve. No list of
-// the replies that mean it is ever complete: Redis, its modules, access rules,
-// proxies and managed services each have their own. So every error reply means it,
-// except for those by which Redis says that a command of ours is wrong.
+// unavailable reports whether an error means that Redis is unavailable. No list of
+// the replies with that meaning is complete: Redis, its modules, access rules,
+// proxies and managed services each have their own. So every error reply has it,
+// except for the replies that report a faulty command.
 func unavailable(err error) bool {
 	var netErr net.Error
 	switch {
@@ -62,8 +62,8 @@ func unavailable(err error) bool {
 	return unavailableText(err.Error())
 }
 
-// ourFaults are what replies begin with by which Redis says that a command of ours is
-// wrong, in lower case and without the prefix ERR. Asking again would not help.
+// ourFaults are the beginnings of replies that report a faulty command of batchd, in
+// lower case and without the prefix ERR. Repeating such a command would not help.
 var ourFaults = []string{
 	"wrongtype ", "crossslot ", "syntax error",
 	"wrong number of arg", "unknown command", "unknown subcommand", "unknown redis command",
@@ -90,8 +90,8 @@ func ourFault(reply string) bool {
 	return false
 }
 
-// clientFaults are the words by which go-redis says, without an error of its own
-// type, that there is no server to talk to, or that what answered is no Redis.
+// clientFaults are the texts of errors of go-redis without a type of their own: no
+// server can be reached, or the server that answered is no Redis.
 var clientFaults = []string{
 	"dial tcp", "i/o timeout", "connection refused", "connection reset", "connection pool: failed to dial",
 	"redis: all sentinels specified in configuration are unreachable", "redis: cluster has no nodes",
@@ -99,10 +99,10 @@ var clientFaults = []string{
 	"redis: invalid line", "redis: can't parse",
 }
 
-// repliedTo are the words in front of a reply of which asynq keeps only the text.
+// repliedTo are the texts that asynq puts in front of a reply, of which it keeps only the text.
 var repliedTo = regexp.MustCompile(`redis (?:eval error|command error: \w+ failed): `)
 
-// unavailableText is unavailable for errors of which only the text was kept.
+// unavailableText is unavailable for errors that were reduced to their texts.
 func unavailableText(text string) bool {
 	for _, words := range clientFaults {
 		if strings.Contains(text, words) {

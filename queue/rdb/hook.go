@@ -45,8 +45,8 @@ type keptReply struct {
 	answered bool
 }
 
-// SetErr sets what became of the command, unless that is the fault of another: a command
-// that was answered cannot fail for want of an answer.
+// SetErr sets the error of the command, unless the command was answered and the error belongs to
+// another command.
 func (k *keptReply) SetErr(err error) {
 	var refused redis.Error
 	if err == nil || errors.As(err, &refused) {

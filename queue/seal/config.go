@@ -10,17 +10,16 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// Config holds the keys that what is stored is encrypted with.
+// Config holds the keys that encrypt stored values.
 type Config struct {
-	// Keys are tried in their order: the first seals, all open. Defaults to none, which
-	// stores in clear, except on the embedded store, where a key of the process's own
-	// seals.
+	// Keys are the keys of the ring: the first one seals, all of them open. Defaults to none: values
+	// are then stored in clear, except in the embedded store, which seals with a key of its own.
 	Keys []Key `yaml:"keys"`
 }
 
-// Key is one key of the ring that seals what is stored.
+// Key is one key of the ring.
 type Key struct {
-	// ID names the key beside everything that it sealed: 1 to 32 letters, digits, ".",
+	// ID names the key in every value that it sealed: 1 to 32 letters, digits, ".",
 	// "-" and "_". It must not change while such data is kept.
 	ID string `yaml:"id"`
 	// Base64 holds the 32 bytes of the key, for AES-256, in standard base64.
@@ -32,8 +31,8 @@ func NewKey(id string, secret []byte) Key {
 	return Key{ID: id, Base64: setting.Secret(base64.StdEncoding.EncodeToString(secret))}
 }
 
-// keyID matches no key, not even one without padding that is written in the place of
-// the id: an id may be shown.
+// keyID matches ids, and no key: logs may show ids, so a key that was written in the place of
+// the id must not match, not even without padding.
 var keyID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,31}$`)
 
 // keySize is the length of a key in bytes.

@@ -1,4 +1,4 @@
-// Package seal encrypts what is stored, and binds each value to the place where it belongs.
+// Package seal encrypts stored values, and binds each value to its batch, kind and index.
 //
 // A stored value begins with its format. A sealed one names the key that sealed it, so that keys
 // can be replaced: the first key of a [Config] seals, and all of them open.
