@@ -54,7 +54,7 @@ func check(sent [][]byte, got []result) error {
 		case r.err != "":
 			return fmt.Errorf("action %d has no answer: %s", i, r.err)
 		case r.index != i:
-			return fmt.Errorf("in the place of action %d stands the result of action %d", i, r.index)
+			return fmt.Errorf("the result of action %[2]d is at the position of action %[1]d", i, r.index)
 		case r.status != http.StatusOK:
 			return fmt.Errorf("action %d was answered with status %d", i, r.status)
 		case !bytes.Equal(r.body, sent[i]):

@@ -17,7 +17,7 @@
 //	plain     a fan-out to the target from the client's process, nothing stored: the limit
 //	asynq-1   asynq by hand: a task an action with the request as its payload, the answer
 //	          as its result; one server in a process of its own
-//	asynq-4   the same with four servers in that process, each with a quarter of the places
+//	asynq-4   the same with four servers in that process, each with a quarter of the slots
 //	batchd    the real binary over HTTP, `batchd serve` or, with --split, an API and a worker
 //
 // Every run has a Redis (append-only file, --appendfsync), a target and processes
@@ -26,7 +26,7 @@
 // before the clock starts. All of it shares the machine, as the figures to reach
 // are meant.
 //
-// Every result is checked after the clock has stopped: its place, its status, its
+// Every result is checked after the clock has stopped: its position, its status, its
 // body, byte by byte, and that the target got every request once. A scenario with a
 // wrong result has no figures, and the exit code is then 1. A figure that is not
 // reached is said so, and is no error.
@@ -42,7 +42,7 @@
 //	fair        batches of ten, alone and beside 100,000 actions of another owner
 //	owners      batches of ten at a target of 20 ms with 16 slots, alone and beside 20,000 actions
 //	            of another owner, in one batch and in 200, and in 200 of the same owner
-//	scale       1, 2 and 4 worker processes with 8 places each and a target of 20 ms
+//	scale       1, 2 and 4 worker processes with 8 slots each and a target of 20 ms
 //	idle        what an idle worker process with ten targets sends to Redis
 //	poll        GET /batch/{id} of 100,000 actions and of ten, while they run and after
 //	sealed      throughput with seal.keys and without
@@ -84,7 +84,7 @@
 //
 // Model measures first what an action costs, in runs that are none of those that it
 // predicts: submit and fan_out with no worker there, run and redis (processor time) with
-// half as many actions in one `batchd serve`, exchange with one place. Its mean, p50 and
+// half as many actions in one `batchd serve`, exchange with one slot. Its mean, p50 and
 // p99 are of the time from the beginning of the submission until an action's attempt
 // has ended. The simulation gets the CPU time that everything else on the machine took
 // meanwhile (others), and has that much less of each core.

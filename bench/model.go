@@ -25,7 +25,7 @@ import (
 type model struct {
 	actions int
 	workers int
-	places  int        // of each worker
+	slots   int        // of each worker
 	target  answerTime // how long the target takes
 	rate    float64    // requests per second that the target accepts, 0 for no bound
 	cores   int        // shared by all processes, including the target
@@ -165,7 +165,7 @@ func (m model) forecast() forecast {
 		rand: rand.New(rand.NewPCG(m.seed, 0)), //nolint:gosec // a simulation must be the same each time
 	}
 	for range m.workers {
-		s.workers = append(s.workers, &modelWorker{free: m.places, polled: -modelLinger})
+		s.workers = append(s.workers, &modelWorker{free: m.slots, polled: -modelLinger})
 	}
 	s.after(time.Duration(m.actions)*m.costs.submit, func() { s.fanOut(m.actions) })
 	for s.events.Len() > 0 && s.ended < m.actions {
@@ -273,13 +273,13 @@ func (s *simulation) fanOut(left int) {
 func (s *simulation) poll(w *modelWorker) {
 	ahead := 0
 	if s.rate == 0 {
-		ahead = min(s.places, w.ahead(s.now))
+		ahead = min(s.slots, w.ahead(s.now))
 	}
 	free := w.free + ahead - w.ready
 	if w.taking || free <= 0 || s.waiting == 0 {
 		return
 	}
-	if rest := w.polled + modelLinger - s.now; free < min(modelEnough, s.places/4+1) && rest > 0 {
+	if rest := w.polled + modelLinger - s.now; free < min(modelEnough, s.slots/4+1) && rest > 0 {
 		if !w.scheduled {
 			w.scheduled = true
 			s.after(rest, func() {
@@ -341,7 +341,7 @@ func (s *simulation) begin(w *modelWorker) {
 func (s *simulation) end(w *modelWorker) {
 	s.compute((s.costs.run-s.costs.redis)/2, func() {
 		s.waits = append(s.waits, float64(s.now)/float64(time.Millisecond))
-		leaves := s.rate == 0 && w.leaving < min(s.places, modelLeaving)
+		leaves := s.rate == 0 && w.leaving < min(s.slots, modelLeaving)
 		if leaves {
 			w.leaving++
 			s.releaseSlot(w)

@@ -11,7 +11,7 @@ import (
 
 // plainModel has no costs except the target's time.
 func plainModel() model {
-	return model{actions: 2000, workers: 2, places: 10, target: fixed(20 * time.Millisecond), cores: 2}
+	return model{actions: 2000, workers: 2, slots: 10, target: fixed(20 * time.Millisecond), cores: 2}
 }
 
 func TestAModelIsAsFastAsItsNarrowestPart(t *testing.T) {
@@ -27,7 +27,7 @@ func TestAModelIsAsFastAsItsNarrowestPart(t *testing.T) {
 			m.cores, m.costs.run, m.costs.redis = 16, 8*time.Millisecond, 6*time.Millisecond
 		}, 1 / 0.006},
 		"submission":                             {func(m *model) { m.costs.submit = 50 * time.Millisecond }, 1 / 0.050},
-		"exchanges":                              {func(m *model) { m.workers, m.places, m.costs.exchange = 1, 1, 10*time.Millisecond }, 1 / 0.040},
+		"exchanges":                              {func(m *model) { m.workers, m.slots, m.costs.exchange = 1, 1, 10*time.Millisecond }, 1 / 0.040},
 		"places, with tasks taken ahead of them": {func(m *model) { m.workers, m.costs.exchange = 1, 3*time.Millisecond }, 10 / 0.023},
 	}
 	for name, test := range tests {
@@ -63,7 +63,7 @@ func TestAnExchangeIsReckonedFromWhatOnePlaceDoes(t *testing.T) {
 	c := costs{submit: 5 * time.Microsecond, fanOut: 20 * time.Microsecond, run: 120 * time.Microsecond, redis: 50 * time.Microsecond}
 	for _, want := range []time.Duration{0, 100 * time.Microsecond, 700 * time.Microsecond, 20 * time.Millisecond} {
 		c.exchange = want
-		m := model{actions: alonePlace, workers: 1, places: 1, target: fixed(0), cores: runtime.NumCPU(), costs: c, seed: 1}
+		m := model{actions: alonePlace, workers: 1, slots: 1, target: fixed(0), cores: runtime.NumCPU(), costs: c, seed: 1}
 		require.InDelta(t, want, c.exchangeFor(m.forecast().rate), float64(2*time.Microsecond+want/50), want)
 	}
 }
@@ -77,7 +77,7 @@ func TestLatencies(t *testing.T) {
 	}
 	for text, want := range tests {
 		// With all of them at once, each ends after its answer time.
-		m := model{actions: 20_000, workers: 1, places: 20_000, cores: 1, target: must(t)(parseLatency(text))}
+		m := model{actions: 20_000, workers: 1, slots: 20_000, cores: 1, target: must(t)(parseLatency(text))}
 		f := m.forecast()
 		require.InEpsilon(t, want.p50, f.p50, 0.05, text)
 		require.InEpsilon(t, want.p99, f.p99, 0.1, text)

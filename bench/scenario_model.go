@@ -27,7 +27,7 @@ const (
 )
 
 func aboutModel(s sizes) string {
-	return fmt.Sprintf("what the simulation predicts beside what batchd does: bound by latency (%d actions, %d workers with %d places, a target of %s), by a rate (%d actions, the same, %d/s) and by CPU (%d actions, %d places)",
+	return fmt.Sprintf("the forecast of the simulation beside the measurement: bound by latency (%d actions, %d workers with %d slots, a target of %s), by a rate (%d actions, the same, %d/s) and by CPU (%d actions, %d slots)",
 		s.scale, modelWorkers, modelPlaces, modelDelay, s.scale/4, modelRate, s.throughput, inFlight)
 }
 
@@ -66,7 +66,7 @@ func compareModel(ctx context.Context, b *bench, out *section) error {
 				return fmt.Errorf("%s, round %d: %w", p.name, round+1, err)
 			}
 			m := model{
-				actions: p.actions, workers: max(p.setup.workers, 1), places: p.setup.concurrency, rate: float64(p.setup.rate),
+				actions: p.actions, workers: max(p.setup.workers, 1), slots: p.setup.concurrency, rate: float64(p.setup.rate),
 				target: fixed(p.delay), cores: runtime.NumCPU(), costs: costs.beside(used.others), seed: 1,
 			}
 			would := m.forecast()
@@ -119,7 +119,7 @@ func (b *bench) measureCosts(ctx context.Context) (costs, error) {
 // exchangeFor returns the duration of an exchange with Redis, chosen so that the model
 // reproduces the single-slot measurement.
 func (c costs) exchangeFor(rate float64) time.Duration {
-	m := model{actions: alonePlace, workers: 1, places: 1, target: fixed(0), cores: runtime.NumCPU(), costs: c, seed: 1}
+	m := model{actions: alonePlace, workers: 1, slots: 1, target: fixed(0), cores: runtime.NumCPU(), costs: c, seed: 1}
 	low, high := time.Duration(0), time.Second
 	for high-low > time.Microsecond {
 		m.costs.exchange = (low + high) / 2
@@ -274,7 +274,7 @@ func runPredict(args []string, out io.Writer) error {
 	var m model
 	flags.IntVar(&m.actions, "actions", 10_000, "actions of the batch")
 	flags.IntVar(&m.workers, "workers", 1, "worker processes")
-	flags.IntVar(&m.places, "concurrency", 64, "the target's concurrency, in each worker")
+	flags.IntVar(&m.slots, "concurrency", 64, "the target's concurrency, in each worker")
 	flags.Float64Var(&m.rate, "rate", 0, "the target's rate, in requests a second; 0 is any")
 	flags.IntVar(&m.cores, "cores", runtime.NumCPU(), "cores that everything shares")
 	flags.DurationVar(&m.costs.submit, "submit", 8*time.Microsecond, "what accepting an action takes")
@@ -290,7 +290,7 @@ func runPredict(args []string, out io.Writer) error {
 	if flags.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q: there are only flags, see -help", flags.Arg(0))
 	}
-	if slices.Min([]int{m.actions, m.workers, m.places, m.cores}) < 1 || m.rate < 0 || m.costs.redis > m.costs.run {
+	if slices.Min([]int{m.actions, m.workers, m.slots, m.cores}) < 1 || m.rate < 0 || m.costs.redis > m.costs.run {
 		return errors.New("actions, workers, concurrency and cores have to be at least 1, the rate no less than 0, and Redis's part no more than all of it")
 	}
 	var err error

@@ -241,7 +241,7 @@ func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
 		"seal keys": {
 			environ: []string{"BATCHD_SEAL_KEYS=a:" + key + ",b:aHVudGVyMg==, a:" + key},
 			want: "BATCHD_SEAL_KEYS: key \"b\": the key has 7 bytes: expected 32: make one with: openssl rand -base64 32\n" +
-				"BATCHD_SEAL_KEYS: key \"a\" is there twice: the other is seal.keys[0]",
+				"BATCHD_SEAL_KEYS: key \"a\" appears twice: the other is seal.keys[0]",
 		},
 		"seal keys without ids": {
 			environ: []string{"BATCHD_SEAL_KEYS=a:" + key + "," + key},

@@ -73,7 +73,7 @@ func (s Config) Check(c *setting.Checker) {
 			c.Faultf(key+".base64", "%s: %w", name, err)
 		}
 		if other, ok := first[k.ID]; ok && k.ID != "" {
-			c.Faultf(key+".id", "%s is there twice: the other is %s", name, c.Where(other))
+			c.Faultf(key+".id", "%s appears twice: the other is %s", name, c.Where(other))
 			continue
 		}
 		first[k.ID] = key
