@@ -109,7 +109,7 @@ func TestContendersRaceAndNothingIsLeft(t *testing.T) {
 func TestARunWithWrongResultsHasNoFigures(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func([]result){
-		"in the place of action 1": func(r []result) { r[1], r[2] = r[2], r[1] },
+		"at the position of action 1": func(r []result) { r[1], r[2] = r[2], r[1] },
 		"has no answer":            func(r []result) { r[3].err = "lost" },
 	}
 	for want, spoil := range tests {
