@@ -110,7 +110,7 @@ func TestARunWithWrongResultsHasNoFigures(t *testing.T) {
 	t.Parallel()
 	tests := map[string]func([]result){
 		"at the position of action 1": func(r []result) { r[1], r[2] = r[2], r[1] },
-		"has no answer":            func(r []result) { r[3].err = "lost" },
+		"has no answer":               func(r []result) { r[3].err = "lost" },
 	}
 	for want, spoil := range tests {
 		b := newBench(t)
