@@ -38,7 +38,7 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 		b.Eventually("the subscription", func() bool {
 			n, err := b.DB.Client.PubSubNumSub(b.Ctx, keys.HoldersChannel).Result()
 			require.NoError(t, err)
-			return n[keys.HoldersChannel] > 0 || b.Tasks.Shards > 1
+			return n[keys.HoldersChannel] > 0 || b.DB.Cluster != nil
 		})
 		b.Eventually("the answer", func() bool {
 			b.Sweeper.AskHoldersNow()

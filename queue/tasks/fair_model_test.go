@@ -122,7 +122,7 @@ func (m *fairModel) step() {
 }
 
 // most is the most actions of a batch: they span several runs of each shard.
-func (m *fairModel) most() int { return 1 + m.Tasks.Shards*150 }
+func (m *fairModel) most() int { return 1 + len(m.Tasks.QueuesOf(queuetest.Crm(batch.Bulk)))*150 }
 
 func (m *fairModel) any() *flowModel {
 	if len(m.flows) == 0 {

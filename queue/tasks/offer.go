@@ -109,7 +109,7 @@ func rangesByQueue(q *Queues, f Flow, ranges []IndexRange) map[string][]any {
 	texts := make(map[string][]any)
 	for _, r := range ranges {
 		text := strconv.Itoa(r.From) + "-" + strconv.Itoa(r.To)
-		if q.Shards == 1 {
+		if q.shards == 1 {
 			queue := q.QueueOf(f.Route, f.ID, r.From)
 			texts[queue] = append(texts[queue], text)
 			continue

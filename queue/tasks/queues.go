@@ -31,8 +31,8 @@ type Queues struct {
 	db        *rdb.DB
 	log       *slog.Logger
 	inspector *asynq.Inspector
-	// Shards is the number of queues of each lane: [ClusterShards] on a cluster, otherwise 1.
-	Shards int
+	// shards is the number of queues of each lane: [ClusterShards] on a cluster, otherwise 1.
+	shards int
 	// Local wakes the consumers of this process for a queue. It may be nil. It must not change once
 	// the queues are used.
 	Local func(queue string)
@@ -40,9 +40,9 @@ type Queues struct {
 
 // New returns the queues in a Redis.
 func New(db *rdb.DB, log *slog.Logger) *Queues {
-	q := &Queues{db: db, log: log, inspector: asynq.NewInspectorFromRedisClient(db.Client), Shards: 1}
+	q := &Queues{db: db, log: log, inspector: asynq.NewInspectorFromRedisClient(db.Client), shards: 1}
 	if db.Cluster != nil {
-		q.Shards = ClusterShards
+		q.shards = ClusterShards
 	}
 	return q
 }
@@ -60,20 +60,20 @@ func RouteOf(meta map[string]string) Route {
 
 // QueueOf returns the asynq queue of the task of the action with an index, in the batch with an id.
 func (q *Queues) QueueOf(r Route, id string, index int) string {
-	if q.Shards == 1 {
+	if q.shards == 1 {
 		return r.Target + "." + string(r.Lane)
 	}
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(id)) // never fails
-	return shardName(r, (int(h.Sum32()%ClusterShards)+index/ShardRun)%q.Shards)
+	return shardName(r, (int(h.Sum32()%ClusterShards)+index/ShardRun)%q.shards)
 }
 
 // QueuesOf returns all asynq queues of a lane.
 func (q *Queues) QueuesOf(r Route) []string {
-	if q.Shards == 1 {
+	if q.shards == 1 {
 		return []string{q.QueueOf(r, "", 0)}
 	}
-	names := make([]string, q.Shards)
+	names := make([]string, q.shards)
 	for i := range names {
 		names[i] = shardName(r, i)
 	}

@@ -39,7 +39,7 @@ func (u *Upload) claimKey(ctx context.Context) error {
 
 // markAndClaim sets the marker, claims the key, and returns the id of the key's owner.
 func (u *Upload) markAndClaim(ctx context.Context) (holder string, err error) {
-	if u.s.tasks.Shards > 1 { // commands to several servers of a cluster have no order
+	if u.s.db.Cluster != nil { // commands to several servers of a cluster have no order
 		if err := u.Marker.renew(ctx); err != nil {
 			return "", err
 		}

@@ -84,7 +84,7 @@ func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 // without an entry. The actions are staged before the entries are written, so a process that finds an entry
 // sees them and waits. The owner's list is sorted by the time of the batch afterwards.
 func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.Batch) (time.Time, error) {
-	if u.s.tasks.Shards == 1 && u.staged == 0 && len(u.groups.order) == 0 {
+	if u.s.db.Cluster == nil && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, args, out)
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			return u.created(answer, err)
@@ -96,7 +96,7 @@ func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	if err := u.extendClaim(ctx, spec); err != nil {
 		return time.Time{}, err
 	}
-	if u.s.tasks.Shards > 1 {
+	if u.s.db.Cluster != nil {
 		if err := u.Index(ctx, out.Throttled); err != nil {
 			return time.Time{}, err
 		}
@@ -112,7 +112,7 @@ func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	u.Doubtful = true
 	answer, err := u.s.db.Run(ctx, Steps.Commit, u.commitKeys(), args...)
 	created, err := u.created(answer, err)
-	if err == nil && u.s.tasks.Shards > 1 {
+	if err == nil && u.s.db.Cluster != nil {
 		if err := u.List(ctx, answer[2], false); err != nil {
 			u.s.log.WarnContext(ctx, "batch listed with a time before its commit", "batch", u.ID, "error", err)
 		}
@@ -171,7 +171,7 @@ func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch
 // commitKeys returns the keys of lua/commit.lua.
 func (u *Upload) commitKeys() []string {
 	names := append(u.Keys.Step(), u.Keys.Upload)
-	if u.s.tasks.Shards > 1 {
+	if u.s.db.Cluster != nil {
 		return names
 	}
 	names = append(names, keys.OwnerKey(u.owner), keys.OpenKey, keys.ThrottledKey)
@@ -221,7 +221,7 @@ func (u *Upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 
 // extendClaim extends the life of the idempotency key to that of the batch.
 func (u *Upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
-	if u.Claim == "" || u.s.tasks.Shards == 1 { // on one server, the commit does it
+	if u.Claim == "" || u.s.db.Cluster == nil { // on one server, the commit does it
 		return nil
 	}
 	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.Claim}, u.ID, u.ID, rdb.Millis(claimLife(spec)))
