@@ -3,6 +3,7 @@ package queue_test
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -11,6 +12,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
 
@@ -56,4 +60,30 @@ func TestARequestRepeatsAStepAsLongAsItsBudgetLasts(t *testing.T) {
 	})
 	require.NoError(t, err, "work that outlives the request has no budget")
 	require.NoError(t, context.Cause(ctx))
+}
+
+// The pauses between the tries of the read that follows a retry count once towards its budget: a client that
+// gets an error then cannot repeat the retry, since the batch runs already.
+func TestTheReadAfterARetryUsesItsBudgetOnce(t *testing.T) {
+	t.Parallel()
+	b, proxy := behindProxy(t)
+	id := b.Submit(1, queuetest.Spec()).ID
+	b.End(id, 0, batch.Failed)
+	const tries = 10
+	var retried atomic.Bool
+	stop := proxy.Answer(redistest.Rule{
+		Reply: "NOPERM no permissions to read", Way: redistest.Refused, Times: tries,
+		Match: func(words []string) bool {
+			if words[0] == "EVALSHA" && words[1] == fanout.Steps.Retry.Hash() {
+				retried.Store(true)
+			}
+			return words[0] == "HGETALL" && words[1] == keys.KeysOf(id).Meta && retried.Load()
+		},
+	})
+	require.NoError(t, fanout.Steps.Retry.Load(b.Ctx, b.DB.Client).Err())
+	ctx := batch.WithBudget(b.Ctx, tries*rdb.RetryPause*7/4)
+	got, _, err := b.Retry(ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}})
+	require.NoError(t, err)
+	require.Equal(t, id, got.ID)
+	require.Equal(t, tries, stop())
 }

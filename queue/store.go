@@ -95,14 +95,14 @@ func Open(cfg Config) (*Store, error) {
 	s.Tasks = tasks.New(s.DB, s.Log)
 	s.Limits = limits.New(s.DB, s.Log)
 	s.Batches = batches.New(s.DB, s.Log, s.Seals, s.Background, s.PubSub, s.Tasks, s.Limits)
-	// With ledger.NoHandOver{} instead of the waiters, a request that waits for a batch reads it from Redis.
 	s.Batcher = batcher.New(s.DB, s.Batches.Doubts.AddIf)
+	// With ledger.NoHandOver{} instead of the waiters, a request that waits for a batch reads it from Redis.
 	s.Ledger = ledger.New(s.DB, s.Log, s.Seals, s.Background, s.Batcher, s.Tasks, s.Batches, s.Batches.Waiters, history)
 	s.Fanout = fanout.New(s.DB, s.Log, s.Background, s.Tasks, s.Limits, s.Batches)
 	s.Gate = throttle.New(s.DB, s.PubSub, s.Tasks)
 	s.Uploads = upload.New(s.DB, s.Log, s.Seals, s.Background, s.Tasks, s.Limits, s.Batches, s.Fanout)
 	s.Sweeper = repair.New(s.DB, s.Log, s.Tasks, s.Batches, s.Ledger, s.Fanout)
-	s.Ledger.Restorer.OnForgotten = s.Sweeper.LookAtAll
+	s.Ledger.Restorer.OnForgotten(s.Sweeper.LookAtAll)
 	return s, nil
 }
 
@@ -114,15 +114,6 @@ func (s *Store) Close() error {
 	s.Batches.Doubts.Close()
 	s.PubSub.Close()
 	return s.DB.Close()
-}
-
-// OnForgotten adds a function to those that are called when Redis may have forgotten something.
-func (s *Store) OnForgotten(do func()) {
-	before := s.Ledger.Restorer.OnForgotten
-	s.Ledger.Restorer.OnForgotten = func() {
-		before()
-		do()
-	}
 }
 
 // Sealed reports whether what is stored is sealed.

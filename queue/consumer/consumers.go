@@ -22,7 +22,7 @@ func New(s *queue.Store) *Consumers {
 	cs := &Consumers{store: s, running: make(map[*consumer]struct{})}
 	s.Tasks.Local = cs.wake
 	s.Uploads.Piggyback = piggyback{cs} // with tasks.NoPiggyback{}, every poll has an exchange of its own
-	s.OnForgotten(cs.redisForgot)
+	s.Ledger.Restorer.OnForgotten(cs.redisForgot)
 	return cs
 }
 

@@ -35,7 +35,7 @@ type taskQueue struct {
 	due           time.Time     // when the forwarder moves tasks of the retry set next; zero if none are known
 	forwarding    bool          // an exchange that moves them is under way
 	lost          bool          // there may be tasks that were taken and that no worker has
-	reporting     bool          // the sweeper is being told of them
+	reporting     bool          // a goroutine reports them to the sweeper
 	polling       bool          // a poll of it is under way
 	wanted        int           // the tasks that this poll asks for
 	failed        time.Time     // from when it may be polled again, if the last poll failed
@@ -45,7 +45,7 @@ func newTaskQueue(t *targetConsumer, name string, bulk bool) *taskQueue {
 	return &taskQueue{target: t, name: name, prefix: tasks.AsynqPrefix(name), bulk: bulk, maybeNonEmpty: true, message: tasks.NewMessageTemplate(name, tasks.TaskAction).Around()}
 }
 
-// noteEnd is called before a task is added to those that are to be reported. The caller holds the lock.
+// noteEnd records when the first unreported task ended. The caller holds the lock, and adds the task afterwards.
 func (q *taskQueue) noteEnd() {
 	for _, other := range q.target.queues {
 		if other.unreported() > 0 {

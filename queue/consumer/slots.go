@@ -47,7 +47,7 @@ type slots struct {
 	pacer     *throttle.Pacer[*task] // nil for a target without a rate
 	runners   *runners
 	mayStart  func() bool // false while the target is on hold, and when the server stops
-	onRunning func(n int) // is told of each change of running
+	onRunning func(n int) // receives each change of running
 
 	counts
 	share share

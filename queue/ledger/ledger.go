@@ -42,17 +42,17 @@ type Ledger struct {
 
 // New returns the ledger in a Redis. The DB's connections report their servers to history.
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, calls *batcher.Batcher, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
-	s := &Ledger{
+	l := &Ledger{
 		db: db, log: log, seals: seals, batches: all, groups: &groups{db, seals, all}, HandOver: handOver, history: history,
 		batcher: calls, releasing: make(chan struct{}, maxReleasing), attempts: newAttempts(),
 		Workers: &Workers{db: db, history: history},
 	}
-	s.Restorer = &Restorer{
-		db: db, log: log, background: background, tasks: queues, batches: all, groups: s.groups, workers: s.Workers,
-		attempts: s.attempts, history: history, OnForgotten: func() {},
+	l.Restorer = &Restorer{
+		db: db, log: log, background: background, tasks: queues, batches: all, groups: l.groups, workers: l.Workers,
+		attempts: l.attempts, history: history,
 	}
-	history.onChange(s.Restorer.restoreSoon)
-	return s
+	history.onChange(l.Restorer.restoreSoon)
+	return l
 }
 
 // Webhook implements [batch.Ledger].
@@ -81,11 +81,7 @@ type groups struct {
 
 // Restorer finds steps of this process that Redis has forgotten, and repeats them.
 type Restorer struct {
-	workers *Workers
-	// OnForgotten is the function that the Restorer calls after Redis may have forgotten
-	// something. By default it does nothing.
-	OnForgotten func()
-
+	workers    *Workers
 	db         *rdb.DB
 	log        *slog.Logger
 	background *rdb.Background

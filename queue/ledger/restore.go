@@ -18,7 +18,25 @@ import (
 // restoring allows one round of restoring at a time.
 type restoring struct {
 	mu             sync.Mutex
-	running, again bool // a round runs; another round follows it
+	running, again bool     // a round runs; another round follows it
+	after          []func() // called at the end of each round
+}
+
+// OnForgotten adds a function to those that the Restorer calls after Redis may have forgotten something.
+func (r *Restorer) OnForgotten(do func()) {
+	r.restoring.mu.Lock()
+	defer r.restoring.mu.Unlock()
+	r.restoring.after = append(r.restoring.after, do)
+}
+
+// forgot calls the functions that OnForgotten has added.
+func (r *restoring) forgot() {
+	r.mu.Lock()
+	after := slices.Clone(r.after)
+	r.mu.Unlock()
+	for _, do := range after {
+		do()
+	}
 }
 
 // restoreSoon repeats, in the background, the last steps of this process: once now, and once more
@@ -72,7 +90,7 @@ func (r *Restorer) restoreTwice(ctx context.Context) {
 		r.log.WarnContext(ctx, "the sweeper was not alerted, so it may find lost work late", "error", err)
 	}
 	crash.At(crash.Alerted)
-	r.OnForgotten()
+	r.restoring.forgot()
 }
 
 // restoreChunk is the most attempts that one step restores.

@@ -51,7 +51,7 @@ func (s *Sweeper) AskHoldersNow() { s.holders.askedAt = time.Time{} }
 // AddRunning has the sweeper know a batch that runs.
 func (s *Sweeper) AddRunning(id string, m map[string]string) { s.holders.add(id, m) }
 
-// Running returns the batches whose holders are to be asked for.
+// Running returns the batches for whose holders the sweeper will ask.
 func (s *Sweeper) Running() map[string]map[string]string { return s.holders.running }
 
 // Missing returns the workers that are missing, and since when.

@@ -61,9 +61,7 @@ func (c *Claim) take(ctx context.Context) error {
 		s.wake() // it reserves the missing ones
 		var over <-chan time.Time
 		if held > 0 {
-			timer := time.NewTimer(held)
-			defer timer.Stop()
-			over = timer.C
+			over = time.After(held)
 		}
 		select {
 		case <-more:
