@@ -2,9 +2,7 @@ package queue_test
 
 import (
 	"bytes"
-	"context"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,7 +16,6 @@ import (
 	"github.com/batchd/batchd/queue/ledger"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/tasks"
-	"github.com/batchd/batchd/queue/upload"
 )
 
 func TestOnlyACommittedBatchExists(t *testing.T) {
@@ -46,29 +43,6 @@ func TestOnlyACommittedBatchExists(t *testing.T) {
 		require.Equal(t, *queuetest.Action(1199), begun.Action)
 		require.Equal(t, "crm", begun.Target)
 		require.Equal(t, 1, begun.Attempt)
-	})
-}
-
-func TestAnAbortedUploadLeavesNothing(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u, err := b.Open(b.Ctx, "me", "key")
-		require.NoError(t, err)
-		for i := range 1200 {
-			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
-		}
-		require.NoError(t, u.(*upload.Upload).Settle(t.Context()))
-		for key, ttl := range b.AllKeys() {
-			require.Positive(t, ttl, "staged keys expire by themselves: %s", key)
-		}
-		cancelled, cancel := context.WithCancel(b.Ctx)
-		cancel() // the client is gone, as with a connection that was cut
-		u.Abort(cancelled)
-		for key := range b.AllKeys() {
-			require.True(t, strings.HasPrefix(key, "batchd:key:"), "left behind: %s", key)
-		}
-		again, err := b.Open(b.Ctx, "me", "key")
-		require.NoError(t, err, "the key is free again")
-		again.Abort(b.Ctx)
 	})
 }
 
@@ -389,124 +363,6 @@ func TestBatchesAreListedNewestFirst(t *testing.T) {
 	})
 }
 
-func TestAnIdempotencyKeyMakesOneBatch(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		submit := func(key, content string) (*batch.Batch, bool, error) {
-			u, err := b.Open(b.Ctx, "me", key)
-			if err != nil {
-				return nil, false, err
-			}
-			defer u.Abort(b.Ctx)
-			if err := u.Add(b.Ctx, queuetest.Action(0)); err != nil {
-				return nil, false, err
-			}
-			s := queuetest.Spec()
-			s.Fingerprint = []byte(content)
-			return u.Commit(b.Ctx, s)
-		}
-		first, replayed, err := submit("k", "body")
-		require.NoError(t, err)
-		require.False(t, replayed)
-		again, replayed, err := submit("k", "body")
-		require.NoError(t, err)
-		require.True(t, replayed)
-		require.Equal(t, first, again)
-		_, _, err = submit("k", "other body")
-		require.ErrorIs(t, err, batch.ErrKeyReused)
-
-		require.NoError(t, b.Delete(b.Ctx, "me", first.ID))
-		fresh, replayed, err := submit("k", "other body")
-		require.NoError(t, err, "the key of a deleted batch is free")
-		require.False(t, replayed)
-		require.NotEqual(t, first.ID, fresh.ID)
-
-		open, err := b.Open(b.Ctx, "me", "busy")
-		require.NoError(t, err)
-		_, err = b.Open(b.Ctx, "me", "busy")
-		require.ErrorIs(t, err, batch.ErrKeyBusy)
-		_, err = b.Open(b.Ctx, "you", "busy")
-		require.NoError(t, err, "another owner's key is another key")
-		// The process that accepts it dies: its marker runs out, and the key is
-		// taken over. Should it wake up after all, it can't commit any more.
-		require.NoError(t, open.Add(b.Ctx, queuetest.Action(0)))
-		require.NoError(t, b.DB.Client.Del(b.Ctx, open.(*upload.Upload).Keys.Upload).Err())
-		_, _, err = submit("busy", "body")
-		require.NoError(t, err)
-		_, _, err = open.Commit(b.Ctx, queuetest.Spec())
-		require.ErrorIs(t, err, batch.ErrUploadLost)
-	})
-}
-
-func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u, err := b.Open(b.Ctx, "me", "k")
-		require.NoError(t, err)
-		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
-		require.NoError(t, b.DB.Client.Del(b.Ctx, u.(*upload.Upload).Keys.Upload).Err()) // it was idle for too long
-		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
-		require.ErrorIs(t, err, batch.ErrUploadLost)
-
-		u, err = b.Open(b.Ctx, "me", "")
-		require.NoError(t, err)
-		for i := range upload.ChunkActions {
-			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
-		}
-		require.NoError(t, u.(*upload.Upload).Settle(t.Context()))
-		require.NoError(t, b.DB.Client.Del(b.Ctx, u.(*upload.Upload).Keys.Actions).Err())
-		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
-		require.ErrorIs(t, err, batch.ErrUploadLost)
-
-		u, err = b.Open(b.Ctx, "me", "other")
-		require.NoError(t, err)
-		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
-		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.IdempotencyKey("me", "other"), "another", 0).Err())
-		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
-		require.ErrorIs(t, err, batch.ErrUploadLost)
-		list, _, err := b.List(b.Ctx, "me", "", 10)
-		require.NoError(t, err)
-		require.Empty(t, list)
-	})
-}
-
-func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		ids := make(chan string, 100)
-		var wg sync.WaitGroup
-		for range 100 {
-			wg.Go(func() {
-				for {
-					u, err := b.Open(b.Ctx, "me", "k")
-					if err != nil {
-						if !strings.Contains(err.Error(), batch.ErrKeyBusy.Error()) {
-							ids <- err.Error()
-							return
-						}
-						continue
-					}
-					_ = u.Add(b.Ctx, queuetest.Action(0))
-					got, _, err := u.Commit(b.Ctx, queuetest.Spec())
-					if err != nil {
-						ids <- err.Error()
-						return
-					}
-					ids <- got.ID
-					return
-				}
-			})
-		}
-		wg.Wait()
-		close(ids)
-		distinct := map[string]int{}
-		for id := range ids {
-			distinct[id]++
-		}
-		require.Len(t, distinct, 1)
-		list, _, err := b.List(b.Ctx, "me", "", 10)
-		require.NoError(t, err)
-		require.Len(t, list, 1)
-	})
-}
-
 func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		bare := b.Submit(2, queuetest.Spec()).ID
@@ -589,5 +445,3 @@ func TestTheWebhookIsEnqueuedWithTheEnd(t *testing.T) {
 		require.ErrorIs(t, err, batch.ErrNoWebhook)
 	})
 }
-
-// requireTTLs checks that a batch has so many keys, and that none lives too long.

@@ -15,7 +15,6 @@ import (
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/tasks"
-	"github.com/batchd/batchd/queue/upload"
 )
 
 func TestEveryActionBecomesATaskThatAsynqCanSee(t *testing.T) {
@@ -67,17 +66,19 @@ func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 		seen := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(seen)
 		b.Fanout.Offered.Pause = time.Hour
-		first, second := b.Upload(3), b.Upload(3)
-		for _, u := range []*upload.Upload{first, second} {
-			_, _, err := u.Commit(b.Ctx, queuetest.Spec())
+		var ids []string
+		for _, u := range []batch.Upload{b.Upload(3), b.Upload(3)} {
+			made, _, err := u.Commit(b.Ctx, queuetest.Spec())
 			require.NoError(t, err)
+			ids = append(ids, made.ID)
 			if b.DB.Cluster == nil { // else they are enqueued in an exchange of their own, and that is noted at once
-				require.Equal(t, "0", noted(u.ID))
+				require.Equal(t, "0", noted(made.ID))
 			}
 		}
 		b.Background.Stop() // as at the end
-		require.Equal(t, "3", noted(first.ID))
-		require.Equal(t, "3", noted(second.ID))
+		for _, id := range ids {
+			require.Equal(t, "3", noted(id))
+		}
 		if b.DB.Cluster == nil {
 			require.Len(t, seen.With(fanout.Steps.Progress.Hash()), 1)
 		}

@@ -130,7 +130,8 @@ func TestASmallBatchIsTakenInTheExchangeOfItsCommit(t *testing.T) {
 		end(3)
 
 		u := b.Upload(1)
-		require.NoError(t, u.Add(b.Ctx, &batch.Action{Method: "POST", Path: "/", Body: bytes.Repeat([]byte("x"), upload.PiggybackBytes)}))
+		large := bytes.Repeat([]byte("x"), 64<<10) // with it, the batch is larger than one that shares its exchange with a poll
+		require.NoError(t, u.Add(b.Ctx, &batch.Action{Method: "POST", Path: "/", Body: large}))
 		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
 		commits := exchanges.With(upload.Steps.Commit.Hash())

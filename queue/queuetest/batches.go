@@ -13,7 +13,6 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/tasks"
-	"github.com/batchd/batchd/queue/upload"
 )
 
 // Spec returns a submission to the target "crm" with nothing special.
@@ -60,14 +59,14 @@ func (b *Bundle) Submit(n int, s *batch.Spec) *batch.Batch {
 }
 
 // Upload returns an upload with n actions, for the owner "me". The caller commits or drops it.
-func (b *Bundle) Upload(n int) *upload.Upload {
+func (b *Bundle) Upload(n int) batch.Upload {
 	b.T.Helper()
 	u, err := b.Open(b.Ctx, "me", "")
 	require.NoError(b.T, err)
 	for i := range n {
 		require.NoError(b.T, u.Add(b.Ctx, Action(i)))
 	}
-	return u.(*upload.Upload) //nolint:forcetypeassert,errcheck // a store has no other uploads
+	return u
 }
 
 // Read reads a batch of the owner "me" without results.

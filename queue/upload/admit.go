@@ -9,16 +9,16 @@ import (
 )
 
 // Admit implements [batch.Upload].
-func (u *Upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bool) (int, batch.LimitState, error) {
-	if u.Replay {
+func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bool) (int, batch.LimitState, error) {
+	if u.replay {
 		return n, batch.LimitState{Limit: limit, Remaining: limit.Rate.N}, nil
 	}
-	if !u.Marker.exists() { // while the marker exists, the limit keeps the grant
-		if err := u.Marker.renew(ctx); err != nil {
+	if !u.marker.exists() { // while the marker exists, the limit keeps the grant
+		if err := u.marker.renew(ctx); err != nil {
 			return 0, batch.LimitState{}, err
 		}
 	}
-	given, err := u.s.limits.Admit(ctx, limits.Asked{Owner: u.owner, Grant: limits.GrantName(u.ID, ""), N: n, Limit: limit, Partial: partial})
+	given, err := u.s.limits.Admit(ctx, limits.Asked{Owner: u.owner, Grant: limits.GrantName(u.id, ""), N: n, Limit: limit, Partial: partial})
 	if err != nil {
 		return 0, batch.LimitState{}, err
 	}
@@ -31,11 +31,11 @@ func (u *Upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 }
 
 // refund gives the quota of an upload back that does not become a batch.
-func (u *Upload) refund(ctx context.Context) {
+func (u *upload) refund(ctx context.Context) {
 	if len(u.admitted.Taken) == 0 {
 		return
 	}
-	if _, err := u.s.db.Run(ctx, limits.Steps.Refund, u.admitted.Keys, append([]any{limits.GrantName(u.ID, "")}, u.admitted.Taken...)...); err != nil {
-		u.s.log.WarnContext(ctx, "quota of an aborted upload left to run out", "batch", u.ID, "error", err)
+	if _, err := u.s.db.Run(ctx, limits.Steps.Refund, u.admitted.Keys, append([]any{limits.GrantName(u.id, "")}, u.admitted.Taken...)...); err != nil {
+		u.s.log.WarnContext(ctx, "quota of an aborted upload left to run out", "batch", u.id, "error", err)
 	}
 }

@@ -15,10 +15,10 @@ import (
 // claimKey decides which upload owns the idempotency key. An upload may commit only while its marker
 // exists, and another upload takes the key only if the owner has neither a marker nor a batch. So at
 // most one of two uploads can commit.
-func (u *Upload) claimKey(ctx context.Context) error {
+func (u *upload) claimKey(ctx context.Context) error {
 	holder, err := u.markAndClaim(ctx)
 	for {
-		if err != nil || holder == u.ID {
+		if err != nil || holder == u.id {
 			return err
 		}
 		var exists, busy bool
@@ -27,8 +27,8 @@ func (u *Upload) claimKey(ctx context.Context) error {
 		case err != nil:
 			return err
 		case exists:
-			u.Marker.remove(ctx)
-			u.ID, u.Keys, u.Replay = holder, keys.KeysOf(holder), true
+			u.marker.remove(ctx)
+			u.id, u.keys, u.replay = holder, keys.KeysOf(holder), true
 			return nil
 		case busy:
 			return batch.ErrKeyBusy
@@ -38,19 +38,19 @@ func (u *Upload) claimKey(ctx context.Context) error {
 }
 
 // markAndClaim sets the marker, claims the key, and returns the id of the key's owner.
-func (u *Upload) markAndClaim(ctx context.Context) (holder string, err error) {
+func (u *upload) markAndClaim(ctx context.Context) (holder string, err error) {
 	if u.s.db.Cluster != nil { // commands to several servers of a cluster have no order
-		if err := u.Marker.renew(ctx); err != nil {
+		if err := u.marker.renew(ctx); err != nil {
 			return "", err
 		}
 		return u.claimFrom(ctx, "")
 	}
 	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
-	u.Marker.At = time.Now()
+	u.marker.at = time.Now()
 	pipe := u.s.db.Client.Pipeline()
-	mark := pipe.Set(ctx, u.Keys.Upload, 1, MarkerTTL)
-	claim := pipe.EvalSha(ctx, Steps.Claim.Hash(), []string{u.Claim}, claimArgs("", u.ID)...)
+	mark := pipe.Set(ctx, u.keys.Upload, 1, markerTTL)
+	claim := pipe.EvalSha(ctx, Steps.Claim.Hash(), []string{u.claim}, claimArgs("", u.id)...)
 	u.s.db.Send(ctx, pipe)
 	if err := mark.Err(); err != nil {
 		return "", rdb.MapError(ctx, err)
@@ -60,8 +60,8 @@ func (u *Upload) markAndClaim(ctx context.Context) (holder string, err error) {
 }
 
 // claimFrom takes the key from an upload that failed, and returns the id of the key's owner.
-func (u *Upload) claimFrom(ctx context.Context, seen string) (holder string, err error) {
-	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.Claim}, claimArgs(seen, u.ID)...)
+func (u *upload) claimFrom(ctx context.Context, seen string) (holder string, err error) {
+	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.claim}, claimArgs(seen, u.id)...)
 	if err != nil {
 		return "", err
 	}
@@ -85,7 +85,7 @@ func (s *Uploads) lookUp(ctx context.Context, id string) (exists, open bool, err
 }
 
 // claimArgs returns the arguments of lua/claim.lua.
-func claimArgs(seen, id string) []any { return []any{seen, id, rdb.Millis(ClaimTTL)} }
+func claimArgs(seen, id string) []any { return []any{seen, id, rdb.Millis(claimTTL)} }
 
 // marker is a key that exists while an upload with an idempotency key, or under a limit, is open.
 type marker struct {
@@ -93,11 +93,11 @@ type marker struct {
 	log   *slog.Logger
 	batch string
 	key   string
-	At    time.Time // when the key was last set or renewed; zero if the upload has no marker
+	at    time.Time // when the key was last set or renewed; zero if the upload has no marker
 }
 
 // exists reports whether the upload has set its marker. It may have expired since.
-func (m *marker) exists() bool { return !m.At.IsZero() }
+func (m *marker) exists() bool { return !m.at.IsZero() }
 
 // renew sets the marker, or extends its life. It does not set a marker again that has expired: another
 // upload may have claimed the idempotency key.
@@ -106,17 +106,17 @@ func (m *marker) renew(ctx context.Context) error {
 	defer cancel()
 	var err error
 	if m.exists() {
-		err = m.db.Client.PExpire(ctx, m.key, MarkerTTL).Err()
+		err = m.db.Client.PExpire(ctx, m.key, markerTTL).Err()
 	} else {
-		err = m.db.Client.Set(ctx, m.key, 1, MarkerTTL).Err()
+		err = m.db.Client.Set(ctx, m.key, 1, markerTTL).Err()
 	}
-	m.At = time.Now()
+	m.at = time.Now()
 	return rdb.MapError(ctx, err)
 }
 
 // keep renews the marker of an upload that takes long.
 func (m *marker) keep(ctx context.Context) error {
-	if !m.exists() || time.Since(m.At) < MarkerTTL/4 {
+	if !m.exists() || time.Since(m.at) < markerTTL/4 {
 		return nil
 	}
 	return m.renew(batch.WithBudget(ctx, m.db.Timeout/2))

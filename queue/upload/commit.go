@@ -19,12 +19,12 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// PiggybackBytes is the most bytes of a batch whose commit shares its exchange with a poll: a larger one would delay the poll.
-const PiggybackBytes = 64 << 10
+// piggybackBytes is the most bytes of a batch whose commit shares its exchange with a poll: a larger one would delay the poll.
+const piggybackBytes = 64 << 10
 
 // Commit implements [batch.Upload].
-func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
-	if u.Replay {
+func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
+	if u.replay {
 		b, err := u.replayed(ctx, spec)
 		return b, true, err
 	}
@@ -33,14 +33,14 @@ func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 	if err != nil {
 		return nil, false, err
 	}
-	out := fanout.Batch{Flow: tasks.Flow{Owner: u.owner, ID: u.ID, Route: tasks.Route{Target: spec.Target, Lane: lane}}, Total: u.n, Throttled: spec.Throttle != nil}
+	out := fanout.Batch{Flow: tasks.Flow{Owner: u.owner, ID: u.id, Route: tasks.Route{Target: spec.Target, Lane: lane}}, Total: u.n, Throttled: spec.Throttle != nil}
 	created, err := u.commit(ctx, spec, args, &out)
 	if err != nil {
 		return nil, false, err
 	}
 	crash.At(crash.Committed)
 	b := &batch.Batch{
-		ID: u.ID, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
+		ID: u.id, Owner: u.owner, Target: spec.Target, Lane: lane, Status: batch.StatusQueued,
 		Counts: batch.Counts{Total: u.n, Pending: u.n}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata,
 		CreatedAt: created, ExpiresAt: created.Add(spec.ExpiresIn), Retention: spec.Retention, Scope: spec.Scope,
 	}
@@ -49,14 +49,14 @@ func (u *Upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 }
 
 // commitArgs returns the arguments of lua/commit.lua.
-func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
+func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	needMarker := "0"
-	if u.Marker.exists() { // a process that gives the upload up removes the marker, and a late commit is refused
+	if u.marker.exists() { // a process that gives the upload up removes the marker, and a late commit is refused
 		needMarker = "1"
 	}
 	args := []any{
 		u.n, needMarker, rdb.Millis(spec.ExpiresIn), rdb.Millis(spec.Retention),
-		len(u.groups.order), u.groups.states(u.n), u.ID, rdb.Millis(claimLife(spec)), rdb.Millis(OwnerIndexTTL),
+		len(u.groups.order), u.groups.states(u.n), u.id, rdb.Millis(claimLife(spec)), rdb.Millis(ownerIndexTTL),
 		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
 	}
 	if spec.WebhookURL != "" {
@@ -72,7 +72,7 @@ func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 		}
 		args = append(args, "throttle", limit, "handed", 0)
 	}
-	if private := u.s.batches.Codec.SealPrivate(u.ID, spec); private != nil {
+	if private := u.s.batches.Codec.SealPrivate(u.id, spec); private != nil {
 		args = append(args, "private", private)
 	}
 	return args, nil
@@ -83,69 +83,69 @@ func (u *Upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 // first: a process that finds an entry without a batch removes the entry, but no process would find a batch
 // without an entry. The actions are staged before the entries are written, so a process that finds an entry
 // sees them and waits. The owner's list is sorted by the time of the batch afterwards.
-func (u *Upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.Batch) (time.Time, error) {
+func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.Batch) (time.Time, error) {
 	if u.s.db.Cluster == nil && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, args, out)
 		if !redis.HasErrorPrefix(err, "NOSCRIPT") {
 			return u.created(answer, err)
 		}
 	}
-	if err := cmp.Or(u.Flush(ctx), u.Settle(ctx)); err != nil {
+	if err := cmp.Or(u.flush(ctx), u.settle(ctx)); err != nil {
 		return time.Time{}, err
 	}
 	if err := u.extendClaim(ctx, spec); err != nil {
 		return time.Time{}, err
 	}
 	if u.s.db.Cluster != nil {
-		if err := u.Index(ctx, out.Throttled); err != nil {
+		if err := u.index(ctx, out.Throttled); err != nil {
 			return time.Time{}, err
 		}
-		if err := u.List(ctx, "", true); err != nil {
+		if err := u.list(ctx, "", true); err != nil {
 			return time.Time{}, err
 		}
 	}
 	crash.At(crash.Indexed)
-	if err := u.StageGroups(ctx); err != nil {
+	if err := u.stageGroups(ctx); err != nil {
 		return time.Time{}, err
 	}
 	crash.At(crash.BeforeCommit)
-	u.Doubtful = true
+	u.doubtful = true
 	answer, err := u.s.db.Run(ctx, Steps.Commit, u.commitKeys(), args...)
 	created, err := u.created(answer, err)
 	if err == nil && u.s.db.Cluster != nil {
-		if err := u.List(ctx, answer[2], false); err != nil {
-			u.s.log.WarnContext(ctx, "batch listed with a time before its commit", "batch", u.ID, "error", err)
+		if err := u.list(ctx, answer[2], false); err != nil {
+			u.s.log.WarnContext(ctx, "batch listed with a time before its commit", "batch", u.id, "error", err)
 		}
 	}
 	return created, err
 }
 
-// List adds the batch to its owner's list with the time at which it was created, in microseconds; empty
+// list adds the batch to its owner's list with the time at which it was created, in microseconds; empty
 // means now. If keep is set, an existing entry stays as it is.
-func (u *Upload) List(ctx context.Context, created string, keep bool) error {
-	_, err := u.s.db.Run(ctx, Steps.List, []string{keys.OwnerKey(u.owner)}, u.ID, created, rdb.Millis(OwnerIndexTTL), keep)
+func (u *upload) list(ctx context.Context, created string, keep bool) error {
+	_, err := u.s.db.Run(ctx, Steps.List, []string{keys.OwnerKey(u.owner)}, u.id, created, rdb.Millis(ownerIndexTTL), keep)
 	return err
 }
 
 // commitAtOnce stages, commits and offers a small batch in one exchange, with a poll of a consumer of this
 // process. One server runs the commands of a connection in order, so an exchange that breaks off has the same
 // effect as several exchanges of which the last ones were not made. If the commit fails, nothing is offered.
-func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch) ([]string, error) {
+func (u *upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch) ([]string, error) {
 	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
-	u.Doubtful = true
+	u.doubtful = true
 	pipe := u.s.db.Client.Pipeline()
-	pipe.EvalSha(ctx, Steps.Stage.Hash(), u.StageKeys(), u.StageArgs()...)
+	pipe.EvalSha(ctx, Steps.Stage.Hash(), u.stageKeys(), u.stageArgs()...)
 	commit := pipe.EvalSha(ctx, Steps.Commit.Hash(), u.commitKeys(), args...)
 	upTo := pipe.Len()
 	var offer *tasks.QueueSteps
 	var poll tasks.PiggybackPoll = tasks.NoPoll{}
-	queue := u.s.tasks.QueueOf(out.Route, u.ID, 0) // the only one of the lane
+	queue := u.s.tasks.QueueOf(out.Route, u.id, 0) // the only one of the lane
 	if !out.Throttled {
-		if u.bytes <= PiggybackBytes {
+		if u.bytes <= piggybackBytes {
 			poll = u.s.Piggyback.Poll(ctx, queue)
 		}
-		offer = u.s.tasks.AddOffer(ctx, pipe, out.Flow, []tasks.IndexRange{{From: 0, To: u.n}}, u.Keys.Meta, !poll.WakesOthers())
+		offer = u.s.tasks.AddOffer(ctx, pipe, out.Flow, []tasks.IndexRange{{From: 0, To: u.n}}, u.keys.Meta, !poll.WakesOthers())
 		poll.Add(ctx, pipe)
 	}
 	cmds := u.s.db.Send(ctx, pipe)
@@ -169,23 +169,23 @@ func (u *Upload) commitAtOnce(ctx context.Context, args []any, out *fanout.Batch
 }
 
 // commitKeys returns the keys of lua/commit.lua.
-func (u *Upload) commitKeys() []string {
-	names := append(u.Keys.Step(), u.Keys.Upload)
+func (u *upload) commitKeys() []string {
+	names := append(u.keys.Step(), u.keys.Upload)
 	if u.s.db.Cluster != nil {
 		return names
 	}
 	names = append(names, keys.OwnerKey(u.owner), keys.OpenKey, keys.ThrottledKey)
-	if u.Claim != "" {
-		names = append(names, u.Claim)
+	if u.claim != "" {
+		names = append(names, u.claim)
 	}
 	return names
 }
 
 // claimLife returns how long the idempotency key of a batch refers to it.
-func claimLife(spec *batch.Spec) time.Duration { return max(spec.ExpiresIn+spec.Retention, ClaimTTL) }
+func claimLife(spec *batch.Spec) time.Duration { return max(spec.ExpiresIn+spec.Retention, claimTTL) }
 
 // created reads the answer of lua/commit.lua, and returns the time at which the batch was created.
-func (u *Upload) created(answer []string, err error) (time.Time, error) {
+func (u *upload) created(answer []string, err error) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("commit the batch: %w", err)
 	}
@@ -197,8 +197,8 @@ func (u *Upload) created(answer []string, err error) (time.Time, error) {
 }
 
 // replayed returns the batch of the earlier submission with the same idempotency key.
-func (u *Upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
-	m, err := u.s.batches.Meta(ctx, u.ID)
+func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, error) {
+	m, err := u.s.batches.Meta(ctx, u.id)
 	if err != nil {
 		return nil, err
 	}
@@ -208,37 +208,37 @@ func (u *Upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 	if !hmac.Equal([]byte(m["fingerprint"]), []byte(hex.EncodeToString(spec.Fingerprint))) {
 		return nil, batch.ErrKeyReused
 	}
-	b, err := u.s.batches.Codec.DecodeBatch(u.ID, m)
+	b, err := u.s.batches.Codec.DecodeBatch(u.id, m)
 	if err != nil || b.Status.Terminal() {
 		return b, err
 	}
 	// On a cluster the entries may be missing: another process may have removed them before the commit.
-	if err := u.List(ctx, m["created"]+"000", true); err != nil {
+	if err := u.list(ctx, m["created"]+"000", true); err != nil {
 		return nil, err
 	}
-	return b, u.Index(ctx, m["throttle"] != "")
+	return b, u.index(ctx, m["throttle"] != "")
 }
 
 // extendClaim extends the life of the idempotency key to that of the batch.
-func (u *Upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
-	if u.Claim == "" || u.s.db.Cluster == nil { // on one server, the commit does it
+func (u *upload) extendClaim(ctx context.Context, spec *batch.Spec) error {
+	if u.claim == "" || u.s.db.Cluster == nil { // on one server, the commit does it
 		return nil
 	}
-	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.Claim}, u.ID, u.ID, rdb.Millis(claimLife(spec)))
-	if err == nil && answer[0] != u.ID {
+	answer, err := u.s.db.Run(ctx, Steps.Claim, []string{u.claim}, u.id, u.id, rdb.Millis(claimLife(spec)))
+	if err == nil && answer[0] != u.id {
 		err = batch.ErrUploadLost
 	}
 	return err
 }
 
-// Index adds the batch to the lists of open and throttled batches, which the sweeper reads.
-func (u *Upload) Index(ctx context.Context, throttled bool) error {
+// index adds the batch to the lists of open and throttled batches, which the sweeper reads.
+func (u *upload) index(ctx context.Context, throttled bool) error {
 	ctx, cancel := u.s.db.WithTimeout(ctx)
 	defer cancel()
 	_, err := u.s.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		p.ZAdd(ctx, keys.OpenKey, redis.Z{Member: u.ID})
+		p.ZAdd(ctx, keys.OpenKey, redis.Z{Member: u.id})
 		if throttled {
-			p.ZAdd(ctx, keys.ThrottledKey, redis.Z{Member: u.ID})
+			p.ZAdd(ctx, keys.ThrottledKey, redis.Z{Member: u.id})
 		}
 		return nil
 	})

@@ -49,13 +49,13 @@ func (g *stagedGroups) states(n int) []byte {
 	return states
 }
 
-// StageGroups stages the records of the upload's groups like actions.
-func (u *Upload) StageGroups(ctx context.Context) error {
-	for from := 0; from < len(u.groups.order); from += ChunkActions {
-		to := min(from+ChunkActions, len(u.groups.order))
-		args := []any{rdb.Millis(StagedTTL)}
+// stageGroups stages the records of the upload's groups like actions.
+func (u *upload) stageGroups(ctx context.Context) error {
+	for from := 0; from < len(u.groups.order); from += chunkActions {
+		to := min(from+chunkActions, len(u.groups.order))
+		args := []any{rdb.Millis(stagedTTL)}
 		for _, g := range u.groups.order[from:to] {
-			sealed, err := u.s.batches.Codec.SealGroup(u.ID, g)
+			sealed, err := u.s.batches.Codec.SealGroup(u.id, g)
 			if err != nil {
 				return err
 			}
@@ -65,7 +65,7 @@ func (u *Upload) StageGroups(ctx context.Context) error {
 			}
 			args = append(args, g.Leader(), members.String()+"|0|"+string(sealed))
 		}
-		answer, err := u.s.db.Run(ctx, Steps.Stage, []string{u.Keys.Groups, u.Keys.Meta}, args...)
+		answer, err := u.s.db.Run(ctx, Steps.Stage, []string{u.keys.Groups, u.keys.Meta}, args...)
 		if err != nil {
 			return fmt.Errorf("stage groups: %w", err)
 		}

@@ -17,12 +17,12 @@ const (
 	memoryShare = 0.8
 	// resultRoom is about how many bytes the result of a waiting action takes, if its answer is small.
 	resultRoom = 600
-	// MemoryEvery is how long a reading of Redis's memory is used, and memoryFailed how long the error
+	// memoryEvery is how long a reading of Redis's memory is used, and memoryFailed how long the error
 	// of one that failed.
-	MemoryEvery  = time.Second
+	memoryEvery  = time.Second
 	memoryFailed = 250 * time.Millisecond
-	// MemoryRetryAfter is when a client that was refused may try again.
-	MemoryRetryAfter = 10 * time.Second
+	// memoryRetryAfter is when a client that was refused may try again.
+	memoryRetryAfter = 10 * time.Second
 )
 
 // memoryGuard refuses new batches while Redis has too little memory left. It remembers the last reading.
@@ -31,7 +31,7 @@ type memoryGuard struct {
 	waiting func(ctx context.Context) (int, error) // the number of actions that wait for their tasks
 
 	mu       sync.Mutex
-	At       time.Time
+	at       time.Time
 	share    float64
 	failedAt time.Time
 	failed   error
@@ -44,7 +44,7 @@ func (g *memoryGuard) check(ctx context.Context) error {
 	if time.Since(g.failedAt) < memoryFailed {
 		return g.failed
 	}
-	if time.Since(g.At) >= MemoryEvery {
+	if time.Since(g.at) >= memoryEvery {
 		// Other submissions wait for this reading and use it, its error too: one reading after
 		// the other would take too long.
 		ctx, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), g.db.Timeout/2, rdb.ErrSlow)
@@ -54,13 +54,13 @@ func (g *memoryGuard) check(ctx context.Context) error {
 			g.failedAt, g.failed = time.Now(), err
 			return err
 		}
-		g.At, g.share = time.Now(), share
+		g.at, g.share = time.Now(), share
 	}
 	if g.share < memoryShare {
 		return nil
 	}
 	return &batch.UnavailableError{
-		RetryAfter: MemoryRetryAfter, Err: fmt.Errorf("redis uses %.0f%% of its maxmemory, with room for the results of the actions that wait: new batches are accepted again below %.0f%%", 100*g.share, 100*memoryShare),
+		RetryAfter: memoryRetryAfter, Err: fmt.Errorf("redis uses %.0f%% of its maxmemory, with room for the results of the actions that wait: new batches are accepted again below %.0f%%", 100*g.share, 100*memoryShare),
 	}
 }
 

@@ -24,18 +24,18 @@ import (
 )
 
 const (
-	// StagedTTL is how long an upload may be idle before Redis removes its actions.
-	StagedTTL = 10 * time.Minute
-	// MarkerTTL is how long an idle upload keeps its idempotency key busy.
-	MarkerTTL = time.Minute
-	// ClaimTTL is how long an idempotency key points at an upload; committing
+	// stagedTTL is how long an upload may be idle before Redis removes its actions.
+	stagedTTL = 10 * time.Minute
+	// markerTTL is how long an idle upload keeps its idempotency key busy.
+	markerTTL = time.Minute
+	// claimTTL is how long an idempotency key points at an upload; committing
 	// extends it to the life of the batch.
-	ClaimTTL = time.Hour
-	// ChunkActions and chunkBytes bound a staged chunk, so that no command is large.
-	ChunkActions = 250
+	claimTTL = time.Hour
+	// chunkActions and chunkBytes bound a staged chunk, so that no command is large.
+	chunkActions = 250
 	chunkBytes   = 128 << 10
-	// OwnerIndexTTL is longer than any batch lives.
-	OwnerIndexTTL = 800 * 24 * time.Hour
+	// ownerIndexTTL is longer than any batch lives.
+	ownerIndexTTL = 800 * 24 * time.Hour
 )
 
 // Uploads opens submissions. It is safe for concurrent use.
@@ -48,7 +48,7 @@ type Uploads struct {
 	limits     *limits.Limits
 	batches    *batches.Batches
 	fanout     *fanout.Fanout
-	Memory     *memoryGuard
+	memory     *memoryGuard
 
 	// NewID makes the ids of batches.
 	NewID func() (uuid.UUID, error)
@@ -60,19 +60,19 @@ type Uploads struct {
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, queues *tasks.Queues, limits *limits.Limits, all *batches.Batches, fan *fanout.Fanout) *Uploads {
 	return &Uploads{
 		db: db, log: log, seals: seals, background: background, tasks: queues, limits: limits, batches: all, fanout: fan,
-		Memory: &memoryGuard{db: db, waiting: queues.WaitingEverywhere}, NewID: uuid.NewV7, Piggyback: tasks.NoPiggyback{},
+		memory: &memoryGuard{db: db, waiting: queues.WaitingEverywhere}, NewID: uuid.NewV7, Piggyback: tasks.NoPiggyback{},
 	}
 }
 
-// Upload is a submission that is being made. It implements [batch.Upload].
-type Upload struct {
+// upload is a submission that is being made. It implements [batch.Upload].
+type upload struct {
 	s         *Uploads
-	ID        string // of the batch
-	Keys      keys.BatchKeys
+	id        string // of the batch
+	keys      keys.BatchKeys
 	owner     string
-	Claim     string // the Redis key of the idempotency key, or empty
-	Replay    bool   // the idempotency key belongs to an earlier submission, whose batch has the id ID
-	Marker    marker
+	claim     string // the Redis key of the idempotency key, or empty
+	replay    bool   // the idempotency key belongs to an earlier submission, and id is the id of its batch
+	marker    marker
 	pending   []any // index and sealed action in turn, not staged yet
 	bytes     int   // of the pending actions
 	n, staged int
@@ -80,28 +80,28 @@ type Upload struct {
 	groups    stagedGroups
 	scratch   []byte
 	admitted  limits.Admission
-	Doubtful  bool // a commit was tried, so only Redis knows whether the batch exists
+	doubtful  bool // a commit was tried, so only Redis knows whether the batch exists
 	committed bool // the batch exists, or the upload was aborted: nothing is left to do
 }
 
 // Open implements [batch.Store].
 func (s *Uploads) Open(ctx context.Context, owner, key string) (batch.Upload, error) {
-	if err := s.Memory.check(ctx); err != nil {
+	if err := s.memory.check(ctx); err != nil {
 		return nil, err
 	}
 	id, err := s.NewID()
 	if err != nil {
 		return nil, fmt.Errorf("make a batch id: %w", err)
 	}
-	u := &Upload{s: s, ID: id.String(), owner: owner}
-	u.Keys = keys.KeysOf(u.ID)
-	u.Marker = marker{db: s.db, log: s.log, batch: u.ID, key: u.Keys.Upload}
+	u := &upload{s: s, id: id.String(), owner: owner}
+	u.keys = keys.KeysOf(u.id)
+	u.marker = marker{db: s.db, log: s.log, batch: u.id, key: u.keys.Upload}
 	if key == "" {
 		return u, nil
 	}
-	u.Claim = keys.IdempotencyKey(owner, key)
+	u.claim = keys.IdempotencyKey(owner, key)
 	if err := u.claimKey(ctx); err != nil {
-		s.background.Detach(u.Marker.remove)
+		s.background.Detach(u.marker.remove)
 		return nil, err
 	}
 	crash.At(crash.KeyClaimed)
@@ -109,13 +109,13 @@ func (s *Uploads) Open(ctx context.Context, owner, key string) (batch.Upload, er
 }
 
 // Add implements [batch.Upload].
-func (u *Upload) Add(ctx context.Context, a *batch.Action) error {
-	if u.Replay {
+func (u *upload) Add(ctx context.Context, a *batch.Action) error {
+	if u.replay {
 		u.n++
 		return nil
 	}
 	u.scratch = batches.AppendAction(u.scratch[:0], a)
-	sealed := u.s.seals.Seal(seal.Label{ID: u.ID, Kind: "a", Index: u.n}, u.scratch)
+	sealed := u.s.seals.Seal(seal.Label{ID: u.id, Kind: "a", Index: u.n}, u.scratch)
 	u.pending = append(u.pending, u.n, sealed)
 	u.bytes += len(sealed)
 	u.groups.add(a, u.n)
@@ -123,31 +123,31 @@ func (u *Upload) Add(ctx context.Context, a *batch.Action) error {
 	if u.n%8 == 0 {
 		runtime.Gosched() // encoding a large upload would otherwise delay other goroutines
 	}
-	if err := u.Marker.keep(ctx); err != nil {
+	if err := u.marker.keep(ctx); err != nil {
 		return err
 	}
-	if len(u.pending) < 2*ChunkActions && u.bytes < chunkBytes {
+	if len(u.pending) < 2*chunkActions && u.bytes < chunkBytes {
 		return nil
 	}
-	return u.Flush(batch.WithoutBudget(ctx)) // each chunk has its own
+	return u.flush(batch.WithoutBudget(ctx)) // each chunk has its own
 }
 
-// Flush stages the pending actions in the background, while the caller reads the next ones. It waits for
+// flush stages the pending actions in the background, while the caller reads the next ones. It waits for
 // the chunk before.
-func (u *Upload) Flush(ctx context.Context) error {
-	if err := u.Settle(ctx); err != nil || len(u.pending) == 0 {
+func (u *upload) flush(ctx context.Context) error {
+	if err := u.settle(ctx); err != nil || len(u.pending) == 0 {
 		return err
 	}
 	u.staged += len(u.pending) / 2
-	args, upTo, done := u.StageArgs(), u.staged, make(chan error, 1)
+	args, upTo, done := u.stageArgs(), u.staged, make(chan error, 1)
 	u.pending, u.bytes, u.staging = u.pending[:0], 0, done
 	ctx = context.WithoutCancel(ctx) // the client does not have to stay connected for it
 	go func() { done <- u.stage(ctx, args, upTo) }()
 	return nil
 }
 
-// Settle waits for the chunk that is being staged. The wait counts towards the budget of the request.
-func (u *Upload) Settle(ctx context.Context) error {
+// settle waits for the chunk that is being staged. The wait counts towards the budget of the request.
+func (u *upload) settle(ctx context.Context) error {
 	if u.staging == nil {
 		return nil
 	}
@@ -159,9 +159,9 @@ func (u *Upload) Settle(ctx context.Context) error {
 }
 
 // stage stages a chunk. After it, upTo actions are staged.
-func (u *Upload) stage(ctx context.Context, args []any, upTo int) error {
+func (u *upload) stage(ctx context.Context, args []any, upTo int) error {
 	ctx = batch.WithBudget(ctx, u.s.db.Timeout/2) // an upload has many chunks
-	answer, err := u.s.db.Run(ctx, Steps.Stage, u.StageKeys(), args...)
+	answer, err := u.s.db.Run(ctx, Steps.Stage, u.stageKeys(), args...)
 	if err != nil {
 		return fmt.Errorf("stage actions: %w", err)
 	}
@@ -172,15 +172,15 @@ func (u *Upload) stage(ctx context.Context, args []any, upTo int) error {
 	return nil
 }
 
-// StageKeys returns the keys of lua/stage.lua.
-func (u *Upload) StageKeys() []string { return []string{u.Keys.Actions, u.Keys.Meta} }
+// stageKeys returns the keys of lua/stage.lua.
+func (u *upload) stageKeys() []string { return []string{u.keys.Actions, u.keys.Meta} }
 
-// StageArgs returns the arguments of lua/stage.lua for the pending actions.
-func (u *Upload) StageArgs() []any { return append([]any{rdb.Millis(StagedTTL)}, u.pending...) }
+// stageArgs returns the arguments of lua/stage.lua for the pending actions.
+func (u *upload) stageArgs() []any { return append([]any{rdb.Millis(stagedTTL)}, u.pending...) }
 
 // Abort implements [batch.Upload].
-func (u *Upload) Abort(context.Context) {
-	if u.committed || u.Replay {
+func (u *upload) Abort(context.Context) {
+	if u.committed || u.replay {
 		return
 	}
 	u.committed = true
@@ -188,19 +188,19 @@ func (u *Upload) Abort(context.Context) {
 }
 
 // drop refunds the quota of an upload that was aborted, and removes its keys.
-func (u *Upload) drop(ctx context.Context) {
-	_ = u.Settle(ctx) // so that the last chunk is removed, too
-	if u.Doubtful {
-		if u.Marker.exists() {
-			u.Marker.remove(ctx) // Redis then refuses a commit that comes late, and the idempotency key is free
+func (u *upload) drop(ctx context.Context) {
+	_ = u.settle(ctx) // so that the last chunk is removed, too
+	if u.doubtful {
+		if u.marker.exists() {
+			u.marker.remove(ctx) // Redis then refuses a commit that comes late, and the idempotency key is free
 		}
 		var answer []string
 		err := rdb.RetryUnavailable(ctx, func() (err error) {
-			answer, err = u.s.db.Run(ctx, Steps.Drop, []string{u.Keys.Meta, u.Keys.Actions, u.Keys.Groups})
+			answer, err = u.s.db.Run(ctx, Steps.Drop, []string{u.keys.Meta, u.keys.Actions, u.keys.Groups})
 			return err
 		})
 		if err != nil || answer[0] == "0" {
-			u.s.log.WarnContext(ctx, "a batch that was not acknowledged may run", "batch", u.ID, "error", err)
+			u.s.log.WarnContext(ctx, "a batch that was not acknowledged may run", "batch", u.id, "error", err)
 			return
 		}
 		u.refund(ctx)
@@ -208,13 +208,13 @@ func (u *Upload) drop(ctx context.Context) {
 	}
 	u.refund(ctx)
 	crash.At(crash.Readmitted)
-	keys := []string{u.Keys.Actions, u.Keys.Groups}
-	if u.Marker.exists() {
-		keys = append(keys, u.Keys.Upload)
+	keys := []string{u.keys.Actions, u.keys.Groups}
+	if u.marker.exists() {
+		keys = append(keys, u.keys.Upload)
 	} else if u.staged == 0 && len(u.pending) == 0 {
 		return
 	}
 	if err := u.s.db.Unlink(ctx, keys...); err != nil {
-		u.s.log.WarnContext(ctx, "keys of an aborted upload left to expire", "batch", u.ID, "error", err)
+		u.s.log.WarnContext(ctx, "keys of an aborted upload left to expire", "batch", u.id, "error", err)
 	}
 }

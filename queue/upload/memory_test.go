@@ -1,4 +1,4 @@
-package queue_test
+package upload_test
 
 import (
 	"errors"
@@ -27,7 +27,7 @@ func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 		for i := range megabytes * 16 {
 			require.NoError(t, b.DB.Client.HSet(b.Ctx, "filler", i, strings.Repeat("x", 1<<16)).Err())
 		}
-		b.Uploads.Memory.At = b.Uploads.Memory.At.Add(-upload.MemoryEvery)
+		b.Uploads.AgeMemory()
 	}
 	refill(36)
 	_, err := b.Open(b.Ctx, "me", "")

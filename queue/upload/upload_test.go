@@ -1,4 +1,4 @@
-package queue_test
+package upload_test
 
 import (
 	"context"
@@ -38,6 +38,29 @@ func (h *holding) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 		}
 		return next(ctx, cmd)
 	}
+}
+
+func TestAnAbortedUploadLeavesNothing(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		u, err := b.Open(b.Ctx, "me", "key")
+		require.NoError(t, err)
+		for i := range 1200 {
+			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
+		}
+		require.NoError(t, u.(*upload.Upload).Settle(t.Context()))
+		for key, ttl := range b.AllKeys() {
+			require.Positive(t, ttl, "staged keys expire by themselves: %s", key)
+		}
+		cancelled, cancel := context.WithCancel(b.Ctx)
+		cancel() // the client is gone, as with a connection that was cut
+		u.Abort(cancelled)
+		for key := range b.AllKeys() {
+			require.True(t, strings.HasPrefix(key, "batchd:key:"), "left behind: %s", key)
+		}
+		again, err := b.Open(b.Ctx, "me", "key")
+		require.NoError(t, err, "the key is free again")
+		again.Abort(b.Ctx)
+	})
 }
 
 func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
@@ -81,49 +104,6 @@ func TestASmallBatchIsCommittedInOneExchange(t *testing.T) {
 	})
 }
 
-// If it is not known whether a batch was committed, its idempotency key tells.
-func TestTheKeyOfACommitInDoubtIsFreeOrTheBatchs(t *testing.T) {
-	t.Parallel()
-	b := open(t, redistest.Start(t).URL())
-	b.Submit(1, queuetest.Spec()) // the steps are known there
-	open := func() *upload.Upload {
-		t.Helper()
-		var u batch.Upload
-		b.Eventually("the key", func() (ok bool) {
-			var err error
-			u, err = b.Open(b.Ctx, "me", "k")
-			if err != nil {
-				require.ErrorIs(t, err, batch.ErrKeyBusy)
-			}
-			return err == nil
-		})
-		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
-		return u.(*upload.Upload)
-	}
-	replicas := func(n string) {
-		t.Helper()
-		require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", n).Err())
-	}
-	u := open()
-	replicas("1") // nothing is written
-	_, _, err := u.Commit(b.Ctx, queuetest.Spec())
-	require.Error(t, err)
-	replicas("0")
-	u.Abort(b.Ctx)
-	b.Background.Wait()
-
-	v := open()
-	require.False(t, v.Replay)
-	b.DB.Client.AddHook(&queuetest.LostReplies{Left: 1, Only: upload.Steps.Commit.Hash()})
-	_, _, err = v.Commit(b.Ctx, queuetest.Spec())
-	require.Error(t, err)
-	v.Abort(b.Ctx)
-	w := open()
-	require.True(t, w.Replay)
-	require.Equal(t, v.ID, w.ID)
-	b.End(v.ID, 0, batch.Succeeded)
-}
-
 // What of a commit that was given up arrives late.
 func TestACommitThatWasGivenUpIsRefused(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
@@ -135,7 +115,7 @@ func TestACommitThatWasGivenUpIsRefused(t *testing.T) {
 			_, _, err = u.Admit(b.Ctx, 1, limit, false)
 			require.NoError(t, err)
 			late := *u.(*upload.Upload)
-			u.(*upload.Upload).Doubtful = true
+			u.(*upload.Upload).BeDoubtful()
 			u.Abort(b.Ctx)
 			b.Background.Wait()
 			_, _, err = late.Commit(b.Ctx, queuetest.Spec())
@@ -148,8 +128,8 @@ func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 1000, Per: time.Hour}}
 		for what, lose := range map[string]func(u *upload.Upload) error{
-			"marker": func(u *upload.Upload) error { return b.DB.Client.Del(b.Ctx, u.Keys.Upload).Err() },
-			"key":    func(u *upload.Upload) error { return b.DB.Client.Set(b.Ctx, u.Claim, "another", time.Hour).Err() },
+			"marker": func(u *upload.Upload) error { return b.DB.Client.Del(b.Ctx, u.Keys().Upload).Err() },
+			"key":    func(u *upload.Upload) error { return b.DB.Client.Set(b.Ctx, u.Claim(), "another", time.Hour).Err() },
 		} {
 			for _, n := range []int{1, 2 * upload.ChunkActions} {
 				o, err := b.Open(b.Ctx, "me", fmt.Sprint(what, n))
@@ -170,7 +150,7 @@ func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 				u.Abort(b.Ctx)
 				b.Background.Wait()
 				for key := range b.AllKeys() {
-					require.NotContains(t, key, u.ID, what)
+					require.NotContains(t, key, u.ID(), what)
 				}
 				v := b.Upload(1)
 				_, after, err := v.Admit(b.Ctx, 1, limit, false)
@@ -225,14 +205,14 @@ func TestWhatIsStagedLateChangesNothing(t *testing.T) {
 		args := u.StageArgs()
 		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
-		before := queuetest.Must(b.DB.Client.PTTL(b.Ctx, u.Keys.Actions).Result())
+		before := queuetest.Must(b.DB.Client.PTTL(b.Ctx, u.Keys().Actions).Result())
 		require.Greater(t, before, upload.StagedTTL)
 		args = append(args, 7, "more")
 		answer, err := b.DB.Run(b.Ctx, upload.Steps.Stage, u.StageKeys(), args...)
 		require.NoError(t, err)
 		require.Equal(t, "3", answer[0])
-		require.Greater(t, queuetest.Must(b.DB.Client.PTTL(b.Ctx, u.Keys.Actions).Result()), upload.StagedTTL)
-		require.Equal(t, batch.Counts{Total: 3, Pending: 3}, b.Read(u.ID).Counts)
+		require.Greater(t, queuetest.Must(b.DB.Client.PTTL(b.Ctx, u.Keys().Actions).Result()), upload.StagedTTL)
+		require.Equal(t, batch.Counts{Total: 3, Pending: 3}, b.Read(u.ID()).Counts)
 	})
 }
 
@@ -267,7 +247,7 @@ func TestABatchWhoseCommitWasNotAnsweredIsNotDropped(t *testing.T) {
 		require.Error(t, err)
 		u.Abort(b.Ctx)
 		b.Background.Wait()
-		require.Len(t, b.AllResults(u.ID, 10), 3)
+		require.Len(t, b.AllResults(u.ID(), 10), 3)
 	})
 }
 
@@ -283,7 +263,7 @@ func TestAnUploadReadsOnWhileItStages(t *testing.T) {
 		close(held.release)
 		_, _, err := u.Commit(b.Ctx, queuetest.Spec())
 		require.NoError(t, err)
-		require.Len(t, b.AllResults(u.ID, 1000), 2*upload.ChunkActions-1)
+		require.Len(t, b.AllResults(u.ID(), 1000), 2*upload.ChunkActions-1)
 	})
 }
 
@@ -324,7 +304,7 @@ func TestAChunkThatCannotBeStagedIsToldWithTheNext(t *testing.T) {
 			u.Abort(b.Ctx)
 			b.Background.Wait()
 			for key := range b.AllKeys() {
-				require.NotContains(t, key, u.ID)
+				require.NotContains(t, key, u.ID())
 			}
 		}
 	})
@@ -349,7 +329,7 @@ func TestABrokenUploadWaitsForWhatItStagesBeforeItIsDropped(t *testing.T) {
 		<-dropped
 		b.Background.Wait()
 		for key := range b.AllKeys() {
-			require.NotContains(t, key, u.ID)
+			require.NotContains(t, key, u.ID())
 		}
 	})
 }
@@ -383,10 +363,10 @@ func TestABatchIsListedOnlyOnceItsActionsAreStaged(t *testing.T) {
 		looked := 0
 		b.DB.Client.AddHook(scriptsForgotten{func() {
 			looked++
-			staged, err := b.Batches.Index.Staged(b.Ctx, []string{u.ID})
+			staged, err := b.Batches.Index.Staged(b.Ctx, []string{u.ID()})
 			require.NoError(t, err)
 			for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
-				if err := b.DB.Client.ZScore(b.Ctx, list, u.ID).Err(); !staged[u.ID] {
+				if err := b.DB.Client.ZScore(b.Ctx, list, u.ID()).Err(); !staged[u.ID()] {
 					require.ErrorIs(t, err, redis.Nil, list)
 				}
 			}

@@ -1,4 +1,4 @@
-package queue_test
+package upload_test
 
 import (
 	"encoding/binary"
@@ -145,13 +145,13 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 			indexes := []string{keys.OpenKey, keys.ThrottledKey, keys.OwnerKey("me")}
 			look()
 			for _, index := range indexes {
-				require.NoError(t, b.DB.Client.ZScore(b.Ctx, index, u.ID).Err(), index)
+				require.NoError(t, b.DB.Client.ZScore(b.Ctx, index, u.ID()).Err(), index)
 			}
 			u.Abort(b.Ctx)
 			b.Background.Wait()
 			look()
 			for _, index := range indexes {
-				require.Error(t, b.DB.Client.ZScore(b.Ctx, index, u.ID).Err(), index)
+				require.Error(t, b.DB.Client.ZScore(b.Ctx, index, u.ID()).Err(), index)
 			}
 		}
 	})

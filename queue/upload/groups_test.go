@@ -1,4 +1,4 @@
-package queue_test
+package upload_test
 
 import (
 	"testing"
@@ -21,7 +21,7 @@ func TestAnAbortedUploadLeavesNothingOfItsGroups(t *testing.T) {
 		require.NoError(t, u.(*upload.Upload).Settle(t.Context()))
 		u.Abort(b.Ctx)
 		for key := range b.AllKeys() {
-			require.NotContains(t, key, u.(*upload.Upload).ID, "a broken upload leaves nothing")
+			require.NotContains(t, key, u.(*upload.Upload).ID(), "a broken upload leaves nothing")
 		}
 	})
 }
