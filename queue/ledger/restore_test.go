@@ -269,6 +269,16 @@ func TestAnActionThatWasReleasedEndsWithItsBatchAlsoIfThatWasForgotten(t *testin
 		require.NoError(t, err)
 		require.Equal(t, 1, restored)
 		require.Equal(t, batch.Counts{Total: 2, Cancelled: 2}, b.Read(id).Counts)
+		for i, r := range b.AllResults(id, 10) {
+			require.Equal(t, batch.Cancelled, r.Outcome)
+			require.Equal(t, 1-i, r.Attempts)
+		}
+
+		_, _, err = b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Cancelled}})
+		require.NoError(t, err)
+		past := b.Begin(id, 0).Previous.Past()
+		require.Len(t, past, 1)
+		require.Equal(t, batch.Cancelled, past[0].Outcome)
 	})
 }
 

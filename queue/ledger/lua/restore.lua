@@ -44,6 +44,7 @@ for i = 3, #ARGV, 4 do
     end
     if to == 'p' and m[6] then
       to = m[6] == 'cancelled' and 'C' or 'X'
+      sealed = '' -- it is the result of an attempt, not of the action
       verdict = 'ended'
     end
     redis.call('SETRANGE', KEYS[2], index, to)
