@@ -81,7 +81,8 @@ func (r *Recovery) Recover(ctx context.Context, worker string, dead []string) (f
 				faults = append(faults, fmt.Errorf("recover batches: %w", fault))
 			}
 			for id, entries := range inFlight {
-				n, err := r.requeueLost(ctx, id, page.fields[id], entries, func(e batches.Entry) bool { return slices.Contains(dead, e.Worker) })
+				maps.DeleteFunc(entries, func(_ int, e batches.Entry) bool { return !slices.Contains(dead, e.Worker) })
+				n, err := r.requeue(ctx, id, page.fields[id], entries)
 				found += n
 				if err != nil {
 					faults = append(faults, fmt.Errorf("recover batch %s: %w", id, err))
@@ -135,29 +136,15 @@ func (p *pages) openPage(ctx context.Context, cursor uint64) (*openPage, uint64,
 	return p.readPage(ctx, ids), next, nil
 }
 
-// recoverBatch makes a new task for each action in flight of a batch whose entry satisfies lost, and
-// returns their number. m has fields of the batch's meta hash.
-func (r *Recovery) recoverBatch(ctx context.Context, id string, m map[string]string, lost func(batches.Entry) bool) (int, error) {
-	inFlight, err := r.inFlight(ctx, []string{id})
-	if err != nil {
-		return 0, err
-	}
-	return r.requeueLost(ctx, id, m, inFlight[id], lost)
-}
-
-// requeueLost makes a new task for each of the given actions in flight whose entry satisfies lost, and
-// returns their number.
-func (r *Recovery) requeueLost(ctx context.Context, id string, m map[string]string, inFlight map[int]batches.Entry, lost func(batches.Entry) bool) (int, error) {
-	var brought []tasks.Task
-	for index, e := range inFlight {
-		if lost(e) {
-			// By asynq's records, the dead worker still holds the action's task, so the
-			// id of that task is in use. The id of the new task has the attempt's token,
-			// so every process that finds this attempt makes the same task.
-			brought = append(brought, tasks.Task{
-				Queue: r.tasks.QueueOf(tasks.RouteOf(m), id, index), Kind: tasks.TaskAction, ID: tasks.TaskID(id, index, e.Token), Payload: tasks.EncodeTask(id, index),
-			})
-		}
+// requeue makes a new task for each of the given actions in flight, and returns their number. m has
+// fields of the batch's meta hash.
+func (r *Recovery) requeue(ctx context.Context, id string, m map[string]string, lost map[int]batches.Entry) (int, error) {
+	brought := make([]tasks.Task, 0, len(lost))
+	for index, e := range lost {
+		// By asynq's records, the dead worker still holds the action's task, so the id of that
+		// task is in use. The id of the new task has the attempt's token, so every process that
+		// finds this attempt makes the same task.
+		brought = append(brought, r.tasks.TokenTask(tasks.RouteOf(m), id, index, e.Token))
 	}
 	for chunk := range slices.Chunk(brought, tasks.FanOutChunk) {
 		if err := r.tasks.EnqueueTasks(ctx, chunk); err != nil {

@@ -32,11 +32,16 @@ const (
 	maxMissing = 1000
 	// minHolderAge is the age of an attempt from which the sweeper asks its worker for it.
 	minHolderAge = 2 * time.Second
+	// holderlessFor is how long an action in flight may have no worker: a group that a worker gave
+	// back has none until its next attempt.
+	holderlessFor = 15 * time.Second
 )
 
-// holders finds actions that are in flight according to the ledger although their workers, which are
-// alive, do not run them: Redis has forgotten how they ended. The sweeper asks the workers, which
-// remember it.
+// holders finds actions that are in flight according to the ledger although no worker runs them.
+//   - The worker is alive: Redis has forgotten how the action ended. The sweeper asks the worker, which
+//     remembers it.
+//   - The worker is missing: it died, and Redis has forgotten its last beat.
+//   - The action has no worker, since that gave the action back or disowned it, and its task is lost.
 type holders struct {
 	running   map[string]map[string]string // fields of running batches, by batch, as of the sweeper's last look
 	lastAsked map[string]time.Time         // when the sweeper last asked for a batch
@@ -44,12 +49,12 @@ type holders struct {
 	missing   map[string]time.Time // by worker that holds actions but is not alive: since when
 }
 
-// add records a batch if it runs. m has fields of its meta hash.
+// add records a batch that may have actions in flight. m has fields of its meta hash.
 func (h *holders) add(id string, m map[string]string) {
 	if h.running == nil {
 		h.running = make(map[string]map[string]string)
 	}
-	if batch.Status(m["status"]) == batch.StatusRunning {
+	if status := batch.Status(m["status"]); status == batch.StatusRunning || status == batch.StatusCancelling {
 		h.running[id] = m
 	}
 }
@@ -119,8 +124,8 @@ func (h *holders) alive(workers []string) {
 }
 
 // checkHolders asks the live workers whether they run the actions that they hold according to the
-// ledger. For the actions of workers that have been missing for long, it makes new tasks, and returns
-// their number.
+// ledger. It makes new tasks for the actions whose workers have been missing for long, and for those
+// that have had no worker for long. It returns the number of these tasks.
 func (s *Sweeper) checkHolders(ctx context.Context) (lost int, err error) {
 	chosen := s.holders.next(time.Now(), func(id string) time.Time { return s.stuck.batches[id].since })
 	if len(chosen) == 0 {
@@ -146,27 +151,25 @@ func (s *Sweeper) checkHolders(ctx context.Context) (lost int, err error) {
 	}
 	asked := make(map[string]*strings.Builder) // by worker
 	for id, m := range chosen {
-		gone := make(map[string]struct{})
+		found := make(map[int]batches.Entry)
 		for _, a := range inFlight[id] {
 			worker := a.entry.Worker
 			switch {
-			case worker == "" || begunJustNow(a.entry.Started, now):
+			case worker == "":
+				if now.Sub(a.entry.Started) > holderlessFor {
+					found[a.index] = a.entry
+				}
+			case begunJustNow(a.entry.Started, now):
 			case slices.Contains(alive, worker):
 				if asked[worker] == nil {
 					asked[worker] = &strings.Builder{}
 				}
 				a.addTo(asked[worker])
 			case s.holders.missingLong(worker, now):
-				gone[worker] = struct{}{}
+				found[a.index] = a.entry
 			}
 		}
-		if len(gone) == 0 {
-			continue
-		}
-		n, err := s.Recovery.recoverBatch(ctx, id, m, func(e batches.Entry) bool {
-			_, lost := gone[e.Worker]
-			return lost
-		})
+		n, err := s.Recovery.requeue(ctx, id, m, found)
 		lost += n
 		if err != nil {
 			s.holders.putBack(chosen, id)

@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/tasks"
 )
 
 // The sweeper asks every worker that is alive for what it holds by the ledger.
@@ -51,6 +52,59 @@ func TestAWorkerIsAskedForWhatItHolds(t *testing.T) {
 	})
 }
 
+func TestABatchThatIsBeingCancelledIsAskedFor(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.Submit(2, queuetest.Spec()).ID
+		lost, err := b.Ledger.Begin(b.Ctx, id, 0, "missing")
+		require.NoError(t, err)
+		b.ageAttempt(id, 0)
+		_, err = b.Cancel(b.Ctx, "me", id)
+		require.NoError(t, err)
+		require.Equal(t, batch.StatusCancelling, b.Read(id).Status)
+		b.Sweep() // the first round begins without what another sweeper knew
+		b.Sweeper.SetMissing("missing", time.Now().Add(-time.Hour))
+		b.Sweeper.AskHoldersNow()
+		require.Equal(t, 1, b.Sweep().Lost)
+		require.Contains(t, b.taskIDs(), tasks.TaskID(id, 0, string(lost.Token)))
+	})
+}
+
+// A batch that makes progress may still have an action whose task is lost.
+func TestAnActionWithoutAWorkerIsFoundWhileItsBatchMakesProgress(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.Submit(3, queuetest.Spec()).ID
+		b.Begin(id, 0)
+		e := b.ageAttempt(id, 0)
+		e.Worker = ""
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, "0", e.String()).Err())
+		b.Begin(id, 1)
+		young := batches.ParseEntry(b.LedgerEntry(id, 1))
+		young.Worker = "" // its worker has given it back just now, and makes its task
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, "1", young.String()).Err())
+		b.End(id, 2, batch.Succeeded)
+		b.Sweeper.AskHoldersNow()
+		require.Equal(t, 1, b.Sweep().Lost)
+		require.Contains(t, b.taskIDs(), tasks.TaskID(id, 0, e.Token))
+		require.NotContains(t, b.taskIDs(), tasks.TaskID(id, 1, young.Token))
+	})
+}
+
+// taskIDs returns the ids of the tasks that wait for a worker.
+func (b *bundle) taskIDs() (ids []string) {
+	for _, task := range b.Pending(batch.Interactive) {
+		ids = append(ids, task.ID)
+	}
+	return ids
+}
+
+// ageAttempt makes the attempt of an action in flight a minute older, and returns its ledger entry.
+func (b *bundle) ageAttempt(id string, index int) batches.Entry {
+	e := batches.ParseEntry(b.LedgerEntry(id, index))
+	e.Started = e.Started.Add(-time.Minute)
+	require.NoError(b.T, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, strconv.Itoa(index), e.String()).Err())
+	return e
+}
+
 // A batch on a node that is away keeps no other batch from what its owner's limit, or the check of
 // holders, finds.
 func TestANodeThatIsAwayCostsNoLookAtTheBatchesOfOthers(t *testing.T) {
@@ -61,9 +115,7 @@ func TestANodeThatIsAwayCostsNoLookAtTheBatchesOfOthers(t *testing.T) {
 	for alive == "" || dead == "" {
 		id := b.Submit(1, queuetest.Spec()).ID
 		b.Begin(id, 0)
-		e := batches.ParseEntry(b.LedgerEntry(id, 0))
-		e.Started = e.Started.Add(-time.Minute) // so old that its holder is asked for it
-		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, "0", e.String()).Err())
+		b.ageAttempt(id, 0) // so old that its holder is asked for it
 		if b.DB.NodeOf(b.Ctx, keys.KeysOf(id).Meta).Options().Addr == node.Addr {
 			dead = id
 		} else {

@@ -156,7 +156,7 @@ func (r *rescue) addUnstarted(ctx context.Context, held []heldTask, into map[hel
 	return fault
 }
 
-// bringsInterrupted reports whether recoverBatch made the task for the same attempt that the ledger
+// bringsInterrupted reports whether Recovery made the task for the same attempt that the ledger
 // still has in flight. A worker that decides about that attempt replaces its token. found is the reply
 // with the ledger's entry, or nil.
 func bringsInterrupted(task string, found *redis.SliceCmd) bool {

@@ -10,7 +10,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
@@ -20,9 +19,6 @@ const (
 	defaultStuckAfter = 4 * time.Second
 	// commitTimeout is how long an upload may take from the entry in the open batches to its commit.
 	commitTimeout = time.Minute
-	// holderlessFor is how long an action in flight may have no worker: a group that a worker gave
-	// back has none until its next attempt.
-	holderlessFor = 15 * time.Second
 	// pruneEvery is how often the sweeper forgets batches that are no longer open.
 	pruneEvery = time.Minute
 	// maxStuckActions is the most waiting actions of a batch that one check looks up tasks for.
@@ -136,9 +132,9 @@ func (s *stuckBatches) prune(open int, now time.Time) {
 }
 
 // repairStuck repairs a batch that makes no progress. The batch may have lost the task of a waiting
-// action, such as when an operator empties a queue; the worker of an action in flight; or the reply to
-// the poll that took a task. A batch whose queues wait for other batches has lost nothing, however long
-// it waits.
+// action, such as when an operator empties a queue, or the reply to the poll that took a task. A batch
+// whose queues wait for other batches has lost nothing, however long it waits. For the actions in
+// flight, see checkHolders.
 func (s *Sweeper) repairStuck(ctx context.Context, id string, m map[string]string, now time.Time, swept *batch.Swept) error {
 	was := s.stuck.batches[id]
 	if now.Sub(was.since) < s.Timing.StuckAfter {
@@ -158,12 +154,8 @@ func (s *Sweeper) repairStuck(ctx context.Context, id string, m map[string]strin
 		was.since, was.checked = now, true
 	}
 	s.stuck.batches[id] = was
-	// Groups that a worker gave back, and actions that a worker disowned, have no worker. For
-	// actions that have one, see checkHolders.
-	lost, err = s.Recovery.recoverBatch(ctx, id, m, func(e batches.Entry) bool { return e.Worker == "" && now.Sub(e.Started) > holderlessFor })
-	swept.Lost += lost
 	s.stuck.queues = append(s.stuck.queues, s.tasks.QueuesOf(tasks.RouteOf(m))...)
-	return err
+	return nil
 }
 
 // OfferLost offers waiting actions again that have no task and do not wait for one. It checks the

@@ -67,7 +67,7 @@ func TestTheSweeperRepairsWhatACrashLeft(t *testing.T) {
 func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(7, queuetest.Spec()).ID
-		_, err := b.Ledger.Begin(b.Ctx, id, 2, "nobody") // a holder that no list knows
+		_, err := b.Ledger.Begin(b.Ctx, id, 2, "nobody") // the list of workers does not have this one
 		require.NoError(t, err)
 		_, err = b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
