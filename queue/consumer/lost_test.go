@@ -13,6 +13,7 @@ import (
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/tasks"
 )
@@ -102,6 +103,35 @@ func TestTasksThatCannotBeGivenBackArePutBackSoon(t *testing.T) {
 		require.Equal(t, batch.Swept{Open: 1, Lost: 3}, b.Sweep())
 		require.Len(t, b.Pending(batch.Interactive), 3)
 	})
+}
+
+// The pacer of a target with a rate can have more tasks than one exchange puts back, and Redis can be distant.
+func TestTasksAreGivenBackEvenIfThatTakesLongerThanAnExchangeMay(t *testing.T) {
+	t.Parallel()
+	b := local(queuetest.OpenWithDefaultTimeout(t, rdb.Embedded))
+	require.NoError(t, tasks.Steps.Requeue.Load(b.Ctx, b.DB.Client).Err())
+	const n = tasks.MostEnded + 100
+	b.Submit(n, queuetest.Spec())
+	b.Background.Wait() // until all actions are offered
+	target := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: n}}}).targets[0]
+	var taken []*task
+	for _, q := range target.queues {
+		for more := q.bulk; more; {
+			var ids []string
+			ids, more = b.Poll(&tasks.Poll{Queue: q.name, Want: n})
+			for _, id := range ids {
+				taken = append(taken, &task{queue: q, id: id})
+			}
+		}
+	}
+	require.Len(t, taken, n)
+	slow := &queuetest.SlowCommands{Step: tasks.Steps.Requeue.Hash(), By: 6 * rdb.DefaultTimeout / 10}
+	b.DB.Client.AddHook(slow)
+	giveBackAll(taken)
+	require.EqualValues(t, 2, slow.N.Load(), "exchanges")
+	require.Zero(t, len(b.Active()))                //nolint:testifylint // a failure would list all of them
+	require.Equal(t, n, len(b.Pending(batch.Bulk))) //nolint:testifylint // as above
+	require.Empty(t, queuetest.Must(b.DB.Members(b.Ctx, keys.LostKey)))
 }
 
 // As when the next poll fails before the loss of the one before was reported.

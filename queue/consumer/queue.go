@@ -72,14 +72,12 @@ func giveBackAll(rest []*task) {
 // giveBack puts tasks back at the head of their queue, in the order in which they were taken.
 func (q *taskQueue) giveBack(rest []*task) {
 	c := q.target.consumer
-	ctx, cancel := c.store.DB.WithTimeout(context.Background())
-	defer cancel()
 	ids := make([]string, len(rest))
 	for i, k := range rest {
 		ids[i] = k.id
 	}
 	slices.Reverse(ids) // each goes to the head
-	_, err := c.store.Tasks.Requeue(ctx, q.name, ids)
+	_, err := c.store.Tasks.Requeue(context.Background(), q.name, ids)
 	if err != nil {
 		c.store.Log.Warn("tasks not given back, they come again later", "queue", q.name, "error", err)
 	}

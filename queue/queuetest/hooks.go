@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 )
@@ -93,6 +94,32 @@ func (r *RefusedCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook 
 
 // ProcessPipelineHook implements [redis.Hook].
 func (r *RefusedCommands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return next
+}
+
+// SlowCommands is a hook that makes single commands take longer.
+type SlowCommands struct {
+	Step string        // a text that the commands contain, such as the digest of a step
+	By   time.Duration // by how much longer they take
+	N    atomic.Int32  // the number of these commands
+}
+
+// DialHook implements [redis.Hook].
+func (s *SlowCommands) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements [redis.Hook].
+func (s *SlowCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+	return func(ctx context.Context, cmd redis.Cmder) error {
+		if strings.Contains(cmd.String(), s.Step) {
+			s.N.Add(1)
+			time.Sleep(s.By)
+		}
+		return next(ctx, cmd)
+	}
+}
+
+// ProcessPipelineHook implements [redis.Hook].
+func (s *SlowCommands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
 

@@ -18,7 +18,8 @@ const (
 	AsynqLease = 30 * time.Second
 	// asynqStats is how long asynq keeps the counts of a day.
 	asynqStats = 90 * 24 * time.Hour
-	// MostEnded is the most tasks that one poll ends: Lua's unpack accepts only some thousand arguments.
+	// MostEnded is the most tasks that one exchange ends, puts back, or renews the leases of: Lua's unpack
+	// accepts only some thousand arguments.
 	MostEnded = 1000
 )
 

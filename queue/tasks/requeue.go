@@ -14,7 +14,7 @@ import (
 func (q *Queues) Requeue(ctx context.Context, queue string, ids []string) (int, error) {
 	found := 0
 	prefix := AsynqPrefix(queue)
-	for chunk := range slices.Chunk(ids, FanOutChunk) {
+	for chunk := range slices.Chunk(ids, MostEnded) {
 		args := []any{prefix + "t:", keys.WorkChannel, q.Wakeup(queue)}
 		for _, id := range chunk {
 			args = append(args, id)

@@ -59,7 +59,7 @@ func TaskID(id string, index int, round string) string {
 	return id + ":" + strconv.Itoa(index) + ":" + round
 }
 
-// FanOutChunk is the most tasks put back, or actions handed out, in one exchange.
+// FanOutChunk is the most actions that one exchange hands out, looks up, or enqueues tasks for.
 const FanOutChunk = 100
 
 // ParseTaskID returns the batch and the index of the action that the task with an id runs; see [TaskID].
