@@ -23,14 +23,17 @@ import (
 	"github.com/batchd/batchd/queue/tasks"
 )
 
-// recordPause is the time for which a process collects small batches before it records that their actions are
-// offered.
+// recordPause is the default of [Fanout.RecordPause].
 const recordPause = 100 * time.Millisecond
 
 // Fanout offers the actions of batches in one Redis. It is safe for concurrent use.
 type Fanout struct {
-	Offered   offeredBatches
-	Throttled throttledBatches
+	// RecordPause is the time for which a process collects small batches before it records that their actions are
+	// offered. It must not change while batches are committed.
+	RecordPause time.Duration
+
+	offered   offeredBatches
+	throttled throttledBatches
 
 	db         *rdb.DB
 	log        *slog.Logger
@@ -42,7 +45,7 @@ type Fanout struct {
 
 // New returns the fan-out of batches in a Redis.
 func New(db *rdb.DB, log *slog.Logger, background *rdb.Background, queues *tasks.Queues, limits *limits.Limits, all *batches.Batches) *Fanout {
-	return &Fanout{db: db, log: log, background: background, tasks: queues, limits: limits, batches: all, Offered: offeredBatches{Pause: recordPause}}
+	return &Fanout{db: db, log: log, background: background, tasks: queues, limits: limits, batches: all, RecordPause: recordPause}
 }
 
 // Batch is a batch whose actions from the index From to Total-1 the fan-out offers to the workers.
@@ -58,7 +61,6 @@ type Batch struct {
 type offeredBatches struct {
 	mu      sync.Mutex
 	batches []Batch
-	Pause   time.Duration // from the first of these batches until the process records all of them
 }
 
 // Start offers the actions of a batch that was just committed to the workers. It returns no error: the batch is
@@ -132,7 +134,7 @@ func (f *Fanout) recordProgress(ctx context.Context, id, grant string, upTo int)
 // that time. Most small batches have ended by then. If the record is lost, the sweeper offers the actions again,
 // which changes nothing.
 func (f *Fanout) recordLater(ctx context.Context, b Batch) {
-	o := &f.Offered
+	o := &f.offered
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.batches = append(o.batches, b); len(o.batches) > 1 {
@@ -141,7 +143,7 @@ func (f *Fanout) recordLater(ctx context.Context, b Batch) {
 	f.background.Go(func(closing context.Context) {
 		select {
 		case <-closing.Done():
-		case <-time.After(o.Pause):
+		case <-time.After(f.RecordPause):
 		}
 		o.mu.Lock()
 		all := o.batches
@@ -149,7 +151,7 @@ func (f *Fanout) recordLater(ctx context.Context, b Batch) {
 		o.mu.Unlock()
 		for part := range slices.Chunk(all, tasks.FanOutChunk) {
 			err := rdb.RetryUnavailable(ctx, func() error {
-				err := f.RecordOffered(ctx, part)
+				err := f.recordOffered(ctx, part)
 				if err != nil && closing.Err() != nil {
 					return fmt.Errorf("the store closes: %s", err.Error()) // does not wrap err, so that this is not repeated
 				}
@@ -163,9 +165,9 @@ func (f *Fanout) recordLater(ctx context.Context, b Batch) {
 	})
 }
 
-// RecordOffered records that all actions of the batches are offered. It tries every batch, and returns the error
+// recordOffered records that all actions of the batches are offered. It tries every batch, and returns the error
 // of the last one that failed.
-func (f *Fanout) RecordOffered(ctx context.Context, all []Batch) error {
+func (f *Fanout) recordOffered(ctx context.Context, all []Batch) error {
 	ctx, cancel := f.db.WithTimeout(ctx)
 	defer cancel()
 	pipe := f.db.Client.Pipeline()

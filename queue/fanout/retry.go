@@ -30,15 +30,15 @@ const (
 // errOvertaken means that another step changed a batch while a retry of it was prepared.
 var errOvertaken = errors.New("the batch changed while its retry was prepared")
 
-// RetryAttempt is one attempt at retrying a batch. Its marker exists until its step. Without the marker, Redis
+// retryAttempt is one attempt at retrying a batch. Its marker exists until its step. Without the marker, Redis
 // refuses the step, and the admitted actions no longer count as in flight.
-type RetryAttempt struct {
-	Fanout *Fanout
-	Owner  string
-	ID     string // of the batch
-	Token  string // of the attempt and of its grant
-	Marker string // the key of the marker
-	N      int    // the number of actions to run again
+type retryAttempt struct {
+	fanout *Fanout
+	owner  string
+	id     string // of the batch
+	token  string // of the attempt and of its grant
+	marker string // the key of the marker
+	n      int    // the number of actions to run again
 
 	admitted limits.Admission
 }
@@ -81,10 +81,10 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	if err != nil {
 		return nil, nil, err
 	}
-	a := &RetryAttempt{Fanout: f, Owner: owner, ID: id, Token: rand.Text()}
-	a.Marker = keys.MarkerKey(id, a.Token)
+	a := &retryAttempt{fanout: f, owner: owner, id: id, token: rand.Text()}
+	a.marker = keys.MarkerKey(id, a.token)
 	for _, o := range spec.Outcomes {
-		a.N += int(rdb.Atoi(m[o.String()]))
+		a.n += int(rdb.Atoi(m[o.String()]))
 	}
 	switch {
 	case len(m) == 0 || m["owner"] != owner:
@@ -93,7 +93,7 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		return nil, nil, batch.ErrNotTerminal
 	case m["groups"] != "":
 		return nil, nil, batch.ErrGrouped
-	case a.N == 0:
+	case a.n == 0:
 		return nil, nil, batch.ErrNothingToRetry
 	}
 	throttle := ""
@@ -104,12 +104,12 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		}
 		throttle = string(limit)
 	}
-	state, err := a.Prepare(ctx, spec.Limit, throttle != "")
+	state, err := a.prepare(ctx, spec.Limit, throttle != "")
 	if err != nil {
 		f.background.Detach(a.drop)
 		return nil, nil, err
 	}
-	answer, err := f.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, a.Marker), owner, states, a.Token, a.N, throttle)
+	answer, err := f.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, a.marker), owner, states, a.token, a.n, throttle)
 	if err != nil || answer[0] != "ok" {
 		f.background.Detach(a.drop)
 	}
@@ -123,7 +123,7 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		if err := f.limits.ForgetGrant(ctx, owner, id, m["throttle"], m["grant"]); err != nil {
 			f.log.WarnContext(ctx, "grant of an earlier round not removed, it will expire", "batch", id, "error", err)
 		}
-		m["asked"], m["round"], m["throttle"], m["grant"] = answer[1], strconv.Itoa(batches.RoundOf(m)+1), throttle, a.Token
+		m["asked"], m["round"], m["throttle"], m["grant"] = answer[1], strconv.Itoa(batches.RoundOf(m)+1), throttle, a.token
 		return m, state, nil
 	case "gone":
 		return nil, nil, batch.ErrNotFound
@@ -138,27 +138,27 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	}
 }
 
-// Prepare sets the marker, asks the limit to admit the actions, and enters the batch into the lists of the sweeper.
+// prepare sets the marker, asks the limit to admit the actions, and enters the batch into the lists of the sweeper.
 // The batch must be in these lists before the step: if a process crashes after the step, the sweeper offers the
-// waiting actions. Prepare returns a [*batch.LimitedError] if the limit does not admit all actions.
-func (a *RetryAttempt) Prepare(ctx context.Context, limit *batch.Limit, throttled bool) (*batch.LimitState, error) {
+// waiting actions. prepare returns a [*batch.LimitedError] if the limit does not admit all actions.
+func (a *retryAttempt) prepare(ctx context.Context, limit *batch.Limit, throttled bool) (*batch.LimitState, error) {
 	if err := a.mark(ctx); err != nil {
 		return nil, err
 	}
 	var state *batch.LimitState
 	if limit != nil {
-		given, err := a.Fanout.limits.Admit(ctx, limits.Asked{Owner: a.Owner, Grant: limits.GrantName(a.ID, a.Token), N: a.N, Limit: *limit})
+		given, err := a.fanout.limits.Admit(ctx, limits.Asked{Owner: a.owner, Grant: limits.GrantName(a.id, a.token), N: a.n, Limit: *limit})
 		if err != nil {
 			return nil, err
 		}
-		if given.Holds < a.N {
-			return nil, given.Refusal(a.N)
+		if given.Holds < a.n {
+			return nil, given.Refusal(a.n)
 		}
-		a.admitted = limits.Admission{Keys: limits.LimitKeys(a.Owner, limit.Scope), Taken: given.Taken}
+		a.admitted = limits.Admission{Keys: limits.LimitKeys(a.owner, limit.Scope), Taken: given.Taken}
 		state = &given.State
 		crash.At(crash.RetryAdmitted)
 	}
-	if err := a.Fanout.batches.Index.Reopen(ctx, a.ID, throttled); err != nil {
+	if err := a.fanout.batches.Index.Reopen(ctx, a.id, throttled); err != nil {
 		return nil, err
 	}
 	crash.At(crash.Reopened)
@@ -166,29 +166,29 @@ func (a *RetryAttempt) Prepare(ctx context.Context, limit *batch.Limit, throttle
 }
 
 // mark sets the marker of the attempt, which expires after retryTTL.
-func (a *RetryAttempt) mark(ctx context.Context) error {
-	ctx, cancel := a.Fanout.db.WithTimeout(ctx)
+func (a *retryAttempt) mark(ctx context.Context) error {
+	ctx, cancel := a.fanout.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, a.Fanout.db.Client.Set(ctx, a.Marker, 1, retryTTL).Err())
+	return rdb.MapError(ctx, a.fanout.db.Client.Set(ctx, a.marker, 1, retryTTL).Err())
 }
 
 // drop cleans up after an attempt that failed, or whose outcome is not known. Once drop has removed the marker,
 // Redis refuses the step even if it arrives late. If Redis has run the step, the grant belongs to the batch, and
 // drop keeps it.
-func (a *RetryAttempt) drop(ctx context.Context) {
-	if err := a.Fanout.db.Unlink(ctx, a.Marker); err != nil {
-		a.Fanout.log.WarnContext(ctx, "marker of a failed retry not removed, it will expire", "batch", a.ID, "error", err)
+func (a *retryAttempt) drop(ctx context.Context) {
+	if err := a.fanout.db.Unlink(ctx, a.marker); err != nil {
+		a.fanout.log.WarnContext(ctx, "marker of a failed retry not removed, it will expire", "batch", a.id, "error", err)
 		return
 	}
 	if len(a.admitted.Taken) == 0 {
 		return
 	}
-	m, err := a.Fanout.batches.Meta(ctx, a.ID)
-	if err == nil && m["grant"] != a.Token {
-		_, err = a.Fanout.db.Run(ctx, limits.Steps.Refund, a.admitted.Keys, append([]any{limits.GrantName(a.ID, a.Token)}, a.admitted.Taken...)...)
+	m, err := a.fanout.batches.Meta(ctx, a.id)
+	if err == nil && m["grant"] != a.token {
+		_, err = a.fanout.db.Run(ctx, limits.Steps.Refund, a.admitted.Keys, append([]any{limits.GrantName(a.id, a.token)}, a.admitted.Taken...)...)
 	}
 	if err != nil {
-		a.Fanout.log.WarnContext(ctx, "admission of a failed retry not refunded, it will expire", "batch", a.ID, "error", err)
+		a.fanout.log.WarnContext(ctx, "admission of a failed retry not refunded, it will expire", "batch", a.id, "error", err)
 	}
 }
 

@@ -15,9 +15,9 @@ import (
 const (
 	// releasePage is the number of entries that a round reads from the list of throttled batches.
 	releasePage = 500
-	// ReleaseReads is the most batches whose hashes a round reads because the process does not know their limits,
+	// releaseReads is the most batches whose hashes a round reads because the process does not know their limits,
 	// or has not read them for long.
-	ReleaseReads = 200
+	releaseReads = 200
 	// releaseAhead is the most batches of one limit that a round reads at a time before it asks the limit.
 	releaseAhead = 20
 	// rereadAfter is the shortest time after which a round reads a known batch again. With many throttled batches
@@ -35,8 +35,8 @@ const (
 // queue of its batches, and a round serves them in that order.
 type throttledBatches struct {
 	mu      sync.Mutex
-	Batches map[string]*throttledBatch
-	Limits  map[string]*throttledLimit
+	batches map[string]*throttledBatch
+	limits  map[string]*throttledLimit
 	after   string // the last id of the page that was read last, or "" at the start of the list
 	pass    int    // the number of times that rounds have read the list to its end
 
@@ -48,7 +48,7 @@ type throttledBatch struct {
 	id      string
 	limit   *throttledLimit // nil while the limit is not known
 	element *list.Element   // of the batch in the queue of its limit
-	Again   time.Time       // when a round reads the hash again, even if the limit has no room
+	again   time.Time       // when a round reads the hash again, even if the limit has no room
 	pass    int             // the last pass in which the list had the batch
 }
 
@@ -64,17 +64,17 @@ type throttledLimit struct {
 
 // addPage adds a page of the list, and returns the batches whose hashes the round must read.
 func (t *throttledBatches) addPage(ids []string, now time.Time) (unread []string) {
-	if t.Batches == nil {
-		t.Batches, t.Limits = make(map[string]*throttledBatch), make(map[string]*throttledLimit)
+	if t.batches == nil {
+		t.batches, t.limits = make(map[string]*throttledBatch), make(map[string]*throttledLimit)
 	}
 	for _, id := range ids {
-		b := t.Batches[id]
+		b := t.batches[id]
 		if b == nil {
 			b = &throttledBatch{id: id}
-			t.Batches[id] = b
+			t.batches[id] = b
 		}
 		b.pass = t.pass
-		if !now.Before(b.Again) && len(unread) < ReleaseReads {
+		if !now.Before(b.again) && len(unread) < releaseReads {
 			unread = append(unread, id)
 		}
 	}
@@ -83,7 +83,7 @@ func (t *throttledBatches) addPage(ids []string, now time.Time) (unread []string
 		return unread
 	}
 	t.after = ""
-	for id, b := range t.Batches {
+	for id, b := range t.batches {
 		if b.pass < t.pass { // another process removed the batch from the list
 			t.forget(id)
 		}
@@ -94,9 +94,9 @@ func (t *throttledBatches) addPage(ids []string, now time.Time) (unread []string
 
 // forget removes a batch. With its last batch, a limit is removed as well.
 func (t *throttledBatches) forget(id string) {
-	if b := t.Batches[id]; b != nil {
+	if b := t.batches[id]; b != nil {
 		t.leave(b)
-		delete(t.Batches, id)
+		delete(t.batches, id)
 	}
 }
 
@@ -107,7 +107,7 @@ func (t *throttledBatches) leave(b *throttledBatch) {
 	}
 	b.limit.queue.Remove(b.element)
 	if b.limit.queue.Len() == 0 {
-		delete(t.Limits, b.limit.name)
+		delete(t.limits, b.limit.name)
 	}
 	b.limit, b.element = nil, nil
 }
@@ -119,10 +119,10 @@ func (t *throttledBatches) join(b *throttledBatch, m map[string]string, now time
 		return
 	}
 	t.leave(b)
-	l := t.Limits[name]
+	l := t.limits[name]
 	if l == nil {
 		l = &throttledLimit{name: name, key: keyOfLimit(m), queue: list.New(), due: now, gave: now, ahead: releaseAhead}
-		t.Limits[name] = l
+		t.limits[name] = l
 	}
 	b.limit, b.element = l, l.queue.PushBack(b)
 }
@@ -141,7 +141,7 @@ func keyOfLimit(m map[string]string) string {
 
 // dueLimits returns the limits that a round asks now. The limit that has been due for the longest time is first.
 func (t *throttledBatches) dueLimits(now time.Time) (due []*throttledLimit) {
-	for _, l := range t.Limits {
+	for _, l := range t.limits {
 		if !now.Before(l.due) {
 			due = append(due, l)
 		}
@@ -155,7 +155,7 @@ func (t *throttledBatches) dueLimits(now time.Time) (due []*throttledLimit) {
 // rereadDelay returns the time after which a round reads a known batch again. A round that asks the limit for the
 // batch reads it earlier.
 func (t *throttledBatches) rereadDelay() time.Duration {
-	return max(rereadAfter, time.Duration(len(t.Batches))*time.Second/rereadsPerSecond)
+	return max(rereadAfter, time.Duration(len(t.batches))*time.Second/rereadsPerSecond)
 }
 
 // pause returns the time for which rounds do not ask a limit that had no room. It is an eighth of the time since
@@ -166,5 +166,5 @@ func (t *throttledBatches) pause(l *throttledLimit, now time.Time) time.Duration
 
 // maxPause returns the longest time between two requests to a limit without room.
 func (t *throttledBatches) maxPause() time.Duration {
-	return max(longestPause, time.Duration(len(t.Limits))*time.Second/asksPerSecond)
+	return max(longestPause, time.Duration(len(t.limits))*time.Second/asksPerSecond)
 }

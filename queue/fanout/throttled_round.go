@@ -25,12 +25,12 @@ const (
 // exchange. The round ends with the first later step that Redis, or one node of it, does not answer. If it ended
 // before it asked the limits, the next round asks them first.
 func (f *Fanout) ReleaseThrottled(ctx context.Context) (waiting int, err error) {
-	t := &f.Throttled
+	t := &f.throttled
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	ids, at, err := f.throttledPage(ctx)
 	if err != nil {
-		return len(t.Batches), err
+		return len(t.batches), err
 	}
 	r := &releaseRound{fanout: f, throttled: t, now: time.Now(), at: at, left: releaseBudget, metas: make(map[string]map[string]string), done: make(map[string]map[string]string)}
 	unread := t.addPage(ids, r.now)
@@ -50,7 +50,7 @@ func (f *Fanout) ReleaseThrottled(ctx context.Context) (waiting int, err error) 
 			}
 		}
 	}
-	return len(t.Batches), errors.Join(r.faults...)
+	return len(t.batches), errors.Join(r.faults...)
 }
 
 // throttledPage reads the next page of the list of throttled batches and, before that, the time of the list's
@@ -59,8 +59,8 @@ func (f *Fanout) throttledPage(ctx context.Context) ([]string, time.Time, error)
 	ctx, cancel := f.db.WithTimeout(ctx)
 	defer cancel()
 	from := "-"
-	if f.Throttled.after != "" {
-		from = "(" + f.Throttled.after
+	if f.throttled.after != "" {
+		from = "(" + f.throttled.after
 	}
 	var pipe redis.Pipeliner
 	if node := f.db.NodeOf(ctx, keys.ThrottledKey); node != nil { // TIME has no key that would choose the node
@@ -109,9 +109,9 @@ func (r *releaseRound) read(ctx context.Context, ids []string) {
 	for _, id := range ids {
 		if m, read := metas[id]; read {
 			r.metas[id] = m
-		} else if b := r.throttled.Batches[id]; b != nil {
+		} else if b := r.throttled.batches[id]; b != nil {
 			r.throttled.leave(b)
-			b.Again = r.now.Add(releaseRetry)
+			b.again = r.now.Add(releaseRetry)
 		}
 	}
 }
@@ -121,7 +121,7 @@ func (r *releaseRound) classifyAll(ctx context.Context, ids []string) {
 	r.read(ctx, slices.Clone(ids))
 	for _, id := range ids {
 		if m, read := r.metas[id]; read {
-			r.classify(ctx, r.throttled.Batches[id], m)
+			r.classify(ctx, r.throttled.batches[id], m)
 		}
 	}
 }
@@ -133,14 +133,14 @@ func (r *releaseRound) classify(ctx context.Context, b *throttledBatch, m map[st
 	if r.over {
 		return false
 	}
-	b.Again = r.now.Add(r.throttled.rereadDelay())
+	b.again = r.now.Add(r.throttled.rereadDelay())
 	state, err := r.fanout.releaseStateOf(ctx, b.id, m)
 	if err == nil && (state == releaseGiven || state == releaseWaits) {
 		err = r.fanout.completeHandOut(ctx, b.id, m)
 	}
 	if err != nil {
 		r.throttled.leave(b)
-		b.Again = r.now.Add(releaseRetry)
+		b.again = r.now.Add(releaseRetry)
 		r.fault(releaseError(b.id, err))
 		return false
 	}
@@ -152,9 +152,9 @@ func (r *releaseRound) classify(ctx context.Context, b *throttledBatch, m map[st
 	case releaseDone:
 		r.done[b.id] = m
 	case releaseStaged:
-		b.Again = r.now.Add(rereadAfter)
+		b.again = r.now.Add(rereadAfter)
 	case releaseGiven:
-		b.Again = r.now // completeHandOut has offered its actions
+		b.again = r.now // completeHandOut has offered its actions
 	}
 	r.throttled.leave(b)
 	return false
@@ -181,7 +181,7 @@ func (r *releaseRound) askAll(ctx context.Context) {
 
 // ask asks a limit for each batch in its queue, until the limit has no room.
 func (r *releaseRound) ask(ctx context.Context, l *throttledLimit) {
-	for !r.over && r.left > 0 && r.throttled.Limits[l.name] == l {
+	for !r.over && r.left > 0 && r.throttled.limits[l.name] == l {
 		next := make([]*throttledBatch, 0, l.ahead)
 		ids := make([]string, 0, l.ahead)
 		for e := l.queue.Front(); e != nil && len(next) < l.ahead; e = e.Next() {
@@ -230,7 +230,7 @@ func (r *releaseRound) serve(ctx context.Context, l *throttledLimit, b *throttle
 		}
 		if !more && !full {
 			r.throttled.leave(b) // no action of the batch waits for the limit any more
-			b.Again = r.now
+			b.again = r.now
 		}
 	}
 	if !full {

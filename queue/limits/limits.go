@@ -32,9 +32,9 @@ type Limits struct {
 // New returns the limits in a Redis.
 func New(db *rdb.DB, log *slog.Logger) *Limits { return &Limits{db: db, log: log} }
 
-// WindowSlices is the number of slices in which a limit counts the window of a rate. A submission may wait up to
+// windowSlices is the number of slices in which a limit counts the window of a rate. A submission may wait up to
 // one slice longer than the rate requires.
-const WindowSlices = 300
+const windowSlices = 300
 
 // Admission is the part of a limit that an upload or a retry has taken, for the step Refund.
 type Admission struct {
@@ -52,12 +52,12 @@ func LimitKeys(owner, scope string) []string {
 
 // Given is the answer of a limit.
 type Given struct {
-	Holds  int // the actions that the grant holds in all
-	flying int // the actions in flight of all grants
-	State  batch.LimitState
-	wait   time.Duration // until the limit admits all of them, 0 for never, negative if not known
-	Next   time.Duration // until the rate admits another action, 0 if it does now
-	Taken  []any         // see [Admission]
+	Holds    int // the actions that the grant holds in all
+	inFlight int // the actions in flight of all grants
+	State    batch.LimitState
+	wait     time.Duration // until the limit admits all of them, 0 for never, negative if not known
+	Next     time.Duration // until the rate admits another action, 0 if it does now
+	Taken    []any         // see [Admission]
 }
 
 // GrantName returns the name of the grant of one round of a batch: its submission, or the retry with a token.
@@ -92,11 +92,11 @@ func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
 	if err != nil || most == 0 || (a.N > most && !a.Partial) || (got.Holds >= a.N && 2*got.State.Free >= most) {
 		return got, err
 	}
-	looks := 0
+	atMost := 0
 	if a.Kept && a.Partial {
-		looks = FeedLooks // it asks again soon
+		atMost = maxGrants // it asks again soon
 	}
-	seen, err := l.LookAtFlying(ctx, LimitKeys(a.Owner, a.Limit.Scope)[1], looks)
+	seen, err := l.inFlight(ctx, LimitKeys(a.Owner, a.Limit.Scope)[1], atMost)
 	if err != nil {
 		return nil, err
 	}
@@ -108,10 +108,10 @@ func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
 	return more, nil
 }
 
-// askLimit asks a limit for a grant that already holds some actions. It passes on what [Limits.LookAtFlying] saw.
+// askLimit asks a limit for a grant that already holds some actions. It passes on what inFlight saw.
 func (l *Limits) askLimit(ctx context.Context, a Asked, seen []any, held int) (*Given, error) {
 	limit := a.Limit
-	slice := max(limit.Rate.Per.Milliseconds()/WindowSlices, 1)
+	slice := max(limit.Rate.Per.Milliseconds()/windowSlices, 1)
 	args := append([]any{a.Grant, a.N, flag(a.Partial), limit.Rate.N, limit.Rate.Per.Milliseconds(), slice, limit.Concurrent, flag(a.Kept)}, seen...)
 	answer, err := l.db.Run(ctx, Steps.ReserveQuota, LimitKeys(a.Owner, limit.Scope), args...)
 	if err != nil {
@@ -123,7 +123,7 @@ func (l *Limits) askLimit(ctx context.Context, a Asked, seen []any, held int) (*
 		taken = []any{holds - held, answer[5]}
 	}
 	return &Given{
-		Holds: holds, flying: int(rdb.Atoi(answer[4])), Taken: taken,
+		Holds: holds, inFlight: int(rdb.Atoi(answer[4])), Taken: taken,
 		State: batch.LimitState{Limit: limit, Remaining: int(rdb.Atoi(answer[1])), Free: max(limit.Concurrent-int(rdb.Atoi(answer[4])), 0), Reset: time.Duration(rdb.Atoi(answer[2])) * time.Millisecond},
 		wait:  time.Duration(rdb.Atoi(answer[3])) * time.Millisecond,
 		Next:  time.Duration(rdb.Atoi(answer[6])) * time.Millisecond,
@@ -148,7 +148,7 @@ func (g *Given) Refusal(n int) *batch.LimitedError {
 		e.Detail = fmt.Sprintf("%d actions are more than the %d that may be in flight: send fewer", n, l.Concurrent)
 	case g.wait < 0:
 		e.RetryAfter = time.Second
-		e.Detail = fmt.Sprintf("%d of %d actions are in flight, so there is no room for %d more", g.flying, l.Concurrent, n)
+		e.Detail = fmt.Sprintf("%d of %d actions are in flight, so there is no room for %d more", g.inFlight, l.Concurrent, n)
 	default:
 		e.RetryAfter = max(g.wait, time.Millisecond)
 		e.Detail = fmt.Sprintf("%d actions would exceed the limit of %s, of which %d are left just now", n, l.Rate, g.State.Remaining)
@@ -157,18 +157,18 @@ func (g *Given) Refusal(n int) *batch.LimitedError {
 }
 
 const (
-	// FeedLooks is the most grants that one request for throttled actions looks at.
-	FeedLooks = 100
-	// endedLooks is the most grants without actions in flight that one request looks at. They take no room
+	// maxGrants is the most grants with actions in flight that one request for throttled actions looks at.
+	maxGrants = 100
+	// maxEndedGrants is the most grants without actions in flight that one request looks at. They take no room
 	// in the limit. Looking at them removes those of ended batches.
-	endedLooks = 10
+	maxEndedGrants = 10
 )
 
-// LookAtFlying asks the batches of a limit's grants for their actions in flight. It returns the grant, the answer
+// inFlight asks the batches of a limit's grants for their actions in flight. It returns the grant, the answer
 // of lua/in_flight.lua and the number for each. Because it asks the batches themselves, an action makes room
 // however it ended and whichever process ended it. It looks at most grants with actions in flight, chosen at
 // random, or at all of them if most is zero.
-func (l *Limits) LookAtFlying(ctx context.Context, key string, most int) ([]any, error) {
+func (l *Limits) inFlight(ctx context.Context, key string, most int) ([]any, error) {
 	ctx, cancel := l.db.WithTimeout(ctx)
 	defer cancel()
 	all, err := l.db.Client.HGetAll(ctx, key).Result()
@@ -183,7 +183,7 @@ func (l *Limits) LookAtFlying(ctx context.Context, key string, most int) ([]any,
 			ended = append(ended, grant)
 		}
 	}
-	grants = append(some(grants, most), some(ended, endedLooks)...)
+	grants = append(some(grants, most), some(ended, maxEndedGrants)...)
 	// A grant whose node does not answer is left out. That frees too little room, which is safe.
 	grants = slices.DeleteFunc(grants, func(grant string) bool { return l.db.IsAway(ctx, keys.KeysOf(batchOf(grant)).Meta) })
 	pipe := l.db.Client.Pipeline()
@@ -222,7 +222,7 @@ func some(all []string, most int) []string {
 }
 
 // ForgetGrant removes the grant of a batch if its limit bounds only a rate. Grants that bound the number in
-// flight are removed by the next [Limits.LookAtFlying].
+// flight are removed by a later [Limits.Admit].
 func (l *Limits) ForgetGrant(ctx context.Context, owner, id, throttle, token string) error {
 	var limit batch.Limit
 	if owner == "" || json.Unmarshal([]byte(throttle), &limit) != nil || limit.Concurrent > 0 {

@@ -169,3 +169,12 @@ func (b *Bundle) Rewind(id string, index int, entry string) {
 	})
 	require.NoError(b.T, err)
 }
+
+// Ask opens an upload for the owner and asks for n actions.
+func (b *Bundle) Ask(owner string, n int, limit batch.Limit, partial bool) (batch.Upload, int, batch.LimitState, error) {
+	b.T.Helper()
+	u, err := b.Open(b.Ctx, owner, "")
+	require.NoError(b.T, err)
+	admitted, state, err := u.Admit(b.Ctx, n, limit, partial)
+	return u, admitted, state, err
+}

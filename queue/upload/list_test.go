@@ -12,6 +12,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
+	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
@@ -133,10 +134,8 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 			require.NoError(t, u.List(b.Ctx, "", true))
 			look := func() {
 				b.Sweep()
-				for _, met := range b.Fanout.Throttled.Batches {
-					met.Again = time.Time{} // it is due
-				}
-				_, err := b.Fanout.ReleaseThrottled(b.Ctx)
+				fan := fanout.New(b.DB, b.Log, b.Background, b.Tasks, b.Limits, b.Batches) // for which all batches are due
+				_, err := fan.ReleaseThrottled(b.Ctx)
 				require.NoError(t, err)
 				page, _, err := b.List(b.Ctx, "me", "", 10)
 				require.NoError(t, err)

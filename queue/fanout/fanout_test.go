@@ -1,4 +1,4 @@
-package queue_test
+package fanout_test
 
 import (
 	"context"
@@ -65,7 +65,7 @@ func TestItIsNotedOfSmallBatchesTogetherThatTheyAreEnqueued(t *testing.T) {
 		}
 		seen := &queuetest.Exchanges{}
 		b.DB.Client.AddHook(seen)
-		b.Fanout.Offered.Pause = time.Hour
+		b.Fanout.RecordPause = time.Hour
 		var ids []string
 		for _, u := range []batch.Upload{b.Upload(3), b.Upload(3)} {
 			made, _, err := u.Commit(b.Ctx, queuetest.Spec())

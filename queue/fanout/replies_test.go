@@ -1,4 +1,4 @@
-package queue_test
+package fanout_test
 
 import (
 	"slices"

@@ -1,12 +1,9 @@
-package queue_test
+package fanout_test
 
 import (
-	"context"
-	"errors"
 	"testing"
 	"time"
 
-	"github.com/hibiken/asynq"
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
@@ -14,125 +11,9 @@ import (
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
-	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/queuetest"
-	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
-
-// queued returns how many tasks of actions wait.
-func (b *bundle) queued() int { return len(b.Pending(batch.Interactive)) }
-
-// throttledBatch submits a batch whose actions are handed out as a limit allows.
-func (b *bundle) throttledBatch(n int, limit batch.Limit) string {
-	b.T.Helper()
-	s := queuetest.Spec()
-	s.Throttle = &limit
-	return b.Submit(n, s).ID
-}
-
-// free returns how many actions a limit would let in now.
-func (b *bundle) free(limit batch.Limit) int {
-	b.T.Helper()
-	u, n, _, err := b.ask("me", 1000, limit, true)
-	require.NoError(b.T, err)
-	u.Abort(b.Ctx)
-	return n
-}
-
-// drop removes the tasks of an action that has ended, as its worker does.
-func (b *bundle) drop(id string, index int) {
-	b.T.Helper()
-	b.CreateTasks()
-	for _, round := range []string{"", "2", "3"} {
-		err := b.Inspector().DeleteTask(b.Tasks.QueueOf(queuetest.Crm(batch.Interactive), id, index), tasks.TaskID(id, index, round))
-		if !errors.Is(err, asynq.ErrTaskNotFound) && !errors.Is(err, asynq.ErrQueueNotFound) {
-			require.NoError(b.T, err)
-		}
-	}
-}
-
-// release runs one round of ReleaseThrottled.
-func (b *bundle) release() {
-	b.T.Helper()
-	require.NoError(b.T, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
-}
-
-// throttled returns the batches that wait for their owners' limits.
-func (b *bundle) throttled(ctx context.Context) ([]string, error) {
-	return b.DB.Client.ZRange(ctx, keys.ThrottledKey, 0, -1).Result()
-}
-
-// While a process hands out what a limit gave it, others ask the same limit.
-func TestWhatIsBeingHandedOutIsGivenToNoOther(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		limit := batch.Limit{Concurrent: 4}
-		require.Equal(t, 4, b.free(limit)) // from here on the server knows the step, and answers the first call
-		for name, text := range map[string]string{
-			"before it is handed out":           fanout.Steps.HandOut.Hash(),
-			"before it is offered":              tasks.Steps.Offer.Hash(),
-			"before that is noted":              fanout.Steps.Progress.Hash(),
-			"while another process releases it": limits.Steps.ReserveQuota.Hash(),
-		} {
-			met := false
-			b.Interrupt(text, text == limits.Steps.ReserveQuota.Hash(), func() {
-				met = true
-				require.Zero(t, b.free(limit), name)
-				b.release()
-				require.Zero(t, b.free(limit), name)
-			})
-			first := b.throttledBatch(6, limit)
-			require.True(t, met, name)
-			other := b.throttledBatch(6, limit)
-			b.release()
-			require.Equal(t, 4, b.queued(), name)
-			require.NoError(t, b.Delete(b.Ctx, "me", first))
-			require.NoError(t, b.Delete(b.Ctx, "me", other))
-			b.Background.Wait()
-			require.Equal(t, 4, b.free(limit), "%s: all of it is given back", name)
-		}
-	})
-}
-
-func TestAProcessThatDiesWhileItHandsOutLosesNothing(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		limit := batch.Limit{Rate: batch.Rate{N: 100, Per: time.Hour}, Concurrent: 3}
-		used := 0
-		for name, step := range map[string]*rdb.Step{
-			"before it is handed out": fanout.Steps.HandOut, "before the tasks": tasks.Steps.Offer, "before that is noted": fanout.Steps.Progress,
-		} {
-			dead := &queuetest.Mute{Text: step.Hash()}
-			b.DB.Client.AddHook(dead)
-			dead.On.Store(true)
-			id := b.throttledBatch(5, limit)
-			dead.On.Store(false)
-			require.LessOrEqual(t, b.queued(), 3, name)
-			b.release()
-			require.Equal(t, 3, b.queued(), name)
-			for i := range 3 {
-				b.End(id, i, batch.Succeeded)
-				b.drop(id, i)
-			}
-			b.release()
-			require.Equal(t, 2, b.queued(), "%s: the rest follows", name)
-			for i := 3; i < 5; i++ {
-				b.End(id, i, batch.Succeeded)
-				b.drop(id, i)
-			}
-			b.release()
-			require.Equal(t, batch.StatusCompleted, b.Read(id).Status, name)
-			used += 5
-			u, n, state, err := b.ask("me", 1000, limit, true)
-			require.NoError(t, err)
-			require.Equal(t, 3, n, "%s: nothing is in flight any more", name)
-			require.Equal(t, 100-used-3, state.Remaining, "%s: nothing was counted twice", name)
-			u.Abort(b.Ctx)
-			left, err := b.throttled(b.Ctx)
-			require.NoError(t, err)
-			require.Empty(t, left)
-		}
-	})
-}
 
 // failed submits a batch and has every second action fail.
 func (b *bundle) failed(n int) string {
@@ -154,7 +35,7 @@ func TestARetryIsHeldToTheOwnersLimit(t *testing.T) {
 		limit := batch.Limit{Rate: batch.Rate{N: 10, Per: time.Hour}, Concurrent: 5}
 		id := b.failed(8)
 		again := &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Limit: &limit}
-		held, _, _, err := b.ask("me", 2, limit, false)
+		held, _, _, err := b.Ask("me", 2, limit, false)
 		require.NoError(t, err)
 		limited := (*batch.LimitedError)(nil)
 		_, _, err = b.Retry(b.Ctx, "me", id, again)
@@ -227,17 +108,16 @@ func TestARetryThatComesToNothingGivesBackWhatItWasAdmitted(t *testing.T) {
 
 		// The process dies before the step.
 		id = b.failed(8)
-		died := &fanout.RetryAttempt{Fanout: b.Fanout, Owner: "me", ID: id, Token: "T", Marker: keys.MarkerKey(id, "T"), N: 4}
-		_, err = died.Prepare(b.Ctx, &limit, false)
-		require.NoError(t, err)
+		marker := keys.MarkerKey(id, "T")
+		require.NoError(t, b.Fanout.PrepareRetry(b.Ctx, "me", id, "T", 4, &limit))
 		require.Equal(t, 20-1-4, b.free(limit), "as long as its step can come")
-		require.Positive(t, b.DB.Client.PTTL(b.Ctx, died.Marker).Val())
-		require.NoError(t, b.DB.Client.Del(b.Ctx, died.Marker).Err()) // its time is over
-		_, _, left, err := b.ask("me", 1, limit, false)
+		require.Positive(t, b.DB.Client.PTTL(b.Ctx, marker).Val())
+		require.NoError(t, b.DB.Client.Del(b.Ctx, marker).Err()) // its time is over
+		_, _, left, err := b.Ask("me", 1, limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 20-1-4-1, left.Remaining, "the rate runs out with its window")
 		require.Equal(t, 19, b.free(batch.Limit{Concurrent: 20}))
-		answer, err := b.DB.Run(b.Ctx, fanout.Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, died.Marker), "me", "F", "T", 4, "")
+		answer, err := b.DB.Run(b.Ctx, fanout.Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, marker), "me", "F", "T", 4, "")
 		require.NoError(t, err)
 		require.Equal(t, "lost", answer[0], "a step that comes late changes nothing")
 	})

@@ -1,4 +1,4 @@
-package queue_test
+package limits_test
 
 import (
 	"errors"
@@ -12,20 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/queuetest"
-	"github.com/batchd/batchd/queue/rdb"
 )
-
-// ask opens an upload for the owner and asks for n actions.
-func (b *bundle) ask(owner string, n int, limit batch.Limit, partial bool) (batch.Upload, int, batch.LimitState, error) {
-	b.T.Helper()
-	u, err := b.Open(b.Ctx, owner, "")
-	require.NoError(b.T, err)
-	admitted, state, err := u.Admit(b.Ctx, n, limit, partial)
-	return u, admitted, state, err
-}
 
 // commitAsked commits an upload of n actions.
 func (b *bundle) commitAsked(u batch.Upload, n int) string {
@@ -41,41 +30,41 @@ func (b *bundle) commitAsked(u batch.Upload, n int) string {
 func TestARateAdmitsAllOrNothing(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 10, Per: time.Hour}}
-		_, admitted, state, err := b.ask("me", 6, limit, false)
+		_, admitted, state, err := b.Ask("me", 6, limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 6, admitted)
 		require.Equal(t, 4, state.Remaining)
 		require.Positive(t, state.Reset)
-		_, _, _, err = b.ask("me", 5, limit, false)
+		_, _, _, err = b.Ask("me", 5, limit, false)
 		limited := (*batch.LimitedError)(nil)
 		require.ErrorAs(t, err, &limited)
 		require.Equal(t, 4, limited.State.Remaining, "nothing was taken")
 		require.Contains(t, limited.Detail, "10/hour")
-		_, admitted, _, err = b.ask("me", 4, limit, false)
+		_, admitted, _, err = b.Ask("me", 4, limit, false)
 		require.NoError(t, err)
 		require.Equal(t, 4, admitted)
-		_, admitted, _, err = b.ask("you", 10, limit, false)
+		_, admitted, _, err = b.Ask("you", 10, limit, false)
 		require.NoError(t, err, "an owner's limit is his own")
 		require.Equal(t, 10, admitted)
 		other := limit
 		other.Scope = "/elsewhere"
-		_, _, _, err = b.ask("me", 10, other, false)
+		_, _, _, err = b.Ask("me", 10, other, false)
 		require.NoError(t, err, "an endpoint's limit is its own")
 
-		_, _, _, err = b.ask("me", 10, limit, false)
+		_, _, _, err = b.Ask("me", 10, limit, false)
 		require.ErrorAs(t, err, &limited)
 		require.Greater(t, limited.RetryAfter, 50*time.Minute)
 		require.LessOrEqual(t, limited.RetryAfter, time.Hour+time.Hour/100)
 
-		_, _, _, err = b.ask("me", 11, limit, false)
+		_, _, _, err = b.Ask("me", 11, limit, false)
 		require.ErrorAs(t, err, &limited)
 		require.Zero(t, limited.RetryAfter, "it can never be")
 
 		limit.Rate.Per = 300 * time.Millisecond
-		_, _, _, err = b.ask("she", 10, limit, false)
+		_, _, _, err = b.Ask("she", 10, limit, false)
 		require.NoError(t, err)
 		for { // a busy machine may have let the window pass
-			if _, _, _, err = b.ask("she", 10, limit, false); err != nil {
+			if _, _, _, err = b.Ask("she", 10, limit, false); err != nil {
 				break
 			}
 		}
@@ -83,7 +72,7 @@ func TestARateAdmitsAllOrNothing(t *testing.T) {
 		require.Positive(t, limited.RetryAfter)
 		require.LessOrEqual(t, limited.RetryAfter, limit.Rate.Per+limit.Rate.Per/limits.WindowSlices+time.Millisecond)
 		<-time.After(limited.RetryAfter + 5*time.Millisecond)
-		_, _, _, err = b.ask("she", 10, limit, false)
+		_, _, _, err = b.Ask("she", 10, limit, false)
 		require.NoError(t, err, "what Retry-After says is true")
 	})
 }
@@ -92,7 +81,7 @@ func TestARateAdmitsAllOrNothing(t *testing.T) {
 // times are recorded, and any window that begins with one of them is looked at.
 func TestNoWindowOfAnOwnersRateSeesMoreThanItAdmits(t *testing.T) {
 	t.Parallel()
-	b := open(t, rdb.Embedded)
+	b := open(t)
 	b.DB.Embed.StopClock() // keys would expire by the time of this machine
 	for seed := range uint64(4) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -150,15 +139,15 @@ func TestWhatIsAdmittedAndComesToNothingIsGivenBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 10, Per: time.Minute}, Concurrent: 10}
 		for range 3 {
-			u, _, _, err := b.ask("me", 10, limit, false)
+			u, _, _, err := b.Ask("me", 10, limit, false)
 			require.NoError(t, err)
 			u.Abort(b.Ctx)
 		}
-		_, admitted, state, err := b.ask("me", 25, limit, true)
+		_, admitted, state, err := b.Ask("me", 25, limit, true)
 		require.NoError(t, err)
 		require.Equal(t, 10, admitted, "a part is admitted where that is asked for")
 		require.Zero(t, state.Remaining)
-		_, admitted, _, err = b.ask("me", 25, limit, true)
+		_, admitted, _, err = b.Ask("me", 25, limit, true)
 		require.NoError(t, err)
 		require.Zero(t, admitted)
 	})
@@ -167,29 +156,29 @@ func TestWhatIsAdmittedAndComesToNothingIsGivenBack(t *testing.T) {
 func TestConcurrencyIsGivenBackAsActionsEnd(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Concurrent: 5}
-		u, _, _, err := b.ask("me", 5, limit, false)
+		u, _, _, err := b.Ask("me", 5, limit, false)
 		require.NoError(t, err)
 		id := b.commitAsked(u, 5)
 		limited := (*batch.LimitedError)(nil)
-		_, _, _, err = b.ask("me", 1, limit, false)
+		_, _, _, err = b.Ask("me", 1, limit, false)
 		require.ErrorAs(t, err, &limited)
 		require.Positive(t, limited.RetryAfter)
 		b.End(id, 3, batch.Succeeded)
 		b.End(id, 4, batch.Unknown) // as after a worker was killed
-		u, _, _, err = b.ask("me", 2, limit, false)
+		u, _, _, err = b.Ask("me", 2, limit, false)
 		require.NoError(t, err)
 		b.commitAsked(u, 2)
-		_, _, _, err = b.ask("me", 1, limit, false)
+		_, _, _, err = b.Ask("me", 1, limit, false)
 		require.ErrorAs(t, err, &limited)
 		_, err = b.Cancel(b.Ctx, "me", id)
 		require.NoError(t, err)
-		u, _, _, err = b.ask("me", 3, limit, false)
+		u, _, _, err = b.Ask("me", 3, limit, false)
 		require.NoError(t, err, "whoever ended them")
 		third := b.commitAsked(u, 3)
 		require.NoError(t, b.Delete(b.Ctx, "me", third))
-		fourth, _, _, err := b.ask("me", 3, limit, false)
+		fourth, _, _, err := b.Ask("me", 3, limit, false)
 		require.NoError(t, err, "what was erased holds no place")
-		_, _, _, err = b.ask("me", 3, limit, false)
+		_, _, _, err = b.Ask("me", 3, limit, false)
 		require.ErrorAs(t, err, &limited, "what is about to be committed does")
 		fourth.Abort(b.Ctx)
 	})
@@ -216,59 +205,6 @@ func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 		wg.Wait()
 		require.EqualValues(t, 39, total.Load())
 		require.EqualValues(t, 17, refused.Load())
-	})
-}
-
-func TestOneThrottledBatchKeepsNoOtherWaiting(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := queuetest.Spec()
-		s.Throttle = &batch.Limit{Concurrent: 2} // without a rate
-		queued := func() int {
-			return len(b.Pending(batch.Interactive))
-		}
-		broken := b.Submit(3, s).ID
-		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(broken).Meta, "throttle", "{").Err())
-		b.End(broken, 0, batch.Succeeded)
-		b.End(broken, 1, batch.Succeeded)
-		good := b.Submit(3, s).ID
-		require.Equal(t, 2+2, queued())
-		b.End(good, 0, batch.Succeeded)
-		require.Error(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
-		require.Equal(t, 2+3, queued())
-	})
-}
-
-func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		s := queuetest.Spec()
-		s.Throttle = &batch.Limit{Rate: batch.Rate{N: 4, Per: time.Hour}, Concurrent: 3}
-		id := b.Submit(10, s).ID
-		queued := func() int {
-			return len(b.Pending(batch.Interactive))
-		}
-		require.Equal(t, 3, queued(), "no more than may be in flight")
-		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
-		require.Equal(t, 3, queued())
-		require.Equal(t, batch.Swept{Open: 1}, b.Sweep(), "it is no fan-out that broke off")
-		for i := range 3 {
-			b.End(id, i, batch.Succeeded)
-		}
-		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
-		require.Equal(t, 4, queued(), "no more than the rate")
-		require.NoError(t, b.DB.Client.Del(b.Ctx, limits.LimitKeys("me", "")[0]).Err()) // the window moves on
-		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
-		require.Equal(t, 6, queued())
-		for i := 3; i < 6; i++ {
-			b.End(id, i, batch.Succeeded)
-		}
-		_, err := b.Cancel(b.Ctx, "me", id)
-		require.NoError(t, err)
-		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
-		b.Background.Wait()
-		require.Zero(t, queued())
-		left, err := b.throttled(b.Ctx)
-		require.NoError(t, err)
-		require.Empty(t, left)
 	})
 }
 
