@@ -41,7 +41,7 @@ func (c *consumer) onTasksQuestion(message string) {
 	c.store.Background.Go(func(ctx context.Context) {
 		ctx, cancel := c.store.DB.WithTimeout(ctx)
 		defer cancel()
-		pipe := c.store.DB.Client.Pipeline()
+		pipe := c.store.DB.Client.TxPipeline() // an answer without an expiry would never go
 		pipe.SAdd(ctx, tasks.InHandKey(token), found...)
 		pipe.PExpire(ctx, tasks.InHandKey(token), inHandLasts)
 		if _, err := pipe.Exec(ctx); err != nil {

@@ -153,6 +153,8 @@ func TestALossDuringTheReportOfAnotherIsReportedToo(t *testing.T) {
 // tasks of the queue are reported lost, or another worker has died.
 func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var exchanges queuetest.Exchanges
+		b.DB.Client.AddHook(&exchanges)
 		refused := make(chan struct{})
 		b.serve(Target{Slots: 4}, func(int, *Slot) error {
 			<-refused
@@ -196,5 +198,10 @@ func TestTasksThatALiveWorkerHasInHandAreLeftAlone(t *testing.T) {
 		}
 		require.Equal(t, 3, taken())
 		require.Empty(t, b.Pending(batch.Interactive))
+		answers := func() []string { return exchanges.With("sadd " + tasks.InHandKey("")) }
+		b.Eventually("the replies to both answers", func() bool { return len(answers()) >= 2 })
+		for _, sent := range answers() {
+			require.True(t, strings.HasPrefix(sent, "multi\n"), "an answer gets its expiry in the same transaction: %s", sent)
+		}
 	})
 }
