@@ -3,11 +3,13 @@ package consumer
 import (
 	"context"
 	"log/slog"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
 )
@@ -71,6 +73,14 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 				target.auditSlots()
 			}
 			require.Equal(t, 1, log.Count(queuetest.Corrected), log.Text.String())
+			if strings.HasPrefix(name, "tasks") {
+				b.Eventually("the note for the sweeper", func() bool {
+					notes, err := b.DB.Members(b.Ctx, keys.LostKey)
+					return err == nil && len(notes) == 1 && strings.HasPrefix(notes[0], target.queues[0].name+" ")
+				})
+			} else {
+				require.Empty(t, queuetest.Must(b.DB.Members(b.Ctx, keys.LostKey)))
+			}
 			close(release)
 			b.Eventually("the end of all", func() bool {
 				target.mu.Lock()

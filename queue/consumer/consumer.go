@@ -64,9 +64,6 @@ func newConsumer(cs *Consumers, cfg ServerConfig) *consumer {
 		retryDelay: cfg.RetryDelayFunc,
 	}
 	c.forwarder = &forwarder{consumer: c, wakeC: make(chan struct{}, 1)}
-	if c.retryDelay == nil {
-		c.retryDelay = asynq.DefaultRetryDelayFunc
-	}
 	for _, target := range cfg.Targets {
 		t := newTargetConsumer(c, target)
 		c.targets = append(c.targets, t)

@@ -134,6 +134,43 @@ func TestTasksAreGivenBackEvenIfThatTakesLongerThanAnExchangeMay(t *testing.T) {
 	require.Empty(t, queuetest.Must(b.DB.Members(b.Ctx, keys.LostKey)))
 }
 
+// The restarted server has a new history. Other processes may have taken tasks that the queues contain again.
+func TestAllQueuesArePolledAndReportedLostAfterRedisForgot(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	b := open(t, server.URL())
+	c := newConsumer(b.consumers, ServerConfig{Targets: []Target{{Name: "crm", Slots: 1}, {Name: "erp", Slots: 1}}})
+	t.Cleanup(b.consumers.add(c))
+	var queues []string
+	for _, q := range c.queues {
+		q.maybeNonEmpty = false
+		queues = append(queues, q.name)
+	}
+	require.NoError(t, b.DB.Client.Ping(b.Ctx).Err()) // the process knows the history
+	server.Kill()
+	server.Restart()
+	b.Eventually("a note for each queue", func() bool {
+		notes, err := b.DB.Members(b.Ctx, keys.LostKey)
+		noted := make(map[string]bool)
+		for _, note := range notes {
+			queue, _, _ := strings.Cut(note, " ")
+			noted[queue] = true
+		}
+		return err == nil && !slices.ContainsFunc(queues, func(queue string) bool { return !noted[queue] })
+	})
+	b.Eventually("all queues may have tasks", func() bool {
+		for _, t := range c.targets {
+			t.mu.Lock()
+			empty := slices.ContainsFunc(t.queues, func(q *taskQueue) bool { return !q.maybeNonEmpty })
+			t.mu.Unlock()
+			if empty {
+				return false
+			}
+		}
+		return true
+	})
+}
+
 // As when the next poll fails before the loss of the one before was reported.
 func TestALossDuringTheReportOfAnotherIsReportedToo(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {

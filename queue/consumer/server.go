@@ -30,7 +30,7 @@ type Target struct {
 // ServerConfig configures a [Server].
 type ServerConfig struct {
 	// Config is that of the asynq server that delivers webhooks, except Concurrency and Queues, which follow
-	// from the rest. Its RetryDelayFunc also says when an action runs again.
+	// from the rest. Its RetryDelayFunc also says when an action runs again, and is asynq's by default.
 	asynq.Config
 	Targets []Target
 	// WebhookSlots is the most webhooks that are delivered at a time.
@@ -63,6 +63,9 @@ type Server struct {
 // NewServer returns a server on the store's connections. It stays usable until
 // the store is closed.
 func (cs *Consumers) NewServer(cfg ServerConfig) *Server {
+	if cfg.RetryDelayFunc == nil {
+		cfg.RetryDelayFunc = asynq.DefaultRetryDelayFunc
+	}
 	return &Server{
 		webhooks: webhooks.New(cs.store.DB, cfg.Config, cfg.WebhookSlots), consumer: newConsumer(cs, cfg),
 		drain: cmp.Or(cfg.ShutdownTimeout, 8*time.Second), // asynq's default

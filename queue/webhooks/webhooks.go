@@ -25,20 +25,22 @@ const (
 type Server struct{ asynq *asynq.Server }
 
 // New returns a server on the store's connections that delivers so many webhooks at a time. It ignores
-// Concurrency and Queues of the configuration.
+// Concurrency and Queues of the configuration, and needs its RetryDelayFunc.
 func New(db *rdb.DB, cfg asynq.Config, concurrency int) *Server {
+	return &Server{asynq.NewServerFromRedisClient(db.Client, serverConfig(cfg, concurrency))}
+}
+
+// serverConfig returns the configuration of asynq's server; see [New].
+func serverConfig(cfg asynq.Config, concurrency int) asynq.Config {
 	cfg.Concurrency = max(concurrency, 1)
 	cfg.Queues = map[string]int{tasks.WebhookQueue: 1}
 	cfg.TaskCheckInterval = cmp.Or(cfg.TaskCheckInterval, checkEvery)
 	cfg.DelayedTaskCheckInterval = cmp.Or(cfg.DelayedTaskCheckInterval, checkDelayedEvery)
 	delay := cfg.RetryDelayFunc
-	if delay == nil {
-		delay = asynq.DefaultRetryDelayFunc
-	}
 	cfg.RetryDelayFunc = func(n int, err error, t *asynq.Task) time.Duration {
 		return toWholeSecond(time.Now(), delay(n, err, t))
 	}
-	return &Server{asynq.NewServerFromRedisClient(db.Client, cfg)}
+	return cfg
 }
 
 // Start begins to deliver webhooks with the handler, and returns at once. asynq archives a task of another
