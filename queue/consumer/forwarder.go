@@ -113,12 +113,11 @@ func (q *taskQueue) forwarded(answer tasks.Forwarded) {
 	switch {
 	case answer.Err != nil:
 		t.consumer.store.Log.Warn("tasks not moved that are due for another attempt", "queue", q.name, "error", answer.Err)
-		q.maybeNonEmpty = true // Redis may have moved some
 		q.forwardAt(now.Add(retryPause))
 	case answer.Waits:
 		q.forwardAt(now.Add(max(answer.Next, forwardPause)))
 	}
-	if answer.Err != nil || answer.Moved > 0 {
+	if answer.Err != nil || answer.Moved > 0 { // after an error Redis may have moved some
 		q.maybeNonEmpty = true
 		t.wake()
 	}

@@ -189,6 +189,8 @@ func (q *Queues) WaitingEverywhere(ctx context.Context) (int, error) {
 	if err != nil || len(queues) == 0 {
 		return 0, err
 	}
+	ctx, cancel := q.db.WithTimeout(ctx)
+	defer cancel()
 	pipe := q.db.Client.Pipeline()
 	counts := make([]*redis.StringCmd, len(queues))
 	for i, queue := range queues {

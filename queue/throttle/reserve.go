@@ -191,11 +191,11 @@ func (p *Pacer[T]) readClock(late time.Duration, first bool) {
 	p.times.mu.Lock()
 	defer p.times.mu.Unlock()
 	d := &p.times.distance
-	if !first { // the first one opened a connection, and loaded the script
-		d.exchange.add(received.Sub(sent))
-		d.trips.add(received.Sub(sent))
+	if first { // it opened a connection, and loaded the script
+		d.clock.sample(sent, received, reply.now)
+	} else {
+		d.observe(sent, received, reply.now)
 	}
-	d.clock.sample(sent, received, reply.now)
 	p.times.tolerance.woke(slept - nap)
 }
 
