@@ -1,5 +1,5 @@
-// Package worker runs actions. A worker takes actions from asynq, asks the ledger
-// whether to send them, makes the exchange with the target through a dispatcher, and
+// Package worker runs actions. Package consumer takes their tasks and hands them to a worker, which asks the
+// ledger whether to send them, makes the exchange with the target through a dispatcher, and
 // decides whether another attempt follows. It also delivers webhooks. One worker at a
 // time sweeps: it repairs the inconsistencies that a crash left behind.
 //

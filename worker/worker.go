@@ -75,11 +75,11 @@ type Worker struct {
 	hooks   *deliverer
 	metrics *metrics
 	log     *slog.Logger
+	inHand  sync.WaitGroup // the handlers that run
 	// held is the context of the handlers' work. asynq's context for the handler of a webhook ends
 	// when asynq gives up the task, but the handler must still record the result.
-	inHand sync.WaitGroup
-	held   context.Context //nolint:containedctx // the handlers' own contexts end too early; see above
-	abort  context.CancelCauseFunc
+	held  context.Context //nolint:containedctx // the handlers' own contexts end too early; see above
+	abort context.CancelCauseFunc
 }
 
 // errDraining is the cause of contexts that a shutdown ends.

@@ -30,7 +30,7 @@ type piggybackPoll struct {
 	wakesOthers bool
 }
 
-// newPiggybackPoll returns a poll for a pipeline that enqueues tasks, if a consumer of this
+// newPiggybackPoll returns a poll for a pipeline that offers actions, if a consumer of this
 // process has slots for them, or nil. That saves the consumer a wakeup and an
 // exchange of its own. The caller has to add it to the pipeline, send that, and call Read.
 func (cs *Consumers) newPiggybackPoll(ctx context.Context, queue string) *piggybackPoll {

@@ -30,8 +30,8 @@ type taskQueue struct {
 
 	// Guarded by the mutex of the target.
 	maybeNonEmpty bool          // there may be tasks in it
-	done          []string      // tasks that have ended, to be removed from asynq's records
-	again         []tasks.Again // tasks that failed, to be moved to the retry set
+	done          []string      // tasks that have ended: the next poll removes them from asynq's records
+	again         []tasks.Again // tasks that failed: the next poll moves them to the retry set
 	due           time.Time     // when the forwarder moves tasks of the retry set next; zero if none are known
 	forwarding    bool          // an exchange that moves them is under way
 	lost          bool          // there may be tasks that were taken and that no worker has

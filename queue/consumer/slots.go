@@ -83,7 +83,7 @@ func (s *slots) want(q *taskQueue, n int) {
 	s.count(q, n)
 }
 
-// add adds the tasks that the poll took that asked for wanted ones.
+// add adds the tasks of a poll that asked for wanted tasks.
 func (s *slots) add(q *taskQueue, taken []*task, wanted int) {
 	q.wanted = 0
 	s.count(q, len(taken)-wanted)

@@ -22,7 +22,7 @@ const (
 	shutdownTimeout = time.Second
 )
 
-// targetConsumer takes the tasks of one target. Run polls its queues, startPoll makes a poll, slots has the
+// targetConsumer takes the tasks of one target. run polls its queues, startPoll makes a poll, slots has the
 // tasks in hand, and runners run them.
 //
 // A goroutine that needs several locks acquires pollMu before mu, and mu before the lock of the pacer. mu is

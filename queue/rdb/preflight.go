@@ -10,7 +10,7 @@ import (
 )
 
 // oldestRedis is the first version, major and minor, that has all commands that are
-// used: RPOP with a count, and ZADD with GT.
+// used: LMOVE, and RPOP with a count.
 var oldestRedis = [2]int{6, 2}
 
 // Preflight returns the reasons why batches must not be kept in this Redis, each with what to do

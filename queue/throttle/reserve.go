@@ -21,12 +21,12 @@ const (
 	reserveEvery = 2 * time.Second
 )
 
-// reservations has the reservations of a pacer under way and those to repeat, and when it may make more. The
+// reservations has the reservations of a pacer under way and those that it repeats, and when it may make more. The
 // pacer's lock guards them.
 type reservations struct {
 	underWay   int
 	expected   int            // send times that those under way reserve
-	unanswered []*reservation // to be repeated: Redis may have executed them
+	unanswered []*reservation // the pacer repeats them: Redis may have executed them
 	answered   int64          // Redis's time of the latest reply
 	next       time.Time      // from when on Redis has more send times; zero if that is not known
 	noneBefore time.Time      // until when Redis has no further send times
