@@ -32,7 +32,10 @@ type exchangeSample struct {
 func (e *exchangeTime) add(took time.Duration) {
 	now := time.Now()
 	if n := len(e.latest); n > 0 && now.Sub(e.latest[n-1].at) < exchangeMoment {
-		e.latest[n-1].took = max(e.latest[n-1].took, took)
+		if took <= e.latest[n-1].took {
+			return // nothing changes
+		}
+		e.latest[n-1].took = took
 	} else {
 		e.latest = append(e.latest, exchangeSample{now, took})
 	}
@@ -41,7 +44,8 @@ func (e *exchangeTime) add(took time.Duration) {
 		old++ // never the one that was just added
 	}
 	e.latest = slices.Delete(e.latest, 0, old)
-	durations := make([]time.Duration, len(e.latest))
+	var all [latestExchanges]time.Duration
+	durations := all[:len(e.latest)]
 	for i, s := range e.latest {
 		durations[i] = s.took
 	}

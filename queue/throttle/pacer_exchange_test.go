@@ -88,6 +88,19 @@ func TestTheTimeOfAnExchangeIsWhatNearlyAllTake(t *testing.T) {
 	})
 }
 
+// Each action of a target with a rate adds one, under the lock of the pacer.
+func TestTheTimeOfAnExchangeAllocatesNothing(t *testing.T) { //nolint:paralleltest // other tests allocate, too
+	var e exchangeTime
+	for i := range latestExchanges + 1 {
+		e.latest = append(e.latest, exchangeSample{time.Now(), time.Duration(i)})
+	}
+	require.Zero(t, testing.AllocsPerRun(100, func() { e.add(time.Second) }), "within a moment")
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		e.latest[len(e.latest)-1].at = time.Now().Add(-exchangeMoment)
+		e.add(time.Millisecond)
+	}), "another moment")
+}
+
 // On a machine on which sleepers wake up to 10 ms late, a request rarely misses its send time at a fast rate, although
 // most of hundreds of sleepers are less late: each one that misses its time close to the end costs a round trip.
 func TestAFastRateIsUsedOnAnUnsteadyMachine(t *testing.T) {
