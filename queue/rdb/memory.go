@@ -2,7 +2,6 @@ package rdb
 
 import (
 	"context"
-	"strings"
 	"sync"
 
 	"github.com/redis/go-redis/v9"
@@ -45,15 +44,6 @@ func (db *DB) forEachMaster(ctx context.Context, do func(ctx context.Context, c 
 }
 
 // readMemory reads used_memory and maxmemory from the answer to INFO.
-func readMemory(info string) (m Memory) {
-	for line := range strings.SplitSeq(info, "\r\n") {
-		name, value, _ := strings.Cut(line, ":")
-		switch name {
-		case "used_memory":
-			m.Used = float64(Atoi(value))
-		case "maxmemory":
-			m.Most = float64(Atoi(value))
-		}
-	}
-	return m
+func readMemory(info string) Memory {
+	return Memory{Used: float64(Atoi(InfoField(info, "used_memory"))), Most: float64(Atoi(InfoField(info, "maxmemory")))}
 }

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"github.com/redis/go-redis/v9"
 )
 
 // oldestRedis is the first version, major and minor, that has all commands that are
@@ -26,7 +24,7 @@ func (db *DB) Preflight(ctx context.Context) ([]string, error) {
 		return nil, MapError(ctx, err)
 	}
 	var faults []string
-	if _, policy, found := strings.Cut(memory, "maxmemory_policy:"); found && !strings.HasPrefix(policy, "noeviction") {
+	if policy := InfoField(memory, "maxmemory_policy"); policy != "" && policy != "noeviction" {
 		faults = append(faults, "it throws keys away when it is full, and with them accepted batches: set its maxmemory-policy to noeviction")
 	}
 	server, err := db.Client.Info(ctx, "server").Result()
@@ -40,7 +38,7 @@ func (db *DB) Preflight(ctx context.Context) ([]string, error) {
 	if err != nil {
 		return faults, MapError(ctx, err)
 	}
-	if _, cluster := db.Client.(*redis.ClusterClient); !cluster && strings.Contains(sharding, "cluster_enabled:1") {
+	if db.Cluster == nil && InfoField(sharding, "cluster_enabled") == "1" {
 		faults = append(faults, "it is a node of a cluster, which refuses what does not lie on one node: let redis.url begin with redis+cluster:// or rediss+cluster://")
 	}
 	return faults, nil

@@ -3,7 +3,6 @@ package rdb
 import (
 	"context"
 	"embed"
-	"fmt"
 	"strings"
 
 	"github.com/redis/go-redis/v9"
@@ -62,16 +61,8 @@ func (db *DB) Run(ctx context.Context, step *Step, keys []string, args ...any) (
 	if err != nil {
 		return nil, MapError(ctx, err)
 	}
-	switch v := answer.(type) {
-	case string:
-		return []string{v}, nil
-	case []any:
-		out := make([]string, len(v))
-		for i, x := range v {
-			out[i] = fmt.Sprint(x)
-		}
-		return out, nil
-	default:
-		return []string{fmt.Sprint(v)}, nil
+	if parts, several := answer.([]any); several {
+		return Texts(parts), nil
 	}
+	return []string{Text(answer)}, nil
 }

@@ -2,8 +2,7 @@
 -- KEYS: gate (hash: held, and the fields of reserve.lua)
 -- ARGV: target, microseconds, channel
 -- returns: 1 if the hold ends later than before, otherwise 0
-local t = redis.call('TIME')
-local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
+local now = now_us()
 local held = tonumber(redis.call('HGET', KEYS[1], 'held') or '0')
 if now + tonumber(ARGV[2]) <= held then
   return 0

@@ -18,8 +18,7 @@
 -- Fields of the gate: next is the time of the next send time, and the target is on hold until held. late is
 -- the largest tolerance of the send times before turn, in a span of about a period, and the field before
 -- has that of the span before it.
-local t = redis.call('TIME')
-local now = tonumber(t[1]) * 1000000 + tonumber(t[2])
+local now = now_us()
 local period, number, burst, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local earliest, horizon, late = now + tonumber(ARGV[5]), now + tonumber(ARGV[6]), tonumber(ARGV[7])
 if KEYS[4] then
