@@ -227,65 +227,85 @@ func TestAResultAloneDoesNotWaitForLong(t *testing.T) {
 	})
 }
 
-// far is a hook that makes Redis a trip away.
-type far struct{ trip time.Duration }
+// distant is a hook that keeps every exchange on its way until it is told to go on.
+type distant struct {
+	sent chan struct{} // gets one value for each exchange
+	goOn chan struct{} // closed: the exchanges reach Redis
+}
 
-func (f far) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (d distant) DialHook(next redis.DialHook) redis.DialHook { return next }
 
-func (f far) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+func (d distant) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
 
-func (f far) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (d distant) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		time.Sleep(f.trip)
+		d.sent <- struct{}{}
+		<-d.goOn
 		return next(ctx, cmds)
 	}
 }
 
-// What comes while two exchanges are on their way would else wait for a whole trip.
+// awaitSent returns once the exchange of a call is on its way.
+func (d distant) awaitSent(t *testing.T, call int) {
+	t.Helper()
+	select {
+	case <-d.sent:
+	case <-time.After(5 * time.Second):
+		t.Errorf("call %d waits for the answers to the calls before it", call)
+	}
+}
+
+// Without additional exchanges, the third call would wait until one of the first two is answered.
 func TestStepsDoNotWaitForExchangesWithADistantRedis(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	const n, trip = 12, 600 * time.Millisecond
+	const n = 8
 	id := b.Submit(n, queuetest.Spec()).ID
-	b.DB.Client.AddHook(far{trip})
-	took := make(chan time.Duration, n)
+	d := distant{sent: make(chan struct{}, n), goOn: make(chan struct{})}
+	b.DB.Client.AddHook(d)
+	var all sync.WaitGroup
 	for i := range n {
-		go func() {
-			began := time.Now()
+		all.Go(func() {
 			begun, err := b.Ledger.Begin(b.Ctx, id, i, "w")
 			if err != nil || begun.Verdict != batch.Run {
 				t.Errorf("action %d: %+v %v", i, begun, err)
 			}
-			took <- time.Since(began)
-		}()
-		time.Sleep(trip / n)
+		})
+		d.awaitSent(t, i)
 	}
-	for range n {
-		require.Less(t, <-took, trip+trip/2)
-	}
+	close(d.goOn)
+	all.Wait()
 }
 
 // Calls that have exchanges of their own are answered when the batcher is closed, as all are.
 func TestABatcherThatClosesAnswersEveryCall(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
-	const n, trip = 20, 400 * time.Millisecond
+	const n = 8
 	id := b.Submit(n, queuetest.Spec()).ID
-	b.DB.Client.AddHook(far{trip})
+	d := distant{sent: make(chan struct{}, n), goOn: make(chan struct{})}
+	b.DB.Client.AddHook(d)
 	var began sync.WaitGroup
 	for i := range n {
 		began.Go(func() {
 			begun, err := b.Ledger.Begin(b.Ctx, id, i, "w")
 			if err != nil {
-				require.ErrorIs(t, err, redis.ErrClosed)
+				t.Errorf("action %d: %v", i, err)
 				return
 			}
 			require.Equal(t, batch.Run, begun.Verdict)
 		})
-		time.Sleep(trip / n)
+		d.awaitSent(t, i)
 	}
-	b.Eventually("exchanges beyond the usual ones", func() bool { return b.Batcher.MoreFlushers() > 0 })
-	b.Batcher.Close()
+	require.Positive(t, b.Batcher.MoreFlushers())
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		b.Batcher.Close()
+	}()
+	b.Eventually("the close", b.Batcher.Closed)
+	close(d.goOn)
+	<-closed
 	began.Wait()
 	require.Zero(t, b.Batcher.MoreFlushers())
 	require.Zero(t, b.Batcher.Waiting())

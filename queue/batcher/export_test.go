@@ -56,3 +56,10 @@ func (b *Batcher) MoreFlushers() int {
 	defer b.mu.Unlock()
 	return b.moreFlushers
 }
+
+// Closed reports whether the batcher answers only the calls that it has.
+func (b *Batcher) Closed() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
