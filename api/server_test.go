@@ -63,7 +63,7 @@ func TestAnUploadThatIsCutLeavesNothing(t *testing.T) {
 			f := setup(t)
 			addr, stop := f.running(t)
 			conn := dial(t, addr, request)
-			require.Eventually(t, func() bool { return f.store.holds() == 1 }, 10*time.Second, time.Millisecond, "the upload has begun")
+			require.Eventually(t, func() bool { return f.store.holds() == 1 }, 30*time.Second, time.Millisecond, "the upload has begun")
 			require.NoError(t, conn.(*net.TCPConn).CloseWrite())
 			answer, err := io.ReadAll(conn)
 			require.NoError(t, err)
@@ -187,7 +187,7 @@ func TestRunDrains(t *testing.T) {
 		_ = res.Body.Close()
 		waited <- res.StatusCode
 	}()
-	require.Eventually(t, func() bool { return f.store.watching() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.store.watching() == 1 }, 30*time.Second, time.Millisecond)
 
 	stream := dial(t, addr, "GET /batch/batch-1/events HTTP/1.1\r\nHost: x\r\n\r\n")
 	lines := bufio.NewScanner(stream)
@@ -218,9 +218,9 @@ func TestRunDoesNotWaitForEver(t *testing.T) {
 	f := setup(t, func(c *Config) { c.DrainTimeout = 100 * time.Millisecond })
 	addr, stop := f.running(t)
 	dial(t, addr, "POST /batch?target=crm HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1000\r\n\r\n{\"method\":\"GET\",\"path\":\"/a\"}\n")
-	require.Eventually(t, func() bool { return f.store.holds() == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return f.store.holds() == 1 }, 30*time.Second, time.Millisecond)
 	require.ErrorContains(t, stop(), "requests still ran after 100ms")
-	require.Eventually(t, func() bool { return f.store.holds() == 0 }, 10*time.Second, time.Millisecond, "the upload was dropped")
+	require.Eventually(t, func() bool { return f.store.holds() == 0 }, 30*time.Second, time.Millisecond, "the upload was dropped")
 }
 
 func TestRunReturnsWhatServingFailedWith(t *testing.T) {

@@ -384,7 +384,7 @@ func TestTimeIsKeptWithoutOpenConnections(t *testing.T) {
 	d := newDispatcher(t, batch.Target{BaseURL: target.url, Concurrency: 1})
 	var done sync.WaitGroup
 	done.Go(func() { do(t, d, batch.Action{}) })
-	require.Eventually(t, func() bool { return target.requests.Load() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return target.requests.Load() == 1 }, 30*time.Second, time.Millisecond)
 	resp := do(t, d, batch.Action{Method: "POST", Timeout: 50 * time.Millisecond})
 	requireErrored(t, resp, batch.Errored, batch.CodeTimeout)
 	require.Contains(t, resp.Result.Error.Message, "none of its 1 connections came free within 50ms")

@@ -65,7 +65,7 @@ func TestAResultIsOfferedAgainAfterEveryErrorReply(t *testing.T) {
 		way := []redistest.Way{redistest.Refused, redistest.Replaced}[i%2]
 		stop := proxy.Answer(redistest.Rule{Reply: text, Match: runsOf(ledger.Steps.Finish), Way: way, Times: 5}) // go-redis itself repeats some commands
 		id := b.submit(1, "POST", nil)
-		require.Eventually(t, func() bool { return b.attempts(id, 0) == 1 }, 10*time.Second, time.Millisecond)
+		require.Eventually(t, func() bool { return b.attempts(id, 0) == 1 }, 30*time.Second, time.Millisecond)
 		_, results := b.wait(id)
 		require.Positive(t, stop(), text)
 		require.Equal(t, batch.Succeeded, results[0].Outcome, text)
@@ -89,7 +89,7 @@ func TestWhatAWorkerCouldNotBeginIsRunByAnother(t *testing.T) {
 			release := proxy.Answer(redistest.Rule{Reply: "TOO_MANY_REQUESTS slow down", Match: runsOf(ledger.Steps.Release), Times: 3})
 			end := b.run()
 			id := b.submit(1, "POST", nil)
-			require.Eventually(t, func() bool { return !proxy.Last().IsZero() }, 10*time.Second, time.Millisecond)
+			require.Eventually(t, func() bool { return !proxy.Last().IsZero() }, 30*time.Second, time.Millisecond)
 			end()
 			require.Equal(t, 3, release(), "it goes on until the store gives an answer")
 			require.Positive(t, stop())

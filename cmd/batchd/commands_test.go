@@ -69,7 +69,7 @@ func TestTheCommandsAgainstARealServer(t *testing.T) {
 	require.Eventually(t, func() bool {
 		log, err := d.client.Deliveries(t.Context(), id(got))
 		return err == nil && log.State == client.DeliveryDelivered && log.MessageID == event.ID && len(log.Attempts) == 2
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 30*time.Second, 10*time.Millisecond)
 
 	// A document with an action that does not succeed.
 	got = batchd(t, `{"actions":[{"method":"GET","path":"/status/404"},{"id":"b","method":"GET","path":"/uuid"}]}`, "submit", "-", "--wait", "--server", server)

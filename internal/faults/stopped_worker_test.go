@@ -32,7 +32,7 @@ func TestAWorkerThatComesBackFromTheDeadIsRefused(t *testing.T) {
 	time.Sleep(8 * time.Second) // the other worker's pulse must be steady before it takes over
 	p := plan("s", 300, http.MethodPost)
 	w.submit(p, client.Options{})
-	eventually(t, 10*time.Second, func() bool { return w.target.flying("sleeper") == concurrency }, "the sleeper has %d in flight", w.target.flying("sleeper"))
+	eventually(t, 30*time.Second, func() bool { return w.target.flying("sleeper") == concurrency }, "the sleeper has %d in flight", w.target.flying("sleeper"))
 	since := time.Now()
 	sleeper.signal(syscall.SIGSTOP)
 	time.Sleep(500 * time.Millisecond) // the signal takes effect with a short delay

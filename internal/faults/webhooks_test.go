@@ -44,7 +44,7 @@ func TestWebhooksReachAReceiverInTheEnd(t *testing.T) {
 		batches[path] = plan(path[1:], 1, http.MethodGet)
 		w.submit(batches[path], client.Options{WebhookURL: url})
 	}
-	eventually(t, 10*time.Second, func() bool { return len(w.deliveries(batches["/down"]).Attempts) == 1 }, "no attempt at a receiver that is down")
+	eventually(t, 30*time.Second, func() bool { return len(w.deliveries(batches["/down"]).Attempts) == 1 }, "no attempt at a receiver that is down")
 	listen(t, down, w.receiver)
 
 	retried := map[string]time.Duration{}
@@ -106,6 +106,6 @@ func TestAWebhookOutlivesTheWorkerThatDeliversIt(t *testing.T) {
 	eventually(t, 150*time.Second, func() bool { return len(w.receiver.about(p.id)) > 1 }, "not delivered again")
 	hooks := w.receiver.about(p.id)
 	require.Equal(t, hooks[0].id, hooks[1].id)
-	eventually(t, 5*time.Second, func() bool { return w.deliveries(p).State == client.DeliveryDelivered }, "not noted as delivered")
+	eventually(t, 30*time.Second, func() bool { return w.deliveries(p).State == client.DeliveryDelivered }, "not noted as delivered")
 	figure(t, "webhooks: deliverer killed, delivered again after %.1fs", hooks[1].at.Sub(killed).Seconds())
 }

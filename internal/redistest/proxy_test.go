@@ -41,7 +41,7 @@ func TestAProxyPassesOnEverything(t *testing.T) {
 	sub := c.Subscribe(ctx, "news")
 	defer sub.Close()
 	messages := sub.Channel()
-	require.Eventually(t, func() bool { return c.Publish(ctx, "news", "hello").Val() == 1 }, 5*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return c.Publish(ctx, "news", "hello").Val() == 1 }, 30*time.Second, time.Millisecond)
 	require.Equal(t, "hello", (<-messages).Payload)
 }
 

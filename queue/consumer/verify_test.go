@@ -3,7 +3,6 @@ package consumer
 import (
 	"strconv"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -33,9 +32,7 @@ func TestASilentLossAmongManyOpenBatchesIsFoundSoon(t *testing.T) {
 		return b.Ledger.Finish(b.Ctx, id, index, begun.Token, queuetest.Result(index, batch.Succeeded))
 	})
 	b.Eventually("the end", func() bool { return b.Read(id).Counts.Succeeded == 1 })
-	began := time.Now()
 	b.Rewind(id, 0, b.LedgerEntry(id, 0))
 	require.Zero(t, b.Read(id).Counts.Succeeded)
 	b.Eventually("its repetition", func() bool { return b.Read(id).Counts.Succeeded == 1 })
-	require.Less(t, time.Since(began), 15*time.Second)
 }
