@@ -184,6 +184,17 @@ func TestConcurrencyIsGivenBackAsActionsEnd(t *testing.T) {
 	})
 }
 
+// A batch may run for a year, and be kept for another one.
+func TestAGrantOutlivesItsBatch(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		_, _, _, err := b.Ask("me", 1, batch.Limit{Concurrent: 5}, false)
+		require.NoError(t, err)
+		left, err := b.DB.Client.PTTL(b.Ctx, limits.LimitKeys("me", "")[1]).Result()
+		require.NoError(t, err)
+		require.Greater(t, left, 2*365*24*time.Hour)
+	})
+}
+
 func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 50, Per: time.Minute}, Concurrent: 40}

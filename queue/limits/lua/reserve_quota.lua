@@ -106,7 +106,7 @@ if admitted > 0 then
   end
   if keep then
     redis.call('HSET', KEYS[2], id, (given + admitted) .. '|' .. ended)
-    redis.call('PEXPIRE', KEYS[2], 86400000 * 90)
+    redis.call('PEXPIRE', KEYS[2], ms(86400000 * 800)) -- longer than a batch runs and is kept
     flying = flying + admitted
   end
 end
