@@ -36,10 +36,11 @@ func New(db *rdb.DB, log *slog.Logger) *Limits { return &Limits{db: db, log: log
 // one slice longer than the rate requires.
 const windowSlices = 300
 
-// Admission is the part of a limit that an upload or a retry has taken, for the step Refund.
+// Admission is the part of a limit that an upload or a retry has taken; see [Limits.Refund].
 type Admission struct {
-	Keys  []string
-	Taken []any // the number of actions and the slice that counts them, for each slice
+	Keys  []string // see [LimitKeys]
+	Grant string   // see [GrantName]
+	Taken []any    // the number of actions and the slice that counts them, for each slice
 }
 
 // LimitKeys returns the keys of one limit of an owner: the counts by slice, and the grants. Both are in the
@@ -93,7 +94,7 @@ func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
 		return got, err
 	}
 	atMost := 0
-	if a.Kept && a.Partial {
+	if a.Kept {
 		atMost = maxGrants // it asks again soon
 	}
 	seen, err := l.inFlight(ctx, LimitKeys(a.Owner, a.Limit.Scope)[1], atMost)
@@ -106,6 +107,18 @@ func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
 	}
 	more.Taken = slices.Concat(got.Taken, more.Taken) // a new slice may have begun between the two
 	return more, nil
+}
+
+// Refund gives an admission back whose actions will not run. It removes the grant. If nothing was admitted, Refund
+// does nothing.
+func (l *Limits) Refund(ctx context.Context, a Admission) error {
+	if len(a.Taken) == 0 {
+		return nil
+	}
+	if _, err := l.db.Run(ctx, Steps.Refund, a.Keys, append([]any{a.Grant}, a.Taken...)...); err != nil {
+		return fmt.Errorf("refund an admission: %w", err)
+	}
+	return nil
 }
 
 // askLimit asks a limit for a grant that already holds some actions. It passes on what inFlight saw.

@@ -18,11 +18,12 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 			return 0, batch.LimitState{}, err
 		}
 	}
-	given, err := u.s.limits.Admit(ctx, limits.Asked{Owner: u.owner, Grant: limits.GrantName(u.id, ""), N: n, Limit: limit, Partial: partial})
+	grant := limits.GrantName(u.id, "")
+	given, err := u.s.limits.Admit(ctx, limits.Asked{Owner: u.owner, Grant: grant, N: n, Limit: limit, Partial: partial})
 	if err != nil {
 		return 0, batch.LimitState{}, err
 	}
-	u.admitted = limits.Admission{Keys: limits.LimitKeys(u.owner, limit.Scope), Taken: given.Taken}
+	u.admitted = limits.Admission{Keys: limits.LimitKeys(u.owner, limit.Scope), Grant: grant, Taken: given.Taken}
 	crash.At(crash.Admitted)
 	if given.Holds < n && !partial {
 		return 0, given.State, given.Refusal(n)
@@ -32,10 +33,7 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 
 // refund gives the quota of an upload back that does not become a batch.
 func (u *upload) refund(ctx context.Context) {
-	if len(u.admitted.Taken) == 0 {
-		return
-	}
-	if _, err := u.s.db.Run(ctx, limits.Steps.Refund, u.admitted.Keys, append([]any{limits.GrantName(u.id, "")}, u.admitted.Taken...)...); err != nil {
-		u.s.log.WarnContext(ctx, "quota of an aborted upload left to run out", "batch", u.id, "error", err)
+	if err := u.s.limits.Refund(ctx, u.admitted); err != nil {
+		u.s.log.WarnContext(ctx, "admission of an aborted upload not refunded", "batch", u.id, "error", err)
 	}
 }
