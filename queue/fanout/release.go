@@ -172,20 +172,33 @@ func RoundSize(m map[string]string) int {
 	return int(rdb.Atoi(m["total"]))
 }
 
-// unlist removes batches from the list of throttled batches, unless a process has entered them again since at. It
-// also removes their grants if the limit bounds only a rate. The limit itself removes other grants that have no
-// actions in flight any more.
-func (f *Fanout) unlist(ctx context.Context, done map[string]map[string]string, at time.Time) error {
+// unlist removes batches from the list of throttled batches, unless a process has entered them again since at, and
+// returns those that it tried to remove. Before that, it removes their grants if the limit bounds only a rate: without
+// the entry, no process would find the grant. The limit itself removes other grants that have no actions in flight
+// any more. A batch whose grant cannot be removed stays in the list.
+func (f *Fanout) unlist(ctx context.Context, done map[string]map[string]string, at time.Time) ([]string, error) {
 	ids := make([]string, 0, len(done))
-	for id := range done {
-		ids = append(ids, id)
-	}
-	if _, err := f.batches.Index.Unlist(ctx, keys.ThrottledKey, at, ids...); err != nil {
-		return err
-	}
 	var faults []error
 	for id, m := range done {
-		faults = append(faults, f.limits.ForgetGrant(ctx, m["owner"], id, m["throttle"], m["grant"]))
+		key := keyOfLimit(m)
+		if key != "" && f.db.IsAway(ctx, key) {
+			continue
+		}
+		if err := f.limits.ForgetGrant(ctx, m["owner"], id, m["throttle"], m["grant"]); err != nil {
+			faults = append(faults, fmt.Errorf("remove the grant of batch %s: %w", id, err))
+			if f.db.Cluster == nil && rdb.IsUnavailable(err) {
+				return nil, errors.Join(faults...)
+			}
+			f.db.NoteAway(ctx, key, err)
+			continue
+		}
+		ids = append(ids, id)
 	}
-	return errors.Join(faults...)
+	if len(ids) == 0 {
+		return nil, errors.Join(faults...)
+	}
+	if _, err := f.batches.Index.Unlist(ctx, keys.ThrottledKey, at, ids...); err != nil {
+		return nil, errors.Join(append(faults, err)...)
+	}
+	return ids, errors.Join(faults...)
 }

@@ -109,6 +109,10 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		f.background.Detach(a.drop)
 		return nil, nil, err
 	}
+	// After the step, no process would find the grant of the earlier round.
+	if err := f.limits.ForgetGrant(ctx, owner, id, m["throttle"], m["grant"]); err != nil {
+		f.log.WarnContext(ctx, "grant of the earlier round not removed", "batch", id, "error", err)
+	}
 	answer, err := f.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, a.marker), owner, states, a.token, a.n, throttle)
 	if err != nil || answer[0] != "ok" {
 		f.background.Detach(a.drop)
@@ -120,10 +124,7 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	case "ok":
 		crash.At(crash.Retried)
 		f.batches.Outbox.Withdraw(ctx, id, answer[2])
-		if err := f.limits.ForgetGrant(ctx, owner, id, m["throttle"], m["grant"]); err != nil {
-			f.log.WarnContext(ctx, "grant of an earlier round not removed, it will expire", "batch", id, "error", err)
-		}
-		m["asked"], m["round"], m["throttle"], m["grant"] = answer[1], strconv.Itoa(batches.RoundOf(m)+1), throttle, a.token
+		m["round"], m["throttle"] = strconv.Itoa(batches.RoundOf(m)+1), throttle
 		return m, state, nil
 	case "gone":
 		return nil, nil, batch.ErrNotFound
@@ -147,14 +148,15 @@ func (a *retryAttempt) prepare(ctx context.Context, limit *batch.Limit, throttle
 	}
 	var state *batch.LimitState
 	if limit != nil {
-		given, err := a.fanout.limits.Admit(ctx, limits.Asked{Owner: a.owner, Grant: limits.GrantName(a.id, a.token), N: a.n, Limit: *limit})
+		grant := limits.GrantName(a.id, a.token)
+		given, err := a.fanout.limits.Admit(ctx, limits.Asked{Owner: a.owner, Grant: grant, N: a.n, Limit: *limit})
 		if err != nil {
 			return nil, err
 		}
 		if given.Holds < a.n {
 			return nil, given.Refusal(a.n)
 		}
-		a.admitted = limits.Admission{Keys: limits.LimitKeys(a.owner, limit.Scope), Taken: given.Taken}
+		a.admitted = limits.Admission{Keys: limits.LimitKeys(a.owner, limit.Scope), Grant: grant, Taken: given.Taken}
 		state = &given.State
 		crash.At(crash.RetryAdmitted)
 	}
@@ -185,10 +187,10 @@ func (a *retryAttempt) drop(ctx context.Context) {
 	}
 	m, err := a.fanout.batches.Meta(ctx, a.id)
 	if err == nil && m["grant"] != a.token {
-		_, err = a.fanout.db.Run(ctx, limits.Steps.Refund, a.admitted.Keys, append([]any{limits.GrantName(a.id, a.token)}, a.admitted.Taken...)...)
+		err = a.fanout.limits.Refund(ctx, a.admitted)
 	}
 	if err != nil {
-		a.fanout.log.WarnContext(ctx, "admission of a failed retry not refunded, it will expire", "batch", a.id, "error", err)
+		a.fanout.log.WarnContext(ctx, "admission of a failed retry not refunded", "batch", a.id, "error", err)
 	}
 }
 

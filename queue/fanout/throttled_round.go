@@ -42,12 +42,12 @@ func (f *Fanout) ReleaseThrottled(ctx context.Context) (waiting int, err error) 
 		r.askAll(ctx)
 	}
 	if len(r.done) > 0 {
-		if err := f.unlist(ctx, r.done, r.at); err != nil {
+		unlisted, err := f.unlist(ctx, r.done, r.at)
+		if err != nil {
 			r.faults = append(r.faults, err)
-		} else {
-			for id := range r.done {
-				t.forget(id)
-			}
+		}
+		for _, id := range unlisted {
+			t.forget(id)
 		}
 	}
 	return len(t.batches), errors.Join(r.faults...)
