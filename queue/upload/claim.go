@@ -125,6 +125,6 @@ func (m *marker) keep(ctx context.Context) error {
 // remove frees the idempotency key. While Redis is away it repeats that for about as long as the marker lives.
 func (m *marker) remove(ctx context.Context) {
 	if err := m.db.Unlink(ctx, m.key); err != nil {
-		m.log.WarnContext(ctx, "upload marker left to expire", "batch", m.batch, "error", err)
+		m.log.WarnContext(ctx, "upload marker not removed, it will expire", "batch", m.batch, "error", err)
 	}
 }

@@ -215,6 +215,6 @@ func (u *upload) drop(ctx context.Context) {
 		return
 	}
 	if err := u.s.db.Unlink(ctx, keys...); err != nil {
-		u.s.log.WarnContext(ctx, "keys of an aborted upload left to expire", "batch", u.id, "error", err)
+		u.s.log.WarnContext(ctx, "keys of an aborted upload not removed, they will expire", "batch", u.id, "error", err)
 	}
 }

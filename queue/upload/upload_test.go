@@ -16,6 +16,7 @@ import (
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/upload"
 )
 
@@ -163,29 +164,47 @@ func TestAnUploadThatLostItsPlaceLeavesNothing(t *testing.T) {
 	})
 }
 
+func TestARepeatedSubmissionToOneServerWritesNoEntry(t *testing.T) {
+	t.Parallel()
+	b := open(t, rdb.Embedded)
+	submit := func() bool {
+		u, err := b.Open(b.Ctx, "me", "k")
+		require.NoError(t, err)
+		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
+		_, replayed, err := u.Commit(b.Ctx, queuetest.Spec())
+		require.NoError(t, err)
+		return replayed
+	}
+	require.False(t, submit())
+	b.Background.Wait()
+	b.DB.Client.AddHook(&queuetest.Exchanges{Fail: "zadd " + keys.OpenKey})
+	b.DB.Client.AddHook(&queuetest.Exchanges{Fail: upload.Steps.List.Hash()})
+	require.True(t, submit())
+}
+
 // Its client was told that it failed.
 func TestABatchThatLacksAnEntryHasItOnceItIsRepeated(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		submit := func() (*batch.Batch, bool) {
-			u, err := b.Open(b.Ctx, "me", "k")
-			require.NoError(t, err)
-			require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
-			made, replayed, err := u.Commit(b.Ctx, queuetest.Spec())
-			require.NoError(t, err)
-			return made, replayed
-		}
-		first, _ := submit()
-		b.Background.Wait()
-		for _, index := range []string{keys.OpenKey, keys.OwnerKey("me")} {
-			require.NoError(t, b.DB.Client.ZRem(b.Ctx, index, first.ID).Err())
-		}
-		again, replayed := submit()
-		require.True(t, replayed)
-		require.Equal(t, first.ID, again.ID)
-		for _, index := range []string{keys.OpenKey, keys.OwnerKey("me")} {
-			require.NoError(t, b.DB.Client.ZScore(b.Ctx, index, first.ID).Err(), index)
-		}
-	})
+	t.Parallel()
+	b := open(t, queuetest.Clusters.Take(t)) // one server writes them in the step that commits
+	submit := func() (*batch.Batch, bool) {
+		u, err := b.Open(b.Ctx, "me", "k")
+		require.NoError(t, err)
+		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
+		made, replayed, err := u.Commit(b.Ctx, queuetest.Spec())
+		require.NoError(t, err)
+		return made, replayed
+	}
+	first, _ := submit()
+	b.Background.Wait()
+	for _, index := range []string{keys.OpenKey, keys.OwnerKey("me")} {
+		require.NoError(t, b.DB.Client.ZRem(b.Ctx, index, first.ID).Err())
+	}
+	again, replayed := submit()
+	require.True(t, replayed)
+	require.Equal(t, first.ID, again.ID)
+	for _, index := range []string{keys.OpenKey, keys.OwnerKey("me")} {
+		require.NoError(t, b.DB.Client.ZScore(b.Ctx, index, first.ID).Err(), index)
+	}
 }
 
 func TestABatchWithoutItsEntriesIsNotAcknowledged(t *testing.T) {
@@ -357,29 +376,45 @@ func (h scriptsForgotten) ProcessPipelineHook(next redis.ProcessPipelineHook) re
 
 // A process that met an entry before the actions are staged would take the upload for one
 // that came to nothing, and could remove the entry after the batch began to exist.
-func TestABatchIsListedOnlyOnceItsActionsAreStaged(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		u := b.Upload(3)
-		looked := 0
-		b.DB.Client.AddHook(scriptsForgotten{func() {
-			looked++
-			staged, err := b.Batches.Index.Staged(b.Ctx, []string{u.ID()})
-			require.NoError(t, err)
-			for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
-				if err := b.DB.Client.ZScore(b.Ctx, list, u.ID()).Err(); !staged[u.ID()] {
-					require.ErrorIs(t, err, redis.Nil, list)
-				}
-			}
-		}})
-		require.NoError(t, b.DB.Client.ScriptFlush(b.Ctx).Err()) // of one node in a cluster, which stages without a pipeline
-		spec := &batch.Spec{Target: "crm", ExpiresIn: time.Hour, Retention: time.Hour, Throttle: &batch.Limit{Concurrent: 1}}
-		committed, _, err := u.Commit(b.Ctx, spec)
+func TestAClusterListsABatchOnlyOnceItsActionsAreStaged(t *testing.T) {
+	t.Parallel()
+	b := open(t, queuetest.Clusters.Take(t))
+	b.Submit(3, queuetest.Spec()) // the nodes know the steps from here on
+	u := b.Upload(3)
+	met := false
+	b.Interrupt("zadd "+keys.OpenKey, false, func() {
+		met = true
+		staged, err := b.Batches.Index.Staged(b.Ctx, []string{u.ID()})
 		require.NoError(t, err)
-		if b.DB.Cluster == nil {
-			require.Positive(t, looked, "a step was refused")
-		}
-		for _, list := range []string{keys.OpenKey, keys.ThrottledKey, keys.OwnerKey("me")} {
-			require.NoError(t, b.DB.Client.ZScore(b.Ctx, list, committed.ID).Err(), list)
-		}
+		require.True(t, staged[u.ID()])
 	})
+	_, _, err := u.Commit(b.Ctx, queuetest.Spec())
+	require.NoError(t, err)
+	require.True(t, met)
+}
+
+// On one server, the step that commits writes the entries.
+func TestOneServerListsABatchOnlyOnceItsActionsAreStaged(t *testing.T) {
+	t.Parallel()
+	b := open(t, rdb.Embedded)
+	u := b.Upload(3)
+	looked := 0
+	b.DB.Client.AddHook(scriptsForgotten{func() {
+		looked++
+		staged, err := b.Batches.Index.Staged(b.Ctx, []string{u.ID()})
+		require.NoError(t, err)
+		for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
+			if err := b.DB.Client.ZScore(b.Ctx, list, u.ID()).Err(); !staged[u.ID()] {
+				require.ErrorIs(t, err, redis.Nil, list)
+			}
+		}
+	}})
+	require.NoError(t, b.DB.Client.ScriptFlush(b.Ctx).Err())
+	spec := &batch.Spec{Target: "crm", ExpiresIn: time.Hour, Retention: time.Hour, Throttle: &batch.Limit{Concurrent: 1}}
+	committed, _, err := u.Commit(b.Ctx, spec)
+	require.NoError(t, err)
+	require.Positive(t, looked, "a step was refused")
+	for _, list := range []string{keys.OpenKey, keys.ThrottledKey, keys.OwnerKey("me")} {
+		require.NoError(t, b.DB.Client.ZScore(b.Ctx, list, committed.ID).Err(), list)
+	}
 }
