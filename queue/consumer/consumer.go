@@ -202,12 +202,18 @@ func (c *consumer) connections(trip time.Duration) int {
 // eachNode calls do in the background for the queues of each node of a cluster, so that a node that does not
 // reply delays only its own queues. Without a cluster it calls do once.
 func (c *consumer) eachNode(queues []*taskQueue, do func([]*taskQueue)) {
-	byNode := make(map[*redis.Client][]*taskQueue)
-	for _, q := range queues {
-		node := c.store.DB.NodeOf(context.Background(), q.prefix)
-		byNode[node] = append(byNode[node], q)
-	}
-	for _, of := range byNode {
+	for _, of := range byNode(c.store.DB, queues, func(q *taskQueue) string { return q.prefix }) {
 		c.wg.Go(func() { do(of) })
 	}
+}
+
+// byNode groups items by the node of the cluster that has the key of each. Without a cluster there is one
+// group.
+func byNode[T any](db *rdb.DB, items []T, keyOf func(T) string) map[*redis.Client][]T {
+	groups := make(map[*redis.Client][]T)
+	for _, item := range items {
+		node := db.NodeOf(context.Background(), keyOf(item))
+		groups[node] = append(groups[node], item)
+	}
+	return groups
 }

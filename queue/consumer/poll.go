@@ -44,15 +44,11 @@ func (t *targetConsumer) startPoll(take bool) {
 		t.exchange(polls)
 		return
 	}
-	byNode := make(map[*redis.Client][]*queuePoll)
-	for _, p := range polls {
-		node := t.consumer.store.DB.NodeOf(context.Background(), p.prefix)
-		byNode[node] = append(byNode[node], p)
-	}
+	groups := byNode(t.consumer.store.DB, polls, func(p *queuePoll) string { return p.prefix })
 	t.mu.Lock()
-	t.polls += len(byNode)
+	t.polls += len(groups)
 	t.mu.Unlock()
-	for _, of := range byNode {
+	for _, of := range groups {
 		go func() {
 			t.exchange(of)
 			t.mu.Lock()

@@ -51,16 +51,22 @@ func (q *Queues) EnqueueTasks(ctx context.Context, tasks []Task) error {
 		args := append([]any{AsynqPrefix(queue) + "t:", now, keys.WorkChannel, wakeup}, messages...)
 		sent.add(ctx, pipe, queue, []string{AsynqPrefix(queue) + "pending"}, args)
 	}
-	q.db.Send(ctx, pipe)
-	defer func() {
-		for queue := range sent.Cmds {
-			q.WakeLocal(queue) // even if only the answer was lost
-		}
-	}()
-	if err := sent.Read(ctx, q.db); err != nil {
+	if err := q.send(ctx, pipe, sent); err != nil {
 		return fmt.Errorf("enqueue tasks: %w", err)
 	}
 	return nil
+}
+
+// send sends a pipeline with steps on queues, wakes this process's consumers of these queues, and returns the
+// errors of all steps.
+func (q *Queues) send(ctx context.Context, pipe redis.Pipeliner, steps *QueueSteps) error {
+	q.db.Send(ctx, pipe)
+	defer func() {
+		for queue := range steps.Cmds {
+			q.WakeLocal(queue) // even if only the answer was lost
+		}
+	}()
+	return steps.Read(ctx, q.db)
 }
 
 // messagesOf returns for each queue the id and the message of each task, one after the other.

@@ -73,13 +73,7 @@ func (q *Queues) offerOnce(ctx context.Context, f Flow, ranges []IndexRange) err
 	defer cancel()
 	pipe := q.db.Client.Pipeline()
 	sent := q.AddOffer(ctx, pipe, f, ranges, "", true)
-	q.db.Send(ctx, pipe)
-	defer func() {
-		for queue := range sent.Cmds {
-			q.WakeLocal(queue) // even if only the answer was lost
-		}
-	}()
-	if err := sent.Read(ctx, q.db); err != nil {
+	if err := q.send(ctx, pipe, sent); err != nil {
 		return fmt.Errorf("offer actions: %w", err)
 	}
 	return nil
