@@ -114,7 +114,7 @@ func TestTasksThatWereNotBegunAreGivenBackInOrder(t *testing.T) {
 		// Some that wait for their send times when the server stops.
 		b.Submit(20, queuetest.Spec())
 		stopping := make(chan struct{})
-		server, stop := b.serve(Target{Slots: 8, Rate: batch.Rate{N: 10, Per: time.Second}}, func(index int, slot *Slot) error {
+		server, stop := b.serve(Target{Slots: 8, Rate: batch.Rate{N: 10, Per: time.Minute}}, func(index int, slot *Slot) error {
 			if err := errors.Join(slot.Approach(b.Ctx), slot.Ready(b.Ctx)); err != nil {
 				return err
 			}

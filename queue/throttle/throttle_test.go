@@ -15,21 +15,21 @@ import (
 
 func TestSendTimesAreReservedAtTheRate(t *testing.T) {
 	queuetest.OnEveryStore(t, func(t *testing.T, b *queuetest.Bundle) {
-		rate := batch.Rate{N: 20, Per: 10 * time.Second}
-		const step = (10_000_000 + 50_000) / 20
+		rate := batch.Rate{N: 20, Per: 10 * time.Minute} // a busy machine is not late by a send time
+		const step = (600_000_000 + 50_000) / 20
 		reserve := func(target string, most int, horizon time.Duration, returned ...throttle.SendTime) *throttle.Reserved {
 			t.Helper()
 			got, err := b.Gate.Reserve(b.Ctx, target, rate, 2, throttle.NewReservation(b.DB.Token(), most, horizon, returned...))
 			require.NoError(t, err)
 			return got
 		}
-		first := reserve("crm", 3, 500*time.Millisecond)
+		first := reserve("crm", 3, 30*time.Second)
 		require.Equal(t, []throttle.SendRun{{Time: first.Now() - step, Step: step, Late: 50_000, N: 2}}, first.Runs(), "a burst of two")
 		require.Equal(t, first.Now()+step, first.Next())
-		later := reserve("crm", 3, 200*time.Millisecond)
+		later := reserve("crm", 3, 12*time.Second)
 		require.Empty(t, later.Runs(), "the next one is too far ahead")
 		require.Equal(t, first.Next(), later.Next())
-		far := throttle.NewReservation(b.DB.Token(), 3, 2*time.Second)
+		far := throttle.NewReservation(b.DB.Token(), 3, 2*time.Minute)
 		got, err := b.Gate.Reserve(b.Ctx, "crm", rate, 2, far)
 		require.NoError(t, err)
 		require.Equal(t, []throttle.SendRun{{Time: first.Next(), Step: step, Late: 50_000, N: 3}}, got.Runs())
@@ -40,11 +40,11 @@ func TestSendTimesAreReservedAtTheRate(t *testing.T) {
 		times := got.Times()
 		back := reserve("crm", 0, 0, times[0])
 		require.Equal(t, times[0].Time(), back.Next(), "a returned send time is the next one")
-		got = reserve("crm", 1, 2*time.Second)
+		got = reserve("crm", 1, 2*time.Minute)
 		require.Equal(t, []throttle.SendRun{{Time: times[0].Time(), Step: step, Late: 50_000, N: 1}}, got.Runs())
 		back = reserve("crm", 0, 0, times[2], times[1])
 		require.Equal(t, times[1].Time(), back.Next(), "the sequence ends earlier")
-		got = reserve("crm", 2, 2*time.Second)
+		got = reserve("crm", 2, 2*time.Minute)
 		require.Equal(t, []throttle.SendRun{{Time: times[1].Time(), Step: step, Late: 50_000, N: 2}}, got.Runs())
 
 		require.NoError(t, b.Gate.Hold(b.Ctx, "other", time.Minute))
