@@ -38,11 +38,29 @@ func (x *Index) Reopen(ctx context.Context, id string, throttled bool) error {
 		lists = append(lists, keys.ThrottledKey)
 	}
 	for _, list := range lists {
-		if _, err := x.db.Run(ctx, Steps.Reopen, []string{list, againKey(list)}, id, rdb.Millis(ListHold)); err != nil {
+		if err := x.enter(ctx, list, id); err != nil {
 			return fmt.Errorf("enter the batch into %s: %w", list, err)
 		}
 	}
 	return nil
+}
+
+// ReopenMany enters batches into the open list in one exchange, as Reopen does.
+func (x *Index) ReopenMany(ctx context.Context, ids []string) error {
+	if err := x.enter(ctx, keys.OpenKey, ids...); err != nil {
+		return fmt.Errorf("enter %d batches into %s: %w", len(ids), keys.OpenKey, err)
+	}
+	return nil
+}
+
+// enter enters batches into a list and protects the entries.
+func (x *Index) enter(ctx context.Context, list string, ids ...string) error {
+	args := []any{rdb.Millis(ListHold)}
+	for _, id := range ids {
+		args = append(args, id)
+	}
+	_, err := x.db.Run(ctx, Steps.Reopen, []string{list, againKey(list)}, args...)
+	return err
 }
 
 // reopenAll makes those of the batches that are in the open list due at once.

@@ -60,10 +60,6 @@ func (r *Restorer) Restore(ctx context.Context, attempts []*Attempt) (int, error
 	return r.restore(ctx, attempts)
 }
 
-func (r *Restorer) RestoreBatch(ctx context.Context, id string, attempts []*Attempt) (int, error) {
-	return r.restoreBatch(ctx, id, attempts)
-}
-
 func (r *Restorer) Disown(ctx context.Context, id, worker string, held []any) (int, error) {
 	return r.disown(ctx, id, worker, held)
 }

@@ -10,9 +10,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/queue/batches"
-	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
-	"github.com/batchd/batchd/queue/tasks"
 )
 
 // restoring allows one round of restoring at a time.
@@ -93,85 +91,35 @@ func (r *Restorer) restoreTwice(ctx context.Context) {
 	r.restoring.forgot()
 }
 
-// restoreChunk is the most attempts that one step restores.
-const restoreChunk = 100
-
 // restore repeats the steps of attempts of this process that Redis has forgotten, and returns the
-// number of forgotten attempts. After an error, it continues with other batches, unless Redis is
+// number of forgotten attempts. It also makes the tasks of actions that wait again, and ends groups
+// that this process had ended. After an error, it continues with other batches, unless Redis is
 // unavailable.
+//
+// Other processes wait only for settleFor before they may send the actions. So the steps of many
+// batches share an exchange, and everything else follows after the steps of all batches.
 func (r *Restorer) restore(ctx context.Context, all []*attempt) (restored int, err error) {
-	batches := make(map[string][]*attempt)
-	for _, a := range all {
-		batches[a.id] = append(batches[a.id], a)
-	}
 	var faults []error
-	for id, of := range batches {
-		for chunk := range slices.Chunk(of, restoreChunk) {
-			n, err := r.restoreBatch(ctx, id, chunk)
-			restored += n
-			if err != nil {
-				faults = append(faults, fmt.Errorf("restore actions of batch %s: %w", id, err))
-			}
-			if rdb.IsUnavailable(err) {
-				return restored, errors.Join(faults...)
+	var known []*batchPart // those that Redis has replied to
+	for _, parts := range exchangesOf(all) {
+		fault := r.restoreParts(ctx, parts)
+		for _, p := range parts {
+			if p.answer != nil {
+				known = append(known, p)
+				restored += p.restored()
 			}
 		}
+		if fault != nil {
+			faults = append(faults, fault)
+		}
+		if rdb.IsUnavailable(fault) {
+			break
+		}
+	}
+	if err := r.completeParts(ctx, known); err != nil {
+		faults = append(faults, err)
 	}
 	return restored, errors.Join(faults...)
-}
-
-// restoreBatch restores the forgotten attempts of one batch, and returns their number. It also makes
-// the tasks of actions that wait again, and ends groups that this process had ended.
-func (r *Restorer) restoreBatch(ctx context.Context, id string, of []*attempt) (restored int, err error) {
-	args := []any{id, keys.DoneChannel}
-	for _, a := range of {
-		state := a.state
-		if a.group != nil {
-			state = stateRunning
-		}
-		args = append(args, a.index, a.entry.String(), state, a.result)
-	}
-	// Redis may have forgotten the batch's entry in the open batches, too. The sweeper needs that
-	// entry before the step changes the batch, since it completes the work that a crash interrupts.
-	if err := r.batches.Index.Reopen(ctx, id, false); err != nil {
-		return 0, err
-	}
-	answer, err := r.db.Run(ctx, Steps.Restore, keys.KeysOf(id).Step(), args...)
-	if err != nil {
-		return 0, err
-	}
-	if len(answer) != 3+len(of) {
-		return 0, rdb.ErrAnswer
-	}
-	r.batches.Outbox.EnqueueIf(ctx, id, answer[0])
-	to := tasks.Route{Target: answer[1], Lane: batch.Lane(answer[2])}
-	var waiting []tasks.Task
-	for i, a := range of {
-		verdict := answer[3+i]
-		if verdict == "restored" || verdict == "ended" {
-			restored++
-		}
-		switch {
-		case a.state != stateWaiting:
-		case verdict == "restored":
-			// A dead worker may hold the action's task, or the task is gone. With the token,
-			// the new task has an id of its own.
-			waiting = append(waiting, r.tasks.TokenTask(to, id, a.index, a.entry.Token))
-		case verdict == "known":
-			// An earlier restore may have failed before it made the task. A task that exists
-			// does not change, so the next attempt comes no sooner.
-			waiting = append(waiting, r.tasks.TasksOf(id, to, a.entry.Round, []int{a.index})...)
-		}
-		if a.group != nil && (verdict == "restored" || verdict == "known") {
-			if err := r.groups.finish(ctx, id, a.index, a.entry.Token, a.group); err != nil && !conclusive(err) {
-				return restored, err
-			}
-		}
-	}
-	if len(waiting) > 0 {
-		err = r.tasks.EnqueueTasks(ctx, waiting)
-	}
-	return restored, err
 }
 
 // conclusive reports whether an error is the ledger's final verdict on an attempt, so that a repeat

@@ -101,7 +101,7 @@ func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
 			require.NoError(t, b.DB.Client.ZRem(b.Ctx, keys.OpenKey, id).Err())
 			lost := &queuetest.LostReplies{Left: 1, Only: ledger.Steps.Restore.Hash() + " 6 " + keys.KeysOf(id).Meta}
 			b.DB.Client.AddHook(lost)
-			_, err = b.Ledger.Restorer.RestoreBatch(b.Ctx, id, b.attemptsOf(id))
+			_, err = b.Ledger.Restorer.Restore(b.Ctx, b.attemptsOf(id))
 			require.Error(t, err)
 			require.Zero(t, lost.Left)
 			require.NoError(t, b.DB.Client.ZScore(b.Ctx, keys.OpenKey, id).Err(), "the sweeper looks after it")
@@ -114,6 +114,67 @@ func TestARestoreThatBreaksOffIsCompleted(t *testing.T) {
 		require.Equal(t, []string{queuetest.WebhookTaskID(ends, 1)}, b.Webhooks())
 		require.Len(t, b.Pending(batch.Interactive), 1)
 		require.Equal(t, 2, b.Begin(waits, 0).Attempt)
+	})
+}
+
+// Redis restarts without its last writes and without the steps. Other processes wait only for settleFor,
+// so the number of exchanges must not depend on the number of batches.
+func TestTheAttemptsOfManyBatchesAreRestoredInFewExchanges(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const n = 60
+		ids := make([]string, n)
+		for i := range ids {
+			id := b.Submit(1, queuetest.Spec()).ID
+			ids[i] = id
+			if i%2 == 0 {
+				b.End(id, 0, batch.Succeeded)
+				b.Rewind(id, 0, "")
+				continue
+			}
+			begun := b.Begin(id, 0)
+			_, err := b.Ledger.Release(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Failed))
+			require.NoError(t, err)
+			require.NoError(t, b.DB.Client.SetRange(b.Ctx, keys.KeysOf(id).State, 0, "r").Err())
+			b.DropTask(id, 0)
+		}
+		before := len(b.Pending(batch.Interactive))
+		require.NoError(t, b.DB.Client.ScriptFlush(b.Ctx).Err())
+		sent := &queuetest.Exchanges{}
+		b.DB.Client.AddHook(sent)
+		restored, err := b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Remembered())
+		require.NoError(t, err)
+		require.Equal(t, n, restored)
+		require.Less(t, len(sent.With("")), n/2, "on a cluster each server learns each step")
+		require.Len(t, b.Pending(batch.Interactive), before+n/2)
+		for i, id := range ids {
+			require.Equal(t, i%2, b.Read(id).Counts.Pending)
+		}
+
+		restoresBefore, reopensBefore := len(sent.With(ledger.Steps.Restore.Hash())), len(sent.With(batches.Steps.Reopen.Hash()))
+		restored, err = b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Remembered())
+		require.NoError(t, err)
+		require.Zero(t, restored)
+		require.Len(t, sent.With(ledger.Steps.Restore.Hash()), restoresBefore+1)
+		require.Len(t, sent.With(batches.Steps.Reopen.Hash()), reopensBefore+1)
+	})
+}
+
+// An error concerns only its batch: the others are restored.
+func TestABatchThatCannotBeRestoredDoesNotHoldUpOthers(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		broken, whole := b.Submit(1, queuetest.Spec()).ID, b.Submit(1, queuetest.Spec()).ID
+		for _, id := range []string{broken, whole} {
+			b.End(id, 0, batch.Succeeded)
+			b.Rewind(id, 0, "")
+		}
+		k := keys.KeysOf(broken)
+		require.NoError(t, b.DB.Client.Del(b.Ctx, k.State).Err())
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, k.State, "not", "states").Err())
+		restored, err := b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Remembered())
+		require.ErrorContains(t, err, broken)
+		require.NotContains(t, err.Error(), whole)
+		require.Equal(t, 1, restored)
+		require.Equal(t, 1, b.Read(whole).Counts.Succeeded)
 	})
 }
 

@@ -1,11 +1,13 @@
--- reopen enters a batch into a list of batches, and protects the entry against removal after an earlier
--- look at the batch.
+-- reopen enters batches into a list of batches, and protects the entries against removal after an earlier
+-- look at the batches.
 -- KEYS: list, entries that were entered again (zset by time)
--- ARGV: batch id, hold ms
+-- ARGV: hold ms, ids of the batches
 -- returns: 1
 -- Repeating it extends the protection.
 local now = now_ms()
-redis.call('ZADD', KEYS[1], 0, ARGV[1])
-redis.call('ZADD', KEYS[2], ms(now), ARGV[1])
-redis.call('PEXPIRE', KEYS[2], 2 * tonumber(ARGV[2]))
+for i = 2, #ARGV do
+  redis.call('ZADD', KEYS[1], 0, ARGV[i])
+  redis.call('ZADD', KEYS[2], ms(now), ARGV[i])
+end
+redis.call('PEXPIRE', KEYS[2], 2 * tonumber(ARGV[1]))
 return 1
