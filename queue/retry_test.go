@@ -7,6 +7,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/tasks"
 )
@@ -74,6 +75,50 @@ func TestARetryRunsWhatFailedInItsPlace(t *testing.T) {
 		begunOnce, err := b.Ledger.Begin(b.Ctx, id, 0, "w1")
 		require.NoError(t, err)
 		require.Equal(t, batch.Ended, begunOnce.Verdict)
+	})
+}
+
+// The status of a batch tells how its last round ended.
+func TestABatchIsExpiredOnlyIfActionsOfItsLastRoundAre(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		id := b.Submit(3, queuetest.Spec()).ID
+		retry := func(o batch.Outcome) {
+			t.Helper()
+			_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{o}})
+			require.NoError(t, err)
+		}
+		expire := func() {
+			t.Helper()
+			for _, field := range []string{"created", "retried", "expires"} { // the next round gets as much time
+				if meta := keys.KeysOf(id).Meta; b.DB.Client.HExists(b.Ctx, meta, field).Val() {
+					require.NoError(t, b.DB.Client.HIncrBy(b.Ctx, meta, field, -(2*time.Hour).Milliseconds()).Err())
+				}
+			}
+			require.NoError(t, b.Batches.Expire(b.Ctx, id))
+		}
+		b.End(id, 0, batch.Failed)
+		expire()
+		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
+		require.Equal(t, batch.Counts{Total: 3, Failed: 1, Expired: 2}, b.Read(id).Counts)
+
+		retry(batch.Failed) // the others stay expired
+		begun := b.Begin(id, 0)
+		expire() // while no action waits
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Failed)))
+		require.Equal(t, batch.StatusCompleted, b.Read(id).Status)
+		require.Equal(t, 2, b.Read(id).Counts.Expired)
+
+		retry(batch.Failed)
+		expire()
+		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
+		require.Equal(t, 3, b.Read(id).Counts.Expired)
+
+		retry(batch.Expired)
+		begun = b.Begin(id, 0)
+		expire() // fewer than in the round before, but in this round
+		require.NoError(t, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, queuetest.Result(0, batch.Succeeded)))
+		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
+		require.Equal(t, 2, b.Read(id).Counts.Expired)
 	})
 }
 

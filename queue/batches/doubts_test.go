@@ -2,14 +2,17 @@ package batches_test
 
 import (
 	"context"
+	"net"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
@@ -48,6 +51,21 @@ func TestAStoreThatClosesReopensWhatIsDoubted(t *testing.T) {
 	other.Batches.Doubts.Add(id)
 	require.NoError(t, other.Close())
 	require.Negative(t, score(b))
+}
+
+// The step may have ended the batch, after a sweeper has looked at it.
+func TestABatchWhoseCancelHasNoReplyIsDueAtOnce(t *testing.T) {
+	t.Parallel()
+	b := queuetest.Open(t, redistest.Start(t).URL())
+	id := b.Submit(1, queuetest.Spec()).ID
+	require.NoError(t, batches.Steps.Stop.Load(b.Ctx, b.DB.Client).Err())
+	b.Interrupt(batches.Steps.Stop.Hash(), false, func() {
+		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.OpenKey, redis.Z{Member: id, Score: float64(time.Now().Add(time.Hour).UnixMilli())}).Err())
+	})
+	b.DB.Client.AddHook(&queuetest.LostReplies{Left: 1, Only: batches.Steps.Stop.Hash()})
+	_, err := b.Cancel(b.Ctx, "me", id)
+	require.ErrorIs(t, err, net.ErrClosed)
+	b.Eventually("the batch is due", func() bool { return b.DB.Client.ZScore(b.Ctx, keys.OpenKey, id).Val() < 0 })
 }
 
 func TestAStoreWhoseRedisIsAwayClosesSoon(t *testing.T) {

@@ -21,6 +21,7 @@ func (b *Batches) Cancel(ctx context.Context, owner, id string) (*batch.Batch, e
 	}
 	reply, err := b.db.Run(ctx, Steps.Stop, keys.KeysOf(id).Step(), id, keys.DoneChannel, owner, "cancelled")
 	if err != nil {
+		b.Doubts.AddIf(id, err)
 		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
 	}
 	if err := VerdictError(reply[0]); err != nil {

@@ -124,7 +124,7 @@ func (h *History) settled(ctx context.Context) error {
 // learnHistories asks all servers of a cluster for their ids, so that the process recognizes an
 // unknown id later as a change.
 func (r *Restorer) learnHistories(ctx context.Context) error {
-	if _, cluster := r.db.Client.(*redis.ClusterClient); !cluster {
+	if r.db.Cluster == nil {
 		return nil
 	}
 	r.history.ExpectNewServers(true)
@@ -144,8 +144,8 @@ func (r *Restorer) askHistories(ctx context.Context) error {
 		}
 		return err //nolint:wrapcheck // mapped below
 	}
-	if c, ok := r.db.Client.(*redis.ClusterClient); ok {
-		return rdb.MapError(ctx, c.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return ask(ctx, c) }))
+	if r.db.Cluster != nil {
+		return rdb.MapError(ctx, r.db.Cluster.ForEachMaster(ctx, func(ctx context.Context, c *redis.Client) error { return ask(ctx, c) }))
 	}
 	return rdb.MapError(ctx, ask(ctx, r.db.Client))
 }

@@ -29,12 +29,10 @@ func (w *Workers) Alive(ctx context.Context) ([]string, error) {
 // Beat implements [batch.Registry]. If Redis has forgotten the worker's last beat, it may have gone
 // back to an earlier state; the process then repeats its last steps.
 func (w *Workers) Beat(ctx context.Context, worker string) ([]string, error) {
-	ctx, cancel := w.db.WithTimeout(ctx)
-	defer cancel()
 	last, _ := w.beats.Load(worker)
-	answer, err := Steps.Beat.Run(ctx, w.db.Client, []string{keys.WorkersKey}, worker, rdb.Millis(batch.DeadAfter), rdb.Text(last)).StringSlice()
+	answer, err := w.db.Run(ctx, Steps.Beat, []string{keys.WorkersKey}, worker, rdb.Millis(batch.DeadAfter), rdb.Text(last))
 	if err != nil {
-		return nil, rdb.MapError(ctx, err)
+		return nil, fmt.Errorf("record a heartbeat: %w", err)
 	}
 	if len(answer) < 2 {
 		return nil, rdb.ErrAnswer

@@ -17,10 +17,16 @@ type interlude struct {
 }
 
 // Interrupt calls do once: before the store sends the first command that contains a text, or
-// after Redis's reply to it.
+// after Redis's reply to it. The test fails if no command contained the text.
 func (b *Bundle) Interrupt(text string, after bool, do func()) {
 	b.T.Helper()
-	b.DB.Client.AddHook(&interlude{text: text, after: after, do: do})
+	hook := &interlude{text: text, after: after, do: do}
+	b.DB.Client.AddHook(hook)
+	b.T.Cleanup(func() {
+		if !hook.done.Load() && !b.T.Failed() && !b.T.Skipped() {
+			b.T.Errorf("no command contained %q, so nothing was interrupted", text)
+		}
+	})
 }
 
 func (i *interlude) around(next func() error, cmds ...redis.Cmder) error {

@@ -58,7 +58,7 @@ local expires = now + tonumber(m[5]) - tonumber(m[8] or m[4])
 local gone = expires + tonumber(m[6]) + GRACE
 redis.call('SETRANGE', KEYS[2], 0, states)
 redis.call('HSET', KEYS[1], 'status', 'queued', 'expires', ms(expires), 'gone', ms(gone), 'retried', ms(now),
-  'round', round + 1, 'grant', ARGV[3], 'asked', moved)
+  'round', round + 1, 'grant', ARGV[3], 'asked', moved, 'expired_before', redis.call('HGET', KEYS[1], 'expired'))
 redis.call('HDEL', KEYS[1], 'ended', 'ending', 'outbox', 'next', 'given')
 if ARGV[5] ~= '' then
   redis.call('HSET', KEYS[1], 'enqueued', 0, 'handed', 0, 'throttle', ARGV[5])
