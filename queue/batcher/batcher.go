@@ -44,7 +44,7 @@ type Batcher struct {
 	onReply func(batchID string, err error)
 
 	mu           sync.Mutex
-	wake         sync.Cond // signals a flush loop: calls are to be sent, or no more will come
+	wake         sync.Cond // signals a flush loop: calls wait, or no more will come
 	waiting      []*Call
 	flushNow     bool // the waiting calls do not wait for others
 	gatherFor    time.Duration

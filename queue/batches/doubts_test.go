@@ -18,7 +18,7 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 )
 
-func TestDoubtsThatRedisWasNotToldOfStay(t *testing.T) {
+func TestBatchesStayInDoubtIfRedisRefusesToReopenThem(t *testing.T) {
 	t.Parallel()
 	b, p := queuetest.BehindProxy(t)
 	id := b.Submit(1, queuetest.Spec()).ID

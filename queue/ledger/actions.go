@@ -68,7 +68,7 @@ func (l *Ledger) begin(ctx context.Context, r *batcher.Call, worker string) (*ba
 	if err == nil && r.Verdict() == "held" {
 		var alive []string
 		holder := batches.ParseEntry(r.Reply[1])
-		if alive, err = l.Workers.Alive(ctx); err == nil && (holder.Worker == worker || !slices.Contains(alive, holder.Worker)) {
+		if alive, _, err = l.Workers.Alive(ctx); err == nil && (holder.Worker == worker || !slices.Contains(alive, holder.Worker)) {
 			r.SharedArgs = []any{worker, holder.Token}
 			err = again()
 		}
@@ -138,12 +138,8 @@ func (l *Ledger) heldByOther(ctx context.Context, worker, holder string, began t
 	if holder == worker {
 		return false, nil
 	}
-	now, err := l.db.Now(ctx)
-	if err != nil || now.Sub(began) > tasks.TaskTimeout {
-		return false, err
-	}
-	alive, err := l.Workers.Alive(ctx)
-	return slices.Contains(alive, holder), err
+	alive, now, err := l.Workers.Alive(ctx)
+	return err == nil && now.Sub(began) <= tasks.TaskTimeout && slices.Contains(alive, holder), err
 }
 
 // Finish implements [batch.Ledger].

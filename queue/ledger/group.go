@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -69,14 +70,11 @@ var errForgotten = errors.New("results of the group are missing in Redis")
 // FinishGroup implements [batch.GroupLedger].
 func (l *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
 	leader := g.Leader()
-	members, err := l.groups.memberArgs(id, g, results, nil)
+	members, err := l.groups.memberArgs(id, g, results)
 	if err != nil {
 		return err
 	}
-	whole, err := l.groups.memberArgs(id, g, results, l.attempts.staged(id, leader, string(token)))
-	if err != nil {
-		return err
-	}
+	whole := l.groups.wholeArgs(id, g, results, members, l.attempts.staged(id, leader, string(token)))
 	err = l.groups.finish(ctx, id, leader, string(token), members)
 	if errors.Is(err, errForgotten) || l.Restorer.restored(ctx, id, leader, token, err) {
 		err = l.groups.finish(ctx, id, leader, string(token), whole)
@@ -86,9 +84,8 @@ func (l *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, 
 }
 
 // memberArgs returns the index, state and sealed result of each group member, in order. A member
-// whose result a worker has already saved gets that result from staged, by index. If staged is nil,
-// its result stays empty, and the step uses the saved one.
-func (g *groups) memberArgs(id string, group *batch.Group, results []batch.Result, staged map[int][]byte) ([]any, error) {
+// whose result a worker has already saved gets no result: the step uses the saved one.
+func (g *groups) memberArgs(id string, group *batch.Group, results []batch.Result) ([]any, error) {
 	args := make([]any, 0, 3*len(results))
 	for i := range results {
 		r, index := &results[i], group.Members[i].Index
@@ -96,17 +93,32 @@ func (g *groups) memberArgs(id string, group *batch.Group, results []batch.Resul
 		if err != nil {
 			return nil, err
 		}
-		sealed := staged[index]
-		switch {
-		case r.ID != "":
+		var sealed []byte
+		if r.ID != "" {
 			sealed = g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
-		case staged != nil && sealed == nil: // another worker saved the result: this process knows only the outcome
-			left := &batch.Result{ID: group.Members[i].ID, Index: index, Outcome: r.Outcome}
-			sealed = g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, left.Encode())
 		}
 		args = append(args, index, state, sealed)
 	}
 	return args, nil
+}
+
+// wholeArgs returns the arguments that memberArgs returned, with the missing results. It takes them
+// from staged, by index. Of a result that another worker saved, this process knows only the outcome.
+func (g *groups) wholeArgs(id string, group *batch.Group, results []batch.Result, args []any, staged map[int][]byte) []any {
+	whole := slices.Clone(args)
+	for i := range results {
+		if results[i].ID != "" {
+			continue
+		}
+		m := group.Members[i]
+		sealed := staged[m.Index]
+		if sealed == nil {
+			left := &batch.Result{ID: m.ID, Index: m.Index, Outcome: results[i].Outcome}
+			sealed = g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: m.Index}, left.Encode())
+		}
+		whole[3*i+2] = sealed
+	}
+	return whole
 }
 
 // finish ends all members of a group in one step. members has the index, state and sealed result

@@ -28,7 +28,6 @@ type Ledger struct {
 	Restorer *Restorer
 
 	db        *rdb.DB
-	log       *slog.Logger
 	seals     *seal.Sealer
 	batches   *batches.Batches
 	groups    *groups
@@ -43,7 +42,7 @@ type Ledger struct {
 // New returns the ledger in a Redis. The DB's connections report their servers to history.
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, calls *batcher.Batcher, queues *tasks.Queues, all *batches.Batches, handOver HandOver, history *History) *Ledger {
 	l := &Ledger{
-		db: db, log: log, seals: seals, batches: all, groups: &groups{db, seals, all}, HandOver: handOver, history: history,
+		db: db, seals: seals, batches: all, groups: &groups{db, seals, all}, HandOver: handOver, history: history,
 		batcher: calls, releasing: make(chan struct{}, maxReleasing), attempts: newAttempts(),
 		Workers: &Workers{db: db, history: history},
 	}

@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
@@ -12,18 +13,18 @@ import (
 )
 
 // Alive returns the workers that are not dead: Redis had a beat of each within batch.DeadAfter, by its
-// own clock.
-func (w *Workers) Alive(ctx context.Context) ([]string, error) {
-	now, err := w.db.Now(ctx)
+// own clock. It also returns the time by that clock.
+func (w *Workers) Alive(ctx context.Context) (names []string, now time.Time, err error) {
+	now, err = w.db.Now(ctx)
 	if err != nil {
-		return nil, err
+		return nil, now, err
 	}
 	ctx, cancel := w.db.WithTimeout(ctx)
 	defer cancel()
-	names, err := w.db.Client.ZRangeByScore(ctx, keys.WorkersKey, &redis.ZRangeBy{
+	names, err = w.db.Client.ZRangeByScore(ctx, keys.WorkersKey, &redis.ZRangeBy{
 		Min: fmt.Sprint(now.Add(-batch.DeadAfter).UnixMilli()), Max: "+inf",
 	}).Result()
-	return names, rdb.MapError(ctx, err)
+	return names, now, rdb.MapError(ctx, err)
 }
 
 // Beat implements [batch.Registry]. If Redis has forgotten the worker's last beat, it may have gone

@@ -44,7 +44,7 @@ func TestADeadlineIsKeptThoughABatchIsLookedAtRarely(t *testing.T) {
 
 // The answer to the step that ended a batch is lost, and the repetition does not know of
 // the webhook.
-func TestAWebhookWhoseMarkNobodyWasToldOfIsSentSoon(t *testing.T) {
+func TestAWebhookIsSentSoonIfTheReplyWithItsMarkIsLost(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		require.NoError(t, ledger.Steps.Finish.Load(b.Ctx, b.DB.Client).Err()) // by all servers
 		b.Submit(1, queuetest.Spec())

@@ -132,12 +132,7 @@ func (s *Sweeper) checkHolders(ctx context.Context) (lost int, err error) {
 		return 0, nil
 	}
 	ids := slices.Collect(maps.Keys(chosen))
-	now, err := s.db.Now(ctx)
-	if err != nil {
-		s.holders.putBack(chosen, ids...)
-		return 0, err
-	}
-	alive, err := s.ledger.Workers.Alive(ctx)
+	alive, now, err := s.ledger.Workers.Alive(ctx)
 	if err != nil {
 		s.holders.putBack(chosen, ids...)
 		return 0, err

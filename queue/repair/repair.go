@@ -25,7 +25,6 @@ type Sweeper struct {
 	Timing   *Timing
 
 	db      *rdb.DB
-	log     *slog.Logger
 	tasks   *tasks.Queues
 	batches *batches.Batches
 	ledger  *ledger.Ledger
@@ -65,7 +64,7 @@ func New(db *rdb.DB, log *slog.Logger, queues *tasks.Queues, all *batches.Batche
 		SlowFor: defaultSlowFor, LookFor: defaultLookFor, RenewEvery: defaultRenewEvery, StuckAfter: defaultStuckAfter, CheckLeasesEvery: rescueEvery, Sleep: sleep,
 	}
 	s := &Sweeper{
-		db: db, log: log, tasks: queues, batches: all, ledger: actions, fanout: fan,
+		db: db, tasks: queues, batches: all, ledger: actions, fanout: fan,
 		rescue: &rescue{db, queues, timing}, pages: &pages{db, all},
 		Timing: timing,
 	}

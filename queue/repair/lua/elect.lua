@@ -1,8 +1,9 @@
--- elect makes a worker the sweeper, or extends its lease, unless another worker holds it.
--- KEYS: the lease: sweeper, or recovery for the worker that recovers actions of dead workers
+-- elect gives a worker the lease of a service, or extends it, unless another worker holds it. One
+-- worker at a time runs such a service.
+-- KEYS: the lease
 -- ARGV: worker, lease ms
--- returns: 'other' if another worker is the sweeper | 'renewed' if the worker was the sweeper before |
---          'taken' if no worker was the sweeper
+-- returns: 'other' if another worker holds the lease | 'renewed' if the worker held it before |
+--          'taken' if no worker held it
 -- Repeating it extends the lease, and returns 'renewed'.
 local holder = redis.call('GET', KEYS[1])
 if holder and holder ~= ARGV[1] then

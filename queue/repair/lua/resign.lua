@@ -1,5 +1,5 @@
--- resign gives up the lease of the sweeper, unless another worker holds it.
--- KEYS: the lease: sweeper, or recovery for the worker that recovers actions of dead workers
+-- resign gives up the lease of a service, unless another worker holds it.
+-- KEYS: the lease
 -- ARGV: worker
 -- returns: 1 if the worker held it | 0
 -- Repeating it changes nothing.
