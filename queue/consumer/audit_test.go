@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -98,26 +99,29 @@ func TestSlotsThatNoTaskUsesAreFoundAndLogged(t *testing.T) {
 func TestTheCountsOfSlotsAreThoseOfTheTasks(t *testing.T) {
 	t.Parallel()
 	b := open(t, rdb.Embedded)
+	const small, large, fail = 5, 300, 100
+	var ended, failed atomic.Int32
 	server, _ := b.serve(Target{Slots: 8}, func(index int, slot *Slot) error {
 		if index%3 == 0 {
 			slot.Leave()
 		}
-		if index%7 == 0 {
+		if index%7 == 0 && failed.Add(1) <= fail {
 			return context.DeadlineExceeded
 		}
+		ended.Add(1)
 		return nil
 	})
 	target := server.consumer.targets[0]
-	for range 5 {
+	for range small {
 		b.Submit(batch.InteractiveActions, queuetest.Spec())
 	}
-	b.Submit(300, queuetest.Spec())
+	b.Submit(large, queuetest.Spec())
 	b.Eventually("the end", func() bool {
 		target.mu.Lock()
 		defer target.mu.Unlock()
 		require.Equal(t, target.slots.counts, target.slots.recount(target.queues))
 		require.Len(t, target.runners.all, target.runners.idle+target.slots.running+target.slots.finishing)
 		require.LessOrEqual(t, target.slots.running, 8)
-		return target.slots.inHand == 0 && len(target.slots.ready) == 0 && len(target.slots.held) == 0
+		return ended.Load() == small*batch.InteractiveActions+large && target.slots.inHand == 0 && len(target.slots.ready) == 0 && len(target.slots.held) == 0
 	})
 }
