@@ -112,7 +112,7 @@ func (s *SlowCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
 		if strings.Contains(cmd.String(), s.Step) {
 			s.N.Add(1)
-			time.Sleep(s.By)
+			<-time.After(s.By)
 		}
 		return next(ctx, cmd)
 	}
