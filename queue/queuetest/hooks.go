@@ -97,29 +97,28 @@ func (r *RefusedCommands) ProcessPipelineHook(next redis.ProcessPipelineHook) re
 	return next
 }
 
-// SlowCommands is a hook that makes single commands take longer.
-type SlowCommands struct {
-	Step string        // a text that the commands contain, such as the digest of a step
-	By   time.Duration // by how much longer they take
-	N    atomic.Int32  // the number of these commands
+// Deadlines is a hook that records the deadlines of single commands.
+type Deadlines struct {
+	Step string      // a text that the commands contain, such as the digest of a step
+	At   []time.Time // one for each of these commands; not for concurrent use
 }
 
 // DialHook implements [redis.Hook].
-func (s *SlowCommands) DialHook(next redis.DialHook) redis.DialHook { return next }
+func (d *Deadlines) DialHook(next redis.DialHook) redis.DialHook { return next }
 
 // ProcessHook implements [redis.Hook].
-func (s *SlowCommands) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
+func (d *Deadlines) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 	return func(ctx context.Context, cmd redis.Cmder) error {
-		if strings.Contains(cmd.String(), s.Step) {
-			s.N.Add(1)
-			<-time.After(s.By)
+		if strings.Contains(cmd.String(), d.Step) {
+			at, _ := ctx.Deadline()
+			d.At = append(d.At, at)
 		}
 		return next(ctx, cmd)
 	}
 }
 
 // ProcessPipelineHook implements [redis.Hook].
-func (s *SlowCommands) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+func (d *Deadlines) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return next
 }
 

@@ -51,22 +51,22 @@ func (q *Queues) EnqueueTasks(ctx context.Context, tasks []Task) error {
 		args := append([]any{AsynqPrefix(queue) + "t:", now, keys.WorkChannel, wakeup}, messages...)
 		sent.add(ctx, pipe, queue, []string{AsynqPrefix(queue) + "pending"}, args)
 	}
-	if err := q.send(ctx, pipe, sent); err != nil {
+	if err := sent.send(ctx, q, pipe); err != nil {
 		return fmt.Errorf("enqueue tasks: %w", err)
 	}
 	return nil
 }
 
-// send sends a pipeline with steps on queues, wakes this process's consumers of these queues, and returns the
+// send sends the pipeline with the steps, wakes this process's consumers of the queues, and returns the
 // errors of all steps.
-func (q *Queues) send(ctx context.Context, pipe redis.Pipeliner, steps *QueueSteps) error {
+func (s *QueueSteps) send(ctx context.Context, q *Queues, pipe redis.Pipeliner) error {
 	q.db.Send(ctx, pipe)
 	defer func() {
-		for queue := range steps.Cmds {
+		for queue := range s.Cmds {
 			q.WakeLocal(queue) // even if only the answer was lost
 		}
 	}()
-	return steps.Read(ctx, q.db)
+	return s.Read(ctx, q.db)
 }
 
 // messagesOf returns for each queue the id and the message of each task, one after the other.

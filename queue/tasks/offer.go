@@ -73,7 +73,7 @@ func (q *Queues) offerOnce(ctx context.Context, f Flow, ranges []IndexRange) err
 	defer cancel()
 	pipe := q.db.Client.Pipeline()
 	sent := q.AddOffer(ctx, pipe, f, ranges, "", true)
-	if err := q.send(ctx, pipe, sent); err != nil {
+	if err := sent.send(ctx, q, pipe); err != nil {
 		return fmt.Errorf("offer actions: %w", err)
 	}
 	return nil
