@@ -59,14 +59,14 @@ func (q *Queues) EnqueueTasks(ctx context.Context, tasks []Task) error {
 
 // send sends the pipeline with the steps, wakes this process's consumers of the queues, and returns the
 // errors of all steps.
-func (s *QueueSteps) send(ctx context.Context, q *Queues, pipe redis.Pipeliner) error {
+func (qs *QueueSteps) send(ctx context.Context, q *Queues, pipe redis.Pipeliner) error {
 	q.db.Send(ctx, pipe)
 	defer func() {
-		for queue := range s.Cmds {
+		for queue := range qs.Cmds {
 			q.WakeLocal(queue) // even if only the answer was lost
 		}
 	}()
-	return s.Read(ctx, q.db)
+	return qs.Read(ctx, q.db)
 }
 
 // messagesOf returns for each queue the id and the message of each task, one after the other.
