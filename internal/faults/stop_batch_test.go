@@ -58,7 +58,8 @@ func TestNothingIsSentOnceACancelIsAnswered(t *testing.T) {
 	slices.Sort(late)
 	figure(t, "cancel under load: rounds=%d outcomes=%v last request after the answer: %s, max %s", rounds, sum, quantiles(late), late[len(late)-1].Round(time.Millisecond))
 	figure(t, "cancel under load: from the answer to the end of the batch: %s", quantiles(ended))
-	require.Less(t, quantile(late, 0.5), time.Second) // a busy machine stops a worker for a while now and then
+	// CI stops a worker for a while now and then, so that only half of the few rounds there count.
+	require.Less(t, quantile(late, scale(0.5, 1)), time.Second)
 }
 
 // A batch has more actions than can end before its deadline.

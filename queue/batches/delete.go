@@ -27,7 +27,7 @@ func (b *Batches) Delete(ctx context.Context, owner, id string) error {
 	b.RetractInBackground(id, reply[4:])
 	b.Outbox.Withdraw(ctx, id, reply[1])
 	if err := b.limits.ForgetGrant(rdb.Detached(ctx), owner, id, reply[2], reply[3]); err != nil {
-		b.log.WarnContext(ctx, "grant of a deleted batch left to expire", "batch", id, "error", err)
+		b.log.WarnContext(ctx, "grant of a deleted batch not removed", "batch", id, "error", err)
 	}
 	ctx, cancel := b.db.WithTimeout(rdb.Detached(ctx))
 	defer cancel()

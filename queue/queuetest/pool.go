@@ -3,6 +3,7 @@ package queuetest
 import (
 	"context"
 	stdflag "flag"
+	"log/slog"
 	"os"
 	"runtime"
 	"slices"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/rdb"
@@ -129,18 +131,25 @@ func (l *lasting) end() {
 	}
 }
 
-// Pooled is a [testing.M] that stops the shared servers after the tests.
-type Pooled struct{ M *testing.M }
+// Main is the TestMain of a package whose tests need Redis. It discards the messages of the Redis client, stops the
+// shared servers after the tests, and fails if a goroutine still runs then.
+func Main(m *testing.M) {
+	rdb.SetLogger(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(pooled{m})
+}
+
+// pooled is a [testing.M] that stops the shared servers after the tests.
+type pooled struct{ m *testing.M }
 
 // Run runs the tests, twice as many at a time as there are processors, since most of them wait for Redis.
-func (p Pooled) Run() int {
+func (p pooled) Run() int {
 	stdflag.Parse()
 	asked := false
 	stdflag.Visit(func(f *stdflag.Flag) { asked = asked || f.Name == "test.parallel" })
 	if !asked {
 		_ = stdflag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))) // never fails for a number
 	}
-	code := p.M.Run()
+	code := p.m.Run()
 	for _, p := range []*pool{servers, sentinels, Clusters} {
 		p.close()
 	}

@@ -68,7 +68,7 @@ func TestTheSweeperRepairsWhatACrashLeft(t *testing.T) {
 func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.Submit(7, queuetest.Spec()).ID
-		_, err := b.Ledger.Begin(b.Ctx, id, 2, "nobody") // the list of workers does not have this one
+		_, err := b.Ledger.Begin(b.Ctx, id, 2, "missing") // the list of workers does not have this worker
 		require.NoError(t, err)
 		_, err = b.Ledger.Workers.Beat(b.Ctx, "w1")
 		require.NoError(t, err)
@@ -86,8 +86,8 @@ func TestWhatABatchLostIsBroughtBack(t *testing.T) {
 		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(id).Ledger, "2", entry).Err())
 		b.Sweeper.AskHoldersNow()
 		require.Equal(t, batch.Swept{Open: 1, Lost: 4}, b.Sweep())
-		require.Contains(t, b.Sweeper.Missing(), "nobody")
-		b.Sweeper.SetMissing("nobody", long)
+		require.Contains(t, b.Sweeper.Missing(), "missing")
+		b.Sweeper.SetMissing("missing", long)
 		b.Sweeper.AskHoldersNow()
 		age()
 		require.Equal(t, batch.Swept{Open: 1, Lost: 1}, b.Sweep(), "tasks that are there are left alone")
