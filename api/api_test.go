@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
@@ -249,7 +250,7 @@ func TestABatchBelongsToItsCredential(t *testing.T) {
 }
 
 func passthrough(c *Config) {
-	c.Auth.Mode = AuthPassthrough
+	c.Auth.Modes = []auth.Mode{auth.ModePassthrough}
 	c.Owner = func(_ context.Context, credential string) (string, error) { return "hash of " + credential, nil }
 }
 
@@ -498,15 +499,15 @@ func TestMetrics(t *testing.T) {
 func TestConfigurationFaultsAreAllNamed(t *testing.T) {
 	t.Parallel()
 	_, err := New(Config{
-		Auth:      Auth{Mode: AuthPassthrough},
+		Auth:      auth.Config{Modes: []auth.Mode{auth.ModePassthrough}},
 		Limits:    Limits{MaxActions: -1, ExpiresIn: 200 * 3600e9, MaxExpiresIn: 3600e9},
 		Endpoints: []Endpoint{{Path: "x", Target: "y", Wait: -1}},
 	})
 	for _, want := range []string{"store", "targets", "hash credentials", "seal.keys", "max_actions", "expires_in", "does not start with /", "wait: the duration is -1ns"} {
 		require.ErrorContains(t, err, want)
 	}
-	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Auth: Auth{Mode: "magic"}})
-	require.ErrorContains(t, err, `auth.mode: unknown value "magic": expected none or passthrough`)
+	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Auth: auth.Config{Modes: []auth.Mode{"magic"}}})
+	require.ErrorContains(t, err, `auth.modes[0]: unknown value "magic": expected passthrough or none`)
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/x", Target: "y"}}})
 	require.ErrorContains(t, err, `endpoints[0].target: there is no target "y": expected a`)
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/batch", Target: "a"}}})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
@@ -125,7 +126,7 @@ func TestEveryEndpointGivesUpOnARedisThatDoesNotAnswer(t *testing.T) {
 
 func TestTheOwnerIsLookedUpWithinTheBudget(t *testing.T) {
 	t.Parallel()
-	f, redis := stored(t, func(c *Config) { c.Auth.Mode = AuthPassthrough })
+	f, redis := stored(t, func(c *Config) { c.Auth.Modes = []auth.Mode{auth.ModePassthrough} })
 	calls := storeCalls(t, f, "0198c0de-0000-7000-8000-000000000000")
 	redis.Freeze()
 	defer redis.Thaw()

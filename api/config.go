@@ -9,37 +9,10 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
 )
-
-// AuthMode selects how the server determines the owner of a request.
-type AuthMode string
-
-// The authentication modes.
-const (
-	// AuthNone: all clients are the same owner. The server does not forward an
-	// Authorization header to the target.
-	AuthNone AuthMode = "none"
-	// AuthPassthrough: the Authorization header is required. It is sent with every
-	// action that has none of its own, and its keyed hash is the owner.
-	AuthPassthrough AuthMode = "passthrough"
-)
-
-// Choices implements [setting.Choice].
-func (AuthMode) Choices() []string { return []string{string(AuthNone), string(AuthPassthrough)} }
-
-// Auth configures who may submit batches.
-type Auth struct {
-	// Mode is none or passthrough. Defaults to none.
-	Mode AuthMode `yaml:"mode"`
-}
-
-// WithDefaults returns the settings with zero values replaced.
-func (a Auth) WithDefaults() Auth { return Auth{Mode: cmp.Or(a.Mode, AuthNone)} }
-
-// Check reports the faults of the settings.
-func (a Auth) Check(c *setting.Checker) { c.Choice("mode", string(a.Mode), a.Mode.Choices()) }
 
 // Config configures a Server. Store and Targets are required. The fields whose types
 // have yaml tags are the settings of a configuration file.
@@ -56,10 +29,10 @@ type Config struct {
 	// be a batch. Defaults to none.
 	BasePaths []string
 	// Auth configures how the server determines the owner of a request.
-	Auth Auth
+	Auth auth.Config
 	// Owner turns a credential into an owner: a keyed hash, so that neither an owner
 	// nor a log reveals the credential. The server treats an error of Owner as an error
-	// of the store. Required by AuthPassthrough.
+	// of the store. Required by [auth.ModePassthrough].
 	Owner func(ctx context.Context, credential string) (string, error)
 	// Limits bound what a submission may ask for. Defaults to [DefaultLimits]. To
 	// change only some of them, start from these.
@@ -71,7 +44,7 @@ type Config struct {
 	// address. The worker checks host names when it dials them.
 	AllowPrivateWebhooks bool
 	// Sealed: the store encrypts actions. Otherwise the server refuses an action that
-	// carries a credential. Required by AuthPassthrough.
+	// carries a credential. Required by [auth.ModePassthrough].
 	Sealed bool
 	// InMemory: the store is in this process, and loses all batches when the process
 	// ends. The server tells clients in a header. Defaults to a store that outlives the
@@ -125,9 +98,9 @@ func (c Config) validate() error {
 	require(len(c.Targets) > 0, "targets", "there are none: name at least one API to send actions to")
 	require(c.DrainTimeout > 0, "drain timeout", "expected more than 0s")
 	c.Auth.Check(check.In("auth"))
-	if c.Auth.Mode == AuthPassthrough {
-		require(c.Owner != nil, "auth", "mode passthrough needs a key to hash credentials with")
-		require(c.Sealed, "auth", "mode passthrough stores the callers' credentials with their actions: set seal.keys, so that they do not lie in clear text in Redis")
+	if c.Auth.Has(auth.ModePassthrough) {
+		require(c.Owner != nil, "auth", "the mode passthrough needs a key to hash credentials with")
+		require(c.Sealed, "auth", "the mode passthrough stores the callers' credentials with their actions: set seal.keys, so that they do not lie in clear text in Redis")
 	}
 	c.Limits.Check(check.In("limits"))
 	CheckEndpoints(check, c.Endpoints, &c.Limits, c.Targets)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
@@ -27,7 +28,6 @@ const keyDialect = "dialect"
 // answer.
 func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 	return func(c *gin.Context) error {
-		c.Header("Cache-Control", "private, no-cache")
 		r := c.Request
 		key, err := idempotencyKey(r.Header)
 		if err != nil {
@@ -117,7 +117,7 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dial
 	req := &dialect.Request{
 		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)), Body: data,
 		MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
-		Sealed: s.cfg.Sealed, Passthrough: s.cfg.Auth.Mode == AuthPassthrough,
+		Sealed: s.cfg.Sealed, Passthrough: principal(c).Mode == auth.ModePassthrough,
 	}
 	for _, p := range c.Params {
 		req.Params[p.Key] = p.Value

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -166,7 +167,7 @@ func TestEventsSurviveAnOutageAndEndWithTheBatch(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Len(t, seen(), 2)
 
-		require.NoError(t, f.store.Delete(t.Context(), anonymous, id))
+		require.NoError(t, f.store.Delete(t.Context(), auth.Anonymous, id))
 		<-done
 		require.Contains(t, seen()[2].comment, "gone")
 		require.Zero(t, f.store.watching())

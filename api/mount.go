@@ -4,13 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"net/http"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
@@ -169,32 +166,4 @@ func checkRoute(path string) error {
 		}
 	}
 	return nil
-}
-
-// mount adds an endpoint's routes. The path comes from the configuration, and gin
-// panics on a path that it cannot use.
-func (s *Server) mount(e, native gin.IRoutes, ep *Endpoint) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = fmt.Errorf("endpoint %q cannot be mounted: %v", ep.Path, p)
-		}
-	}()
-	def, foreign := dialect.Named(string(ep.Dialect))
-	speak := func(c *gin.Context) { c.Set(keyDialect, def.Dialect) }
-	bare := strings.TrimSuffix(ep.Path, "/")
-	for _, path := range []string{bare, bare + "/"} {
-		if !foreign {
-			native.POST(path, s.handle(s.submit(ep)))
-			continue
-		}
-		e.POST(path, speak, s.handle(s.translate(ep, &def)))
-		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
-			e.Handle(method, path, speak, s.handle(postOnly))
-		}
-	}
-	return nil
-}
-
-func postOnly(*gin.Context) error {
-	return refuse(kindMethod, "batches are sent with POST").with("Allow", http.MethodPost)
 }

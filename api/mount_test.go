@@ -3,8 +3,10 @@ package api
 import (
 	"testing"
 
+	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/api/dialect"
 )
 
@@ -33,5 +35,14 @@ func TestBuiltInRoutesAreKept(t *testing.T) {
 	for _, route := range engine.Routes() {
 		require.ErrorContains(t, checkRoute(route.Path), "belongs to the built-in", route.Path)
 	}
-	require.Error(t, f.mount(engine, engine, &Endpoint{Path: "/healthz", Dialect: "asana"}), "gin refuses what the check lets pass")
+	twice := f.mounted(&Endpoint{Path: "/healthz", Dialect: "asana"})[1]
+	require.ErrorContains(t, f.mount(engine, &twice), "GET /healthz cannot be mounted", "gin refuses what the check lets pass")
+}
+
+func TestARouteWithoutAScopeIsRefused(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	for _, scope := range []auth.Scope{"", "everything"} {
+		require.ErrorContains(t, f.mount(gin.New(), &route{method: "GET", path: "/x", scope: scope, handle: f.list}), "unknown scope")
+	}
 }

@@ -35,6 +35,7 @@ var (
 	kindBadBody          = kind{"bad-body", "The body cannot be read", http.StatusBadRequest}
 	kindBadParameter     = kind{"bad-parameter", "A parameter is not valid", http.StatusBadRequest}
 	kindUnauthorized     = kind{"unauthorized", "A credential is required", http.StatusUnauthorized}
+	kindForbidden        = kind{"forbidden", "The credential does not allow this", http.StatusForbidden}
 	kindNotFound         = kind{"not-found", "Not found", http.StatusNotFound}
 	kindNoWebhook        = kind{"no-webhook", "The batch has no webhook", http.StatusNotFound}
 	kindMethod           = kind{"method-not-allowed", "The method is not allowed here", http.StatusMethodNotAllowed}

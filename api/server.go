@@ -10,7 +10,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/gin-gonic/gin"
+	"github.com/batchd/batchd/api/auth"
 )
 
 // The timeouts of a connection. They never cut a request while its bytes move.
@@ -26,6 +26,7 @@ const (
 // Server serves the API. Make one with New.
 type Server struct {
 	cfg     Config
+	auth    auth.Authenticator
 	metrics *metrics
 	nesting *nesting
 	handler http.Handler
@@ -49,55 +50,13 @@ func New(cfg Config) (*Server, error) {
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)
 	}
+	s.auth = s.chain()
 	engine, err := s.routes()
 	if err != nil {
 		return nil, fmt.Errorf("configure the API: %w", err)
 	}
 	s.handler = withStallTimeout(engine, stallTimeout)
 	return s, nil
-}
-
-// routes shows the whole API on one screen.
-func (s *Server) routes() (*gin.Engine, error) {
-	gin.SetMode(gin.ReleaseMode)
-	e := gin.New()
-	e.HandleMethodNotAllowed = true
-	e.RedirectTrailingSlash = false // many clients redirect a POST without its body
-	e.UseEscapedPath = true         // otherwise an id with %2F would become two segments
-	e.ForwardedByClientIP = false
-	if err := e.SetTrustedProxies(nil); err != nil {
-		return nil, err
-	}
-	e.Use(s.observe, s.recoverPanic, withBudget)
-	e.NoRoute(s.handle(noRoute))
-	e.NoMethod(s.handle(noMethod))
-
-	get := func(g gin.IRoutes, path string, h ...gin.HandlerFunc) {
-		g.GET(path, h...)
-		g.HEAD(path, h...)
-	}
-	get(e, "/healthz", s.handle(s.health))
-	get(e, "/readyz", s.handle(s.ready))
-	get(e, "/metrics", gin.WrapH(s.metrics.handler()))
-	get(e, "/openapi.yaml", s.handle(openAPI))
-
-	b := e.Group("", s.authenticate)
-	b.POST("/batch", s.handle(s.submit(nil)))
-	get(b, "/batch", s.handle(s.list))
-	get(b, "/batch/:id", s.handle(s.get))
-	b.DELETE("/batch/:id", s.handle(s.erase))
-	get(b, "/batch/:id/results", s.handle(s.results))
-	b.GET("/batch/:id/events", s.handle(s.events))
-	b.POST("/batch/:id/cancel", s.handle(s.cancel))
-	b.POST("/batch/:id/retry", s.handle(s.retry))
-	get(b, "/batch/:id/webhook", s.handle(s.deliveries))
-	b.POST("/batch/:id/webhook/redeliver", s.handle(s.redeliver))
-	for i := range s.cfg.Endpoints {
-		if err := s.mount(e, b, &s.cfg.Endpoints[i]); err != nil {
-			return nil, err
-		}
-	}
-	return e, nil
 }
 
 // Handler returns the API's handler without a server around it.

@@ -7,6 +7,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 )
@@ -49,7 +50,7 @@ func (s *Server) submit(ep *Endpoint) handler {
 		if err != nil {
 			return err
 		}
-		dec := newDecoder(s.rules(ep, authorization), func(a *batch.Action) error {
+		dec := newDecoder(s.rules(principal(c), ep, authorization), func(a *batch.Action) error {
 			s.nesting.refuse(ep, a)
 			return up.add(ctx, a)
 		})
@@ -115,9 +116,9 @@ func (s *Server) waitFor(ep *Endpoint, h http.Header) (time.Duration, string) {
 	return parsePrefer(h).waitFor(def, most)
 }
 
-func (s *Server) rules(ep *Endpoint, authorization string) rules {
+func (s *Server) rules(p *auth.Principal, ep *Endpoint, authorization string) rules {
 	r := rules{
-		limits: s.cfg.Limits, targets: s.cfg.Targets, transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
+		limits: s.cfg.Limits, targets: s.targetsOf(p), transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
 		webhooks: s.cfg.Webhooks, allowPrivateWebhooks: s.cfg.AllowPrivateWebhooks,
 	}
 	if ep != nil {

@@ -109,7 +109,7 @@ func (w *world) writeConfig(s setup) (string, error) {
 	var text strings.Builder
 	fmt.Fprintf(&text, "log: {format: json}\nredis: {url: \"redis://%s/0\"}\n", w.redis.addr)
 	if s.passthrough {
-		text.WriteString("auth: {mode: passthrough}\n")
+		text.WriteString("auth: {modes: [passthrough]}\n")
 	}
 	if s.sealed || s.passthrough {
 		key := make([]byte, 32)

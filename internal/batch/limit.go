@@ -105,3 +105,11 @@ type LimitedError struct {
 
 // Error implements error.
 func (e *LimitedError) Error() string { return e.Detail }
+
+// OwnerLimits replace the configured limits of an owner. A zero field replaces nothing.
+type OwnerLimits struct {
+	// Rate bounds the actions that are admitted in any window of its length.
+	Rate Rate `yaml:"rate" json:"rate,omitzero"`
+	// Concurrent bounds the actions that are admitted and have not ended.
+	Concurrent int `yaml:"concurrent" json:"concurrent,omitzero"`
+}

@@ -2,6 +2,7 @@ package config
 
 import (
 	"github.com/batchd/batchd/api"
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
@@ -18,8 +19,8 @@ type Config struct {
 	Log    Log        `yaml:"log"`
 	Redis  rdb.Config `yaml:"redis"`
 	// Auth configures who may submit batches.
-	Auth api.Auth `yaml:"auth"`
-	Seal Seal     `yaml:"seal"`
+	Auth auth.Config `yaml:"auth"`
+	Seal Seal        `yaml:"seal"`
 	// Webhooks configures the delivery of webhooks.
 	Webhooks worker.WebhookConfig `yaml:"webhooks"`
 	Limits   api.Limits           `yaml:"limits"`
@@ -65,7 +66,7 @@ func Default() *Config {
 		Listen: "127.0.0.1:8080",
 		Log:    Log{Level: "info", Format: LogText},
 		Redis:  rdb.Config{}.WithDefaults(),
-		Auth:   api.Auth{}.WithDefaults(),
+		Auth:   auth.Config{}.WithDefaults(),
 		Limits: api.DefaultLimits(),
 		Worker: Worker{Listen: "127.0.0.1:8081", Config: worker.Config{}.WithDefaults()},
 	}

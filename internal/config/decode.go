@@ -170,6 +170,8 @@ func emptyList(path string) (meaning string, refused bool) {
 	switch {
 	case path == "seal.keys":
 		return "which stores in clear", true
+	case path == "auth.modes":
+		return "which means none", true
 	case strings.HasSuffix(path, ".allow"):
 		return "which allows all", true
 	}

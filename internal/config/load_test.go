@@ -158,7 +158,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
 		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1",
-		"auth.mode": "none", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
+		"auth.modes": "none", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
 		"limits.max_actions": "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
 		"limits.max_expires_in": "77h", "limits.retention": "7h", "limits.max_retention": "77h", "limits.max_wait": "7s",
@@ -263,8 +263,8 @@ func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
 		},
 		"passthrough from a flag": {
 			environ: []string{"BATCHD_REDIS_URL=redis://localhost"},
-			set:     map[string]string{"auth.mode": "passthrough"},
-			want:    "--auth-mode: passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them",
+			set:     map[string]string{"auth.modes": "passthrough"},
+			want:    "--auth-modes: passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them",
 		},
 		"two ways to name keys": {
 			environ: []string{"BATCHD_SEAL_KEYS=a:" + key},
@@ -357,9 +357,9 @@ func TestSealFileIsFoundBesideTheConfiguration(t *testing.T) {
 
 func TestPassthroughIsFineWhereNothingIsStoredInClear(t *testing.T) {
 	t.Parallel()
-	load(t, config.Options{File: write(t, oneTarget+"auth: {mode: passthrough}\n")})
+	load(t, config.Options{File: write(t, oneTarget+"auth: {modes: [passthrough]}\n")})
 	load(t, config.Options{
-		File:    write(t, oneTarget+"auth: {mode: passthrough}\nredis: {url: redis://localhost}\n"),
+		File:    write(t, oneTarget+"auth: {modes: [passthrough]}\nredis: {url: redis://localhost}\n"),
 		Environ: []string{"BATCHD_SEAL_KEYS=a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"},
 	})
 }

@@ -92,6 +92,9 @@ func written(path string, v reflect.Value) string {
 		}
 		return "[" + strings.Join(texts, ", ") + "]"
 	}
+	if isChoices(v.Type()) && v.Len() > 0 {
+		return "[" + strings.ReplaceAll(scalar(v.Interface()), ",", ", ") + "]"
+	}
 	if v.Kind() == reflect.Slice {
 		if _, refused := emptyList(path); refused {
 			return ""
@@ -121,7 +124,13 @@ func scalar(value any) string {
 		return setting.ByteSize(value).String()
 	case []seal.Key:
 		return ""
-	default:
-		return fmt.Sprint(value)
 	}
+	if v := reflect.ValueOf(value); isChoices(v.Type()) {
+		texts := make([]string, v.Len())
+		for i := range texts {
+			texts[i] = v.Index(i).String()
+		}
+		return strings.Join(texts, ",")
+	}
+	return fmt.Sprint(value)
 }

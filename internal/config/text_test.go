@@ -89,7 +89,7 @@ func TestEmptyValuesAreRefusedOrMeanTheDefault(t *testing.T) {
 		oneTarget + "listen: ''\n":                          "listen: the value is empty",
 		oneTarget + "worker: {listen: ''}\n":                "worker.listen: the value is empty",
 		oneTarget + "log: {level: ''}\n":                    `log.level: unknown value ""`,
-		oneTarget + "auth: {mode: ''}\n":                    `auth.mode: unknown value ""`,
+		oneTarget + "auth: {modes: ['']}\n":                 `auth.modes[0]: unknown value ""`,
 		oneTarget + "limits: {rate: ''}\n":                  "limits.rate: the value is empty",
 		oneTarget + "limits: {max_body: ''}\n":              "limits.max_body: cannot read",
 		oneTarget + "limits: {max_actions: ''}\n":           "limits.max_actions: cannot read",

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/batchd/batchd/api"
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/queue/rdb"
@@ -25,8 +26,8 @@ func (l *loader) validate() {
 	c.Webhooks.Check(check.In("webhooks"))
 	c.Auth.Check(check.In("auth"))
 	c.Seal.Check(check.In("seal"))
-	if c.Auth.Mode == api.AuthPassthrough && c.Redis.URL != rdb.Embedded && len(c.Seal.Keys) == 0 && !check.IsBroken("seal.keys", "seal.file") {
-		check.Faultf("auth.mode", "passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them")
+	if c.Auth.Has(auth.ModePassthrough) && c.Redis.URL != rdb.Embedded && len(c.Seal.Keys) == 0 && !check.IsBroken("seal.keys", "seal.file") {
+		check.Faultf("auth.modes", "passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them")
 	}
 	c.Limits.Check(check.In("limits"))
 	l.validateTargets(check)

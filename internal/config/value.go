@@ -7,9 +7,9 @@ import (
 	"reflect"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
-	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 	"github.com/batchd/batchd/internal/setting"
@@ -53,6 +53,9 @@ func (LogFormat) Choices() []string { return []string{string(LogText), string(Lo
 func setText(p any, text string) error {
 	if choice, ok := p.(setting.Choice); ok {
 		return setChoice(reflect.ValueOf(p).Elem(), choice.Choices(), text)
+	}
+	if v := reflect.ValueOf(p).Elem(); isChoices(v.Type()) {
+		return setChoices(v, text)
 	}
 	switch p := p.(type) {
 	case *string:
@@ -111,7 +114,8 @@ func describe(p any) string {
 		return "a rate, for example 1500/min"
 	case *int64:
 		return "a size, for example 1MiB"
-	case *[]seal.Key, *[]int, *[]api.Endpoint:
+	}
+	if reflect.TypeOf(p).Elem().Kind() == reflect.Slice {
 		return "a list"
 	}
 	return "text"
@@ -122,6 +126,27 @@ func setChoice(v reflect.Value, choices []string, text string) error {
 		return fmt.Errorf("unknown value %q: expected %s", setting.Clip(text), setting.OneOf(choices))
 	}
 	v.SetString(text)
+	return nil
+}
+
+// isChoices reports whether a type is a list of choices. A variable or a flag can set it, with commas
+// between the items.
+func isChoices(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && t.Elem().Implements(reflect.TypeFor[setting.Choice]())
+}
+
+func setChoices(v reflect.Value, text string) error {
+	if err := checkNotEmpty(text); err != nil {
+		return err
+	}
+	parts := strings.Split(text, ",")
+	list := reflect.MakeSlice(v.Type(), len(parts), len(parts))
+	for i, part := range parts {
+		if err := setText(list.Index(i).Addr().Interface(), strings.TrimSpace(part)); err != nil {
+			return err
+		}
+	}
+	v.Set(list)
 	return nil
 }
 

@@ -1,0 +1,117 @@
+// Package auth determines who makes a request. A [Chain] asks the authenticators of the configured modes
+// one after another; the first that finds a credential of its own decides. Package api checks what the
+// [Principal] may do.
+package auth
+
+import (
+	"context"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/batch"
+)
+
+// Anonymous owns every batch if there is no authentication.
+const Anonymous = "anonymous"
+
+// Scope is a permission.
+type Scope string
+
+// The scopes. Every route of the API declares the one that it needs.
+const (
+	// Open is the scope of routes that need no credential: probes and the description.
+	Open Scope = "open"
+	// Submit: submit batches, retry them, and deliver their webhooks again.
+	Submit Scope = "submit"
+	// Read: read batches, results and deliveries.
+	Read Scope = "read"
+	// Cancel: cancel and delete batches.
+	Cancel Scope = "cancel"
+	// Admin: the other scopes hold for the batches of all owners.
+	Admin Scope = "admin"
+)
+
+// Scopes are the scopes of a principal.
+type Scopes []Scope
+
+// AllScopes returns the scopes that a principal can have.
+func AllScopes() Scopes { return Scopes{Submit, Read, Cancel, Admin} }
+
+// Has reports whether the scopes include one. Everybody has the scope open.
+func (s Scopes) Has(scope Scope) bool { return scope == Open || slices.Contains(s, scope) }
+
+// Principal is who makes a request, and what it may do.
+type Principal struct {
+	// Mode is the mode that authenticated the request.
+	Mode Mode
+	// Name names the principal in the audit log: the name of a key, the subject of a token. It is no
+	// secret.
+	Name string
+	// Owner owns the batches that the principal submits. It is empty in the mode passthrough, where it
+	// follows from Credentials.
+	Owner string
+	// Credentials are those of a request in the mode passthrough. They identify the owner.
+	Credentials dialect.Credentials
+	// Forward: an Authorization header that is still in the request is meant for the target.
+	Forward bool
+	Scopes  Scopes
+	// Targets are the targets that the principal may send actions to. Nil means all.
+	Targets []string
+	// WebhookHosts are the hosts that the principal's webhooks may name. Nil means all that the settings
+	// allow.
+	WebhookHosts []string
+	// Limits replace the configured limits of an owner. Nil replaces none.
+	Limits *batch.OwnerLimits
+	// Expires is when the credential expires. Zero means never.
+	Expires time.Time
+}
+
+// Allows reports whether the principal may send actions to a target.
+func (p *Principal) Allows(target string) bool {
+	return p.Targets == nil || slices.Contains(p.Targets, target)
+}
+
+// Authenticator finds who makes a request by one kind of credential. It is safe for concurrent use.
+type Authenticator interface {
+	// Authenticate returns nil without an error if the request has no credential of the
+	// authenticator's kind. For one that is not valid, it returns a [dialect.UnauthorizedError], and a
+	// [batch.UnavailableError] if it cannot tell. It removes a credential from the request that is
+	// batchd's own: what remains in the request may be sent to a target.
+	Authenticate(ctx context.Context, r *http.Request) (*Principal, error)
+}
+
+// Chain asks authenticators in their order. It implements [Authenticator].
+type Chain []Authenticator
+
+// Authenticate implements [Authenticator].
+func (c Chain) Authenticate(ctx context.Context, r *http.Request) (*Principal, error) {
+	for _, a := range c {
+		if p, err := a.Authenticate(ctx, r); p != nil || err != nil {
+			return p, err
+		}
+	}
+	return nil, nil
+}
+
+// None is the authenticator of the mode none: everybody is one principal.
+type None struct{}
+
+// Authenticate implements [Authenticator].
+func (None) Authenticate(context.Context, *http.Request) (*Principal, error) {
+	return &Principal{Mode: ModeNone, Name: Anonymous, Owner: Anonymous, Scopes: Scopes{Submit, Read, Cancel}}, nil
+}
+
+// Passthrough is the authenticator of the mode passthrough: the credential of a request is the target's, and
+// identifies the owner. It accepts every request; the owner of one without a credential cannot be determined.
+type Passthrough struct{}
+
+// Authenticate implements [Authenticator].
+func (Passthrough) Authenticate(_ context.Context, r *http.Request) (*Principal, error) {
+	credentials, err := dialect.ReadCredentials(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	return &Principal{Mode: ModePassthrough, Credentials: credentials, Forward: true, Scopes: Scopes{Submit, Read, Cancel}}, nil
+}

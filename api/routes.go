@@ -1,0 +1,127 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/api/dialect"
+)
+
+// route is a route of the API. Every route declares the scope that its callers need.
+type route struct {
+	method string
+	path   string
+	scope  auth.Scope
+	handle handler
+	// endpoint is the endpoint that the route belongs to, or nil.
+	endpoint *Endpoint
+	// dialect is the format of the route's answers, errors included. Nil is the native format.
+	dialect dialect.Dialect
+	// noHead: a GET route that does not answer HEAD.
+	noHead bool
+}
+
+// table shows the whole API on one screen.
+func (s *Server) table() []route {
+	routes := []route{
+		{method: "GET", path: "/healthz", scope: auth.Open, handle: s.health},
+		{method: "GET", path: "/readyz", scope: auth.Open, handle: s.ready},
+		{method: "GET", path: "/metrics", scope: auth.Open, handle: s.showMetrics},
+		{method: "GET", path: "/openapi.yaml", scope: auth.Open, handle: openAPI},
+
+		{method: "POST", path: "/batch", scope: auth.Submit, handle: s.submit(nil)},
+		{method: "GET", path: "/batch", scope: auth.Read, handle: s.list},
+		{method: "GET", path: "/batch/:id", scope: auth.Read, handle: s.get},
+		{method: "DELETE", path: "/batch/:id", scope: auth.Cancel, handle: s.erase},
+		{method: "GET", path: "/batch/:id/results", scope: auth.Read, handle: s.results},
+		{method: "GET", path: "/batch/:id/events", scope: auth.Read, handle: s.events, noHead: true},
+		{method: "POST", path: "/batch/:id/cancel", scope: auth.Cancel, handle: s.cancel},
+		{method: "POST", path: "/batch/:id/retry", scope: auth.Submit, handle: s.retry},
+		{method: "GET", path: "/batch/:id/webhook", scope: auth.Read, handle: s.deliveries},
+		{method: "POST", path: "/batch/:id/webhook/redeliver", scope: auth.Submit, handle: s.redeliver},
+	}
+	for i := range s.cfg.Endpoints {
+		routes = append(routes, s.mounted(&s.cfg.Endpoints[i])...)
+	}
+	return routes
+}
+
+// mounted returns the routes of an endpoint.
+func (s *Server) mounted(ep *Endpoint) (routes []route) {
+	def, foreign := dialect.Named(string(ep.Dialect))
+	bare := strings.TrimSuffix(ep.Path, "/")
+	for _, path := range []string{bare, bare + "/"} {
+		if !foreign {
+			routes = append(routes, route{method: http.MethodPost, path: path, scope: auth.Submit, handle: s.submit(ep), endpoint: ep})
+			continue
+		}
+		routes = append(routes, route{method: http.MethodPost, path: path, scope: auth.Submit, handle: s.translate(ep, &def), endpoint: ep, dialect: def.Dialect})
+		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
+			routes = append(routes, route{method: method, path: path, scope: auth.Open, handle: postOnly, endpoint: ep, dialect: def.Dialect, noHead: true})
+		}
+	}
+	return routes
+}
+
+func postOnly(*gin.Context) error {
+	return refuse(kindMethod, "batches are sent with POST").with("Allow", http.MethodPost)
+}
+
+// routes returns a router of all routes.
+func (s *Server) routes() (*gin.Engine, error) {
+	gin.SetMode(gin.ReleaseMode)
+	e := gin.New()
+	e.HandleMethodNotAllowed = true
+	e.RedirectTrailingSlash = false // many clients redirect a POST without its body
+	e.UseEscapedPath = true         // otherwise an id with %2F would become two segments
+	e.ForwardedByClientIP = false
+	if err := e.SetTrustedProxies(nil); err != nil {
+		return nil, err
+	}
+	e.Use(s.observe, s.recoverPanic, withBudget)
+	e.NoRoute(s.handle(noRoute))
+	e.NoMethod(s.handle(noMethod))
+	for _, r := range s.table() {
+		if err := s.mount(e, &r); err != nil {
+			return nil, err
+		}
+	}
+	return e, nil
+}
+
+// mount adds a route. The path of an endpoint comes from the configuration, and gin
+// panics on a path that it cannot use.
+func (s *Server) mount(e *gin.Engine, r *route) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s %s cannot be mounted: %v", r.method, r.path, p)
+		}
+	}()
+	var steps []gin.HandlerFunc
+	if r.dialect != nil {
+		steps = append(steps, func(c *gin.Context) { c.Set(keyDialect, r.dialect) })
+	}
+	if r.scope != auth.Open {
+		if !slices.Contains(auth.AllScopes(), r.scope) {
+			return fmt.Errorf("%s %s has the unknown scope %q", r.method, r.path, r.scope)
+		}
+		steps = append(steps, s.handle(s.authenticate(r.scope)))
+		if r.dialect == nil {
+			steps = append(steps, s.handle(s.identify))
+		}
+		if r.scope == auth.Submit {
+			steps = append(steps, s.handle(func(c *gin.Context) error { return s.checkTarget(principal(c), r.endpoint) }))
+		}
+	}
+	steps = append(steps, s.handle(r.handle))
+	e.Handle(r.method, r.path, steps...)
+	if r.method == http.MethodGet && !r.noHead {
+		e.HEAD(r.path, steps...)
+	}
+	return nil
+}
