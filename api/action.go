@@ -122,6 +122,7 @@ func (d *decoder) complete(a *draft) {
 // in the list when the action began.
 func (d *decoder) check(a *draft, base string, before int) {
 	d.Check(a.Action, base, before, nil)
+	d.refusals.check(d, a.Action, base)
 	for ; a != nil; a, base = a.undo, base+"/undo" {
 		d.CheckBody(a.Body, d.limits.MaxActionBody, base, "/", a.bodyField)
 		if !d.sealed {

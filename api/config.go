@@ -22,6 +22,9 @@ type Config struct {
 	// Targets are the names of the configured targets. If there is only one, a
 	// submission need not name it.
 	Targets []string
+	// Policies are the targets with the settings for which the server refuses actions; see
+	// [batch.Target.Refusals]. Defaults to targets without such settings.
+	Policies []batch.Target
 	// Transactional are the targets that have transactions of their own. On other
 	// targets, the members of a group need undos. Defaults to none.
 	Transactional []string

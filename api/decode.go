@@ -32,6 +32,8 @@ var (
 type rules struct {
 	limits  Limits
 	targets []string
+	// policies has the targets' settings for refusals, by name.
+	policies map[string]*batch.Target
 	// transactional are the targets that have transactions.
 	transactional []string
 	// fixed is the target of the endpoint, or empty if the submission chooses.
@@ -59,6 +61,7 @@ type decoder struct {
 	count    int
 	draft    draft
 	groups   batch.Groups
+	refusals refusals
 }
 
 func newDecoder(r rules, stage func(*batch.Action) error) *decoder {
@@ -182,6 +185,7 @@ func (d *decoder) finish(actions string, whole bool) (*batch.Spec, error) {
 		if !d.targeted {
 			d.chooseTarget()
 		}
+		d.refusals.report(d)
 		if slices.Contains(d.targets, d.spec.Target) {
 			d.checkGroups(actions)
 		}

@@ -116,7 +116,7 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dial
 	}
 	req := &dialect.Request{
 		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)), Body: data,
-		MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
+		Target: s.policies[ep.Target], MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
 		Sealed: s.cfg.Sealed, Passthrough: principal(c).Mode == auth.ModePassthrough,
 	}
 	for _, p := range c.Params {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // The timeouts of a connection. They never cut a request while its bytes move.
@@ -29,7 +30,10 @@ type Server struct {
 	auth    auth.Authenticator
 	metrics *metrics
 	nesting *nesting
-	handler http.Handler
+	// policies has the targets' settings for refusals, by name. Targets with the same
+	// settings share one.
+	policies map[string]*batch.Target
+	handler  http.Handler
 	// answerBytes is the most bytes of targets' bodies in one answer of a dialect,
 	// which the server holds in memory as a whole.
 	answerBytes int
@@ -45,7 +49,7 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure the API: %w", err)
 	}
-	s := &Server{cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), answerBytes: answerBytes, draining: make(chan struct{})}
+	s := &Server{cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), policies: policiesOf(cfg.Targets, cfg.Policies), answerBytes: answerBytes, draining: make(chan struct{})}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)

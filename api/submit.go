@@ -118,7 +118,7 @@ func (s *Server) waitFor(ep *Endpoint, h http.Header) (time.Duration, string) {
 
 func (s *Server) rules(p *auth.Principal, ep *Endpoint, authorization string) rules {
 	r := rules{
-		limits: s.cfg.Limits, targets: s.targetsOf(p), transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
+		limits: s.cfg.Limits, targets: s.targetsOf(p), policies: s.policies, transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
 		webhooks: s.cfg.Webhooks, allowPrivateWebhooks: s.cfg.AllowPrivateWebhooks,
 	}
 	if ep != nil {

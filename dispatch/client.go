@@ -122,13 +122,6 @@ func newTarget(configured batch.Target) (*target, error) {
 	for _, f := range configured.Validate() {
 		faults = append(faults, fmt.Errorf("target %q: %s: %s", configured.Name, f.Pointer, f.Detail))
 	}
-	if name := configured.IdempotencyKeyHeader; disposition(http.CanonicalHeaderKey(name)) != passed {
-		faults = append(faults, fmt.Errorf("target %q: /idempotency_key_header: the header %s belongs to the connection: name another", configured.Name, name))
-	}
-	if x := configured.Transactions; x != nil && disposition(http.CanonicalHeaderKey(x.SendAs.Header)) != passed {
-		// The header would be left out, and the action would take effect outside of the transaction.
-		faults = append(faults, fmt.Errorf("target %q: /transactions/send_as/header: the header %s belongs to the connection: name another", configured.Name, x.SendAs.Header))
-	}
 	if len(faults) > 0 {
 		return nil, errors.Join(faults...)
 	}
@@ -216,10 +209,12 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 	if faults := r.Action.Validate(); len(faults) > 0 {
 		return blocked(t.Name, faults[0].Detail)
 	}
-	if !r.Call {
-		if why := batch.Forbids(&t.Target, r.Action); why != "" {
-			return blocked(t.Name, why)
-		}
+	forbids := batch.Forbids
+	if r.Call { // its headers may come from a client, its path does not
+		forbids = (*batch.Target).ForbidsHeaders
+	}
+	if why := forbids(&t.Target, r.Action); why != "" {
+		return blocked(t.Name, why)
 	}
 	timeout := t.Timeout
 	if r.Action.Timeout > 0 {

@@ -74,11 +74,10 @@ func isRead(method string) bool {
 func (d *Dispatcher) requestHeader(t *target, r *batch.Request) http.Header {
 	a := r.Action
 	header := make(http.Header, len(a.Headers)+3)
-	named := connectionOptions(a.Headers)
 	for _, h := range a.Headers {
 		key := http.CanonicalHeaderKey(h.Name)
-		if disposition(key) != passed || named[key] {
-			continue
+		if disposition(key) != passed {
+			continue // no Connection header names others: batch.Target.ForbidsHeader refuses that
 		}
 		key = headerKey(key)
 		// White space around a value belongs to no value (RFC 9110 §5.5).

@@ -73,6 +73,9 @@ type Request struct {
 	Params map[string]string
 	// Body is the whole body, decompressed.
 	Body []byte
+	// Target has the settings for which actions are refused; see [batch.Target.Refusals].
+	// Nil means that the target has none of its own.
+	Target *batch.Target
 	// MaxActions is the most actions of one batch, MaxActionBody the most bytes
 	// of one action's body.
 	MaxActions    int

@@ -31,7 +31,7 @@ func (primaerp) Decode(r *Request) (*Submission, error) {
 	if c.Token == "" {
 		return nil, &UnauthorizedError{"send the token of the API as ?token=… of the batch: it goes with every item"}
 	}
-	inherited := inheritable(r.Header)
+	inherited := inheritable(r.Header, r.Target)
 	c = Credentials{Token: c.Token}
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
 		d.secret, d.places = true, map[string]string{"/query": "/path", "/headers": "/headers", "/group": "/transaction"}
@@ -110,9 +110,10 @@ func hasToken(query string) bool {
 
 // inheritable returns the headers of a batch request that its items inherit, in order.
 // It omits headers of the connection (RFC 9110 §7.6.1), headers that describe the
-// batch's own body or the requested form of its answer, and headers for batchd itself.
-// Content-Type stays, because it also applies to the items.
-func inheritable(h http.Header) []batch.Field {
+// batch's own body or the requested form of its answer, headers for batchd itself, and
+// headers that the target refuses: proxies between the client and batchd may have added
+// them. Content-Type stays, because it also applies to the items.
+func inheritable(h http.Header, target *batch.Target) []batch.Field {
 	var named []string
 	for _, line := range h.Values("Connection") {
 		for option := range strings.SplitSeq(line, ",") {
@@ -131,7 +132,9 @@ func inheritable(h http.Header) []batch.Field {
 			continue
 		}
 		for _, value := range values {
-			fields = append(fields, batch.Field{Name: name, Value: value})
+			if field := (batch.Field{Name: name, Value: value}); target.ForbidsHeader(field) == "" {
+				fields = append(fields, field)
+			}
 		}
 	}
 	slices.SortStableFunc(fields, func(a, b batch.Field) int { return strings.Compare(a.Name, b.Name) })

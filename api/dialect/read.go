@@ -90,13 +90,15 @@ type item struct {
 
 // check adds the faults that depend on the whole action.
 func (it *item) check() {
-	it.Check(&it.action, it.base, it.before, func(pointer string) string {
+	place := func(pointer string) string {
 		part, _, _ := strings.Cut(pointer[1:], "/")
 		if place, ok := it.places["/"+part]; ok {
 			return place
 		}
 		return pointer
-	})
+	}
+	it.Check(&it.action, it.base, it.before, place)
+	it.CheckTarget(it.request.Target, &it.action, it.base, place)
 }
 
 // method reads the method, in any case. It must be one of those allowed.

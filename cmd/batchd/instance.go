@@ -182,7 +182,7 @@ func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.D
 // apiConfig adds the parts of the API to its settings.
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	out := api.Config{
-		Auth: cfg.Auth, Limits: cfg.Limits, Endpoints: cfg.Endpoints,
+		Auth: cfg.Auth, Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
 		Webhooks: cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
 		Logger: log, Version: buildVersion(), Metrics: registry,

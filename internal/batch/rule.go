@@ -55,9 +55,12 @@ func (r *Rule) Allows(method, path string) bool {
 
 // Forbids returns the reason why a target's rules forbid an action, or "". The rules
 // permit an action if no deny rule matches, an allow rule matches or there are no allow
-// rules, and the path has no encoded slash that the target's setting refuses. The rules
-// match the path below the base URL.
+// rules, the path has no encoded slash that the target's setting refuses, and the policy
+// allows all headers. The rules match the path below the base URL.
 func Forbids(t *Target, a *Action) string {
+	if why := t.ForbidsHeaders(a); why != "" {
+		return why
+	}
 	if t.EncodedSlash == EncodedSlashRefuse && EncodesSlash(a.Path) {
 		return "its setting encoded_slash refuses a path with an encoded slash or backslash (%2F, %5C)"
 	}

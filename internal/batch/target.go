@@ -58,6 +58,8 @@ type Target struct {
 	// does not, because a target that decodes it may see a path that no allow rule
 	// matches. Defaults to refuse if there are allow rules, and to data otherwise.
 	EncodedSlash string `yaml:"encoded_slash"`
+	// Headers is the policy for the headers of actions.
+	Headers HeaderPolicy `yaml:"headers"`
 	// HTTPClient selects the HTTP/1.1 client: HTTPClientAuto or HTTPClientStandard. Both
 	// send the same requests and refuse the same answers. Defaults to auto.
 	HTTPClient string `yaml:"http_client"`
@@ -203,8 +205,11 @@ func (t Target) Validate() []Fault {
 	if t.IdempotencyKeyHeader != "" {
 		if err := validateHeader(Field{Name: t.IdempotencyKeyHeader}); err != nil {
 			add("/idempotency_key_header", "%v", err)
+		} else if isFraming(t.IdempotencyKeyHeader) {
+			add("/idempotency_key_header", "the header %s belongs to the connection: name another", clip(t.IdempotencyKeyHeader))
 		}
 	}
+	t.Headers.validate(add)
 	if t.MaxResponseBody < 1 || t.MaxResponseBody > 256<<20 {
 		add("/max_response_body", "the size is %d bytes: expected 1 byte to 256 MiB", t.MaxResponseBody)
 	}
@@ -327,5 +332,8 @@ func (x *Transactions) validate(add func(pointer, format string, args ...any)) {
 	}
 	if err := validateHeader(Field{Name: x.SendAs.Header}); err != nil {
 		add("/transactions/send_as/header", "%v", err)
+	} else if isFraming(x.SendAs.Header) {
+		// A dispatcher would leave it out, and the action would take effect outside of the transaction.
+		add("/transactions/send_as/header", "the header %s belongs to the connection: name another", clip(x.SendAs.Header))
 	}
 }

@@ -172,6 +172,8 @@ func emptyList(path string) (meaning string, refused bool) {
 		return "which stores in clear", true
 	case path == "auth.modes":
 		return "which means none", true
+	case strings.HasSuffix(path, ".headers.allow"):
+		return "", false // allows none, like the default
 	case strings.HasSuffix(path, ".allow"):
 		return "which allows all", true
 	}

@@ -95,6 +95,13 @@ func written(path string, v reflect.Value) string {
 	if isChoices(v.Type()) && v.Len() > 0 {
 		return "[" + strings.ReplaceAll(scalar(v.Interface()), ",", ", ") + "]"
 	}
+	if value, ok := reflect.TypeAssert[[]string](v); ok {
+		texts := make([]string, len(value))
+		for i, text := range value {
+			texts[i] = writtenText(text)
+		}
+		return "[" + strings.Join(texts, ", ") + "]"
+	}
 	if v.Kind() == reflect.Slice {
 		if _, refused := emptyList(path); refused {
 			return ""
@@ -105,7 +112,15 @@ func written(path string, v reflect.Value) string {
 	if strings.HasSuffix(path, ".proxy") {
 		text = setting.RedactURL(text)
 	}
-	if v.Kind() == reflect.String && text != "" && (!plainText.MatchString(text) || text == "null") {
+	if v.Kind() == reflect.String && text != "" {
+		return writtenText(text)
+	}
+	return text
+}
+
+// writtenText formats a text that is not empty as YAML.
+func writtenText(text string) string {
+	if !plainText.MatchString(text) || text == "null" {
 		return strconv.Quote(text)
 	}
 	return text

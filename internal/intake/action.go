@@ -33,6 +33,17 @@ func (r *Reader) Check(a *batch.Action, base string, before int, place func(poin
 	}
 }
 
+// CheckTarget adds the faults for which a target refuses the present action; see
+// [batch.Target.Refusals]. Base and place are as for Check.
+func (r *Reader) CheckTarget(t *batch.Target, a *batch.Action, base string, place func(pointer string) string) {
+	for _, f := range t.Refusals(a) {
+		if place != nil {
+			f.Pointer = place(f.Pointer)
+		}
+		r.Fault(base+f.Pointer, "%s", f.Detail)
+	}
+}
+
 // taken records the id of the present action. It returns the earlier action with the
 // same id, if there is one.
 func (r *Reader) taken(id string) (first int, taken bool) {
