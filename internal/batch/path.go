@@ -2,7 +2,6 @@ package batch
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -47,18 +46,13 @@ func inspectPath(path string) error {
 			return fmt.Errorf("the path holds the control character U+%04X: percent-encode it", c)
 		}
 	}
-	for level := range 3 {
-		if err := validateReading(path); err != nil {
-			if level > 0 {
+	for _, text := range decodingsOf(path) {
+		if err := validateReading(text.string); err != nil {
+			if text.decodings > 0 {
 				return fmt.Errorf("%w (after decoding its percent-escapes)", err)
 			}
 			return err
 		}
-		decoded := unescape(path)
-		if decoded == path {
-			return nil
-		}
-		path = decoded
 	}
 	return nil
 }
@@ -82,63 +76,40 @@ func plainPath(path string) bool {
 // validateReading checks a path in one of the forms in which a server or proxy may read
 // it.
 func validateReading(path string) error {
-	if strings.IndexByte(path, 0) >= 0 {
+	if strings.IndexByte(path, 0) >= 0 || strings.Contains(path, "\xc0\x80") {
 		return fmt.Errorf("the path holds U+0000, at which some servers end it, so that they read another path: leave it out")
 	}
-	for segment := range strings.FieldsFuncSeq(lenient(path), func(r rune) bool { return r == '/' || r == '\\' }) {
-		// Before they look for the dots, some servers cut off a parameter, a decoded
-		// query or fragment, or blanks.
-		name := segment
-		if i := strings.IndexAny(segment, ";?#"); i >= 0 {
-			name = segment[:i]
-		}
-		// Some decoders drop bytes that are not UTF-8.
-		if name = strings.Trim(strings.ToValidUTF8(name, ""), " "); name == "." || name == ".." {
-			return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", clip(segment))
+	// Some decoders drop bytes that are not UTF-8.
+	for _, form := range []string{fold(path), strings.ToValidUTF8(fold(path), ""), fold(strings.ToValidUTF8(path, ""))} {
+		for segment := range strings.FieldsFuncSeq(form, func(r rune) bool { return r == '/' || r == '\\' }) {
+			if isDotSegment(segment) {
+				return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", clip(segment))
+			}
 		}
 	}
 	return nil
 }
 
-func isControl(c byte) bool { return c < 0x20 || c == 0x7f }
-
-// lenient returns a path, or a part of one, as lenient servers read it: without control
-// characters, which URL parsers drop, and with the [lookalikes] replaced.
-func lenient(s string) string {
-	control, ascii := false, true
-	for i := range len(s) {
-		control = control || isControl(s[i])
-		ascii = ascii && s[i] < utf8.RuneSelf
+// isDotSegment reports whether a server could read a segment as "." or "..". Before they
+// look for the dots, some servers cut off a parameter, a decoded query or fragment, or
+// blanks, and dots before blanks.
+func isDotSegment(segment string) bool {
+	if i := strings.IndexAny(segment, ";?#"); i >= 0 {
+		segment = segment[:i]
 	}
-	if !ascii {
-		s = lookalikes.Replace(s) // first, because a lookalike may end with a control character
-	}
-	if control {
-		s = string(slices.DeleteFunc([]byte(s), isControl))
-	}
-	if ascii || !control {
-		return s
-	}
-	return lookalikes.Replace(s)
+	name := strings.Trim(segment, " ")
+	return name != "" && strings.Trim(name, ". ") == "" && (len(name) <= 2 || strings.Contains(name, " "))
 }
 
-// lookalikes replaces the sequences that lenient decoders and Unicode normalization
-// turn into a dot, a slash or a backslash: overlong UTF-8 and compatibility characters.
-var lookalikes = strings.NewReplacer(
-	"\xc0\xae", ".", "\xe0\x80\xae", ".", "\xf0\x80\x80\xae", ".",
-	"\xc0\xaf", "/", "\xe0\x80\xaf", "/", "\xf0\x80\x80\xaf", "/",
-	"\xc1\x9c", `\`, "\xc1\x1c", `\`, "\xe0\x81\x9c", `\`, "\xf0\x80\x81\x9c", `\`,
-	"\uff0e", ".", "\u2024", ".", "\ufe52", ".", "\u2025", "..",
-	"\uff0f", "/", "\uff3c", `\`, "\ufe68", `\`,
-)
+func isControl(c byte) bool { return c < 0x20 || c == 0x7f }
 
 // EncodesSlash reports whether a path has a slash or a backslash that appears only
 // after its percent-escapes are decoded, once or twice.
 func EncodesSlash(path string) bool {
 	separators := func(s string) int { return strings.Count(s, "/") + strings.Count(s, `\`) }
 	written := separators(path)
-	for range 2 {
-		if path = unescape(path); separators(lookalikes.Replace(path)) > written {
+	for _, text := range decodingsOf(path) {
+		if separators(fold(text.string)) > written {
 			return true
 		}
 	}
@@ -231,126 +202,4 @@ func digit(c byte) byte {
 		return c - 'A' + 10
 	}
 	return 16
-}
-
-// Readings returns the ways in which servers could read a path, each in segments.
-// Servers may decode the path once or twice or not at all, before or after they split
-// it. They may split at slashes, or also at backslashes and [lookalikes]. They may keep
-// or drop control characters, parameters, and a query that appears after decoding. All
-// readings are in lower case and without blanks and empty segments, except for the
-// first segment, which is always empty.
-func Readings(path string) [][]string {
-	if isPlain(path) {
-		return [][]string{reading(strings.Split(path, "/"))}
-	}
-	var all [][]string
-	var last *string
-	add := func(segments []string) {
-		if &segments[0] == last {
-			return
-		}
-		last = &segments[0]
-		read := reading(segments)
-		if !slices.ContainsFunc(all, func(other []string) bool { return slices.Equal(other, read) }) {
-			all = append(all, read)
-		}
-	}
-	for before := range 3 {
-		for _, form := range forms(path) {
-			segments := strings.Split(form, "/")
-			for range 3 - before {
-				for _, read := range [][]string{segments, mapped(segments, lenient)} {
-					add(read)
-					add(mapped(read, bare))
-				}
-				segments = mapped(segments, unescape)
-			}
-		}
-		decoded := unescape(path)
-		if decoded == path {
-			break
-		}
-		path = decoded
-	}
-	return all
-}
-
-// isPlain reports whether all servers read a path in the same way.
-func isPlain(path string) bool {
-	for i := range len(path) {
-		switch c := path[i]; {
-		case c <= ' ', c >= 0x7f, c == '%', c == ';', c == '\\', c == '?', c == '#':
-			return false
-		}
-	}
-	return true
-}
-
-// reading returns an empty segment and then the segments that are not empty, in lower
-// case and without blanks around them.
-func reading(segments []string) []string {
-	kept := make([]string, 1, len(segments)+1)
-	for _, segment := range segments {
-		if segment = lower(strings.TrimSpace(segment)); segment != "" {
-			kept = append(kept, segment)
-		}
-	}
-	return kept
-}
-
-// lower returns a segment in lower case. In a segment that is not UTF-8, it changes
-// only ASCII: [strings.ToLower] would replace all other bytes by the same character.
-func lower(segment string) string {
-	if utf8.ValidString(segment) {
-		return strings.ToLower(segment)
-	}
-	out := []byte(segment)
-	for i, c := range out {
-		if c >= 'A' && c <= 'Z' {
-			out[i] = c + 'a' - 'A'
-		}
-	}
-	return string(out)
-}
-
-// forms returns a path unchanged and as lenient servers read it, each with and without
-// a possible query or fragment, and each with and without backslashes as slashes.
-func forms(path string) []string {
-	all := []string{path}
-	if read := lenient(path); read != path {
-		all = append(all, read)
-	}
-	for _, form := range slices.Clone(all) {
-		if i := strings.IndexAny(form, "?#"); i >= 0 {
-			all = append(all, form[:i])
-		}
-	}
-	for _, form := range slices.Clone(all) {
-		if strings.Contains(form, `\`) {
-			all = append(all, strings.ReplaceAll(form, `\`, "/"))
-		}
-	}
-	return all
-}
-
-// bare returns a segment without its parameters.
-func bare(segment string) string {
-	name, _, _ := strings.Cut(segment, ";")
-	return name
-}
-
-// mapped returns f of each segment. It returns the same slice if f changes none.
-func mapped(segments []string, f func(string) string) []string {
-	out := segments
-	for i, segment := range segments {
-		got := f(segment)
-		if got == segment {
-			continue
-		}
-		if &out[0] == &segments[0] {
-			out = slices.Clone(segments)
-		}
-		out[i] = got
-	}
-	return out
 }

@@ -8,8 +8,7 @@ type Rule struct {
 	Method string `yaml:"method"`
 	// Path is a pattern: "*" matches one segment, and a final "**" matches the rest,
 	// including an empty rest. An allow rule compares it with the path as written. A
-	// deny rule also compares it with the path decoded once and twice, and with the
-	// readings of lenient servers.
+	// deny rule compares it with all [Readings] of the path.
 	Path string `yaml:"path"`
 }
 
@@ -26,13 +25,15 @@ func (r *Rule) validate(pointer string, add func(pointer, format string, args ..
 
 // Denies reports whether the rule forbids a request, given all [Readings] of its path.
 // It treats every spelling of a path as the same path, because the target may do so,
-// too: written or decoded, in any case, with or without a trailing slash and
-// parameters.
+// too. If there are too many readings, it forbids the request.
 func (r *Rule) Denies(method string, readings [][]string) bool {
 	if !r.hasMethod(method) {
 		return false
 	}
-	written, decoded := r.pattern(lower), r.pattern(func(s string) string { return lower(unescape(s)) })
+	if readings == nil {
+		return true
+	}
+	written, decoded := r.pattern(fold), r.pattern(func(s string) string { return fold(unescape(s)) })
 	for _, path := range readings {
 		if matches(written, path[1:]) || matches(decoded, path[1:]) {
 			return true
