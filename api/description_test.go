@@ -44,7 +44,7 @@ func TestDescriptionHasEveryRouteAndNoOther(t *testing.T) {
 func TestDescriptionNamesEveryProblem(t *testing.T) {
 	t.Parallel()
 	for _, k := range []kind{
-		kindInvalidBatch, kindBadBody, kindBadParameter, kindUnauthorized, kindForbidden, kindNotFound, kindNoWebhook, kindMethod, kindNotAcceptable,
+		kindInvalidBatch, kindBadBody, kindBadParameter, kindUnauthorized, kindForbidden, kindCrossSite, kindHost, kindNotFound, kindNoWebhook, kindMethod, kindNotAcceptable,
 		kindStalled, kindEnded, kindNotEnded, kindKeyBusy, kindUploadLost, kindTooLarge, kindUnsupportedMedia, kindKeyReused,
 		kindInternal, kindUnavailable,
 	} {

@@ -51,6 +51,7 @@ func setup(t *testing.T, options ...func(*Config)) *fixture {
 	for _, o := range options {
 		o(&cfg)
 	}
+	cfg.Auth.Hosts = append(cfg.Auth.Hosts, "example.com", "x") // the Hosts of the requests in tests
 	var err error
 	f.Server, err = New(cfg)
 	require.NoError(t, err)

@@ -36,6 +36,8 @@ var (
 	kindBadParameter     = kind{"bad-parameter", "A parameter is not valid", http.StatusBadRequest}
 	kindUnauthorized     = kind{"unauthorized", "A credential is required", http.StatusUnauthorized}
 	kindForbidden        = kind{"forbidden", "The credential does not allow this", http.StatusForbidden}
+	kindCrossSite        = kind{"cross-site", "A request from another site is refused", http.StatusForbidden}
+	kindHost             = kind{"wrong-host", "The Host is not this server's", http.StatusMisdirectedRequest}
 	kindNotFound         = kind{"not-found", "Not found", http.StatusNotFound}
 	kindNoWebhook        = kind{"no-webhook", "The batch has no webhook", http.StatusNotFound}
 	kindMethod           = kind{"method-not-allowed", "The method is not allowed here", http.StatusMethodNotAllowed}

@@ -84,6 +84,9 @@ func (s *Server) routes() (*gin.Engine, error) {
 		return nil, err
 	}
 	e.Use(s.observe, s.recoverPanic, withBudget)
+	if s.cfg.Auth.Has(auth.ModeNone) {
+		e.Use(s.handle(s.guard))
+	}
 	e.NoRoute(s.handle(noRoute))
 	e.NoMethod(s.handle(noMethod))
 	for _, r := range s.table() {

@@ -68,8 +68,12 @@ func (s *Server) Handler() http.Handler { return s.handler }
 
 // Run serves the API on the listener until the context ends. It then accepts no new
 // connections, ends waits and event streams, and gives other requests
-// Config.DrainTimeout to finish. It closes the listener. Run can be called only once.
+// Config.DrainTimeout to finish. It closes the listener. Run can be called only once. Without
+// authentication, it refuses a listener that other machines reach; see [auth.Config.AllowOpenListener].
 func (s *Server) Run(ctx context.Context, ln net.Listener) error {
+	if err := s.cfg.Auth.CheckListener(ln.Addr().String()); err != nil {
+		return errors.Join(fmt.Errorf("serve the API: %w", err), ln.Close())
+	}
 	srv := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: readHeaderTimeout,

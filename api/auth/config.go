@@ -2,7 +2,11 @@ package auth
 
 import (
 	"fmt"
+	"net"
+	"net/netip"
+	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/batchd/batchd/internal/setting"
 )
@@ -33,6 +37,13 @@ type Config struct {
 	// credential of the modes in the order keys, jwt, passthrough, whatever their order here. None is
 	// possible only alone. Defaults to none.
 	Modes []Mode `yaml:"modes"`
+	// AllowOpenListener lets the mode none listen on an address that is not a loopback address, where every
+	// client that reaches it may submit batches and read all results. Defaults to false.
+	AllowOpenListener bool `yaml:"allow_open_listener"`
+	// Hosts are the names, host or host:port, by which clients reach the server in the mode none, beside the
+	// listen address and localhost. The server refuses a request with another Host: a web page could reach
+	// the server under a name of its own. Defaults to none.
+	Hosts []string `yaml:"hosts"`
 }
 
 // WithDefaults returns the settings with zero values replaced.
@@ -46,6 +57,25 @@ func (c Config) WithDefaults() Config {
 // Has reports whether a mode is among the configured ones.
 func (c Config) Has(mode Mode) bool { return slices.Contains(c.Modes, mode) }
 
+// isHost matches host and host:port; an IPv6 address has brackets.
+var isHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?$`)
+
+// CheckListener refuses a listener on an address, host:port, that other machines reach, if nobody has to
+// authenticate.
+func (c Config) CheckListener(address string) error {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil || !c.Has(ModeNone) || c.AllowOpenListener || isLoopback(host) {
+		return nil //nolint:nilerr // an address that cannot be read is a fault of its own
+	}
+	return fmt.Errorf("%s is not a loopback address, and without authentication every client that reaches it may submit batches and read all results: "+
+		"set auth.modes to passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true", setting.Clip(address))
+}
+
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")
+}
+
 // Check reports the faults of the settings.
 func (c Config) Check(check *setting.Checker) {
 	for i, mode := range c.Modes {
@@ -57,5 +87,10 @@ func (c Config) Check(check *setting.Checker) {
 	}
 	if c.Has(ModeNone) && len(c.Modes) > 1 {
 		check.Faultf("modes", "none accepts every request, so no other mode would count: set none alone, or leave it out")
+	}
+	for i, host := range c.Hosts {
+		if !isHost.MatchString(host) {
+			check.Faultf(fmt.Sprintf("hosts[%d]", i), "cannot read %q as a host: expected host or host:port, for example batchd.example.com", setting.Clip(host))
+		}
 	}
 }

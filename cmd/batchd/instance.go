@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -186,6 +187,12 @@ func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Regi
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
 		Webhooks: cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
 		Logger: log, Version: buildVersion(), Metrics: registry,
+	}
+	if host, port, err := net.SplitHostPort(cfg.Listen); err == nil && host != "" {
+		if port != "0" { // clients may use the address as it is written
+			host = cfg.Listen
+		}
+		out.Auth.Hosts = append(slices.Clone(cfg.Auth.Hosts), host)
 	}
 	for _, t := range cfg.Targets {
 		out.Targets = append(out.Targets, t.Name)

@@ -23,6 +23,9 @@ func TestConfigurationOfTheContainersIsValid(t *testing.T) {
 	require.Equal(t, "redis", c.Redis.URL.Scheme())
 	// compose passes an empty variable if the shell has none.
 	load(t, config.Options{Environ: []string{"BATCHD_CONFIG=" + deployments, "BATCHD_SEAL_KEYS="}})
+	load(t, config.Options{Environ: []string{
+		"BATCHD_CONFIG=" + deployments, "BATCHD_LISTEN=0.0.0.0:8080", "BATCHD_AUTH_MODES=passthrough", "BATCHD_SEAL_FILE=testdata/good/seal.keys",
+	}})
 }
 
 func TestExamplesAreValid(t *testing.T) {
@@ -52,21 +55,26 @@ func TestContainersMayDrainAndScale(t *testing.T) {
 		}
 	}
 	require.NoError(t, yaml.Unmarshal(source, &compose))
-	require.Len(t, compose.Services, 3)
+	require.Len(t, compose.Services, 4)
 	c := load(t, config.Options{File: deployments})
 	for name, service := range compose.Services {
-		require.NotEmpty(t, service.Healthcheck.Test, name)
 		require.Empty(t, service.ContainerName, name)
+		if name == "secrets" {
+			continue
+		}
+		require.NotEmpty(t, service.Healthcheck.Test, name)
 		if name == "redis" {
 			continue
 		}
 		require.Equal(t, []any{name}, service.Command)
 		require.Equal(t, "service_healthy", service.DependsOn["redis"].Condition, name)
+		require.Equal(t, "service_completed_successfully", service.DependsOn["secrets"].Condition, name)
 		grace, err := time.ParseDuration(service.StopGrace)
 		require.NoError(t, err)
 		require.Greater(t, grace, c.Worker.Drain+5*time.Second, "%s has to have the time to drain", name)
 		require.Equal(t, map[string]string{
-			"BATCHD_CONFIG": "/etc/batchd/batchd.yaml", "BATCHD_SEAL_KEYS": "${BATCHD_SEAL_KEYS:-}",
+			"BATCHD_CONFIG": "/etc/batchd/batchd.yaml", "BATCHD_SEAL_FILE": "/run/batchd/seal.keys",
+			"BATCHD_LISTEN": "0.0.0.0:8080", "BATCHD_AUTH_MODES": "passthrough",
 		}, service.Environment, name)
 	}
 	require.Empty(t, compose.Services["worker"].Ports, "a port of the host can be had once only")

@@ -158,7 +158,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
 		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1",
-		"auth.modes": "none", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
+		"auth.modes": "none", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
 		"limits.max_actions": "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
 		"limits.max_expires_in": "77h", "limits.retention": "7h", "limits.max_retention": "77h", "limits.max_wait": "7s",
@@ -367,7 +367,7 @@ func TestPassthroughIsFineWhereNothingIsStoredInClear(t *testing.T) {
 func TestListenAddresses(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"127.0.0.1:0", ":8080", "[::1]:8080", "batchd.internal:65535", "0.0.0.0:80"} {
-		load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": address}})
+		load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": address, "auth.allow_open_listener": "true"}})
 	}
 	for _, address := range []string{"", "8080", "localhost", "localhost:", "localhost:http", "localhost:65536", "localhost:-1", "localhost:080", "::1:80", "http://localhost:80", "a b:80"} {
 		_, err := config.Load(config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": address}})
@@ -388,8 +388,35 @@ func TestAFileNamesThePortToListenOn(t *testing.T) {
 		require.ErrorContains(t, err, "is 0: expected host:port, for example 127.0.0.1:8080", file)
 	}
 	load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=127.0.0.1:0", "BATCHD_WORKER_LISTEN=:0"}})
-	load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": ":0", "worker.listen": ":0"}})
-	load(t, config.Options{File: write(t, oneTarget+"listen: ':0'\n"), Set: map[string]string{"listen": ":0"}})
+	load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"listen": "127.0.0.1:0", "worker.listen": ":0"}})
+	load(t, config.Options{File: write(t, oneTarget+"listen: ':0'\n"), Set: map[string]string{"listen": "[::1]:0"}})
+}
+
+func TestAListenerForOthersNeedsAuthenticationOrConsent(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{":8080", "0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080", "batchd.internal:80", "[fe80::1%eth0]:80", "128.0.0.1:0", "localhost.example:1"} {
+		_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address}})
+		require.EqualError(t, err, "BATCHD_LISTEN: "+address+" is not a loopback address, and without authentication every client that reaches it may submit batches "+
+			"and read all results: set auth.modes to passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true")
+		load(t, config.Options{File: write(t, oneTarget+"auth: {modes: [passthrough]}\n"), Environ: []string{"BATCHD_LISTEN=" + address}})
+		load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address, "BATCHD_AUTH_ALLOW_OPEN_LISTENER=true"}})
+	}
+	for _, address := range []string{"127.0.0.1:8080", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "localhost:80", "LocalHost:80"} {
+		load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address}})
+	}
+	_, err := config.Load(config.Options{File: write(t, oneTarget+"listen: 0.0.0.0:8080\n")})
+	require.ErrorContains(t, err, "yaml:2: listen: 0.0.0.0:8080 is not a loopback address")
+}
+
+func TestHostsAreNames(t *testing.T) {
+	t.Parallel()
+	load(t, config.Options{File: write(t, oneTarget+"auth: {hosts: [a, A.example.com, 'b:8080', '[::1]:80', 10.0.0.1]}\n")})
+	c := load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_AUTH_HOSTS=a,b:1"}})
+	require.Equal(t, []string{"a", "b:1"}, c.Auth.Hosts)
+	for _, host := range []string{"http://a", "a/b", "*", "*.example.com", "a:", "a:0", "::1", "a b"} {
+		_, err := config.Load(config.Options{File: write(t, oneTarget+"auth: {hosts: [ok, '"+host+"']}\n")})
+		require.ErrorContains(t, err, `yaml:2: auth.hosts[1]: cannot read "`+host+`" as a host`)
+	}
 }
 
 func TestAnEndpointHasNoEmptySegment(t *testing.T) {

@@ -166,7 +166,7 @@ func TestReferenceThatIsWrongIsNoticed(t *testing.T) {
 	require.NoError(t, err)
 	for name, test := range map[string]struct{ old, replacement, want string }{
 		"another default":             {"#   max_body: 256MiB", "#   max_body: 128MiB", "the default of limits.max_body is 256MiB, not 128MiB"},
-		"another default, explained":  {"8080 # default: 127.0.0.1:8080", "8080 # default: 0.0.0.0:8080", "the default of listen is 127.0.0.1:8080, not 0.0.0.0:8080"},
+		"another default, explained":  {"8081 # default: 127.0.0.1:8081", "8081 # default: 0.0.0.0:8081", "the default of worker.listen is 127.0.0.1:8081, not 0.0.0.0:8081"},
 		"an example for a default":    {"# rate: 10/s # default: none", "# rate: 10/s", "the default of targets[].rate is none, not 10/s"},
 		"a setting that is missing":   {"    # http_client: auto\n", "", "targets[].http_client is missing"},
 		"a setting of a list's item":  {"#     wait: 0s", "#     wait: 1s", "the default of endpoints[].wait is 0s, not 1s"},

@@ -44,7 +44,7 @@ type Setting struct {
 }
 
 // Settings returns every setting that a variable and a flag can set, in the order of
-// the file. Lists can be set only in the file, except for the seal keys and lists of choices. "target" is
+// the file. Lists can be set only in the file, except for the seal keys and lists of texts. "target" is
 // not a key of the file: it is the URL of a single target.
 func Settings() []Setting {
 	var settings []Setting
@@ -58,7 +58,7 @@ func Settings() []Setting {
 		}
 		_, keys := reflect.TypeAssert[[]seal.Key](v)
 		_, secret := reflect.TypeAssert[setting.Secret](v)
-		if v.Kind() == reflect.Slice && !keys && !isChoices(v.Type()) {
+		if v.Kind() == reflect.Slice && !keys && !isTexts(v.Type()) {
 			return
 		}
 		settings = append(settings, Setting{

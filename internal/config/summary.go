@@ -92,15 +92,15 @@ func written(path string, v reflect.Value) string {
 		}
 		return "[" + strings.Join(texts, ", ") + "]"
 	}
-	if isChoices(v.Type()) && v.Len() > 0 {
-		return "[" + strings.ReplaceAll(scalar(v.Interface()), ",", ", ") + "]"
-	}
 	if value, ok := reflect.TypeAssert[[]string](v); ok {
 		texts := make([]string, len(value))
 		for i, text := range value {
 			texts[i] = writtenText(text)
 		}
 		return "[" + strings.Join(texts, ", ") + "]"
+	}
+	if isTexts(v.Type()) && v.Len() > 0 {
+		return "[" + strings.ReplaceAll(scalar(v.Interface()), ",", ", ") + "]"
 	}
 	if v.Kind() == reflect.Slice {
 		if _, refused := emptyList(path); refused {
@@ -140,7 +140,7 @@ func scalar(value any) string {
 	case []seal.Key:
 		return ""
 	}
-	if v := reflect.ValueOf(value); isChoices(v.Type()) {
+	if v := reflect.ValueOf(value); isTexts(v.Type()) {
 		texts := make([]string, v.Len())
 		for i := range texts {
 			texts[i] = v.Index(i).String()

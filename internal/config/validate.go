@@ -21,6 +21,7 @@ func (l *loader) validate() {
 	c, check := l.cfg, setting.NewChecker(l)
 	check.Check("listen", l.checkListen("listen", c.Listen))
 	check.Check("worker.listen", l.checkListen("worker.listen", c.Worker.Listen))
+	check.Check("listen", c.Auth.CheckListener(c.Listen))
 	c.Worker.Check(check.In("worker"))
 	c.Redis.Check(check.In("redis"))
 	c.Webhooks.Check(check.In("webhooks"))

@@ -54,8 +54,8 @@ func setText(p any, text string) error {
 	if choice, ok := p.(setting.Choice); ok {
 		return setChoice(reflect.ValueOf(p).Elem(), choice.Choices(), text)
 	}
-	if v := reflect.ValueOf(p).Elem(); isChoices(v.Type()) {
-		return setChoices(v, text)
+	if v := reflect.ValueOf(p).Elem(); isTexts(v.Type()) {
+		return setTexts(v, text)
 	}
 	switch p := p.(type) {
 	case *string:
@@ -129,13 +129,13 @@ func setChoice(v reflect.Value, choices []string, text string) error {
 	return nil
 }
 
-// isChoices reports whether a type is a list of choices. A variable or a flag can set it, with commas
-// between the items.
-func isChoices(t reflect.Type) bool {
-	return t.Kind() == reflect.Slice && t.Elem().Implements(reflect.TypeFor[setting.Choice]())
+// isTexts reports whether a type is a list of texts, such as names or choices. A variable or a flag can set it,
+// with commas between the items.
+func isTexts(t reflect.Type) bool {
+	return t.Kind() == reflect.Slice && (t.Elem() == reflect.TypeFor[string]() || t.Elem().Implements(reflect.TypeFor[setting.Choice]()))
 }
 
-func setChoices(v reflect.Value, text string) error {
+func setTexts(v reflect.Value, text string) error {
 	if err := checkNotEmpty(text); err != nil {
 		return err
 	}

@@ -155,6 +155,7 @@ func (w *world) config(name string) string {
 	w.starts++
 	file := filepath.Join(w.dir, fmt.Sprintf("%s-%d.yaml", name, w.starts))
 	text := fmt.Sprintf(`log: {level: info, format: json}
+auth: {hosts: [127.0.0.1]} # clients come through a proxy, which has a port of its own
 redis: {url: %q}
 webhooks: {secret: %q, allow_private: true}
 seal: {keys: [{id: one, base64: %q}]}
