@@ -38,6 +38,11 @@ func (d *decoder) readAction(dec *jsontext.Decoder, base string) error {
 	d.complete(&d.draft)
 	d.check(&d.draft, base, before)
 	d.groups.Add(d.draft.Action, d.Index)
+	if kept := len(d.draft.ID) + len(d.draft.Group); kept > 0 {
+		if err := d.keep(int64(kept) + keptMemory); err != nil {
+			return err
+		}
+	}
 	if !d.Clean() {
 		return nil
 	}

@@ -233,7 +233,7 @@ func TestNothingIsStagedAfterAFault(t *testing.T) {
 	t.Parallel()
 	staged := 0
 	d := newDecoder(rules{limits: Config{}.withDefaults().Limits, targets: []string{"a"}}, func(*batch.Action) error { staged++; return nil })
-	body, err := openBody(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(`{"actions":[{"method":"GET","path":"/"},{"method":"?","path":"/"},{"method":"GET","path":"/"}]}`)), 1000)
+	body, err := openBody(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(`{"actions":[{"method":"GET","path":"/"},{"method":"?","path":"/"},{"method":"GET","path":"/"}]}`)), bodiesOf(1000))
 	require.NoError(t, err)
 	_, err = d.readJSON(body)
 	var invalid *batch.InvalidError
@@ -325,7 +325,7 @@ func TestCompressedSubmissions(t *testing.T) {
 
 	t.Run("zstd of many lines that are alike", func(t *testing.T) {
 		t.Parallel()
-		f := setup(t)
+		f := setup(t, func(c *Config) { c.Limits.Capacity.BodyRatio = 10_000 })
 		lines := strings.Repeat(`{"method":"GET","path":"/alike"}`+"\n", 50_000)
 		require.Less(t, len(zstded(t, lines)), len(lines)/2000)
 		w := serve(f, call{method: "POST", path: "/batch?target=crm", headers: []string{"Content-Type: application/x-ndjson", "Content-Encoding: zstd"}, body: string(zstded(t, lines))}.request(t))

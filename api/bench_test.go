@@ -31,7 +31,7 @@ func BenchmarkDecode(b *testing.B) {
 				b.SetBytes(int64(len(text)))
 				for b.Loop() {
 					r := httptest.NewRequest(http.MethodPost, "/batch", io.NopCloser(strings.NewReader(text)))
-					body, err := openBody(r, limits.MaxBody)
+					body, err := openBody(r, bodiesOf(limits.MaxBody))
 					require.NoError(b, err)
 					d := newDecoder(rules{limits: limits, targets: []string{"a"}}, func(*batch.Action) error { return nil })
 					_, err = read[format](d, body)

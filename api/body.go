@@ -56,54 +56,135 @@ func isNDJSON(media string) bool {
 	return false
 }
 
+// The memory that a body holds, beside what is parsed of it.
+const (
+	// bodyBase is for the buffers between the connection and the parser.
+	bodyBase = 32 << 10
+	// gzipMemory and zstdMemory are for a decompressor. That of zstd has a window besides.
+	gzipMemory = 64 << 10
+	zstdMemory = 512 << 10
+	// stagedMost is the most for actions on their way to the store: a chunk that is being
+	// staged and the next one. Each byte of an action is there up to stagedTimes.
+	stagedMost  = 512 << 10
+	stagedTimes = 3
+	// itemTimes is how many times an item of a stream is in memory at most: in the
+	// parser's buffer, which doubles, and in the fields of the action.
+	itemTimes = 4
+	// documentTimes is the same for a document that is parsed as a whole, beside the
+	// document itself.
+	documentTimes = 2
+	// keptMemory is for what the server remembers of an action to the end of the
+	// submission, beside its id and group. foreignMemory is for an action of a document
+	// that is parsed as a whole.
+	keptMemory    = 160
+	foreignMemory = 1 << 10
+)
+
+// ratioFloor is a size up to which a body may be any number of times larger than its
+// compressed form.
+const ratioFloor = 64 << 10
+
+// bodyLimits bound a body.
+type bodyLimits struct {
+	size   int64 // in bytes, both as sent and decompressed
+	ratio  int64
+	memory *reservation
+}
+
 // body is the decompressed body of a submission. Reading fails if the submission
 // exceeds a limit.
 type body struct {
+	bodyLimits
+
 	src    io.Reader
 	wire   *wireReader
 	coding string
-	limit  int64
 	read   int64
 	sum    hash.Hash
+	// decoder is the memory of the decompressor, parser that of the largest item so far, or
+	// of the whole document, and kept that of what is remembered of all items.
+	decoder, parser, kept int64
 	// err is the reason why reading ended before the body did. It is kept because a
 	// parser on top would report a fault of its own in the incomplete body.
 	err   error
 	close func()
 }
 
-// openBody decodes the Content-Encoding of a request. The caller closes the body;
-// net/http closes the reader below it.
-func openBody(r *http.Request, limit int64) (*body, error) {
-	b := &body{wire: &wireReader{src: r.Body}, limit: limit, sum: sha256.New(), close: func() {}}
+// openBody decodes the Content-Encoding of a request. The caller closes the body, which
+// releases the reservation; net/http closes the reader below it.
+func openBody(r *http.Request, limits bodyLimits) (_ *body, err error) {
+	b := &body{bodyLimits: limits, wire: &wireReader{src: r.Body, most: limits.size}, sum: sha256.New(), close: func() {}}
+	defer func() {
+		if err != nil {
+			b.Close()
+		}
+	}()
 	b.src = b.wire
 	b.coding = strings.ToLower(strings.TrimSpace(strings.Join(r.Header.Values("Content-Encoding"), ",")))
 	switch b.coding {
 	case "", "identity":
 		b.coding = ""
-		if r.ContentLength > limit {
-			return nil, tooLarge(limit)
+		if r.ContentLength > limits.size {
+			return nil, tooLarge(limits.size)
 		}
 	case "gzip", "x-gzip":
+		b.decoder = gzipMemory
+	case "zstd":
+		b.decoder = zstdMemory
+	default:
+		return nil, refuse(kindUnsupportedMedia, "the Content-Encoding %q is not supported: expected gzip or zstd", intake.Clip(b.coding)).
+			with("Accept-Encoding", "gzip, zstd")
+	}
+	if err := b.account(); err != nil {
+		return nil, err
+	}
+	switch b.decoder {
+	case gzipMemory:
 		z, err := gzip.NewReader(b.wire)
 		if err != nil {
 			return nil, b.classify(err)
 		}
 		b.src, b.close = z, func() { _ = z.Close() }
-	case "zstd":
-		z, err := zstd.NewReader(b.wire, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
+	case zstdMemory:
+		src := &frames{src: b.wire, window: func(bytes int64) error {
+			b.decoder = max(b.decoder, zstdMemory+bytes)
+			return b.account()
+		}}
+		z, err := zstd.NewReader(src, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(zstdWindow))
 		if err != nil {
 			return nil, b.classify(err)
 		}
 		b.src, b.close = z, z.Close
-	default:
-		return nil, refuse(kindUnsupportedMedia, "the Content-Encoding %q is not supported: expected gzip or zstd", intake.Clip(b.coding)).
-			with("Accept-Encoding", "gzip, zstd")
 	}
 	return b, nil
 }
 
-// Close frees the decompressor.
-func (b *body) Close() { b.close() }
+// Close frees the decompressor and releases the reservation.
+func (b *body) Close() {
+	b.close()
+	b.memory.release()
+}
+
+// account reserves the memory that the body holds now.
+func (b *body) account() error {
+	if b.err != nil {
+		return b.err
+	}
+	b.err = b.memory.set(bodyBase + b.decoder + b.parser + b.kept + min(b.read*stagedTimes, stagedMost))
+	return b.err
+}
+
+// parse accounts for an item of that many bytes that is parsed from a stream.
+func (b *body) parse(item int64) error {
+	b.parser = max(b.parser, item*itemTimes)
+	return b.account()
+}
+
+// keep accounts for bytes that stay in memory to the end of the submission.
+func (b *body) keep(bytes int64) error {
+	b.kept += bytes
+	return b.account()
+}
 
 // Read implements [io.Reader].
 func (b *body) Read(p []byte) (int, error) {
@@ -114,14 +195,51 @@ func (b *body) Read(p []byte) (int, error) {
 	b.read += int64(n)
 	b.sum.Write(p[:n])
 	switch {
-	case b.read > b.limit, b.wire.read > b.limit:
-		b.err = tooLarge(b.limit)
+	case b.err != nil: // the decompressor needs more memory than there is
+	case b.read > b.size, b.wire.exceeded:
+		b.err = tooLarge(b.size)
+	case b.coding != "" && b.read > ratioFloor+b.ratio*b.wire.read:
+		b.err = refuse(kindTooLarge, "the body is more than %d times larger than its compressed form: send it with less compression, or raise limits.body_ratio", b.ratio)
 	case err != nil && !errors.Is(err, io.EOF):
 		b.err = b.classify(err)
+	case b.account() != nil:
 	default:
 		return n, err
 	}
 	return 0, b.err
+}
+
+// readAll returns the whole body. Expected is its length, or -1.
+func (b *body) readAll(expected int64) ([]byte, error) {
+	size := int64(reservationStep)
+	if b.coding == "" && expected >= 0 {
+		size = min(expected+1, 1<<20) // one more byte to see the end
+	}
+	var data []byte
+	for {
+		// While the buffer grows, both are in memory.
+		b.parser = int64(len(data)) + size
+		if err := b.account(); err != nil {
+			return nil, err
+		}
+		data = append(make([]byte, 0, size), data...)
+		b.parser = size
+		for int64(len(data)) < size {
+			n, err := b.Read(data[len(data):size])
+			data = data[:len(data)+n]
+			if errors.Is(err, io.EOF) {
+				b.parser = size + documentTimes*int64(len(data))
+				return data, b.account()
+			}
+			if err != nil {
+				return nil, err
+			}
+		}
+		size = min(2*size, b.size+1)
+		if b.coding == "" && expected >= int64(len(data)) {
+			size = min(size, expected+1)
+		}
+	}
 }
 
 // classify distinguishes a broken connection from broken content.
@@ -129,6 +247,8 @@ func (b *body) classify(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return refuse(kindStalled, "no byte came for %s: nothing was stored", stallTimeout).with("Connection", "close")
+	case b.wire.exceeded:
+		return tooLarge(b.size)
 	case b.wire.err != nil:
 		return refuse(kindBadBody, "the body ended before it was complete: nothing was stored")
 	case errors.Is(err, zstd.ErrWindowSizeExceeded):
@@ -153,11 +273,14 @@ func (b *body) fingerprint(media string, r *http.Request) []byte {
 }
 
 // wireReader counts the bytes that came over the connection, and remembers whether the
-// connection failed.
+// connection failed. Content without an end, such as a skippable frame, does not pass it.
 type wireReader struct {
 	src  io.Reader
+	most int64
 	read int64
 	err  error
+	// exceeded: more bytes came than most.
+	exceeded bool
 }
 
 // Read implements [io.Reader].
@@ -167,8 +290,14 @@ func (w *wireReader) Read(p []byte) (int, error) {
 	if err != nil && !errors.Is(err, io.EOF) {
 		w.err = err
 	}
+	if w.read > w.most {
+		w.exceeded = true
+		return 0, errTooManyBytes
+	}
 	return n, err
 }
+
+var errTooManyBytes = errors.New("more bytes than the limit")
 
 // itemReader bounds how much may be read for one item of a stream. Without it, a parser
 // that must see a whole item could be made to hold the whole body.
@@ -180,6 +309,8 @@ type itemReader struct {
 	span int64
 	read int64
 	mark int64
+	// hold accounts for the memory of an item with that many bytes.
+	hold func(item int64) error
 	// exceeded: the item was too long.
 	exceeded bool
 }
@@ -189,6 +320,9 @@ func (r *itemReader) Read(p []byte) (int, error) {
 	if r.read-r.mark > r.span {
 		r.exceeded = true
 		return 0, errItemTooLong
+	}
+	if err := r.hold(r.read - r.mark + int64(len(p))); err != nil { // the parser's buffer
+		return 0, err
 	}
 	n, err := r.src.Read(p)
 	r.read += int64(n)

@@ -74,6 +74,7 @@ func (c Config) withDefaults() Config {
 	if c.Limits == (Limits{}) {
 		c.Limits = DefaultLimits()
 	}
+	c.Limits.Capacity = c.Limits.Capacity.WithDefaults()
 	c.Limits.Admission = c.Limits.Admission.WithDefaults()
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -54,6 +54,8 @@ type decoder struct {
 	// stage takes an action, which it must not keep after it returns. Its error ends
 	// reading.
 	stage func(*batch.Action) error
+	// keep accounts for bytes that stay in memory to the end of the submission.
+	keep func(bytes int64) error
 
 	spec batch.Spec
 	// targeted: the submission names a target, valid or not.
@@ -81,7 +83,8 @@ func (d *decoder) readJSON(b *body) (*batch.Spec, error) {
 	if !d.Begin(text) {
 		return d.finish("", false)
 	}
-	src := &itemReader{src: text, span: d.limits.maxItem()}
+	d.keep = b.keep
+	src := &itemReader{src: text, span: d.limits.maxItem(), hold: b.parse}
 	dec := intake.NewDecoder(src)
 	whole, err := d.document(dec, src)
 	if err == nil {

@@ -46,7 +46,7 @@ func TestDescriptionNamesEveryProblem(t *testing.T) {
 	for _, k := range []kind{
 		kindInvalidBatch, kindBadBody, kindBadParameter, kindUnauthorized, kindForbidden, kindCrossSite, kindHost, kindNotFound, kindNoWebhook, kindMethod, kindNotAcceptable,
 		kindStalled, kindEnded, kindNotEnded, kindKeyBusy, kindUploadLost, kindTooLarge, kindUnsupportedMedia, kindKeyReused,
-		kindInternal, kindUnavailable,
+		kindInternal, kindBusy, kindUnavailable,
 	} {
 		require.Contains(t, string(OpenAPI), k.problem("").Type+"\n")
 	}

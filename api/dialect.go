@@ -1,7 +1,6 @@
 package api
 
 import (
-	"io"
 	"mime"
 	"net/http"
 	"slices"
@@ -28,47 +27,15 @@ const keyDialect = "dialect"
 // answer.
 func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 	return func(c *gin.Context) error {
-		r := c.Request
-		key, err := idempotencyKey(r.Header)
-		if err != nil {
-			return err
-		}
-		if err := foreignMedia(r.Header, def.Media); err != nil {
-			return err
-		}
-		body, err := openBody(r, s.maxForeignBody(ep))
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-		req, err := s.foreignRequest(c, ep, body)
-		if err != nil {
-			return err
-		}
-		sub, err := def.Decode(req)
-		if err != nil {
-			return err
-		}
-		if err := s.own(c, sub.Credentials); err != nil {
-			return err
-		}
-		if err := s.checkForeignGroups(ep.Target, sub.Actions); err != nil {
-			return err
-		}
-		prefer := parsePrefer(r.Header)
+		prefer := parsePrefer(c.Request.Header)
 		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
-		spec := &batch.Spec{
-			Target: ep.Target, Waited: wait > 0, ExpiresIn: s.cfg.Limits.ExpiresIn, Retention: s.cfg.Limits.Retention,
-			// With other credentials it is another submission, even if the owner is the
-			// same.
-			Fingerprint: body.fingerprint(mediaJSON+"\n"+sub.Credentials.Identity(), r),
-		}
-		b, replayed, err := s.store(c, ep, key, sub.Actions, spec)
+		in, err := s.receiveForeign(c, ep, def, wait > 0)
 		if err != nil {
 			return err
 		}
-		s.acknowledge(c, b, replayed, applied)
-		if b, err = s.follow(c, ep, b, wait); err != nil {
+		s.acknowledge(c, in.batch, in.replayed, applied)
+		b, err := s.follow(c, ep, in.batch, wait)
+		if err != nil {
 			return err
 		}
 		if !b.Status.Terminal() || prefer.async && wait == 0 {
@@ -78,12 +45,65 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 				return writeJSON(c, http.StatusAccepted, mediaJSON, newDocument(b))
 			}
 		}
-		answer, err := def.Encode(req, sub, s.gather(c, b, len(sub.Actions)))
+		answer, err := def.Encode(in.request, in.submission, s.gather(c, b, in.actions))
 		if err != nil {
 			return err
 		}
 		return writeBytes(c, http.StatusOK, mediaJSON, answer)
 	}
+}
+
+// accepted is a batch that came in a dialect, and what the answer needs of the request.
+type accepted struct {
+	batch      *batch.Batch
+	replayed   bool
+	request    *dialect.Request
+	submission *dialect.Submission
+	actions    int
+}
+
+// receiveForeign reads and stores a batch in a dialect. When it returns, neither the body
+// nor the actions are in memory any more.
+func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Definition, waited bool) (*accepted, error) {
+	r := c.Request
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return nil, err
+	}
+	if err := foreignMedia(r.Header, def.Media); err != nil {
+		return nil, err
+	}
+	body, err := openBody(r, s.bodyLimits(c, s.maxForeignBody(ep)))
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	req, err := s.foreignRequest(c, ep, body)
+	if err != nil {
+		return nil, err
+	}
+	sub, err := def.Decode(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.own(c, sub.Credentials); err != nil {
+		return nil, err
+	}
+	if err := s.checkForeignGroups(ep.Target, sub.Actions); err != nil {
+		return nil, err
+	}
+	spec := &batch.Spec{
+		Target: ep.Target, Waited: waited, ExpiresIn: s.cfg.Limits.ExpiresIn, Retention: s.cfg.Limits.Retention,
+		// With other credentials it is another submission, even if the owner is the
+		// same.
+		Fingerprint: body.fingerprint(mediaJSON+"\n"+sub.Credentials.Identity(), r),
+	}
+	in := &accepted{request: req, submission: sub, actions: len(sub.Actions)}
+	if in.batch, in.replayed, err = s.store(c, ep, key, sub.Actions, spec); err != nil {
+		return nil, err
+	}
+	req.Body, req.Reserve, sub.Actions = nil, nil, nil
+	return in, nil
 }
 
 // maxForeignBody returns the bound for a body that the server holds as a whole.
@@ -110,13 +130,14 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dial
 	if err != nil {
 		return nil, err
 	}
-	data, err := io.ReadAll(body)
+	data, err := body.readAll(c.Request.ContentLength)
 	if err != nil {
 		return nil, err
 	}
 	req := &dialect.Request{
 		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)), Body: data,
-		Target: s.policies[ep.Target], MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
+		Reserve: func() error { return body.keep(foreignMemory) },
+		Target:  s.policies[ep.Target], MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
 		Sealed: s.cfg.Sealed, Passthrough: principal(c).Mode == auth.ModePassthrough,
 	}
 	for _, p := range c.Params {

@@ -29,7 +29,7 @@ func fuzzed(t *testing.T, data []byte, read func(*decoder, *body) (*batch.Spec, 
 		staged = append(staged, *a)
 		return nil
 	})
-	b, err := openBody(httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(data)), limits.MaxBody)
+	b, err := openBody(httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(data)), bodiesOf(limits.MaxBody))
 	if err != nil {
 		return
 	}

@@ -23,6 +23,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -56,6 +57,13 @@ func setup(t *testing.T, options ...func(*Config)) *fixture {
 	f.Server, err = New(cfg)
 	require.NoError(t, err)
 	return f
+}
+
+// bodiesOf returns the limits of bodies with up to size bytes, and the default limits
+// otherwise.
+func bodiesOf(size int64) bodyLimits {
+	p := Capacity{}.WithDefaults()
+	return bodyLimits{size: size, ratio: int64(p.BodyRatio), memory: newMemory(p.BodyMemory).reserve(auth.Anonymous)}
 }
 
 type syncBuffer struct {

@@ -29,6 +29,8 @@ type Limits struct {
 	// MaxWait is the longest time that a request may wait for a batch to end. With 0,
 	// no request waits. Defaults to 60s.
 	MaxWait time.Duration `yaml:"max_wait"`
+	// Capacity bounds what requests may use of one API process at one time.
+	Capacity Capacity `yaml:",inline"`
 	// Admission bounds what one owner may submit, over all endpoints that have no limit of
 	// their own. The same limits apply to a retry. Per_item is for endpoints only.
 	Admission Admission `yaml:",inline"`
@@ -45,6 +47,7 @@ func DefaultLimits() Limits {
 		Retention:     24 * time.Hour,
 		MaxRetention:  720 * time.Hour,
 		MaxWait:       time.Minute,
+		Capacity:      Capacity{}.WithDefaults(),
 		Admission:     Admission{}.WithDefaults(),
 	}
 }
@@ -60,6 +63,7 @@ func (l Limits) Check(c *setting.Checker) {
 	c.Duration("max_retention", l.MaxRetention, time.Second, longest)
 	c.Duration("retention", l.Retention, time.Second, longest)
 	c.Duration("max_wait", l.MaxWait, 0, time.Hour)
+	l.Capacity.Check(c)
 	l.Admission.Check(c)
 	if l.Admission.WhenExceeded == PerItem {
 		c.Check("when_exceeded", errors.New("per_item is for endpoints with a dialect: set reject or queue here, and per_item under an endpoint's limits"))

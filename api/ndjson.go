@@ -23,7 +23,14 @@ func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 	if !d.Begin(text) {
 		return d.finish("", false)
 	}
+	d.keep = b.keep
 	lines := bufio.NewScanner(text)
+	lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
+		if err := b.parse(2 * int64(len(data))); err != nil { // the buffer doubles
+			return 0, nil, err
+		}
+		return bufio.ScanLines(data, atEOF)
+	})
 	lines.Buffer(make([]byte, 0, 16<<10), int(d.limits.maxItem()))
 	for lines.Scan() && b.err == nil {
 		blanks, line := intake.TrimBlank(lines.Bytes())

@@ -54,6 +54,7 @@ var (
 	kindOverLimit        = kind{"over-limit", "The batch is larger than the limit", http.StatusBadRequest}
 	kindKeyReused        = kind{"idempotency-key-reused", "The idempotency key was used before", http.StatusUnprocessableEntity}
 	kindInternal         = kind{"internal", "Internal server error", http.StatusInternalServerError}
+	kindBusy             = kind{"busy", "The server is busy", http.StatusServiceUnavailable}
 	kindUnavailable      = kind{"unavailable", "Service unavailable", http.StatusServiceUnavailable}
 )
 

@@ -37,6 +37,7 @@ type Server struct {
 	// answerBytes is the most bytes of targets' bodies in one answer of a dialect,
 	// which the server holds in memory as a whole.
 	answerBytes int
+	memory      *memory
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -49,7 +50,10 @@ func New(cfg Config) (*Server, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, fmt.Errorf("configure the API: %w", err)
 	}
-	s := &Server{cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), policies: policiesOf(cfg.Targets, cfg.Policies), answerBytes: answerBytes, draining: make(chan struct{})}
+	s := &Server{
+		cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), policies: policiesOf(cfg.Targets, cfg.Policies), answerBytes: answerBytes,
+		memory: newMemory(cfg.Limits.Capacity.BodyMemory), draining: make(chan struct{}),
+	}
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)

@@ -22,54 +22,65 @@ func (s *Server) submit(ep *Endpoint) handler {
 		if _, err := negotiate(c, mediaJSON); err != nil {
 			return err
 		}
-		r := c.Request
-		key, err := idempotencyKey(r.Header)
-		if err != nil {
-			return err
-		}
-		media, err := submissionMedia(r.Header)
-		if err != nil {
-			return err
-		}
-		if media == mediaJSON {
-			if _, err := parameters(c); err != nil {
-				return err
-			}
-		}
-		wait, applied := s.waitFor(ep, r.Header)
-		body, err := openBody(r, s.cfg.Limits.MaxBody)
-		if err != nil {
-			return err
-		}
-		defer body.Close()
-
-		ctx := r.Context()
-		up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
-		defer up.abort(ctx)
-		authorization, err := s.forwarded(c)
-		if err != nil {
-			return err
-		}
-		dec := newDecoder(s.rules(principal(c), ep, authorization), func(a *batch.Action) error {
-			s.nesting.refuse(ep, a)
-			return up.add(ctx, a)
-		})
-		spec, err := s.read(dec, media, body, r.URL.RawQuery)
-		if err != nil {
-			return err
-		}
-		spec.Waited = wait > 0
-		spec.Fingerprint = body.fingerprint(media, r)
-		if _, err := s.admit(ctx, c.Writer.Header(), up.upload, ep, dec.count, spec); err != nil {
-			return err
-		}
-		b, replayed, err := up.commit(ctx, spec)
+		wait, applied := s.waitFor(ep, c.Request.Header)
+		b, replayed, err := s.receive(c, ep, wait > 0)
 		if err != nil {
 			return err
 		}
 		s.acknowledge(c, b, replayed, applied)
 		return s.answerSubmission(c, ep, b, wait)
 	}
+}
+
+// receive reads and stores a submission. When it returns, nothing of the body is in
+// memory any more.
+func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Batch, replayed bool, err error) {
+	r := c.Request
+	key, err := idempotencyKey(r.Header)
+	if err != nil {
+		return nil, false, err
+	}
+	media, err := submissionMedia(r.Header)
+	if err != nil {
+		return nil, false, err
+	}
+	if media == mediaJSON {
+		if _, err := parameters(c); err != nil {
+			return nil, false, err
+		}
+	}
+	authorization, err := s.forwarded(c)
+	if err != nil {
+		return nil, false, err
+	}
+	body, err := openBody(r, s.bodyLimits(c, s.cfg.Limits.MaxBody))
+	if err != nil {
+		return nil, false, err
+	}
+	defer body.Close()
+
+	ctx := r.Context()
+	up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
+	defer up.abort(ctx)
+	dec := newDecoder(s.rules(principal(c), ep, authorization), func(a *batch.Action) error {
+		s.nesting.refuse(ep, a)
+		return up.add(ctx, a)
+	})
+	spec, err := s.read(dec, media, body, r.URL.RawQuery)
+	if err != nil {
+		return nil, false, err
+	}
+	spec.Waited = waited
+	spec.Fingerprint = body.fingerprint(media, r)
+	if _, err := s.admit(ctx, c.Writer.Header(), up.upload, ep, dec.count, spec); err != nil {
+		return nil, false, err
+	}
+	return up.commit(ctx, spec)
+}
+
+// bodyLimits returns the limits for the body of a request, with a reservation for it.
+func (s *Server) bodyLimits(c *gin.Context, size int64) bodyLimits {
+	return bodyLimits{size: size, ratio: int64(s.cfg.Limits.Capacity.BodyRatio), memory: s.memory.reserve(owner(c))}
 }
 
 // acknowledge sets the headers that tell how an existing batch was accepted.

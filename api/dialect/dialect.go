@@ -73,6 +73,9 @@ type Request struct {
 	Params map[string]string
 	// Body is the whole body, decompressed.
 	Body []byte
+	// Reserve accounts for the memory of one action more. Its error ends Decode. Nil
+	// accounts for nothing.
+	Reserve func() error
 	// Target has the settings for which actions are refused; see [batch.Target.Refusals].
 	// Nil means that the target has none of its own.
 	Target *batch.Target

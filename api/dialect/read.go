@@ -61,6 +61,11 @@ func (d *reader) items(dec *jsontext.Decoder, pointer string, read func(dec *jso
 			d.Fault(pointer, "there are more than %d requests in the batch: at most %d are allowed", n, n)
 			return errStop
 		}
+		if d.request.Reserve != nil {
+			if err := d.request.Reserve(); err != nil {
+				return err
+			}
+		}
 		d.Index = n
 		it := &item{reader: d, base: pointer + "/" + strconv.Itoa(n), before: len(d.Invalid.Faults)}
 		ok, err := read(dec, it)

@@ -146,3 +146,35 @@ func TestNoTwoActionsHaveTheSameID(t *testing.T) {
 		}
 	}
 }
+
+// Whoever sends an object or a list with very many members gets one fault, and the reader
+// keeps only the first ones.
+func TestOnlySoManyMembersAreKept(t *testing.T) {
+	t.Parallel()
+	var object, list strings.Builder
+	for i := range 50_000 {
+		fmt.Fprintf(&object, `,"n%d":""`, i)
+		list.WriteString(`,""`)
+	}
+	for name, text := range map[string]string{
+		"headers":            "{" + object.String()[1:] + "}",
+		"values of a header": `{"A":[` + list.String()[1:] + `]}`,
+	} {
+		r, kept := intake.NewReader(), 0
+		whole, err := r.Document([]byte(text), func(dec *jsontext.Decoder) error {
+			return r.Headers(dec, func(batch.Field) { kept++ })
+		})
+		require.NoError(t, err)
+		require.True(t, whole, "the rest is read all the same")
+		require.Equal(t, 10_000, kept, name)
+		require.Len(t, r.Invalid.Faults, 1)
+		require.Contains(t, r.Invalid.Faults[0].Detail, "more than 10000")
+	}
+	r := intake.NewReader()
+	_, err := r.Document([]byte("{"+object.String()[1:]+"}"), func(dec *jsontext.Decoder) error {
+		_, err := r.Object(dec, []string{"a"}, func(string) error { return nil })
+		return err
+	})
+	require.NoError(t, err)
+	require.Equal(t, 10_001, len(r.Invalid.Faults)+r.Invalid.More, "unknown names count, too")
+}

@@ -16,6 +16,11 @@ import (
 // MaxFaults is the most faults that an answer lists. Further faults are only counted.
 const MaxFaults = 100
 
+// maxMembers is the most members of an object, and the most values of a list within an
+// action, that are kept in memory. An action that is valid has fewer: its headers are
+// counted, and its path and query have a longest length.
+const maxMembers = 10_000
+
 // Reader reads JSON and collects its faults.
 type Reader struct {
 	// Invalid holds the faults so far.
@@ -157,7 +162,18 @@ func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name
 		return false, err
 	}
 	var seen names
-	for dec.PeekKind() != jsontext.KindEndObject {
+	for n := 0; dec.PeekKind() != jsontext.KindEndObject; n++ {
+		if n >= maxMembers {
+			if n == maxMembers {
+				r.Fault(r.Prefix+string(dec.StackPointer().Parent()), "the object has more than %d members", maxMembers)
+			}
+			for range 2 { // the name and the value
+				if err := dec.SkipValue(); err != nil {
+					return false, err
+				}
+			}
+			continue
+		}
 		name, known, err := readName(dec, fields)
 		if err != nil {
 			return false, err
@@ -255,7 +271,16 @@ func (r *Reader) OneOrMany(dec *jsontext.Decoder, read func() error) error {
 	if dec.PeekKind() != jsontext.KindBeginArray {
 		return read()
 	}
-	_, err := r.List(dec, read)
+	n := 0
+	_, err := r.List(dec, func() error {
+		if n++; n <= maxMembers {
+			return read()
+		}
+		if n == maxMembers+1 {
+			r.Fault(r.Prefix+string(dec.StackPointer().Parent()), "the list has more than %d values", maxMembers)
+		}
+		return dec.SkipValue()
+	})
 	return err
 }
 
