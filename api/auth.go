@@ -78,6 +78,21 @@ func (s *Server) identify(c *gin.Context) error {
 	return s.setOwner(c, identity)
 }
 
+// claimConnection counts the connection of a request for its owner. Without authentication
+// all clients are the same owner, and count by their addresses alone. In the mode
+// passthrough they count by both, because a client can invent credentials.
+func (s *Server) claimConnection(c *gin.Context) error {
+	conn, p := connOf(c.Request.Context()), principal(c)
+	if conn == nil || p.Mode == auth.ModeNone || owner(c) == "" {
+		return nil
+	}
+	if err := conn.claim(owner(c), p.Mode != auth.ModePassthrough); err != nil {
+		c.Header("Connection", "close")
+		return err
+	}
+	return nil
+}
+
 // setOwner determines the owner with an identity in the mode passthrough.
 func (s *Server) setOwner(c *gin.Context, identity string) error {
 	owner, err := s.cfg.Owner(c.Request.Context(), identity)
@@ -138,13 +153,16 @@ func (s *Server) own(c *gin.Context, credentials dialect.Credentials) error {
 	p := principal(c)
 	if p.Mode != auth.ModePassthrough {
 		c.Set(keyOwner, p.Owner)
-		return nil
+		return s.claimConnection(c)
 	}
 	identity := credentials.Identity()
 	if identity == "" {
 		return &dialect.UnauthorizedError{Detail: "send the credential of the target API: it is passed on with every action, and the batch belongs to it"}
 	}
-	return s.setOwner(c, identity)
+	if err := s.setOwner(c, identity); err != nil {
+		return err
+	}
+	return s.claimConnection(c)
 }
 
 // targetsOf returns those of the configured targets that a principal may use.

@@ -30,6 +30,11 @@ func (s *Server) get(c *gin.Context) error {
 	if c.Request.Method == http.MethodHead || c.Request.Header["If-None-Match"] != nil {
 		how.few = 0 // the results will probably not be sent
 	}
+	leave, err := s.takeWait(c, wait)
+	if err != nil {
+		return err
+	}
+	defer leave()
 	b, err := s.await(c.Request.Context(), owner(c), id, how)
 	if err != nil {
 		return err

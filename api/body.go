@@ -88,6 +88,7 @@ const ratioFloor = 64 << 10
 type bodyLimits struct {
 	size   int64 // in bytes, both as sent and decompressed
 	ratio  int64
+	rate   int64 // in bytes a second, for errors
 	memory *reservation
 }
 
@@ -246,7 +247,7 @@ func (b *body) readAll(expected int64) ([]byte, error) {
 func (b *body) classify(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return refuse(kindStalled, "no byte came for %s: nothing was stored", stallTimeout).with("Connection", "close")
+		return refuse(kindStalled, "the body came too slowly: expected at least %d bytes a second, on average of %s; nothing was stored", b.rate, stallTimeout).with("Connection", "close")
 	case b.wire.exceeded:
 		return tooLarge(b.size)
 	case b.wire.err != nil:

@@ -27,9 +27,35 @@ const keyDialect = "dialect"
 // answer.
 func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 	return func(c *gin.Context) error {
+		key, err := idempotencyKey(c.Request.Header)
+		if err != nil {
+			return err
+		}
+		if err := foreignMedia(c.Request.Header, def.Media); err != nil {
+			return err
+		}
+		req, err := s.foreignRequest(c, ep)
+		if err != nil {
+			return err
+		}
+		// Who calls is known before the body is read, except if it has the credential.
+		credentials, inBody, err := def.Authenticate(req)
+		if err != nil {
+			return err
+		}
+		if !inBody || principal(c).Mode != auth.ModePassthrough {
+			if err := s.own(c, credentials); err != nil {
+				return err
+			}
+		}
 		prefer := parsePrefer(c.Request.Header)
 		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
-		in, err := s.receiveForeign(c, ep, def, wait > 0)
+		leave, err := s.takeWait(c, wait)
+		if err != nil {
+			return err
+		}
+		defer leave()
+		in, err := s.receiveForeign(c, ep, def, req, credentials, key, wait > 0)
 		if err != nil {
 			return err
 		}
@@ -45,7 +71,7 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 				return writeJSON(c, http.StatusAccepted, mediaJSON, newDocument(b))
 			}
 		}
-		answer, err := def.Encode(in.request, in.submission, s.gather(c, b, in.actions))
+		answer, err := def.Encode(req, in.submission, s.gather(c, b, in.actions))
 		if err != nil {
 			return err
 		}
@@ -57,37 +83,35 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 type accepted struct {
 	batch      *batch.Batch
 	replayed   bool
-	request    *dialect.Request
 	submission *dialect.Submission
 	actions    int
 }
 
 // receiveForeign reads and stores a batch in a dialect. When it returns, neither the body
 // nor the actions are in memory any more.
-func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Definition, waited bool) (*accepted, error) {
+func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Definition, req *dialect.Request, credentials dialect.Credentials, key string, waited bool) (*accepted, error) {
 	r := c.Request
-	key, err := idempotencyKey(r.Header)
-	if err != nil {
-		return nil, err
+	most := s.maxForeignBody(ep)
+	if owner(c) == "" {
+		most = min(most, maxUnknownBody)
 	}
-	if err := foreignMedia(r.Header, def.Media); err != nil {
-		return nil, err
-	}
-	body, err := openBody(r, s.bodyLimits(c, s.maxForeignBody(ep)))
+	body, err := openBody(r, s.bodyLimits(c, most))
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	req, err := s.foreignRequest(c, ep, body)
-	if err != nil {
+	if req.Body, err = body.readAll(r.ContentLength); err != nil {
 		return nil, err
 	}
+	req.Reserve = func() error { return body.keep(foreignMemory) }
 	sub, err := def.Decode(req)
 	if err != nil {
 		return nil, err
 	}
-	if err := s.own(c, sub.Credentials); err != nil {
-		return nil, err
+	if owner(c) == "" || sub.Credentials.Identity() != credentials.Identity() {
+		if err := s.own(c, sub.Credentials); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.checkForeignGroups(ep.Target, sub.Actions); err != nil {
 		return nil, err
@@ -98,13 +122,16 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 		// same.
 		Fingerprint: body.fingerprint(mediaJSON+"\n"+sub.Credentials.Identity(), r),
 	}
-	in := &accepted{request: req, submission: sub, actions: len(sub.Actions)}
+	in := &accepted{submission: sub, actions: len(sub.Actions)}
 	if in.batch, in.replayed, err = s.store(c, ep, key, sub.Actions, spec); err != nil {
 		return nil, err
 	}
 	req.Body, req.Reserve, sub.Actions = nil, nil, nil
 	return in, nil
 }
+
+// maxUnknownBody bounds a body that has the credential of its request.
+const maxUnknownBody = 1 << 20
 
 // maxForeignBody returns the bound for a body that the server holds as a whole.
 func (s *Server) maxForeignBody(ep *Endpoint) int64 {
@@ -124,20 +151,15 @@ func foreignMedia(h http.Header, also []string) error {
 	return nil
 }
 
-// foreignRequest collects the parts of a request that a dialect sees.
-func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint, body *body) (*dialect.Request, error) {
+// foreignRequest collects the parts of a request that a dialect sees, without its body.
+func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint) (*dialect.Request, error) {
 	query, err := parseQuery(c.Request.URL.RawQuery)
 	if err != nil {
 		return nil, err
 	}
-	data, err := body.readAll(c.Request.ContentLength)
-	if err != nil {
-		return nil, err
-	}
 	req := &dialect.Request{
-		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)), Body: data,
-		Reserve: func() error { return body.keep(foreignMemory) },
-		Target:  s.policies[ep.Target], MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
+		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)),
+		Target: s.policies[ep.Target], MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
 		Sealed: s.cfg.Sealed, Passthrough: principal(c).Mode == auth.ModePassthrough,
 	}
 	for _, p := range c.Params {

@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	// eventInterval is the time between two reads of the batch by a stream.
+	// eventInterval is the time between two reads of the batch for its streams.
 	eventInterval = 250 * time.Millisecond
 	// heartbeatInterval is the time between heartbeats, which keep proxies from closing
 	// an idle stream.
@@ -35,12 +35,24 @@ func (s *Server) events(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx := c.Request.Context()
-	wake, stop := s.cfg.Store.Watch(id)
-	defer stop()
-	b, err := s.cfg.Store.Get(ctx, owner(c), id, 0)
+	leave, err := s.streams.take(owner(c))
 	if err != nil {
 		return err
+	}
+	defer leave()
+	ctx := c.Request.Context()
+	f := s.polls.follow(owner(c), id, eventInterval, 0, 0)
+	defer f.leave()
+	f.recent()
+	var b *batch.Batch
+	select {
+	case now := <-f.news:
+		if now.err != nil {
+			return now.err
+		}
+		b = now.batch
+	case <-ctx.Done():
+		return nil
 	}
 	c.Header("Content-Type", mediaEvents)
 	c.Header("Cache-Control", "no-store")
@@ -51,8 +63,6 @@ func (s *Server) events(c *gin.Context) error {
 		return err
 	}
 
-	look := time.NewTicker(eventInterval)
-	defer look.Stop()
 	heartbeat := time.NewTicker(heartbeatInterval)
 	defer heartbeat.Stop()
 	for {
@@ -61,27 +71,24 @@ func (s *Server) events(c *gin.Context) error {
 				return err
 			}
 		}
+		b = nil
 		select {
-		case <-wake:
-		case <-look.C:
+		case now := <-f.news:
+			// While the store is unavailable, heartbeats go on.
+			if now.err != nil && !errors.As(now.err, new(*batch.UnavailableError)) {
+				// The batch was erased. The stream ends, and a client that reconnects
+				// gets 404.
+				return stream.send(": the batch is gone\n\n")
+			}
+			b = now.batch
 		case <-heartbeat.C:
 			if err := stream.send(": still here\n\n"); err != nil {
 				return err
 			}
-			continue
 		case <-s.draining:
 			return stream.send(": the server is stopping, come back\n\n")
 		case <-ctx.Done():
 			return nil
-		}
-		batch.BudgetOf(ctx).Refill()
-		b, err = s.cfg.Store.Get(ctx, owner(c), id, 0)
-		if unavailable := (*batch.UnavailableError)(nil); errors.As(err, &unavailable) {
-			b = nil // the store may be back at the next read; heartbeats go on
-		} else if err != nil {
-			// The batch was erased. The stream ends, and a client that reconnects gets
-			// 404.
-			return stream.send(": the batch is gone\n\n")
 		}
 	}
 }

@@ -115,7 +115,7 @@ func (s *Server) mount(e *gin.Engine, r *route) (err error) {
 		}
 		steps = append(steps, s.handle(s.authenticate(r.scope)))
 		if r.dialect == nil {
-			steps = append(steps, s.handle(s.identify))
+			steps = append(steps, s.handle(s.identify), s.handle(s.claimConnection))
 		}
 		if r.scope == auth.Submit {
 			steps = append(steps, s.handle(func(c *gin.Context) error { return s.checkTarget(principal(c), r.endpoint) }))

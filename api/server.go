@@ -14,13 +14,13 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// The timeouts of a connection. They never cut a request while its bytes move.
+// The timeouts of a connection. They never cut a request while its bytes move fast enough.
 const (
 	readHeaderTimeout = 10 * time.Second
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 64 << 10
-	// stallTimeout is how long a peer may pause before it sends the next byte of a body
-	// or takes the next bytes of an answer.
+	// stallTimeout is how long a peer may pause before it sends the next bytes of a body.
+	// It is also the time over which the rate of bytes is averaged.
 	stallTimeout = 30 * time.Second
 )
 
@@ -38,6 +38,10 @@ type Server struct {
 	// which the server holds in memory as a whole.
 	answerBytes int
 	memory      *memory
+	polls       *polls
+	// streams and waits bound the event streams, and the requests that wait for the end of
+	// a batch.
+	streams, waits *slots
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -52,8 +56,11 @@ func New(cfg Config) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), policies: policiesOf(cfg.Targets, cfg.Policies), answerBytes: answerBytes,
-		memory: newMemory(cfg.Limits.Capacity.BodyMemory), draining: make(chan struct{}),
+		memory: newMemory(cfg.Limits.Capacity.BodyMemory), polls: newPolls(cfg.Store), draining: make(chan struct{}),
 	}
+	most := &cfg.Limits.Capacity
+	s.streams = newSlots("event streams", most.Streams, most.StreamsPerOwner)
+	s.waits = newSlots("requests that wait for a batch", most.Waits, most.WaitsPerOwner)
 	var err error
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)
@@ -63,7 +70,7 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("configure the API: %w", err)
 	}
-	s.handler = withStallTimeout(engine, stallTimeout)
+	s.handler = withPace(engine, pace{stallTimeout, most.BodyRate})
 	return s, nil
 }
 
@@ -78,15 +85,18 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	if err := s.cfg.Auth.CheckListener(ln.Addr().String()); err != nil {
 		return errors.Join(fmt.Errorf("serve the API: %w", err), ln.Close())
 	}
+	all := newConnections(ln, s.cfg.Limits.Capacity)
+	defer all.end()
 	srv := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(ln) }()
+	go func() { served <- srv.Serve(all) }()
 	select {
 	case err := <-served:
 		s.drain()

@@ -35,7 +35,7 @@ func (f *fixture) stalling(t *testing.T, timeout time.Duration) http.Handler {
 	t.Helper()
 	engine, err := f.routes()
 	require.NoError(t, err)
-	return withStallTimeout(engine, timeout)
+	return withPace(engine, pace{timeout, 100})
 }
 
 func dial(t *testing.T, addr, text string) net.Conn {
@@ -129,7 +129,7 @@ func TestASlowUploadIsNotCut(t *testing.T) {
 func TestReadingPastTheEndLeavesNoDeadline(t *testing.T) {
 	t.Parallel()
 	const timeout = 100 * time.Millisecond
-	srv := httptest.NewServer(withStallTimeout(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := httptest.NewServer(withPace(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for range 2 {
 			_, _ = io.Copy(io.Discard, r.Body)
 		}
@@ -138,7 +138,7 @@ func TestReadingPastTheEndLeavesNoDeadline(t *testing.T) {
 			w.WriteHeader(http.StatusTeapot)
 		case <-time.After(5 * timeout):
 		}
-	}), timeout))
+	}), pace{timeout, 100}))
 	defer srv.Close()
 	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, srv.URL, strings.NewReader("x"))
 	require.NoError(t, err)
@@ -230,4 +230,34 @@ func TestRunReturnsWhatServingFailedWith(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, ln.Close())
 	require.ErrorIs(t, f.Run(t.Context(), ln), net.ErrClosed)
+}
+
+// A small body that no handler reads does not cost the connection, and one that has not
+// come is never taken for the next request.
+func TestAConnectionIsReusedOnlyAfterTheWholeBody(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	addr, stop := f.running(t)
+	conn := dial(t, addr, "POST /batch/nope/cancel HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	answers := bufio.NewReader(conn)
+	for _, status := range []int{http.StatusNotFound, http.StatusOK} {
+		res, err := http.ReadResponse(answers, nil)
+		require.NoError(t, err)
+		require.Equal(t, status, res.StatusCode)
+		require.False(t, res.Close)
+		_, err = io.Copy(io.Discard, res.Body)
+		require.NoError(t, err)
+	}
+	conn = dial(t, addr, "POST /batch/nope/cancel HTTP/1.1\r\nHost: x\r\nContent-Length: 200\r\n\r\n")
+	answers = bufio.NewReader(conn)
+	res, err := http.ReadResponse(answers, nil)
+	require.NoError(t, err)
+	require.True(t, res.Close)
+	_, err = io.Copy(io.Discard, res.Body)
+	require.NoError(t, err)
+	_, err = io.WriteString(conn, "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+	require.NoError(t, err)
+	_, err = answers.ReadByte()
+	require.ErrorIs(t, err, io.EOF, "no second answer")
+	require.NoError(t, stop())
 }

@@ -33,6 +33,7 @@ type fakeStore struct {
 	largest int
 	// firsts counts the batches that were read with their first results.
 	firsts int
+	gets   int // the number of reads of a batch
 	// hands: a request that watches a batch receives the batch when it ends.
 	hands bool
 }
@@ -281,6 +282,7 @@ func (s *fakeStore) Get(ctx context.Context, owner, id string, few int) (*batch.
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	s.gets++
 	b, err := s.find(owner, id)
 	if err != nil {
 		return nil, err

@@ -23,6 +23,11 @@ func (s *Server) submit(ep *Endpoint) handler {
 			return err
 		}
 		wait, applied := s.waitFor(ep, c.Request.Header)
+		leave, err := s.takeWait(c, wait)
+		if err != nil {
+			return err
+		}
+		defer leave()
 		b, replayed, err := s.receive(c, ep, wait > 0)
 		if err != nil {
 			return err
@@ -80,7 +85,8 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 
 // bodyLimits returns the limits for the body of a request, with a reservation for it.
 func (s *Server) bodyLimits(c *gin.Context, size int64) bodyLimits {
-	return bodyLimits{size: size, ratio: int64(s.cfg.Limits.Capacity.BodyRatio), memory: s.memory.reserve(owner(c))}
+	most := &s.cfg.Limits.Capacity
+	return bodyLimits{size: size, ratio: int64(most.BodyRatio), rate: most.BodyRate, memory: s.memory.reserve(owner(c))}
 }
 
 // acknowledge sets the headers that tell how an existing batch was accepted.

@@ -26,43 +26,44 @@ type watch struct {
 	few   int           // see [batch.Store.Get]
 }
 
+// takeWait takes a slot for a request that waits. The caller gives it back by leave. A
+// submission takes it first, because after the slots are used up nothing must be stored.
+func (s *Server) takeWait(c *gin.Context, wait time.Duration) (leave func(), err error) {
+	if wait <= 0 {
+		return func() {}, nil
+	}
+	return s.waits.take(owner(c))
+}
+
 // await returns the batch when it is terminal, when the time is over, or when the
 // server drains, whichever comes first.
 func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.Batch, error) {
 	if w.wait <= 0 {
 		return s.cfg.Store.Get(ctx, owner, id, w.few)
 	}
-	// Watch before reading: otherwise an end in between would be missed.
-	wake, stop := s.cfg.Store.Watch(id)
-	defer stop()
+	f := s.polls.follow(owner, id, pollInterval, w.pause, w.few)
+	defer f.leave()
 	over := time.NewTimer(w.wait)
 	defer over.Stop()
-	look := time.NewTimer(w.pause)
-	defer look.Stop()
+	draining := s.draining
 	for last := false; ; {
 		select {
-		case b := <-wake:
-			if b != nil && b.Owner == owner {
-				batch.BudgetOf(ctx).Refill()
-				return b, nil
+		case now := <-f.news:
+			if now.err != nil && !last && errors.As(now.err, new(*batch.UnavailableError)) {
+				continue // the store may be back before the time is over
 			}
-		case <-look.C:
+			if now.err != nil || now.batch.Status.Terminal() || last {
+				batch.BudgetOf(ctx).Refill()
+				return now.batch, now.err
+			}
 		case <-over.C:
 			last = true
-		case <-s.draining:
-			last = true
+			f.now()
+		case <-draining:
+			last, draining = true, nil
+			f.now()
 		case <-ctx.Done():
 			return nil, ctx.Err()
-		}
-		batch.BudgetOf(ctx).Refill()
-		b, err := s.cfg.Store.Get(ctx, owner, id, w.few)
-		switch {
-		case err != nil && !last && errors.As(err, new(*batch.UnavailableError)):
-			look.Reset(pollInterval / 8) // the store may be back before the time is over
-		case err != nil || b.Status.Terminal() || last:
-			return b, err
-		default:
-			look.Reset(pollInterval)
 		}
 	}
 }

@@ -20,16 +20,21 @@ import (
 // with a list of status, headers and body, again under data.
 type asana struct{}
 
-// Decode implements [Dialect].
-func (asana) Decode(r *Request) (*Submission, error) {
+// Authenticate implements [Dialect].
+func (asana) Authenticate(r *Request) (Credentials, bool, error) {
 	c, err := ReadCredentials(r.Header)
+	if err == nil && c.Authorization == "" {
+		err = &UnauthorizedError{"send the credential of the API in the Authorization header: it goes with every action"}
+	}
+	return Credentials{Authorization: c.Authorization}, false, err
+}
+
+// Decode implements [Dialect].
+func (d asana) Decode(r *Request) (*Submission, error) {
+	c, _, err := d.Authenticate(r)
 	if err != nil {
 		return nil, err
 	}
-	if c.Authorization == "" {
-		return nil, &UnauthorizedError{"send the credential of the API in the Authorization header: it goes with every action"}
-	}
-	c = Credentials{Authorization: c.Authorization}
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
 		d.secret, d.places = true, map[string]string{"/path": "/relative_path", "/query": "/data"}
 		_, err := d.Object(dec, []string{"data"}, func(string) error {

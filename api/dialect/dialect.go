@@ -11,6 +11,9 @@ import (
 
 // Dialect is a wire format for batches. It keeps no state.
 type Dialect interface {
+	// Authenticate returns the credentials of a request without its body, or an
+	// [UnauthorizedError]. InBody: there are none, but the body may have them.
+	Authenticate(r *Request) (c Credentials, inBody bool, err error)
 	// Decode reads a batch request. Its error is an [InvalidError] with every fault, or
 	// an [UnauthorizedError].
 	Decode(r *Request) (*Submission, error)

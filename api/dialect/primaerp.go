@@ -19,20 +19,25 @@ import (
 // lists, headers and bodies are strings, and transactions have names.
 type primaerp struct{}
 
-// Decode implements [Dialect].
-func (primaerp) Decode(r *Request) (*Submission, error) {
+// Authenticate implements [Dialect].
+func (primaerp) Authenticate(r *Request) (Credentials, bool, error) {
 	c, err := ReadCredentials(r.Header)
+	if err != nil {
+		return Credentials{}, false, err
+	}
+	if c, err = c.WithToken(r.Query); err == nil && c.Token == "" {
+		err = &UnauthorizedError{"send the token of the API as ?token=… of the batch: it goes with every item"}
+	}
+	return Credentials{Token: c.Token}, false, err
+}
+
+// Decode implements [Dialect].
+func (d primaerp) Decode(r *Request) (*Submission, error) {
+	c, _, err := d.Authenticate(r)
 	if err != nil {
 		return nil, err
 	}
-	if c, err = c.WithToken(r.Query); err != nil {
-		return nil, err
-	}
-	if c.Token == "" {
-		return nil, &UnauthorizedError{"send the token of the API as ?token=… of the batch: it goes with every item"}
-	}
 	inherited := inheritable(r.Header, r.Target)
-	c = Credentials{Token: c.Token}
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
 		d.secret, d.places = true, map[string]string{"/query": "/path", "/headers": "/headers", "/group": "/transaction"}
 		return d.items(dec, "", func(dec *jsontext.Decoder, it *item) (bool, error) {

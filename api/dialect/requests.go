@@ -14,14 +14,20 @@ import (
 // responses in the same order.
 type requests struct{}
 
-// Decode implements [Dialect].
-func (requests) Decode(r *Request) (*Submission, error) {
+// Authenticate implements [Dialect].
+func (requests) Authenticate(r *Request) (Credentials, bool, error) {
 	c, err := ReadCredentials(r.Header)
+	if err == nil && r.Passthrough && c.Authorization == "" {
+		err = &UnauthorizedError{"send the credential of the API in the Authorization header: it goes with every request that has none of its own"}
+	}
+	return c, false, err
+}
+
+// Decode implements [Dialect].
+func (d requests) Decode(r *Request) (*Submission, error) {
+	c, _, err := d.Authenticate(r)
 	if err != nil {
 		return nil, err
-	}
-	if r.Passthrough && c.Authorization == "" {
-		return nil, &UnauthorizedError{"send the credential of the API in the Authorization header: it goes with every request that has none of its own"}
 	}
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
 		_, err := d.Object(dec, []string{"requests"}, func(string) error {

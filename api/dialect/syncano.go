@@ -23,6 +23,20 @@ var (
 	syncanoInstance = regexp.MustCompile(`^[A-Za-z0-9_-]+$`)
 )
 
+// Authenticate implements [Dialect]. The 2.x client, which sends text/plain, puts the
+// keys into the body.
+func (syncano) Authenticate(r *Request) (Credentials, bool, error) {
+	c, err := ReadCredentials(r.Header)
+	if err != nil {
+		return Credentials{}, false, err
+	}
+	if c.APIKey+c.UserKey != "" {
+		c.Authorization = "" // with keys, the Authorization does not identify the client
+	}
+	media, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	return c, c.Identity() == "" && strings.EqualFold(strings.TrimSpace(media), "text/plain"), nil
+}
+
 // Decode implements [Dialect].
 func (syncano) Decode(r *Request) (*Submission, error) {
 	c, err := ReadCredentials(r.Header)

@@ -162,7 +162,9 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 		"webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
 		"limits.max_actions": "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
 		"limits.max_expires_in": "77h", "limits.retention": "7h", "limits.max_retention": "77h", "limits.max_wait": "7s",
-		"limits.body_memory": "7MiB", "limits.body_ratio": "7",
+		"limits.body_memory": "7MiB", "limits.body_ratio": "7", "limits.body_rate": "7KiB",
+		"limits.connections": "7", "limits.connections_per_owner": "7", "limits.connections_per_address": "7",
+		"limits.streams": "7", "limits.streams_per_owner": "7", "limits.waits": "7", "limits.waits_per_owner": "7",
 		"limits.rate": "7/min", "limits.concurrent": "7", "limits.when_exceeded": "queue",
 		"worker.listen": "127.0.0.1:1", "worker.drain": "7s", "target": "http://127.0.0.1:7",
 	}

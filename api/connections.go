@@ -1,0 +1,273 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// A connection that ends before the client has sent its whole body reads on for that
+	// long and for that many bytes, because bytes that arrive at a closed connection make
+	// the client's system drop the answer. A client that sends nothing for lingerPause has
+	// seen the answer.
+	lingerTime  = 30 * time.Second
+	lingerPause = 5 * time.Second
+	lingerBytes = 256 << 20
+	// maxRefusing is how many connections beyond a bound get an answer at one time. Further
+	// ones are closed without one.
+	maxRefusing = 64
+)
+
+// connections accepts the connections of an API, and bounds their number.
+type connections struct {
+	net.Listener
+	limits Capacity
+
+	mu        sync.Mutex
+	open      map[*conn]struct{}
+	addresses map[netip.Prefix]int // connections without an authenticated owner
+	owners    map[string]int
+	refusing  int
+}
+
+func newConnections(ln net.Listener, limits Capacity) *connections {
+	return &connections{Listener: ln, limits: limits, open: make(map[*conn]struct{}), addresses: make(map[netip.Prefix]int), owners: make(map[string]int)}
+}
+
+// conn is a connection of a client.
+type conn struct {
+	net.Conn
+	all     *connections
+	address netip.Prefix
+	// linger: the client may still be sending when the connection is closed.
+	linger atomic.Bool
+	once   sync.Once
+	// owner is the last owner of a request, counted if it is not empty. unknown: the
+	// connection counts for its address. Both are guarded by all.mu.
+	owner   string
+	unknown bool
+}
+
+// Accept implements [net.Listener].
+func (l *connections) Accept() (net.Conn, error) {
+	for {
+		raw, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &conn{Conn: raw, all: l, address: networkOf(raw.RemoteAddr()), unknown: true}
+		if answer := l.add(c); answer != "" {
+			l.refuse(raw, answer)
+			continue
+		}
+		return c, nil
+	}
+}
+
+// add counts a connection. If there is no room for it, add returns the answer to it.
+func (l *connections) add(c *conn) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case len(l.open) >= l.limits.Connections:
+		return refusal(kindBusy, "the server has as many connections as it may have: try again later")
+	case c.address.IsValid() && l.addresses[c.address] >= l.limits.ConnectionsPerAddress:
+		return refusal(kindLimited, "your address has as many connections as one address may have: close some, or reuse them")
+	}
+	l.open[c] = struct{}{}
+	l.addresses[c.address]++
+	return ""
+}
+
+// refusal is a whole answer, because no request has been read.
+func refusal(k kind, detail string) string {
+	body, err := encodeJSON(k.problem(detail))
+	if err != nil {
+		return "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+	}
+	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		k.status, http.StatusText(k.status), len(body), body)
+}
+
+// refuse answers a connection and closes it. It does not wait for the client.
+func (l *connections) refuse(raw net.Conn, answer string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refusing == maxRefusing {
+		_ = raw.Close()
+		return
+	}
+	l.refusing++
+	go func() {
+		_ = raw.SetDeadline(time.Now().Add(lingerPause))
+		if _, err := io.WriteString(raw, answer); err == nil && closeWrite(raw) {
+			_, _ = io.CopyN(io.Discard, raw, maxHeaderBytes)
+		}
+		_ = raw.Close()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.refusing--
+	}()
+}
+
+// end closes all connections, also those that linger.
+func (l *connections) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.open {
+		_ = c.Conn.Close()
+	}
+}
+
+// networkOf returns what counts as one client: an IPv4 address, or the network of an IPv6
+// address, all of which a client may use.
+func networkOf(a net.Addr) netip.Prefix {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.Prefix{} // not a network
+	}
+	ip := tcp.AddrPort().Addr().Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	network, err := ip.Prefix(bits)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return network
+}
+
+// claim counts the connection for the owner of a request instead of its last owner. With
+// authenticated, it no longer counts for its address.
+func (c *conn) claim(owner string, authenticated bool) error {
+	l := c.all
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.unknown && authenticated {
+		c.unknown = false
+		l.leaveAddress(c)
+	}
+	if c.owner == owner {
+		return nil
+	}
+	if l.owners[owner] >= l.limits.ConnectionsPerOwner {
+		return refuse(kindLimited, "you have as many connections as one owner may have: close some, or reuse them").with("Retry-After", "1")
+	}
+	l.leaveOwner(c)
+	c.owner = owner
+	l.owners[owner]++
+	return nil
+}
+
+func (l *connections) leaveAddress(c *conn) {
+	if l.addresses[c.address]--; l.addresses[c.address] == 0 {
+		delete(l.addresses, c.address)
+	}
+}
+
+func (l *connections) leaveOwner(c *conn) {
+	if c.owner == "" {
+		return
+	}
+	if l.owners[c.owner]--; l.owners[c.owner] == 0 {
+		delete(l.owners, c.owner)
+	}
+	c.owner = ""
+}
+
+// CloseWrite tells the client that nothing more comes.
+func (c *conn) CloseWrite() error {
+	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}
+
+// Close implements [net.Conn]. A connection that lingers is closed in the background.
+func (c *conn) Close() error {
+	var err error
+	c.once.Do(func() {
+		if c.linger.Load() && closeWrite(c.Conn) {
+			go func() {
+				c.drain()
+				_ = c.closeNow()
+			}()
+			return
+		}
+		err = c.closeNow()
+	})
+	return err
+}
+
+func (c *conn) closeNow() error {
+	l := c.all
+	l.mu.Lock()
+	delete(l.open, c)
+	if c.unknown {
+		c.unknown = false
+		l.leaveAddress(c)
+	}
+	l.leaveOwner(c)
+	l.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// drain reads what the client still sends.
+func (c *conn) drain() {
+	end := time.Now().Add(lingerTime)
+	buf := make([]byte, 16<<10)
+	for left := lingerBytes; left > 0; {
+		deadline := time.Now().Add(lingerPause)
+		if deadline.After(end) {
+			deadline = end
+		}
+		if err := c.SetReadDeadline(deadline); err != nil {
+			return
+		}
+		n, err := c.Read(buf)
+		if err != nil {
+			return
+		}
+		left -= n
+	}
+}
+
+// closeWrite closes one direction of a connection. It reports whether that is possible.
+func closeWrite(raw net.Conn) bool {
+	half, ok := raw.(interface{ CloseWrite() error })
+	return ok && half.CloseWrite() == nil
+}
+
+type connKey struct{}
+
+// withConn is the server's ConnContext.
+func withConn(ctx context.Context, raw net.Conn) context.Context {
+	if secure, ok := raw.(interface{ NetConn() net.Conn }); ok {
+		raw = secure.NetConn()
+	}
+	if c, ok := raw.(*conn); ok {
+		ctx = context.WithValue(ctx, connKey{}, c)
+	}
+	return ctx
+}
+
+// connOf returns the connection of a request, or nil.
+func connOf(ctx context.Context) *conn {
+	c, _ := ctx.Value(connKey{}).(*conn)
+	return c
+}
+
+// lingerAfter lets the connection of a request read on when it is closed.
+func lingerAfter(ctx context.Context) {
+	if c := connOf(ctx); c != nil {
+		c.linger.Store(true)
+	}
+}
