@@ -87,6 +87,7 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		invalid      *batch.InvalidError
 		unavailable  *batch.UnavailableError
 		limited      *batch.LimitedError
+		damaged      *batch.DamagedError
 	)
 	switch {
 	case errors.As(err, &refused):
@@ -109,6 +110,8 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		}
 		setRetryAfter(header, limited.RetryAfter)
 		return kindLimited.problem(limited.Detail + "; nothing of it was stored")
+	case errors.As(err, &damaged):
+		return kindInternal.problem("batch " + damaged.ID + " cannot be read: what is stored of it was changed, or its key is not in seal.keys; the log has more under the request id " + requestID)
 	case errors.Is(err, batch.ErrNotFound):
 		return kindNotFound.problem("there is no such batch, or it is not yours, or its retention is over")
 	case errors.Is(err, batch.ErrNoWebhook):

@@ -8,6 +8,7 @@
 //	seal       encrypts stored values, and binds each to its batch, kind and index
 //	rdb        one Redis in any form: connections, exchanges, errors, steps (Lua), pub/sub, preflight
 //	keys       the keys and channels that several packages use
+//	owners     the salt of the installation, and the hashes that are keyed with it
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
 //	batches    what a batch is as a whole: reading, listing, cancelling, deliveries of webhooks, waiters
@@ -16,6 +17,7 @@
 //	fanout     from a committed batch to waiting actions; throttled batches; retries
 //	throttle   rates and holds of targets
 //	upload     uploads: staging, idempotency keys, commit
+//	reseal     seals what is stored with the first key of the ring
 //	repair     the sweeper, and recovery of the actions of dead workers
 //	queue      this package
 //	queuetest  what tests share
@@ -36,7 +38,7 @@
 // They share a hash tag, so that each step runs on one node of a cluster. Package upload writes all of them at the
 // commit; the right column has the packages that change them later.
 //
-//	batchd:{<id>}:m   hash     owner, status, counts, deadline                                  batches, ledger, fanout
+//	batchd:{<id>}:m   hash     owner, status, counts, deadline, sealed head                     batches, ledger, fanout
 //	batchd:{<id>}:s   string   the state of each action, one byte for each                      batches, ledger, fanout
 //	batchd:{<id>}:a   hash     index → sealed action                                            batches
 //	batchd:{<id>}:l   hash     index → ledger entry: worker, token, attempts, times             ledger, fanout
@@ -54,8 +56,8 @@
 //	batchd:due:{<queue>}                zset     tasks that wait for another attempt, by ms; asynq:{<queue>}:retry
 //	                                             has them by the second                         tasks
 //	batchd:owner:{<owner>}              zset     the owner's batches by time of creation in µs  upload, batches
-//	batchd:key:{<hash>}                 string   idempotency key → batch id                     upload
-//	batchd:salt                         string   salt of the hashes of owners' names            batches
+//	batchd:key:{<hash>}                 string   keyed hash of an owner's idempotency key → batch id   upload
+//	batchd:salt                         string   sealed salt of the keyed hashes: owners' names, idempotency keys, fingerprints   owners
 //	batchd:limit:{<owner>}:<scope>:…    hashes   admitted actions by slice of time, and by grant (limits/lua/reserve_quota.lua)   limits
 //	batchd:throttled                    zset     batches that wait for a limit                  upload, fanout, batches
 //	batchd:gate:{<target>}              hash     next send time at the rate, end of the hold    throttle

@@ -133,7 +133,7 @@ func (s *Store) Ping(ctx context.Context) error {
 	return rdb.MapError(ctx, s.DB.Client.Exists(ctx, keys.OpenKey).Err())
 }
 
-// Owner returns the owner's name for a credential that is passed through; see [batches.Owners.Name].
+// Owner returns the owner's name for a credential that is passed through; see [owners.Owners.Name].
 func (s *Store) Owner(ctx context.Context, credential string) (string, error) {
 	return s.Batches.Owners.Name(ctx, credential)
 }

@@ -23,6 +23,8 @@ const (
 	heldAgain = 5 * time.Second
 	// storeAway is the delay of a task whose action could not be begun or recorded.
 	storeAway = time.Second
+	// damagedAgain is the delay of a task whose batch cannot be read. A worker with another key may read it.
+	damagedAgain = 15 * time.Second
 	// deadlineGrace is how long after its batch's deadline an attempt may still be
 	// in flight. Most answers come in that time, and an answer is better than the outcome unknown.
 	deadlineGrace = 30 * time.Second
@@ -74,7 +76,7 @@ func (w *Worker) runAction(id string, index int, slot *consumer.Slot) error {
 		begun, err := w.cfg.Ledger.Begin(w.held, id, index, w.cfg.Name)
 		if err != nil {
 			w.log.WarnContext(w.held, "action could not be begun", "batch", id, "index", index, "error", err)
-			return &laterError{after: storeAway, reason: "the action could not be begun"}
+			return &laterError{after: unreadable(err), reason: "the action could not be begun"}
 		}
 		switch begun.Verdict {
 		case batch.Ended, batch.Gone, batch.Waiting:
@@ -304,6 +306,14 @@ func (w *Worker) retryUnavailable(ctx context.Context, step func(context.Context
 			return err
 		}
 	}
+}
+
+// unreadable returns the delay of a task whose action or batch could not be read.
+func unreadable(err error) time.Duration {
+	if damaged := (*batch.DamagedError)(nil); errors.As(err, &damaged) {
+		return damagedAgain
+	}
+	return storeAway
 }
 
 // isAway reports whether the store was unavailable.

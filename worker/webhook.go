@@ -139,7 +139,7 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		return nil
 	case err != nil:
 		w.log.WarnContext(w.held, "webhook could not be read", "batch", id, "error", err)
-		return &laterError{after: storeAway, reason: "the batch could not be read"}
+		return &laterError{after: unreadable(err), reason: "the batch could not be read"}
 	}
 	crash.At(crash.WebhookTaken)
 	delivery := w.hooks.deliver(w.held, notice)

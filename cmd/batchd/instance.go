@@ -165,6 +165,8 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 		log.InfoContext(ctx, "batches are kept in the memory of this process and are lost when it ends; set redis.url to keep them")
 	} else if !i.store.Sealed() {
 		log.WarnContext(ctx, "batches are not encrypted in redis, so actions with credentials are refused; set seal.keys to encrypt batches")
+	} else if i.store.Seals.AcceptsClear() {
+		log.WarnContext(ctx, "batches that are stored in clear are accepted, so whoever can write to redis can plant some; run batchd seal rotate, then remove seal.accept_clear_until", "until", cfg.Seal.AcceptClearUntil)
 	}
 }
 

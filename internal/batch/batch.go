@@ -157,6 +157,7 @@ type Spec struct {
 	// [Limit].
 	Scope string
 	// Fingerprint identifies the submission's content. It matters only with an
-	// idempotency key: the store refuses the same key with another fingerprint.
+	// idempotency key: the store refuses the same key with another fingerprint. The
+	// store keeps a keyed hash of it, and without an idempotency key nothing.
 	Fingerprint []byte
 }

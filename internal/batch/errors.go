@@ -51,6 +51,21 @@ func (e *UnavailableError) Error() string { return fmt.Sprintf("store unavailabl
 // Unwrap returns the cause.
 func (e *UnavailableError) Unwrap() error { return e.Err }
 
+// DamagedError means that what is stored of a batch cannot be trusted or read: it was changed, belongs to another
+// place, or was sealed with a key that this process lacks. Nothing of it was used.
+type DamagedError struct {
+	// ID is the id of the batch.
+	ID string
+	// Err names the batch, the value and the reason.
+	Err error
+}
+
+// Error implements error.
+func (e *DamagedError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
 // Fault is one fault of a submission, and its place.
 type Fault struct {
 	// Index is the index of the action, or -1 for the batch itself.

@@ -159,7 +159,8 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 	values := map[string]string{
 		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1",
 		"auth.modes": "none", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
-		"webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
+		"seal.accept_clear_until": "2027-01-31",
+		"webhooks.secret":         "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
 		"limits.max_actions": "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
 		"limits.max_expires_in": "77h", "limits.retention": "7h", "limits.max_retention": "77h", "limits.max_wait": "7s",
 		"limits.body_memory": "7MiB", "limits.body_ratio": "7", "limits.body_rate": "7KiB",

@@ -84,6 +84,7 @@ func TestEmptyValuesAreRefusedOrMeanTheDefault(t *testing.T) {
 		target("allow: []"):                                 "targets[0].allow: the list is empty: fill it in, or leave the key out, which allows all",
 		oneTarget + "seal: {keys: []}\n":                    "seal.keys: the list is empty: fill it in, or leave the key out, which stores in clear",
 		oneTarget + "seal: {file: ''}\n":                    "seal.file: the value is empty",
+		oneTarget + "seal: {accept_clear_until: soon}\n":    `seal.accept_clear_until: cannot read "soon" as a date: expected for example 2027-01-31`,
 		oneTarget + "webhooks: {secret: \"\"}\n":            "webhooks.secret: the value is empty",
 		oneTarget + "redis: {url: ''}\n":                    "redis.url: the value is neither embedded nor a URL",
 		oneTarget + "listen: ''\n":                          "listen: the value is empty",

@@ -37,6 +37,7 @@ var ours = map[string][]string{
 	"queue/seal":         {"internal/setting"},
 	"queue/rdb":          {"internal/batch", "internal/setting"},
 	"queue/keys":         {},
+	"queue/owners":       {"queue/seal", "queue/rdb", "queue/keys"},
 	"queue/tasks":        below("queue/tasks"),
 	"queue/limits":       {"internal/batch", "queue/rdb", "queue/keys"},
 	"queue/batches":      below("queue/batches"),
@@ -45,6 +46,7 @@ var ours = map[string][]string{
 	"queue/fanout":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches"},
 	"queue/throttle":     {"internal/batch", "queue/rdb", "queue/keys", "queue/tasks"},
 	"queue/upload":       {"internal/batch", "internal/crash", "queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/fanout"},
+	"queue/reseal":       {"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/batches"},
 	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/batches", "queue/ledger", "queue/fanout"},
 	"queue":              below("queue"),
 	"queue/webhooks":     {"queue/rdb", "queue/tasks"},
@@ -59,8 +61,8 @@ var ours = map[string][]string{
 
 // queueOrder lists the packages of queue, each of which may import those before it.
 var queueOrder = []string{
-	"queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/batcher", "queue/ledger",
-	"queue/fanout", "queue/throttle", "queue/upload", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
+	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/tasks", "queue/limits", "queue/batches", "queue/batcher", "queue/ledger",
+	"queue/fanout", "queue/throttle", "queue/upload", "queue/reseal", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 
 // below returns the packages that a package of queue may import: those before it, and those that all

@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/limits"
+	"github.com/batchd/batchd/queue/owners"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/queue/tasks"
@@ -23,7 +24,7 @@ type Batches struct {
 	Doubts     *Doubts
 	Outbox     *Outbox
 	Deliveries *Deliveries
-	Owners     *Owners
+	Owners     *owners.Owners
 	Waiters    *Waiters
 
 	db         *rdb.DB
@@ -42,7 +43,7 @@ func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Backg
 	b.Doubts = &Doubts{db: db, log: log, background: background, index: b.Index, counts: make(map[string]int)}
 	b.Outbox = &Outbox{db: db, log: log, tasks: queues, doubts: b.Doubts}
 	b.Deliveries = &Deliveries{db: db, seals: seals, batches: b}
-	b.Owners = &Owners{db: db, seals: seals}
+	b.Owners = owners.New(db, seals)
 	b.Waiters = newWaiters(pubsub, db.Name)
 	return b
 }

@@ -3,6 +3,7 @@ package batches
 import (
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -19,8 +20,35 @@ type private struct {
 	Metadata   map[string]string `json:"metadata,omitempty"`
 }
 
-// DecodeBatch decodes the hash of a batch.
+// kindNames has the kinds of sealed values of a batch, as errors name them.
+var kindNames = map[string]string{
+	"a": "action %d", "r": "the result of action %d", lastKind: "the last attempt at action %d", "g": "group %d",
+	"m": "the webhook URL and metadata", "w": "the delivery log",
+}
+
+// Open opens a sealed value of a batch. Its error is a [batch.DamagedError], which names the batch and the value.
+func (c *Codec) Open(id, kind string, index int, sealed []byte) ([]byte, error) {
+	opened, err := c.seals.Open(seal.Label{ID: id, Kind: kind, Index: index}, sealed)
+	if err != nil {
+		return nil, Damaged(id, kind, index, err)
+	}
+	return opened, nil
+}
+
+// Damaged returns the error of a stored value of a batch that cannot be read.
+func Damaged(id, kind string, index int, err error) error {
+	name := kindNames[kind]
+	if strings.Contains(name, "%d") {
+		name = fmt.Sprintf(name, index)
+	}
+	return &batch.DamagedError{ID: id, Err: fmt.Errorf("read %s of batch %s: %w", name, id, err)}
+}
+
+// DecodeBatch verifies and decodes the hash of a batch.
 func (c *Codec) DecodeBatch(id string, m map[string]string) (*batch.Batch, error) {
+	if err := c.Verify(id, m); err != nil {
+		return nil, err
+	}
 	b := &batch.Batch{
 		ID: id, Owner: m["owner"], Target: m["target"], Lane: batch.Lane(m["lane"]),
 		Status: batch.Status(m["status"]), Scope: m["scope"], Retention: time.Duration(rdb.Atoi(m["retention"])) * time.Millisecond,
@@ -32,13 +60,13 @@ func (c *Codec) DecodeBatch(id string, m map[string]string) (*batch.Batch, error
 		*b.Counts.Of(o) = int(rdb.Atoi(m[o.String()]))
 	}
 	if sealed := m["private"]; sealed != "" {
-		opened, err := c.seals.Open(seal.Label{ID: id, Kind: "m"}, []byte(sealed))
+		opened, err := c.Open(id, "m", 0, []byte(sealed))
 		if err != nil {
-			return nil, fmt.Errorf("read batch %s: %w", id, err)
+			return nil, err
 		}
 		var p private
 		if err := json.Unmarshal(opened, &p); err != nil {
-			return nil, fmt.Errorf("read batch %s: decode the private part: %w", id, err)
+			return nil, Damaged(id, "m", 0, err)
 		}
 		b.WebhookURL, b.Metadata = p.WebhookURL, p.Metadata
 	}
@@ -65,38 +93,39 @@ func (c *Codec) SealGroup(id string, g *batch.Group) ([]byte, error) {
 
 // OpenGroup opens the record of the group that the action at that index leads.
 func (c *Codec) OpenGroup(id string, leader int, sealed string) (*batch.Group, error) {
-	opened, err := c.seals.Open(seal.Label{ID: id, Kind: "g", Index: leader}, []byte(sealed))
+	opened, err := c.Open(id, "g", leader, []byte(sealed))
 	if err != nil {
-		return nil, fmt.Errorf("read group %d of batch %s: %w", leader, id, err)
+		return nil, err
 	}
 	g := &batch.Group{}
 	if err := json.Unmarshal(opened, g); err != nil {
-		return nil, fmt.Errorf("read group %d of batch %s: %w", leader, id, err)
+		return nil, Damaged(id, "g", leader, err)
 	}
 	return g, nil
 }
 
-func (c *Codec) openResult(id string, index int, sealed string) (*batch.Result, error) {
-	opened, err := c.seals.Open(seal.Label{ID: id, Kind: "r", Index: index}, []byte(sealed))
+// decodeResult opens and decodes a result of the kind "r", or the last attempt at an action.
+func (c *Codec) decodeResult(id, kind string, index int, sealed string) (*batch.Result, error) {
+	opened, err := c.Open(id, kind, index, []byte(sealed))
 	if err != nil {
-		return nil, fmt.Errorf("read the result of action %d of batch %s: %w", index, id, err)
+		return nil, err
 	}
 	r := &batch.Result{}
 	if err := r.UnmarshalJSON(opened); err != nil {
-		return nil, fmt.Errorf("read the result of action %d of batch %s: %w", index, id, err)
+		return nil, Damaged(id, kind, index, err)
 	}
 	return r, nil
 }
 
 // OpenAction opens a stored action.
 func (c *Codec) OpenAction(id string, index int, sealed string) (batch.Action, error) {
-	opened, err := c.seals.Open(seal.Label{ID: id, Kind: "a", Index: index}, []byte(sealed))
+	opened, err := c.Open(id, "a", index, []byte(sealed))
 	if err != nil {
-		return batch.Action{}, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
+		return batch.Action{}, err
 	}
 	a, err := decodeAction(opened)
 	if err != nil {
-		return batch.Action{}, fmt.Errorf("read action %d of batch %s: %w", index, id, err)
+		return batch.Action{}, Damaged(id, "a", index, err)
 	}
 	return a, nil
 }

@@ -62,6 +62,9 @@ func (d *Deliveries) Log(ctx context.Context, owner, id string) (*batch.Delivery
 	if len(m) == 0 || m["owner"] != owner {
 		return nil, batch.ErrNotFound
 	}
+	if err := d.batches.Codec.Verify(id, m); err != nil {
+		return nil, err
+	}
 	if m["webhook"] == "" {
 		return nil, batch.ErrNoWebhook
 	}
@@ -80,13 +83,13 @@ func (d *Deliveries) decodeLog(id string, m map[string]string, stored []string) 
 		l.NextAt = &next
 	}
 	for _, sealed := range stored {
-		opened, err := d.seals.Open(seal.Label{ID: id, Kind: "w"}, []byte(sealed))
+		opened, err := d.batches.Codec.Open(id, "w", 0, []byte(sealed))
 		if err != nil {
-			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
+			return nil, err
 		}
 		var attempt batch.Delivery
 		if err := json.Unmarshal(opened, &attempt); err != nil {
-			return nil, fmt.Errorf("read the delivery log of batch %s: %w", id, err)
+			return nil, Damaged(id, "w", 0, err)
 		}
 		l.Attempts = append(l.Attempts, attempt)
 	}

@@ -15,6 +15,10 @@ func (b *Batches) Cancel(ctx context.Context, owner, id string) (*batch.Batch, e
 	if !keys.IsBatchID(id) || owner == "" {
 		return nil, batch.ErrNotFound
 	}
+	// The batch is verified before it is changed.
+	if _, err := b.Get(ctx, owner, id, 0); err != nil {
+		return nil, err
+	}
 	// If this process dies after the step, the sweeper enqueues the webhook of the batch.
 	if err := b.Index.reopenAll(ctx, []string{id}); err != nil {
 		return nil, fmt.Errorf("cancel batch %s: %w", id, err)

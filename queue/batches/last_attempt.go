@@ -1,7 +1,6 @@
 package batches
 
 import (
-	"fmt"
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -41,13 +40,9 @@ func (c *Codec) openLast(id string, index int, packed string) (*batch.Result, er
 		attempts, started, _ := strings.Cut(rest, "|")
 		return &batch.Result{Outcome: batch.Unknown, Attempts: int(rdb.Atoi(attempts)), StartedAt: rdb.FromMillis(started), Error: overdueFailure()}, nil
 	}
-	opened, err := c.seals.Open(seal.Label{ID: id, Kind: lastKind, Index: index}, []byte(rest))
+	r, err := c.decodeResult(id, lastKind, index, rest)
 	if err != nil {
-		return nil, fmt.Errorf("read the last attempt at action %d of batch %s: %w", index, id, err)
-	}
-	r := &batch.Result{}
-	if err := r.UnmarshalJSON(opened); err != nil {
-		return nil, fmt.Errorf("read the last attempt at action %d of batch %s: %w", index, id, err)
+		return nil, err
 	}
 	r.Outcome = states[state]
 	return r, nil
@@ -60,7 +55,7 @@ func (c *Codec) Previous(id string, index int, result, last string) (*batch.Resu
 	if err != nil || result == "" {
 		return attempt, err
 	}
-	r, err := c.openResult(id, index, result)
+	r, err := c.decodeResult(id, "r", index, result)
 	if err != nil || attempt == nil || attempt.Attempts <= r.Attempts {
 		return r, err
 	}

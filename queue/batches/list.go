@@ -11,6 +11,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // listEntry is an entry of an owner's list: a batch, and the time of its creation in microseconds, by
@@ -108,6 +109,9 @@ func (b *Batches) listed(ctx context.Context, owner string, entries []listEntry)
 		if len(metas[i]) == 0 {
 			bare = append(bare, e.id)
 			continue
+		}
+		if metas[i]["owner"] != owner { // the list or the batch was changed
+			return nil, &batch.DamagedError{ID: e.id, Err: fmt.Errorf("list batch %s: it belongs to another owner: %w", e.id, seal.ErrSealed)}
 		}
 		one, err := b.Codec.DecodeBatch(e.id, metas[i])
 		if err != nil {

@@ -2,14 +2,12 @@ package batches
 
 import (
 	"context"
-	"fmt"
 
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
-	"github.com/batchd/batchd/queue/seal"
 )
 
 const (
@@ -35,6 +33,9 @@ func (b *Batches) Results(ctx context.Context, owner, id string, q batch.ResultQ
 	}
 	if len(seen.meta) == 0 || seen.meta["owner"] != owner {
 		return nil, batch.ErrNotFound
+	}
+	if err := b.Codec.Verify(id, seen.meta); err != nil {
+		return nil, err
 	}
 	total := int(rdb.Atoi(seen.meta["total"]))
 	for per := min(q.Limit, FirstResults); from < total; {
@@ -113,7 +114,7 @@ func (b *Batches) openResults(ctx context.Context, id string, indexes []int, sta
 			if !ok || text == "" {
 				return nil, batch.ErrNotFound
 			}
-			out[i], err = b.seals.Open(seal.Label{ID: id, Kind: "r", Index: index}, []byte(text))
+			out[i], err = b.Codec.Open(id, "r", index, []byte(text))
 		} else {
 			out[i], err = b.Codec.encodeWithoutResult(&withoutResult{
 				id: id, index: index, state: states[i],
@@ -122,7 +123,7 @@ func (b *Batches) openResults(ctx context.Context, id string, indexes []int, sta
 			at++
 		}
 		if err != nil {
-			return nil, fmt.Errorf("read result %d of batch %s: %w", index, id, err)
+			return nil, err
 		}
 	}
 	return out, nil

@@ -2,6 +2,7 @@ package batches
 
 import (
 	"context"
+	"fmt"
 	"slices"
 
 	"github.com/redis/go-redis/v9"
@@ -48,7 +49,7 @@ func (b *Batches) readSnapshot(ctx context.Context, id string, from, limit, few 
 	k := keys.KeysOf(id)
 	parts, err := Steps.Snapshot.Run(ctx, b.db.Client, []string{k.Meta, k.State, k.Results}, from, limit, FirstBytes, few).Slice()
 	if err != nil {
-		return nil, rdb.MapError(ctx, err)
+		return nil, fmt.Errorf("read batch %s: %w", id, rdb.MapError(ctx, err))
 	}
 	return parseSnapshot(parts)
 }

@@ -86,9 +86,13 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	for _, o := range spec.Outcomes {
 		a.n += int(rdb.Atoi(m[o.String()]))
 	}
-	switch {
-	case len(m) == 0 || m["owner"] != owner:
+	if len(m) == 0 || m["owner"] != owner {
 		return nil, nil, batch.ErrNotFound
+	}
+	if _, err := f.batches.Codec.DecodeBatch(id, m); err != nil {
+		return nil, nil, err
+	}
+	switch {
 	case m["ended"] == "":
 		return nil, nil, batch.ErrNotTerminal
 	case m["groups"] != "":

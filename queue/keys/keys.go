@@ -67,14 +67,10 @@ func MarkerKey(id, token string) string {
 // OwnerKey returns the key of the list of an owner's batches.
 func OwnerKey(owner string) string { return "batchd:owner:{" + owner + "}" }
 
-// IdempotencyKey returns the key of an owner's idempotency key. It hashes both, so that Redis has neither in
-// clear, and so that no choice of them gives the key of another owner.
-func IdempotencyKey(owner, key string) string {
-	h := sha256.New()
-	h.Write([]byte(owner))
-	h.Write([]byte{0})
-	h.Write([]byte(key))
-	return "batchd:key:{" + hex.EncodeToString(h.Sum(nil)) + "}"
+// IdempotencyKey returns the key of an owner's idempotency key, by its keyed hash. Redis has neither the owner nor
+// the idempotency key in clear, and no hash by which someone could try idempotency keys.
+func IdempotencyKey(hash [sha256.Size]byte) string {
+	return "batchd:key:{" + hex.EncodeToString(hash[:]) + "}"
 }
 
 // ThrottledKey lists the batches whose actions are handed out as their owners'

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/batchd/batchd/internal/setting"
 )
@@ -15,6 +16,19 @@ type Config struct {
 	// Keys are the keys of the ring: the first one seals, all of them open. Defaults to none: values
 	// are then stored in clear, except in the embedded store, which seals with a key of its own.
 	Keys []Key `yaml:"keys"`
+	// AcceptClearUntil is the last day, in UTC, on which values that were stored before there were keys are
+	// still read, as in 2027-01-31. Until then, someone who can write to Redis can plant batches. Defaults to
+	// none: with keys, values in clear are refused.
+	AcceptClearUntil string `yaml:"accept_clear_until"`
+}
+
+// clearEnds returns the time from which values in clear are refused, or zero if they always are.
+func (s Config) clearEnds() time.Time {
+	day, err := time.Parse(time.DateOnly, s.AcceptClearUntil)
+	if err != nil {
+		return time.Time{}
+	}
+	return day.AddDate(0, 0, 1)
 }
 
 // Key is one key of the ring.
@@ -77,5 +91,11 @@ func (s Config) Check(c *setting.Checker) {
 			continue
 		}
 		first[k.ID] = key
+	}
+	if s.AcceptClearUntil == "" {
+		return
+	}
+	if _, err := time.Parse(time.DateOnly, s.AcceptClearUntil); err != nil {
+		c.Faultf("accept_clear_until", "cannot read %q as a date: expected for example 2027-01-31", setting.Clip(s.AcceptClearUntil))
 	}
 }

@@ -10,7 +10,6 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
-	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/upload"
 )
@@ -85,7 +84,7 @@ func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
 		u, err = b.Open(b.Ctx, "me", "other")
 		require.NoError(t, err)
 		require.NoError(t, u.Add(b.Ctx, queuetest.Action(0)))
-		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.IdempotencyKey("me", "other"), "another", 0).Err())
+		require.NoError(t, b.DB.Client.Set(b.Ctx, u.(*upload.Upload).Claim(), "another", 0).Err())
 		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
 		list, _, err := b.List(b.Ctx, "me", "", 10)

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -16,6 +17,7 @@ import (
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
@@ -29,7 +31,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		return b, true, err
 	}
 	lane := batch.LaneFor(u.n, spec.Waited)
-	args, err := u.commitArgs(spec, lane)
+	args, err := u.commitArgs(ctx, spec, lane)
 	if err != nil {
 		return nil, false, err
 	}
@@ -49,7 +51,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 }
 
 // commitArgs returns the arguments of lua/commit.lua.
-func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
+func (u *upload) commitArgs(ctx context.Context, spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	needMarker := "0"
 	if u.marker.exists() { // a process that gives the upload up removes the marker, and a late commit is refused
 		needMarker = "1"
@@ -57,13 +59,20 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 	args := []any{
 		u.n, needMarker, rdb.Millis(spec.ExpiresIn), rdb.Millis(spec.Retention),
 		len(u.groups.order), u.groups.states(u.n), u.id, rdb.Millis(claimLife(spec)), rdb.Millis(ownerIndexTTL),
-		"owner", u.owner, "target", spec.Target, "lane", string(lane), "fingerprint", hex.EncodeToString(spec.Fingerprint),
+	}
+	fields, err := u.fields(ctx, spec, lane)
+	if err != nil {
+		return nil, err
+	}
+	for name, value := range fields {
+		switch name {
+		case "total", "groups", "retention": // the step writes them itself
+		default:
+			args = append(args, name, value)
+		}
 	}
 	if spec.WebhookURL != "" {
-		args = append(args, "webhook", "1", "delivery", string(batch.DeliveryWaiting))
-	}
-	if spec.Scope != "" {
-		args = append(args, "scope", spec.Scope)
+		args = append(args, "delivery", string(batch.DeliveryWaiting))
 	}
 	if spec.Throttle != nil {
 		limit, err := json.Marshal(spec.Throttle)
@@ -72,10 +81,42 @@ func (u *upload) commitArgs(spec *batch.Spec, lane batch.Lane) ([]any, error) {
 		}
 		args = append(args, "throttle", limit, "handed", 0)
 	}
-	if private := u.s.batches.Codec.SealPrivate(u.id, spec); private != nil {
-		args = append(args, "private", private)
+	return append(args, "head", u.s.batches.Codec.SealHead(u.id, fields)), nil
+}
+
+// fields returns the fields of the batch's hash that its head authenticates, and the private part.
+func (u *upload) fields(ctx context.Context, spec *batch.Spec, lane batch.Lane) (map[string]string, error) {
+	fields := map[string]string{
+		"owner": u.owner, "target": spec.Target, "lane": string(lane), "total": strconv.Itoa(u.n),
+		"retention": fmt.Sprint(rdb.Millis(spec.Retention)),
 	}
-	return args, nil
+	if n := len(u.groups.order); n > 0 {
+		fields["groups"] = strconv.Itoa(n)
+	}
+	if spec.WebhookURL != "" {
+		fields["webhook"] = "1"
+	}
+	if spec.Scope != "" {
+		fields["scope"] = spec.Scope
+	}
+	if u.claim != "" {
+		fingerprint, err := u.s.fingerprint(ctx, u.claimHash, spec)
+		if err != nil {
+			return nil, err
+		}
+		fields["key"], fields["fingerprint"] = u.claimHash, fingerprint
+	}
+	if private := u.s.batches.Codec.SealPrivate(u.id, spec); private != nil {
+		fields["private"] = string(private)
+	}
+	return fields, nil
+}
+
+// fingerprint returns the keyed hash of the submission's fingerprint. Without the salt, nobody can find the content
+// of a submission by trying.
+func (s *Uploads) fingerprint(ctx context.Context, claimHash string, spec *batch.Spec) (string, error) {
+	hash, err := s.batches.Owners.Hash(ctx, "fingerprint", []byte(claimHash), spec.Fingerprint)
+	return hex.EncodeToString(hash[:hashSize]), err
 }
 
 // commit stages the remaining actions and commits. It returns the time at which the batch was created. On
@@ -202,15 +243,25 @@ func (u *upload) replayed(ctx context.Context, spec *batch.Spec) (*batch.Batch, 
 	if err != nil {
 		return nil, err
 	}
-	if m["owner"] != u.owner {
+	if len(m) == 0 {
 		return nil, batch.ErrUploadLost // deleted in the meantime
 	}
-	if !hmac.Equal([]byte(m["fingerprint"]), []byte(hex.EncodeToString(spec.Fingerprint))) {
-		return nil, batch.ErrKeyReused
+	if m["owner"] != u.owner || m["key"] != u.claimHash {
+		return nil, &batch.DamagedError{ID: u.id, Err: fmt.Errorf("replay batch %s: it does not belong to the idempotency key: %w", u.id, seal.ErrSealed)}
 	}
 	b, err := u.s.batches.Codec.DecodeBatch(u.id, m)
-	if err != nil || b.Status.Terminal() || u.s.db.Cluster == nil { // on one server, the commit wrote the entries
-		return b, err
+	if err != nil {
+		return nil, err
+	}
+	fingerprint, err := u.s.fingerprint(ctx, u.claimHash, spec)
+	if err != nil {
+		return nil, err
+	}
+	if !hmac.Equal([]byte(m["fingerprint"]), []byte(fingerprint)) {
+		return nil, batch.ErrKeyReused
+	}
+	if b.Status.Terminal() || u.s.db.Cluster == nil { // on one server, the commit wrote the entries
+		return b, nil
 	}
 	// On a cluster the entries may be missing: another process may have removed them before the commit.
 	if err := u.list(ctx, m["created"]+"000", true); err != nil {

@@ -4,6 +4,7 @@ package upload
 
 import (
 	"context"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"runtime"
@@ -34,6 +35,8 @@ const (
 	// chunkActions and chunkBytes bound a staged chunk, so that no command is large.
 	chunkActions = 250
 	chunkBytes   = 128 << 10
+	// hashSize is the size in bytes of the keyed hashes that a batch keeps.
+	hashSize = 16
 	// ownerIndexTTL is longer than any batch lives.
 	ownerIndexTTL = 800 * 24 * time.Hour
 )
@@ -71,6 +74,7 @@ type upload struct {
 	keys      keys.BatchKeys
 	owner     string
 	claim     string // the Redis key of the idempotency key, or empty
+	claimHash string // by which the batch knows its idempotency key
 	replay    bool   // the idempotency key belongs to an earlier submission, and id is the id of its batch
 	marker    marker
 	pending   []any // index and sealed action in turn, not staged yet
@@ -99,7 +103,11 @@ func (s *Uploads) Open(ctx context.Context, owner, key string) (batch.Upload, er
 	if key == "" {
 		return u, nil
 	}
-	u.claim = keys.IdempotencyKey(owner, key)
+	hash, err := s.batches.Owners.Hash(ctx, "idempotency key", []byte(owner), []byte(key))
+	if err != nil {
+		return nil, err
+	}
+	u.claim, u.claimHash = keys.IdempotencyKey(hash), hex.EncodeToString(hash[:hashSize])
 	if err := u.claimKey(ctx); err != nil {
 		s.background.Detach(u.marker.remove)
 		return nil, err

@@ -4,7 +4,8 @@
 --       index and token of each action, by ascending index
 -- returns: {expires ms, target, number of the webhook's delivery if this ended the batch, or '0',
 --          start ms, round of the batch, or '' in the first round, {owner, target, lane, round} if
---          this ended the waiting actions, else ''}, then one item for each action:
+--          this ended the waiting actions, else '', {owner, lane, total, groups, head}, which the caller
+--          verifies with the target before it acts, then one item for each action:
 --          1: 'run', for the first attempt at an action without a group
 --          {verdict, ledger entry, sealed record of the group that the action leads, or '', sealed
 --          result from before the retry of the batch, or '', result of the action's last attempt in
@@ -16,10 +17,11 @@
 -- takes the group over, with the progress in its record.
 -- Repeating a begin with the same token returns the same answer as the first run, unless a worker
 -- has released the action with that token: then the step begins nothing.
-local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'handed', 'round', 'owner', 'lane')
+local m = redis.call('HMGET', KEYS[1], 'status', 'expires', 'target', 'gone', 'groups', 'handed', 'round', 'owner', 'lane',
+  'total', 'head')
 local handed = m[6] and tonumber(m[6]) -- of a throttled batch: the first action that may not run yet
 local round = m[7] or '' -- '' is the first round
-local answer = {m[2] or '0', m[3] or '', '0', '0', round, ''}
+local answer = {m[2] or '0', m[3] or '', '0', '0', round, '', {m[8] or '', m[9] or '', m[10] or '', m[5] or '', m[11] or ''}}
 if not m[1] then
   for _ = 5, #ARGV, 2 do
     answer[#answer + 1] = {'gone'}

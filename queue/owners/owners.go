@@ -1,10 +1,13 @@
-package batches
+// Package owners has the salt of an installation, and the hashes that are keyed with it: the names of owners by their
+// credentials, idempotency keys, and fingerprints of submissions.
+package owners
 
 import (
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"sync/atomic"
@@ -21,17 +24,31 @@ type Owners struct {
 	cached atomic.Pointer[[]byte] // the salt, once it was read
 }
 
+// New returns the owners in a Redis.
+func New(db *rdb.DB, seals *seal.Sealer) *Owners { return &Owners{db: db, seals: seals} }
+
 // Name returns the name of the owner with that credential. The name is a hash keyed with a salt that
 // all processes on this Redis share, so Redis has neither the credential nor a hash that an attacker
 // could look up in a table.
 func (o *Owners) Name(ctx context.Context, credential string) (string, error) {
+	name, err := o.Hash(ctx, "owner", []byte(credential))
+	return hex.EncodeToString(name[:16]), err
+}
+
+// Hash returns a hash of the parts that is keyed with the salt. Each purpose has hashes of its own, and other
+// parts have another hash.
+func (o *Owners) Hash(ctx context.Context, purpose string, parts ...[]byte) (sum [sha256.Size]byte, err error) {
 	salt, err := o.salt(ctx)
 	if err != nil {
-		return "", fmt.Errorf("read the owners' salt: %w", err)
+		return sum, fmt.Errorf("read the salt: %w", err)
 	}
 	mac := hmac.New(sha256.New, salt)
-	mac.Write([]byte(credential))
-	return hex.EncodeToString(mac.Sum(nil)[:16]), nil
+	for _, part := range append([][]byte{[]byte(purpose)}, parts...) {
+		mac.Write(binary.AppendUvarint(nil, uint64(len(part))))
+		mac.Write(part)
+	}
+	mac.Sum(sum[:0])
+	return sum, nil
 }
 
 // salt reads the salt. The first process makes it.
