@@ -47,7 +47,7 @@ func TestScenarios(t *testing.T) {
 			name:   "a batch is accepted",
 			call:   call{method: "POST", path: "/batch", body: two},
 			status: 202,
-			header: map[string]string{"Location": "/batch/batch-4", "Retry-After": "1", "Preference-Applied": "", "Idempotency-Replayed": "", "Cache-Control": "private, no-cache"},
+			header: map[string]string{"Location": "/batch/batch-4", "Retry-After": "1", "Preference-Applied": "", "Idempotency-Replayed": "", "Cache-Control": "no-store"},
 			golden: "accepted.json",
 		},
 		{
@@ -61,7 +61,7 @@ func TestScenarios(t *testing.T) {
 			call:   call{method: "POST", path: "/batch?target=crm&expires_in=2h&metadata.team=a%20b&webhook=https://example.com/h", headers: []string{"Content-Type: application/jsonl"}, body: "\n{\"method\":\"GET\",\"path\":\"/a\"}\r\n  \n{\"method\":\"GET\",\"path\":\"/b\"}"},
 			status: 202, golden: "accepted_ndjson.json",
 		},
-		{name: "a batch that waits", call: call{method: "GET", path: "/batch/batch-1"}, status: 200, header: map[string]string{"Retry-After": "1", "Cache-Control": "private, no-cache"}, golden: "queued.json"},
+		{name: "a batch that waits", call: call{method: "GET", path: "/batch/batch-1"}, status: 200, header: map[string]string{"Retry-After": "1", "Cache-Control": "no-store"}, golden: "queued.json"},
 		{name: "a batch that has ended holds its results", call: call{method: "GET", path: "/batch/batch-2"}, status: 200, header: map[string]string{"Retry-After": ""}, golden: "completed.json"},
 		{name: "a batch that runs", call: call{method: "GET", path: "/batch/batch-3"}, status: 200, golden: "running.json"},
 		{name: "HEAD of a batch", call: call{method: "HEAD", path: "/batch/batch-2"}, status: 200},

@@ -58,7 +58,7 @@ func (s *Server) authenticate(scope auth.Scope) handler {
 			return refuse(kindForbidden, "the credential does not have the scope %s", scope)
 		}
 		c.Set(keyPrincipal, p)
-		c.Header("Cache-Control", "private, no-cache")
+		c.Header("Cache-Control", "no-store")
 		return nil
 	}
 }

@@ -146,7 +146,7 @@ func TestADialectAnswersWithTheResultsInOrder(t *testing.T) {
 		require.Equal(t, []int{404, 409}, d.statuses(t, w))
 		require.Equal(t, 3*time.Second, time.Since(start))
 		require.Empty(t, w.Header().Get("Location"))
-		require.Equal(t, "private, no-cache", w.Header().Get("Cache-Control"))
+		require.Equal(t, "no-store", w.Header().Get("Cache-Control"))
 		stored := f.store.batches["batch-1"]
 		require.Equal(t, "crm", stored.Target)
 		require.Equal(t, "anonymous", stored.Owner)

@@ -34,11 +34,30 @@ func (c *connection) url() string {
 	return cmp.Or(c.server, os.Getenv(config.ServerVariable), defaultServer)
 }
 
+// token returns the value of BATCHD_TOKEN, or the content of the file that BATCHD_TOKEN_FILE names.
+func token() (string, error) {
+	token, file := os.Getenv(config.TokenVariable), os.Getenv(config.TokenVariable+"_FILE")
+	switch {
+	case file == "":
+		return token, nil
+	case token != "":
+		return "", errors.New("BATCHD_TOKEN_FILE: BATCHD_TOKEN is set, too: set only one of them")
+	}
+	token, err := config.ReadSecret(file)
+	if err != nil {
+		return "", fmt.Errorf("BATCHD_TOKEN_FILE: cannot read %s: %w", file, err)
+	}
+	return token, nil
+}
+
 // client returns a client. RetryFor is how long it repeats a call while the server is
 // unavailable.
 func (c *connection) client(retryFor time.Duration) (*client.Client, error) {
 	opts := []client.Option{client.WithRetryFor(retryFor)}
-	token := os.Getenv(config.TokenVariable)
+	token, err := token()
+	if err != nil {
+		return nil, err
+	}
 	if err := errors.Join(checkArgument(config.TokenVariable, token), checkArgument(config.ServerVariable, os.Getenv(config.ServerVariable))); err != nil {
 		return nil, err
 	}

@@ -74,7 +74,8 @@ func TestContainersMayDrainAndScale(t *testing.T) {
 		require.Greater(t, grace, c.Worker.Drain+5*time.Second, "%s has to have the time to drain", name)
 		require.Equal(t, map[string]string{
 			"BATCHD_CONFIG": "/etc/batchd/batchd.yaml", "BATCHD_SEAL_FILE": "/run/batchd/seal.keys",
-			"BATCHD_LISTEN": "0.0.0.0:8080", "BATCHD_AUTH_MODES": "passthrough",
+			"BATCHD_REDIS_PASSWORD_FILE": "/run/batchd/redis.password",
+			"BATCHD_LISTEN":              "0.0.0.0:8080", "BATCHD_AUTH_MODES": "passthrough",
 		}, service.Environment, name)
 	}
 	require.Empty(t, compose.Services["worker"].Ports, "a port of the host can be had once only")

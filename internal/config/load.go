@@ -38,9 +38,7 @@ func Load(o Options) (*Config, error) {
 	readable := file == "" || l.readFile(file)
 	settings := Settings()
 	for _, s := range settings {
-		if value, ok := variables[s.Env]; ok {
-			l.override(s.Path, value, s.Env)
-		}
+		l.fromVariables(s, variables)
 	}
 	for _, path := range slices.Sorted(maps.Keys(o.Set)) {
 		if !slices.ContainsFunc(settings, func(s Setting) bool { return s.Path == path }) {

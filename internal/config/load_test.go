@@ -157,7 +157,7 @@ func TestFlagGoesBeforeEnvironmentBeforeFileBeforeDefault(t *testing.T) {
 func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
-		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1",
+		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1", "redis.password": "p",
 		"auth.modes": "none", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"seal.accept_clear_until": "2027-01-31",
 		"webhooks.secret":         "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
@@ -192,7 +192,7 @@ func TestSettingsTellTheirDefaults(t *testing.T) {
 	defaults := map[string]string{}
 	for _, s := range config.Settings() {
 		defaults[s.Flag] = s.Default
-		require.Equal(t, s.Path == "seal.keys" || s.Path == "webhooks.secret", s.Secret, s.Path)
+		require.Equal(t, s.Path == "seal.keys" || s.Path == "webhooks.secret" || s.Path == "redis.password", s.Secret, s.Path)
 	}
 	require.Equal(t, "embedded", defaults["redis-url"])
 	require.Equal(t, "256MiB", defaults["limits-max-body"])
@@ -225,6 +225,22 @@ func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
 		"mistyped variable": {
 			environ: []string{"BATCHD_LISTN=127.0.0.1:1"},
 			want:    `BATCHD_LISTN: unknown variable: did you mean BATCHD_LISTEN?`,
+		},
+		"port": {
+			environ: []string{"BATCHD_PORT=9090"},
+			want:    "BATCHD_PORT: unknown variable: to listen on the port 9090, set BATCHD_LISTEN=:9090, or BATCHD_LISTEN=127.0.0.1:9090 for this machine alone",
+		},
+		"port of a worker": {
+			environ: []string{"BATCHD_WORKER_PORT=9090"},
+			want:    "BATCHD_WORKER_PORT: unknown variable: to listen on the port 9090, set BATCHD_WORKER_LISTEN=:9090, or BATCHD_WORKER_LISTEN=127.0.0.1:9090 for this machine alone",
+		},
+		"host": {
+			environ: []string{"BATCHD_HOST=0.0.0.0"},
+			want:    "BATCHD_HOST: unknown variable: set BATCHD_LISTEN, for example to 127.0.0.1:8080",
+		},
+		"host of redis": {
+			environ: []string{"BATCHD_REDIS_HOST=redis"},
+			want:    "BATCHD_REDIS_HOST: unknown variable: set BATCHD_REDIS_URL, for example to redis://redis:6379/0",
 		},
 		"variable of nothing": {
 			environ: []string{"BATCHD_MAKE_COFFEE=now", "BATCHD_TARGETS_0_NAME="},
@@ -286,6 +302,46 @@ func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
 	}
 }
 
+func TestSecretsCanComeFromFiles(t *testing.T) {
+	t.Parallel()
+	values := map[string]string{
+		"redis.url": "redis://:hunter2@h:1", "redis.password": " hunter2 #: ", "webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+		"seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\nb:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+	}
+	for _, s := range config.Settings() {
+		value, ok := values[s.Path]
+		require.Equal(t, ok, s.EnvFile != "", s.Path)
+		require.False(t, s.Secret && !ok, s.Path)
+		if !ok {
+			continue
+		}
+		require.Equal(t, s.Env+"_FILE", s.EnvFile)
+		for _, end := range []string{"", "\n", "\r\n"} {
+			secret := write(t, value+end)
+			c := load(t, config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=" + secret}})
+			require.Contains(t, c.Summary(), "# "+s.EnvFile+"\n")
+			requireNoSecret(t, c.Summary())
+			if s.Path == "redis.password" {
+				require.Equal(t, value, c.Redis.Password.Reveal(), "one line break is cut, and nothing else")
+			}
+			_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=" + secret, s.Env + "=" + value}})
+			require.EqualError(t, err, s.EnvFile+": "+s.Env+" is set, too: set only one of them")
+			load(t, config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=", s.Env + "=" + value}}) // compose passes an empty variable
+		}
+		for content, want := range map[string]string{"\n": "the value is empty", "\xff": "not UTF-8"} {
+			_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=" + write(t, content)}})
+			require.ErrorContains(t, err, s.EnvFile+": ")
+			require.ErrorContains(t, err, want)
+		}
+		_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=/nowhere"}})
+		require.EqualError(t, err, s.EnvFile+": cannot read /nowhere: no such file or directory")
+	}
+	two := load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_REDIS_PASSWORD_FILE=" + write(t, "a\n\n")}})
+	require.Equal(t, "a\n", two.Redis.Password.Reveal())
+	_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN_FILE=/x"}})
+	require.ErrorContains(t, err, "BATCHD_LISTEN_FILE: unknown variable")
+}
+
 func TestFaultOfAnOverrideIsNotBlamedOnTheFile(t *testing.T) {
 	t.Parallel()
 	file := write(t, oneTarget+"seal:\n  keys: [{id: a, base64: MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=}]\n")
@@ -339,6 +395,9 @@ func TestForeignAndInjectedVariablesAreIgnored(t *testing.T) {
 		"BATCHD_SERVICE_HOST=10.0.0.1", "BATCHD_SERVICE_PORT=8080", "BATCHD_SERVICE_PORT_HTTP=8080",
 		"BATCHD_PORT=tcp://10.0.0.1:8080", "BATCHD_PORT_8080_TCP=tcp://10.0.0.1:8080", "BATCHD_PORT_8080_TCP_PROTO=tcp",
 		"BATCHD_API_SERVICE_HOST=10.0.0.1", "BATCHD_REDIS_PORT_6379_TCP_ADDR=10.0.0.1",
+		"BATCHD_REDIS_PORT=tcp://10.0.0.1:6379", "BATCHD_WORKER_PORT=udp://10.0.0.1:1", "BATCHD_NAME=/web/batchd", "BATCHD_1_NAME=/web/batchd_1", "BATCHD_API_NAME=/web/api",
+		"BATCHD_ENV_PATH=/bin", "BATCHD_API_ENV_http.proxy=x", "BATCHD_PORT_8080_TCP_START=tcp://10.0.0.1:8080", "BATCHD_PORT_8080_TCP_PORT_START=8080",
+		"BATCHD_PORT_8080_TCP_END=tcp://10.0.0.1:8081", "BATCHD_PORT_8080_TCP_PORT_END=8081", "BATCHD_LISTEN_SERVICE_PORT=1", "BATCHD_CONFIG_PORT=sctp://10.0.0.1:1",
 	}})
 	require.Equal(t, config.Default().Listen, c.Listen)
 }

@@ -11,10 +11,11 @@ import (
 	"github.com/batchd/batchd/queue/seal"
 )
 
-// parseSealKeys parses "id:base64,id2:base64".
+// parseSealKeys parses "id:base64,id2:base64". In a file that a variable names, line breaks may take the
+// place of commas.
 func parseSealKeys(text string) ([]seal.Key, error) {
 	var keys []seal.Key
-	for i, part := range strings.Split(text, ",") {
+	for i, part := range strings.Split(strings.ReplaceAll(text, "\n", ","), ",") {
 		key, ok := parseSealKey(part)
 		if !ok {
 			return nil, fmt.Errorf("cannot read key %d: expected id:base64, several with commas between", i+1)

@@ -2,14 +2,13 @@ package config
 
 import (
 	"reflect"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 )
 
@@ -24,6 +23,8 @@ const (
 	ServerVariable = envPrefix + "SERVER"
 	// TokenVariable also configures those commands.
 	TokenVariable = envPrefix + "TOKEN"
+	// fileSuffix ends the name of a variable that names a file with a secret.
+	fileSuffix = "_FILE"
 	// DefaultTarget is the name of the target that --target and BATCHD_TARGET define.
 	DefaultTarget = "default"
 )
@@ -41,6 +42,9 @@ type Setting struct {
 	// Secret: its value should not be on a command line, which every user of the
 	// machine can read.
 	Secret bool
+	// EnvFile is the name of a variable that names a file with the value, if the value is or may hold a
+	// secret. Otherwise it is empty.
+	EnvFile string
 }
 
 // Settings returns every setting that a variable and a flag can set, in the order of
@@ -58,13 +62,18 @@ func Settings() []Setting {
 		}
 		_, keys := reflect.TypeAssert[[]seal.Key](v)
 		_, secret := reflect.TypeAssert[setting.Secret](v)
+		_, address := reflect.TypeAssert[rdb.URL](v)
+		envFile := ""
+		if keys || secret || address {
+			envFile = EnvName(path) + fileSuffix
+		}
 		if v.Kind() == reflect.Slice && !keys && !isTexts(v.Type()) {
 			return
 		}
 		settings = append(settings, Setting{
 			Path: path, Env: EnvName(path), Flag: strings.TrimPrefix(FlagName(path), "--"),
 			Default: scalar(v.Interface()),
-			Secret:  keys || secret,
+			Secret:  keys || secret, EnvFile: envFile,
 		})
 	}
 	walk("", reflect.ValueOf(Default()).Elem())
@@ -93,32 +102,6 @@ func settingPaths(settings []Setting) []string {
 		paths[i] = s.Path
 	}
 	return paths
-}
-
-// injected matches the variables that Kubernetes and Docker add to every container for
-// a service with the name batchd or batchd-…. No operator set them.
-var injected = regexp.MustCompile(`^BATCHD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$`)
-
-// environment returns batchd's variables that are not empty, and reports unknown ones
-// as faults.
-func (l *loader) environment(environ []string) map[string]string {
-	known := []string{configVariable, ServerVariable, TokenVariable}
-	for _, s := range Settings() {
-		known = append(known, s.Env)
-	}
-	variables := map[string]string{}
-	for _, entry := range environ {
-		name, value, _ := strings.Cut(entry, "=")
-		if !strings.HasPrefix(name, envPrefix) || value == "" {
-			continue
-		}
-		if slices.Contains(known, name) {
-			variables[name] = value
-		} else if !injected.MatchString(name) {
-			l.faultAt(place{file: name}, "", "unknown variable%s", nearest(name, known))
-		}
-	}
-	return variables
 }
 
 // override sets one setting from a variable or a flag.

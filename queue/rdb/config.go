@@ -19,6 +19,8 @@ type Config struct {
 	// URL is "embedded", or that of a Redis, a Sentinel or a Cluster; see [Connect]. Defaults
 	// to embedded.
 	URL URL `yaml:"url"`
+	// Password is the password of Redis, unless the URL has it. Defaults to none.
+	Password setting.Secret `yaml:"password"`
 }
 
 // WithDefaults returns the settings with those replaced that are zero.
@@ -65,7 +67,36 @@ func (u URL) Format(f fmt.State, _ rune) { setting.WriteState(f, u.String()) }
 func (u URL) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
 
 // Check reports what is wrong with the settings.
-func (r Config) Check(c *setting.Checker) { c.Check("url", r.URL.check()) }
+func (r Config) Check(c *setting.Checker) {
+	c.Check("url", r.URL.check())
+	if _, has, _ := r.URL.userinfo(); has && r.Password != "" {
+		c.Faultf("password", "%s has a password, too: set it in one place", c.Where("url"))
+	}
+}
+
+// userinfo returns the URL up to the end of its user name, whether a password follows, and the rest from
+// the @ on.
+func (u URL) userinfo() (before string, password bool, after string) {
+	scheme, rest, ok := strings.Cut(u.Reveal(), "://")
+	if !ok {
+		return u.Reveal(), false, ""
+	}
+	user := ""
+	if at := strings.LastIndexByte(rest, '@'); at >= 0 {
+		user, rest = rest[:at], rest[at+1:]
+	}
+	user, secret, _ := strings.Cut(user, ":")
+	return scheme + "://" + user, secret != "", "@" + rest
+}
+
+// address returns the URL with the password.
+func (r Config) address() string {
+	before, has, after := r.URL.userinfo()
+	if r.Password == "" || has || after == "" {
+		return r.URL.Reveal()
+	}
+	return before + url.UserPassword("", r.Password.Reveal()).String() + after
+}
 
 // check checks the scheme and the hosts; the client checks the rest. It repeats nothing
 // but the scheme, since any other part may be the password.

@@ -53,7 +53,7 @@ func Open(cfg Config, o Options) (*DB, error) {
 			return nil, err
 		}
 		db.Client = db.Embed.client(db.Timeout)
-	} else if db.Client, err = Connect(cfg.URL.Reveal(), db.Timeout, o.OnConnect); err != nil {
+	} else if db.Client, err = Connect(cfg.address(), db.Timeout, o.OnConnect); err != nil {
 		return nil, err
 	}
 	db.Cluster, _ = db.Client.(*redis.ClusterClient)

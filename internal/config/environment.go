@@ -1,0 +1,106 @@
+package config
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// injected matches the variables that Kubernetes and Docker add to every container for
+// a service or a linked container with the name batchd or batchd-…, as far as their
+// names tell. No operator set them.
+var injected = regexp.MustCompile(`^BATCHD_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR|START|END|PORT_START|PORT_END))?|ENV_.+)$`)
+
+// injectedValue matches such variables that a person could also set by mistake, with the
+// values that they then have.
+var injectedValue = regexp.MustCompile(`^BATCHD_(\w+_)?(PORT=(tcp|udp|sctp)://.*|NAME=/.*)$`)
+
+// mistakes are variables that a person is likely to expect, and the setting that was meant.
+var mistakes = []struct {
+	name *regexp.Regexp
+	path string
+}{
+	{regexp.MustCompile(`^BATCHD_WORKER_(PORT|HOST|ADDR|ADDRESS|BIND)$`), "worker.listen"},
+	{regexp.MustCompile(`^BATCHD_REDIS_(PORT|HOST|ADDR|ADDRESS|DB)$`), "redis.url"},
+	{regexp.MustCompile(`^BATCHD_((API|HTTP|SERVER|LISTEN)_)?(PORT|HOST|ADDR|ADDRESS|BIND)$`), "listen"},
+}
+
+var portAlone = regexp.MustCompile(`^[0-9]{1,5}$`)
+
+// meant returns what to add to a fault about an unknown variable.
+func meant(name, value string, known []string) string {
+	for _, m := range mistakes {
+		switch {
+		case !m.name.MatchString(name):
+		case m.path == "redis.url":
+			return ": set BATCHD_REDIS_URL, for example to redis://redis:6379/0"
+		case portAlone.MatchString(value):
+			return ": to listen on the port " + value + ", set " + EnvName(m.path) + "=:" + value + ", or " + EnvName(m.path) + "=127.0.0.1:" + value + " for this machine alone"
+		default:
+			return ": set " + EnvName(m.path) + ", for example to 127.0.0.1:8080"
+		}
+	}
+	if !strings.HasSuffix(name, fileSuffix) {
+		known = slices.DeleteFunc(slices.Clone(known), func(k string) bool { return strings.HasSuffix(k, fileSuffix) && k != EnvName("seal.file") })
+	}
+	return nearest(name, known)
+}
+
+// environment returns batchd's variables that are not empty, and reports unknown ones
+// as faults.
+func (l *loader) environment(environ []string) map[string]string {
+	known := []string{configVariable, ServerVariable, TokenVariable, TokenVariable + fileSuffix}
+	for _, s := range Settings() {
+		known = append(known, s.Env)
+		if s.EnvFile != "" {
+			known = append(known, s.EnvFile)
+		}
+	}
+	variables := map[string]string{}
+	for _, entry := range environ {
+		name, value, _ := strings.Cut(entry, "=")
+		if !strings.HasPrefix(name, envPrefix) || value == "" {
+			continue
+		}
+		if slices.Contains(known, name) {
+			variables[name] = value
+		} else if !injected.MatchString(name) && !injectedValue.MatchString(entry) {
+			l.faultAt(place{file: name}, "", "unknown variable%s", meant(name, value, known))
+		}
+	}
+	return variables
+}
+
+// fromVariables sets a setting from its variable, or from the file that a variable names.
+func (l *loader) fromVariables(s Setting, variables map[string]string) {
+	value, ok := variables[s.Env]
+	file, ofFile := variables[s.EnvFile]
+	switch {
+	case !ofFile && ok:
+		l.override(s.Path, value, s.Env)
+	case !ofFile:
+	case ok:
+		l.faultAt(place{file: s.EnvFile}, s.Path, "%s is set, too: set only one of them", s.Env)
+	default:
+		text, err := ReadSecret(file)
+		if err != nil {
+			l.forget(s.Path)
+			l.places[s.Path] = place{file: s.EnvFile}
+			l.fault(s.Path, "cannot read %s: %v", file, err)
+			return
+		}
+		l.override(s.Path, text, s.EnvFile)
+	}
+}
+
+// ReadSecret returns the content of a file without the line break at its end.
+func ReadSecret(file string) (string, error) {
+	content, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return "", withoutPath(err)
+	}
+	text, _ := strings.CutSuffix(string(content), "\n")
+	text, _ = strings.CutSuffix(text, "\r")
+	return text, checkNotEmpty(text)
+}
