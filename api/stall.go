@@ -144,9 +144,8 @@ func (w *paceWriter) begin() {
 	if w.body.finish(); w.body.ended {
 		return
 	}
-	// With this, net/http does not read the rest either. It would use the connection again
-	// although the rest has not come, so the connection must end.
-	_ = w.conn.EnableFullDuplex() // fails only without a connection
+	// A connection that ends need not be read to the end of the body: net/http would
+	// otherwise wait for up to 256 KiB of it before the answer goes out.
 	w.Header().Set("Connection", "close")
 }
 
