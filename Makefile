@@ -11,7 +11,7 @@ demo: ## Run a batch against a demo API, all in one process
 
 .PHONY: build
 build: ## Build a static bin/batchd
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/batchd ./cmd/batchd
+	CGO_ENABLED=0 go build -trimpath -tags nomsgpack -ldflags "-s -w -X main.version=$(VERSION)" -o bin/batchd ./cmd/batchd
 
 .PHONY: test
 test: ## Lint, then run all tests with the race detector; needs redis-server
@@ -40,3 +40,12 @@ fmt: ## Format the code and sort its imports
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities; needs the network
 	$(TOOL) govulncheck ./...
+
+.PHONY: sbom
+sbom: build ## Write the modules in the binary to bin/batchd.cdx.json (CycloneDX)
+	$(TOOL) cyclonedx-gomod bin -json -output bin/batchd.cdx.json bin/batchd
+
+.PHONY: notices
+notices: ## Collect the licences of the modules in the binary in bin/licenses
+	rm -rf bin/licenses
+	CGO_ENABLED=0 GOFLAGS=-tags=nomsgpack $(TOOL) go-licenses save ./cmd/batchd --ignore github.com/batchd/batchd --save_path bin/licenses
