@@ -127,13 +127,25 @@ func (d *decoder) complete(a *draft) {
 // in the list when the action began.
 func (d *decoder) check(a *draft, base string, before int) {
 	d.Check(a.Action, base, before, nil)
-	d.refusals.check(d, a.Action, base)
+	d.refusals.check(d, a, base)
 	for ; a != nil; a, base = a.undo, base+"/undo" {
 		d.CheckBody(a.Body, d.limits.MaxActionBody, base, "/", a.bodyField)
 		if !d.sealed {
 			d.CheckClear(a.Action, base)
 		}
 	}
+}
+
+// place returns the pointer of a part of the action in the document, where the body has
+// several names.
+func (a *draft) place(pointer string) string {
+	switch {
+	case pointer == "/body":
+		return "/" + a.bodyField
+	case pointer == "/undo/body" && a.undo != nil:
+		return "/undo/" + a.undo.bodyField
+	}
+	return pointer
 }
 
 // readBody reads the body in the form of its field: JSON, text or base64.

@@ -185,7 +185,7 @@ func TestActionsReachTheStoreAsTheyShould(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			f := setup(t)
+			f := setup(t, allowingBodies)
 			// The neighbours show that no state carries over from one action to the
 			// next.
 			plain := `{"method":"GET","path":"/p"}`

@@ -139,10 +139,10 @@ func TestRefusedSubmissions(t *testing.T) {
 			{0, "/actions/0/headers/A", "0x0d"}, {0, "/actions/0/headers/C", "0x00"}, {0, "/actions/0/headers/D\n", "0x0a"},
 		}},
 		{"invalid base64", one(`{"method":"GET","path":"/","body_base64":"AP8"}`), []fault{{0, "/actions/0/body_base64", "not valid base64"}}},
-		{"two bodies", one(`{"method":"GET","path":"/","body":1,"body_text":"x","body_base64":""}`), []fault{
+		{"two bodies", one(`{"method":"POST","path":"/","body":1,"body_text":"x","body_base64":""}`), []fault{
 			{0, "/actions/0/body_text", "body and body_text are both there"}, {0, "/actions/0/body_base64", "body and body_base64 are both there"},
 		}},
-		{"a body over its bound", one(`{"method":"GET","path":"/","body_text":"` + strings.Repeat("x", 51) + `"}`), []fault{{0, "/actions/0/body_text", "the body has 51 bytes: at most 50"}}},
+		{"a body over its bound", one(`{"method":"POST","path":"/","body_text":"` + strings.Repeat("x", 51) + `"}`), []fault{{0, "/actions/0/body_text", "the body has 51 bytes: at most 50"}}},
 		{"durations", `{"target":"crm","expires_in":"876000h","retention":"-1s","actions":[{"method":"GET","path":"/","timeout":"2h"},{"method":"GET","path":"/","timeout":"0s"},{"method":"GET","path":"/","timeout":"10"}]}`, []fault{
 			{-1, "/expires_in", "876000h is out of range: expected more than 0 and at most 720h"},
 			{-1, "/retention", "at most 720h"},
@@ -457,8 +457,8 @@ func TestALargeActionDoesNotKeepTheNextOnesOut(t *testing.T) {
 	// The parser's buffer grows with the first action, and then holds many of the next
 	// ones at once: these bytes must not count against any single action.
 	f := setup(t, func(c *Config) { c.Limits.MaxActionBody = 1 << 10 })
-	large := `{"method":"GET","path":"/","body":"` + strings.Repeat("x", envelopeSize+5000) + `"}`
-	fine := strings.Repeat(`,{"method":"GET","path":"/","body_text":"`+strings.Repeat("x", 1000)+`"}`, 10_000)
+	large := `{"method":"POST","path":"/","body":"` + strings.Repeat("x", envelopeSize+5000) + `"}`
+	fine := strings.Repeat(`,{"method":"POST","path":"/","body_text":"`+strings.Repeat("x", 1000)+`"}`, 10_000)
 	w := serve(f, call{method: "POST", path: "/batch", body: `{"target":"crm","actions":[` + large + fine + `]}`}.request(t))
 	requireFaults(t, w, []fault{{0, "/actions/0/body", "at most 1024"}})
 }

@@ -24,7 +24,7 @@ func TestGroupsAndUndosReachTheStore(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := setup(t, transactional)
+			f := setup(t, transactional, allowingBodies)
 			stored := f.store.stored(f.created(t, c))
 			require.Equal(t, []batch.Action{
 				{

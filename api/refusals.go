@@ -37,10 +37,10 @@ type refusals struct {
 }
 
 // check adds the faults of an action whose own pointer is base.
-func (r *refusals) check(d *decoder, a *batch.Action, base string) {
+func (r *refusals) check(d *decoder, a *draft, base string) {
 	if target := d.knownTarget(); target != "" {
 		if policy, ok := d.policies[target]; ok { // an unknown target is a fault of its own
-			d.CheckTarget(policy, a, base, nil)
+			d.CheckTarget(policy, a.Action, base, a.place)
 		}
 		return
 	}
@@ -51,12 +51,12 @@ func (r *refusals) check(d *decoder, a *batch.Action, base string) {
 		}
 	}
 	for policy, invalid := range r.byPolicy {
-		for _, f := range policy.Refusals(a) {
+		for _, f := range policy.Refusals(a.Action) {
 			if len(invalid.Faults) == intake.MaxFaults {
 				invalid.More++
 				continue
 			}
-			f.Index, f.Pointer = d.Index, base+f.Pointer
+			f.Index, f.Pointer = d.Index, base+a.place(f.Pointer)
 			invalid.Faults = append(invalid.Faults, f)
 		}
 	}

@@ -36,6 +36,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -59,8 +61,11 @@ type Config struct {
 	// Targets are all targets that actions may name. Zero values in them are
 	// replaced as [batch.Target.WithDefaults] says.
 	Targets []batch.Target
-	// Logger gets one line for each attempt, at the debug level. Defaults to none.
+	// Logger gets one line for each attempt, at the debug level, and warnings about targets
+	// that send unexpected bytes. Defaults to none.
 	Logger *slog.Logger
+	// Registerer receives the metric batchd_unexpected_bytes_total. Defaults to none.
+	Registerer prometheus.Registerer
 }
 
 // Dispatcher makes HTTP exchanges with the configured targets. It is safe for
@@ -84,7 +89,8 @@ type target struct {
 	base      *url.URL
 	basePath  string // escaped, without a slash at its end
 	carrier   carrier
-	transport *http.Transport // nil if the carrier is another
+	transport *http.Transport // whose copies make the connections; nil if the carrier is another
+	suspicion *suspicion
 }
 
 // New returns a dispatcher for the configured targets. Its error names every
@@ -99,9 +105,14 @@ func New(cfg Config) (*Dispatcher, error) {
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
+	unexpected, err := newUnexpected(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
 	var faults []error
 	for _, configured := range cfg.Targets {
-		t, err := newTarget(configured.WithDefaults())
+		suspected := &suspicion{target: configured.Name, log: d.log, counter: unexpected.WithLabelValues(configured.Name), lasts: suspectFor}
+		t, err := newTarget(configured.WithDefaults(), suspected)
 		if err != nil {
 			faults = append(faults, err)
 			continue
@@ -117,7 +128,7 @@ func New(cfg Config) (*Dispatcher, error) {
 	return d, nil
 }
 
-func newTarget(configured batch.Target) (*target, error) {
+func newTarget(configured batch.Target, suspected *suspicion) (*target, error) {
 	var faults []error
 	for _, f := range configured.Validate() {
 		faults = append(faults, fmt.Errorf("target %q: %s: %s", configured.Name, f.Pointer, f.Detail))
@@ -129,16 +140,21 @@ func newTarget(configured batch.Target) (*target, error) {
 	if err != nil {
 		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
 	}
-	t := &target{Target: configured, base: base, basePath: base.EscapedPath()}
+	t := &target{Target: configured, base: base, basePath: base.EscapedPath(), suspicion: suspected}
 	if configured.HTTPClient == batch.HTTPClientAuto && isPlain(base, &configured) {
-		t.carrier = newPlainCarrier(hostPort(base), configured.Concurrency, dial)
+		t.setCarrier(newPlainCarrier(hostPort(base), &configured, suspected, dial))
 		return t, nil
 	}
-	if t.transport, err = newTransport(&configured); err != nil {
+	if t.transport, err = newTransport(&configured, suspected); err != nil {
 		return nil, fmt.Errorf("target %q: %w", configured.Name, err)
 	}
-	t.carrier = standardCarrier{t.transport}
+	t.setCarrier(newStandardCarrier(t.transport, &configured, suspected))
 	return t, nil
+}
+
+func (t *target) setCarrier(c carrier) {
+	t.carrier = c
+	t.suspicion.drop = c.drop
 }
 
 // dial makes a connection, and reports its progress to the exchange that waits for it.
@@ -221,7 +237,7 @@ func (d *Dispatcher) attempt(ctx context.Context, r *batch.Request) *batch.Respo
 		timeout = r.Action.Timeout
 	}
 	now := time.Now()
-	x := &exchange{target: t, action: r.Action, timeout: timeout, until: now.Add(timeout), whenReady: r.Ready}
+	x := &exchange{target: t, owner: r.Owner, action: r.Action, timeout: timeout, until: now.Add(timeout), whenReady: r.Ready}
 	if r.Ready != nil { // the timeout begins when the request is ready
 		x.until = x.until.Add(readyWithin)
 	}

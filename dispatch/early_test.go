@@ -1,10 +1,10 @@
 package dispatch
 
 import (
+	"context"
 	"io"
 	"net"
 	"net/http"
-	"strings"
 	"testing"
 	"time"
 
@@ -13,86 +13,82 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 )
 
-// A target that answers before it is asked is read like any other.
-func TestWhatATargetSaysFirstIsChecked(t *testing.T) {
+// What a target sends before it is asked is no answer (RFC 9112 §9.2). If it is noticed before a
+// byte of the request is written, nothing is sent.
+func TestWhatATargetSaysBeforeItIsAskedIsNoAnswer(t *testing.T) {
 	t.Parallel()
-	check := func(t *testing.T, answer string, want batch.Response) {
-		t.Helper()
-		everyWay(t, func(t *testing.T, reach func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher)) {
-			t.Helper()
-			for range 5 { // whether it is read before the request is sent is chance
-				target, d := reach(t, func(w *wire) {
-					if w.say(answer) {
-						w.untilGone()
-					}
-				})
-				resp := do(t, d, batch.Action{Method: "POST", Timeout: 10 * time.Second})
-				require.Equal(t, want.Result.Outcome, resp.Result.Outcome)
-				require.Equal(t, want.Result.Status, resp.Result.Status)
-				require.Equal(t, string(want.Result.Body), string(resp.Result.Body))
-				if want.Result.Error != nil {
-					require.NotNil(t, resp.Result.Error)
-					require.Equal(t, want.Result.Error.Code, resp.Result.Error.Code, resp.Result.Error.Message)
-				} else {
-					require.Nil(t, resp.Result.Error)
-				}
-				require.Equal(t, int64(1), target.conns.Load())
-				d.Close()
-			}
-		})
-	}
-	refused := batch.Response{Result: batch.Result{Outcome: batch.Unknown, Error: &batch.Failure{Code: batch.CodeProtocol}}}
-	for name, answer := range map[string]string{
+	for name, early := range map[string]string{
+		"an answer":              ok("", "hi"),
+		"that it is busy":        "HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy",
 		"a length beside chunks": forbiddenAnswers["a length beside chunks"],
-		"HTTP/1.0 with chunks":   forbiddenAnswers["HTTP/1.0 with chunks"],
 		"a greeting":             "220 ready\r\n",
-		"a body":                 "hi\r\n",
+		"a line end":             "\r\n",
+		"a byte":                 "H",
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			check(t, answer, refused)
+			everyWay(t, func(t *testing.T, reach func(t *testing.T, script func(w *wire)) (*rawTarget, *Dispatcher)) {
+				t.Helper()
+				said, read := make(chan bool, 1), make(chan int64, 1)
+				_, d := reach(t, func(w *wire) {
+					w.say(early)
+					said <- true
+					n, _ := io.Copy(io.Discard, w.in)
+					read <- n
+				})
+				for tries := 0; ; tries++ {
+					before := unexpected(t, d)
+					ctx, cancel := context.WithCancel(t.Context())
+					resp := d.Do(ctx, &batch.Request{
+						Target: "crm", Action: &batch.Action{Method: "POST", Path: "/", Timeout: 10 * time.Second},
+						Ready: func(context.Context) error {
+							<-said
+							time.Sleep(time.Duration(tries) * time.Millisecond) // another goroutine may have to notice it
+							time.AfterFunc(100*time.Millisecond, cancel)        // a line end is no answer either
+							return nil
+						},
+					})
+					cancel()
+					if unexpected(t, d) == before { // it was noticed after the request
+						require.Positive(t, <-read)
+						continue
+					}
+					requireErrored(t, resp, batch.Errored, batch.CodeProtocol)
+					require.Contains(t, resp.Result.Error.Message, "it sent bytes before it was asked")
+					require.True(t, resp.Unsent)
+					require.True(t, resp.Repeat)
+					require.Zero(t, <-read, "nothing is sent over it, and it is closed")
+					require.True(t, d.targets["crm"].suspicion.active())
+					return
+				}
+			})
 		})
 	}
-	t.Run("an answer", func(t *testing.T) {
-		t.Parallel()
-		check(t, ok("", "hi"), batch.Response{Result: batch.Result{Outcome: batch.Succeeded, Status: 200, Body: []byte("hi")}})
-	})
 }
 
-// What comes before the first request waits for it, and is followed as its answer.
-func TestWhatComesBeforeTheFirstRequestWaitsForIt(t *testing.T) {
+// What comes before the first request is held back, and is not its answer.
+func TestWhatComesBeforeTheFirstRequestIsHeldBack(t *testing.T) {
 	t.Parallel()
-	for _, answer := range []string{ok("", "hi"), forbiddenAnswers["a length beside chunks"]} {
-		here, there := net.Pipe()
-		c := follow(here)
-		go func() {
-			_, _ = io.WriteString(there, answer)
-			_, _ = io.Copy(io.Discard, there)
-		}()
-		type read struct {
-			n   int
-			err error
-		}
-		done := make(chan read, 1)
-		go func() {
-			n, err := c.Read(make([]byte, len(answer)))
-			done <- read{n, err}
-		}()
-		untilEarly(t, c)
-		require.Empty(t, done, "it was handed out before the request")
-		c.(*framedConn).expect(http.MethodPost, false)
-		_, err := c.Write([]byte("POST"))
-		require.NoError(t, err)
-		if got := <-done; answer == ok("", "hi") {
-			require.Equal(t, len(answer), got.n)
-			require.NoError(t, got.err)
-		} else {
-			require.Less(t, got.n, strings.Index(answer, "\r\n\r\n")+4, "not the end of the head")
-			require.Error(t, c.(*framedConn).fault())
-		}
-		require.NoError(t, c.Close())
-		require.NoError(t, there.Close())
-	}
+	here, there := net.Pipe()
+	c := follow(here, nil)
+	go func() {
+		_, _ = io.WriteString(there, ok("", "hi"))
+		_, _ = io.Copy(io.Discard, there)
+	}()
+	done := make(chan error, 1)
+	go func() {
+		_, err := c.Read(make([]byte, 1<<10))
+		done <- err
+	}()
+	untilEarly(t, c)
+	require.Empty(t, done, "it was handed out")
+	require.False(t, c.(*framedConn).expect(http.MethodPost, nil))
+	n, err := c.Write([]byte("POST"))
+	require.Zero(t, n)
+	require.Error(t, err)
+	require.ErrorIs(t, <-done, errEarly)
+	require.NoError(t, c.Close())
+	require.NoError(t, there.Close())
 }
 
 // untilEarly returns when something has come before the first request.
@@ -106,34 +102,11 @@ func untilEarly(t *testing.T, c net.Conn) {
 	}, 30*time.Second, time.Millisecond)
 }
 
-// What a target says to a connection that waits for a request, such as that it gives it
-// up, is not the answer to one.
-func TestAFarewellBeforeTheFirstRequestIsNotItsAnswer(t *testing.T) {
-	t.Parallel()
-	here, there := net.Pipe()
-	c := follow(here)
-	done := make(chan error, 1)
-	go func() {
-		_, err := c.Read(make([]byte, 1<<10))
-		done <- err
-	}()
-	_, err := io.WriteString(there, "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n")
-	require.NoError(t, err)
-	untilEarly(t, c)
-	c.(*framedConn).expect(http.MethodPost, true)
-	n, err := c.Write([]byte("POST"))
-	require.Zero(t, n, "the transport takes another connection")
-	require.Error(t, err)
-	require.Error(t, <-done)
-	require.NoError(t, c.Close())
-	require.NoError(t, there.Close())
-}
-
 // A connection that gets no request can be closed.
 func TestAConnectionThatIsClosedWaitsForNoRequest(t *testing.T) {
 	t.Parallel()
 	here, there := net.Pipe()
-	c := follow(here)
+	c := follow(here, nil)
 	done := make(chan error, 1)
 	go func() {
 		_, err := c.Read(make([]byte, 9))

@@ -7,7 +7,9 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/batchd/batchd/internal/batch"
 )
@@ -30,6 +32,12 @@ type framer struct {
 	// spent: no other answer can follow on the connection. dead: a request was
 	// attempted nevertheless.
 	spent, dead bool
+
+	// unwritten, if it is set, has the number of bytes of the request that are still to be written.
+	unwritten *atomic.Int64
+	// tooSoon: the present answer began before its request was written. hasty: it is other than
+	// an error, or malformed. surplus: bytes came beyond the end of an answer.
+	tooSoon, hasty, surplus bool
 
 	budget int64  // how many bytes of heads and trailers may still come
 	line   []byte // the beginning of a line that is not whole yet
@@ -70,8 +78,12 @@ const (
 // also net/http's bound.
 const longestChunkLine = 4096
 
-// errSurplus: a connection carries bytes that belong to no answer.
-var errSurplus = errors.New("the connection carries more than the answer")
+var (
+	// errSurplus: a connection carries bytes that belong to no answer.
+	errSurplus = errors.New("the connection carries more than the answer")
+	// errEarly: bytes came before the request was written, so nothing was sent.
+	errEarly = forbidden("it sent bytes before it was asked, which are no answer, so the connection was closed and nothing was sent")
+)
 
 func forbidden(format string, args ...any) error {
 	return &answerError{batch.CodeProtocol, fmt.Sprintf(format, args...)}
@@ -83,7 +95,24 @@ func (f *framer) expect(method string) {
 		f.state, f.spent, f.dead = framingOver, true, true
 		return
 	}
-	f.state, f.method, f.budget, f.line = framingStatus, method, maxResponseHeaders, f.line[:0]
+	f.state, f.method, f.budget, f.line, f.tooSoon = framingStatus, method, maxResponseHeaders, f.line[:0], false
+	f.hasty = false
+}
+
+// unexpected returns which bytes came that no request asked for, or "". Surplus: the caller
+// has found some beyond the end of the answer.
+//
+// A target may answer before it has read a body that it refuses (RFC 9112 §9.5), and the
+// connection ends with such an answer. But a target that succeeds without the body may take
+// the body for another request.
+func (f *framer) unexpected(surplus bool) string {
+	switch {
+	case f.surplus || surplus:
+		return bytesBeyond
+	case f.hasty:
+		return bytesTooSoon
+	}
+	return ""
 }
 
 // usable reports whether another exchange can follow the present one.
@@ -101,7 +130,7 @@ func (f *framer) feed(p []byte) (n int, err error) {
 		case framingUntilEnd:
 			return len(p), nil
 		case framingFresh, framingOver:
-			f.spent = true
+			f.spent, f.surplus = true, true
 			return n, errSurplus
 		case framingLength, framingChunk:
 			part := min(f.left, int64(len(p)-n))
@@ -115,9 +144,12 @@ func (f *framer) feed(p []byte) (n int, err error) {
 				f.state = framingChunkEnd
 			}
 		default:
+			if f.state == framingStatus && len(f.line) == 0 && f.unwritten != nil && f.unwritten.Load() > 0 {
+				f.tooSoon = true
+			}
 			read, err := f.feedLine(p[n:])
 			if err != nil {
-				f.fault = err
+				f.fault, f.hasty = err, f.tooSoon
 				if n == 0 && f.state == framingStatus {
 					// Hand over one byte: otherwise net/http assumes that the connection
 					// was closed while it was idle, and repeats a GET.
@@ -272,6 +304,7 @@ func (f *framer) endHead() error {
 	if err := f.endField(); err != nil {
 		return err
 	}
+	f.spent = f.spent || f.tooSoon
 	switch {
 	case f.coded > 0 && f.old:
 		return forbidden("its answer is HTTP/1.0 and has a Transfer-Encoding")
@@ -280,8 +313,8 @@ func (f *framer) endHead() error {
 	case f.status < http.StatusContinue || f.status == http.StatusSwitchingProtocols:
 		f.state, f.spent = framingUntilEnd, true
 	case f.status < http.StatusOK:
-		// It has no body either.
-		f.state, f.spent = framingStatus, f.spent || f.coded > 0 || f.length > 0
+		// It has no body either. The answer is still to come.
+		f.state, f.spent, f.tooSoon = framingStatus, f.spent || f.coded > 0 || f.length > 0, false
 	case f.method == http.MethodHead || f.status == http.StatusNotModified:
 		f.state = framingOver
 	case f.status == http.StatusNoContent:
@@ -296,6 +329,7 @@ func (f *framer) endHead() error {
 	default:
 		f.state, f.spent = framingUntilEnd, true
 	}
+	f.hasty = f.tooSoon && f.status < http.StatusBadRequest
 	return nil
 }
 
@@ -319,38 +353,81 @@ func (f *framer) takeChunkSize(line []byte) error {
 func isDigit(c byte) bool { return c >= '0' && c <= '9' }
 
 // framedConn is a connection of net/http's transport with a framer. Bytes that come before
-// the first request are held back until the request is written: only then it is known which
-// request they answer, and net/http is ready for them.
+// the first request are held back until there is one, which the connection then refuses:
+// otherwise net/http would log them and close the connection without a reason.
 type framedConn struct {
 	net.Conn
 
 	begun   chan struct{} // closed with the first request, or with the connection
 	beginIt sync.Once
 
-	mu      sync.Mutex
-	framing framer
-	early   bool // something came before the first request
+	suspicion *suspicion
+
+	mu       sync.Mutex
+	framing  framer
+	early    bool // something came before the first request
+	reported bool // unexpected bytes
 }
 
-// follow puts a framer in front of a connection.
-func follow(conn net.Conn) net.Conn {
+// follow puts a framer in front of a connection to a target.
+func follow(conn net.Conn, suspected *suspicion) net.Conn {
 	if conn == nil {
 		return nil
 	}
-	return &framedConn{Conn: conn, begun: make(chan struct{})}
+	return &framedConn{Conn: conn, suspicion: suspected, begun: make(chan struct{})}
 }
 
 func (c *framedConn) begin() { c.beginIt.Do(func() { close(c.begun) }) }
 
-// expect prepares for the answer to a request with that method. A connection on which bytes
-// came while it was idle, such as a farewell, takes no request.
-func (c *framedConn) expect(method string, wasIdle bool) {
+// expect prepares for the answer to a request with that method. Unwritten, if it is not nil,
+// has the number of its bytes that are still to be written. expect reports whether the
+// connection can take the request. It cannot if bytes have come, such as a farewell: they are
+// no answer (RFC 9112 §9.2).
+func (c *framedConn) expect(method string, unwritten *atomic.Int64) bool {
+	c.mu.Lock()
+	early := c.early || (c.framing.state == framingFresh || c.framing.usable()) && readable(c.Conn)
+	what := ""
+	if early {
+		c.framing.spent = true
+		what = c.unreported(bytesBefore)
+	}
+	c.framing.unwritten = unwritten
+	c.framing.expect(method)
+	if early && c.framing.fault == nil {
+		c.framing.fault = errEarly
+	}
+	usable := !c.framing.dead
+	c.mu.Unlock()
+	if what != "" {
+		c.suspicion.report(what)
+	}
+	return usable
+}
+
+// unreported returns unexpected bytes that were not reported for this connection, or "".
+func (c *framedConn) unreported(what string) string {
+	if c.reported {
+		return ""
+	}
+	c.reported = what != ""
+	return what
+}
+
+// retire has the connection take no other request. The present answer is still read.
+func (c *framedConn) retire() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if wasIdle && c.early {
-		c.framing.spent = true
+	c.framing.spent = true
+}
+
+// closeIfSpent closes the connection if it can take no other request.
+func (c *framedConn) closeIfSpent() {
+	c.mu.Lock()
+	spent := c.framing.spent
+	c.mu.Unlock()
+	if spent {
+		_ = c.Close()
 	}
-	c.framing.expect(method)
 }
 
 // fault returns why the answer was refused, or nil.
@@ -376,8 +453,12 @@ func (c *framedConn) Read(p []byte) (int, error) {
 		c.wait()
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	allowed, fault := c.framing.feed(p[:n])
+	what := c.unreported(c.framing.unexpected(false))
+	c.mu.Unlock()
+	if what != "" {
+		c.suspicion.report(what)
+	}
 	if fault != nil && allowed == 0 {
 		return 0, fault
 	}
@@ -417,4 +498,20 @@ func (c *framedConn) Write(p []byte) (int, error) {
 		return 0, errSurplus
 	}
 	return c.Conn.Write(p) //nolint:wrapcheck // net's own
+}
+
+// connectionBased reports whether an answer asks for credentials that authenticate its
+// connection and not a request, or says that they did (RFC 4559 §6).
+func connectionBased(h http.Header) bool {
+	for _, key := range []string{"Www-Authenticate", "Proxy-Authenticate"} {
+		for _, value := range h[key] {
+			for challenge := range strings.SplitSeq(value, ",") {
+				scheme, _, _ := strings.Cut(strings.TrimSpace(challenge), " ")
+				if batch.ConnectionBased(scheme) {
+					return true
+				}
+			}
+		}
+	}
+	return len(h["Persistent-Auth"]) > 0
 }

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"testing"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -29,10 +30,14 @@ func (b bothWays) Run() int {
 
 var transportOnly bool
 
-// newDispatcher returns a dispatcher with one target, "crm".
+// newDispatcher returns a dispatcher with one target, "crm", which accepts bodies of all
+// methods unless it lists some.
 func newDispatcher(tb testing.TB, crm batch.Target) *Dispatcher {
 	tb.Helper()
 	crm.Name = "crm"
+	if crm.AllowBody == nil {
+		crm.AllowBody = []string{"GET", "HEAD", "DELETE", "OPTIONS"}
+	}
 	d, err := New(Config{Targets: []batch.Target{crm}})
 	require.NoError(tb, err)
 	if transportOnly {
@@ -50,9 +55,9 @@ func overTransport(tb testing.TB, d *Dispatcher) {
 		return
 	}
 	var err error
-	t.transport, err = newTransport(&t.Target)
+	t.transport, err = newTransport(&t.Target, t.suspicion)
 	require.NoError(tb, err)
-	t.carrier = standardCarrier{t.transport}
+	t.setCarrier(newStandardCarrier(t.transport, &t.Target, t.suspicion))
 }
 
 // dialWith makes a dispatcher dial otherwise.
@@ -61,7 +66,7 @@ func dialWith(d *Dispatcher, dial func(ctx context.Context, network, addr string
 	if t.transport != nil {
 		t.transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 			conn, err := dial(ctx, network, addr)
-			return follow(conn), err
+			return follow(conn, t.suspicion), err
 		}
 		return
 	}
@@ -99,4 +104,14 @@ func requireErrored(t *testing.T, resp *batch.Response, outcome batch.Outcome, c
 	}
 	require.NotZero(t, resp.Result.StartedAt)
 	require.Contains(t, resp.Result.Error.Message, `target "crm": `)
+}
+
+// unexpected returns how many connections were closed because of unexpected bytes.
+func unexpected(tb testing.TB, d *Dispatcher) int {
+	tb.Helper()
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(d.targets["crm"].suspicion.counter)
+	families, err := registry.Gather()
+	require.NoError(tb, err)
+	return int(families[0].GetMetric()[0].GetCounter().GetValue())
 }

@@ -36,6 +36,7 @@ const (
 // exchange is one attempt while it runs.
 type exchange struct {
 	target  *target
+	owner   string
 	action  *batch.Action
 	timeout time.Duration
 	until   time.Time     // the deadline that follows from it
@@ -46,10 +47,12 @@ type exchange struct {
 	extend    func(time.Duration)             // sets the time left for the transport's exchange
 	abandon   func()                          // ends it
 	withheld  atomic.Bool                     // the request was not ready, so nothing is written, whatever a hook reports
+	refused   atomic.Bool                     // the same of the present connection, which cannot take the request
 
-	conn       *framedConn // the transport's, unless it speaks HTTP/2
-	status     int         // once reading
-	protoMajor int         // once reading
+	conn       *framedConn   // the transport's, unless it speaks HTTP/2
+	unwritten  *atomic.Int64 // bytes of a long body that the transport has not read, or nil
+	status     int           // once reading
+	protoMajor int           // once reading
 }
 
 func (x *exchange) at() phase { return phase(x.phase.Load()) }
@@ -82,7 +85,7 @@ func (x *exchange) traced(ctx context.Context) context.Context {
 		TLSHandshakeStart: func() { x.advance(securing) },
 		GotConn:           func(info httptrace.GotConnInfo) { x.gotConn(ctx, info) },
 		WroteRequest: func(info httptrace.WroteRequestInfo) {
-			if info.Err == nil {
+			if info.Err == nil && !x.refused.Load() {
 				x.advance(awaiting)
 			}
 		},
@@ -124,10 +127,11 @@ func (x *exchange) limited(ctx context.Context) (context.Context, context.Cancel
 // connection. It looks at the context only then.
 func (x *exchange) gotConn(ctx context.Context, info httptrace.GotConnInfo) {
 	if !x.withheld.Load() && x.ready(ctx) == nil {
-		if x.conn, _ = info.Conn.(*framedConn); x.conn != nil {
-			x.conn.expect(x.action.Method, info.Reused)
+		x.conn, _ = info.Conn.(*framedConn)
+		x.refused.Store(x.conn != nil && !x.conn.expect(x.action.Method, x.unwritten))
+		if !x.refused.Load() {
+			x.advance(sending)
 		}
-		x.advance(sending)
 		return
 	}
 	// The transport may still write the request into its own buffer, and calls WroteRequest then.

@@ -8,8 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
-	"slices"
 	"sync"
 	"time"
 	"unicode/utf8"
@@ -24,16 +22,19 @@ const keptRequest = 4 << 10
 // needs two more goroutines for each connection, and passing a request and its answer
 // between them is most of the cost of an exchange. net/http parses the answers all the same.
 //
-// A request goes over the idle connection that was used last. Right before it writes the
-// first byte, the carrier checks whether the target has closed that connection; then it
-// takes the next one. Once a byte was written, the request is never sent again.
+// A request goes over the idle connection of its owner that was used last. Right before it
+// writes the first byte, the carrier checks whether the target has closed that connection or
+// sent something over it; then it takes the next one. Once a byte was written, the request is
+// never sent again.
 type plainCarrier struct {
-	dial  func(ctx context.Context, network, addr string) (net.Conn, error)
-	addr  string
-	slots chan struct{} // as many as there may be connections
+	dial      func(ctx context.Context, network, addr string) (net.Conn, error)
+	addr      string
+	mode      string // the setting connections
+	suspicion *suspicion
+	slots     slots // for exchanges
 
 	mu     sync.Mutex
-	idle   []*plainConn // those that were used last at the end
+	idle   idleConns
 	reaper *time.Timer
 	closed bool
 }
@@ -49,49 +50,34 @@ func isPlain(base *url.URL, t *batch.Target) bool {
 	return base.Scheme == "http" && t.Proxy == ""
 }
 
-// newPlainCarrier returns a carrier for the target at that address, with at most so many
-// connections.
-func newPlainCarrier(addr string, connections int, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *plainCarrier {
-	return &plainCarrier{dial: dial, addr: addr, slots: make(chan struct{}, connections)}
+// newPlainCarrier returns a carrier for the target at that address.
+func newPlainCarrier(addr string, t *batch.Target, suspected *suspicion, dial func(ctx context.Context, network, addr string) (net.Conn, error)) *plainCarrier {
+	return &plainCarrier{
+		dial: dial, addr: addr, mode: t.Connections, suspicion: suspected,
+		slots: make(slots, t.Concurrency), idle: newIdleConns(t.Concurrency),
+	}
 }
 
 // roundTrip implements carrier. The caller closes the answer's body or reads it to its end.
 func (d *plainCarrier) roundTrip(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
-	select {
-	case d.slots <- struct{}{}:
-	default:
-		if err := d.wait(ctx, x); err != nil {
-			return nil, err
-		}
+	if err := d.slots.enter(ctx, x); err != nil {
+		return nil, err
 	}
 	for {
 		c, err := d.connection(ctx, x)
 		if err != nil {
-			<-d.slots
+			d.slots.leave()
 			return nil, err
 		}
+		req.Close = c.alone
 		res, err := c.exchange(ctx, x, req)
 		if errors.Is(err, errGone) {
 			continue // nothing was written to it
 		}
 		if err != nil {
-			<-d.slots
+			d.slots.leave()
 		}
 		return res, err
-	}
-}
-
-// wait waits until there may be another connection.
-func (d *plainCarrier) wait(ctx context.Context, x *exchange) error {
-	timer := time.NewTimer(time.Until(x.until))
-	defer timer.Stop()
-	select {
-	case d.slots <- struct{}{}:
-		return nil
-	case <-timer.C:
-		return os.ErrDeadlineExceeded
-	case <-ctx.Done():
-		return context.Cause(ctx) //nolint:wrapcheck // it is not shown
 	}
 }
 
@@ -100,8 +86,11 @@ func (d *plainCarrier) connection(ctx context.Context, x *exchange) (*plainConn,
 	if ctx.Err() != nil { // what is sent now would be broken off at once
 		return nil, context.Cause(ctx) //nolint:wrapcheck // it is not shown
 	}
-	if c := d.take(); c != nil {
-		return c, nil
+	key, alone := keyOf(d.mode, d.suspicion, x)
+	if !alone {
+		if c := d.take(key); c != nil {
+			return c, nil
+		}
 	}
 	ctx, cancel := context.WithDeadline(context.WithValue(ctx, exchangeKey{}, x), x.until)
 	defer cancel()
@@ -109,21 +98,14 @@ func (d *plainCarrier) connection(ctx context.Context, x *exchange) (*plainConn,
 	if err != nil {
 		return nil, err
 	}
-	return d.newConn(dialed)
+	return d.newConn(dialed, key, alone)
 }
 
-// take returns the connection that was used last, or nil.
-func (d *plainCarrier) take() *plainConn {
+// take returns the idle connection with that key that was used last, or nil.
+func (d *plainCarrier) take(key string) *plainConn {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	n := len(d.idle) - 1
-	if n < 0 {
-		return nil
-	}
-	c := d.idle[n]
-	d.idle[n] = nil
-	d.idle = d.idle[:n]
-	return c
+	return d.idle.take(key)
 }
 
 // put takes a connection back.
@@ -133,46 +115,59 @@ func (d *plainCarrier) put(c *plainConn) {
 	if cap(c.out) > keptRequest {
 		c.out = nil
 	}
+	surplus := c
+	if !d.suspicion.active() {
+		surplus = d.keep(c)
+	}
+	if surplus != nil {
+		surplus.discard()
+	}
+}
+
+// keep adds a connection to the idle ones, and returns the one that has to go, or nil.
+func (d *plainCarrier) keep(c *plainConn) *plainConn {
 	d.mu.Lock()
-	closed := d.closed
-	if !closed {
-		d.idle = append(d.idle, c)
-		if d.reaper == nil {
-			d.reaper = time.AfterFunc(idleTimeout, d.reap)
-		}
+	defer d.mu.Unlock()
+	if d.closed {
+		return c
 	}
-	d.mu.Unlock()
-	if closed {
-		_ = c.Close()
+	if d.reaper == nil {
+		d.reaper = time.AfterFunc(idleTimeout, d.reap)
 	}
+	return d.idle.put(c)
 }
 
 // reap closes the connections that were idle for too long.
 func (d *plainCarrier) reap() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	n := 0
-	for n < len(d.idle) && time.Since(d.idle[n].since) >= idleTimeout {
-		_ = d.idle[n].Close()
-		n++
-	}
-	d.idle = slices.Delete(d.idle, 0, n)
+	old, next := d.idle.expire(time.Now().Add(-idleTimeout))
 	d.reaper = nil
-	if len(d.idle) > 0 && !d.closed {
-		d.reaper = time.AfterFunc(idleTimeout-time.Since(d.idle[0].since), d.reap)
+	if !next.IsZero() && !d.closed {
+		d.reaper = time.AfterFunc(idleTimeout-time.Since(next), d.reap)
+	}
+	d.mu.Unlock()
+	for _, c := range old {
+		c.discard()
+	}
+}
+
+// drop implements carrier.
+func (d *plainCarrier) drop() {
+	d.mu.Lock()
+	all := d.idle.clear()
+	d.mu.Unlock()
+	for _, c := range all {
+		_ = c.Close()
 	}
 }
 
 // close implements carrier.
 func (d *plainCarrier) close() {
 	d.mu.Lock()
-	defer d.mu.Unlock()
 	d.closed = true
 	if d.reaper != nil {
 		d.reaper.Stop()
 	}
-	for _, c := range d.idle {
-		_ = c.Close()
-	}
-	d.idle = nil
+	d.mu.Unlock()
+	d.drop()
 }

@@ -13,16 +13,17 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
 
 const (
-	// bodyAlong is the longest body that is written together with its headers.
-	bodyAlong = 16 << 10
 	// lastWrite is how long a connection waits for the end of a request whose answer
 	// has already come. After that it is closed.
 	lastWrite = 50 * time.Millisecond
+	// partAtOnce is how many bytes of a longer body the system is given at a time.
+	partAtOnce = 32 << 10
 )
 
 // plainConn is a connection of plainCarrier.
@@ -32,26 +33,31 @@ type plainConn struct {
 	raw     syscall.RawConn
 	begin   func(fd uintptr) bool // writeThenRead as a value, made once
 	in      *bufio.Reader
+	key     string          // see keyOf
+	alone   bool            // it serves one exchange only
 	used    bool            // there was an exchange before
 	since   time.Time       // when it became idle
 	ctx     context.Context // of the last exchange: reads and writes end with it
 	unwatch func() bool     // stops watching ctx
 
 	// Of one exchange.
-	x       *exchange
-	out     []byte // the part of the request that is written at once
-	more    []byte // the part that follows
-	written int    // bytes of out
-	asked   bool   // the request was written, or as much of it as the system took at once
-	first   []byte // the first bytes of the answer
-	err     error
-	framing framer     // of its answers
-	rest    chan error // receives the result of writing the rest, if there is a rest
-	buffer  [4 << 10]byte
+	x         *exchange
+	out       []byte // the part of the request that is written at once
+	more      []byte // the part that follows
+	written   int    // bytes of out
+	asked     bool   // the request was written, or as much of it as the system took at once
+	early     bool   // bytes came before the request was written
+	first     []byte // the first bytes of the answer
+	err       error
+	framing   framer       // of its answers
+	unwritten atomic.Int64 // bytes of the request that the system has not been given
+	rest      chan error   // receives the result of writing the rest, if there is a rest
+	buffer    [4 << 10]byte
 }
 
-func (d *plainCarrier) newConn(dialed net.Conn) (*plainConn, error) {
-	c := &plainConn{Conn: dialed, d: d}
+func (d *plainCarrier) newConn(dialed net.Conn, key string, alone bool) (*plainConn, error) {
+	c := &plainConn{Conn: dialed, d: d, key: key, alone: alone}
+	c.framing.unwritten = &c.unwritten
 	c.begin = c.writeThenRead
 	c.in = bufio.NewReader(c)
 	sys, ok := dialed.(syscall.Conn) // as all connections that net dials
@@ -68,8 +74,8 @@ func (d *plainCarrier) newConn(dialed net.Conn) (*plainConn, error) {
 }
 
 var (
-	// errGone: a connection that was used before was closed before a byte of the request
-	// was written. errAtOnce: the same of a new connection.
+	// errGone: before a byte of the request was written, a connection that was used before was
+	// closed, or bytes came over it. errAtOnce: a new connection was closed.
 	errGone   = errors.New("the connection is gone")
 	errAtOnce = errors.New("the connection was closed before the request was sent")
 )
@@ -77,7 +83,8 @@ var (
 // exchange makes one exchange. After an error the connection is closed. Otherwise it is
 // free when the body of the answer was read to its end or closed.
 func (c *plainConn) exchange(ctx context.Context, x *exchange, req *http.Request) (*http.Response, error) {
-	c.x, c.written, c.asked, c.first, c.err, c.rest = x, 0, false, nil, nil, nil
+	c.x, c.written, c.asked, c.early, c.first, c.err, c.rest = x, 0, false, false, nil, nil, nil
+	c.unwritten.Store(0)
 	c.framing.expect(req.Method)
 	c.out, c.more = appendRequest(c.out[:0], req, len(x.action.Body)), x.action.Body
 	if len(c.more) <= bodyAlong {
@@ -93,9 +100,14 @@ func (c *plainConn) exchange(ctx context.Context, x *exchange, req *http.Request
 	}
 	if err != nil {
 		_ = c.Close()
+		if c.early {
+			c.d.suspicion.report(bytesBefore)
+		} else if what := c.framing.unexpected(false); what != "" {
+			c.d.suspicion.report(what)
+		}
 		return nil, cmp.Or(c.framing.fault, err)
 	}
-	answer := &answer{Reader: res.Body, c: c, last: res.Close || res.StatusCode < http.StatusOK}
+	answer := &answer{Reader: res.Body, c: c, last: c.alone || res.Close || res.StatusCode < http.StatusOK || connectionBased(res.Header)}
 	if res.Body == http.NoBody {
 		answer.end(true)
 		return res, nil
@@ -139,8 +151,11 @@ func (c *plainConn) ask(req *http.Request) (*http.Response, error) {
 	switch {
 	case c.written == 0 && (c.err != nil || !c.asked):
 		c.x.phase.Store(int32(waiting))
-		if c.used {
+		switch {
+		case c.used:
 			return nil, errGone
+		case c.early:
+			return nil, errEarly
 		}
 		return nil, cmp.Or(c.err, errAtOnce)
 	case c.written < len(c.out) || c.more != nil:
@@ -162,15 +177,11 @@ func (c *plainConn) writeThenRead(fd uintptr) bool {
 		c.took(n, err)
 		return true
 	}
-	// Usually there is nothing to read. Bytes on a connection that was used belong to no
-	// request; on a new one they may be the answer of a server that does not wait for
-	// requests.
+	// Usually there is nothing to read. What comes before the request is no answer to it.
 	n, err := retryEINTR(syscall.Read, fd, c.buffer[:])
 	if err != syscall.EAGAIN { //nolint:errorlint // as above
-		if c.used || n <= 0 || err != nil {
-			return true
-		}
-		c.took(n, nil)
+		c.early = err == nil && n > 0
+		return true
 	}
 	c.asked = true
 	c.x.advance(sending)
@@ -185,7 +196,7 @@ func (c *plainConn) writeThenRead(fd uintptr) bool {
 		return true
 	}
 	c.x.advance(awaiting)
-	return c.first != nil
+	return false
 }
 
 // took records the first bytes of the answer.
@@ -205,15 +216,32 @@ func (c *plainConn) took(n int, err error) {
 // the request is complete: a target that refuses a request need not read it.
 func (c *plainConn) writeRest() {
 	done, x := make(chan error, 1), c.x
-	rest := net.Buffers{c.out[c.written:], c.more}
+	head, body := c.out[c.written:], c.more
+	c.unwritten.Store(int64(len(head) + len(body)))
 	c.rest, c.err, c.out = done, nil, nil
 	go func() {
-		_, err := rest.WriteTo(c.Conn)
+		err := c.writeParts(head)
+		if err == nil {
+			err = c.writeParts(body)
+		}
 		if err == nil {
 			x.advance(awaiting)
 		}
 		done <- err
 	}()
+}
+
+// writeParts writes p in parts, and takes each from unwritten before it gives it to the system.
+func (c *plainConn) writeParts(p []byte) error {
+	for len(p) > 0 {
+		part := p[:min(len(p), partAtOnce)]
+		c.unwritten.Add(-int64(len(part)))
+		if _, err := c.Write(part); err != nil {
+			return err //nolint:wrapcheck // net's own
+		}
+		p = p[len(part):]
+	}
+	return nil
 }
 
 // readHead reads status and headers of the answer, after those of informational answers.
@@ -299,12 +327,25 @@ func (a *answer) end(whole bool) {
 	}
 	a.over = true
 	c := a.c
-	if whole && !a.last && c.framing.usable() && c.in.Buffered() == 0 && len(c.first) == 0 && c.allWritten() {
+	what := c.framing.unexpected(whole && c.in.Buffered()+len(c.first) > 0)
+	if whole && !a.last && what == "" && c.framing.usable() && c.allWritten() {
 		c.d.put(c)
 	} else {
 		_ = c.Close()
 	}
-	<-c.d.slots
+	if what != "" {
+		c.d.suspicion.report(what)
+	}
+	c.d.slots.leave()
+}
+
+// discard closes an idle connection, and looks whether bytes came over it meanwhile.
+func (c *plainConn) discard() {
+	came := readable(c.Conn)
+	_ = c.Close()
+	if came {
+		c.d.suspicion.report(bytesBeyond)
+	}
 }
 
 // allWritten reports whether the whole request was written. It waits for lastWrite at most.
@@ -332,6 +373,9 @@ func appendRequest(out []byte, req *http.Request, length int) []byte {
 	out = appendField(out, "Host", req.Host)
 	if agents := req.Header[userAgent]; len(agents) > 0 && agents[0] != "" {
 		out = appendField(out, userAgent, agents[0])
+	}
+	if req.Close {
+		out = append(out, "Connection: close\r\n"...)
 	}
 	switch {
 	case length > 0:

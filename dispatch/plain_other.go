@@ -13,6 +13,9 @@ import (
 // isPlain reports false: plainCarrier uses system calls that only Unix has.
 func isPlain(*url.URL, *batch.Target) bool { return false }
 
-func newPlainCarrier(string, int, func(ctx context.Context, network, addr string) (net.Conn, error)) carrier {
+func newPlainCarrier(string, *batch.Target, *suspicion, func(ctx context.Context, network, addr string) (net.Conn, error)) carrier {
 	return nil
 }
+
+// readable reports false: it is checked only where the system can tell without reading.
+func readable(net.Conn) bool { return false }

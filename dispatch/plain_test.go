@@ -40,12 +40,23 @@ func carrierOf(t *testing.T, d *Dispatcher) *plainCarrier {
 func (d *plainCarrier) idlers() int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.idle)
+	return d.idle.total
+}
+
+// age lets all idle connections have been idle for that long.
+func (d *plainCarrier) age(since time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for e := d.idle.keys.Front(); e != nil; e = e.Next() {
+		for _, c := range e.Value.(*keyConns).conns {
+			c.since = time.Now().Add(-since)
+		}
+	}
 }
 
 func TestTheSettingHTTPClientSelectsTheCarrier(t *testing.T) {
 	t.Parallel()
-	for client, want := range map[string]carrier{"": &plainCarrier{}, batch.HTTPClientAuto: &plainCarrier{}, batch.HTTPClientStandard: standardCarrier{}} {
+	for client, want := range map[string]carrier{"": &plainCarrier{}, batch.HTTPClientAuto: &plainCarrier{}, batch.HTTPClientStandard: &standardCarrier{}} {
 		d, err := New(Config{Targets: []batch.Target{{Name: "crm", BaseURL: "http://127.0.0.1:9000", HTTPClient: client}}})
 		require.NoError(t, err)
 		t.Cleanup(d.Close)
@@ -116,21 +127,6 @@ func TestATargetThatClosesBeforeTheRequestWasSentNothing(t *testing.T) {
 			requireErrored(t, resp, batch.Unknown, batch.CodeReset)
 		}
 	}
-}
-
-// As some do that are overloaded.
-func TestATargetThatAnswersBeforeItIsAsked(t *testing.T) {
-	t.Parallel()
-	target := newRawTarget(t, func(w *wire) {
-		w.say("HTTP/1.1 503 Busy\r\nContent-Length: 4\r\nConnection: close\r\n\r\nbusy")
-		w.untilGone()
-	})
-	d := newDispatcher(t, batch.Target{BaseURL: target.url})
-	carrierOf(t, d)
-	resp := do(t, d, batch.Action{Method: "POST", Body: []byte("x")})
-	require.Nil(t, resp.Result.Error)
-	require.Equal(t, 503, resp.Result.Status)
-	require.Equal(t, "busy", string(resp.Result.Body))
 }
 
 func TestALargeRequestIsSentWhole(t *testing.T) {
@@ -247,9 +243,7 @@ func TestIdleConnectionsAreClosed(t *testing.T) {
 	c.reap()
 	require.Equal(t, 1, c.idlers(), "it is not idle for long")
 	require.NotNil(t, c.reaper, "it is looked at again")
-	c.mu.Lock()
-	c.idle[0].since = time.Now().Add(-idleTimeout)
-	c.mu.Unlock()
+	c.age(idleTimeout)
 	c.reap()
 	<-gone
 	require.Zero(t, c.idlers())
@@ -316,9 +310,7 @@ func TestAConnectionWatchesTheContextOfItsExchanges(t *testing.T) {
 	require.Zero(t, first.now.Load())
 	require.EqualValues(t, 1, second.now.Load())
 	require.EqualValues(t, 1, target.conns.Load())
-	c.mu.Lock()
-	c.idle[0].since = time.Now().Add(-idleTimeout)
-	c.mu.Unlock()
+	c.age(idleTimeout)
 	c.reap()
 	require.Zero(t, second.now.Load(), "nothing is kept of a connection that is closed")
 }

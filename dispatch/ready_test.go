@@ -42,9 +42,9 @@ func readyTargets(t *testing.T, handler func(kind string) http.Handler) map[stri
 		x := d.targets["crm"]
 		if kind != "direct" && x.transport == nil {
 			configured := x.Target
-			x.transport, err = newTransport(&configured)
+			x.transport, err = newTransport(&configured, x.suspicion)
 			require.NoError(t, err)
-			x.carrier = standardCarrier{x.transport}
+			x.setCarrier(newStandardCarrier(x.transport, &configured, x.suspicion))
 		}
 		if srv.TLS != nil {
 			pool.AddCert(srv.Certificate())

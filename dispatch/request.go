@@ -9,11 +9,15 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/batchd/batchd/internal/batch"
 )
 
 const userAgent = "User-Agent"
+
+// bodyAlong is the longest body that counts as written together with its headers.
+const bodyAlong = 16 << 10
 
 // newRequest builds the request of a valid action, without its body.
 func (d *Dispatcher) newRequest(t *target, r *batch.Request) *http.Request {
@@ -50,17 +54,45 @@ func (t *target) url(a *batch.Action) *url.URL {
 //
 // All other requests have GetBody: only with it net/http sends a POST over another
 // connection if the first one turns out to be dead before a byte was written.
-func setBody(req *http.Request, a *batch.Action) {
+//
+// For a body longer than bodyAlong it returns a counter of the bytes that the transport has not
+// read yet.
+func setBody(req *http.Request, a *batch.Action) (unwritten *atomic.Int64) {
 	once := a.Retry == batch.RetryNever && isRead(a.Method)
 	if len(a.Body) == 0 && !once {
-		return
+		return nil
 	}
 	req.ContentLength = int64(len(a.Body))
-	req.Body = io.NopCloser(bytes.NewReader(a.Body))
-	if !once {
-		req.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(a.Body)), nil }
+	open := func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(a.Body)), nil }
+	if len(a.Body) > bodyAlong {
+		unwritten = new(atomic.Int64)
+		open = func() (io.ReadCloser, error) {
+			unwritten.Store(int64(len(a.Body)))
+			return &longBody{unwritten: unwritten, r: bytes.NewReader(a.Body)}, nil
+		}
 	}
+	req.Body, _ = open()
+	if !once {
+		req.GetBody = open
+	}
+	return unwritten
 }
+
+// longBody is the body of a request that is written in parts.
+type longBody struct {
+	r         *bytes.Reader
+	unwritten *atomic.Int64
+}
+
+// Read implements io.Reader.
+func (b *longBody) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	b.unwritten.Add(-int64(n))
+	return n, err //nolint:wrapcheck // io.EOF
+}
+
+// Close implements io.Closer.
+func (b *longBody) Close() error { return nil }
 
 // isRead reports whether net/http considers requests with a method replayable.
 func isRead(method string) bool {

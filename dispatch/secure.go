@@ -21,6 +21,7 @@ import (
 type secureDialer struct {
 	transport *http.Transport
 	proxy     *url.URL
+	suspicion *suspicion
 }
 
 // dial returns a *tls.Conn if the target speaks HTTP/2, and else a *framedConn.
@@ -39,7 +40,7 @@ func (d *secureDialer) dial(ctx context.Context, network, addr string) (net.Conn
 	if secured.ConnectionState().NegotiatedProtocol == "h2" {
 		return secured, nil
 	}
-	return follow(secured), nil
+	return follow(secured, d.suspicion), nil
 }
 
 // connect returns a connection over which the handshake can be made.

@@ -111,7 +111,7 @@ func (w *Worker) attempt(ctx context.Context, id string, index int, begun *batch
 		received := time.Now()
 		var unsent error
 		if unsent = slot.Approach(ctx); unsent == nil {
-			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, slot)
+			resp, unsent = w.send(ctx, &batch.Request{Target: begun.Target, Owner: begun.Owner, BatchID: id, Index: index, Action: action, Now: begun.StartedAt.Add(time.Since(received))}, slot)
 		}
 		if unsent != nil { // the task runs again at once, with another send time
 			return w.putBack(ctx, id, index, begun, 0, w.cfg.Ledger.GiveBack)

@@ -21,6 +21,9 @@ func TestEveryActionRunsOnceAndResultsKeepTheirPlace(t *testing.T) {
 	b := setup(t, func(_ context.Context, r *batch.Request, _ int) *batch.Response {
 		resp := answer(200)
 		resp.Result.Body = []byte(r.Action.Path)
+		if r.Owner != "me" {
+			resp.Result.Outcome = batch.Failed
+		}
 		return resp
 	})
 	b.run()

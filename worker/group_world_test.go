@@ -98,7 +98,7 @@ func (w *world) take() *batch.Begun {
 		panic(err)
 	}
 	return &batch.Begun{
-		Target: "crm", Action: w.actions[0], Token: batch.Token(fmt.Sprint(w.token)), Attempt: w.token, Group: g,
+		Target: "crm", Owner: "me", Action: w.actions[0], Token: batch.Token(fmt.Sprint(w.token)), Attempt: w.token, Group: g,
 		FirstAt: time.Now(), StartedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour),
 	}
 }
@@ -155,6 +155,9 @@ func (w *world) Repeatable(_ string, a *batch.Action) bool {
 // Do implements [batch.Dispatcher].
 func (w *world) Do(_ context.Context, r *batch.Request) *batch.Response {
 	w.tick()
+	if r.Owner != "me" {
+		panic("a request without its owner")
+	}
 	name := strings.TrimPrefix(r.Action.Path, "/")
 	if i := strings.LastIndexByte(name, '/'); i >= 0 {
 		name = name[i+1:]

@@ -74,7 +74,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 	}
 	var work func(context.Context) error
 	if r.worker {
-		if i.dispatcher, err = dispatch.New(dispatch.Config{Targets: cfg.Targets, Logger: log}); err != nil {
+		if i.dispatcher, err = dispatch.New(dispatch.Config{Targets: cfg.Targets, Logger: log, Registerer: registry}); err != nil {
 			return nil, fmt.Errorf("open the targets: %w", err)
 		}
 		w, err := worker.New(workerConfig(cfg, i.store, i.dispatcher, registry, log))

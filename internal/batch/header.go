@@ -236,6 +236,9 @@ func (t *Target) ForbidsHeaders(a *Action) string {
 func (t *Target) Refusals(a *Action) []Fault {
 	var faults []Fault
 	for pointer := ""; a != nil; a, pointer = a.Undo, pointer+"/undo" {
+		if why := t.ForbidsBody(a); why != "" {
+			faults = append(faults, Fault{Pointer: pointer + "/body", Detail: "the target refuses the body: " + why})
+		}
 		if len(a.Headers) > MaxHeaderCount {
 			continue // a fault of its own
 		}
@@ -259,7 +262,7 @@ func (t *Target) refusals() string {
 	if t.Transactions != nil {
 		sendAs = t.Transactions.SendAs.Header
 	}
-	return strings.ToLower(fmt.Sprintf("%q %q %q", t.Headers.Allow, t.IdempotencyKeyHeader, sendAs))
+	return strings.ToLower(fmt.Sprintf("%q %q %q %q", t.Headers.Allow, t.IdempotencyKeyHeader, sendAs, t.AllowBody))
 }
 
 // validate adds the faults of a policy, at /headers.

@@ -1,6 +1,9 @@
 package batch
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Rule matches requests by method and path.
 type Rule struct {
@@ -56,10 +59,13 @@ func (r *Rule) Allows(method, path string) bool {
 
 // Forbids returns the reason why a target's rules forbid an action, or "". The rules
 // permit an action if no deny rule matches, an allow rule matches or there are no allow
-// rules, the path has no encoded slash that the target's setting refuses, and the policy
-// allows all headers. The rules match the path below the base URL.
+// rules, the path has no encoded slash that the target's setting refuses, the policy
+// allows all headers, and the method may have the action's body. The rules match the path below the base URL.
 func Forbids(t *Target, a *Action) string {
 	if why := t.ForbidsHeaders(a); why != "" {
+		return why
+	}
+	if why := t.ForbidsBody(a); why != "" {
 		return why
 	}
 	if t.EncodedSlash == EncodedSlashRefuse && EncodesSlash(a.Path) {
@@ -83,6 +89,27 @@ func Forbids(t *Target, a *Action) string {
 		return ""
 	}
 	return forbidden
+}
+
+// Bodiless reports whether a body of a request with that method has no meaning in general
+// (RFC 9110 §9.3). A server that ignores such a body takes it for the next request on the
+// connection.
+func Bodiless(method string) bool {
+	switch method {
+	case "GET", "HEAD", "DELETE", "OPTIONS":
+		return true
+	}
+	return false
+}
+
+// ForbidsBody returns the reason why the target refuses the body of an action, or "". An
+// empty body is none.
+func (t *Target) ForbidsBody(a *Action) string {
+	if len(a.Body) == 0 || !Bodiless(a.Method) || t != nil && slices.Contains(t.AllowBody, a.Method) {
+		return ""
+	}
+	return "its setting allow_body does not list " + a.Method + ", which has no body in general: " +
+		"a server that ignores the body takes it for another request"
 }
 
 func (r *Rule) hasMethod(method string) bool {

@@ -243,8 +243,9 @@ const (
 // Begun is an action as Begin found it.
 type Begun struct {
 	Verdict Verdict
-	// Action, Target and ExpiresAt are set for Run and Interrupted.
+	// Action, Owner, Target and ExpiresAt are set for Run and Interrupted.
 	Action    Action
+	Owner     string
 	Target    string
 	ExpiresAt time.Time
 	// Token is this attempt's token; for Interrupted it is the earlier holder's.
@@ -280,6 +281,9 @@ type Notice struct {
 // Request is one attempt for a dispatcher to make.
 type Request struct {
 	Target string
+	// Owner is the owner of the batch. Requests of different owners share no connection,
+	// unless the target's setting connections says so.
+	Owner string
 	// BatchID and Index identify the action. The dispatcher derives the target's
 	// idempotency key from them, so every attempt has the same key.
 	BatchID string

@@ -63,6 +63,13 @@ type Target struct {
 	// HTTPClient selects the HTTP/1.1 client: HTTPClientAuto or HTTPClientStandard. Both
 	// send the same requests and refuse the same answers. Defaults to auto.
 	HTTPClient string `yaml:"http_client"`
+	// Connections selects the requests that one connection serves: ConnectionsPerOwner,
+	// ConnectionsShared or ConnectionsNone. Defaults to per_owner.
+	Connections string `yaml:"connections"`
+	// AllowBody lists the methods among GET, HEAD, DELETE and OPTIONS whose requests may
+	// have a body. Some servers ignore such a body and take it for another request on the
+	// same connection. Defaults to none.
+	AllowBody []string `yaml:"allow_body"`
 	// BatchOrder selects how the batches of one owner share the owner's part of the target:
 	// BatchOrderFair or BatchOrderFIFO. Owners always get equal parts. Defaults to fair.
 	BatchOrder string `yaml:"batch_order"`
@@ -88,6 +95,13 @@ const (
 const (
 	HTTPClientAuto     = "auto"     // batchd's own for http targets without a proxy, net/http's for all others
 	HTTPClientStandard = "standard" // net/http's
+)
+
+// The requests that one connection to a target serves.
+const (
+	ConnectionsPerOwner = "per_owner" // those of one owner
+	ConnectionsShared   = "shared"    // those of all owners
+	ConnectionsNone     = "none"      // one request
 )
 
 // Transactions are a target's calls for a transaction of its own.
@@ -159,6 +173,7 @@ func (t Target) WithDefaults() Target {
 	}
 	setDefault(&t.EncodedSlash, EncodedSlashData)
 	setDefault(&t.HTTPClient, HTTPClientAuto)
+	setDefault(&t.Connections, ConnectionsPerOwner)
 	setDefault(&t.BatchOrder, BatchOrderFair)
 	if t.Retry.Statuses == nil {
 		t.Retry.Statuses = []int{408, 425, 429, 502, 503, 504}
@@ -234,6 +249,16 @@ func (t Target) Validate() []Fault {
 	}
 	if t.HTTPClient != HTTPClientAuto && t.HTTPClient != HTTPClientStandard {
 		add("/http_client", "unknown value %q: expected auto or standard", clip(t.HTTPClient))
+	}
+	switch t.Connections {
+	case ConnectionsPerOwner, ConnectionsShared, ConnectionsNone:
+	default:
+		add("/connections", "unknown value %q: expected per_owner, shared or none", clip(t.Connections))
+	}
+	for i, method := range t.AllowBody {
+		if !Bodiless(method) {
+			add(fmt.Sprintf("/allow_body/%d", i), "unknown method %q: expected GET, HEAD, DELETE or OPTIONS; all others may have a body", clip(method))
+		}
 	}
 	if t.Transactions != nil {
 		t.Transactions.validate(add)

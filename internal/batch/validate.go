@@ -53,7 +53,11 @@ func (a *Action) Validate() []Fault {
 		add("/headers", "there are %d headers: at most %d are allowed", len(a.Headers), MaxHeaderCount)
 	} else {
 		for _, h := range a.Headers {
-			if err := validateHeader(h); err != nil {
+			err := validateHeader(h)
+			if err == nil {
+				err = validateAuthorization(h)
+			}
+			if err != nil {
 				add("/headers/"+EscapePointer(h.Name), "%v", err)
 			}
 		}
@@ -121,6 +125,31 @@ func validateHeader(h Field) error {
 		}
 	}
 	return nil
+}
+
+// validateAuthorization refuses schemes that authenticate a connection and not a request
+// (RFC 4559 §6): a later request on that connection would have the rights of this one.
+func validateAuthorization(h Field) error {
+	if !equalFold(h.Name, "Authorization") {
+		return nil
+	}
+	scheme := strings.TrimLeft(h.Value, " \t")
+	for i := range len(scheme) {
+		if !isTokenByte(scheme[i]) {
+			scheme = scheme[:i]
+			break
+		}
+	}
+	if ConnectionBased(scheme) {
+		return fmt.Errorf("the scheme %s authenticates a connection and not a request, so it is refused: use another scheme, such as Basic or Bearer", scheme)
+	}
+	return nil
+}
+
+// ConnectionBased reports whether an authentication scheme authenticates a connection and
+// not a request.
+func ConnectionBased(scheme string) bool {
+	return equalFold(scheme, "NTLM") || equalFold(scheme, "Negotiate")
 }
 
 func isTokenByte(c byte) bool {

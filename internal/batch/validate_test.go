@@ -120,7 +120,7 @@ func TestTargetsAreChecked(t *testing.T) {
 		Name: "a b", BaseURL: "x", Concurrency: -1, Burst: 1, Timeout: -1, IdempotencyKeyHeader: "a b", MaxResponseBody: -1, Proxy: "x",
 		Retry: Retry{Attempts: -1, Base: time.Hour, Max: 48 * time.Hour, Budget: -1, Statuses: []int{200}},
 	}
-	require.Len(t, bad.Validate(), 14)
+	require.Len(t, bad.Validate(), 15)
 }
 
 func TestNamesOfCredentials(t *testing.T) {
@@ -144,4 +144,47 @@ func FuzzPlainPaths(f *testing.F) {
 			require.NoError(t, inspectPath(path))
 		}
 	})
+}
+
+func TestConnectionBasedAuthenticationIsRefused(t *testing.T) {
+	t.Parallel()
+	check := func(name, value string) []Fault {
+		a := Action{Method: "POST", Path: "/", Headers: []Field{{Name: "X-A", Value: "1"}, {Name: name, Value: value}}}
+		return a.Validate()
+	}
+	for _, value := range []string{"NTLM", "ntlm TlRMTVNTUAAB", "Negotiate YII", "nEgOtIaTe\tYII", " \tNegotiate YII", "NTLM,x", "Negotiate=", "NTLM\u00a0x"} {
+		for _, name := range []string{"Authorization", "authorization", "AUTHORIZATION"} {
+			faults := check(name, value)
+			require.Len(t, faults, 1, "%s: %s", name, value)
+			require.Equal(t, "/headers/"+name, faults[0].Pointer)
+			require.Contains(t, faults[0].Detail, "authenticates a connection and not a request")
+			require.NotContains(t, faults[0].Detail, "YII", "a credential is not repeated")
+		}
+	}
+	for _, value := range []string{"Bearer NTLM", "Basic Negotiate", "NTLMv2 x", "Negotiated x", "", " "} {
+		require.Empty(t, check("Authorization", value), value)
+	}
+	require.Empty(t, check("X-Authorization", "NTLM x"))
+	undo := Action{Method: "POST", Path: "/", Group: "g", Undo: &Action{Method: "DELETE", Path: "/", Headers: []Field{{Name: "Authorization", Value: "NTLM x"}}}}
+	require.Equal(t, "/undo/headers/Authorization", undo.Validate()[0].Pointer)
+}
+
+func TestBodiesThatATargetMustAllow(t *testing.T) {
+	t.Parallel()
+	for _, method := range Methods {
+		a := &Action{Method: method, Path: "/", Body: []byte("x")}
+		needs := method == "GET" || method == "HEAD" || method == "DELETE" || method == "OPTIONS"
+		target := Target{Name: "crm", BaseURL: "http://x"}.WithDefaults()
+		require.Equal(t, needs, Forbids(&target, a) != "", method)
+		if needs {
+			require.Contains(t, Forbids(&target, a), "its setting allow_body does not list "+method)
+		}
+		target.AllowBody = []string{method}
+		require.Empty(t, Forbids(&target, a), method)
+		require.Equal(t, needs, len(target.Validate()) == 0, "a method that needs no consent is a mistake: %s", method)
+		target.AllowBody = nil
+		a.Body = []byte{}
+		require.Empty(t, Forbids(&target, a), "an empty body is none: %s", method)
+	}
+	require.Len(t, Target{Name: "crm", BaseURL: "http://x", Connections: "mine", AllowBody: []string{"get", ""}}.WithDefaults().Validate(), 3)
 }

@@ -118,7 +118,7 @@ func (l *Ledger) begunOf(r *batcher.Call, verdict batch.Verdict) (*batch.Begun, 
 		group, previous, last = r.Reply[2], r.Reply[3], r.Reply[4]
 	}
 	var err error
-	if err = l.verifyHead(r, b.Target); err != nil {
+	if b.Owner, err = l.verifyHead(r, b.Target); err != nil {
 		return nil, err
 	}
 	if b.Action, err = l.batches.Codec.OpenAction(r.ID, r.Index, rdb.Text(r.Action)); err != nil {
@@ -138,17 +138,18 @@ func (l *Ledger) begunOf(r *batcher.Call, verdict batch.Verdict) (*batch.Begun, 
 	return b, nil
 }
 
-// verifyHead checks what lua/begin.lua returned of the batch, and by which the worker acts.
-func (l *Ledger) verifyHead(r *batcher.Call, target string) error {
+// verifyHead checks what lua/begin.lua returned of the batch, and by which the worker acts. It
+// returns the owner.
+func (l *Ledger) verifyHead(r *batcher.Call, target string) (owner string, err error) {
 	var head []any
 	if len(r.SharedReply) > 6 {
 		head, _ = r.SharedReply[6].([]any)
 	}
 	if len(head) != 5 {
-		return fmt.Errorf("begin action %d of batch %s: %w", r.Index, r.ID, rdb.ErrAnswer)
+		return "", fmt.Errorf("begin action %d of batch %s: %w", r.Index, r.ID, rdb.ErrAnswer)
 	}
 	m := rdb.Texts(head)
-	return l.batches.Codec.VerifyTarget(r.ID, m[0], target, m[1], m[2], m[3], m[4])
+	return m[0], l.batches.Codec.VerifyTarget(r.ID, m[0], target, m[1], m[2], m[3], m[4])
 }
 
 // heldByOther reports whether the holder is another live worker that may still run the action,

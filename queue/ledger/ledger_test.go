@@ -68,6 +68,7 @@ func TestATokenThatOnlyResemblesTheHoldersChangesNothing(t *testing.T) {
 	b := open(t, redistest.Start(t).URL())
 	id := b.Submit(1, queuetest.Spec()).ID
 	begun := b.Begin(id, 0)
+	require.Equal(t, "me", begun.Owner)
 	held := string(begun.Token)
 	for _, token := range []string{"", held[:1], held[:len(held)-1], held + "1", held + "|1", held + "|", held[1:], "|" + held} {
 		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, batch.Token(token), queuetest.Result(0, batch.Failed)), batch.ErrStale, "token %q", token)
