@@ -1,7 +1,6 @@
 package dispatch
 
 import (
-	"context"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -48,7 +47,7 @@ func (s *suspicion) report(what string) {
 	before := s.until.Swap(now + int64(s.lasts))
 	s.drop()
 	if now >= before {
-		s.log.LogAttrs(context.Background(), slog.LevelWarn, "target sent unexpected bytes: their connection is closed, and each request gets a connection of its own for a while",
+		s.log.Warn("target sent unexpected bytes: their connection is closed, and each request gets a connection of its own for a while",
 			slog.String("target", s.target), slog.String("what", what), slog.Duration("for", s.lasts))
 	}
 }
