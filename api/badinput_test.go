@@ -14,6 +14,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 // small sets tight bounds everywhere, so that the tables stay readable.
@@ -156,9 +157,9 @@ func TestRefusedSubmissions(t *testing.T) {
 		{"a webhook of another scheme", `{"target":"crm","webhook":{"url":"gopher://x/"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", "absolute http or https URL"}}},
 		{"a webhook with a password", `{"target":"crm","webhook":{"url":"https://u:p4ss@example.com/"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", "user name or password"}}},
 		{"a webhook that is too long", `{"target":"crm","webhook":{"url":"https://example.com/` + strings.Repeat("a", 2048) + `"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", "at most 2048"}}},
-		{"a webhook to this machine", `{"target":"crm","webhook":{"url":"http://LOCALHOST./"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", "public addresses only"}}},
-		{"a webhook to a private address", `{"target":"crm","webhook":{"url":"http://[::ffff:10.0.0.1]/"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", "public addresses only"}}},
-		{"a webhook with more to it", `{"target":"crm","webhook":{"url":"https://example.com/","secret":"x"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/secret", "unknown field"}}},
+		{"a webhook to this machine", `{"target":"crm","webhook":{"url":"http://LOCALHOST./"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", webhook.ErrHost.Error()}}},
+		{"a webhook to a private address", `{"target":"crm","webhook":{"url":"http://[::ffff:10.0.0.1]/"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/url", webhook.ErrHost.Error()}}},
+		{"a webhook with more to it", `{"target":"crm","webhook":{"url":"https://example.com/","secrets":"x"},"actions":[` + get + `]}`, []fault{{-1, "/webhook/secrets", "unknown field"}}},
 		{"metadata", `{"target":"crm","metadata":{"a":1,"":"x","b":"` + strings.Repeat("x", 2049) + `"},"actions":[` + get + `]}`, []fault{
 			{-1, "/metadata/a", "expected a string, found a number"}, {-1, "/metadata/", "expected 1 to 128"}, {-1, "/metadata/b", "at most 2048"},
 		}},
@@ -253,11 +254,11 @@ func TestCredentialsAreNotKeptInClearText(t *testing.T) {
 func TestWebhooksNeedASecret(t *testing.T) {
 	t.Parallel()
 	body := `{"target":"crm","webhook":{"url":"http://127.0.0.1/hook"},"actions":[{"method":"GET","path":"/"}]}`
-	f := setup(t, func(c *Config) { c.Webhooks = false })
+	f := setup(t, func(c *Config) { c.Webhooks.Secret = "" })
 	w := f.do(t, call{method: "POST", path: "/batch", body: body})
 	requireFaults(t, w, []fault{{-1, "/webhook/url", "set webhooks.secret"}})
 
-	f = setup(t, func(c *Config) { c.AllowPrivateWebhooks = true })
+	f = setup(t, func(c *Config) { c.Webhooks.AllowPrivate, c.Webhooks.Ports = true, nil })
 	require.Equal(t, http.StatusAccepted, f.do(t, call{method: "POST", path: "/batch", body: body}).Code)
 }
 

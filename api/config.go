@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 // Config configures a Server. Store and Targets are required. The fields whose types
@@ -40,12 +41,9 @@ type Config struct {
 	// Limits bound what a submission may ask for. Defaults to [DefaultLimits]. To
 	// change only some of them, start from these.
 	Limits Limits
-	// Webhooks: a webhook secret is configured. Without one, the server refuses a
+	// Webhooks has the settings of webhooks. Without a secret, the server refuses a
 	// submission that names a webhook.
-	Webhooks bool
-	// AllowPrivateWebhooks accepts webhook URLs that name a private or loopback
-	// address. The worker checks host names when it dials them.
-	AllowPrivateWebhooks bool
+	Webhooks webhook.Config
 	// Sealed: the store encrypts actions. Otherwise the server refuses an action that
 	// carries a credential. Required by [auth.ModePassthrough].
 	Sealed bool

@@ -21,7 +21,7 @@ const (
 
 var (
 	batchFields   = []string{"target", "actions", "webhook", "expires_in", "retention", "metadata"}
-	webhookFields = []string{"url"}
+	webhookFields = []string{"url", "secret"}
 
 	// errStop ends reading after a fault that makes the rest of the submission
 	// unreadable.
@@ -39,9 +39,10 @@ type rules struct {
 	// fixed is the target of the endpoint, or empty if the submission chooses.
 	fixed string
 	// webhooks: there is a secret to sign webhooks with.
-	webhooks             bool
-	allowPrivateWebhooks bool
-	sealed               bool
+	webhooks bool
+	// checkWebhook returns the fault of a webhook's URL.
+	checkWebhook func(raw string) error
+	sealed       bool
 	// authorization is added to every action without an Authorization header.
 	authorization string
 }
@@ -140,7 +141,10 @@ func (d *decoder) document(dec *jsontext.Decoder, src *itemReader) (bool, error)
 // webhook reads the webhook, which must have a URL.
 func (d *decoder) webhook(dec *jsontext.Decoder) error {
 	hasURL := false
-	ok, err := d.Object(dec, webhookFields, func(string) error {
+	ok, err := d.Object(dec, webhookFields, func(name string) error {
+		if name == "secret" {
+			return d.Text(dec, d.setWebhookSecret)
+		}
 		hasURL = true
 		return d.Text(dec, d.setWebhook)
 	})

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 // A member that is present but empty is refused, or means the same as an absent one, or
@@ -64,7 +65,7 @@ func TestEmptyMembersAreRefusedOrHaveAMeaning(t *testing.T) {
 		{action: `"group":"g","undo":{}`, pointer: "/actions/0/undo/method", says: "the method is missing"},
 		{action: `"undo":null`, pointer: "/actions/0/undo", says: "found null"},
 	} {
-		f := setup(t, func(c *Config) { c.Targets, c.AllowPrivateWebhooks = []string{"crm"}, true })
+		f := setup(t, func(c *Config) { c.Targets, c.Webhooks.AllowPrivate, c.Webhooks.Ports = []string{"crm"}, true, nil })
 		body := `{"actions":[{"method":"POST","path":"/"`
 		if row.action != "" {
 			body += "," + row.action
@@ -172,18 +173,18 @@ func TestLengthsCountCharacters(t *testing.T) {
 			}
 		}
 	}
-	require.NoError(t, validateWebhookURL("https://example.com/"+long(2028), false))
-	require.ErrorContains(t, validateWebhookURL("https://example.com/"+long(2029), false), "2049 characters")
+	require.NoError(t, checkWebhook("https://example.com/"+long(2028), false))
+	require.ErrorContains(t, checkWebhook("https://example.com/"+long(2029), false), "2049 characters")
 }
 
 func TestPortsThatNobodyListensOnAreRefusedInWebhooks(t *testing.T) {
 	t.Parallel()
 	for _, private := range []bool{true, false} {
 		for _, host := range []string{"example.com:0", "example.com:65536", "example.com:99999999999999999999", "[2606:4700::1111]:0", "8.8.8.8:00"} {
-			require.ErrorContains(t, validateWebhookURL("https://"+host+"/", private), "expected 1 to 65535", host)
+			require.ErrorContains(t, checkWebhook("https://"+host+"/", private), "expected 1 to 65535", host)
 		}
 		for _, host := range []string{"example.com", "example.com:", "example.com:1", "example.com:65535", "[2606:4700::1111]:443"} {
-			require.NoError(t, validateWebhookURL("https://"+host+"/", private), host)
+			require.NoError(t, checkWebhook("https://"+host+"/", private), host)
 		}
 	}
 }
@@ -209,4 +210,11 @@ func TestNumbersBeyondAllMeasureGetASensibleError(t *testing.T) {
 	} {
 		require.ErrorContains(t, setDuration(&to, text, batch.MaxTimeout), says, text)
 	}
+}
+
+// checkWebhook checks the URL of a webhook as in a submission.
+func checkWebhook(raw string, private bool) error {
+	c := webhook.Config{AllowPrivate: private}
+	d := decoder{rules: rules{webhooks: true, checkWebhook: func(raw string) error { return c.CheckURL(raw, "me", nil) }}}
+	return d.setWebhook(raw)
 }

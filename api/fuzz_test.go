@@ -20,7 +20,7 @@ func fuzzed(t *testing.T, data []byte, read func(*decoder, *body) (*batch.Spec, 
 	limits := DefaultLimits()
 	limits.MaxActions, limits.MaxActionBody, limits.MaxBody = 10, 1000, 1<<20
 	var staged []batch.Action
-	d := newDecoder(rules{limits: limits, targets: []string{"a", "b"}, webhooks: true}, func(a *batch.Action) error {
+	d := newDecoder(rules{limits: limits, targets: []string{"a", "b"}, webhooks: true, checkWebhook: func(string) error { return nil }}, func(a *batch.Action) error {
 		require.Empty(t, a.Validate())
 		require.LessOrEqual(t, int64(len(a.Body)), limits.MaxActionBody)
 		for _, h := range a.Headers {

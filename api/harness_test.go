@@ -25,7 +25,11 @@ import (
 
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/webhook"
 )
+
+// webhookSecret is the server's secret for webhooks.
+const webhookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 var update = flag.Bool("update", false, "rewrite the golden files")
 
@@ -46,7 +50,7 @@ func setup(t *testing.T, options ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{store: newFakeStore(), log: &syncBuffer{}}
 	cfg := Config{
-		Store: f.store, Targets: []string{"crm", "billing"}, Limits: DefaultLimits(), Webhooks: true, Sealed: true, Version: "test",
+		Store: f.store, Targets: []string{"crm", "billing"}, Limits: DefaultLimits(), Webhooks: webhook.Config{Secret: webhookSecret}.WithDefaults(), Sealed: true, Version: "test",
 		Logger: slog.New(slog.NewJSONHandler(f.log, nil)),
 	}
 	for _, o := range options {

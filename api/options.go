@@ -3,15 +3,13 @@ package api
 import (
 	"errors"
 	"fmt"
-	"net/netip"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 // Bounds of a submission's options. The lengths are in characters, as in a JSON schema.
@@ -91,40 +89,26 @@ func (d *decoder) setWebhook(raw string) error {
 	if !d.webhooks {
 		return errors.New("this server delivers no webhooks, because it has no secret to sign them with: set webhooks.secret")
 	}
-	return validateWebhookURL(raw, d.allowPrivateWebhooks)
-}
-
-// validateWebhookURL refuses a URL to which no delivery is possible. Its errors do not
-// repeat the URL, which may contain a secret. The worker checks host names, and
-// addresses in forms that only a resolver understands, when it dials them.
-func validateWebhookURL(raw string, allowPrivate bool) error {
-	if raw == "" {
+	switch n := utf8.RuneCountInString(raw); {
+	case raw == "":
 		return errors.New("the URL is empty: expected an absolute http or https URL, or leave the webhook out")
-	}
-	if n := utf8.RuneCountInString(raw); n > maxWebhookURL {
+	case n > maxWebhookURL:
 		return fmt.Errorf("the URL has %d characters: at most %d are allowed", n, maxWebhookURL)
 	}
-	u, err := url.Parse(raw)
+	return d.checkWebhook(raw)
+}
+
+// setWebhookSecret sets the secret with which this batch's webhook is signed. Its errors do
+// not repeat it.
+func (d *decoder) setWebhookSecret(secret string) error {
+	d.spec.WebhookSecret = secret
 	switch {
-	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "":
-		return errors.New("expected an absolute http or https URL")
-	case batch.CheckPort(u) != nil:
-		return batch.CheckPort(u)
-	case u.User != nil:
-		return errors.New("the URL holds a user name or password: webhooks are signed, so they need none")
-	case allowPrivate:
-		return nil
+	case secret == "":
+		return errors.New("the secret is empty: leave it out, then the owner's secret signs the webhook")
+	case !d.sealed:
+		return errors.New("the secret is a credential, " + intake.InClear)
 	}
-	host := strings.ToLower(strings.TrimSuffix(u.Hostname(), "."))
-	if host == "localhost" || strings.HasSuffix(host, ".localhost") {
-		return errors.New("the URL names this machine: webhooks go to public addresses only")
-	}
-	if ip, err := netip.ParseAddr(host); err == nil {
-		if ip = ip.Unmap(); !ip.IsGlobalUnicast() || ip.IsPrivate() {
-			return errors.New("the URL names a private address: webhooks go to public addresses only")
-		}
-	}
-	return nil
+	return webhook.CheckSecret(secret)
 }
 
 func (d *decoder) setMetadata(key, value string) error {

@@ -43,6 +43,7 @@ func (s *Server) table() []route {
 		{method: "POST", path: "/batch/:id/cancel", scope: auth.Cancel, handle: s.cancel},
 		{method: "POST", path: "/batch/:id/retry", scope: auth.Submit, handle: s.retry},
 		{method: "GET", path: "/batch/:id/webhook", scope: auth.Read, handle: s.deliveries},
+		{method: "GET", path: "/webhook-secret", scope: auth.Read, handle: s.webhookSecret},
 		{method: "POST", path: "/batch/:id/webhook/redeliver", scope: auth.Submit, handle: s.redeliver},
 	}
 	for i := range s.cfg.Endpoints {

@@ -181,7 +181,7 @@ func (u *fakeUpload) Commit(_ context.Context, spec *batch.Spec) (*batch.Batch, 
 	b.Batch = batch.Batch{
 		ID: fmt.Sprintf("batch-%d", len(s.order)+1), Owner: u.owner, Target: spec.Target, Status: batch.StatusQueued,
 		Lane:   batch.LaneFor(len(u.actions), spec.Waited),
-		Counts: batch.Counts{Total: len(u.actions), Pending: len(u.actions)}, WebhookURL: spec.WebhookURL, Metadata: spec.Metadata, Scope: spec.Scope,
+		Counts: batch.Counts{Total: len(u.actions), Pending: len(u.actions)}, WebhookURL: spec.WebhookURL, WebhookSecret: spec.WebhookSecret, Metadata: spec.Metadata, Scope: spec.Scope,
 		CreatedAt: now, ExpiresAt: now.Add(spec.ExpiresIn), Retention: spec.Retention,
 	}
 	b.log = batch.DeliveryLog{Round: 1, MessageID: "msg_" + b.ID, State: batch.DeliveryWaiting}

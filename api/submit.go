@@ -67,7 +67,7 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	ctx := r.Context()
 	up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
 	defer up.abort(ctx)
-	dec := newDecoder(s.rules(principal(c), ep, authorization), func(a *batch.Action) error {
+	dec := newDecoder(s.rules(principal(c), owner(c), ep, authorization), func(a *batch.Action) error {
 		s.nesting.refuse(ep, a)
 		return up.add(ctx, a)
 	})
@@ -133,10 +133,11 @@ func (s *Server) waitFor(ep *Endpoint, h http.Header) (time.Duration, string) {
 	return parsePrefer(h).waitFor(def, most)
 }
 
-func (s *Server) rules(p *auth.Principal, ep *Endpoint, authorization string) rules {
+func (s *Server) rules(p *auth.Principal, owner string, ep *Endpoint, authorization string) rules {
 	r := rules{
 		limits: s.cfg.Limits, targets: s.targetsOf(p), policies: s.policies, transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
-		webhooks: s.cfg.Webhooks, allowPrivateWebhooks: s.cfg.AllowPrivateWebhooks,
+		webhooks:     s.cfg.Webhooks.Secret != "",
+		checkWebhook: func(raw string) error { return s.cfg.Webhooks.CheckURL(raw, owner, p.WebhookHosts) },
 	}
 	if ep != nil {
 		r.fixed, r.limits.MaxActions = ep.Target, ep.MaxActions

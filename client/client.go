@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -156,8 +157,10 @@ func validHeader(name, value string) bool {
 // call is one request to the server.
 type call struct {
 	method string
-	// path is the path below the base URL, in unescaped segments.
+	// path is the path below root, in unescaped segments. Root is below the base URL, and
+	// defaults to "batch".
 	path   []string
+	root   string
 	query  url.Values
 	header http.Header
 	body   io.Reader
@@ -165,7 +168,7 @@ type call struct {
 
 // do makes the call. The answer's status is below 300, and the caller closes its body.
 func (c *Client) do(ctx context.Context, call call) (*http.Response, error) {
-	u := c.base.JoinPath(append([]string{"batch"}, escapeAll(call.path)...)...)
+	u := c.base.JoinPath(append([]string{cmp.Or(call.root, "batch")}, escapeAll(call.path)...)...)
 	u.RawQuery = call.query.Encode()
 	req, err := http.NewRequestWithContext(ctx, call.method, u.String(), call.body)
 	if err != nil {

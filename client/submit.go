@@ -22,6 +22,9 @@ type Options struct {
 	Target string
 	// WebhookURL receives a webhook when the batch has ended. See [VerifyWebhook].
 	WebhookURL string
+	// WebhookSecret signs the webhook of this batch instead of the owner's secret: "whsec_"
+	// and the base64 of 24 to 64 bytes. Only Submit can send it. Defaults to none.
+	WebhookSecret string
 	// ExpiresIn is the time from acceptance to the deadline, after which no action
 	// begins. Defaults to the server's setting.
 	ExpiresIn time.Duration
@@ -61,7 +64,7 @@ func (c *Client) Submit(ctx context.Context, actions []Action, opts Options) (*B
 		doc.Actions = []Action{} // an empty list, which the server refuses
 	}
 	if opts.WebhookURL != "" {
-		doc.Webhook = &webhookDocument{URL: opts.WebhookURL}
+		doc.Webhook = &webhookDocument{URL: opts.WebhookURL, Secret: opts.WebhookSecret}
 	}
 	body, err := encodeJSON(&doc)
 	if err != nil {
@@ -107,7 +110,8 @@ type submission struct {
 }
 
 type webhookDocument struct {
-	URL string `json:"url"`
+	URL    string `json:"url"`
+	Secret string `json:"secret,omitempty"`
 }
 
 func seconds(d time.Duration) string {

@@ -36,7 +36,9 @@ const minSecret = 24
 
 // VerifyWebhook checks that a received request was signed with one of the secrets
 // ("whsec_…"), at most five minutes ago, and returns its event. Body is the request's
-// body, byte for byte as received. While a new secret replaces an old one, pass both.
+// body, byte for byte as received. The secrets are those of [Client.WebhookSecrets], or the
+// one that was given with the batch. While a new secret replaces an old one, a webhook has a
+// signature for each, so either is enough.
 // On an error, answer 401 and do nothing else.
 func VerifyWebhook(header http.Header, body []byte, secrets ...string) (*Event, error) {
 	if len(secrets) == 0 {
@@ -135,6 +137,23 @@ func (c *Client) Deliveries(ctx context.Context, id string) (*DeliveryLog, error
 	}
 	return retryTransient(ctx, c.retryFor, func() (*DeliveryLog, error) {
 		return decode[DeliveryLog](ctx, c, call{method: http.MethodGet, path: []string{id, "webhook"}})
+	})
+}
+
+// WebhookSecrets are the secrets that sign the webhooks of the client's batches, for
+// [VerifyWebhook].
+type WebhookSecrets struct {
+	Secret string `json:"secret"`
+	// PreviousSecret also signs them while the server's secret is replaced. It is empty
+	// otherwise.
+	PreviousSecret string `json:"previous_secret,omitempty"`
+}
+
+// WebhookSecrets returns the client's secrets. If the server delivers no webhooks, the error
+// is a 404.
+func (c *Client) WebhookSecrets(ctx context.Context) (*WebhookSecrets, error) {
+	return retryTransient(ctx, c.retryFor, func() (*WebhookSecrets, error) {
+		return decode[WebhookSecrets](ctx, c, call{method: http.MethodGet, root: "webhook-secret"})
 	})
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,18 +11,15 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
-	"strings"
 	"time"
 
-	"code.dny.dev/ssrf"
 	"github.com/hibiken/asynq"
-	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/internal/webhook"
 	"github.com/batchd/batchd/queue/tasks"
 )
 
@@ -42,75 +38,39 @@ const webhookTimeout = 15 * time.Second
 // WebhookConfig configures the delivery of webhooks. Fields without a yaml tag are not
 // settings.
 type WebhookConfig struct {
-	// Secret signs webhooks as in Standard Webhooks: "whsec_" and the base64 of 24 to 64
-	// bytes. Defaults to none; then no webhooks are delivered.
-	Secret setting.Secret `yaml:"secret"`
-	// AllowPrivate allows webhooks to loopback and private addresses. Defaults to false.
-	AllowPrivate bool `yaml:"allow_private"`
+	webhook.Config `yaml:",inline"`
 	// UserAgent defaults to "batchd".
 	UserAgent string
 }
 
-// Check reports the faults of the settings.
-func (w WebhookConfig) Check(c *setting.Checker) { c.Check("secret", checkSecret(w.Secret)) }
-
-// checkSecret checks a secret against Standard Webhooks, "Signature scheme".
-func checkSecret(s setting.Secret) error {
-	const (
-		prefix   = "whsec_"
-		least    = 24
-		most     = 64
-		expected = "expected " + prefix + " and the base64 of 24 to 64 bytes: make one with: echo " + prefix + "$(openssl rand -base64 32)"
-	)
-	if s == "" {
-		return nil
-	}
-	encoded, ok := strings.CutPrefix(s.Reveal(), prefix)
-	if !ok {
-		return errors.New("the secret does not start with " + prefix + ": " + expected)
-	}
-	raw, err := base64.StdEncoding.DecodeString(encoded)
-	if err != nil {
-		return errors.New("the secret is not valid base64: " + expected)
-	}
-	if len(raw) < least || len(raw) > most {
-		return fmt.Errorf("the secret has %d bytes: %s", len(raw), expected)
-	}
-	return nil
-}
-
 // deliverer posts signed webhooks.
 type deliverer struct {
-	signer    *standardwebhooks.Webhook
+	cfg       webhook.Config
 	client    *http.Client
 	transport *http.Transport
 	agent     string
 }
 
-// errBlocked means that batchd must not call the address of a webhook.
-var errBlocked = errors.New("the receiver's address is not public, and webhooks.allow_private is off")
+// dialTimeout bounds a connection and its TLS handshake, each.
+const dialTimeout = webhookTimeout / 3
+
+// errUnreachable is the error of every delivery that made no connection, whatever the
+// reason: an owner must not find out which names resolve, and which addresses answer, in
+// the network of batchd.
+const errUnreachable deliveryError = "the receiver cannot be reached, or must not be"
 
 func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
-	d := &deliverer{agent: cfg.UserAgent}
+	d := &deliverer{cfg: cfg.Config, agent: cfg.UserAgent}
 	if d.agent == "" {
 		d.agent = "batchd"
 	}
-	if cfg.Secret != "" {
-		var err error
-		if d.signer, err = standardwebhooks.NewWebhook(cfg.Secret.Reveal()); err != nil {
-			return nil, errors.New("webhooks.secret cannot be read: expected whsec_ and base64")
-		}
+	if _, err := cfg.OwnerSecrets(""); err != nil {
+		return nil, err
 	}
-	dialer := &net.Dialer{Timeout: webhookTimeout / 3}
-	if !cfg.AllowPrivate {
-		// The guard checks the address that the dialer uses and not the name, which may resolve to
-		// another address a moment later.
-		guard := ssrf.New(ssrf.WithAnyPort(), ssrf.WithDeniedV4Prefixes(netip.MustParsePrefix("168.63.129.16/32")))
-		dialer.Control = guard.Safe
-	}
+	dialer := &net.Dialer{Timeout: dialTimeout, Control: cfg.Control}
 	d.transport = &http.Transport{
 		DialContext: dialer.DialContext, Proxy: nil, ForceAttemptHTTP2: true, DisableCompression: true,
-		TLSHandshakeTimeout: webhookTimeout / 3, MaxResponseHeaderBytes: 64 << 10,
+		TLSHandshakeTimeout: dialTimeout, MaxResponseHeaderBytes: 64 << 10,
 		MaxIdleConns: 64, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
 	}
 	d.client = &http.Client{
@@ -142,7 +102,7 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		return &laterError{after: unreadable(err), reason: "the batch could not be read"}
 	}
 	crash.At(crash.WebhookTaken)
-	delivery := w.hooks.deliver(w.held, notice)
+	delivery, cause := w.hooks.deliver(w.held, notice)
 	crash.At(crash.WebhookSent)
 	if w.held.Err() != nil && delivery.Status == 0 {
 		return &laterError{after: storeAway, reason: "a shutdown interrupted the delivery"}
@@ -151,10 +111,13 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 	next := time.Time{}
 	if state == batch.DeliveryPending {
 		next = time.Now().Add(wait)
+		if delivery.Error == errUnreachable.Error() {
+			next = delivery.At.Add(wait) // the duration is not told here either
+		}
 	}
 	w.metrics.webhooks.WithLabelValues(string(state)).Inc()
 	w.log.InfoContext(w.held, "webhook attempt", "batch", id, "attempt", failures+1, "status", delivery.Status,
-		"error", delivery.Error, "state", string(state), "duration_ms", delivery.DurationMS)
+		"error", delivery.Error, "cause", cause, "state", string(state), "duration_ms", delivery.DurationMS)
 	err = w.retryUnavailable(w.held, func(ctx context.Context) error {
 		return w.cfg.Ledger.Delivered(ctx, id, number, delivery, state, next)
 	})
@@ -166,7 +129,7 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		w.log.ErrorContext(w.held, "webhook attempt not recorded", "batch", id, "error", err)
 		return &laterError{after: storeAway, reason: "the attempt could not be recorded"}
 	case state == batch.DeliveryPending:
-		return &laterError{after: wait, reason: "the receiver did not accept the webhook", failed: true}
+		return &laterError{after: time.Until(next), reason: "the receiver did not accept the webhook", failed: true}
 	}
 	return nil
 }
@@ -208,39 +171,48 @@ func after(d *batch.Delivery, failures int) (batch.DeliveryState, time.Duration)
 	return batch.DeliveryPending, wait + rand.N(wait/10) //nolint:gosec // jitter is no secret
 }
 
-// deliver makes one attempt. Its error contains nothing of the URL, which may be a secret.
-func (d *deliverer) deliver(ctx context.Context, n *batch.Notice) batch.Delivery {
+// deliver makes one attempt. The error in the delivery is for the owner: it contains nothing
+// of the URL, which may be a secret, and nothing of batchd's network. Cause is for the log of
+// the worker, and contains nothing of the URL either.
+func (d *deliverer) deliver(ctx context.Context, n *batch.Notice) (out batch.Delivery, cause string) {
 	start := time.Now()
-	out := batch.Delivery{Round: n.Round, MessageID: n.MessageID, At: start.UTC().Truncate(time.Millisecond)}
+	out = batch.Delivery{Round: n.Round, MessageID: n.MessageID, At: start.UTC().Truncate(time.Millisecond)}
 	status, err := d.post(ctx, n, start)
 	out.DurationMS = time.Since(start).Milliseconds()
 	out.Status = status
 	switch {
 	case err != nil:
-		out.Error = reason(err)
+		out.Error, cause = reason(err)
+		if out.Error == errUnreachable.Error() {
+			out.DurationMS = 0 // it would tell a refused address from one that does not answer
+		}
 	case status >= 300 && status <= 399:
 		out.Error = "the receiver answered with a redirect, which is not followed"
 	case status < 200 || status > 299:
 		out.Error = fmt.Sprintf("the receiver answered %d %s", status, http.StatusText(status))
 	}
-	return out
+	return out, cause
 }
 
 func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (int, error) {
-	if d.signer == nil {
-		return 0, deliveryError("this worker has no webhooks.secret to sign with")
+	secrets, err := d.secrets(n.Batch)
+	if err != nil {
+		return 0, err
+	}
+	if d.cfg.CheckURL(n.Batch.WebhookURL, n.Batch.Owner, nil) != nil { // the settings may have changed since the submission
+		return 0, webhook.ErrHost
 	}
 	payload, err := encodeNotice(n)
 	if err != nil {
 		return 0, err
 	}
-	signature, err := d.signer.Sign(n.MessageID, now, payload)
+	signature, err := webhook.Sign(n.MessageID, now, payload, secrets...)
 	if err != nil {
 		return 0, deliveryError("the webhook could not be signed")
 	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, n.Batch.WebhookURL, bytes.NewReader(payload))
 	if err != nil {
-		return 0, deliveryError("the webhook's URL cannot be parsed")
+		return 0, webhook.ErrHost // not reached: the URL was checked
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("User-Agent", d.agent)
@@ -256,37 +228,57 @@ func (d *deliverer) post(ctx context.Context, n *batch.Notice, now time.Time) (i
 	return resp.StatusCode, nil
 }
 
+// secrets returns the secrets that sign the webhook of a batch: its own, or those of its
+// owner.
+func (d *deliverer) secrets(b *batch.Batch) ([]setting.Secret, error) {
+	if d.cfg.Secret == "" {
+		return nil, deliveryError("this worker has no webhooks.secret to sign with")
+	}
+	if b.WebhookSecret != "" {
+		return []setting.Secret{setting.Secret(b.WebhookSecret)}, nil
+	}
+	own, err := d.cfg.OwnerSecrets(b.Owner)
+	if err != nil {
+		return nil, deliveryError("the webhook could not be signed")
+	}
+	return []setting.Secret{own.Secret, own.Previous}, nil
+}
+
 // deliveryError is a failure with a description for the delivery log.
 type deliveryError string
 
 // Error implements error.
 func (e deliveryError) Error() string { return string(e) }
 
-// reason returns why a webhook could not be delivered.
-func reason(err error) string {
+// reason returns why a webhook could not be delivered: for its owner, and for the log of the
+// worker.
+func reason(err error) (owner, cause string) {
 	var dns *net.DNSError
 	var op *net.OpError
 	var timeout net.Error
 	var ours deliveryError
 	switch {
 	case errors.As(err, &ours):
-		return ours.Error()
-	case errors.Is(err, ssrf.ErrProhibitedIP), errors.Is(err, ssrf.ErrProhibitedNetwork), errors.Is(err, ssrf.ErrProhibitedPort):
-		return errBlocked.Error()
+		return ours.Error(), ""
+	case errors.Is(err, webhook.ErrHost):
+		return errUnreachable.Error(), "the settings of webhooks do not allow the host, its address or its port"
 	case errors.As(err, &dns):
-		return "the receiver's name does not resolve"
-	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Sprintf("the receiver did not answer within %s", webhookTimeout)
+		return errUnreachable.Error(), "the name does not resolve"
 	case errors.As(err, &op) && op.Op == "dial":
-		return "the receiver refused the connection"
+		if op.Timeout() {
+			return errUnreachable.Error(), "no connection within " + dialTimeout.String()
+		}
+		return errUnreachable.Error(), "the connection was refused"
+	case errors.As(err, &timeout) && timeout.Timeout():
+		return fmt.Sprintf("the receiver did not answer within %s", webhookTimeout), ""
 	}
 	if certificate := (*tls.CertificateVerificationError)(nil); errors.As(err, &certificate) {
-		return "the receiver's certificate cannot be trusted"
+		return "the receiver's certificate cannot be trusted", ""
 	}
 	if handshake := (tls.RecordHeaderError{}); errors.As(err, &handshake) {
-		return "the receiver does not speak TLS"
+		return "the receiver does not speak TLS", ""
 	}
-	return "the exchange with the receiver was interrupted" // net/http's error contains the URL
+	return "the exchange with the receiver was interrupted", "" // net/http's error contains the URL
 }
 
 // noticeDocument is the body of a webhook, as api/openapi.yaml describes it. The results

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,6 +17,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -43,7 +48,7 @@ func receive(t *testing.T, answers func(call int) int) *receiver {
 
 func (b *bundle) withWebhook(url string) string {
 	b.t.Helper()
-	b.cfg.Webhooks = WebhookConfig{Secret: secret, AllowPrivate: true}
+	b.cfg.Webhooks = WebhookConfig{Config: webhook.Config{Secret: secret, AllowPrivate: true}}
 	return b.submit(2, "POST", func(s *batch.Spec) { s.WebhookURL, s.Metadata = url, map[string]string{"k": "v"} })
 }
 
@@ -69,7 +74,9 @@ func TestTheEndIsToldByASignedWebhook(t *testing.T) {
 	id := b.withWebhook(r.URL)
 	b.run()
 	headers, body := <-r.headers, <-r.bodies
-	wh, err := standardwebhooks.NewWebhook(secret)
+	own, err := webhook.Config{Secret: secret}.OwnerSecrets("me")
+	require.NoError(t, err)
+	wh, err := standardwebhooks.NewWebhook(own.Secret.Reveal())
 	require.NoError(t, err)
 	require.NoError(t, wh.Verify(body, headers))
 	require.Equal(t, "msg_"+id, headers.Get("Webhook-Id"))
@@ -134,15 +141,81 @@ func TestWebhooksDoNotReachPrivateAddresses(t *testing.T) {
 	b.cfg.Webhooks.AllowPrivate = false
 	b.run()
 	l := b.log(id, batch.DeliveryPending, 1)
-	require.Equal(t, errBlocked.Error(), l.Attempts[0].Error)
+	require.Equal(t, errUnreachable.Error(), l.Attempts[0].Error)
 	require.Zero(t, r.calls.Load())
 
-	d, err := newDeliverer(WebhookConfig{Secret: secret})
+	d, err := newDeliverer(WebhookConfig{Config: webhook.Config{Secret: secret}})
 	require.NoError(t, err)
 	defer d.close()
 	for _, url := range []string{"http://127.0.0.1:1/", "http://[::1]/", "http://10.0.0.1/", "http://169.254.169.254/", "http://168.63.129.16/", "http://[::ffff:127.0.0.1]/", "http://0.0.0.0/", "http://localhost:1/"} {
-		got := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, MessageID: "m"})
-		require.Equal(t, errBlocked.Error(), got.Error, url)
+		got, _ := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, MessageID: "m"})
+		require.Equal(t, errUnreachable.Error(), got.Error, url)
+	}
+}
+
+// An owner must not find out what resolves and answers within batchd's network.
+func TestALogOfDeliveriesTellsNothingOfTheNetwork(t *testing.T) {
+	t.Parallel()
+	open := receive(t, func(int) int { return 200 })
+	_, port, err := net.SplitHostPort(strings.TrimPrefix(open.URL, "http://"))
+	require.NoError(t, err)
+	n, err := strconv.Atoi(port)
+	require.NoError(t, err)
+	guarded := WebhookConfig{Config: webhook.Config{Secret: secret, Ports: []int{80, 443, n}}}
+	loose := WebhookConfig{Config: webhook.Config{Secret: secret, AllowPrivate: true}}
+	ruled := WebhookConfig{Config: webhook.Config{Secret: secret, AllowPrivate: true, Hosts: []webhook.HostRule{{Owner: "me", Allow: []string{"hooks.example.com"}}}}}
+	causes := map[string]bool{}
+	for _, row := range []struct {
+		cfg WebhookConfig
+		url string
+	}{
+		{guarded, open.URL},                         // answers, but is private
+		{guarded, "http://localhost:" + port},       // resolves to a private address
+		{guarded, "http://does-not-exist.invalid/"}, // does not resolve
+		{loose, "http://does-not-exist.invalid/"},
+		{loose, "http://127.0.0.1:1/"}, // refuses
+		{ruled, open.URL},              // is not allowed for the owner
+		{guarded, "http://93.184.215.14:22/"},
+	} {
+		d, err := newDeliverer(row.cfg)
+		require.NoError(t, err)
+		got, cause := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{Owner: "me", WebhookURL: row.url}, MessageID: "m"})
+		d.close()
+		require.Equal(t, batch.Delivery{MessageID: "m", At: got.At, Error: errUnreachable.Error()}, got, row.url)
+		require.NotEmpty(t, cause, row.url)
+		causes[cause] = true
+	}
+	require.Greater(t, len(causes), 2, "the worker's own log has the reason")
+	require.Zero(t, open.calls.Load())
+}
+
+func TestAWebhookIsSignedWithTheSecretOfItsBatchOrOwner(t *testing.T) {
+	t.Parallel()
+	const former, own = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
+	cfg := webhook.Config{Secret: secret, PreviousSecret: former, AllowPrivate: true}
+	mine, err := cfg.OwnerSecrets("me")
+	require.NoError(t, err)
+	yours, err := cfg.OwnerSecrets("you")
+	require.NoError(t, err)
+	d, err := newDeliverer(WebhookConfig{Config: cfg})
+	require.NoError(t, err)
+	defer d.close()
+	r := receive(t, func(int) int { return 200 })
+	for _, row := range []struct {
+		own   string
+		valid map[setting.Secret]bool
+	}{
+		{"", map[setting.Secret]bool{mine.Secret: true, mine.Previous: true, yours.Secret: false, secret: false, former: false}},
+		{own, map[setting.Secret]bool{own: true, mine.Secret: false, mine.Previous: false, secret: false}},
+	} {
+		got, _ := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{Owner: "me", WebhookURL: r.URL, WebhookSecret: row.own}, MessageID: "m"})
+		require.Equal(t, 200, got.Status, got.Error)
+		headers, body := <-r.headers, <-r.bodies
+		for key, valid := range row.valid {
+			wh, err := standardwebhooks.NewWebhook(key.Reveal())
+			require.NoError(t, err)
+			require.Equal(t, valid, wh.Verify(body, headers) == nil)
+		}
 	}
 }
 
@@ -165,15 +238,15 @@ func TestTheScheduleOfAWebhook(t *testing.T) {
 
 func TestWhatIsSaidOfAFailedWebhookHoldsNothingOfItsURL(t *testing.T) {
 	t.Parallel()
-	d, err := newDeliverer(WebhookConfig{Secret: secret, AllowPrivate: true})
+	d, err := newDeliverer(WebhookConfig{Config: webhook.Config{Secret: secret, AllowPrivate: true}})
 	require.NoError(t, err)
 	defer d.close()
 	for _, url := range []string{"http://127.0.0.1:1/hush", "http://hush.invalid/hush", "https://127.0.0.1:1/hush", "http://%zz/hush", "hush:hush"} {
-		got := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, MessageID: "m"})
+		got, _ := d.deliver(t.Context(), &batch.Notice{Batch: &batch.Batch{WebhookURL: url}, MessageID: "m"})
 		require.NotEmpty(t, got.Error, url)
 		require.NotContains(t, got.Error, "hush")
 	}
-	_, err = newDeliverer(WebhookConfig{Secret: "whsec_hush!"})
+	_, err = newDeliverer(WebhookConfig{Config: webhook.Config{Secret: "whsec_hush!"}})
 	require.Error(t, err)
 	require.NotContains(t, err.Error(), "hush")
 }

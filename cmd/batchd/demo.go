@@ -16,8 +16,11 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/client"
 	"github.com/batchd/batchd/internal/config"
+	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 func newDemoCmd() *cobra.Command {
@@ -105,7 +108,11 @@ func startDemo(ctx context.Context, stderr io.Writer) (d *demo, err error) {
 	key := make([]byte, 32)
 	_, _ = rand.Read(key) // never fails
 	secret := "whsec_" + base64.StdEncoding.EncodeToString(key)
-	d.hooks = &hookReceiver{secret: secret, events: make(chan *client.Event, 1)}
+	own, err := webhook.Config{Secret: setting.Secret(secret)}.OwnerSecrets(auth.Anonymous)
+	if err != nil {
+		return nil, err
+	}
+	d.hooks = &hookReceiver{secret: own.Secret.Reveal(), events: make(chan *client.Event, 1)}
 	if d.receiver, err = listenLoopback(ctx, d.hooks); err != nil {
 		return nil, err
 	}

@@ -187,8 +187,8 @@ func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Regi
 	out := api.Config{
 		Auth: cfg.Auth, Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
-		Webhooks: cfg.Webhooks.Secret != "", AllowPrivateWebhooks: cfg.Webhooks.AllowPrivate,
-		Logger: log, Version: buildVersion(), Metrics: registry,
+		Webhooks: cfg.Webhooks.Config,
+		Logger:   log, Version: buildVersion(), Metrics: registry,
 	}
 	if host, port, err := net.SplitHostPort(cfg.Listen); err == nil && host != "" {
 		if port != "0" { // clients may use the address as it is written

@@ -121,6 +121,9 @@ type Batch struct {
 	Counts Counts
 	// WebhookURL receives a webhook when the batch ends. Empty means no webhook.
 	WebhookURL string
+	// WebhookSecret signs the webhook of this batch instead of the owner's secret. It is
+	// never returned to a client. Empty means the owner's.
+	WebhookSecret string
 	// Metadata is the client's own; the store returns it unchanged.
 	Metadata  map[string]string
 	CreatedAt time.Time
@@ -145,7 +148,9 @@ type Spec struct {
 	// the interactive lane.
 	Waited     bool
 	WebhookURL string
-	Metadata   map[string]string
+	// WebhookSecret signs the batch's webhook. Empty means the owner's secret.
+	WebhookSecret string
+	Metadata      map[string]string
 	// ExpiresIn is the time from acceptance to the deadline. It must be positive.
 	ExpiresIn time.Duration
 	// Retention is how long results are kept after the end. It must be positive.

@@ -4,6 +4,7 @@ import (
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/webhook"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/worker"
@@ -63,12 +64,13 @@ type Worker struct {
 // valid yet.
 func Default() *Config {
 	return &Config{
-		Listen: "127.0.0.1:8080",
-		Log:    Log{Level: "info", Format: LogText},
-		Redis:  rdb.Config{}.WithDefaults(),
-		Auth:   auth.Config{}.WithDefaults(),
-		Limits: api.DefaultLimits(),
-		Worker: Worker{Listen: "127.0.0.1:8081", Config: worker.Config{}.WithDefaults()},
+		Listen:   "127.0.0.1:8080",
+		Log:      Log{Level: "info", Format: LogText},
+		Redis:    rdb.Config{}.WithDefaults(),
+		Auth:     auth.Config{}.WithDefaults(),
+		Webhooks: worker.WebhookConfig{Config: webhook.Config{}.WithDefaults()},
+		Limits:   api.DefaultLimits(),
+		Worker:   Worker{Listen: "127.0.0.1:8081", Config: worker.Config{}.WithDefaults()},
 	}
 }
 

@@ -161,7 +161,8 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 		"auth.modes": "none", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"seal.accept_clear_until": "2027-01-31",
 		"webhooks.secret":         "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
-		"limits.max_actions": "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
+		"webhooks.previous_secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+		"limits.max_actions":       "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
 		"limits.max_expires_in": "77h", "limits.retention": "7h", "limits.max_retention": "77h", "limits.max_wait": "7s",
 		"limits.body_memory": "7MiB", "limits.body_ratio": "7", "limits.body_rate": "7KiB",
 		"limits.connections": "7", "limits.connections_per_owner": "7", "limits.connections_per_address": "7",
@@ -177,7 +178,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 			value, ok := values[s.Path]
 			require.True(t, ok)
 			require.Equal(t, "BATCHD_"+strings.ToUpper(strings.ReplaceAll(s.Path, ".", "_")), s.Env)
-			file := write(t, oneTarget)
+			file := write(t, oneTarget+"webhooks: {secret: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD}\n") // for previous_secret
 			fromVariable := load(t, config.Options{File: file, Environ: []string{s.Env + "=" + value}})
 			require.Contains(t, fromVariable.Summary(), "# "+s.Env+"\n")
 			fromFlag := load(t, config.Options{File: file, Set: map[string]string{s.Path: value}})
@@ -192,7 +193,7 @@ func TestSettingsTellTheirDefaults(t *testing.T) {
 	defaults := map[string]string{}
 	for _, s := range config.Settings() {
 		defaults[s.Flag] = s.Default
-		require.Equal(t, s.Path == "seal.keys" || s.Path == "webhooks.secret" || s.Path == "redis.password", s.Secret, s.Path)
+		require.Equal(t, s.Path == "seal.keys" || strings.HasPrefix(s.Path, "webhooks.") && strings.HasSuffix(s.Path, "secret") || s.Path == "redis.password", s.Secret, s.Path)
 	}
 	require.Equal(t, "embedded", defaults["redis-url"])
 	require.Equal(t, "256MiB", defaults["limits-max-body"])
@@ -306,7 +307,8 @@ func TestSecretsCanComeFromFiles(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
 		"redis.url": "redis://:hunter2@h:1", "redis.password": " hunter2 #: ", "webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
-		"seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\nb:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+		"webhooks.previous_secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+		"seal.keys":                "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\nb:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 	}
 	for _, s := range config.Settings() {
 		value, ok := values[s.Path]
@@ -316,24 +318,28 @@ func TestSecretsCanComeFromFiles(t *testing.T) {
 			continue
 		}
 		require.Equal(t, s.Env+"_FILE", s.EnvFile)
+		whole := oneTarget
+		if s.Path == "webhooks.previous_secret" { // it needs the secret that replaces it
+			whole += "webhooks: {secret: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD}\n"
+		}
 		for _, end := range []string{"", "\n", "\r\n"} {
 			secret := write(t, value+end)
-			c := load(t, config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=" + secret}})
+			c := load(t, config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=" + secret}})
 			require.Contains(t, c.Summary(), "# "+s.EnvFile+"\n")
 			requireNoSecret(t, c.Summary())
 			if s.Path == "redis.password" {
 				require.Equal(t, value, c.Redis.Password.Reveal(), "one line break is cut, and nothing else")
 			}
-			_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=" + secret, s.Env + "=" + value}})
+			_, err := config.Load(config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=" + secret, s.Env + "=" + value}})
 			require.EqualError(t, err, s.EnvFile+": "+s.Env+" is set, too: set only one of them")
-			load(t, config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=", s.Env + "=" + value}}) // compose passes an empty variable
+			load(t, config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=", s.Env + "=" + value}}) // compose passes an empty variable
 		}
 		for content, want := range map[string]string{"\n": "the value is empty", "\xff": "not UTF-8"} {
-			_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=" + write(t, content)}})
+			_, err := config.Load(config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=" + write(t, content)}})
 			require.ErrorContains(t, err, s.EnvFile+": ")
 			require.ErrorContains(t, err, want)
 		}
-		_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{s.EnvFile + "=/nowhere"}})
+		_, err := config.Load(config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=/nowhere"}})
 		require.EqualError(t, err, s.EnvFile+": cannot read /nowhere: no such file or directory")
 	}
 	two := load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_REDIS_PASSWORD_FILE=" + write(t, "a\n\n")}})

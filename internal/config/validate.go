@@ -24,6 +24,9 @@ func (l *loader) validate() {
 	check.Check("listen", c.Auth.CheckListener(c.Listen))
 	c.Worker.Check(check.In("worker"))
 	c.Redis.Check(check.In("redis"))
+	if c.Webhooks.AllowPrivate && !l.IsSet("webhooks.ports") {
+		c.Webhooks.Ports = nil
+	}
 	c.Webhooks.Check(check.In("webhooks"))
 	c.Auth.Check(check.In("auth"))
 	c.Seal.Check(check.In("seal"))

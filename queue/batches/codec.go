@@ -16,8 +16,9 @@ type Codec struct{ seals *seal.Sealer }
 
 // private is the part of a batch that may hold secrets.
 type private struct {
-	WebhookURL string            `json:"webhook_url,omitempty"`
-	Metadata   map[string]string `json:"metadata,omitempty"`
+	WebhookURL    string            `json:"webhook_url,omitempty"`
+	WebhookSecret string            `json:"webhook_secret,omitempty"`
+	Metadata      map[string]string `json:"metadata,omitempty"`
 }
 
 // kindNames has the kinds of sealed values of a batch, as errors name them.
@@ -68,7 +69,7 @@ func (c *Codec) DecodeBatch(id string, m map[string]string) (*batch.Batch, error
 		if err := json.Unmarshal(opened, &p); err != nil {
 			return nil, Damaged(id, "m", 0, err)
 		}
-		b.WebhookURL, b.Metadata = p.WebhookURL, p.Metadata
+		b.WebhookURL, b.WebhookSecret, b.Metadata = p.WebhookURL, p.WebhookSecret, p.Metadata
 	}
 	return b, nil
 }
@@ -78,7 +79,7 @@ func (c *Codec) SealPrivate(id string, spec *batch.Spec) []byte {
 	if spec.WebhookURL == "" && len(spec.Metadata) == 0 {
 		return nil
 	}
-	encoded, _ := json.Marshal(private{WebhookURL: spec.WebhookURL, Metadata: spec.Metadata}) // strings always encode
+	encoded, _ := json.Marshal(private{WebhookURL: spec.WebhookURL, WebhookSecret: spec.WebhookSecret, Metadata: spec.Metadata}) // strings always encode
 	return c.seals.Seal(seal.Label{ID: id, Kind: "m"}, encoded)
 }
 

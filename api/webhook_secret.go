@@ -1,0 +1,32 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/gin-gonic/gin"
+)
+
+// webhookSecretDocument has the secrets that verify the webhooks of an owner.
+type webhookSecretDocument struct {
+	Secret         string `json:"secret"`
+	PreviousSecret string `json:"previous_secret,omitempty"`
+}
+
+// webhookSecret answers with the secrets of the owner who asks.
+func (s *Server) webhookSecret(c *gin.Context) error {
+	if _, err := negotiate(c, mediaJSON); err != nil {
+		return err
+	}
+	if _, err := parameters(c); err != nil {
+		return err
+	}
+	c.Header("Cache-Control", "no-store")
+	if s.cfg.Webhooks.Secret == "" {
+		return refuse(kindNotFound, "this server delivers no webhooks, because it has no secret to sign them with: set webhooks.secret")
+	}
+	secrets, err := s.cfg.Webhooks.OwnerSecrets(owner(c))
+	if err != nil {
+		return err
+	}
+	return writeJSON(c, http.StatusOK, mediaJSON, webhookSecretDocument{secrets.Secret.Reveal(), secrets.Previous.Reveal()})
+}
