@@ -2,13 +2,15 @@ package api
 
 import (
 	"cmp"
-	"context"
 	"fmt"
 	"math"
 	"net/http"
 	"strings"
 	"time"
 
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
 )
@@ -62,10 +64,17 @@ func (a Admission) bounded() bool { return a.Rate.N > 0 || a.Concurrent > 0 }
 
 // admissionOf returns the limit for a submission, and its scope: the endpoint's own
 // limit, or the server's.
-func (s *Server) admissionOf(ep *Endpoint) (*Admission, batch.Limit) {
-	a, scope := &s.cfg.Limits.Admission, ""
+// The limits of a principal replace the numbers of either.
+func (s *Server) admissionOf(p *auth.Principal, ep *Endpoint) (Admission, batch.Limit) {
+	a, scope := s.cfg.Limits.Admission, ""
 	if ep != nil && ep.Admission.bounded() {
-		a, scope = &ep.Admission, ep.Path
+		a, scope = ep.Admission, ep.Path
+	}
+	if p.Limits != nil {
+		if p.Limits.Rate.N > 0 {
+			a.Rate = p.Limits.Rate
+		}
+		a.Concurrent = cmp.Or(p.Limits.Concurrent, a.Concurrent)
 	}
 	return a, batch.Limit{Scope: scope, Rate: a.Rate, Concurrent: a.Concurrent}
 }
@@ -73,14 +82,14 @@ func (s *Server) admissionOf(ep *Endpoint) (*Admission, batch.Limit) {
 // retryAdmission returns the limit for a retry of a batch: the limit of the endpoint that
 // accepted the batch under a limit of its own, or the server's. If that limit refuses item
 // by item, it refuses the retry as a whole, because the caller of a retry knows no items.
-func (s *Server) retryAdmission(b *batch.Batch) (limit, throttle *batch.Limit) {
+func (s *Server) retryAdmission(p *auth.Principal, b *batch.Batch) (limit, throttle *batch.Limit) {
 	var ep *Endpoint
 	for i := range s.cfg.Endpoints {
 		if b.Scope != "" && s.cfg.Endpoints[i].Path == b.Scope {
 			ep = &s.cfg.Endpoints[i]
 		}
 	}
-	a, of := s.admissionOf(ep)
+	a, of := s.admissionOf(p, ep)
 	switch {
 	case !a.bounded():
 		return nil, nil
@@ -94,8 +103,8 @@ func (s *Server) retryAdmission(b *batch.Batch) (limit, throttle *batch.Limit) {
 // admit asks the owner's limit for n actions. It returns how many of them are admitted,
 // counted from the first: all of them, unless the limit refuses item by item. If the
 // limit queues, admit marks the batch as throttled instead.
-func (s *Server) admit(ctx context.Context, header http.Header, up batch.Upload, ep *Endpoint, n int, spec *batch.Spec) (int, error) {
-	a, limit := s.admissionOf(ep)
+func (s *Server) admit(c *gin.Context, up batch.Upload, ep *Endpoint, n int, spec *batch.Spec) (int, error) {
+	a, limit := s.admissionOf(principal(c), ep)
 	if !a.bounded() {
 		return n, nil
 	}
@@ -104,11 +113,11 @@ func (s *Server) admit(ctx context.Context, header http.Header, up batch.Upload,
 		spec.Throttle = &limit
 		return n, nil
 	}
-	admitted, state, err := up.Admit(ctx, n, limit, a.WhenExceeded == PerItem)
+	admitted, state, err := up.Admit(c.Request.Context(), n, limit, a.WhenExceeded == PerItem)
 	if err != nil {
 		return 0, fmt.Errorf("admit: %w", err)
 	}
-	setRateLimit(header, &state)
+	setRateLimit(c.Writer.Header(), &state)
 	return admitted, nil
 }
 

@@ -226,7 +226,7 @@ func TestABatchBelongsToItsCredential(t *testing.T) {
 	stored := f.store.stored(id)
 	require.Equal(t, []batch.Field{{Name: "Authorization", Value: "Bearer alice"}}, stored[0].Headers)
 	require.Equal(t, []batch.Field{{Name: "authorization", Value: "Own"}}, stored[1].Headers)
-	require.Equal(t, "hash of authorization: bearer alice", f.store.batches[id].Owner)
+	require.Equal(t, "hash of /batch\ncrm\nauthorization: bearer alice", f.store.batches[id].Owner)
 
 	for _, c := range []call{
 		{method: "GET", path: "/batch/" + id},
@@ -258,7 +258,7 @@ func passthrough(c *Config) {
 // pair with it.
 func TestAMalformedQueryIsRefusedBesideAToken(t *testing.T) {
 	t.Parallel()
-	f := setup(t, passthrough)
+	f := setup(t, passthrough, endpoints)
 	for _, query := range []string{"token=alice&limit=%zz", "token=alice&limit=1;cursor=x", "token=%zz", "a;b&token=alice", "%zz", "token=alice&x=%ff"} {
 		w := f.do(t, call{method: "GET", path: "/batch?" + query, headers: []string{"Authorization: Bearer alice"}})
 		require.Equal(t, kindBadParameter.problem("").Type, requireProblem(t, w, http.StatusBadRequest).Type, query)
@@ -507,7 +507,7 @@ func TestConfigurationFaultsAreAllNamed(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Auth: auth.Config{Modes: []auth.Mode{"magic"}}})
-	require.ErrorContains(t, err, `auth.modes[0]: unknown value "magic": expected passthrough or none`)
+	require.ErrorContains(t, err, `auth.modes[0]: unknown value "magic": expected keys, passthrough or none`)
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/x", Target: "y"}}})
 	require.ErrorContains(t, err, `endpoints[0].target: there is no target "y": expected a`)
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/batch", Target: "a"}}})

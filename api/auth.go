@@ -9,10 +9,7 @@ import (
 	"github.com/batchd/batchd/api/dialect"
 )
 
-const (
-	keyPrincipal = "principal"
-	keyOwner     = "owner"
-)
+const keyPrincipal = "principal"
 
 // headerStore tells a client whether its batches survive a restart of the server:
 // "memory" or "redis".
@@ -29,6 +26,11 @@ func (s *Server) storeName() string {
 // configuration.
 func (s *Server) chain() auth.Chain {
 	var chain auth.Chain
+	if s.cfg.Auth.Has(auth.ModeKeys) {
+		chain = auth.Chain{auth.NewKeys(s.cfg.Keys, s.cfg.Logger)}
+	} else {
+		chain = auth.Chain{auth.Guard{}}
+	}
 	for _, one := range []struct {
 		mode auth.Mode
 		auth.Authenticator
@@ -63,21 +65,6 @@ func (s *Server) authenticate(scope auth.Scope) handler {
 	}
 }
 
-// identify determines the owner of the batches that a request of the native API is about.
-func (s *Server) identify(c *gin.Context) error {
-	c.Header(headerStore, s.storeName())
-	p := principal(c)
-	if p.Mode != auth.ModePassthrough {
-		c.Set(keyOwner, p.Owner)
-		return nil
-	}
-	identity, err := identity(c)
-	if err != nil {
-		return err
-	}
-	return s.setOwner(c, identity)
-}
-
 // claimConnection counts the connection of a request for its owner. Without authentication
 // all clients are the same owner, and count by their addresses alone. In the mode
 // passthrough they count by both, because a client can invent credentials.
@@ -93,38 +80,7 @@ func (s *Server) claimConnection(c *gin.Context) error {
 	return nil
 }
 
-// setOwner determines the owner with an identity in the mode passthrough.
-func (s *Server) setOwner(c *gin.Context, identity string) error {
-	owner, err := s.cfg.Owner(c.Request.Context(), identity)
-	if err != nil {
-		return err
-	}
-	c.Set(keyOwner, owner)
-	return nil
-}
-
 const askForAuthorization = "send the credential of the target API in one Authorization header: it is passed on with every action, and the batch belongs to it"
-
-// identity returns the identity behind a request's credentials, so that a client that sent a batch in
-// a dialect can read it here with the same credentials. It removes the token from the query.
-func identity(c *gin.Context) (string, error) {
-	credentials := principal(c).Credentials
-	query, err := parseQuery(c.Request.URL.RawQuery)
-	if err != nil {
-		return "", err
-	}
-	if query.Has("token") {
-		if credentials, err = credentials.WithToken(query); err != nil {
-			return "", err
-		}
-		query.Del("token")
-		c.Request.URL.RawQuery = query.Encode()
-	}
-	if identity := credentials.Identity(); identity != "" {
-		return identity, nil
-	}
-	return "", &dialect.UnauthorizedError{Detail: askForAuthorization}
-}
 
 // forwarded returns the credential to add to each action, or "".
 func (s *Server) forwarded(c *gin.Context) (string, error) {
@@ -140,29 +96,10 @@ func (s *Server) forwarded(c *gin.Context) (string, error) {
 	return "", &dialect.UnauthorizedError{Detail: askForAuthorization}
 }
 
-func owner(c *gin.Context) string { return c.GetString(keyOwner) }
-
 // principal returns who makes the request. Every route with a scope other than open has one.
 func principal(c *gin.Context) *auth.Principal {
 	p, _ := c.Value(keyPrincipal).(*auth.Principal)
 	return p
-}
-
-// own determines the owner of a batch that came in a dialect.
-func (s *Server) own(c *gin.Context, credentials dialect.Credentials) error {
-	p := principal(c)
-	if p.Mode != auth.ModePassthrough {
-		c.Set(keyOwner, p.Owner)
-		return s.claimConnection(c)
-	}
-	identity := credentials.Identity()
-	if identity == "" {
-		return &dialect.UnauthorizedError{Detail: "send the credential of the target API: it is passed on with every action, and the batch belongs to it"}
-	}
-	if err := s.setOwner(c, identity); err != nil {
-		return err
-	}
-	return s.claimConnection(c)
 }
 
 // targetsOf returns those of the configured targets that a principal may use.

@@ -26,7 +26,7 @@ func (s *Server) get(c *gin.Context) error {
 		return err
 	}
 	wait, applied := parsePrefer(c.Request.Header).waitFor(0, s.cfg.Limits.MaxWait)
-	how := watch{wait: wait, few: inlineResults}
+	how := watch{by: principal(c), wait: wait, few: inlineResults}
 	if c.Request.Method == http.MethodHead || c.Request.Header["If-None-Match"] != nil {
 		how.few = 0 // the results will probably not be sent
 	}
@@ -114,8 +114,11 @@ func (s *Server) retry(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
+	if !principal(c).Allows(before.Target) {
+		return refuse(kindForbidden, "the credential is for other targets than the batch")
+	}
 	spec := &batch.RetrySpec{Outcomes: outcomes}
-	spec.Limit, spec.Throttle = s.retryAdmission(before)
+	spec.Limit, spec.Throttle = s.retryAdmission(principal(c), before)
 	b, state, err := s.cfg.Store.Retry(ctx, owner(c), id, spec)
 	if err != nil {
 		return err
@@ -168,7 +171,7 @@ func (s *Server) list(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	found, next, err := s.cfg.Store.List(c.Request.Context(), owner(c), cursor, limit)
+	found, next, err := s.cfg.Store.List(c.Request.Context(), c.GetStringSlice(keyOwners), cursor, limit)
 	if errors.Is(err, batch.ErrCursor) {
 		return errNoCursor
 	}

@@ -38,6 +38,8 @@ type Config struct {
 	// nor a log reveals the credential. The server treats an error of Owner as an error
 	// of the store. Required by [auth.ModePassthrough].
 	Owner func(ctx context.Context, credential string) (string, error)
+	// Keys are batchd's own keys. Required by [auth.ModeKeys].
+	Keys batch.KeySource
 	// Limits bound what a submission may ask for. Defaults to [DefaultLimits]. To
 	// change only some of them, start from these.
 	Limits Limits
@@ -100,6 +102,9 @@ func (c Config) validate() error {
 	require(len(c.Targets) > 0, "targets", "there are none: name at least one API to send actions to")
 	require(c.DrainTimeout > 0, "drain timeout", "expected more than 0s")
 	c.Auth.Check(check.In("auth"))
+	if c.Auth.Has(auth.ModeKeys) {
+		require(c.Keys != nil, "auth", "the mode keys needs a source of keys")
+	}
 	if c.Auth.Has(auth.ModePassthrough) {
 		require(c.Owner != nil, "auth", "the mode passthrough needs a key to hash credentials with")
 		require(c.Sealed, "auth", "the mode passthrough stores the callers' credentials with their actions: set seal.keys, so that they do not lie in clear text in Redis")

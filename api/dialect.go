@@ -44,7 +44,7 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 			return err
 		}
 		if !inBody || principal(c).Mode != auth.ModePassthrough {
-			if err := s.own(c, credentials); err != nil {
+			if err := s.own(c, ep, credentials); err != nil {
 				return err
 			}
 		}
@@ -109,7 +109,7 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 		return nil, err
 	}
 	if owner(c) == "" || sub.Credentials.Identity() != credentials.Identity() {
-		if err := s.own(c, sub.Credentials); err != nil {
+		if err := s.own(c, ep, sub.Credentials); err != nil {
 			return nil, err
 		}
 	}
@@ -160,7 +160,7 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint) (*dialect.Request,
 	req := &dialect.Request{
 		Header: c.Request.Header, Query: query, Params: make(map[string]string, len(c.Params)),
 		Target: s.policies[ep.Target], MaxActions: ep.MaxActions, MaxActionBody: s.cfg.Limits.MaxActionBody,
-		Sealed: s.cfg.Sealed, Passthrough: principal(c).Mode == auth.ModePassthrough,
+		Sealed: s.cfg.Sealed, Passthrough: principal(c).Forward, Known: isKnown(principal(c)),
 	}
 	for _, p := range c.Params {
 		req.Params[p.Key] = p.Value
@@ -168,16 +168,19 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint) (*dialect.Request,
 	return req, nil
 }
 
+// isKnown reports whether the caller needs no credential of the target.
+func isKnown(p *auth.Principal) bool { return p.Mode == auth.ModeKeys || p.Mode == auth.ModeJWT }
+
 // store stages all actions and commits them. An action beyond the owner's limit, and an
 // action that would be a batch in a batch, is stored as refused.
 func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch.Action, spec *batch.Spec) (*batch.Batch, bool, error) {
 	ctx := c.Request.Context()
-	up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
+	up := &staging{store: s.cfg.Store, owner: func() (string, error) { return owner(c), nil }, key: key}
 	defer up.abort(ctx)
 	if err := up.open(ctx); err != nil {
 		return nil, false, err
 	}
-	admitted, err := s.admit(ctx, c.Writer.Header(), up.upload, ep, len(actions), spec)
+	admitted, err := s.admit(c, up.upload, ep, len(actions), spec)
 	if err != nil {
 		return nil, false, err
 	}
@@ -190,6 +193,9 @@ func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch
 		if err := up.add(ctx, &actions[i]); err != nil {
 			return nil, false, err
 		}
+	}
+	if err := principal(c).StillValid(ctx); err != nil {
+		return nil, false, err
 	}
 	return up.commit(ctx, spec)
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -80,7 +81,11 @@ func (s *Server) events(c *gin.Context) error {
 				// gets 404.
 				return stream.send(": the batch is gone\n\n")
 			}
-			b = now.batch
+			if err := principal(c).StillValid(ctx); errors.As(err, new(*dialect.UnauthorizedError)) {
+				return stream.send(": the credential is no longer valid\n\n")
+			} else if err == nil {
+				b = now.batch
+			}
 		case <-heartbeat.C:
 			if err := stream.send(": still here\n\n"); err != nil {
 				return err

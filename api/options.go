@@ -8,6 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/intake"
 	"github.com/batchd/batchd/internal/webhook"
 )
@@ -84,10 +85,16 @@ func shortDuration(d time.Duration) string {
 	return s
 }
 
+// errKeyInside refuses a text that would bring a key of batchd to another server.
+var errKeyInside = errors.New("a key of batchd is in it, which is never sent to another server: take it out")
+
 func (d *decoder) setWebhook(raw string) error {
 	d.spec.WebhookURL = raw
 	if !d.webhooks {
 		return errors.New("this server delivers no webhooks, because it has no secret to sign them with: set webhooks.secret")
+	}
+	if apikey.InValue(raw) {
+		return errKeyInside
 	}
 	switch n := utf8.RuneCountInString(raw); {
 	case raw == "":

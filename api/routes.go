@@ -118,6 +118,9 @@ func (s *Server) mount(e *gin.Engine, r *route) (err error) {
 		if r.dialect == nil {
 			steps = append(steps, s.handle(s.identify), s.handle(s.claimConnection))
 		}
+		if strings.Contains(r.path, "/batch/:id") {
+			steps = append(steps, s.handle(s.locate))
+		}
 		if r.scope == auth.Submit {
 			steps = append(steps, s.handle(func(c *gin.Context) error { return s.checkTarget(principal(c), r.endpoint) }))
 		}

@@ -65,19 +65,23 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	defer body.Close()
 
 	ctx := r.Context()
-	up := &staging{store: s.cfg.Store, owner: owner(c), key: key}
+	up := &staging{store: s.cfg.Store, key: key}
 	defer up.abort(ctx)
 	dec := newDecoder(s.rules(principal(c), owner(c), ep, authorization), func(a *batch.Action) error {
 		s.nesting.refuse(ep, a)
 		return up.add(ctx, a)
 	})
+	up.owner = s.submitter(c, ep, dec.knownTarget)
 	spec, err := s.read(dec, media, body, r.URL.RawQuery)
 	if err != nil {
 		return nil, false, err
 	}
 	spec.Waited = waited
 	spec.Fingerprint = body.fingerprint(media, r)
-	if _, err := s.admit(ctx, c.Writer.Header(), up.upload, ep, dec.count, spec); err != nil {
+	if _, err := s.admit(c, up.upload, ep, dec.count, spec); err != nil {
+		return nil, false, err
+	}
+	if err := principal(c).StillValid(ctx); err != nil {
 		return nil, false, err
 	}
 	return up.commit(ctx, spec)
@@ -148,15 +152,21 @@ func (s *Server) rules(p *auth.Principal, owner string, ep *Endpoint, authorizat
 // staging is an upload that begins with its first action, so a submission without a
 // valid action does not reach the store.
 type staging struct {
-	store      batch.Store
-	owner, key string
-	upload     batch.Upload
+	store  batch.Store
+	owner  func() (string, error)
+	key    string
+	upload batch.Upload
 }
 
 func (g *staging) open(ctx context.Context) (err error) {
-	if g.upload == nil {
-		g.upload, err = g.store.Open(ctx, g.owner, g.key)
+	if g.upload != nil {
+		return nil
 	}
+	owner, err := g.owner()
+	if err != nil {
+		return err
+	}
+	g.upload, err = g.store.Open(ctx, owner, g.key)
 	return err
 }
 

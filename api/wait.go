@@ -7,6 +7,8 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -21,6 +23,7 @@ const (
 
 // watch describes how a request waits for a batch.
 type watch struct {
+	by    *auth.Principal
 	wait  time.Duration // at most; 0 reads once
 	pause time.Duration // until the first read, unless a wake-up comes
 	few   int           // see [batch.Store.Get]
@@ -52,6 +55,12 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 			if now.err != nil && !last && errors.As(now.err, new(*batch.UnavailableError)) {
 				continue // the store may be back before the time is over
 			}
+			if err := w.by.StillValid(ctx); err != nil {
+				if !last && errors.As(err, new(*batch.UnavailableError)) {
+					continue
+				}
+				return nil, err
+			}
 			if now.err != nil || now.batch.Status.Terminal() || last {
 				batch.BudgetOf(ctx).Refill()
 				return now.batch, now.err
@@ -75,10 +84,12 @@ func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.
 		return b, nil
 	}
 	ctx := c.Request.Context()
-	now, err := s.await(ctx, owner(c), b.ID, watch{wait: wait, pause: newPause, few: inlineResults})
+	now, err := s.await(ctx, owner(c), b.ID, watch{by: principal(c), wait: wait, pause: newPause, few: inlineResults})
 	switch {
 	case err == nil:
 		return now, nil
+	case errors.As(err, new(*dialect.UnauthorizedError)):
+		return nil, err
 	case ctx.Err() != nil:
 		if ep != nil && ep.CancelOnDisconnect {
 			s.cancelAbandoned(c, b.ID)

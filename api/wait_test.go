@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -199,7 +200,7 @@ func TestWhoWaitsForAnothersBatchIsNotHandedIt(t *testing.T) {
 				w <- &batch.Batch{ID: id, Owner: f.store.batches[id].Owner, Status: batch.StatusCompleted}
 			}
 		})
-		return f.await(t.Context(), owner, id, watch{wait: time.Minute, pause: time.Minute})
+		return f.await(t.Context(), owner, id, watch{by: &auth.Principal{}, wait: time.Minute, pause: time.Minute})
 	}
 	_, err := await("somebody else")
 	require.ErrorIs(t, err, batch.ErrNotFound)

@@ -17,14 +17,24 @@ func (s *Server) webhookSecret(c *gin.Context) error {
 	if _, err := negotiate(c, mediaJSON); err != nil {
 		return err
 	}
-	if _, err := parameters(c); err != nil {
+	given, err := parameters(c, "batch")
+	if err != nil {
 		return err
 	}
 	c.Header("Cache-Control", "no-store")
 	if s.cfg.Webhooks.Secret == "" {
 		return refuse(kindNotFound, "this server delivers no webhooks, because it has no secret to sign them with: set webhooks.secret")
 	}
-	secrets, err := s.cfg.Webhooks.OwnerSecrets(owner(c))
+	by := owner(c)
+	switch several := len(c.GetStringSlice(keyOwners)) > 1; {
+	case given.Has("batch"):
+		if by, err = s.located(c, given.Get("batch")); err != nil {
+			return err
+		}
+	case several:
+		return refuse(kindBadParameter, "with this credential you are another owner at each endpoint and target: name one of your batches, as ?batch=<id>")
+	}
+	secrets, err := s.cfg.Webhooks.OwnerSecrets(by)
 	if err != nil {
 		return err
 	}

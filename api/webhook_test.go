@@ -3,6 +3,8 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -13,7 +15,7 @@ import (
 func TestAnOwnerReadsItsOwnWebhookSecret(t *testing.T) {
 	t.Parallel()
 	const former = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD"
-	f := setup(t, passthrough, func(c *Config) { c.Webhooks.PreviousSecret = former })
+	f := setup(t, passthrough, func(c *Config) { c.Webhooks.PreviousSecret, c.Targets = former, []string{"crm"} })
 	read := func(credential string) (doc webhookSecretDocument) {
 		w := f.do(t, call{method: "GET", path: "/webhook-secret", headers: []string{"Authorization: " + credential}})
 		require.Equal(t, http.StatusOK, w.Code, "%s", w.Body)
@@ -34,6 +36,29 @@ func TestAnOwnerReadsItsOwnWebhookSecret(t *testing.T) {
 	requireProblem(t, f.do(t, call{method: "GET", path: "/webhook-secret?x=1", headers: []string{"Authorization: Bearer alice"}, bad: true}), http.StatusBadRequest)
 	without := setup(t, func(c *Config) { c.Webhooks.Secret = "" })
 	requireProblem(t, without.do(t, call{method: "GET", path: "/webhook-secret"}), http.StatusNotFound)
+}
+
+func TestTheWebhookSecretIsThatOfTheOwnerOfABatch(t *testing.T) {
+	t.Parallel()
+	f := setup(t, passthrough)
+	ask := func(query, credential string) *httptest.ResponseRecorder {
+		return f.do(t, call{method: "GET", path: "/webhook-secret" + query, headers: []string{"Authorization: Bearer " + credential}})
+	}
+	requireProblem(t, ask("", "alice"), http.StatusBadRequest)
+	seen := map[string]bool{}
+	for _, target := range []string{"crm", "billing"} {
+		id := f.created(t, call{body: strings.Replace(two, "crm", target, 1), headers: []string{"Authorization: Bearer alice"}})
+		w := ask("?batch="+id, "alice")
+		var doc webhookSecretDocument
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &doc))
+		want, err := f.cfg.Webhooks.OwnerSecrets(f.store.batches[id].Owner)
+		require.NoError(t, err)
+		require.Equal(t, want.Secret.Reveal(), doc.Secret)
+		require.False(t, seen[doc.Secret])
+		seen[doc.Secret] = true
+		requireProblem(t, ask("?batch="+id, "bob"), http.StatusNotFound)
+	}
+	requireProblem(t, ask("?batch=unknown", "alice"), http.StatusNotFound)
 }
 
 func TestABatchBringsTheSecretOfItsWebhook(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -25,7 +26,7 @@ func TestOnlyACommittedBatchExists(t *testing.T) {
 		for i := range 1200 { // more than one chunk
 			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
 		}
-		list, _, err := b.List(b.Ctx, "me", "", 10)
+		list, _, err := b.List(b.Ctx, []string{"me"}, "", 10)
 		require.NoError(t, err)
 		require.Empty(t, list)
 
@@ -326,7 +327,7 @@ func TestABatchIsItsOwnersAlone(t *testing.T) {
 			require.ErrorIs(t, err, batch.ErrNotFound)
 			require.ErrorIs(t, b.Redeliver(b.Ctx, owner, id), batch.ErrNotFound)
 			require.ErrorIs(t, b.Delete(b.Ctx, owner, id), batch.ErrNotFound)
-			list, _, err := b.List(b.Ctx, owner, "", 10)
+			list, _, err := b.List(b.Ctx, []string{owner}, "", 10)
 			require.NoError(t, err)
 			require.Empty(t, list)
 		}
@@ -349,7 +350,7 @@ func TestBatchesAreListedNewestFirst(t *testing.T) {
 		var got []string
 		cursor := ""
 		for {
-			page, next, err := b.List(b.Ctx, "me", cursor, 2)
+			page, next, err := b.List(b.Ctx, []string{"me"}, cursor, 2)
 			require.NoError(t, err)
 			for _, one := range page {
 				got = append(got, one.ID)
@@ -360,6 +361,45 @@ func TestBatchesAreListedNewestFirst(t *testing.T) {
 			cursor = next
 		}
 		require.Equal(t, want, got)
+	})
+}
+
+func TestListsOfSeveralOwnersAreMerged(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		var want []string
+		for i := range 9 {
+			owner := []string{"me", "you", "them"}[i%3]
+			up, err := b.Open(b.Ctx, owner, "")
+			require.NoError(t, err)
+			require.NoError(t, up.Add(b.Ctx, &batch.Action{Method: "GET", Path: "/"}))
+			one, _, err := up.Commit(b.Ctx, queuetest.Spec())
+			require.NoError(t, err)
+			found, err := b.OwnerOf(b.Ctx, one.ID)
+			require.NoError(t, err)
+			require.Equal(t, owner, found)
+			if owner != "them" {
+				want = append([]string{one.ID}, want...)
+			}
+		}
+		for limit := 1; limit <= len(want)+1; limit++ {
+			var got []string
+			for cursor := ""; ; {
+				page, next, err := b.List(b.Ctx, []string{"me", "you", "nobody"}, cursor, limit)
+				require.NoError(t, err)
+				require.LessOrEqual(t, len(page), limit)
+				for _, one := range page {
+					got = append(got, one.ID)
+				}
+				if cursor = next; next == "" {
+					break
+				}
+			}
+			require.Equal(t, want, got, "in pages of %d", limit)
+		}
+		for _, strange := range []string{"", "x", uuid.NewString()} {
+			_, err := b.OwnerOf(b.Ctx, strange)
+			require.ErrorIs(t, err, batch.ErrNotFound)
+		}
 	})
 }
 

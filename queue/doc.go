@@ -9,6 +9,7 @@
 //	rdb        one Redis in any form: connections, exchanges, errors, steps (Lua), pub/sub, preflight
 //	keys       the keys and channels that several packages use
 //	owners     the salt of the installation, and the hashes that are keyed with it
+//	apikeys    batchd's own keys, by which callers authenticate
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
 //	batches    what a batch is as a whole: reading, listing, cancelling, deliveries of webhooks, waiters
@@ -57,6 +58,7 @@
 //	                                             has them by the second                         tasks
 //	batchd:owner:{<owner>}              zset     the owner's batches by time of creation in µs  upload, batches
 //	batchd:key:{<hash>}                 string   keyed hash of an owner's idempotency key → batch id   upload
+//	batchd:apikeys                      hash     version, and "k:" and name → sealed record of a key of batchd's own   apikeys
 //	batchd:salt                         string   sealed salt of the keyed hashes: owners' names, idempotency keys, fingerprints   owners
 //	batchd:limit:{<owner>}:<scope>:…    hashes   admitted actions by slice of time, and by grant (limits/lua/reserve_quota.lua)   limits
 //	batchd:throttled                    zset     batches that wait for a limit                  upload, fanout, batches

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/apikeys"
 	"github.com/batchd/batchd/queue/batcher"
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
@@ -43,6 +44,7 @@ type Store struct {
 	Background *rdb.Background
 	PubSub     *rdb.PubSub
 
+	Keys    *apikeys.Keys // a [batch.KeyStore]
 	Tasks   *tasks.Queues
 	Limits  *limits.Limits
 	Batches *batches.Batches
@@ -92,6 +94,7 @@ func Open(cfg Config) (*Store, error) {
 		history.ExpectNewServers(true) // until its servers have been met
 	}
 	s.PubSub = rdb.NewPubSub(s.DB, s.Log)
+	s.Keys = apikeys.New(s.DB, s.Log, s.Seals)
 	s.Tasks = tasks.New(s.DB, s.Log)
 	s.Limits = limits.New(s.DB, s.Log)
 	s.Batches = batches.New(s.DB, s.Log, s.Seals, s.Background, s.PubSub, s.Tasks, s.Limits)
@@ -149,8 +152,13 @@ func (s *Store) Get(ctx context.Context, owner, id string, few int) (*batch.Batc
 }
 
 // List implements [batch.Store].
-func (s *Store) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
-	return s.Batches.List(ctx, owner, cursor, limit)
+func (s *Store) List(ctx context.Context, owners []string, cursor string, limit int) ([]*batch.Batch, string, error) {
+	return s.Batches.List(ctx, owners, cursor, limit)
+}
+
+// OwnerOf implements [batch.Store].
+func (s *Store) OwnerOf(ctx context.Context, id string) (string, error) {
+	return s.Batches.OwnerOf(ctx, id)
 }
 
 // Results implements [batch.Store].

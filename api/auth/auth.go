@@ -50,10 +50,8 @@ type Principal struct {
 	// secret.
 	Name string
 	// Owner owns the batches that the principal submits. It is empty in the mode passthrough, where it
-	// follows from Credentials.
+	// follows from the credential, the endpoint and the target.
 	Owner string
-	// Credentials are those of a request in the mode passthrough. They identify the owner.
-	Credentials dialect.Credentials
 	// Forward: an Authorization header that is still in the request is meant for the target.
 	Forward bool
 	Scopes  Scopes
@@ -66,7 +64,24 @@ type Principal struct {
 	Limits *batch.OwnerLimits
 	// Expires is when the credential expires. Zero means never.
 	Expires time.Time
+	// Check reports whether the credential is still valid; nil means that it is as long as the request
+	// runs. It costs no exchange as a rule.
+	Check func(ctx context.Context) error
 }
+
+// StillValid returns an error if the credential is no longer valid. A request that goes on for a while asks
+// again: a revocation holds for it, too.
+func (p *Principal) StillValid(ctx context.Context) error {
+	if !p.Expires.IsZero() && !time.Now().Before(p.Expires) {
+		return errExpired
+	}
+	if p.Check == nil {
+		return nil
+	}
+	return p.Check(ctx)
+}
+
+var errExpired = &dialect.UnauthorizedError{Detail: "the credential has expired"}
 
 // Allows reports whether the principal may send actions to a target.
 func (p *Principal) Allows(target string) bool {
@@ -76,7 +91,7 @@ func (p *Principal) Allows(target string) bool {
 // Authenticator finds who makes a request by one kind of credential. It is safe for concurrent use.
 type Authenticator interface {
 	// Authenticate returns nil without an error if the request has no credential of the
-	// authenticator's kind. For one that is not valid, it returns a [dialect.UnauthorizedError], and a
+	// authenticator's kind. For one that is not valid, it returns a dialect.UnauthorizedError, and a
 	// [batch.UnavailableError] if it cannot tell. It removes a credential from the request that is
 	// batchd's own: what remains in the request may be sent to a target.
 	Authenticate(ctx context.Context, r *http.Request) (*Principal, error)
@@ -104,14 +119,11 @@ func (None) Authenticate(context.Context, *http.Request) (*Principal, error) {
 }
 
 // Passthrough is the authenticator of the mode passthrough: the credential of a request is the target's, and
-// identifies the owner. It accepts every request; the owner of one without a credential cannot be determined.
+// identifies the owner. It accepts every request. Package api determines the owner, and refuses a request
+// whose endpoint does not find its credential.
 type Passthrough struct{}
 
 // Authenticate implements [Authenticator].
-func (Passthrough) Authenticate(_ context.Context, r *http.Request) (*Principal, error) {
-	credentials, err := dialect.ReadCredentials(r.Header)
-	if err != nil {
-		return nil, err
-	}
-	return &Principal{Mode: ModePassthrough, Credentials: credentials, Forward: true, Scopes: Scopes{Submit, Read, Cancel}}, nil
+func (Passthrough) Authenticate(context.Context, *http.Request) (*Principal, error) {
+	return &Principal{Mode: ModePassthrough, Forward: true, Scopes: Scopes{Submit, Read, Cancel}}, nil
 }

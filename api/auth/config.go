@@ -29,7 +29,9 @@ const (
 )
 
 // Choices implements [setting.Choice].
-func (Mode) Choices() []string { return []string{string(ModePassthrough), string(ModeNone)} }
+func (Mode) Choices() []string {
+	return []string{string(ModeKeys), string(ModePassthrough), string(ModeNone)}
+}
 
 // Config configures who may submit batches.
 type Config struct {
@@ -44,6 +46,10 @@ type Config struct {
 	// listen address and localhost. The server refuses a request with another Host: a web page could reach
 	// the server under a name of its own. Defaults to none.
 	Hosts []string `yaml:"hosts"`
+	// KeysFile is a file with keys of batchd: the hashes of their secrets, and what they may do. A process
+	// reads it again when it changes. A relative path in a configuration file is relative to the directory
+	// of that file. Without a file, keys are in Redis. Defaults to none.
+	KeysFile string `yaml:"keys_file"`
 }
 
 // WithDefaults returns the settings with zero values replaced.

@@ -22,11 +22,11 @@ type asana struct{}
 
 // Authenticate implements [Dialect].
 func (asana) Authenticate(r *Request) (Credentials, bool, error) {
-	c, err := ReadCredentials(r.Header)
-	if err == nil && c.Authorization == "" {
+	c, err := Authorization(r.Header)
+	if err == nil && c.Authorization == "" && !r.Known {
 		err = &UnauthorizedError{"send the credential of the API in the Authorization header: it goes with every action"}
 	}
-	return Credentials{Authorization: c.Authorization}, false, err
+	return c, false, err
 }
 
 // Decode implements [Dialect].
@@ -36,7 +36,7 @@ func (d asana) Decode(r *Request) (*Submission, error) {
 		return nil, err
 	}
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
-		d.secret, d.places = true, map[string]string{"/path": "/relative_path", "/query": "/data"}
+		d.secret, d.places = c.Authorization != "", map[string]string{"/path": "/relative_path", "/query": "/data"}
 		_, err := d.Object(dec, []string{"data"}, func(string) error {
 			_, err := d.Object(dec, []string{"actions"}, func(string) error {
 				return d.items(dec, "/data/actions", readAsana)

@@ -31,6 +31,13 @@ func ReadCredentials(h http.Header) (c Credentials, err error) {
 	return c, nil
 }
 
+// Authorization returns the Authorization of a request alone. In the native format and in most dialects it
+// identifies the client.
+func Authorization(h http.Header) (Credentials, error) {
+	c, err := ReadCredentials(h)
+	return Credentials{Authorization: c.Authorization}, err
+}
+
 // WithToken adds the token in the query of a request.
 func (c Credentials) WithToken(query url.Values) (Credentials, error) {
 	var err error

@@ -91,6 +91,8 @@ type Request struct {
 	// Passthrough: the Authorization of the request is for the target, even if the
 	// dialect does not define that.
 	Passthrough bool
+	// Known: the client is known without the credential that the dialect asks for.
+	Known bool
 }
 
 // Submission is a decoded batch request.

@@ -25,7 +25,7 @@ func (primaerp) Authenticate(r *Request) (Credentials, bool, error) {
 	if err != nil {
 		return Credentials{}, false, err
 	}
-	if c, err = c.WithToken(r.Query); err == nil && c.Token == "" {
+	if c, err = c.WithToken(r.Query); err == nil && c.Token == "" && !r.Known {
 		err = &UnauthorizedError{"send the token of the API as ?token=… of the batch: it goes with every item"}
 	}
 	return Credentials{Token: c.Token}, false, err
@@ -39,7 +39,7 @@ func (d primaerp) Decode(r *Request) (*Submission, error) {
 	}
 	inherited := inheritable(r.Header, r.Target)
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
-		d.secret, d.places = true, map[string]string{"/query": "/path", "/headers": "/headers", "/group": "/transaction"}
+		d.secret, d.places = c.Token != "", map[string]string{"/query": "/path", "/headers": "/headers", "/group": "/transaction"}
 		return d.items(dec, "", func(dec *jsontext.Decoder, it *item) (bool, error) {
 			return readPrimaerp(dec, it, inherited)
 		})
@@ -81,8 +81,12 @@ func readPrimaerp(dec *jsontext.Decoder, it *item, inherited []batch.Field) (boo
 	if !own {
 		it.action.Headers = slices.Clone(inherited)
 	}
-	if !hasToken(it.action.Query) {
-		it.action.Query = intake.JoinQuery(it.action.Query, "token="+intake.EscapeQueryPart(it.sub.Credentials.Token))
+	if !it.request.Sealed && !it.secret {
+		it.secret = hasToken(it.action.Query)
+		it.CheckClear(&it.action, it.base)
+	}
+	if token := it.sub.Credentials.Token; token != "" && !hasToken(it.action.Query) {
+		it.action.Query = intake.JoinQuery(it.action.Query, "token="+intake.EscapeQueryPart(token))
 	}
 	return true, nil
 }

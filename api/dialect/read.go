@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 )
@@ -152,6 +153,10 @@ func (it *item) send(name, value string) {
 // credential checks a credential of the batch request before it is added to every
 // action as a header.
 func (d *reader) credential(pointer, name, value string) {
+	if apikey.InValue(value) {
+		d.Fault(pointer, "the %s is a key of batchd, which is never sent to a target: send the key in X-Batchd-Key", name)
+		return
+	}
 	probe := batch.Action{Method: http.MethodGet, Path: "/", Headers: []batch.Field{{Name: name, Value: value}}}
 	for _, fault := range probe.Validate() {
 		d.Fault(pointer, "%s", fault.Detail)

@@ -16,8 +16,8 @@ type requests struct{}
 
 // Authenticate implements [Dialect].
 func (requests) Authenticate(r *Request) (Credentials, bool, error) {
-	c, err := ReadCredentials(r.Header)
-	if err == nil && r.Passthrough && c.Authorization == "" {
+	c, err := Authorization(r.Header)
+	if err == nil && r.Passthrough && c.Authorization == "" && !r.Known {
 		err = &UnauthorizedError{"send the credential of the API in the Authorization header: it goes with every request that has none of its own"}
 	}
 	return c, false, err

@@ -182,10 +182,18 @@ func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.D
 	return out
 }
 
+// keySource returns where batchd's own keys are.
+func keySource(cfg *config.Config, store *queue.Store) batch.KeySource {
+	if cfg.Auth.KeysFile != "" {
+		return &config.KeysFile{Path: cfg.Auth.KeysFile}
+	}
+	return store.Keys
+}
+
 // apiConfig adds the parts of the API to its settings.
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	out := api.Config{
-		Auth: cfg.Auth, Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
+		Auth: cfg.Auth, Keys: keySource(cfg, store), Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
 		Webhooks: cfg.Webhooks.Config,
 		Logger:   log, Version: buildVersion(), Metrics: registry,

@@ -49,7 +49,7 @@ func commands() []*cobra.Command {
 		return cmds
 	}
 	return slices.Concat(
-		group(groupServer, newDemoCmd(), newServeCmd(), newAPICmd(), newWorkerCmd(), newConfigCmd(), newSealCmd(), newHealthCmd()),
+		group(groupServer, newDemoCmd(), newServeCmd(), newAPICmd(), newWorkerCmd(), newKeysCmd(), newConfigCmd(), newSealCmd(), newHealthCmd()),
 		group(groupClient, newSubmitCmd(), newStatusCmd(), newResultsCmd(), newCancelCmd(), newRetryCmd(), newListCmd()),
 		[]*cobra.Command{newVersionCmd()},
 	)

@@ -18,11 +18,13 @@ type Store interface {
 	// Get returns one batch. If the batch has ended and has at most few actions, Get
 	// also returns its first results.
 	Get(ctx context.Context, owner, id string, few int) (*Batch, error)
-	// List returns up to limit batches of the owner after the cursor, the latest first.
+	// OwnerOf returns the owner of a batch.
+	OwnerOf(ctx context.Context, id string) (string, error)
+	// List returns up to limit batches of the owners after the cursor, the latest first.
 	// An empty cursor starts at the latest batch. The second value is the next cursor:
 	// letters, digits and dashes, or empty at the end. For a cursor that List has not
 	// returned, the error is [ErrCursor].
-	List(ctx context.Context, owner, cursor string, limit int) ([]*Batch, string, error)
+	List(ctx context.Context, owners []string, cursor string, limit int) ([]*Batch, string, error)
 	// Results returns a page of results in the order of the actions.
 	Results(ctx context.Context, owner, id string, q ResultQuery) (*ResultPage, error)
 	// Cancel ends every action that has not begun, and returns the batch. It answers

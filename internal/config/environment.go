@@ -50,7 +50,7 @@ func meant(name, value string, known []string) string {
 // environment returns batchd's variables that are not empty, and reports unknown ones
 // as faults.
 func (l *loader) environment(environ []string) map[string]string {
-	known := []string{configVariable, ServerVariable, TokenVariable, TokenVariable + fileSuffix}
+	known := []string{configVariable, ServerVariable, TokenVariable, TokenVariable + fileSuffix, keysFileVariable}
 	for _, s := range Settings() {
 		known = append(known, s.Env)
 		if s.EnvFile != "" {
@@ -64,6 +64,9 @@ func (l *loader) environment(environ []string) map[string]string {
 			continue
 		}
 		if slices.Contains(known, name) {
+			if name == keysFileVariable {
+				name = EnvName("auth.keys_file")
+			}
 			variables[name] = value
 		} else if !injected.MatchString(name) && !injectedValue.MatchString(entry) {
 			l.faultAt(place{file: name}, "", "unknown variable%s", meant(name, value, known))

@@ -83,6 +83,11 @@ func (l *loader) readFile(file string) bool {
 
 // readSource reads the content of the file, and reports whether it is valid YAML.
 func (l *loader) readSource(source []byte) bool {
+	return l.readInto(source, reflect.ValueOf(l.cfg).Elem())
+}
+
+// readInto reads the content of a file into a struct, and reports whether it is valid YAML.
+func (l *loader) readInto(source []byte, into reflect.Value) bool {
 	if at, detail := intake.CheckText(source); detail != "" {
 		l.faultAt(place{l.places[""].file, at.Line, at.Column}, "", "column %d: %s", at.Column, detail)
 		return false
@@ -94,7 +99,7 @@ func (l *loader) readSource(source []byte) bool {
 		return false
 	}
 	if root != nil {
-		l.decode("", reflect.ValueOf(l.cfg).Elem(), root)
+		l.decode("", into, root)
 	}
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
@@ -25,6 +26,8 @@ const (
 	TokenVariable = envPrefix + "TOKEN"
 	// fileSuffix ends the name of a variable that names a file with a secret.
 	fileSuffix = "_FILE"
+	// keysFileVariable is another name of the variable of auth.keys_file.
+	keysFileVariable = envPrefix + "API_KEYS_FILE"
 	// DefaultTarget is the name of the target that --target and BATCHD_TARGET define.
 	DefaultTarget = "default"
 )
@@ -152,7 +155,7 @@ func fieldsOf(v reflect.Value) []field {
 
 // isMapping reports whether a setting of a type contains other settings.
 func isMapping(t reflect.Type) bool {
-	return t.Kind() == reflect.Struct && t != reflect.TypeFor[batch.Rate]() // a rate is written as one word
+	return t.Kind() == reflect.Struct && t != reflect.TypeFor[batch.Rate]() && t != reflect.TypeFor[time.Time]() // written as one word
 }
 
 // lookup returns the value at a dotted path without indices.

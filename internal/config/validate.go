@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -32,6 +33,16 @@ func (l *loader) validate() {
 	c.Seal.Check(check.In("seal"))
 	if c.Auth.Has(auth.ModePassthrough) && c.Redis.URL != rdb.Embedded && len(c.Seal.Keys) == 0 && !check.IsBroken("seal.keys", "seal.file") {
 		check.Faultf("auth.modes", "passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them")
+	}
+	if file := c.Auth.KeysFile; file != "" {
+		if !filepath.IsAbs(file) && !isOverride(l.place("auth.keys_file").file) {
+			c.Auth.KeysFile = filepath.Join(filepath.Dir(l.places[""].file), file)
+		}
+		if _, err := (&KeysFile{Path: c.Auth.KeysFile}).load(); err != nil {
+			check.Check("auth.keys_file", err)
+		}
+	} else if c.Auth.Has(auth.ModeKeys) && c.Redis.URL == rdb.Embedded {
+		check.Faultf("auth.modes", "keys has no keys to check: set auth.keys_file, or redis.url to keep them in Redis (batchd keys create makes one)")
 	}
 	c.Limits.Check(check.In("limits"))
 	l.validateTargets(check)

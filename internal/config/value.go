@@ -79,6 +79,12 @@ func setText(p any, text string) error {
 		return setDuration(p, text)
 	case *int64: // a number of bytes
 		return setSize(p, text)
+	case *time.Time:
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return fmt.Errorf("cannot read %q as a time: expected for example 2027-01-31T00:00:00Z", setting.Clip(text))
+		}
+		*p = at
 	case *[]seal.Key:
 		keys, err := parseSealKeys(text)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -28,6 +29,12 @@ func (r *Reader) Check(a *batch.Action, base string, before int, place func(poin
 			r.Fault(base+f.Pointer, "%s", f.Detail)
 		}
 	}
+	r.checkNoKey(a, func(pointer string) string {
+		if place != nil {
+			pointer = place(pointer)
+		}
+		return base + pointer
+	})
 	if first, taken := r.taken(a.ID); taken {
 		r.Fault(base+"/id", "the actions %d and %d have the same id %q (without an id, the index serves)", first, r.Index, Clip(batch.ActionID(a.ID, r.Index)))
 	}
@@ -41,6 +48,29 @@ func (r *Reader) CheckTarget(t *batch.Target, a *batch.Action, base string, plac
 			f.Pointer = place(f.Pointer)
 		}
 		r.Fault(base+f.Pointer, "%s", f.Detail)
+	}
+}
+
+// checkNoKey adds a fault for every part of an action that has a key of batchd in it. A key is never sent to a
+// target, which could act as its owner.
+func (r *Reader) checkNoKey(a *batch.Action, place func(pointer string) string) {
+	const why = "a key of batchd is in it, which is never sent to a target: take it out, and revoke it if it was sent before"
+	for _, h := range a.Headers {
+		if apikey.InValue(h.Value) || apikey.InValue(h.Name) {
+			r.Fault(place("/headers/"+batch.EscapePointer(Clip(h.Name))), why)
+		}
+	}
+	if apikey.InValue(a.Path) {
+		r.Fault(place("/path"), why)
+	}
+	if a.Query != "" && apikey.InValue(a.Query) {
+		r.Fault(place("/query"), why)
+	}
+	if apikey.In(a.Body) {
+		r.Fault(place("/body"), why)
+	}
+	if a.Undo != nil {
+		r.checkNoKey(a.Undo, func(pointer string) string { return place("/undo" + pointer) })
 	}
 }
 

@@ -26,19 +26,21 @@ const module = "github.com/batchd/batchd"
 // tests. "*" means every package.
 var ours = map[string][]string{
 	"internal/batch":     {},
-	"internal/config":    {"internal/batch", "internal/intake", "internal/setting", "api", "api/dialect", "queue", "queue/rdb", "queue/seal", "dispatch", "worker", "api/auth", "internal/webhook"},
+	"internal/config":    {"internal/apikey", "internal/batch", "internal/intake", "internal/setting", "api", "api/dialect", "queue", "queue/rdb", "queue/seal", "dispatch", "worker", "api/auth", "internal/webhook"},
 	"internal/crash":     {},
-	"internal/intake":    {"internal/batch"},
+	"internal/apikey":    {},
+	"internal/intake":    {"internal/batch", "internal/apikey"},
 	"internal/redistest": {},
 	"internal/setting":   {},
 	"internal/webhook":   {"internal/setting"},
-	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook"},
-	"api/auth":           {"internal/batch", "internal/setting", "api/dialect"},
-	"api/dialect":        {"internal/batch", "internal/intake"},
+	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook", "internal/apikey"},
+	"api/auth":           {"internal/apikey", "internal/batch", "internal/setting", "api/dialect"},
+	"api/dialect":        {"internal/apikey", "internal/batch", "internal/intake"},
 	"queue/seal":         {"internal/setting"},
 	"queue/rdb":          {"internal/batch", "internal/setting"},
 	"queue/keys":         {},
 	"queue/owners":       {"queue/seal", "queue/rdb", "queue/keys"},
+	"queue/apikeys":      {"internal/batch", "queue/rdb", "queue/seal"},
 	"queue/tasks":        below("queue/tasks"),
 	"queue/limits":       {"internal/batch", "queue/rdb", "queue/keys"},
 	"queue/batches":      below("queue/batches"),
@@ -62,7 +64,7 @@ var ours = map[string][]string{
 
 // queueOrder lists the packages of queue, each of which may import those before it.
 var queueOrder = []string{
-	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/tasks", "queue/limits", "queue/batches", "queue/batcher", "queue/ledger",
+	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/tasks", "queue/limits", "queue/batches", "queue/batcher", "queue/ledger",
 	"queue/fanout", "queue/throttle", "queue/upload", "queue/reseal", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 
@@ -298,7 +300,7 @@ func TestPlantedViolationsAreCaught(t *testing.T) {
 		{file{name: "internal/config/load.go", imports: []string{"github.com/goccy/go-yaml/ast"}, calls: []string{"os.Environ"}}, ""},
 		{file{name: "bench/asynq.go", imports: []string{module + "/client", "github.com/hibiken/asynq", "github.com/redis/go-redis/v9"}}, ""},
 		{file{name: "bench/batchd.go", imports: []string{module + "/queue"}}, "bench must not import queue: it may import client"},
-		{file{name: "api/server.go", imports: []string{module + "/queue"}}, "api must not import queue: it may import internal/batch, internal/crash, internal/intake, internal/setting, api/dialect, api/auth, internal/webhook"},
+		{file{name: "api/server.go", imports: []string{module + "/queue"}}, "api must not import queue: it may import internal/batch, internal/crash, internal/intake, internal/setting, api/dialect, api/auth, internal/webhook, internal/apikey"},
 		{file{name: "queue/store.go", imports: []string{module + "/dispatch"}}, "queue must not import dispatch"},
 		{file{name: "queue/rdb/hook.go", imports: []string{module + "/queue/seal"}}, "queue/rdb must not import queue/seal: it may import internal/batch, internal/setting"},
 		{file{name: "queue/rdb/hook.go", imports: []string{"github.com/hibiken/asynq"}}, "only queue/tasks, queue/webhooks, queue/consumer and worker speak asynq"},

@@ -2,6 +2,9 @@ package batches
 
 import (
 	"context"
+	"errors"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
@@ -29,6 +32,20 @@ func (b *Batches) Get(ctx context.Context, owner, id string, few int) (*batch.Ba
 		return nil, batch.ErrNotFound
 	}
 	return b.batchOf(ctx, id, seen)
+}
+
+// OwnerOf implements [batch.Store].
+func (b *Batches) OwnerOf(ctx context.Context, id string) (string, error) {
+	if !keys.IsBatchID(id) {
+		return "", batch.ErrNotFound
+	}
+	ctx, cancel := b.db.WithTimeout(ctx)
+	defer cancel()
+	owner, err := b.db.Client.HGet(ctx, keys.KeysOf(id).Meta, "owner").Result()
+	if errors.Is(err, redis.Nil) {
+		return "", batch.ErrNotFound
+	}
+	return owner, rdb.MapError(ctx, err)
 }
 
 // EndedBatch decodes a batch from the reply of the step that ended it. It returns nil if it cannot;

@@ -1,8 +1,10 @@
 package batches
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -33,7 +35,7 @@ func parseListCursor(cursor string) (listEntry, error) {
 }
 
 // List implements [batch.Store].
-func (b *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]*batch.Batch, string, error) {
+func (b *Batches) List(ctx context.Context, owners []string, cursor string, limit int) ([]*batch.Batch, string, error) {
 	var after *listEntry
 	if cursor != "" {
 		e, err := parseListCursor(cursor)
@@ -44,11 +46,11 @@ func (b *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]
 	}
 	var found []*batch.Batch
 	for {
-		entries, more, err := b.listEntries(ctx, owner, after, limit-len(found))
+		entries, more, err := b.listedBy(ctx, owners, after, limit-len(found))
 		if err != nil {
 			return nil, "", err
 		}
-		batches, err := b.listed(ctx, owner, entries)
+		batches, err := b.listed(ctx, owners, entries)
 		if err != nil {
 			return nil, "", err
 		}
@@ -61,6 +63,26 @@ func (b *Batches) List(ctx context.Context, owner, cursor string, limit int) ([]
 			return found, after.cursor(), nil
 		}
 	}
+}
+
+// listedBy merges the entries of several owners; see listEntries.
+func (b *Batches) listedBy(ctx context.Context, owners []string, after *listEntry, limit int) ([]listEntry, bool, error) {
+	var all []listEntry
+	more := false
+	for _, owner := range owners {
+		entries, further, err := b.listEntries(ctx, owner, after, limit)
+		if err != nil {
+			return nil, false, err
+		}
+		all, more = append(all, entries...), more || further
+	}
+	slices.SortFunc(all, func(x, y listEntry) int {
+		return cmp.Or(cmp.Compare(y.created, x.created), strings.Compare(y.id, x.id))
+	})
+	if len(all) > limit {
+		all, more = all[:limit], true
+	}
+	return all, more, nil
 }
 
 // listEntries returns up to limit entries of the owner's list that come after an entry, and whether
@@ -98,7 +120,7 @@ func (b *Batches) listEntries(ctx context.Context, owner string, after *listEntr
 
 // listed reads the batches of entries, and removes the entries that have none. On a Redis that refuses
 // writes, these stay until a later List.
-func (b *Batches) listed(ctx context.Context, owner string, entries []listEntry) ([]*batch.Batch, error) {
+func (b *Batches) listed(ctx context.Context, owners []string, entries []listEntry) ([]*batch.Batch, error) {
 	metas, err := b.metas(ctx, entries)
 	if err != nil {
 		return nil, err
@@ -110,7 +132,7 @@ func (b *Batches) listed(ctx context.Context, owner string, entries []listEntry)
 			bare = append(bare, e.id)
 			continue
 		}
-		if metas[i]["owner"] != owner { // the list or the batch was changed
+		if !slices.Contains(owners, metas[i]["owner"]) { // the list or the batch was changed
 			return nil, &batch.DamagedError{ID: e.id, Err: fmt.Errorf("list batch %s: it belongs to another owner: %w", e.id, seal.ErrSealed)}
 		}
 		one, err := b.Codec.DecodeBatch(e.id, metas[i])
@@ -119,7 +141,7 @@ func (b *Batches) listed(ctx context.Context, owner string, entries []listEntry)
 		}
 		batches = append(batches, one)
 	}
-	if err := b.dropEntries(ctx, owner, bare); err != nil {
+	if err := b.dropEntries(ctx, owners, bare); err != nil {
 		b.log.WarnContext(ctx, "entries without a batch not removed from a list", "error", err)
 	}
 	return batches, nil
@@ -146,7 +168,7 @@ func (b *Batches) metas(ctx context.Context, entries []listEntry) ([]map[string]
 }
 
 // dropEntries removes entries without a batch, except those whose upload may be about to commit.
-func (b *Batches) dropEntries(ctx context.Context, owner string, ids []string) error {
+func (b *Batches) dropEntries(ctx context.Context, owners []string, ids []string) error {
 	staged, err := b.Index.Staged(ctx, ids)
 	if err != nil {
 		return err
@@ -162,5 +184,11 @@ func (b *Batches) dropEntries(ctx context.Context, owner string, ids []string) e
 	}
 	ctx, cancel := b.db.WithTimeout(ctx)
 	defer cancel()
-	return rdb.MapError(ctx, b.db.Client.ZRem(ctx, keys.OwnerKey(owner), gone...).Err())
+	_, err = b.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
+		for _, owner := range owners {
+			p.ZRem(ctx, keys.OwnerKey(owner), gone...)
+		}
+		return nil
+	})
+	return rdb.MapError(ctx, err)
 }

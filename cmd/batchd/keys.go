@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/spf13/cobra"
+
+	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/apikey"
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/config"
+	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/rdb"
+)
+
+func newKeysCmd() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "keys",
+		Short: "Make, list and revoke the keys by which callers authenticate",
+		Long: `Make, list and revoke batchd's own keys, which auth.modes: [keys] asks for. Keys are in
+Redis or, with auth.keys_file, in a file. These commands read the same configuration
+as the server. Only a hash of a key's secret is stored: a key is shown once, when it
+is made. Changes take effect in all processes within 5 s.`,
+		Args: cobra.NoArgs,
+	}
+	cmd.AddCommand(newKeysCreateCmd(), newKeysListCmd(), newKeysRevokeCmd(), newKeysRotateCmd())
+	return cmd
+}
+
+// keyring selects where a command finds the keys.
+type keyring struct{ config, file string }
+
+func (k *keyring) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVarP(&k.config, "config", "c", "", "the configuration `file` (or BATCHD_CONFIG)")
+	cmd.Flags().StringVar(&k.file, "keys-file", "", "the `file` with the keys (or BATCHD_API_KEYS_FILE); needs no configuration")
+}
+
+// with calls do with the keys.
+func (k *keyring) with(ctx context.Context, do func(batch.KeyStore) error) (err error) {
+	if k.file != "" {
+		return do(&config.KeysFile{Path: k.file})
+	}
+	cfg, err := config.Load(config.Options{File: k.config, Environ: config.Environ()})
+	if err != nil {
+		return err
+	}
+	switch {
+	case cfg.Auth.KeysFile != "":
+		return do(&config.KeysFile{Path: cfg.Auth.KeysFile})
+	case cfg.Redis.URL == rdb.Embedded:
+		return errors.New("there is no place for keys: set auth.keys_file or redis.url in the configuration, or name a file with --keys-file")
+	}
+	store, err := queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.Config})
+	if err != nil {
+		return fmt.Errorf("open the store: %w", err)
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	if err := do(store.Keys); errors.As(err, new(*batch.UnavailableError)) {
+		return fmt.Errorf("redis at %s does not answer: %w", cfg.Redis.URL, err)
+	} else if err != nil {
+		return err
+	}
+	return nil
+}
+
+// show prints a new key: alone on standard output, for programs, and what to know about it beside it.
+func showKey(cmd *cobra.Command, text, note string) error {
+	if _, err := fmt.Fprintln(cmd.ErrOrStderr(), note); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(cmd.OutOrStdout(), text)
+	return err
+}
+
+func newKeysCreateCmd() *cobra.Command {
+	var (
+		ring    keyring
+		key     batch.Key
+		rate    string
+		expires string
+	)
+	cmd := &cobra.Command{
+		Use:   "create NAME",
+		Short: "Make a key, and show it once",
+		Example: `  batchd keys create billing --config batchd.yaml
+  batchd keys create ci --scope submit,read --target crm --expires-in 90d`,
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			now := time.Now().UTC().Truncate(time.Second)
+			text := apikey.New()
+			key.Name, key.Created, key.Secrets = args[0], now, []batch.KeySecret{{SHA256: apikey.HexHash(text)}}
+			if key.Owner == "" {
+				key.Owner = key.Name
+			}
+			if expires != "" {
+				life, err := parseDays("--expires-in", expires)
+				if err != nil {
+					return err
+				}
+				key.Expires = now.Add(life)
+			}
+			if err := key.Limits.Rate.UnmarshalText([]byte(rate)); err != nil {
+				return fmt.Errorf("--rate: %w", err)
+			}
+			var faults setting.Faults
+			config.CheckKey(setting.NewChecker(&faults), &key)
+			if err := faults.Err(); err != nil {
+				return err
+			}
+			if err := ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+				return keys.ChangeKey(cmd.Context(), key.Name, func(old *batch.Key) (*batch.Key, error) {
+					switch {
+					case old == nil:
+						return &key, nil
+					case !old.Revoked.IsZero():
+						return nil, fmt.Errorf("key %s: a key of this name was revoked at %s: choose another name, and --owner %s for the same batches",
+							old.Name, old.Revoked.Format(time.RFC3339), old.Owner)
+					}
+					return nil, fmt.Errorf("key %s: %w: choose another name, or give it a new secret with batchd keys rotate", old.Name, batch.ErrKeyExists)
+				})
+			}); err != nil {
+				return err
+			}
+			return showKey(cmd, text, fmt.Sprintf("Key %s, owner %s, scopes %s. It is shown this once: keep it in a safe place.", key.Name, key.Owner, strings.Join(key.Scopes, ", ")))
+		},
+	}
+	ring.flags(cmd)
+	cmd.Flags().StringVar(&key.Owner, "owner", "", "the `owner` of its batches; keys may share one (default: the name)")
+	cmd.Flags().StringSliceVar(&key.Scopes, "scope", []string{string(auth.Submit), string(auth.Read), string(auth.Cancel)}, "what it may do: submit, read, cancel; with commas or repeated")
+	cmd.Flags().StringSliceVar(&key.Targets, "target", nil, "a `target` that it may send actions to (default: all)")
+	cmd.Flags().StringSliceVar(&key.WebhookHosts, "webhook-host", nil, "a `host` that its webhooks may name (default: all that the settings allow)")
+	cmd.Flags().StringVar(&rate, "rate", "", "the most actions in any window, such as 1500/min (default: limits.rate)")
+	cmd.Flags().IntVar(&key.Limits.Concurrent, "concurrent", 0, "the most actions in flight (default: limits.concurrent)")
+	cmd.Flags().StringVar(&expires, "expires-in", "", "the `time` after which it expires, such as 90d or 12h (default: never)")
+	return cmd
+}
+
+// parseDays parses a duration, also in days.
+func parseDays(flag, text string) (time.Duration, error) {
+	scale := text
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		scale = days + "h"
+	}
+	d, err := time.ParseDuration(scale)
+	if scale != text {
+		d *= 24
+	}
+	if err != nil || d <= 0 || d > 100*365*24*time.Hour {
+		return 0, fmt.Errorf("%s: cannot read %q as a time: expected for example 90d or 12h", flag, text)
+	}
+	return d, nil
+}
+
+func newKeysListCmd() *cobra.Command {
+	var (
+		ring keyring
+		out  = format{name: "auto", among: []string{"auto", "table", "ndjson"}}
+	)
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "List the keys, without their secrets",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+				found, _, _, err := keys.Keys(cmd.Context(), "")
+				if err != nil {
+					return err
+				}
+				slices.SortFunc(found, func(x, y batch.Key) int { return strings.Compare(x.Name, y.Name) })
+				if out.resolve(cmd.OutOrStdout()) == "table" {
+					_, err := fmt.Fprintln(cmd.OutOrStdout(), keyTable(found, time.Now()))
+					return err
+				}
+				enc := json.NewEncoder(jsonOutput(cmd.OutOrStdout()))
+				enc.SetEscapeHTML(false)
+				for i := range found {
+					if err := enc.Encode(&found[i]); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		},
+	}
+	cmd.Aliases = []string{"ls"}
+	ring.flags(cmd)
+	cmd.Flags().Var(&out, "format", "table or ndjson (default: table on a terminal, ndjson elsewhere)")
+	return cmd
+}
+
+func keyTable(keys []batch.Key, now time.Time) string {
+	tw := newTable("NAME", "OWNER", "SCOPES", "TARGETS", "CREATED", "STATE")
+	for _, k := range keys {
+		state := "valid"
+		switch {
+		case !k.Revoked.IsZero():
+			state = "revoked " + k.Revoked.UTC().Format(time.DateTime)
+		case !k.ValidAt(now):
+			state = "expired " + k.Expires.UTC().Format(time.DateTime)
+		case !k.Expires.IsZero():
+			state = "until " + k.Expires.UTC().Format(time.DateTime)
+		}
+		targets := "all"
+		if len(k.Targets) > 0 {
+			targets = strings.Join(k.Targets, ", ")
+		}
+		tw.AppendRow(table.Row{visible(k.Name), visible(k.Owner), strings.Join(k.Scopes, ", "), visible(targets), k.Created.UTC().Format(time.DateTime), state})
+	}
+	return tw.Render()
+}
+
+func newKeysRevokeCmd() *cobra.Command {
+	var ring keyring
+	cmd := &cobra.Command{
+		Use:     "revoke NAME",
+		Short:   "Revoke a key, for good",
+		Example: `  batchd keys revoke billing`,
+		Args:    exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
+					if key == nil {
+						return nil, fmt.Errorf("key %s: %w", args[0], batch.ErrNoKey)
+					}
+					if key.Revoked.IsZero() {
+						key.Revoked = time.Now().UTC().Truncate(time.Second)
+					}
+					key.Secrets = nil
+					return key, nil
+				})
+			}); err != nil {
+				return err
+			}
+			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "Key %s is revoked. All processes refuse it within 5 s.\n", args[0])
+			return err
+		},
+	}
+	ring.flags(cmd)
+	return cmd
+}
+
+func newKeysRotateCmd() *cobra.Command {
+	var (
+		ring  keyring
+		grace string
+	)
+	cmd := &cobra.Command{
+		Use:   "rotate NAME",
+		Short: "Give a key a new secret; the old one stays valid for a while",
+		Example: `  batchd keys rotate billing
+  batchd keys rotate billing --grace 0`,
+		Args: exactArgs("NAME"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var keep time.Duration
+			if grace != "0" {
+				var err error
+				if keep, err = parseDays("--grace", grace); err != nil {
+					return err
+				}
+			}
+			text, now := apikey.New(), time.Now().UTC().Truncate(time.Second)
+			until := now.Add(keep)
+			if err := ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
+					switch {
+					case key == nil:
+						return nil, fmt.Errorf("key %s: %w", args[0], batch.ErrNoKey)
+					case !key.ValidAt(now):
+						return nil, fmt.Errorf("key %s was revoked or has expired: make another one with batchd keys create", args[0])
+					}
+					var secrets []batch.KeySecret
+					for _, s := range key.Secrets {
+						if s.Until.IsZero() || s.Until.After(until) {
+							s.Until = until
+						}
+						if s.ValidAt(now) {
+							secrets = append(secrets, s)
+						}
+					}
+					key.Secrets = append(secrets, batch.KeySecret{SHA256: apikey.HexHash(text)})
+					return key, nil
+				})
+			}); err != nil {
+				return err
+			}
+			return showKey(cmd, text, fmt.Sprintf("The new secret of key %s is shown this once. The old one is valid until %s.", args[0], until.Format(time.RFC3339)))
+		},
+	}
+	ring.flags(cmd)
+	cmd.Flags().StringVar(&grace, "grace", "24h", "how `long` the old secret stays valid, such as 24h or 7d; 0 ends it at once")
+	return cmd
+}

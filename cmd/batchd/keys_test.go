@@ -1,0 +1,123 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/api"
+	"github.com/batchd/batchd/internal/apikey"
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/config"
+	"github.com/batchd/batchd/queue"
+)
+
+func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	keys := func(args ...string) commandResult {
+		return batchd(t, "", append(append([]string{"keys"}, args...), "--keys-file", path)...)
+	}
+	// valid reports whether a key is in the file.
+	valid := func(text string) bool {
+		found, _, _, err := (&config.KeysFile{Path: path}).Keys(t.Context(), "")
+		require.NoError(t, err)
+		for _, k := range found {
+			for _, s := range k.Secrets {
+				if s.SHA256 == apikey.HexHash(text) && k.Revoked.IsZero() {
+					return true
+				}
+			}
+		}
+		return false
+	}
+	got := keys("create", "billing", "--scope", "submit,read", "--target", "crm", "--webhook-host", "hooks.example.com", "--rate", "10/s", "--concurrent", "5", "--expires-in", "90d")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	first := strings.TrimSuffix(got.stdout, "\n")
+	require.True(t, apikey.Valid(first), "the key alone is on standard output: %q", got.stdout)
+	require.Contains(t, got.stderr, "shown this once")
+	require.NotContains(t, got.stderr, first)
+	require.True(t, valid(first))
+	source, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NotContains(t, string(source), first[len(apikey.Prefix):])
+
+	got = keys("create", "billing")
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "a key with this name exists")
+	require.Empty(t, got.stdout)
+	require.True(t, valid(first))
+
+	got = keys("rotate", "billing")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	second := strings.TrimSpace(got.stdout)
+	require.True(t, valid(first) && valid(second))
+	got = keys("rotate", "billing", "--grace", "0")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	third := strings.TrimSpace(got.stdout)
+	require.True(t, valid(third) && !valid(first) && !valid(second))
+
+	got = keys("list")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	var listed batch.Key
+	require.NoError(t, json.Unmarshal([]byte(got.stdout), &listed))
+	require.Equal(t, "billing", listed.Owner)
+	require.Equal(t, []string{"submit", "read"}, listed.Scopes)
+	require.NotContains(t, got.stdout, third[len(apikey.Prefix):])
+	require.Contains(t, keys("list", "--format", "table").stdout, "until ")
+
+	got = keys("revoke", "billing")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.False(t, valid(third))
+	require.Contains(t, keys("list", "--format", "table").stdout, "revoked ")
+	for _, row := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"create", "billing"}, "was revoked at"},
+		{[]string{"rotate", "billing"}, "was revoked or has expired"},
+		{[]string{"revoke", "nobody"}, "key nobody: there is no key with this name"},
+		{[]string{"rotate", "nobody"}, "key nobody: there is no key with this name"},
+		{[]string{"create", "a{b}"}, "is not usable"},
+		{[]string{"create", "a", "--scope", "everything"}, `unknown value "everything"`},
+		{[]string{"create", "a", "--expires-in", "soon"}, "--expires-in: cannot read"},
+		{[]string{"create", "a", "--rate", "fast"}, "--rate: cannot read"},
+		{[]string{"rotate", "billing", "--grace", "-1h"}, "--grace: cannot read"},
+	} {
+		got = keys(row.args...)
+		require.Equal(t, exitFailure, got.code, "%q", row.args)
+		require.Contains(t, got.stderr, row.want)
+		require.Empty(t, got.stdout)
+	}
+	got = batchd(t, "", "keys", "list", "--config", file(t, "b.yaml", "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\n"))
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "there is no place for keys")
+}
+
+func TestAServerTakesTheKeysOfAFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	text := strings.TrimSpace(batchd(t, "", "keys", "create", "ci", "--keys-file", path).stdout)
+	cfg, err := config.Load(config.Options{
+		File: file(t, "b.yaml", "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\nauth: {modes: [keys]}\n"), Environ: []string{"BATCHD_API_KEYS_FILE=" + path},
+	})
+	require.NoError(t, err)
+	store, err := queue.Open(queue.Config{Redis: cfg.Redis})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	server, err := api.New(apiConfig(cfg, store, nil, nil))
+	require.NoError(t, err)
+	for want, authorization := range map[int]string{http.StatusOK: "Bearer " + text, http.StatusUnauthorized: "Bearer " + apikey.New()} {
+		r := httptest.NewRequest(http.MethodGet, "/batch", http.NoBody)
+		r.Header.Set("Authorization", authorization)
+		w := httptest.NewRecorder()
+		server.Handler().ServeHTTP(w, r)
+		require.Equal(t, want, w.Code, "%s", w.Body)
+	}
+}
