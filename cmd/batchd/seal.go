@@ -62,7 +62,7 @@ func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out 
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	defer func() { err = errors.Join(err, store.Close()) }() //nolint:contextcheck // it closes after an interruption, too
 	rotation := reseal.New(store.DB, store.Seals, store.Batches)
 	last := time.Now()
 	rotation.Progress = func(r reseal.Report) {
