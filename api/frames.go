@@ -61,7 +61,7 @@ func (f *frames) header() error {
 	var h zstd.Header
 	if err := h.Decode(f.head); err != nil {
 		f.lost = !errors.Is(err, io.ErrUnexpectedEOF)
-		return nil //nolint:nilerr // the header is not complete, or the decoder reports the error
+		return nil // the header is not complete, or the decoder reports the error
 	}
 	f.head = f.head[:0]
 	if h.Skippable {

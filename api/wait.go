@@ -44,7 +44,7 @@ func (s *Server) await(ctx context.Context, owner, id string, w watch) (*batch.B
 	if w.wait <= 0 {
 		return s.cfg.Store.Get(ctx, owner, id, w.few)
 	}
-	f := s.polls.follow(owner, id, pollInterval, w.pause, w.few)
+	f := s.polls.follow(owner, id, pollInterval, w.pause, w.few) //nolint:contextcheck // the poll outlives the request, because other requests share it
 	defer f.leave()
 	over := time.NewTimer(w.wait)
 	defer over.Stop()
