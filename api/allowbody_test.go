@@ -101,8 +101,10 @@ func TestConnectionBasedCredentialsAreRefused(t *testing.T) {
 			t.Parallel()
 			f := setup(t, passthrough, func(c *Config) {
 				c.Endpoints = []Endpoint{
-					{Path: "/asana", Target: "crm", Dialect: "asana"}, {Path: "/requests", Target: "crm", Dialect: "requests"},
-					{Path: "/v1.1/instances/:instance/batch/", Target: "crm", Dialect: "syncano"}, {Path: "/primaerp", Target: "crm", Dialect: "primaerp"},
+					{Path: "/asana", Target: "crm", Dialect: "asana"},
+					{Path: "/requests", Target: "crm", Dialect: "requests"},
+					{Path: "/v1.1/instances/:instance/batch/", Target: "crm", Dialect: "syncano"},
+					{Path: "/primaerp", Target: "crm", Dialect: "primaerp"},
 				}
 			})
 			c.method = http.MethodPost

@@ -81,11 +81,24 @@ func TestWithoutAuthenticationOtherSitesChangeNothing(t *testing.T) {
 	t.Parallel()
 	f, _, send := listening(t, everyDialect, func(c *Config) { c.Auth.Hosts = []string{"batchd.example", "batchd.example:8443"} })
 	foreign := [][]string{
-		{"Origin: https://evil.example"}, {"Origin: null"}, {"Origin: "}, {"Origin: http://localhost:1"}, {"Origin: https://localhost:PORT"}, {"Origin: http://localhost"},
-		{"Origin: http://127.0.0.1:PORT"}, {"Origin: http://localhost:PORT.evil.example"}, {"Origin: http://localhost:PORT/"}, {"Origin: file://"},
-		{"Origin: moz-extension://localhost:PORT"}, {"Origin: http://localhost:PORT", "Origin: https://evil.example"}, {"Origin: localhost:PORT"},
-		{"Sec-Fetch-Site: cross-site"}, {"Sec-Fetch-Site: same-site"}, {"Sec-Fetch-Site: same-site", "Origin: http://localhost:PORT"},
-		{"Sec-Fetch-Site: same-origin", "Origin: https://evil.example"}, {"Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"},
+		{"Origin: https://evil.example"},
+		{"Origin: null"},
+		{"Origin: "},
+		{"Origin: http://localhost:1"},
+		{"Origin: https://localhost:PORT"},
+		{"Origin: http://localhost"},
+		{"Origin: http://127.0.0.1:PORT"},
+		{"Origin: http://localhost:PORT.evil.example"},
+		{"Origin: http://localhost:PORT/"},
+		{"Origin: file://"},
+		{"Origin: moz-extension://localhost:PORT"},
+		{"Origin: http://localhost:PORT", "Origin: https://evil.example"},
+		{"Origin: localhost:PORT"},
+		{"Sec-Fetch-Site: cross-site"},
+		{"Sec-Fetch-Site: same-site"},
+		{"Sec-Fetch-Site: same-site", "Origin: http://localhost:PORT"},
+		{"Sec-Fetch-Site: same-origin", "Origin: https://evil.example"},
+		{"Sec-Fetch-Site: same-origin", "Sec-Fetch-Site: cross-site"},
 	}
 	for _, headers := range foreign {
 		for _, media := range []string{"application/json", "text/plain", "text/plain;charset=utf-8", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "application/x-ndjson"} {

@@ -15,9 +15,12 @@ import (
 func withOpenTarget(c *Config) {
 	c.Policies = []batch.Target{{Name: "crm"}, {Name: "billing", Headers: batch.HeaderPolicy{Allow: []string{"X-Forwarded-For", "Via"}}}}
 	c.Endpoints = []Endpoint{
-		{Path: "/crm/batch", Target: "crm"}, {Path: "/billing/batch", Target: "billing"},
-		{Path: "/api/batch", Dialect: "requests", Target: "crm"}, {Path: "/open/batch", Dialect: "requests", Target: "billing"},
-		{Path: "/v1/batch", Dialect: "primaerp", Target: "crm"}, {Path: "/v2/batch", Dialect: "primaerp", Target: "billing"},
+		{Path: "/crm/batch", Target: "crm"},
+		{Path: "/billing/batch", Target: "billing"},
+		{Path: "/api/batch", Dialect: "requests", Target: "crm"},
+		{Path: "/open/batch", Dialect: "requests", Target: "billing"},
+		{Path: "/v1/batch", Dialect: "primaerp", Target: "crm"},
+		{Path: "/v2/batch", Dialect: "primaerp", Target: "billing"},
 	}
 }
 

@@ -91,8 +91,8 @@ func TestABatchBringsTheSecretOfItsWebhook(t *testing.T) {
 	c := submit(`{"secret":"` + own + `"}`)
 	c.bad = true
 	requireFaults(t, f.do(t, c), []fault{{-1, "/webhook", "no url"}})
-	clear := setup(t, func(c *Config) { c.Sealed = false })
-	requireFaults(t, clear.do(t, submit(hook)), []fault{{-1, "/webhook/secret", "seal.keys"}})
+	unsealed := setup(t, func(c *Config) { c.Sealed = false })
+	requireFaults(t, unsealed.do(t, submit(hook)), []fault{{-1, "/webhook/secret", "seal.keys"}})
 }
 
 func TestWebhooksGoWhereTheSettingsAllow(t *testing.T) {

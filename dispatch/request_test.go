@@ -132,7 +132,10 @@ func TestHeadersThatThePolicyRefusesAreNotSent(t *testing.T) {
 	})
 	d := newDispatcher(t, batch.Target{BaseURL: target.url, Headers: batch.HeaderPolicy{Allow: []string{"X-Real-IP"}}})
 	for _, h := range []batch.Field{
-		{Name: "X-Forwarded-For", Value: "::1"}, {Name: "content_length", Value: "0"}, {Name: "Upgrade", Value: "h2c"}, {Name: "Connection", Value: "Authorization"},
+		{Name: "X-Forwarded-For", Value: "::1"},
+		{Name: "content_length", Value: "0"},
+		{Name: "Upgrade", Value: "h2c"},
+		{Name: "Connection", Value: "Authorization"},
 		{Name: "X-Auth-Request-Access-Token", Value: "x"},
 	} {
 		for _, isCall := range []bool{false, true} {

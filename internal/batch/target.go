@@ -10,7 +10,7 @@ import (
 )
 
 // Target is a configured HTTP API.
-type Target struct {
+type Target struct { //nolint:recvcheck // settings are values; the rules are asked for every action, without a copy
 	// Name identifies the target: letters, digits, "-" and "_", at most 64.
 	Name string `yaml:"name"`
 	// BaseURL is the URL to which an action's path is appended: http or https, without
