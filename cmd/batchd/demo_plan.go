@@ -91,6 +91,11 @@ func demoKinds() []demoKind {
 			return client.Action{Method: method, Path: path, Body: map[string]int{"order": i}}
 		}
 	}
+	withQuery := func(method, path string) func(int) client.Action {
+		return func(i int) client.Action {
+			return client.Action{Method: method, Path: path, Query: url.Values{"order": {strconv.Itoa(i)}}}
+		}
+	}
 	get := func(path string) func(int) client.Action {
 		return func(int) client.Action { return client.Action{Method: http.MethodGet, Path: path} }
 	}
@@ -103,12 +108,10 @@ func demoKinds() []demoKind {
 	slow.atLeast = time.Second
 	return []demoKind{
 		{"post", "its own body came back", 30, withBody(http.MethodPost, "/post"), answered(http.StatusOK, 1, echoed)},
-		{"get", "its own query came back", 16, func(i int) client.Action {
-			return client.Action{Method: http.MethodGet, Path: "/get", Query: url.Values{"order": {strconv.Itoa(i)}}}
-		}, answered(http.StatusOK, 1, echoedQuery)},
+		{"get", "its own query came back", 16, withQuery(http.MethodGet, "/get"), answered(http.StatusOK, 1, echoedQuery)},
 		{"put", "its own body came back", 10, withBody(http.MethodPut, "/put"), answered(http.StatusOK, 1, echoed)},
 		{"patch", "its own body came back", 8, withBody(http.MethodPatch, "/patch"), answered(http.StatusOK, 1, echoed)},
-		{"delete", "its own body came back", 8, withBody(http.MethodDelete, "/delete"), answered(http.StatusOK, 1, echoed)},
+		{"delete", "its own query came back", 8, withQuery(http.MethodDelete, "/delete"), answered(http.StatusOK, 1, echoedQuery)},
 		{"head", "no body, as HEAD requires", 3, func(int) client.Action { return client.Action{Method: http.MethodHead, Path: "/head"} }, answered(http.StatusOK, 1, nil)},
 		{"not found", "the answer is kept, even if it is an error", 5, get("/status/404"), answered(http.StatusNotFound, 1, nil)},
 		{"server error", "not repeated: a 500 does not permit it", 4, get("/status/500"), answered(http.StatusInternalServerError, 1, nil)},
