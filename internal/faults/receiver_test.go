@@ -7,7 +7,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/client"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 // hook is one webhook that reached the receiver.
@@ -20,8 +24,9 @@ type hook struct {
 
 // receiver receives webhooks and verifies them.
 type receiver struct {
-	t   *testing.T
-	url string
+	t      *testing.T
+	url    string
+	secret string // of the only owner
 
 	mu     sync.Mutex
 	hooks  []hook
@@ -30,7 +35,9 @@ type receiver struct {
 
 func startReceiver(t *testing.T) *receiver {
 	t.Helper()
-	x := &receiver{t: t}
+	secrets, err := webhook.Config{Secret: secret}.OwnerSecrets(auth.Anonymous)
+	require.NoError(t, err)
+	x := &receiver{t: t, secret: secrets.Secret.Reveal()}
 	x.url = listen(t, "127.0.0.1:0", x)
 	return x
 }
@@ -42,7 +49,7 @@ func (x *receiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // its sender died
 	}
-	event, err := client.VerifyWebhook(r.Header, body, secret)
+	event, err := client.VerifyWebhook(r.Header, body, x.secret)
 	if err != nil {
 		x.t.Errorf("a webhook that cannot be verified came to %s: %v", r.URL.Path, err)
 		return
