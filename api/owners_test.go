@@ -57,8 +57,8 @@ func TestNoRouteTellsAnotherOwnersBatchFromAnUnknownOne(t *testing.T) {
 					require.NotContains(t, w.Body.String(), id, route)
 					require.NotContains(t, w.Body.String(), "of alice", route)
 					other := unknown[route]
-					w.Header().Del("X-Request-Id")
-					other.Header().Del("X-Request-Id")
+					w.Header().Del("X-Request-ID")
+					other.Header().Del("X-Request-ID")
 					require.Equal(t, other.Code, w.Code, route)
 					require.Equal(t, other.Body.String(), w.Body.String(), route)
 					require.Equal(t, other.Header(), w.Header(), route)

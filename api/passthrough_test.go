@@ -57,7 +57,9 @@ func TestAnOwnerIsBoundToItsEndpointAndTarget(t *testing.T) {
 	t.Parallel()
 	f := setup(t, passthrough, func(c *Config) {
 		c.Endpoints = []Endpoint{
-			{Path: "/one", Target: "crm"}, {Path: "/two", Target: "crm"}, {Path: "/three", Target: "billing"},
+			{Path: "/one", Target: "crm"},
+			{Path: "/two", Target: "crm"},
+			{Path: "/three", Target: "billing"},
 			{Path: "/four", Dialect: "requests", Target: "billing"},
 		}
 	})

@@ -53,8 +53,9 @@ func (s *source) fail(err error) {
 	s.down = err
 }
 
-func keyOf(name, text string) batch.Key {
-	return batch.Key{Name: name, Owner: name, Scopes: []string{"read"}, Secrets: []batch.KeySecret{{SHA256: apikey.HexHash(text)}}}
+// aliceKey returns the key with that text.
+func aliceKey(text string) batch.Key {
+	return batch.Key{Name: "alice", Owner: "alice", Scopes: []string{"read"}, Secrets: []batch.KeySecret{{SHA256: apikey.HexHash(text)}}}
 }
 
 func request(headers ...string) *http.Request {
@@ -68,7 +69,7 @@ func request(headers ...string) *http.Request {
 func TestAKeyComesInOneOfTwoHeadersAndIsTakenOut(t *testing.T) {
 	t.Parallel()
 	key, other := apikey.New(), apikey.New()
-	keys := auth.NewKeys(&source{keys: []batch.Key{keyOf("alice", key)}}, slog.New(slog.DiscardHandler))
+	keys := auth.NewKeys(&source{keys: []batch.Key{aliceKey(key)}}, slog.New(slog.DiscardHandler))
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(key+":"))
 	for _, row := range []struct {
 		headers []string
@@ -95,11 +96,11 @@ func TestAKeyComesInOneOfTwoHeadersAndIsTakenOut(t *testing.T) {
 		p, err := keys.Authenticate(t.Context(), r)
 		require.Equal(t, row.remains, r.Header.Get("Authorization"), "%q", row.headers)
 		require.NotContains(t, r.Header, "X-Batchd-Key")
-		switch {
-		case row.want == "":
+		switch row.want {
+		case "":
 			require.NoError(t, err)
 			require.Nil(t, p)
-		case row.want == "alice":
+		case "alice":
 			require.NoError(t, err)
 			require.Equal(t, "alice", p.Name)
 			require.Equal(t, "key:alice", p.Owner)
@@ -121,7 +122,7 @@ func TestARevocationHoldsWithinFiveSeconds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text := apikey.New()
-		src := &source{keys: []batch.Key{keyOf("alice", text)}}
+		src := &source{keys: []batch.Key{aliceKey(text)}}
 		keys := auth.NewKeys(src, slog.New(slog.DiscardHandler))
 		ask := func() error {
 			_, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
@@ -131,13 +132,13 @@ func TestARevocationHoldsWithinFiveSeconds(t *testing.T) {
 		for range 30 { // whatever the age of what is known
 			p, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
 			require.NoError(t, err)
-			revoked := keyOf("alice", text)
+			revoked := aliceKey(text)
 			revoked.Revoked = time.Now()
 			src.set(revoked)
 			time.Sleep(5*time.Second - time.Millisecond)
 			require.ErrorContains(t, ask(), "revoked")
 			require.ErrorContains(t, p.StillValid(t.Context()), "revoked", "also for a request under way")
-			src.set(keyOf("alice", text))
+			src.set(aliceKey(text))
 			time.Sleep(4300 * time.Millisecond)
 			require.NoError(t, ask())
 			time.Sleep(170 * time.Millisecond)
@@ -149,7 +150,7 @@ func TestRequestsCostNoReadOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text := apikey.New()
-		src := &source{keys: []batch.Key{keyOf("alice", text)}}
+		src := &source{keys: []batch.Key{aliceKey(text)}}
 		keys := auth.NewKeys(src, slog.New(slog.DiscardHandler))
 		for range 10_000 { // in 10 s
 			_, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
@@ -167,7 +168,7 @@ func TestWithoutTheStoreWhatIsKnownDecidesForFiveSecondsAtMost(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		text := apikey.New()
-		src := &source{keys: []batch.Key{keyOf("alice", text)}}
+		src := &source{keys: []batch.Key{aliceKey(text)}}
 		keys := auth.NewKeys(src, slog.New(slog.DiscardHandler))
 		ask := func() error {
 			_, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
@@ -188,7 +189,7 @@ func TestSecretsAndKeysExpire(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		old, now := apikey.New(), apikey.New()
-		key := keyOf("alice", now)
+		key := aliceKey(now)
 		key.Expires = time.Now().Add(time.Hour)
 		key.Secrets = append(key.Secrets, batch.KeySecret{SHA256: apikey.HexHash(old), Until: time.Now().Add(time.Minute)}, batch.KeySecret{SHA256: "bad"})
 		keys := auth.NewKeys(&source{keys: []batch.Key{key}}, slog.New(slog.DiscardHandler))

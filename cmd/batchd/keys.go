@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,7 +43,7 @@ func (k *keyring) flags(cmd *cobra.Command) {
 }
 
 // with calls do with the keys.
-func (k *keyring) with(ctx context.Context, do func(batch.KeyStore) error) (err error) {
+func (k *keyring) with(do func(batch.KeyStore) error) (err error) {
 	if k.file != "" {
 		return do(&config.KeysFile{Path: k.file})
 	}
@@ -71,7 +70,7 @@ func (k *keyring) with(ctx context.Context, do func(batch.KeyStore) error) (err 
 	return nil
 }
 
-// show prints a new key: alone on standard output, for programs, and what to know about it beside it.
+// showKey prints a new key: alone on standard output, for programs, and what to know about it beside it.
 func showKey(cmd *cobra.Command, text, note string) error {
 	if _, err := fmt.Fprintln(cmd.ErrOrStderr(), note); err != nil {
 		return err
@@ -115,7 +114,7 @@ func newKeysCreateCmd() *cobra.Command {
 			if err := faults.Err(); err != nil {
 				return err
 			}
-			if err := ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+			if err := ring.with(func(keys batch.KeyStore) error {
 				return keys.ChangeKey(cmd.Context(), key.Name, func(old *batch.Key) (*batch.Key, error) {
 					switch {
 					case old == nil:
@@ -169,7 +168,7 @@ func newKeysListCmd() *cobra.Command {
 		Short: "List the keys, without their secrets",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+			return ring.with(func(keys batch.KeyStore) error {
 				found, _, _, err := keys.Keys(cmd.Context(), "")
 				if err != nil {
 					return err
@@ -225,7 +224,7 @@ func newKeysRevokeCmd() *cobra.Command {
 		Example: `  batchd keys revoke billing`,
 		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+			if err := ring.with(func(keys batch.KeyStore) error {
 				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
 					if key == nil {
 						return nil, fmt.Errorf("key %s: %w", args[0], batch.ErrNoKey)
@@ -268,7 +267,7 @@ func newKeysRotateCmd() *cobra.Command {
 			}
 			text, now := apikey.New(), time.Now().UTC().Truncate(time.Second)
 			until := now.Add(keep)
-			if err := ring.with(cmd.Context(), func(keys batch.KeyStore) error {
+			if err := ring.with(func(keys batch.KeyStore) error {
 				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
 					switch {
 					case key == nil:

@@ -131,7 +131,7 @@ func (f *KeysFile) ChangeKey(_ context.Context, name string, change func(*batch.
 		return fmt.Errorf("lock the keys: %w", err)
 	}
 	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil { //nolint:gosec // a descriptor is a small number
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		return fmt.Errorf("lock the keys: %w", err)
 	}
 	keys, err := f.load()

@@ -81,8 +81,8 @@ func label(name string) seal.Label { return seal.Label{ID: "key:" + name, Kind: 
 
 // open returns the key of a record, which must be sealed if anything is.
 func (k *Keys) open(name string, stored []byte) (*batch.Key, error) {
-	clear := (&seal.Sealer{}).Seal(seal.Label{}, nil)
-	if k.seals.Enabled() && len(stored) > 0 && stored[0] == clear[0] {
+	inClear := (&seal.Sealer{}).Seal(seal.Label{}, nil)
+	if k.seals.Enabled() && len(stored) > 0 && stored[0] == inClear[0] {
 		return nil, errors.New("the record is not sealed, as seal.keys demands")
 	}
 	plain, err := k.seals.Open(label(name), stored)

@@ -168,7 +168,7 @@ func (b *Batches) metas(ctx context.Context, entries []listEntry) ([]map[string]
 }
 
 // dropEntries removes entries without a batch, except those whose upload may be about to commit.
-func (b *Batches) dropEntries(ctx context.Context, owners []string, ids []string) error {
+func (b *Batches) dropEntries(ctx context.Context, owners, ids []string) error {
 	staged, err := b.Index.Staged(ctx, ids)
 	if err != nil {
 		return err
