@@ -115,7 +115,7 @@ func (w *world) useAllSlots(round, workers int) {
 	w.submit(p, client.Options{})
 	for i := range workers {
 		name := fmt.Sprint("w", i)
-		eventually(w.t, 20*time.Second, func() bool { return w.target.flying(name) == w.concurrency }, "%s does not use its %d slots", name, w.concurrency)
+		eventually(w.t, time.Minute, func() bool { return w.target.flying(name) == w.concurrency }, "%s does not use its %d slots", name, w.concurrency)
 	}
 	w.target.set(func(x *target) { x.gate = nil })
 	close(hold)

@@ -349,7 +349,7 @@ func (a *arena) end(name string, within time.Duration) {
 func (a *arena) awaitHooksOrTasks() {
 	a.t.Helper()
 	for _, p := range a.hooked {
-		eventually(a.t, 20*time.Second, func() bool {
+		eventually(a.t, time.Minute, func() bool {
 			if len(a.receiver.about(p.id)) > 0 {
 				return true
 			}

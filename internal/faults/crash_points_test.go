@@ -261,7 +261,7 @@ func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Cont
 			ctx, cancel := context.WithCancel(a.t.Context())
 			called := make(chan error, 1)
 			go func() { called <- call(ctx, c) }()
-			a.awaitDeath(p, at, 0, 20*time.Second)
+			a.awaitDeath(p, at, 0, time.Minute)
 			cancel()
 			err := <-called
 			if err == nil {
@@ -359,7 +359,7 @@ func holdAndExpire(a *arena) {
 	first := a.mixed(2)
 	a.submit(first, client.Options{})
 	a.follow(first, false)
-	eventually(a.t, 20*time.Second, func() bool { return a.target.seen(first.tag) == 2 }, "the workers are not busy")
+	eventually(a.t, time.Minute, func() bool { return a.target.seen(first.tag) == 2 }, "the workers are not busy")
 	for range sweeperPassings * a.deaths { // each passing ends one
 		p := a.mixed(4)
 		a.submit(p, client.Options{ExpiresIn: time.Second, WebhookURL: a.hook()})
@@ -378,7 +378,7 @@ func inSweeper(a *arena, at crash.Point) {
 		a.electing.Lock()
 		p := a.launch(role{name: "x-" + string(at), args: []string{"worker", "--worker-listen", "127.0.0.1:0"}, concurrency: 1, target: "other", at: at, passing: a.passing(sweeperPassings)})
 		a.elect(p)
-		a.awaitDeath(p, at, 0, 20*time.Second)
+		a.awaitDeath(p, at, 0, time.Minute)
 		a.electing.Unlock()
 	}
 	if !long {
@@ -447,7 +447,7 @@ func retrying(a *arena, at crash.Point) {
 		p.rename(0, ".refused")
 		p.rename(1, ".refused")
 		a.submit(p, client.Options{})
-		a.settle(20*time.Second, p)
+		a.settle(time.Minute, p)
 		if at == crash.RetryAdmitted || at == crash.Reopened {
 			a.afterwards(func() {
 				_, err := a.client.Retry(a.t.Context(), p.id)
@@ -467,7 +467,7 @@ func deleting(a *arena, at crash.Point) {
 	inAPI(func(a *arena, _ crash.Point, _ int) func(context.Context, *client.Client) error {
 		p := a.mixed(4)
 		a.submit(p, client.Options{})
-		a.settle(20*time.Second, p)
+		a.settle(time.Minute, p)
 		a.mu.Lock()
 		a.erased = append(a.erased, p.id)
 		a.mu.Unlock()
@@ -489,7 +489,7 @@ func forgetting(a *arena, at crash.Point) {
 		worker := p.worker()
 		b := plan(a.tag("f"), 2, http.MethodPost, http.MethodGet)
 		a.submit(b, client.Options{})
-		a.settle(20*time.Second, b)
+		a.settle(time.Minute, b)
 		a.follow(b, false)
 		began := time.Now().Add(-time.Minute).UnixMilli()
 		_, err := a.rdb.TxPipelined(a.t.Context(), func(pipe redis.Pipeliner) error {
@@ -520,7 +520,7 @@ func forgettingBeats(a *arena, at crash.Point) {
 		require.Eventually(a.t, func() bool { // its heartbeat has been recorded
 			n, err := a.rdb.ZRem(a.t.Context(), "batchd:workers", worker).Result()
 			return err == nil && n == 1
-		}, 20*time.Second, 20*time.Millisecond)
+		}, time.Minute, 20*time.Millisecond)
 		a.awaitDeath(p, at, 0, 30*time.Second)
 	}
 }
@@ -538,6 +538,6 @@ func resigning(a *arena, at crash.Point) {
 			}
 			return err == nil && sweeper == worker
 		}, time.Minute, 50*time.Millisecond)
-		a.awaitDeath(p, at, 0, 20*time.Second)
+		a.awaitDeath(p, at, 0, time.Minute)
 	}
 }

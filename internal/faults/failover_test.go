@@ -110,7 +110,7 @@ func startPair(t *testing.T, args ...string) *pair {
 	_, port, err := net.SplitHostPort(master.Addr)
 	require.NoError(t, err)
 	redistest.Start(t, append(args, "--replicaof", "127.0.0.1", port)...)
-	eventually(t, 20*time.Second, func() bool {
+	eventually(t, time.Minute, func() bool {
 		n, err := master.Command("WAIT", "1", "100")
 		return err == nil && n == ":1"
 	}, "the replica does not follow")

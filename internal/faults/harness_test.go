@@ -276,7 +276,7 @@ func (p *process) tail(n int) string {
 
 func (p *process) awaitLog(message string) {
 	p.t.Helper()
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	for {
 		n, more := p.look(message)
 		if n > 0 {

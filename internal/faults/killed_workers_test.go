@@ -43,7 +43,7 @@ func TestKilledWorkersLoseAndRepeatNothing(t *testing.T) {
 		watch.follow(p)
 		batches = append(batches, p)
 		enough := size/5 + rand.N(size/2)
-		eventually(t, 20*time.Second, func() bool { return w.target.seen(p.tag) >= enough }, "the target saw %d of %s", w.target.seen(p.tag), p.tag)
+		eventually(t, time.Minute, func() bool { return w.target.seen(p.tag) >= enough }, "the target saw %d of %s", w.target.seen(p.tag), p.tag)
 		i := rand.N(len(workers))
 		name := fmt.Sprintf("w%d", i)
 		flying := w.target.flying(name)

@@ -168,7 +168,7 @@ func (r *troubledRedis) suffer(n int, trouble *trouble) {
 	w.settle(20*time.Second, earlier)
 	flying := plan(fmt.Sprintf("flying%d", n), 500, http.MethodPost, http.MethodGet)
 	w.submit(flying, client.Options{})
-	eventually(t, 20*time.Second, func() bool { return w.target.seen(flying.tag) > 20 }, "nothing is under way")
+	eventually(t, time.Minute, func() bool { return w.target.seen(flying.tag) > 20 }, "nothing is under way")
 
 	began := time.Now()
 	trouble.begin(r)

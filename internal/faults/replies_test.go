@@ -76,7 +76,7 @@ func (w *world) refuse(proxy *redistest.Proxy, n int, rule redistest.Rule, meanw
 	calm := w.unhindered(n)
 	flying := plan(fmt.Sprintf("flying%d", n), 200, http.MethodPost, http.MethodGet)
 	w.submit(flying, client.Options{})
-	eventually(t, 20*time.Second, func() bool { return w.target.seen(flying.tag) > 20 }, "nothing is under way")
+	eventually(t, time.Minute, func() bool { return w.target.seen(flying.tag) > 20 }, "nothing is under way")
 	stop := proxy.Answer(rule)
 	ask := w.startAsking(n, flying.id)
 	until := time.After(scale(1500*time.Millisecond, 4*time.Second))

@@ -50,7 +50,7 @@ func startToxiproxy(t *testing.T) *toxiproxy {
 		_ = cmd.Wait() // it was killed
 	})
 	x := &toxiproxy{t: t, api: "http://" + addr}
-	eventually(t, 20*time.Second, func() bool {
+	eventually(t, time.Minute, func() bool {
 		resp, err := http.Get(x.api + "/version")
 		if err != nil {
 			return false
