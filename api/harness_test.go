@@ -210,8 +210,8 @@ func requireGolden(t *testing.T, name string, got []byte) {
 	t.Helper()
 	file := filepath.Join("testdata", "golden", name)
 	if *update {
-		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-		require.NoError(t, os.WriteFile(file, append(bytes.Clone(got), '\n'), 0o644))
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o750))
+		require.NoError(t, os.WriteFile(file, append(bytes.Clone(got), '\n'), 0o600))
 	}
 	want, err := os.ReadFile(file)
 	require.NoError(t, err)

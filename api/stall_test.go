@@ -45,7 +45,7 @@ func paced(t *testing.T, client func(t *testing.T, f *fixture, conn net.Conn)) {
 	synctest.Test(t, func(t *testing.T) {
 		f := setup(t)
 		ln := newPipes()
-		srv := &http.Server{Handler: f.Handler()}
+		srv := &http.Server{Handler: f.Handler(), ReadHeaderTimeout: time.Hour}
 		done := make(chan error, 1)
 		go func() { done <- srv.Serve(ln) }()
 		conn := ln.dial()

@@ -2,6 +2,7 @@ package dispatch
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -37,8 +38,8 @@ func written(t *testing.T, target batch.Target, a batch.Action, adapt func(d *Di
 func TestBothCarriersWriteTheSame(t *testing.T) {
 	t.Parallel()
 	header := func(pairs ...string) (fields []batch.Field) {
-		for i := 0; i < len(pairs); i += 2 {
-			fields = append(fields, batch.Field{Name: pairs[i], Value: pairs[i+1]})
+		for pair := range slices.Chunk(pairs, 2) {
+			fields = append(fields, batch.Field{Name: pair[0], Value: pair[1]})
 		}
 		return fields
 	}

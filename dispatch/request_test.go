@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 
@@ -162,8 +163,8 @@ func TestUnknownTargetIsBlocked(t *testing.T) {
 func TestHeadersOnTheWire(t *testing.T) {
 	t.Parallel()
 	header := func(pairs ...string) (fields []batch.Field) {
-		for i := 0; i < len(pairs); i += 2 {
-			fields = append(fields, batch.Field{Name: pairs[i], Value: pairs[i+1]})
+		for pair := range slices.Chunk(pairs, 2) {
+			fields = append(fields, batch.Field{Name: pair[0], Value: pair[1]})
 		}
 		return fields
 	}

@@ -139,7 +139,7 @@ func (s *script) ready(ts *testscript.TestScript, _ bool, args []string) {
 	for {
 		resp, err := http.Get(args[0])
 		if err == nil {
-			resp.Body.Close()
+			_ = resp.Body.Close()
 			if resp.StatusCode == http.StatusOK {
 				return
 			}

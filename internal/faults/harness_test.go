@@ -338,7 +338,7 @@ func listen(t *testing.T, addr string, handler http.Handler) string {
 	t.Helper()
 	l, err := net.Listen("tcp", addr)
 	require.NoError(t, err)
-	server := &http.Server{Handler: handler}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
 	go func() { _ = server.Serve(l) }() // it ends with Close
 	t.Cleanup(func() { _ = server.Close() })
 	return "http://" + l.Addr().String()

@@ -21,7 +21,7 @@ func inUTF16(order binary.AppendByteOrder, text string) []byte {
 func inUTF32(order binary.AppendByteOrder, text string) []byte {
 	var out []byte
 	for _, r := range text {
-		out = order.AppendUint32(out, uint32(r))
+		out = order.AppendUint32(out, uint32(r)) //nolint:gosec // a rune of a text is not negative
 	}
 	return out
 }

@@ -198,7 +198,8 @@ func TestAGrantOutlivesItsBatch(t *testing.T) {
 func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		limit := batch.Limit{Rate: batch.Rate{N: 50, Per: time.Minute}, Concurrent: 40}
-		var total, refused atomic.Int32
+		var total atomic.Int64
+		var refused atomic.Int32
 		var wg sync.WaitGroup
 		for range 30 {
 			wg.Go(func() {
@@ -207,7 +208,7 @@ func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 					return
 				}
 				n, _, err := u.Admit(b.Ctx, 3, limit, false)
-				total.Add(int32(n))
+				total.Add(int64(n))
 				if limited := (*batch.LimitedError)(nil); errors.As(err, &limited) {
 					refused.Add(1)
 				}
