@@ -103,7 +103,7 @@ var (
 // git ignores.
 var topLevel = []string{
 	"api", "bench", "client", "cmd", "deployments", "dispatch", "docs", "internal", "queue", "worker",
-	"docker-compose.yml", "go.mod", "go.sum", "CHANGELOG.md", "LICENSE", "Makefile", "README.md",
+	"docker-compose.yml", "go.mod", "go.sum", "CHANGELOG.md", "SECURITY.md", "LICENSE", "Makefile", "README.md",
 	".ci", ".dockerignore", ".editorconfig", ".git", ".gitattributes", ".github", ".gitignore", ".golangci.yml",
 }
 
