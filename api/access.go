@@ -26,7 +26,7 @@ func (s *Server) observe(c *gin.Context) {
 	c.Set(keyRequestID, id)
 	h := c.Writer.Header()
 	h.Set(headerRequestID, id)
-	h.Set("X-Content-Type-Options", "nosniff")
+	SetSecurityHeaders(h, c.Request.TLS != nil)
 
 	start := time.Now()
 	defer func() {

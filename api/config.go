@@ -34,6 +34,8 @@ type Config struct {
 	BasePaths []string
 	// Auth configures how the server determines the owner of a request.
 	Auth auth.Config
+	// Server configures the listener.
+	Server ServerConfig
 	// Owner turns a credential into an owner: a keyed hash, so that neither an owner
 	// nor a log reveals the credential. The server treats an error of Owner as an error
 	// of the store. Required by [auth.ModePassthrough].
@@ -70,6 +72,7 @@ type Config struct {
 // withDefaults returns the configuration with its zero values replaced.
 func (c Config) withDefaults() Config {
 	c.Auth = c.Auth.WithDefaults()
+	c.Server = c.Server.WithDefaults()
 	c.DrainTimeout = cmp.Or(c.DrainTimeout, 20*time.Second)
 	if c.Limits == (Limits{}) {
 		c.Limits = DefaultLimits()
@@ -102,6 +105,7 @@ func (c Config) validate() error {
 	require(len(c.Targets) > 0, "targets", "there are none: name at least one API to send actions to")
 	require(c.DrainTimeout > 0, "drain timeout", "expected more than 0s")
 	c.Auth.Check(check.In("auth"))
+	c.Server.Check(check.In("server"))
 	if c.Auth.Has(auth.ModeKeys) {
 		require(c.Keys != nil, "auth", "the mode keys needs a source of keys")
 	}

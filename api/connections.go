@@ -2,11 +2,13 @@ package api
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +31,8 @@ const (
 type connections struct {
 	net.Listener
 	limits Capacity
+	// secure is the configuration of TLS, or nil.
+	secure *tls.Config
 
 	mu        sync.Mutex
 	open      map[*conn]struct{}
@@ -64,11 +68,19 @@ func (l *connections) Accept() (net.Conn, error) {
 		}
 		c := &conn{Conn: raw, all: l, address: networkOf(raw.RemoteAddr()), unknown: true}
 		if answer := l.add(c); answer != "" {
-			l.refuse(raw, answer)
+			l.refuse(l.wrap(raw), answer)
 			continue
 		}
-		return c, nil
+		return l.wrap(c), nil
 	}
+}
+
+// wrap adds TLS to a connection, if the server speaks TLS. The first read or write makes the handshake.
+func (l *connections) wrap(raw net.Conn) net.Conn {
+	if l.secure == nil {
+		return raw
+	}
+	return tls.Server(raw, l.secure)
 }
 
 // add counts a connection. If there is no room for it, add returns the answer to it.
@@ -77,9 +89,9 @@ func (l *connections) add(c *conn) string {
 	defer l.mu.Unlock()
 	switch {
 	case len(l.open) >= l.limits.Connections:
-		return refusal(kindBusy, "the server has as many connections as it may have: try again later")
+		return l.refusal(kindBusy, "the server has as many connections as it may have: try again later")
 	case c.address.IsValid() && l.addresses[c.address] >= l.limits.ConnectionsPerAddress:
-		return refusal(kindLimited, "your address has as many connections as one address may have: close some, or reuse them")
+		return l.refusal(kindLimited, "your address has as many connections as one address may have: close some, or reuse them")
 	}
 	l.open[c] = struct{}{}
 	l.addresses[c.address]++
@@ -87,13 +99,17 @@ func (l *connections) add(c *conn) string {
 }
 
 // refusal is a whole answer, because no request has been read.
-func refusal(k kind, detail string) string {
+func (l *connections) refusal(k kind, detail string) string {
 	body, err := encodeJSON(k.problem(detail))
 	if err != nil {
 		return "HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 	}
-	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nRetry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
-		k.status, http.StatusText(k.status), len(body), body)
+	var security strings.Builder
+	h := make(http.Header)
+	SetSecurityHeaders(h, l.secure != nil)
+	_ = h.Write(&security) // a builder does not fail
+	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n%sRetry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+		k.status, http.StatusText(k.status), &security, len(body), body)
 }
 
 // refuse answers a connection and closes it. It does not wait for the client.

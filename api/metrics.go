@@ -20,6 +20,8 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	batches  *prometheus.CounterVec
 	actions  *prometheus.CounterVec
+	// handshakes counts the TLS handshakes that failed.
+	handshakes prometheus.Counter
 }
 
 func newMetrics(registry *prometheus.Registry) (*metrics, error) {
@@ -38,12 +40,22 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "batchd_actions_accepted_total", Help: "Actions accepted, by target. Replayed submissions are not counted.",
 		}, []string{"target"}),
+		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "batchd_tls_handshake_errors_total", Help: "TLS handshakes that failed: clients without a valid certificate, and those that do not speak TLS.",
+		}),
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.batches, m.actions} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.batches, m.actions, m.handshakes} {
 		errs = append(errs, registry.Register(c))
 	}
 	return m, errors.Join(errs...)
+}
+
+// showCertificate adds when the certificate expires.
+func (m *metrics) showCertificate(notAfter func() time.Time) error {
+	return m.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "batchd_tls_certificate_expires_timestamp_seconds", Help: "When the certificate of the API expires.",
+	}, func() float64 { return float64(notAfter().Unix()) }))
 }
 
 func (m *metrics) observe(method, route string, status int, took time.Duration) {

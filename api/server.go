@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"sync"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/certs"
 )
 
 // The timeouts of a connection. They never cut a request while its bytes move fast enough.
@@ -38,7 +38,9 @@ type Server struct {
 	// which the server holds in memory as a whole.
 	answerBytes int
 	memory      *memory
-	polls       *polls
+	// certs are the certificates of TLS, or nil.
+	certs *certs.Files
+	polls *polls
 	// streams and waits bound the event streams, and the requests that wait for the end of
 	// a batch.
 	streams, waits *slots
@@ -65,6 +67,9 @@ func New(cfg Config) (*Server, error) {
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)
 	}
+	if err := s.openCertificates(); err != nil {
+		return nil, err
+	}
 	s.auth = s.chain()
 	engine, err := s.routes()
 	if err != nil {
@@ -85,16 +90,25 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 	if err := s.cfg.Auth.CheckListener(ln.Addr().String()); err != nil {
 		return errors.Join(fmt.Errorf("serve the API: %w", err), ln.Close())
 	}
+	s.warnPlain(ctx, ln.Addr().String())
 	all := newConnections(ln, s.cfg.Limits.Capacity)
 	defer all.end()
+	if s.certs != nil {
+		all.secure = s.certs.Config()
+	}
+	defer s.watchCertificates(ctx)()
 	srv := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		ConnContext:       withConn,
-		ErrorLog:          slog.NewLogLogger(s.cfg.Logger.Handler(), slog.LevelWarn),
+		ErrorLog:          s.newErrorLog(),
+		Protocols:         new(http.Protocols),
+		// net/http would answer OPTIONS * itself.
+		DisableGeneralOptionsHandler: true,
 	}
+	srv.Protocols.SetHTTP1(true)
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(all) }()
 	select {

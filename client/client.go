@@ -3,6 +3,7 @@ package client
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -29,6 +30,8 @@ type Client struct {
 	http     *http.Client
 	header   http.Header
 	retryFor time.Duration
+	// secure is the configuration of TLS, or nil.
+	secure *tls.Config
 }
 
 // Option configures a [Client].
@@ -45,6 +48,18 @@ func WithHTTPClient(hc *http.Client) Option {
 			return errors.New("the HTTP client is nil")
 		}
 		c.http = hc
+		return nil
+	}
+}
+
+// WithTLS makes connections with a configuration of TLS, for instance to trust a private certificate authority, or
+// to show a certificate to the server. It cannot be combined with [WithHTTPClient].
+func WithTLS(cfg *tls.Config) Option {
+	return func(c *Client) error {
+		if cfg == nil {
+			return errors.New("the configuration of TLS is nil")
+		}
+		c.secure = cfg.Clone()
 		return nil
 	}
 }
@@ -93,11 +108,18 @@ func New(baseURL string, opts ...Option) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &Client{base: base, http: &http.Client{Transport: newTransport()}, header: make(http.Header), retryFor: defaultRetryFor}
+	c := &Client{base: base, header: make(http.Header), retryFor: defaultRetryFor}
 	for _, opt := range opts {
 		if err := opt(c); err != nil {
 			return nil, err
 		}
+	}
+	switch transport := newTransport(); {
+	case c.http == nil:
+		transport.TLSClientConfig = c.secure
+		c.http = &http.Client{Transport: transport}
+	case c.secure != nil:
+		return nil, errors.New("WithTLS and WithHTTPClient are both given: set TLS in the HTTP client")
 	}
 	// A redirect could carry credentials to another host and turn a POST into a GET.
 	hc := *c.http

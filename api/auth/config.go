@@ -77,6 +77,16 @@ func (c Config) CheckListener(address string) error {
 		"set auth.modes to passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true", setting.Clip(address))
 }
 
+// PlainListener returns a warning if the credentials of clients cross a network in clear text to a listener of plain
+// HTTP on an address, host:port. Otherwise it returns "".
+func (c Config) PlainListener(address string) string {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil || c.Has(ModeNone) || isLoopback(host) {
+		return ""
+	}
+	return "clients send their credentials to this listener in clear text: set server.tls, or let only a proxy that speaks TLS reach it"
+}
+
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
 	return err == nil && ip.Unmap().IsLoopback() || strings.EqualFold(host, "localhost")

@@ -22,12 +22,14 @@ const defaultServer = "http://127.0.0.1:8080"
 type connection struct {
 	server  string
 	headers []string
+	trust   trust
 }
 
 // flags adds the flags that are common to all commands that talk to a server.
 func (c *connection) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.server, "server", "", "`URL` of the server (default $BATCHD_SERVER, or else "+defaultServer+")")
 	cmd.Flags().StringArrayVar(&c.headers, "header", nil, "send this `'Name: value'` to the server; may be repeated.\n$BATCHD_TOKEN is sent as 'Authorization: Bearer …'")
+	c.trust.flags(cmd)
 }
 
 func (c *connection) url() string {
@@ -75,6 +77,13 @@ func (c *connection) client(retryFor time.Duration) (*client.Client, error) {
 	}
 	if token != "" {
 		opts = append(opts, client.WithBearer(token))
+	}
+	secure, err := c.trust.config()
+	if err != nil {
+		return nil, err
+	}
+	if secure != nil {
+		opts = append(opts, client.WithTLS(secure))
 	}
 	return client.New(c.url(), opts...)
 }

@@ -10,7 +10,10 @@ import (
 )
 
 func newHealthCmd() *cobra.Command {
-	var url string
+	var (
+		url   string
+		trust trust
+	)
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running batchd whether it is ready; for health checks of containers",
@@ -22,7 +25,11 @@ func newHealthCmd() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("ask %s: %w", url, err)
 			}
-			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+			secure, err := trust.config()
+			if err != nil {
+				return err
+			}
+			client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: secure}}
 			resp, err := client.Do(req)
 			if err != nil {
 				return fmt.Errorf("ask whether it is ready: %w", err)
@@ -36,5 +43,6 @@ func newHealthCmd() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&url, "url", "http://127.0.0.1:8080/readyz", "the `URL` to ask")
+	trust.flags(cmd)
 	return cmd
 }

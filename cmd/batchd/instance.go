@@ -88,6 +88,9 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 		return nil, fmt.Errorf("listen on %s: %w", listen, err)
 	}
 	i.URL = "http://" + listener.Addr().String()
+	if r.api {
+		i.URL = cfg.Server.Scheme() + "://" + listener.Addr().String()
+	}
 
 	ctx, i.cancel = context.WithCancel(ctx)
 	i.run(ctx, func(ctx context.Context) error { return serve(ctx, listener) })
@@ -193,7 +196,7 @@ func keySource(cfg *config.Config, store *queue.Store) batch.KeySource {
 // apiConfig adds the parts of the API to its settings.
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	out := api.Config{
-		Auth: cfg.Auth, Keys: keySource(cfg, store), Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
+		Server: cfg.Server, Auth: cfg.Auth, Keys: keySource(cfg, store), Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
 		Webhooks: cfg.Webhooks.Config,
 		Logger:   log, Version: buildVersion(), Metrics: registry,

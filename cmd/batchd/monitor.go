@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/queue"
 )
 
@@ -34,7 +35,12 @@ func (m monitor) run(ctx context.Context, listener net.Listener) error {
 	})
 	mux.Handle("GET /metrics", promhttp.HandlerFor(m.metrics, promhttp.HandlerOpts{}))
 	server := &http.Server{
-		Handler: mux, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			api.SetSecurityHeaders(w.Header(), false)
+			mux.ServeHTTP(w, r)
+		}),
+		DisableGeneralOptionsHandler: true,
+		ReadHeaderTimeout:            5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelWarn),
 	}
 	stopped := make(chan error, 1)

@@ -16,9 +16,11 @@ import (
 type Config struct {
 	// Listen is the address, host:port, that the API listens on. Port 0 takes a free
 	// port; only a variable or a flag may set it. Defaults to 127.0.0.1:8080.
-	Listen string     `yaml:"listen"`
-	Log    Log        `yaml:"log"`
-	Redis  rdb.Config `yaml:"redis"`
+	Listen string `yaml:"listen"`
+	// Server configures the listener of the API.
+	Server api.ServerConfig `yaml:"server"`
+	Log    Log              `yaml:"log"`
+	Redis  rdb.Config       `yaml:"redis"`
 	// Auth configures who may submit batches.
 	Auth auth.Config `yaml:"auth"`
 	Seal Seal        `yaml:"seal"`
@@ -65,6 +67,7 @@ type Worker struct {
 func Default() *Config {
 	return &Config{
 		Listen:   "127.0.0.1:8080",
+		Server:   api.ServerConfig{}.WithDefaults(),
 		Log:      Log{Level: "info", Format: LogText},
 		Redis:    rdb.Config{}.WithDefaults(),
 		Auth:     auth.Config{}.WithDefaults(),

@@ -28,6 +28,9 @@ var mistakes = []struct {
 
 var portAlone = regexp.MustCompile(`^[0-9]{1,5}$`)
 
+// fileSettings are the variables that end like those of secrets, and set a setting.
+var fileSettings = []string{EnvName("seal.file"), EnvName("auth.keys_file"), EnvName("server.tls.cert_file"), EnvName("server.tls.key_file"), EnvName("server.tls.client_ca_file")}
+
 // meant returns what to add to a fault about an unknown variable.
 func meant(name, value string, known []string) string {
 	for _, m := range mistakes {
@@ -42,7 +45,7 @@ func meant(name, value string, known []string) string {
 		}
 	}
 	if !strings.HasSuffix(name, fileSuffix) {
-		known = slices.DeleteFunc(slices.Clone(known), func(k string) bool { return strings.HasSuffix(k, fileSuffix) && k != EnvName("seal.file") })
+		known = slices.DeleteFunc(slices.Clone(known), func(k string) bool { return strings.HasSuffix(k, fileSuffix) && !slices.Contains(fileSettings, k) })
 	}
 	return nearest(name, known)
 }
@@ -50,7 +53,7 @@ func meant(name, value string, known []string) string {
 // environment returns batchd's variables that are not empty, and reports unknown ones
 // as faults.
 func (l *loader) environment(environ []string) map[string]string {
-	known := []string{configVariable, ServerVariable, TokenVariable, TokenVariable + fileSuffix, keysFileVariable}
+	known := []string{configVariable, ServerVariable, TokenVariable, TokenVariable + fileSuffix, keysFileVariable, CAVariable, CertVariable, KeyVariable, NameVariable}
 	for _, s := range Settings() {
 		known = append(known, s.Env)
 		if s.EnvFile != "" {

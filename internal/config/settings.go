@@ -24,6 +24,11 @@ const (
 	ServerVariable = envPrefix + "SERVER"
 	// TokenVariable also configures those commands.
 	TokenVariable = envPrefix + "TOKEN"
+	// These configure TLS with the server.
+	CAVariable   = envPrefix + "CA_FILE"
+	CertVariable = envPrefix + "CERT_FILE"
+	KeyVariable  = envPrefix + "KEY_FILE"
+	NameVariable = envPrefix + "SERVER_NAME"
 	// fileSuffix ends the name of a variable that names a file with a secret.
 	fileSuffix = "_FILE"
 	// keysFileVariable is another name of the variable of auth.keys_file.

@@ -23,6 +23,10 @@ func (l *loader) validate() {
 	check.Check("listen", l.checkListen("listen", c.Listen))
 	check.Check("worker.listen", l.checkListen("worker.listen", c.Worker.Listen))
 	check.Check("listen", c.Auth.CheckListener(c.Listen))
+	for _, key := range []string{"server.tls.cert_file", "server.tls.key_file", "server.tls.client_ca_file"} {
+		l.resolve(key)
+	}
+	c.Server.Check(check.In("server"))
 	c.Worker.Check(check.In("worker"))
 	c.Redis.Check(check.In("redis"))
 	if c.Webhooks.AllowPrivate && !l.IsSet("webhooks.ports") {
@@ -34,10 +38,8 @@ func (l *loader) validate() {
 	if c.Auth.Has(auth.ModePassthrough) && c.Redis.URL != rdb.Embedded && len(c.Seal.Keys) == 0 && !check.IsBroken("seal.keys", "seal.file") {
 		check.Faultf("auth.modes", "passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them")
 	}
-	if file := c.Auth.KeysFile; file != "" {
-		if !filepath.IsAbs(file) && !isOverride(l.place("auth.keys_file").file) {
-			c.Auth.KeysFile = filepath.Join(filepath.Dir(l.places[""].file), file)
-		}
+	if c.Auth.KeysFile != "" {
+		l.resolve("auth.keys_file")
 		if _, err := (&KeysFile{Path: c.Auth.KeysFile}).load(); err != nil {
 			check.Check("auth.keys_file", err)
 		}
@@ -51,6 +53,14 @@ func (l *loader) validate() {
 		complete(l, index("endpoints", i), &c.Endpoints[i], func(e api.Endpoint) api.Endpoint { return e.WithDefaults(&c.Limits, names) })
 	}
 	api.CheckEndpoints(check, c.Endpoints, &c.Limits, names)
+}
+
+// resolve makes a relative path in the file relative to the directory of the file.
+func (l *loader) resolve(key string) {
+	path := lookup(reflect.ValueOf(l.cfg).Elem(), key)
+	if name := path.String(); name != "" && !filepath.IsAbs(name) && !isOverride(l.place(key).file) {
+		path.SetString(filepath.Join(filepath.Dir(l.places[""].file), name))
+	}
 }
 
 // complete fills in the defaults of an item's unset settings, which may depend on those

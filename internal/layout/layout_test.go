@@ -26,14 +26,15 @@ const module = "github.com/batchd/batchd"
 // tests. "*" means every package.
 var ours = map[string][]string{
 	"internal/batch":     {},
-	"internal/config":    {"internal/apikey", "internal/batch", "internal/intake", "internal/setting", "api", "api/dialect", "queue", "queue/rdb", "queue/seal", "dispatch", "worker", "api/auth", "internal/webhook"},
+	"internal/config":    {"internal/apikey", "internal/batch", "internal/intake", "internal/setting", "api", "api/dialect", "queue", "queue/rdb", "queue/seal", "dispatch", "worker", "api/auth", "internal/webhook", "internal/certs"},
+	"internal/certs":     {"internal/setting"},
 	"internal/crash":     {},
 	"internal/apikey":    {},
 	"internal/intake":    {"internal/batch", "internal/apikey"},
 	"internal/redistest": {},
 	"internal/setting":   {},
 	"internal/webhook":   {"internal/setting"},
-	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook", "internal/apikey"},
+	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook", "internal/apikey", "internal/certs"},
 	"api/auth":           {"internal/apikey", "internal/batch", "internal/setting", "api/dialect"},
 	"api/dialect":        {"internal/apikey", "internal/batch", "internal/intake"},
 	"queue/seal":         {"internal/setting"},
@@ -60,6 +61,8 @@ var ours = map[string][]string{
 	"client":             {},
 	"cmd/batchd":         {"*"},
 	"bench":              {"client"},
+
+	"internal/certs/certstest": {},
 }
 
 // queueOrder lists the packages of queue, each of which may import those before it.
@@ -75,7 +78,7 @@ func below(pkg string) []string {
 }
 
 // testOnly lists the packages of this module that only tests import.
-var testOnly = []string{"internal/redistest", "queue/queuetest"}
+var testOnly = []string{"internal/redistest", "internal/certs/certstest", "queue/queuetest"}
 
 // homes lists the packages of this module that may import each foreign module.
 var homes = []struct {
@@ -300,7 +303,7 @@ func TestPlantedViolationsAreCaught(t *testing.T) {
 		{file{name: "internal/config/load.go", imports: []string{"github.com/goccy/go-yaml/ast"}, calls: []string{"os.Environ"}}, ""},
 		{file{name: "bench/asynq.go", imports: []string{module + "/client", "github.com/hibiken/asynq", "github.com/redis/go-redis/v9"}}, ""},
 		{file{name: "bench/batchd.go", imports: []string{module + "/queue"}}, "bench must not import queue: it may import client"},
-		{file{name: "api/server.go", imports: []string{module + "/queue"}}, "api must not import queue: it may import internal/batch, internal/crash, internal/intake, internal/setting, api/dialect, api/auth, internal/webhook, internal/apikey"},
+		{file{name: "api/server.go", imports: []string{module + "/queue"}}, "api must not import queue: it may import internal/batch, internal/crash, internal/intake, internal/setting, api/dialect, api/auth, internal/webhook, internal/apikey, internal/certs"},
 		{file{name: "queue/store.go", imports: []string{module + "/dispatch"}}, "queue must not import dispatch"},
 		{file{name: "queue/rdb/hook.go", imports: []string{module + "/queue/seal"}}, "queue/rdb must not import queue/seal: it may import internal/batch, internal/setting"},
 		{file{name: "queue/rdb/hook.go", imports: []string{"github.com/hibiken/asynq"}}, "only queue/tasks, queue/webhooks, queue/consumer and worker speak asynq"},
