@@ -35,8 +35,6 @@ func TestCommandsSpeakTLS(t *testing.T) {
 	require.Equal(t, exitOK, got.code, got.stderr)
 	for want, args := range map[string][]string{
 		"unknown authority":                {"--cert-file", clientCert, "--key-file", clientKey},
-		"tls: certificate required":        {"--ca-file", ca},
-		"tls: unknown certificate auth":    {"--ca-file", ca, "--cert-file", otherCert, "--key-file", otherKey},
 		"not evil.example":                 append([]string{"--server-name", "evil.example"}, trusted...),
 		"client.key has no certificate":    {"--ca-file", clientKey},
 		"needs its key":                    {"--cert-file", clientCert},
@@ -46,6 +44,13 @@ func TestCommandsSpeakTLS(t *testing.T) {
 		got := ask(args...)
 		require.Equal(t, exitFailure, got.code, args)
 		require.Contains(t, got.stderr, want)
+	}
+
+	// In TLS 1.3 a client may send its request before it reads why the server has closed the connection.
+	for _, args := range [][]string{{"--ca-file", ca}, {"--ca-file", ca, "--cert-file", otherCert, "--key-file", otherKey}} {
+		got := ask(args...)
+		require.Equal(t, exitFailure, got.code, args)
+		require.Contains(t, got.stderr, "cannot talk to the server")
 	}
 
 	health := append([]string{"health", "--url", serve.url + "/readyz"}, trusted...)
