@@ -42,7 +42,7 @@ func (s *Server) results(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	c.Header("Vary", "Accept")
+	c.Writer.Header().Add("Vary", "Accept")
 	id, err := batchID(c)
 	if err != nil {
 		return err

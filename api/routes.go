@@ -88,6 +88,9 @@ func (s *Server) routes() (*gin.Engine, error) {
 	if s.cfg.Auth.Has(auth.ModeNone) {
 		e.Use(s.handle(s.guard))
 	}
+	if len(s.cfg.Server.CORS.Origins) > 0 {
+		e.Use(s.cors)
+	}
 	e.NoRoute(s.handle(noRoute))
 	e.NoMethod(s.handle(noMethod))
 	for _, r := range s.table() {

@@ -17,6 +17,8 @@ import (
 type ServerConfig struct {
 	// TLS configures TLS. Defaults to plain HTTP.
 	TLS certs.Server `yaml:"tls"`
+	// CORS lets pages of other origins use the API. Defaults to none.
+	CORS CORS `yaml:"cors"`
 }
 
 // WithDefaults returns the settings with zero values replaced.
@@ -28,6 +30,7 @@ func (c ServerConfig) WithDefaults() ServerConfig {
 // Check reports the faults of the settings.
 func (c ServerConfig) Check(check *setting.Checker) {
 	c.TLS.Check(check.In("tls"))
+	c.CORS.Check(check.In("cors"))
 }
 
 // Scheme returns the scheme of the API's URLs.

@@ -161,6 +161,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 		"auth.modes": "none", "auth.keys_file": "testdata/none.yaml", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"seal.accept_clear_until": "2027-01-31",
 		"server.tls.cert_file":    "b.crt", "server.tls.key_file": "b.key", "server.tls.client_ca_file": "b.pem", "server.tls.client_auth": "if_given", "server.tls.min_version": "1.3",
+		"server.cors.origins": "https://a.example,https://b.example", "server.cors.credentials": "true",
 		"webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
 		"webhooks.previous_secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 		"limits.max_actions":       "7", "limits.max_body": "7MiB", "limits.max_action_body": "7KiB", "limits.expires_in": "7h",
@@ -180,7 +181,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 			require.True(t, ok)
 			require.Equal(t, "BATCHD_"+strings.ToUpper(strings.ReplaceAll(s.Path, ".", "_")), s.Env)
 			file := write(t, oneTarget+"webhooks: {secret: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD}\n"+ // for previous_secret
-				"server: {tls: {cert_file: a.crt, key_file: a.key, client_ca_file: a.pem}}\n")
+				"server: {tls: {cert_file: a.crt, key_file: a.key, client_ca_file: a.pem}, cors: {origins: [\"https://a.example\"]}}\n")
 			fromVariable := load(t, config.Options{File: file, Environ: []string{s.Env + "=" + value}})
 			require.Contains(t, fromVariable.Summary(), "# "+s.Env+"\n")
 			fromFlag := load(t, config.Options{File: file, Set: map[string]string{s.Path: value}})
