@@ -24,12 +24,26 @@ func (s *Server) storeName() string {
 
 // chain returns the authenticators of the configured modes. Their order does not depend on the
 // configuration.
-func (s *Server) chain() auth.Chain {
-	var chain auth.Chain
+func (s *Server) chain() (auth.Chain, error) {
+	var (
+		chain auth.Chain
+		other func(value string) bool
+	)
+	if s.cfg.Auth.Has(auth.ModeJWT) {
+		var err error
+		if s.jwt, err = auth.NewJWT(s.cfg.Auth.JWT, s.cfg.Logger); err != nil {
+			return nil, err
+		}
+		s.jwt.Only = !s.cfg.Auth.Has(auth.ModePassthrough)
+		other = s.jwt.Owns
+	}
 	if s.cfg.Auth.Has(auth.ModeKeys) {
-		chain = auth.Chain{auth.NewKeys(s.cfg.Keys, s.cfg.Logger)}
+		chain = append(chain, auth.NewKeys(s.cfg.Keys, other, s.cfg.Logger))
 	} else {
-		chain = auth.Chain{auth.Guard{}}
+		chain = append(chain, auth.Guard{Other: other})
+	}
+	if s.jwt != nil {
+		chain = append(chain, s.jwt)
 	}
 	for _, one := range []struct {
 		mode auth.Mode
@@ -42,7 +56,7 @@ func (s *Server) chain() auth.Chain {
 			chain = append(chain, one.Authenticator)
 		}
 	}
-	return chain
+	return chain, nil
 }
 
 // authenticate determines who makes a request, and refuses a principal without the scope.

@@ -186,6 +186,9 @@ func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch
 	}
 	refused := groupsBeyond(actions, admitted)
 	for i := range actions {
+		if err := checkToken(principal(c), i, &actions[i]); err != nil {
+			return nil, false, err
+		}
 		s.nesting.refuse(ep, &actions[i])
 		if i >= admitted || refused[actions[i].Group] {
 			actions[i].Refusal = &batch.Failure{Code: batch.CodeLimited, Message: "not sent: the limit has no room for more just now"}

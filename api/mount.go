@@ -121,7 +121,7 @@ func (e Endpoint) checkBounds(c *setting.Checker, key string, limits *Limits) {
 
 // Routes lists the built-in routes. No endpoint may be mounted at or below one of them.
 func Routes() []string {
-	return []string{"/batch", "/healthz", "/readyz", "/metrics", "/openapi.yaml", "/webhook-secret", "/docs", "/ui"}
+	return []string{"/batch", "/healthz", "/readyz", "/metrics", "/openapi.yaml", "/webhook-secret", "/whoami", "/session", "/docs", "/ui"}
 }
 
 // routeParam matches a segment of a route that is a parameter.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gin-gonic/gin"
 
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 )
@@ -88,6 +89,7 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		unavailable  *batch.UnavailableError
 		limited      *batch.LimitedError
 		damaged      *batch.DamagedError
+		issuer       *auth.IssuerError
 	)
 	switch {
 	case errors.As(err, &refused):
@@ -103,6 +105,9 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 	case errors.As(err, &unavailable):
 		setRetryAfter(header, unavailable.RetryAfter)
 		return kindUnavailable.problem("the store cannot be reached or does not accept writes: try again later")
+	case errors.As(err, &issuer):
+		setRetryAfter(header, issuer.RetryAfter)
+		return kindUnavailable.problem("the issuer of tokens cannot be asked for its keys, so the token cannot be checked: try again later")
 	case errors.As(err, &limited):
 		setRateLimit(header, &limited.State)
 		if limited.RetryAfter == 0 {

@@ -246,6 +246,11 @@ func newResultWriter(c *gin.Context, status int, media string, head []byte, betw
 
 // write writes a chunk, and reports whether there is room for another.
 func (w *resultWriter) write(results [][]byte) (bool, error) {
+	if w.count > 0 { // a long answer does not outlive its credential
+		if err := principal(w.c).StillValid(w.c.Request.Context()); err != nil {
+			return false, err
+		}
+	}
 	out := append(slices.Grow(w.text[:0], len(w.head)+size(results)+len(results)), w.begin()...)
 	for _, r := range results {
 		r = batch.Served(r)

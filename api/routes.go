@@ -43,6 +43,7 @@ func (s *Server) table() []route {
 		{method: "POST", path: "/batch/:id/cancel", scope: auth.Cancel, handle: s.cancel},
 		{method: "POST", path: "/batch/:id/retry", scope: auth.Submit, handle: s.retry},
 		{method: "GET", path: "/batch/:id/webhook", scope: auth.Read, handle: s.deliveries},
+		{method: "GET", path: "/whoami", scope: auth.Any, handle: s.whoami},
 		{method: "GET", path: "/webhook-secret", scope: auth.Read, handle: s.webhookSecret},
 		{method: "POST", path: "/batch/:id/webhook/redeliver", scope: auth.Submit, handle: s.redeliver},
 	}
@@ -114,7 +115,7 @@ func (s *Server) mount(e *gin.Engine, r *route) (err error) {
 		steps = append(steps, func(c *gin.Context) { c.Set(keyDialect, r.dialect) })
 	}
 	if r.scope != auth.Open {
-		if !slices.Contains(auth.AllScopes(), r.scope) {
+		if r.scope != auth.Any && !slices.Contains(auth.AllScopes(), r.scope) {
 			return fmt.Errorf("%s %s has the unknown scope %q", r.method, r.path, r.scope)
 		}
 		steps = append(steps, s.handle(s.authenticate(r.scope)))

@@ -28,6 +28,7 @@ const (
 type Server struct {
 	cfg     Config
 	auth    auth.Authenticator
+	jwt     *auth.JWT // nil without the mode jwt
 	metrics *metrics
 	nesting *nesting
 	// policies has the targets' settings for refusals, by name. Targets with the same
@@ -70,7 +71,9 @@ func New(cfg Config) (*Server, error) {
 	if err := s.openCertificates(); err != nil {
 		return nil, err
 	}
-	s.auth = s.chain()
+	if s.auth, err = s.chain(); err != nil {
+		return nil, fmt.Errorf("configure the API: %w", err)
+	}
 	engine, err := s.routes()
 	if err != nil {
 		return nil, fmt.Errorf("configure the API: %w", err)
@@ -109,6 +112,9 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		DisableGeneralOptionsHandler: true,
 	}
 	srv.Protocols.SetHTTP1(true)
+	if s.jwt != nil {
+		s.jwt.Warm() //nolint:contextcheck // the read of the issuer's keys belongs to no request
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(all) }()
 	select {

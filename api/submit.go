@@ -67,7 +67,12 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	ctx := r.Context()
 	up := &staging{store: s.cfg.Store, key: key}
 	defer up.abort(ctx)
+	index := 0
 	dec := newDecoder(s.rules(principal(c), owner(c), ep, authorization), func(a *batch.Action) error {
+		if err := checkToken(principal(c), index, a); err != nil {
+			return err
+		}
+		index++
 		s.nesting.refuse(ep, a)
 		return up.add(ctx, a)
 	})

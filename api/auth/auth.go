@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
 )
 
 // Anonymous owns every batch if there is no authentication.
@@ -23,6 +24,8 @@ type Scope string
 const (
 	// Open is the scope of routes that need no credential: probes and the description.
 	Open Scope = "open"
+	// Any is the scope of routes that need a credential, whatever its scopes.
+	Any Scope = "any"
 	// Submit: submit batches, retry them, and deliver their webhooks again.
 	Submit Scope = "submit"
 	// Read: read batches, results and deliveries.
@@ -39,8 +42,10 @@ type Scopes []Scope
 // AllScopes returns the scopes that a principal can have.
 func AllScopes() Scopes { return Scopes{Submit, Read, Cancel, Admin} }
 
-// Has reports whether the scopes include one. Everybody has the scope open.
-func (s Scopes) Has(scope Scope) bool { return scope == Open || slices.Contains(s, scope) }
+// Has reports whether the scopes include one. Everybody has the scopes open and any.
+func (s Scopes) Has(scope Scope) bool {
+	return scope == Open || scope == Any || slices.Contains(s, scope)
+}
 
 // Principal is who makes a request, and what it may do.
 type Principal struct {
@@ -62,6 +67,8 @@ type Principal struct {
 	WebhookHosts []string
 	// Limits replace the configured limits of an owner. Nil replaces none.
 	Limits *batch.OwnerLimits
+	// Token is the token that authenticated the request, or empty. It must not go to a target.
+	Token setting.Secret
 	// Expires is when the credential expires. Zero means never.
 	Expires time.Time
 	// Check reports whether the credential is still valid; nil means that it is as long as the request

@@ -18,7 +18,7 @@ type Mode string
 const (
 	// ModeKeys: the request has a key that batchd made.
 	ModeKeys Mode = "keys"
-	// ModeJWT: the request has a token of an OpenID provider.
+	// ModeJWT: the request has a token that an OpenID provider signed.
 	ModeJWT Mode = "jwt"
 	// ModePassthrough: the request has the credential of the target, which is sent with every action that
 	// has none of its own. Its keyed hash is the owner.
@@ -30,7 +30,7 @@ const (
 
 // Choices implements [setting.Choice].
 func (Mode) Choices() []string {
-	return []string{string(ModeKeys), string(ModePassthrough), string(ModeNone)}
+	return []string{string(ModeKeys), string(ModeJWT), string(ModePassthrough), string(ModeNone)}
 }
 
 // Config configures who may submit batches.
@@ -50,6 +50,8 @@ type Config struct {
 	// reads it again when it changes. A relative path in a configuration file is relative to the directory
 	// of that file. Without a file, keys are in Redis. Defaults to none.
 	KeysFile string `yaml:"keys_file"`
+	// JWT configures the mode jwt.
+	JWT JWTConfig `yaml:"jwt"`
 }
 
 // WithDefaults returns the settings with zero values replaced.
@@ -57,6 +59,7 @@ func (c Config) WithDefaults() Config {
 	if len(c.Modes) == 0 {
 		c.Modes = []Mode{ModeNone}
 	}
+	c.JWT = c.JWT.WithDefaults()
 	return c
 }
 
@@ -104,6 +107,7 @@ func (c Config) Check(check *setting.Checker) {
 	if c.Has(ModeNone) && len(c.Modes) > 1 {
 		check.Faultf("modes", "none accepts every request, so no other mode would count: set none alone, or leave it out")
 	}
+	c.JWT.Check(check.In("jwt"), c.Has(ModeJWT))
 	for i, host := range c.Hosts {
 		if !isHost.MatchString(host) {
 			check.Faultf(fmt.Sprintf("hosts[%d]", i), "cannot read %q as a host: expected host or host:port, for example batchd.example.com", setting.Clip(host))

@@ -34,6 +34,8 @@ const (
 type Keys struct {
 	source batch.KeySource
 	log    *slog.Logger
+	// other reports whether a value of HeaderKey is a credential of another authenticator. Nil reports none.
+	other func(value string) bool
 
 	known atomic.Pointer[keySet]
 	mu    sync.Mutex
@@ -61,14 +63,17 @@ type keyRead struct {
 	err  error
 }
 
-// NewKeys returns an authenticator by the keys of a source.
-func NewKeys(source batch.KeySource, log *slog.Logger) *Keys { return &Keys{source: source, log: log} }
+// NewKeys returns an authenticator by the keys of a source. Other reports whether a value of [HeaderKey] belongs to
+// another authenticator; nil reports none.
+func NewKeys(source batch.KeySource, other func(value string) bool, log *slog.Logger) *Keys {
+	return &Keys{source: source, other: other, log: log}
+}
 
 var errInvalidKey = &dialect.UnauthorizedError{Detail: "the key is not valid: it is unknown, revoked or expired"}
 
 // Authenticate implements [Authenticator].
 func (k *Keys) Authenticate(ctx context.Context, r *http.Request) (*Principal, error) {
-	text, forward, err := takeKey(r)
+	text, forward, err := takeKey(r, k.other)
 	if text == "" || err != nil {
 		return nil, err
 	}
@@ -101,10 +106,14 @@ func (k *Keys) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 func KeyOwner(owner string) string { return "key:" + owner }
 
 // takeKey takes the key out of a request. Forward: an Authorization that remains is meant for the target.
-func takeKey(r *http.Request) (text string, forward bool, err error) {
+func takeKey(r *http.Request, other func(value string) bool) (text string, forward bool, err error) {
 	twice := &dialect.UnauthorizedError{Detail: "the request has several keys: send one, in " + HeaderKey + " or as Authorization: Bearer"}
 	own := r.Header.Values(HeaderKey)
-	r.Header.Del(HeaderKey)
+	if other != nil && slices.ContainsFunc(own, other) && !slices.ContainsFunc(own, apikey.InValue) {
+		own = nil
+	} else {
+		r.Header.Del(HeaderKey)
+	}
 	authorization := r.Header.Values("Authorization")
 	if !slices.ContainsFunc(authorization, apikey.InValue) {
 		switch len(own) {
@@ -128,11 +137,14 @@ func takeKey(r *http.Request) (text string, forward bool, err error) {
 
 // Guard comes first in a chain without keys. It takes keys of batchd out of a request, so that they are not
 // passed on to a target.
-type Guard struct{}
+type Guard struct {
+	// Other is as for [NewKeys].
+	Other func(value string) bool
+}
 
 // Authenticate implements [Authenticator].
-func (Guard) Authenticate(_ context.Context, r *http.Request) (*Principal, error) {
-	_, _, _ = takeKey(r) // what remains decides
+func (g Guard) Authenticate(_ context.Context, r *http.Request) (*Principal, error) {
+	_, _, _ = takeKey(r, g.Other) // what remains decides
 	return nil, nil
 }
 

@@ -70,7 +70,7 @@ func request(headers ...string) *http.Request {
 func TestAKeyComesInOneOfTwoHeadersAndIsTakenOut(t *testing.T) {
 	t.Parallel()
 	key, other := apikey.New(), apikey.New()
-	keys := auth.NewKeys(&source{keys: []batch.Key{aliceKey(key)}}, slog.New(slog.DiscardHandler))
+	keys := auth.NewKeys(&source{keys: []batch.Key{aliceKey(key)}}, nil, slog.New(slog.DiscardHandler))
 	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte(key+":"))
 	for _, row := range []struct {
 		headers []string
@@ -124,7 +124,7 @@ func TestARevocationHoldsWithinFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := apikey.New()
 		src := &source{keys: []batch.Key{aliceKey(text)}}
-		keys := auth.NewKeys(src, slog.New(slog.DiscardHandler))
+		keys := auth.NewKeys(src, nil, slog.New(slog.DiscardHandler))
 		ask := func() error {
 			_, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
 			return err
@@ -152,7 +152,7 @@ func TestRequestsCostNoReadOfTheirOwn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := apikey.New()
 		src := &source{keys: []batch.Key{aliceKey(text)}}
-		keys := auth.NewKeys(src, slog.New(slog.DiscardHandler))
+		keys := auth.NewKeys(src, nil, slog.New(slog.DiscardHandler))
 		for range 10_000 { // in 10 s
 			_, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
 			require.NoError(t, err)
@@ -170,7 +170,7 @@ func TestWithoutTheStoreWhatIsKnownDecidesForFiveSecondsAtMost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := apikey.New()
 		src := &source{keys: []batch.Key{aliceKey(text)}}
-		keys := auth.NewKeys(src, slog.New(slog.DiscardHandler))
+		keys := auth.NewKeys(src, nil, slog.New(slog.DiscardHandler))
 		ask := func() error {
 			_, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
 			return err
@@ -193,7 +193,7 @@ func TestSecretsAndKeysExpire(t *testing.T) {
 		key := aliceKey(now)
 		key.Expires = time.Now().Add(time.Hour)
 		key.Secrets = append(key.Secrets, batch.KeySecret{SHA256: apikey.HexHash(old), Until: time.Now().Add(time.Minute)}, batch.KeySecret{SHA256: "bad"})
-		keys := auth.NewKeys(&source{keys: []batch.Key{key}}, slog.New(slog.DiscardHandler))
+		keys := auth.NewKeys(&source{keys: []batch.Key{key}}, nil, slog.New(slog.DiscardHandler))
 		ask := func(text string) error {
 			_, err := keys.Authenticate(t.Context(), request("X-Batchd-Key", text))
 			return err

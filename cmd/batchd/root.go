@@ -50,7 +50,7 @@ func commands() []*cobra.Command {
 	}
 	return slices.Concat(
 		group(groupServer, newDemoCmd(), newServeCmd(), newAPICmd(), newWorkerCmd(), newKeysCmd(), newConfigCmd(), newSealCmd(), newHealthCmd()),
-		group(groupClient, newSubmitCmd(), newStatusCmd(), newResultsCmd(), newCancelCmd(), newRetryCmd(), newListCmd()),
+		group(groupClient, newSubmitCmd(), newStatusCmd(), newResultsCmd(), newCancelCmd(), newRetryCmd(), newListCmd(), newWhoAmICmd()),
 		[]*cobra.Command{newVersionCmd()},
 	)
 }

@@ -158,7 +158,10 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
 		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1", "redis.password": "p",
-		"auth.modes": "none", "auth.keys_file": "testdata/none.yaml", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7", "seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
+		"auth.modes": "none", "auth.keys_file": "testdata/none.yaml", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7",
+		"auth.jwt.issuer": "https://login.example.com", "auth.jwt.audience": "batchd", "auth.jwt.owner_claim": "email", "auth.jwt.scopes_claim": "roles",
+		"auth.jwt.default_scopes": "read, cancel", "auth.jwt.targets_claim": "targets", "auth.jwt.ca_file": "testdata/ca.pem",
+		"seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"seal.accept_clear_until": "2027-01-31",
 		"server.tls.cert_file":    "b.crt", "server.tls.key_file": "b.key", "server.tls.client_ca_file": "b.pem", "server.tls.client_auth": "if_given", "server.tls.min_version": "1.3",
 		"server.cors.origins": "https://a.example,https://b.example", "server.cors.credentials": "true",

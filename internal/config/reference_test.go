@@ -150,7 +150,7 @@ func TestReferenceListsEverySettingWithItsDefault(t *testing.T) {
 
 	// The commented examples can be uncommented, with two exceptions: keys and secrets
 	// are not examples, and a value is either in a header or at a pointer.
-	whole = regexp.MustCompile(`(?m)^ +(header: X-Tx # default: none, or instead.*|keys: .*|file: .*|keys_file: .*|(previous_)?secret: .*|password: .*)\n`).ReplaceAllString(whole, "")
+	whole = regexp.MustCompile(`(?m)^ +(header: X-Tx # default: none, or instead.*|keys: .*|file: .*|keys_file: .*|ca_file: .*|(previous_)?secret: .*|password: .*)\n`).ReplaceAllString(whole, "")
 	file := filepath.Join(t.TempDir(), "batchd.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(whole), 0o600))
 	c, err := Load(Options{File: file})

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -56,4 +58,16 @@ func TestSecretsAreThereForWhoAsks(t *testing.T) {
 	require.Equal(t, "redis", c.Redis.URL.Scheme())
 	require.Empty(t, rdb.URL(rdb.Embedded).Scheme())
 	require.Equal(t, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", c.Webhooks.Secret.Reveal())
+}
+
+func TestTheAuthoritiesOfTheIssuerAreNamedRelativeToTheFile(t *testing.T) {
+	t.Parallel()
+	source, err := os.ReadFile("testdata/ca.pem")
+	require.NoError(t, err)
+	file := write(t, oneTarget+"auth: {jwt: {ca_file: ca.pem}}\n")
+	beside := filepath.Join(filepath.Dir(file), "ca.pem")
+	_, err = config.Load(config.Options{File: file})
+	require.ErrorContains(t, err, "auth.jwt.ca_file: read the certificate authorities: open "+beside)
+	require.NoError(t, os.WriteFile(beside, source, 0o600))
+	require.Equal(t, beside, load(t, config.Options{File: file}).Auth.JWT.CAFile)
 }

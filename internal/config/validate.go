@@ -38,6 +38,12 @@ func (l *loader) validate() {
 	if c.Auth.Has(auth.ModePassthrough) && c.Redis.URL != rdb.Embedded && len(c.Seal.Keys) == 0 && !check.IsBroken("seal.keys", "seal.file") {
 		check.Faultf("auth.modes", "passthrough stores the callers' credentials in Redis: set seal.keys, which encrypts them")
 	}
+	if c.Auth.JWT.CAFile != "" {
+		l.resolve("auth.jwt.ca_file")
+		if _, err := auth.LoadCAs(c.Auth.JWT.CAFile); err != nil {
+			check.Check("auth.jwt.ca_file", err)
+		}
+	}
 	if c.Auth.KeysFile != "" {
 		l.resolve("auth.keys_file")
 		if _, err := (&KeysFile{Path: c.Auth.KeysFile}).load(); err != nil {

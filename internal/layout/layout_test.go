@@ -32,6 +32,7 @@ var ours = map[string][]string{
 	"internal/apikey":    {},
 	"internal/intake":    {"internal/batch", "internal/apikey"},
 	"internal/redistest": {},
+	"internal/oidctest":  {},
 	"internal/setting":   {},
 	"internal/webhook":   {"internal/setting"},
 	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook", "internal/apikey", "internal/certs"},
@@ -78,7 +79,7 @@ func below(pkg string) []string {
 }
 
 // testOnly lists the packages of this module that only tests import.
-var testOnly = []string{"internal/redistest", "internal/certs/certstest", "queue/queuetest"}
+var testOnly = []string{"internal/redistest", "internal/oidctest", "internal/certs/certstest", "queue/queuetest"}
 
 // homes lists the packages of this module that may import each foreign module.
 var homes = []struct {
@@ -91,6 +92,9 @@ var homes = []struct {
 	{"github.com/redis/go-redis", append([]string{"bench"}, queueOrder[1:]...), "only queue speaks Redis, and bench to measure it"},
 	{"github.com/alicebob/miniredis", []string{"queue/rdb"}, "only queue/rdb embeds a store"},
 	{"github.com/goccy/go-yaml", []string{"internal/config"}, "there is one file format, in internal/config"},
+	{"github.com/coreos/go-oidc", []string{"api/auth"}, "only api/auth speaks OpenID"},
+	{"github.com/go-jose/go-jose", []string{"api/auth"}, "only api/auth verifies tokens"},
+	{"github.com/oauth2-proxy/mockoidc", []string{"internal/oidctest"}, "there is one provider for tests"},
 	{"github.com/spf13/cobra", []string{"cmd/batchd"}, "commands live in cmd"},
 }
 
