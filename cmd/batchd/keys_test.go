@@ -121,3 +121,36 @@ func TestAServerTakesTheKeysOfAFile(t *testing.T) {
 		require.Equal(t, want, w.Code, "%s", w.Body)
 	}
 }
+
+func TestWhoAmIShowsWhatTheServerSays(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	text := strings.TrimSpace(batchd(t, "", "keys", "create", "ci", "--scope", "read", "--expires-in", "90d", "--keys-file", path).stdout)
+	cfg, err := config.Load(config.Options{
+		File: file(t, "b.yaml", "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\nauth: {modes: [keys]}\n"), Environ: []string{"BATCHD_API_KEYS_FILE=" + path},
+	})
+	require.NoError(t, err)
+	store, err := queue.Open(queue.Config{Redis: cfg.Redis})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	server, err := api.New(apiConfig(cfg, store, nil, nil))
+	require.NoError(t, err)
+	live := httptest.NewServer(server.Handler())
+	defer live.Close()
+	got := batchd(t, "", "whoami", "--server", live.URL, "--header", "Authorization: Bearer "+text)
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Regexp(t, `^mode +keys\nname +ci\nowner +key:ci\nscopes +read\ntargets +crm\nexpires +20`, got.stdout)
+	got = batchd(t, "", "whoami", "--json", "--server", live.URL, "--header", "X-Batchd-Key: "+text)
+	require.Equal(t, "keys", jsonField(t, got.stdout, "mode"))
+	got = batchd(t, "", "whoami", "--server", live.URL)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "has no credential")
+}
+
+func jsonField(t *testing.T, text, name string) string {
+	t.Helper()
+	var doc map[string]any
+	require.NoError(t, json.Unmarshal([]byte(text), &doc))
+	value, _ := doc[name].(string)
+	return value
+}
