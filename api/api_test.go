@@ -529,7 +529,7 @@ func TestConfigurationFaultsAreAllNamed(t *testing.T) {
 		require.ErrorContains(t, err, want)
 	}
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Auth: auth.Config{Modes: []auth.Mode{"magic"}}})
-	require.ErrorContains(t, err, `auth.modes[0]: unknown value "magic": expected keys, passthrough or none`)
+	require.ErrorContains(t, err, `auth.modes[0]: unknown value "magic": expected keys, jwt, passthrough or none`)
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/x", Target: "y"}}})
 	require.ErrorContains(t, err, `endpoints[0].target: there is no target "y": expected a`)
 	_, err = New(Config{Store: newFakeStore(), Targets: []string{"a"}, Endpoints: []Endpoint{{Path: "/batch", Target: "a"}}})
