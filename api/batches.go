@@ -42,7 +42,7 @@ func (s *Server) get(c *gin.Context) error {
 	if applied != "" {
 		c.Header("Preference-Applied", applied)
 	}
-	tag, err := etag(b)
+	tag, err := etag(documentFor(c, b))
 	if err != nil {
 		return err
 	}
@@ -80,7 +80,7 @@ func (s *Server) cancel(c *gin.Context) error {
 	if b.Status.Terminal() {
 		status = http.StatusOK
 	}
-	doc := newDocument(b)
+	doc := documentFor(c, b)
 	c.Header("Location", doc.Links.Self)
 	return writeJSON(c, status, mediaJSON, doc)
 }
@@ -118,7 +118,7 @@ func (s *Server) retry(c *gin.Context) error {
 		return refuse(kindForbidden, "the credential is for other targets than the batch")
 	}
 	spec := &batch.RetrySpec{Outcomes: outcomes}
-	spec.Limit, spec.Throttle = s.retryAdmission(principal(c), before)
+	spec.Limit, spec.Throttle = s.retryAdmission(c, before)
 	b, state, err := s.cfg.Store.Retry(ctx, owner(c), id, spec)
 	if err != nil {
 		return err
@@ -126,7 +126,7 @@ func (s *Server) retry(c *gin.Context) error {
 	if state != nil {
 		setRateLimit(c.Writer.Header(), state)
 	}
-	doc := newDocument(b)
+	doc := documentFor(c, b)
 	c.Header("Location", doc.Links.Self)
 	setRetryAfter(c.Writer.Header(), time.Second)
 	return writeJSON(c, http.StatusAccepted, mediaJSON, doc)
@@ -154,14 +154,21 @@ type batchList struct {
 	NextCursor string      `json:"next_cursor,omitempty"`
 }
 
-// list answers with the owner's batches, newest first.
+// list answers with the owner's batches or, for an admin, those of all owners, newest first.
 func (s *Server) list(c *gin.Context) error {
 	if _, err := negotiate(c, mediaJSON); err != nil {
 		return err
 	}
-	given, err := parameters(c, "limit", "cursor")
+	given, err := parameters(c, "limit", "cursor", "owner")
 	if err != nil {
 		return err
+	}
+	owners := s.reach(c)
+	if given.Has("owner") {
+		if !isAdmin(c) {
+			return refuse(kindForbidden, "only a credential with the scope admin may list the batches of an owner: leave out owner")
+		}
+		owners = batch.OwnedBy(given.Get("owner"))
 	}
 	limit, err := integer(given, "limit", defaultListLimit, 1, maxListLimit)
 	if err != nil {
@@ -171,7 +178,7 @@ func (s *Server) list(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	found, next, err := s.cfg.Store.List(c.Request.Context(), c.GetStringSlice(keyOwners), cursor, limit)
+	found, next, err := s.cfg.Store.List(c.Request.Context(), owners, cursor, limit)
 	if errors.Is(err, batch.ErrCursor) {
 		return errNoCursor
 	}
@@ -180,11 +187,14 @@ func (s *Server) list(c *gin.Context) error {
 	}
 	page := &batchList{Batches: []*document{}}
 	for _, b := range found {
-		page.Batches = append(page.Batches, newDocument(b))
+		page.Batches = append(page.Batches, documentFor(c, b))
 	}
 	if next != "" {
 		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(next))
 		link := url.Values{"cursor": {page.NextCursor}, "limit": {strconv.Itoa(limit)}}
+		if given.Has("owner") {
+			link.Set("owner", given.Get("owner"))
+		}
 		c.Header("Link", `</batch?`+link.Encode()+`>; rel="next"`)
 	}
 	return writeJSON(c, http.StatusOK, mediaJSON, page)

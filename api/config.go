@@ -57,6 +57,10 @@ type Config struct {
 	InMemory bool
 	// Endpoints are further paths that accept batches.
 	Endpoints []Endpoint
+	// Checks returns the checks that /readyz?verbose shows. Defaults to none.
+	Checks func(ctx context.Context) []batch.Check
+	// MetricsElsewhere: another listener serves /metrics, so the server does not.
+	MetricsElsewhere bool
 	// DrainTimeout is how long Run waits for requests in flight once its
 	// context has ended. Defaults to 20s.
 	DrainTimeout time.Duration

@@ -68,7 +68,7 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 			c.Header("Location", location(b.ID))
 			if prefer.async {
 				setRetryAfter(c.Writer.Header(), time.Second)
-				return writeJSON(c, http.StatusAccepted, mediaJSON, newDocument(b))
+				return writeJSON(c, http.StatusAccepted, mediaJSON, documentFor(c, b))
 			}
 		}
 		answer, err := def.Encode(req, in.submission, s.gather(c, b, in.actions))

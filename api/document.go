@@ -31,6 +31,7 @@ type document struct {
 	EndedAt   timestamp         `json:"ended_at,omitzero"`
 	ExpiresAt timestamp         `json:"expires_at,omitzero"`
 	Target    string            `json:"target,omitempty"`
+	Owner     string            `json:"owner,omitempty"` // for admins
 	Metadata  map[string]string `json:"metadata,omitempty"`
 	Links     links             `json:"links"`
 }
@@ -53,6 +54,15 @@ func (t timestamp) MarshalJSON() ([]byte, error) {
 
 func location(id string) string { return "/batch/" + id }
 
+// documentFor returns the representation of a batch for the principal of a request. Admins see the owner.
+func documentFor(c *gin.Context, b *batch.Batch) *document {
+	doc := newDocument(b)
+	if isAdmin(c) {
+		doc.Owner = b.Owner
+	}
+	return doc
+}
+
 func newDocument(b *batch.Batch) *document {
 	self := location(b.ID)
 	doc := &document{
@@ -74,7 +84,7 @@ func hasResults(b *batch.Batch) bool {
 // writeBatch answers with the document of a batch, and streams its results if the
 // document includes them.
 func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
-	doc, err := encodeJSON(newDocument(b))
+	doc, err := encodeJSON(documentFor(c, b))
 	if err != nil {
 		return err
 	}
@@ -96,11 +106,11 @@ func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 	return out.end("]}")
 }
 
-// etag returns a strong entity tag for the document of a batch. It does not need the
+// etag returns a strong entity tag for a document. It does not need the
 // results: a terminal batch has all of them, and the rest of the document changes
 // whenever the batch leaves or enters a terminal state.
-func etag(b *batch.Batch) (string, error) {
-	doc, err := encodeJSON(newDocument(b))
+func etag(of *document) (string, error) {
+	doc, err := encodeJSON(of)
 	if err != nil {
 		return "", err
 	}

@@ -36,7 +36,7 @@ func (s *Server) events(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	leave, err := s.streams.take(owner(c))
+	leave, err := s.streams.take(payer(c))
 	if err != nil {
 		return err
 	}
@@ -106,7 +106,8 @@ type eventStream struct {
 // show sends the batch if it has changed since the last event, and reports whether the
 // batch has ended.
 func (e *eventStream) show(b *batch.Batch) (ended bool, err error) {
-	tag, err := etag(b)
+	of := documentFor(e.c, b)
+	tag, err := etag(of)
 	if err != nil {
 		return false, err
 	}
@@ -118,7 +119,7 @@ func (e *eventStream) show(b *batch.Batch) (ended bool, err error) {
 		return false, nil
 	}
 	e.last = tag
-	doc, err := encodeJSON(newDocument(b))
+	doc, err := encodeJSON(of)
 	if err != nil {
 		return false, err
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/gin-gonic/gin"
@@ -137,14 +136,18 @@ func (s *Server) own(c *gin.Context, ep *Endpoint, credentials dialect.Credentia
 	return s.claimConnection(c)
 }
 
-// locate determines which of the owners has the batch of the request. If there is only one, the store
-// compares it.
+// locate determines whose batch the request is about. For an admin that may be any owner's. If the request has one
+// owner only, the store compares it, and a batch of others costs the same as none.
 func (s *Server) locate(c *gin.Context) error {
 	id, err := batchID(c)
 	if err != nil {
 		return err
 	}
-	found, err := s.located(c, id)
+	owners := s.reach(c)
+	if !owners.All && len(owners.Names) == 1 {
+		return nil
+	}
+	found, err := s.cfg.Store.OwnerOf(c.Request.Context(), owners, id)
 	if err != nil {
 		return err
 	}
@@ -152,20 +155,30 @@ func (s *Server) locate(c *gin.Context) error {
 	return nil
 }
 
-// located returns which of the request's owners has a batch.
-func (s *Server) located(c *gin.Context, id string) (string, error) {
-	owners := c.GetStringSlice(keyOwners)
-	if len(owners) == 1 {
-		return owners[0], nil
+// reach returns the owners whose batches the request may be about: its own or, for an admin, all.
+func (s *Server) reach(c *gin.Context) batch.Owners {
+	if isAdmin(c) {
+		return batch.OfAll()
 	}
-	if !isPlainName(id, 64) {
-		return "", batch.ErrNotFound
+	return batch.OwnedBy(c.GetStringSlice(keyOwners)...)
+}
+
+// isAdmin reports whether the batches of all owners are within the reach of the request.
+func isAdmin(c *gin.Context) bool { return principal(c).Scopes.Has(auth.Admin) }
+
+// isForeign reports whether an admin's request is about a batch of another owner. [owner] has the batch's owner
+// then, and [principal] the admin.
+func isForeign(c *gin.Context) bool {
+	return isAdmin(c) && owner(c) != principal(c).Owner
+}
+
+// payer returns the owner for whom the waits and streams of a request count. Those of an admin count for the
+// admin, not for the owner of the batch.
+func payer(c *gin.Context) string {
+	if isForeign(c) {
+		return principal(c).Owner
 	}
-	found, err := s.cfg.Store.OwnerOf(c.Request.Context(), id)
-	if err == nil && !slices.Contains(owners, found) {
-		err = batch.ErrNotFound
-	}
-	return found, err
+	return owner(c)
 }
 
 // errLateTarget refuses a submission whose owner is not known when its first action is to be stored.

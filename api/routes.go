@@ -31,7 +31,6 @@ func (s *Server) table() []route {
 	routes := []route{
 		{method: "GET", path: "/healthz", scope: auth.Open, handle: s.health},
 		{method: "GET", path: "/readyz", scope: auth.Open, handle: s.ready},
-		{method: "GET", path: "/metrics", scope: auth.Open, handle: s.showMetrics},
 		{method: "GET", path: "/openapi.yaml", scope: auth.Open, handle: openAPI},
 
 		{method: "POST", path: "/batch", scope: auth.Submit, handle: s.submit(nil)},
@@ -46,6 +45,9 @@ func (s *Server) table() []route {
 		{method: "GET", path: "/whoami", scope: auth.Any, handle: s.whoami},
 		{method: "GET", path: "/webhook-secret", scope: auth.Read, handle: s.webhookSecret},
 		{method: "POST", path: "/batch/:id/webhook/redeliver", scope: auth.Submit, handle: s.redeliver},
+	}
+	if !s.cfg.MetricsElsewhere {
+		routes = append(routes, route{method: "GET", path: "/metrics", scope: s.operatorScope(), handle: s.showMetrics})
 	}
 	for i := range s.cfg.Endpoints {
 		routes = append(routes, s.mounted(&s.cfg.Endpoints[i])...)

@@ -295,19 +295,19 @@ func (s *fakeStore) Get(ctx context.Context, owner, id string, few int) (*batch.
 	return &view, err
 }
 
-func (s *fakeStore) OwnerOf(_ context.Context, id string) (string, error) {
+func (s *fakeStore) OwnerOf(_ context.Context, owners batch.Owners, id string) (string, error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return "", err
 	}
 	defer unlock()
-	if b := s.batches[id]; b != nil {
+	if b := s.batches[id]; b != nil && owners.Has(b.Owner) {
 		return b.Owner, nil
 	}
 	return "", fmt.Errorf("owner: %w", batch.ErrNotFound)
 }
 
-func (s *fakeStore) List(_ context.Context, owners []string, cursor string, limit int) ([]*batch.Batch, string, error) {
+func (s *fakeStore) List(_ context.Context, owners batch.Owners, cursor string, limit int) ([]*batch.Batch, string, error) {
 	unlock, err := s.lock()
 	if err != nil {
 		return nil, "", err
@@ -316,7 +316,7 @@ func (s *fakeStore) List(_ context.Context, owners []string, cursor string, limi
 	var found []*batch.Batch
 	begun := cursor == ""
 	for _, id := range slices.Backward(s.order) {
-		if b := s.batches[id]; begun && b != nil && slices.Contains(owners, b.Owner) {
+		if b := s.batches[id]; begun && b != nil && owners.Has(b.Owner) {
 			if len(found) == limit {
 				return found, found[limit-1].ID, nil
 			}

@@ -129,7 +129,7 @@ func (s *Server) answerSubmission(c *gin.Context, ep *Endpoint, b *batch.Batch, 
 		return s.writeBatch(c, http.StatusOK, b)
 	}
 	setRetryAfter(c.Writer.Header(), time.Second)
-	return writeJSON(c, http.StatusAccepted, mediaJSON, newDocument(b))
+	return writeJSON(c, http.StatusAccepted, mediaJSON, documentFor(c, b))
 }
 
 // waitFor returns how long to wait before the answer, and the preference that was

@@ -35,7 +35,7 @@ func (s *Server) takeWait(c *gin.Context, wait time.Duration) (leave func(), err
 	if wait <= 0 {
 		return func() {}, nil
 	}
-	return s.waits.take(owner(c))
+	return s.waits.take(payer(c))
 }
 
 // await returns the batch when it is terminal, when the time is over, or when the

@@ -4,6 +4,8 @@ import (
 	"net/http"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // webhookSecretDocument has the secrets that verify the webhooks of an owner.
@@ -25,13 +27,14 @@ func (s *Server) webhookSecret(c *gin.Context) error {
 	if s.cfg.Webhooks.Secret == "" {
 		return refuse(kindNotFound, "this server delivers no webhooks, because it has no secret to sign them with: set webhooks.secret")
 	}
-	by := owner(c)
-	switch several := len(c.GetStringSlice(keyOwners)) > 1; {
+	by, owners := owner(c), batch.OwnedBy(c.GetStringSlice(keyOwners)...)
+	switch {
 	case given.Has("batch"):
-		if by, err = s.located(c, given.Get("batch")); err != nil {
+		// An admin gets no secret of others, with which it could sign their webhooks.
+		if by, err = s.cfg.Store.OwnerOf(c.Request.Context(), owners, given.Get("batch")); err != nil {
 			return err
 		}
-	case several:
+	case len(owners.Names) > 1:
 		return refuse(kindBadParameter, "with this credential you are another owner at each endpoint and target: name one of your batches, as ?batch=<id>")
 	}
 	secrets, err := s.cfg.Webhooks.OwnerSecrets(by)

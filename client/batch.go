@@ -104,6 +104,8 @@ type Batch struct {
 	ID     string `json:"id"`
 	Status Status `json:"status"`
 	Target string `json:"target,omitempty"`
+	// Owner is the owner of the batch. Servers send it only to keys with the scope admin.
+	Owner  string `json:"owner,omitempty"`
 	Counts Counts `json:"counts"`
 	// Metadata is the metadata of the submission, unchanged.
 	Metadata  map[string]string `json:"metadata,omitempty"`

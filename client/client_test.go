@@ -313,9 +313,13 @@ func TestManagingCallsUseTheirRoutes(t *testing.T) {
 		listed = append(listed, batch.Status)
 	}
 	require.Equal(t, []client.Status{client.StatusRunning, client.StatusCompleted}, listed)
+	for _, err := range c.ListOwner(ctx, "key:alice") {
+		require.NoError(t, err)
+		break
+	}
 	require.Equal(t, []string{
 		"POST /batch/b1/cancel", "DELETE /batch/b1", "POST /batch/b1/webhook/redeliver", "GET /batch/b1/webhook",
-		"GET /batch?limit=100", "GET /batch?cursor=b1&limit=100",
+		"GET /batch?limit=100", "GET /batch?cursor=b1&limit=100", "GET /batch?limit=100&owner=key%3Aalice",
 	}, got)
 }
 

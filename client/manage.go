@@ -3,20 +3,32 @@ package client
 import (
 	"context"
 	"iter"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 )
 
-// List yields the caller's batches, newest first.
+// List yields the caller's batches, newest first. With the scope admin, they are those of all owners.
 func (c *Client) List(ctx context.Context) iter.Seq2[*Batch, error] {
+	return c.list(ctx, url.Values{})
+}
+
+// ListOwner yields the batches of an owner, newest first. It needs the scope admin. The owner of a key's batches
+// is "key:" and the owner of the key.
+func (c *Client) ListOwner(ctx context.Context, owner string) iter.Seq2[*Batch, error] {
+	return c.list(ctx, url.Values{"owner": {owner}})
+}
+
+func (c *Client) list(ctx context.Context, query url.Values) iter.Seq2[*Batch, error] {
 	type page struct {
 		Batches []*Batch `json:"batches"`
 		Next    string   `json:"next_cursor"`
 	}
 	return func(yield func(*Batch, error) bool) {
-		query := url.Values{"limit": {strconv.Itoa(100)}}
+		query := maps.Clone(query) // the caller may range over the batches twice
+		query.Set("limit", strconv.Itoa(100))
 		for {
 			p, err := retryTransient(ctx, c.retryFor, func() (*page, error) {
 				return decode[page](ctx, c, call{method: http.MethodGet, query: query})

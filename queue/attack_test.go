@@ -99,7 +99,7 @@ func (a *attack) reads(owner, id string) map[string]func() error {
 		"by outcome": func() error {
 			return queuetest.ErrorOf(a.Results(a.Ctx, owner, id, batch.ResultQuery{Limit: 10, Outcomes: []batch.Outcome{batch.Succeeded}}))
 		},
-		"list":       func() error { _, _, err := a.List(a.Ctx, []string{owner}, "", 100); return err },
+		"list":       func() error { _, _, err := a.List(a.Ctx, batch.OwnedBy(owner), "", 100); return err },
 		"deliveries": func() error { return queuetest.ErrorOf(a.Deliveries(a.Ctx, owner, id)) },
 	}
 }
@@ -295,7 +295,7 @@ func TestAListShowsNoBatchOfAnotherOwner(t *testing.T) {
 	t.Parallel()
 	a := newAttack(t)
 	a.list("me", a.foreign)
-	found, _, err := a.List(a.Ctx, []string{"me"}, "", 100)
+	found, _, err := a.List(a.Ctx, batch.OwnedBy("me"), "", 100)
 	require.ErrorContains(t, err, a.foreign)
 	require.Empty(t, found)
 }

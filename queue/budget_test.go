@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
+	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
@@ -77,7 +78,7 @@ func TestTheReadAfterARetryUsesItsBudgetOnce(t *testing.T) {
 			if words[0] == "EVALSHA" && words[1] == fanout.Steps.Retry.Hash() {
 				retried.Store(true)
 			}
-			return words[0] == "HGETALL" && words[1] == keys.KeysOf(id).Meta && retried.Load()
+			return words[0] == "EVALSHA" && words[1] == batches.Steps.Snapshot.Hash() && words[3] == keys.KeysOf(id).Meta && retried.Load()
 		},
 	})
 	require.NoError(t, fanout.Steps.Retry.Load(b.Ctx, b.DB.Client).Err())

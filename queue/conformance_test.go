@@ -26,7 +26,7 @@ func TestOnlyACommittedBatchExists(t *testing.T) {
 		for i := range 1200 { // more than one chunk
 			require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
 		}
-		list, _, err := b.List(b.Ctx, []string{"me"}, "", 10)
+		list, _, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 10)
 		require.NoError(t, err)
 		require.Empty(t, list)
 
@@ -327,7 +327,7 @@ func TestABatchIsItsOwnersAlone(t *testing.T) {
 			require.ErrorIs(t, err, batch.ErrNotFound)
 			require.ErrorIs(t, b.Redeliver(b.Ctx, owner, id), batch.ErrNotFound)
 			require.ErrorIs(t, b.Delete(b.Ctx, owner, id), batch.ErrNotFound)
-			list, _, err := b.List(b.Ctx, []string{owner}, "", 10)
+			list, _, err := b.List(b.Ctx, batch.OwnedBy(owner), "", 10)
 			require.NoError(t, err)
 			require.Empty(t, list)
 		}
@@ -350,7 +350,7 @@ func TestBatchesAreListedNewestFirst(t *testing.T) {
 		var got []string
 		cursor := ""
 		for {
-			page, next, err := b.List(b.Ctx, []string{"me"}, cursor, 2)
+			page, next, err := b.List(b.Ctx, batch.OwnedBy("me"), cursor, 2)
 			require.NoError(t, err)
 			for _, one := range page {
 				got = append(got, one.ID)
@@ -374,7 +374,7 @@ func TestListsOfSeveralOwnersAreMerged(t *testing.T) {
 			require.NoError(t, up.Add(b.Ctx, &batch.Action{Method: "GET", Path: "/"}))
 			one, _, err := up.Commit(b.Ctx, queuetest.Spec())
 			require.NoError(t, err)
-			found, err := b.OwnerOf(b.Ctx, one.ID)
+			found, err := b.OwnerOf(b.Ctx, batch.OfAll(), one.ID)
 			require.NoError(t, err)
 			require.Equal(t, owner, found)
 			if owner != "them" {
@@ -384,7 +384,7 @@ func TestListsOfSeveralOwnersAreMerged(t *testing.T) {
 		for limit := 1; limit <= len(want)+1; limit++ {
 			var got []string
 			for cursor := ""; ; {
-				page, next, err := b.List(b.Ctx, []string{"me", "you", "nobody"}, cursor, limit)
+				page, next, err := b.List(b.Ctx, batch.OwnedBy("me", "you", "nobody"), cursor, limit)
 				require.NoError(t, err)
 				require.LessOrEqual(t, len(page), limit)
 				for _, one := range page {
@@ -397,7 +397,7 @@ func TestListsOfSeveralOwnersAreMerged(t *testing.T) {
 			require.Equal(t, want, got, "in pages of %d", limit)
 		}
 		for _, strange := range []string{"", "x", uuid.NewString()} {
-			_, err := b.OwnerOf(b.Ctx, strange)
+			_, err := b.OwnerOf(b.Ctx, batch.OfAll(), strange)
 			require.ErrorIs(t, err, batch.ErrNotFound)
 		}
 	})
@@ -424,6 +424,7 @@ func TestEveryKeyExpiresAndDeletionLeavesNone(t *testing.T) {
 		for key := range b.AllKeys() {
 			require.NotContains(t, key, "batchd:{"+id)
 			require.NotContains(t, key, "batchd:owner")
+			require.NotEqual(t, keys.AllBatchesKey, key)
 		}
 		require.ErrorIs(t, b.Ledger.Finish(b.Ctx, id, 0, "t", queuetest.Result(0, batch.Succeeded)), batch.ErrNotFound)
 		begun, err := b.Ledger.Begin(b.Ctx, id, 0, "w1")

@@ -12,7 +12,8 @@
 //	apikeys    batchd's own keys, by which callers authenticate
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
-//	batches    what a batch is as a whole: reading, listing, cancelling, deliveries of webhooks, waiters
+//	batches    what a batch is as a whole: reading, cancelling, deliveries of webhooks, waiters
+//	lists      the lists of batches, of each owner and of all
 //	batcher    calls of one step at the same time share an exchange
 //	ledger     the state of each action: begin, release, finish, groups; repeating what Redis forgot
 //	fanout     from a committed batch to waiting actions; throttled batches; retries
@@ -56,7 +57,8 @@
 //	batchd:fair:{<queue>}:…             various  actions that wait, by owner and batch (tasks/lua/fair.lua)   tasks
 //	batchd:due:{<queue>}                zset     tasks that wait for another attempt, by ms; asynq:{<queue>}:retry
 //	                                             has them by the second                         tasks
-//	batchd:owner:{<owner>}              zset     the owner's batches by time of creation in µs  upload, batches
+//	batchd:owner:{<owner>}              zset     the owner's batches by time of creation in µs  upload, batches, lists
+//	batchd:batches                      zset     all batches, "<id> <owner>", by time of creation in µs, for admins   upload, batches, lists
 //	batchd:key:{<hash>}                 string   keyed hash of an owner's idempotency key → batch id   upload
 //	batchd:apikeys                      hash     version, and "k:" and name → sealed record of a key of batchd's own   apikeys
 //	batchd:salt                         string   sealed salt of the keyed hashes: owners' names, idempotency keys, fingerprints   owners

@@ -14,6 +14,7 @@ import (
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/ledger"
 	"github.com/batchd/batchd/queue/limits"
+	"github.com/batchd/batchd/queue/lists"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/seal"
@@ -48,6 +49,7 @@ type Store struct {
 	Tasks   *tasks.Queues
 	Limits  *limits.Limits
 	Batches *batches.Batches
+	Lists   *lists.Lists
 	Batcher *batcher.Batcher
 	Ledger  *ledger.Ledger // a [batch.Ledger]
 	Fanout  *fanout.Fanout
@@ -98,13 +100,14 @@ func Open(cfg Config) (*Store, error) {
 	s.Tasks = tasks.New(s.DB, s.Log)
 	s.Limits = limits.New(s.DB, s.Log)
 	s.Batches = batches.New(s.DB, s.Log, s.Seals, s.Background, s.PubSub, s.Tasks, s.Limits)
+	s.Lists = lists.New(s.DB, s.Log, s.Batches)
 	s.Batcher = batcher.New(s.DB, s.Batches.Doubts.AddIf)
 	// With ledger.NoHandOver{} instead of the waiters, a request that waits for a batch reads it from Redis.
 	s.Ledger = ledger.New(s.DB, s.Log, s.Seals, s.Background, s.Batcher, s.Tasks, s.Batches, s.Batches.Waiters, history)
 	s.Fanout = fanout.New(s.DB, s.Log, s.Background, s.Tasks, s.Limits, s.Batches)
 	s.Gate = throttle.New(s.DB, s.PubSub, s.Tasks)
 	s.Uploads = upload.New(s.DB, s.Log, s.Seals, s.Background, s.Tasks, s.Limits, s.Batches, s.Fanout)
-	s.Sweeper = repair.New(s.DB, s.Log, s.Tasks, s.Batches, s.Ledger, s.Fanout)
+	s.Sweeper = repair.New(s.DB, s.Log, s.Tasks, s.Batches, s.Lists, s.Ledger, s.Fanout)
 	s.Ledger.Restorer.OnForgotten(s.Sweeper.LookAtAll)
 	return s, nil
 }
@@ -126,6 +129,22 @@ func (s *Store) Sealed() bool { return s.Seals.Enabled() }
 // about it.
 func (s *Store) Preflight(ctx context.Context) ([]string, error) {
 	return s.DB.Preflight(ctx)
+}
+
+// Checks returns what an operator should know about the store now.
+func (s *Store) Checks(ctx context.Context) []batch.Check {
+	checks := s.DB.Checks(ctx)
+	if s.DB.Embed == nil {
+		sealing := batch.Check{Name: "sealing", State: batch.CheckOK, Detail: "what is stored is encrypted"}
+		switch {
+		case !s.Sealed():
+			sealing.State, sealing.Detail = batch.CheckWarning, "what is stored is not encrypted, so actions with credentials are refused: set seal.keys"
+		case s.Seals.AcceptsClear():
+			sealing.State, sealing.Detail = batch.CheckWarning, "batches in clear are accepted: run batchd seal rotate, then remove seal.accept_clear_until"
+		}
+		checks = append(checks, sealing)
+	}
+	return checks
 }
 
 // Ping implements [batch.Store]. It reads a key: a server that cannot persist its
@@ -152,13 +171,13 @@ func (s *Store) Get(ctx context.Context, owner, id string, few int) (*batch.Batc
 }
 
 // List implements [batch.Store].
-func (s *Store) List(ctx context.Context, owners []string, cursor string, limit int) ([]*batch.Batch, string, error) {
-	return s.Batches.List(ctx, owners, cursor, limit)
+func (s *Store) List(ctx context.Context, owners batch.Owners, cursor string, limit int) ([]*batch.Batch, string, error) {
+	return s.Lists.List(ctx, owners, cursor, limit)
 }
 
 // OwnerOf implements [batch.Store].
-func (s *Store) OwnerOf(ctx context.Context, id string) (string, error) {
-	return s.Batches.OwnerOf(ctx, id)
+func (s *Store) OwnerOf(ctx context.Context, owners batch.Owners, id string) (string, error) {
+	return s.Batches.OwnerOf(ctx, owners, id)
 }
 
 // Results implements [batch.Store].

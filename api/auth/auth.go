@@ -32,7 +32,8 @@ const (
 	Read Scope = "read"
 	// Cancel: cancel and delete batches.
 	Cancel Scope = "cancel"
-	// Admin: the other scopes hold for the batches of all owners.
+	// Admin: the other scopes of the principal hold for the batches of all owners, except that what it submits is
+	// its own. With it, a client may also read metrics and the checks of the server.
 	Admin Scope = "admin"
 )
 

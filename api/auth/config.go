@@ -77,7 +77,7 @@ func (c Config) CheckListener(address string) error {
 		return nil //nolint:nilerr // an address that cannot be read is a fault of its own
 	}
 	return fmt.Errorf("%s is not a loopback address, and without authentication every client that reaches it may submit batches and read all results: "+
-		"set auth.modes to passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true", setting.Clip(address))
+		"set auth.modes to keys or passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true", setting.Clip(address))
 }
 
 // PlainListener returns a warning if the credentials of clients cross a network in clear text to a listener of plain

@@ -29,6 +29,8 @@ type roles struct{ api, worker bool }
 type instance struct {
 	// URL is the API's, or that of the health and metrics of a worker without an API.
 	URL string
+	// MonitorURL is that of health and metrics beside an API, or empty.
+	MonitorURL string
 
 	store      *queue.Store
 	dispatcher *dispatch.Dispatcher
@@ -60,6 +62,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
+	health := monitor{store: i.store, metrics: registry, log: log}
 	var serve func(context.Context, net.Listener) error
 	listen := cfg.Listen
 	if r.api {
@@ -70,7 +73,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 		serve = server.Run
 	} else {
 		listen = cfg.Worker.Listen
-		serve = monitor{store: i.store, metrics: registry, log: log}.run
+		serve = health.run
 	}
 	var work func(context.Context) error
 	if r.worker {
@@ -83,17 +86,27 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 		}
 		work = w.Run
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", listen)
+	listener, err := listenOn(ctx, listen)
 	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w", listen, err)
+		return nil, err
 	}
 	i.URL = "http://" + listener.Addr().String()
 	if r.api {
 		i.URL = cfg.Server.Scheme() + "://" + listener.Addr().String()
 	}
+	var monitored net.Listener
+	if r.api && cfg.Monitor.Listen != "" {
+		if monitored, err = listenOn(ctx, cfg.Monitor.Listen); err != nil {
+			return nil, errors.Join(err, listener.Close())
+		}
+		i.MonitorURL = "http://" + monitored.Addr().String()
+	}
 
 	ctx, i.cancel = context.WithCancel(ctx)
 	i.run(ctx, func(ctx context.Context) error { return serve(ctx, listener) })
+	if monitored != nil {
+		i.run(ctx, func(ctx context.Context) error { return health.run(ctx, monitored) })
+	}
 	if work != nil {
 		i.run(ctx, work)
 	}
@@ -106,6 +119,14 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 	}()
 	log.InfoContext(ctx, "batchd is up", "url", i.URL, "api", r.api, "worker", r.worker, "version", buildVersion())
 	return i, nil
+}
+
+func listenOn(ctx context.Context, address string) (net.Listener, error) {
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", address, err)
+	}
+	return listener, nil
 }
 
 // run runs one part. If it fails, all parts end.
@@ -198,8 +219,8 @@ func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Regi
 	out := api.Config{
 		Server: cfg.Server, Auth: cfg.Auth, Keys: keySource(cfg, store), Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
-		Webhooks: cfg.Webhooks.Config,
-		Logger:   log, Version: buildVersion(), Metrics: registry,
+		Webhooks: cfg.Webhooks.Config, Checks: store.Checks, MetricsElsewhere: cfg.Monitor.Listen != "",
+		Logger: log, Version: buildVersion(), Metrics: registry,
 	}
 	if host, port, err := net.SplitHostPort(cfg.Listen); err == nil && host != "" {
 		if port != "0" { // clients may use the address as it is written

@@ -90,7 +90,8 @@ func newKeysCreateCmd() *cobra.Command {
 		Use:   "create NAME",
 		Short: "Make a key, and show it once",
 		Example: `  batchd keys create billing --config batchd.yaml
-  batchd keys create ci --scope submit,read --target crm --expires-in 90d`,
+  batchd keys create ci --scope submit,read --target crm --expires-in 90d
+  batchd keys create prometheus --scope admin`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			now := time.Now().UTC().Truncate(time.Second)
@@ -133,21 +134,13 @@ func newKeysCreateCmd() *cobra.Command {
 	}
 	ring.flags(cmd)
 	cmd.Flags().StringVar(&key.Owner, "owner", "", "the `owner` of its batches; keys may share one (default: the name)")
-	cmd.Flags().StringSliceVar(&key.Scopes, "scope", []string{string(auth.Submit), string(auth.Read), string(auth.Cancel)}, "what it may do: submit, read, cancel; with commas or repeated")
+	cmd.Flags().StringSliceVar(&key.Scopes, "scope", []string{string(auth.Submit), string(auth.Read), string(auth.Cancel)}, "what it may do: submit, read, cancel; with admin, to batches of all owners; with commas or repeated")
 	cmd.Flags().StringSliceVar(&key.Targets, "target", nil, "a `target` that it may send actions to (default: all)")
 	cmd.Flags().StringSliceVar(&key.WebhookHosts, "webhook-host", nil, "a `host` that its webhooks may name (default: all that the settings allow)")
 	cmd.Flags().StringVar(&rate, "rate", "", "the most actions in any window, such as 1500/min (default: limits.rate)")
 	cmd.Flags().IntVar(&key.Limits.Concurrent, "concurrent", 0, "the most actions in flight (default: limits.concurrent)")
 	cmd.Flags().StringVar(&expires, "expires-in", "", "the `time` after which it expires, such as 90d or 12h (default: never)")
 	return cmd
-}
-
-// checkKeyName refuses a key in the place of its name. An error that repeats the name would show it.
-func checkKeyName(name string) error {
-	if apikey.InValue(name) {
-		return errors.New("this looks like a key of batchd itself: expected the name of a key, which batchd keys list shows")
-	}
-	return nil
 }
 
 // parseDays parses a duration, also in days.
@@ -232,9 +225,6 @@ func newKeysRevokeCmd() *cobra.Command {
 		Example: `  batchd keys revoke billing`,
 		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkKeyName(args[0]); err != nil {
-				return err
-			}
 			if err := ring.with(func(keys batch.KeyStore) error {
 				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
 					if key == nil {
@@ -269,9 +259,6 @@ func newKeysRotateCmd() *cobra.Command {
   batchd keys rotate billing --grace 0`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkKeyName(args[0]); err != nil {
-				return err
-			}
 			var keep time.Duration
 			if grace != "0" {
 				var err error

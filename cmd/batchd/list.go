@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
@@ -14,12 +15,17 @@ func newListCmd() *cobra.Command {
 	var (
 		conn  connection
 		limit int
+		owner string
 		out   = format{name: "auto", among: []string{"auto", "table", "ndjson"}}
 	)
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List your batches, newest first",
-		Args:  cobra.NoArgs,
+		Long: `List your batches, newest first. With a key that has the scope admin, the list has the
+batches of all owners, or of one with --owner.`,
+		Example: `  batchd list --limit 5
+  batchd list --owner key:billing`,
+		Args: cobra.NoArgs,
 		RunE: conn.run(func(cmd *cobra.Command, _ []string) error {
 			if limit < 1 {
 				return fmt.Errorf("--limit is %d: expected 1 or more", limit)
@@ -29,7 +35,11 @@ func newListCmd() *cobra.Command {
 				return err
 			}
 			var batches []*client.Batch
-			for batch, err := range c.List(cmd.Context()) {
+			found := c.List(cmd.Context())
+			if cmd.Flags().Changed("owner") {
+				found = c.ListOwner(cmd.Context(), owner)
+			}
+			for batch, err := range found {
 				if err != nil {
 					return err
 				}
@@ -53,15 +63,26 @@ func newListCmd() *cobra.Command {
 	}
 	conn.flags(cmd)
 	cmd.Flags().IntVar(&limit, "limit", 20, "the most batches to list")
+	cmd.Flags().StringVar(&owner, "owner", "", "list the batches of this `owner` alone; needs a key with the scope admin")
 	cmd.Flags().Var(&out, "format", "table or ndjson (default: table on a terminal, ndjson elsewhere)")
 	return cmd
 }
 
+// batchTable has the owners if the server tells them.
 func batchTable(batches []*client.Batch) string {
-	tw := newTable("ID", "STATUS", "ACTIONS", "CREATED", "OUTCOMES")
+	headers := []any{"ID", "STATUS", "ACTIONS", "CREATED", "OUTCOMES"}
+	owners := slices.ContainsFunc(batches, func(b *client.Batch) bool { return b.Owner != "" })
+	if owners {
+		headers = slices.Insert(headers, 1, any("OWNER"))
+	}
+	tw := newTable(headers...)
 	tw.SetColumnConfigs([]table.ColumnConfig{right("ACTIONS")})
 	for _, b := range batches {
-		tw.AppendRow(table.Row{visible(b.ID), visible(string(b.Status)), grouped(b.Counts.Total), b.CreatedAt.UTC().Format("2006-01-02 15:04:05"), outcomes(&b.Counts)})
+		row := table.Row{visible(b.ID), visible(string(b.Status)), grouped(b.Counts.Total), b.CreatedAt.UTC().Format("2006-01-02 15:04:05"), outcomes(&b.Counts)}
+		if owners {
+			row = slices.Insert(row, 1, any(visible(b.Owner)))
+		}
+		tw.AppendRow(row)
 	}
 	return tw.Render()
 }

@@ -90,6 +90,13 @@ func TestStatusListAndCancel(t *testing.T) {
 	got = batchd(t, "", "list", "--server", server.URL, "--format", "table")
 	require.Equal(t, exitOK, got.code, got.stderr)
 	golden(t, "list.golden", got.stdout)
+	require.NotContains(t, strings.Join(server.requests, "\n"), "owner")
+	server.list = `{"id":"b1","owner":"key:alice","status":"running","counts":{"total":1,"pending":1},"created_at":"2026-01-02T03:04:05Z"}`
+	got = batchd(t, "", "list", "--owner", "key:alice", "--server", server.URL, "--format", "table")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stdout, " key:alice ")
+	require.Contains(t, got.stdout, "OWNER")
+	require.Contains(t, server.requests, "GET /batch?limit=100&owner=key%3Aalice")
 
 	got = batchd(t, "", "list", "--server", server.URL, "--limit", "1")
 	require.Equal(t, exitOK, got.code, got.stderr)

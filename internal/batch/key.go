@@ -12,7 +12,7 @@ type Key struct {
 	Name string `json:"name" yaml:"name"`
 	// Owner owns the batches that are submitted with the key. Several keys can have one owner.
 	Owner string `json:"owner" yaml:"owner"`
-	// Scopes are what the key may do: submit, read, cancel.
+	// Scopes are what the key may do: submit, read, cancel; with admin, for the batches of all owners.
 	Scopes []string `json:"scopes" yaml:"scopes"`
 	// Targets are the targets that the key may send actions to. Empty means all.
 	Targets []string `json:"targets,omitempty" yaml:"targets"`

@@ -6,8 +6,8 @@ import (
 )
 
 // Store is the ledger as the API uses it. For another owner's batch, every method that
-// takes an owner answers [ErrNotFound], as for a batch that never existed. Every method
-// may answer an [UnavailableError].
+// takes an owner answers [ErrNotFound], as for a batch that never existed, and makes the
+// same exchanges for both. Every method may answer an [UnavailableError].
 type Store interface {
 	// Open begins a submission. No part of it is visible before Commit.
 	//
@@ -18,13 +18,14 @@ type Store interface {
 	// Get returns one batch. If the batch has ended and has at most few actions, Get
 	// also returns its first results.
 	Get(ctx context.Context, owner, id string, few int) (*Batch, error)
-	// OwnerOf returns the owner of a batch.
-	OwnerOf(ctx context.Context, id string) (string, error)
+	// OwnerOf returns which of the owners has a batch.
+	OwnerOf(ctx context.Context, owners Owners, id string) (string, error)
 	// List returns up to limit batches of the owners after the cursor, the latest first.
 	// An empty cursor starts at the latest batch. The second value is the next cursor:
-	// letters, digits and dashes, or empty at the end. For a cursor that List has not
-	// returned, the error is [ErrCursor].
-	List(ctx context.Context, owners []string, cursor string, limit int) ([]*Batch, string, error)
+	// letters, digits and dashes, or empty at the end. A page can have fewer batches, or
+	// none, and still a next cursor. For a cursor that List has not returned, the error
+	// is [ErrCursor].
+	List(ctx context.Context, owners Owners, cursor string, limit int) ([]*Batch, string, error)
 	// Results returns a page of results in the order of the actions.
 	Results(ctx context.Context, owner, id string, q ResultQuery) (*ResultPage, error)
 	// Cancel ends every action that has not begun, and returns the batch. It answers

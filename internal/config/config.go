@@ -28,6 +28,7 @@ type Config struct {
 	Webhooks worker.WebhookConfig `yaml:"webhooks"`
 	Limits   api.Limits           `yaml:"limits"`
 	Worker   Worker               `yaml:"worker"`
+	Monitor  Monitor              `yaml:"monitor"`
 	// Targets are the HTTP APIs to which actions may be sent, at least one.
 	Targets []batch.Target `yaml:"targets"`
 	// Endpoints are further batch routes, beside the native one at /batch. Defaults to
@@ -60,6 +61,14 @@ type Worker struct {
 	// process without the API. Port 0 is as for the API. Defaults to 127.0.0.1:8081.
 	Listen        string `yaml:"listen"`
 	worker.Config `yaml:",inline"`
+}
+
+// Monitor configures the listener for those who operate batchd.
+type Monitor struct {
+	// Listen is the address, host:port, of /healthz, /readyz and /metrics in a process with the API, where no client
+	// authenticates. The address of the API then has no /metrics. Port 0 is as for the API. Defaults to none: the
+	// API serves /metrics and /readyz?verbose to keys with the scope admin or, without authentication, to all.
+	Listen string `yaml:"listen"`
 }
 
 // Default returns the configuration of an empty file. It has no target, so it is not

@@ -75,7 +75,7 @@ func TestContainersMayDrainAndScale(t *testing.T) {
 		require.Equal(t, map[string]string{
 			"BATCHD_CONFIG": "/etc/batchd/batchd.yaml", "BATCHD_SEAL_FILE": "/run/batchd/seal.keys",
 			"BATCHD_REDIS_PASSWORD_FILE": "/run/batchd/redis.password",
-			"BATCHD_LISTEN":              "0.0.0.0:8080", "BATCHD_AUTH_MODES": "passthrough",
+			"BATCHD_LISTEN":              "0.0.0.0:8080", "BATCHD_AUTH_MODES": "passthrough", "BATCHD_MONITOR_LISTEN": "0.0.0.0:8081",
 		}, service.Environment, name)
 	}
 	require.Empty(t, compose.Services["worker"].Ports, "a port of the host can be had once only")

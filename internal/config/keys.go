@@ -17,7 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
 )
@@ -92,17 +91,14 @@ func parseKeys(path string, source []byte) ([]batch.Key, error) {
 var (
 	keyName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 	hexSHA256  = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	keyScopes  = []string{"submit", "read", "cancel"}
+	keyScopes  = []string{"submit", "read", "cancel", "admin"}
 	hostSyntax = regexp.MustCompile(`^[A-Za-z0-9*:\[\]][A-Za-z0-9.*:\[\]-]{0,252}$`)
 )
 
 // CheckKey reports the faults of a key.
 func CheckKey(c *setting.Checker, key *batch.Key) {
 	for field, text := range map[string]string{"name": key.Name, "owner": key.Owner} {
-		switch {
-		case apikey.InValue(text):
-			c.Faultf(field, "the %s looks like a key of batchd: names are no secrets, so choose another", field)
-		case !keyName.MatchString(text):
+		if !keyName.MatchString(text) {
 			c.Faultf(field, "the %s %q is not usable: expected 1 to 64 letters, digits, dots, dashes and underscores", field, setting.Clip(text))
 		}
 	}

@@ -173,7 +173,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 		"limits.connections": "7", "limits.connections_per_owner": "7", "limits.connections_per_address": "7",
 		"limits.streams": "7", "limits.streams_per_owner": "7", "limits.waits": "7", "limits.waits_per_owner": "7",
 		"limits.rate": "7/min", "limits.concurrent": "7", "limits.when_exceeded": "queue",
-		"worker.listen": "127.0.0.1:1", "worker.drain": "7s", "target": "http://127.0.0.1:7",
+		"worker.listen": "127.0.0.1:1", "worker.drain": "7s", "monitor.listen": "127.0.0.1:1", "target": "http://127.0.0.1:7",
 	}
 	settings := config.Settings()
 	require.Len(t, settings, len(values))
@@ -346,7 +346,7 @@ func TestSecretsCanComeFromFiles(t *testing.T) {
 			require.ErrorContains(t, err, want)
 		}
 		_, err := config.Load(config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=/nowhere"}})
-		require.EqualError(t, err, s.EnvFile+": cannot read the file that it names: no such file or directory")
+		require.EqualError(t, err, s.EnvFile+": cannot read /nowhere: no such file or directory")
 	}
 	two := load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_REDIS_PASSWORD_FILE=" + write(t, "a\n\n")}})
 	require.Equal(t, "a\n", two.Redis.Password.Reveal())
@@ -472,12 +472,16 @@ func TestAListenerForOthersNeedsAuthenticationOrConsent(t *testing.T) {
 	for _, address := range []string{":8080", "0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080", "batchd.internal:80", "[fe80::1%eth0]:80", "128.0.0.1:0", "localhost.example:1"} {
 		_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address}})
 		require.EqualError(t, err, "BATCHD_LISTEN: "+address+" is not a loopback address, and without authentication every client that reaches it may submit batches "+
-			"and read all results: set auth.modes to passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true")
+			"and read all results: set auth.modes to keys or passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true")
 		load(t, config.Options{File: write(t, oneTarget+"auth: {modes: [passthrough]}\n"), Environ: []string{"BATCHD_LISTEN=" + address}})
 		load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address, "BATCHD_AUTH_ALLOW_OPEN_LISTENER=true"}})
 	}
 	for _, address := range []string{"127.0.0.1:8080", "127.9.9.9:80", "[::1]:80", "[::ffff:127.0.0.1]:80", "localhost:80", "LocalHost:80"} {
 		load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address}})
+	}
+	for _, address := range []string{"8081", "127.0.0.1:0", "a b:1", "127.0.0.1:99999"} {
+		_, err := config.Load(config.Options{File: write(t, oneTarget+"monitor: {listen: \""+address+"\"}\n")})
+		require.ErrorContains(t, err, "yaml:2: monitor.listen: ", address)
 	}
 	_, err := config.Load(config.Options{File: write(t, oneTarget+"listen: 0.0.0.0:8080\n")})
 	require.ErrorContains(t, err, "yaml:2: listen: 0.0.0.0:8080 is not a loopback address")

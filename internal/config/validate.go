@@ -23,6 +23,9 @@ func (l *loader) validate() {
 	check.Check("listen", l.checkListen("listen", c.Listen))
 	check.Check("worker.listen", l.checkListen("worker.listen", c.Worker.Listen))
 	check.Check("listen", c.Auth.CheckListener(c.Listen))
+	if c.Monitor.Listen != "" {
+		check.Check("monitor.listen", l.checkListen("monitor.listen", c.Monitor.Listen))
+	}
 	for _, key := range []string{"server.tls.cert_file", "server.tls.key_file", "server.tls.client_ca_file"} {
 		l.resolve(key)
 	}

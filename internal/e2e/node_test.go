@@ -44,13 +44,14 @@ func TestRealClientsAreServed(t *testing.T) {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
 			// The second batch exceeds the limit until the client has waited.
-			api, url := startExample(t, "syncano", "--limits-rate", "4/2s")
+			monitor := redistest.FreeAddr(t)
+			api, url := startExample(t, "syncano", "--limits-rate", "4/2s", "--monitor-listen", monitor)
 			answer := `[{"code":201,"content":{"id":39,"string":"made"}},{"code":200,"content":{"id":38,"string":"new"}},{"code":204},{"code":404,"content":{"detail":"Not found."}}]`
 			require.Equal(t, []string{answer, answer}, node(t, modules, "syncano.js", "BATCHD="+url, "PACKAGE="+row.name))
 			path := "/" + row.version + "/instances/i/classes/class/objects/"
 			require.True(t, api.holds("POST "+path+` {"string":"made",`))
 			require.True(t, api.holds("DELETE "+path+"38/  X-Api-Key=key-1 X-User-Key=user-1\n"), "its body is ignored")
-			require.Contains(t, get(t, url+"/metrics"), `batchd_http_requests_total{class="4xx",method="POST",route="/`+row.version+`/instances/:instance/batch/"} 1`+"\n",
+			require.Contains(t, get(t, "http://"+monitor+"/metrics"), `batchd_http_requests_total{class="4xx",method="POST",route="/`+row.version+`/instances/:instance/batch/"} 1`+"\n",
 				"it was told to wait once, and did")
 		})
 	}

@@ -46,13 +46,14 @@ var ours = map[string][]string{
 	"queue/tasks":        below("queue/tasks"),
 	"queue/limits":       {"internal/batch", "queue/rdb", "queue/keys"},
 	"queue/batches":      below("queue/batches"),
+	"queue/lists":        {"internal/batch", "queue/seal", "queue/rdb", "queue/keys", "queue/batches"},
 	"queue/batcher":      {"queue/rdb", "queue/keys"},
 	"queue/ledger":       below("queue/ledger"),
 	"queue/fanout":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches"},
 	"queue/throttle":     {"internal/batch", "queue/rdb", "queue/keys", "queue/tasks"},
 	"queue/upload":       {"internal/batch", "internal/crash", "queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/fanout"},
 	"queue/reseal":       {"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/batches"},
-	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/batches", "queue/ledger", "queue/fanout"},
+	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/batches", "queue/lists", "queue/ledger", "queue/fanout"},
 	"queue":              below("queue"),
 	"queue/webhooks":     {"queue/rdb", "queue/tasks"},
 	"queue/consumer":     below("queue/consumer"),
@@ -68,7 +69,7 @@ var ours = map[string][]string{
 
 // queueOrder lists the packages of queue, each of which may import those before it.
 var queueOrder = []string{
-	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/tasks", "queue/limits", "queue/batches", "queue/batcher", "queue/ledger",
+	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/tasks", "queue/limits", "queue/batches", "queue/lists", "queue/batcher", "queue/ledger",
 	"queue/fanout", "queue/throttle", "queue/upload", "queue/reseal", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 

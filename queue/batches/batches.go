@@ -1,9 +1,9 @@
-// Package batches keeps the record of each batch: it reads batches and their results, ends, deletes and
-// lists them, and keeps what must happen after an end, which is the webhook and the wakeup of requests
+// Package batches keeps the record of each batch: it reads batches and their results, ends and deletes
+// them, and keeps what must happen after an end, which is the webhook and the wakeup of requests
 // that wait.
 //
 // It does not create batches (package upload), offer their actions to workers (package fanout), begin
-// or finish actions (package ledger), or look for batches that make no progress (package repair).
+// or finish actions (package ledger), list batches (package lists), or look for batches that make no progress (package repair).
 package batches
 
 import (

@@ -34,6 +34,7 @@ func (b *Batches) Delete(ctx context.Context, owner, id string) error {
 	// If this fails, List and the sweeper remove the entries when they find no batch.
 	pipe := b.db.Client.Pipeline()
 	pipe.ZRem(ctx, keys.OwnerKey(owner), id)
+	pipe.ZRem(ctx, keys.AllBatchesKey, keys.AllBatchesMember(id, owner))
 	pipe.ZRem(ctx, keys.OpenKey, id)
 	for _, cmd := range b.db.Send(ctx, pipe) {
 		if err := cmd.Err(); err != nil {

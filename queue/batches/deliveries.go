@@ -7,8 +7,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
@@ -49,17 +47,15 @@ func (d *Deliveries) Log(ctx context.Context, owner, id string) (*batch.Delivery
 	ctx, cancel := d.db.WithTimeout(ctx)
 	defer cancel()
 	k := keys.KeysOf(id)
-	var meta *redis.MapStringStringCmd
-	var stored *redis.StringSliceCmd
-	// One transaction, so that the state of the delivery is the one after the last of the attempts.
-	if _, err := d.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		meta, stored = p.HGetAll(ctx, k.Meta), p.LRange(ctx, k.Deliveries, 0, -1)
-		return nil
-	}); err != nil {
-		return nil, rdb.MapError(ctx, err)
+	parts, err := Steps.Deliveries.Run(ctx, d.db.Client, []string{k.Meta, k.Deliveries}, owner).Slice()
+	if err != nil {
+		return nil, fmt.Errorf("read the deliveries of batch %s: %w", id, rdb.MapError(ctx, err))
 	}
-	m := meta.Val()
-	if len(m) == 0 || m["owner"] != owner {
+	if len(parts) != 2 {
+		return nil, rdb.ErrAnswer
+	}
+	m := parseHash(parts[0])
+	if len(m) == 0 {
 		return nil, batch.ErrNotFound
 	}
 	if err := d.batches.Codec.Verify(id, m); err != nil {
@@ -68,7 +64,8 @@ func (d *Deliveries) Log(ctx context.Context, owner, id string) (*batch.Delivery
 	if m["webhook"] == "" {
 		return nil, batch.ErrNoWebhook
 	}
-	return d.decodeLog(id, m, stored.Val())
+	stored, _ := parts[1].([]any)
+	return d.decodeLog(id, m, rdb.Texts(stored))
 }
 
 func (d *Deliveries) decodeLog(id string, m map[string]string, stored []string) (*batch.DeliveryLog, error) {
@@ -100,7 +97,7 @@ func (d *Deliveries) decodeLog(id string, m map[string]string, stored []string) 
 // which withdraws the delivery, nothing of a batch changes. So while the delivery counts, every call
 // returns the batch as it ended.
 func (d *Deliveries) Notice(ctx context.Context, id string, delivery int) (*batch.Notice, error) {
-	seen, err := d.batches.readHead(ctx, id, noticeResults)
+	seen, err := d.batches.readSnapshot(ctx, id, endedWindow(noticeResults))
 	if err != nil {
 		return nil, err
 	}

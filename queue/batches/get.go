@@ -2,9 +2,7 @@ package batches
 
 import (
 	"context"
-	"errors"
-
-	"github.com/redis/go-redis/v9"
+	"fmt"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
@@ -19,33 +17,43 @@ func (b *Batches) Meta(ctx context.Context, id string) (map[string]string, error
 	return m, rdb.MapError(ctx, err)
 }
 
-// Get implements [batch.Store].
-func (b *Batches) Get(ctx context.Context, owner, id string, few int) (*batch.Batch, error) {
-	if !keys.IsBatchID(id) {
-		return nil, batch.ErrNotFound
-	}
-	seen, err := b.readHead(ctx, id, few)
+// MetaFor reads the hash of a batch for its owner. For others it returns [batch.ErrNotFound].
+func (b *Batches) MetaFor(ctx context.Context, owner, id string) (map[string]string, error) {
+	seen, err := b.readFor(ctx, owner, id, window{})
 	if err != nil {
 		return nil, err
 	}
-	if len(seen.meta) == 0 || seen.meta["owner"] != owner {
-		return nil, batch.ErrNotFound
+	return seen.meta, nil
+}
+
+// Get implements [batch.Store].
+func (b *Batches) Get(ctx context.Context, owner, id string, few int) (*batch.Batch, error) {
+	seen, err := b.readFor(ctx, owner, id, endedWindow(few))
+	if err != nil {
+		return nil, err
 	}
 	return b.batchOf(ctx, id, seen)
 }
 
 // OwnerOf implements [batch.Store].
-func (b *Batches) OwnerOf(ctx context.Context, id string) (string, error) {
-	if !keys.IsBatchID(id) {
+func (b *Batches) OwnerOf(ctx context.Context, owners batch.Owners, id string) (string, error) {
+	if !keys.IsBatchID(id) || !owners.All && len(owners.Names) == 0 {
 		return "", batch.ErrNotFound
 	}
-	ctx, cancel := b.db.WithTimeout(ctx)
-	defer cancel()
-	owner, err := b.db.Client.HGet(ctx, keys.KeysOf(id).Meta, "owner").Result()
-	if errors.Is(err, redis.Nil) {
+	var among []any
+	if !owners.All {
+		for _, name := range owners.Names {
+			among = append(among, name)
+		}
+	}
+	reply, err := b.db.Run(ctx, Steps.Owner, []string{keys.KeysOf(id).Meta}, among...)
+	if err != nil {
+		return "", fmt.Errorf("find the owner of batch %s: %w", id, err)
+	}
+	if reply[0] == "" {
 		return "", batch.ErrNotFound
 	}
-	return owner, rdb.MapError(ctx, err)
+	return reply[0], nil
 }
 
 // EndedBatch decodes a batch from the reply of the step that ended it. It returns nil if it cannot;
@@ -64,16 +72,6 @@ func (b *Batches) EndedBatch(ctx context.Context, id string, reply any) *batch.B
 		return nil
 	}
 	return ended
-}
-
-// readHead reads the hash of a batch, and the first results if it has ended and has at most few
-// actions.
-func (b *Batches) readHead(ctx context.Context, id string, few int) (*snapshot, error) {
-	if few > 0 {
-		return b.readSnapshot(ctx, id, 0, FirstResults, few)
-	}
-	meta, err := b.Meta(ctx, id)
-	return &snapshot{meta: meta}, err
 }
 
 // batchOf returns the batch of a snapshot, with the results that the snapshot has.

@@ -22,17 +22,11 @@ const (
 
 // Results implements [batch.Store].
 func (b *Batches) Results(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
-	if !keys.IsBatchID(id) {
-		return nil, batch.ErrNotFound
-	}
 	page := &batch.ResultPage{Results: [][]byte{}, Next: -1}
 	from, size := max(q.From, 0), 0
-	seen, err := b.firstSnapshot(ctx, id, from, q)
+	seen, err := b.readFor(ctx, owner, id, queryWindow(from, q))
 	if err != nil {
 		return nil, err
-	}
-	if len(seen.meta) == 0 || seen.meta["owner"] != owner {
-		return nil, batch.ErrNotFound
 	}
 	if err := b.Codec.Verify(id, seen.meta); err != nil {
 		return nil, err

@@ -24,30 +24,47 @@ type snapshot struct {
 	results []any // one for each state, or nil
 }
 
-// firstSnapshot reads the hash of a batch and the first part of what a query asks for.
-func (b *Batches) firstSnapshot(ctx context.Context, id string, from int, q batch.ResultQuery) (*snapshot, error) {
-	if len(q.Outcomes) > 0 {
-		ctx, cancel := b.db.WithTimeout(ctx)
-		defer cancel()
-		k := keys.KeysOf(id)
-		pipe := b.db.Client.Pipeline()
-		meta, states := pipe.HGetAll(ctx, k.Meta), pipe.GetRange(ctx, k.State, int64(from), int64(from+stateWindow-1))
-		if _, err := pipe.Exec(ctx); err != nil {
-			return nil, rdb.MapError(ctx, err)
-		}
-		return &snapshot{meta: meta.Val(), states: states.Val()}, nil
+// window is what one exchange reads beside the hash of a batch: the states and results of up to limit actions,
+// until the sizes of the results exceed the given bytes. With 0 bytes it reads states alone. If few is not 0, it
+// reads them only of a batch that has ended with at most few actions. The zero value reads nothing.
+type window struct{ from, limit, bytes, few int }
+
+// endedWindow is a window with the first results of a batch that has ended and has at most few actions.
+func endedWindow(few int) window {
+	if few == 0 {
+		return window{}
 	}
-	return b.readSnapshot(ctx, id, from, min(q.Limit, FirstResults), 0)
+	return window{limit: FirstResults, bytes: FirstBytes, few: few}
 }
 
-// readSnapshot reads in one step the hash of a batch and up to limit states and results. It stops after
-// the result with which their size exceeds [FirstBytes]. If few is not 0, it reads states and results
-// only of a batch that has ended with at most few actions.
-func (b *Batches) readSnapshot(ctx context.Context, id string, from, limit, few int) (*snapshot, error) {
+// queryWindow is a window with the first part of what a query asks for.
+func queryWindow(from int, q batch.ResultQuery) window {
+	if len(q.Outcomes) > 0 {
+		return window{from: from, limit: stateWindow}
+	}
+	return window{from: from, limit: min(q.Limit, FirstResults), bytes: FirstBytes}
+}
+
+// readFor reads a part of a batch for its owner. For others it returns [batch.ErrNotFound]: Redis compares the owner
+// before it reads anything else, so it does the same for them as without a batch.
+func (b *Batches) readFor(ctx context.Context, owner, id string, w window) (*snapshot, error) {
+	if !keys.IsBatchID(id) {
+		return nil, batch.ErrNotFound
+	}
+	seen, err := b.readSnapshot(ctx, id, w, owner)
+	if err == nil && len(seen.meta) == 0 {
+		err = batch.ErrNotFound
+	}
+	return seen, err
+}
+
+// readSnapshot reads a part of a batch in one step, for an owner or, without one, for batchd itself.
+func (b *Batches) readSnapshot(ctx context.Context, id string, w window, owner ...any) (*snapshot, error) {
 	ctx, cancel := b.db.WithTimeout(ctx)
 	defer cancel()
 	k := keys.KeysOf(id)
-	parts, err := Steps.Snapshot.Run(ctx, b.db.Client, []string{k.Meta, k.State, k.Results}, from, limit, FirstBytes, few).Slice()
+	args := append([]any{w.from, w.limit, w.bytes, w.few}, owner...)
+	parts, err := Steps.Snapshot.Run(ctx, b.db.Client, []string{k.Meta, k.State, k.Results}, args...).Slice()
 	if err != nil {
 		return nil, fmt.Errorf("read batch %s: %w", id, rdb.MapError(ctx, err))
 	}
@@ -60,17 +77,26 @@ func parseSnapshot(parts []any) (*snapshot, error) {
 	if len(parts) != 3 {
 		return nil, rdb.ErrAnswer
 	}
-	pairs, _ := parts[0].([]any)
-	seen := &snapshot{meta: make(map[string]string, len(pairs)/2)}
-	for i := 0; i+1 < len(pairs); i += 2 {
-		seen.meta[rdb.Text(pairs[i])] = rdb.Text(pairs[i+1])
+	seen := &snapshot{meta: parseHash(parts[0]), states: rdb.Text(parts[1])}
+	if parts[2] == nil { // states alone
+		return seen, nil
 	}
 	seen.results, _ = parts[2].([]any)
-	if seen.states = rdb.Text(parts[1]); len(seen.states) < len(seen.results) {
+	if len(seen.states) < len(seen.results) {
 		return nil, rdb.ErrAnswer
 	}
 	seen.states = seen.states[:len(seen.results)] // the results of the others may be large
 	return seen, nil
+}
+
+// parseHash decodes the fields and values of a hash, in turn.
+func parseHash(reply any) map[string]string {
+	pairs, _ := reply.([]any)
+	m := make(map[string]string, len(pairs)/2)
+	for i := 0; i+1 < len(pairs); i += 2 {
+		m[rdb.Text(pairs[i])] = rdb.Text(pairs[i+1])
+	}
+	return m
 }
 
 // readStates reads in one exchange the states and results of up to limit actions, or, if there are

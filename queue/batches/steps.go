@@ -36,16 +36,18 @@ var (
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
-	Alert, Reopen, Unlist, Stop, Erase, Due, Enqueued, Delivered, Redeliver, Snapshot *rdb.Step
+	Alert, Reopen, Unlist, Stop, Erase, Due, Enqueued, Delivered, Redeliver, Deliveries, Snapshot, Owner *rdb.Step
 }{
-	Alert:     rdb.LoadStep(luaFiles, "alert"),
-	Reopen:    rdb.LoadStep(luaFiles, "reopen", rdb.TimeLua),
-	Unlist:    rdb.LoadStep(luaFiles, "unlist"),
-	Stop:      rdb.LoadStep(luaFiles, "stop", rdb.TimeLua, StatesLua, SettleLua),
-	Erase:     rdb.LoadStep(luaFiles, "erase"),
-	Due:       rdb.LoadStep(luaFiles, "due", rdb.TimeLua),
-	Enqueued:  rdb.LoadStep(luaFiles, "enqueued"),
-	Delivered: rdb.LoadStep(luaFiles, "delivered", rdb.TimeLua),
-	Redeliver: rdb.LoadStep(luaFiles, "redeliver"),
-	Snapshot:  rdb.LoadStep(luaFiles, "snapshot", ResultsLua),
+	Alert:      rdb.LoadStep(luaFiles, "alert"),
+	Reopen:     rdb.LoadStep(luaFiles, "reopen", rdb.TimeLua),
+	Unlist:     rdb.LoadStep(luaFiles, "unlist"),
+	Stop:       rdb.LoadStep(luaFiles, "stop", rdb.TimeLua, StatesLua, SettleLua),
+	Erase:      rdb.LoadStep(luaFiles, "erase"),
+	Due:        rdb.LoadStep(luaFiles, "due", rdb.TimeLua),
+	Enqueued:   rdb.LoadStep(luaFiles, "enqueued"),
+	Delivered:  rdb.LoadStep(luaFiles, "delivered", rdb.TimeLua),
+	Redeliver:  rdb.LoadStep(luaFiles, "redeliver"),
+	Deliveries: rdb.LoadStep(luaFiles, "deliveries"),
+	Snapshot:   rdb.LoadStep(luaFiles, "snapshot", ResultsLua),
+	Owner:      rdb.LoadStep(luaFiles, "owner"),
 }

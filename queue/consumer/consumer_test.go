@@ -381,7 +381,7 @@ func TestAServerThatKnowsSomeScriptsRunsNoTaskBeforeItsBatchExists(t *testing.T)
 		var got queuetest.Indexes
 		var there atomic.Int32
 		b.serve(Target{Slots: 8}, func(index int, _ *Slot) error {
-			batches, _, err := b.List(b.Ctx, []string{"me"}, "", 100)
+			batches, _, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 100)
 			if err != nil || len(batches) != int(there.Load()) {
 				t.Errorf("of %d batches %d exist: %v", there.Load(), len(batches), err)
 			}

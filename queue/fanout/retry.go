@@ -77,7 +77,7 @@ func (f *Fanout) Retry(ctx context.Context, owner, id string, spec *batch.RetryS
 // tryRetry makes one attempt: it asks the limit for the actions with one of the states, and makes them wait again.
 // It returns the hash of the batch, with the new values of the fields that startRetry needs.
 func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *batch.RetrySpec) (map[string]string, *batch.LimitState, error) {
-	m, err := f.batches.Meta(ctx, id)
+	m, err := f.batches.MetaFor(ctx, owner, id)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -85,9 +85,6 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	a.marker = keys.MarkerKey(id, a.token)
 	for _, o := range spec.Outcomes {
 		a.n += int(rdb.Atoi(m[o.String()]))
-	}
-	if len(m) == 0 || m["owner"] != owner {
-		return nil, nil, batch.ErrNotFound
 	}
 	if _, err := f.batches.Codec.DecodeBatch(id, m); err != nil {
 		return nil, nil, err

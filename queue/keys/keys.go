@@ -67,6 +67,12 @@ func MarkerKey(id, token string) string {
 // OwnerKey returns the key of the list of an owner's batches.
 func OwnerKey(owner string) string { return "batchd:owner:{" + owner + "}" }
 
+// AllBatchesKey lists the batches of all owners.
+const AllBatchesKey = "batchd:batches"
+
+// AllBatchesMember returns the member of that list for a batch.
+func AllBatchesMember(id, owner string) string { return id + " " + owner }
+
 // IdempotencyKey returns the key of an owner's idempotency key, by its keyed hash. Redis has neither the owner nor
 // the idempotency key in clear, and no hash by which someone could try idempotency keys.
 func IdempotencyKey(hash [sha256.Size]byte) string {

@@ -14,6 +14,7 @@ import (
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
 	"github.com/batchd/batchd/queue/ledger"
+	"github.com/batchd/batchd/queue/lists"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
@@ -27,11 +28,13 @@ type Sweeper struct {
 	db      *rdb.DB
 	tasks   *tasks.Queues
 	batches *batches.Batches
+	lists   *lists.Lists
 	ledger  *ledger.Ledger
 	fanout  *fanout.Fanout
 	rescue  *rescue
 	pages   *pages
 
+	cleaned       time.Time // when the sweeper last cleaned the lists of batches
 	holders       holders
 	stuck         stuckBatches
 	schedule      schedule
@@ -59,12 +62,12 @@ type Timing struct {
 }
 
 // New returns a sweeper for the batches in a Redis.
-func New(db *rdb.DB, log *slog.Logger, queues *tasks.Queues, all *batches.Batches, actions *ledger.Ledger, fan *fanout.Fanout) *Sweeper {
+func New(db *rdb.DB, log *slog.Logger, queues *tasks.Queues, all *batches.Batches, of *lists.Lists, actions *ledger.Ledger, fan *fanout.Fanout) *Sweeper {
 	timing := &Timing{
 		SlowFor: defaultSlowFor, LookFor: defaultLookFor, RenewEvery: defaultRenewEvery, StuckAfter: defaultStuckAfter, CheckLeasesEvery: rescueEvery, Sleep: sleep,
 	}
 	s := &Sweeper{
-		db: db, tasks: queues, batches: all, ledger: actions, fanout: fan,
+		db: db, tasks: queues, batches: all, lists: of, cleaned: time.Now(), ledger: actions, fanout: fan,
 		rescue: &rescue{db, queues, timing}, pages: &pages{db, all},
 		Timing: timing,
 	}

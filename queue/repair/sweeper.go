@@ -36,6 +36,8 @@ const (
 	defaultLookFor = 4 * time.Second
 	// sweepLease is how long a worker remains the sweeper without extending its lease.
 	sweepLease = 15 * time.Second
+	// cleanEvery is the time between two looks at a part of the lists of batches; see [lists.Lists.Clean].
+	cleanEvery = time.Minute
 	// defaultRenewEvery is the default of [Timing.RenewEvery].
 	defaultRenewEvery = sweepLease / 3
 )
@@ -92,7 +94,7 @@ func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, 
 			s.stuck.prune(swept.Open, time.Now())
 			lost, err := s.checkHolders(ctx)
 			swept.Lost += lost
-			return swept, true, errors.Join(append(faults, err, s.rescueLost(ctx, &swept))...)
+			return swept, true, errors.Join(append(faults, err, s.rescueLost(ctx, &swept), s.cleanLists(ctx))...)
 		}
 		if ctx.Err() != nil {
 			return swept, true, errors.Join(append(faults, context.Cause(ctx))...)
@@ -224,6 +226,18 @@ func (s *Sweeper) takesLong(id string, m map[string]string, now time.Time) bool 
 		return false
 	}
 	return now.Sub(s.stuck.batches[id].since) >= s.Timing.StuckAfter || rdb.Atoi(m["enqueued"]) < rdb.Atoi(m["total"])
+}
+
+// cleanLists removes entries of batches that have expired from the lists of batches, once every cleanEvery.
+func (s *Sweeper) cleanLists(ctx context.Context) error {
+	if time.Since(s.cleaned) < cleanEvery {
+		return nil
+	}
+	s.cleaned = time.Now()
+	if _, err := s.lists.Clean(ctx); err != nil {
+		return fmt.Errorf("clean the lists of batches: %w", err)
+	}
+	return nil
 }
 
 // rescueLost returns tasks to their queues that no worker runs. It needs at least ConfirmDelay, so a

@@ -87,7 +87,7 @@ func TestAnUploadThatLostItsPlaceCannotCommit(t *testing.T) {
 		require.NoError(t, b.DB.Client.Set(b.Ctx, u.(*upload.Upload).Claim(), "another", 0).Err())
 		_, _, err = u.Commit(b.Ctx, queuetest.Spec())
 		require.ErrorIs(t, err, batch.ErrUploadLost)
-		list, _, err := b.List(b.Ctx, []string{"me"}, "", 10)
+		list, _, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 10)
 		require.NoError(t, err)
 		require.Empty(t, list)
 	})
@@ -126,7 +126,7 @@ func TestAHundredSubmissionsOfOneKeyMakeOneBatch(t *testing.T) {
 			distinct[id]++
 		}
 		require.Len(t, distinct, 1)
-		list, _, err := b.List(b.Ctx, []string{"me"}, "", 10)
+		list, _, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 10)
 		require.NoError(t, err)
 		require.Len(t, list, 1)
 	})

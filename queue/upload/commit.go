@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -58,7 +59,7 @@ func (u *upload) commitArgs(ctx context.Context, spec *batch.Spec, lane batch.La
 	}
 	args := []any{
 		u.n, needMarker, rdb.Millis(spec.ExpiresIn), rdb.Millis(spec.Retention),
-		len(u.groups.order), u.groups.states(u.n), u.id, rdb.Millis(claimLife(spec)), rdb.Millis(ownerIndexTTL),
+		len(u.groups.order), u.groups.states(u.n), u.id, rdb.Millis(claimLife(spec)), rdb.Millis(listTTL),
 	}
 	fields, err := u.fields(ctx, spec, lane)
 	if err != nil {
@@ -123,7 +124,7 @@ func (s *Uploads) fingerprint(ctx context.Context, claimHash string, spec *batch
 // one server, the step that commits also writes the index entries. On a cluster the entries are written
 // first: a process that finds an entry without a batch removes the entry, but no process would find a batch
 // without an entry. The actions are staged before the entries are written, so a process that finds an entry
-// sees them and waits. The owner's list is sorted by the time of the batch afterwards.
+// sees them and waits. The lists of batches are sorted by the time of the batch afterwards.
 func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *fanout.Batch) (time.Time, error) {
 	if u.s.db.Cluster == nil && u.staged == 0 && len(u.groups.order) == 0 {
 		answer, err := u.commitAtOnce(ctx, args, out)
@@ -161,11 +162,20 @@ func (u *upload) commit(ctx context.Context, spec *batch.Spec, args []any, out *
 	return created, err
 }
 
-// list adds the batch to its owner's list with the time at which it was created, in microseconds; empty
-// means now. If keep is set, an existing entry stays as it is.
+// list adds the batch to its owner's list and to that of all batches, with the time at which it was created, in
+// microseconds; empty means now. If keep is set, existing entries stay as they are.
 func (u *upload) list(ctx context.Context, created string, keep bool) error {
-	_, err := u.s.db.Run(ctx, Steps.List, []string{keys.OwnerKey(u.owner)}, u.id, created, rdb.Millis(ownerIndexTTL), keep)
-	return err
+	var both sync.WaitGroup
+	var ofOwner, ofAll error
+	enter := func(err *error, key, member string) {
+		both.Go(func() {
+			_, *err = u.s.db.Run(ctx, Steps.List, []string{key}, member, created, rdb.Millis(listTTL), keep)
+		})
+	}
+	enter(&ofOwner, keys.OwnerKey(u.owner), u.id)
+	enter(&ofAll, keys.AllBatchesKey, keys.AllBatchesMember(u.id, u.owner))
+	both.Wait()
+	return cmp.Or(ofOwner, ofAll)
 }
 
 // commitAtOnce stages, commits and offers a small batch in one exchange, with a poll of a consumer of this
@@ -215,7 +225,7 @@ func (u *upload) commitKeys() []string {
 	if u.s.db.Cluster != nil {
 		return names
 	}
-	names = append(names, keys.OwnerKey(u.owner), keys.OpenKey, keys.ThrottledKey)
+	names = append(names, keys.OwnerKey(u.owner), keys.OpenKey, keys.ThrottledKey, keys.AllBatchesKey)
 	if u.claim != "" {
 		names = append(names, u.claim)
 	}

@@ -12,7 +12,7 @@ const (
 	ClaimTTL         = claimTTL
 	MarkerTTL        = markerTTL
 	MemoryRetryAfter = memoryRetryAfter
-	OwnerIndexTTL    = ownerIndexTTL
+	ListTTL          = listTTL
 	StagedTTL        = stagedTTL
 )
 

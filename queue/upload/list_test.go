@@ -40,7 +40,7 @@ func TestListsFollowTheTimeOfRedisWhateverTheClocksOfProcesses(t *testing.T) {
 		list := func(limit int) []string {
 			var ids []string
 			for cursor := ""; ; {
-				page, next, err := b.List(b.Ctx, []string{"me"}, cursor, limit)
+				page, next, err := b.List(b.Ctx, batch.OwnedBy("me"), cursor, limit)
 				require.NoError(t, err)
 				require.LessOrEqual(t, len(page), limit)
 				for _, one := range page {
@@ -58,16 +58,16 @@ func TestListsFollowTheTimeOfRedisWhateverTheClocksOfProcesses(t *testing.T) {
 		for limit := range 5 {
 			require.Equal(t, want, list(limit+1))
 		}
-		_, cursor, err := b.List(b.Ctx, []string{"me"}, "", 6)
+		_, cursor, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 6)
 		require.NoError(t, err)
 		require.NoError(t, b.Delete(b.Ctx, "me", made[6].ID)) // the last of that page
-		page, _, err := b.List(b.Ctx, []string{"me"}, cursor, 1)
+		page, _, err := b.List(b.Ctx, batch.OwnedBy("me"), cursor, 1)
 		require.NoError(t, err)
 		require.Equal(t, made[5].ID, page[0].ID)
 		want = slices.Delete(want, 5, 6)
 		require.Equal(t, want, list(3))
 		for _, cursor := range []string{"x", made[1].ID, "1-x", "-1-" + made[1].ID} {
-			_, _, err := b.List(b.Ctx, []string{"me"}, cursor, 1)
+			_, _, err := b.List(b.Ctx, batch.OwnedBy("me"), cursor, 1)
 			require.ErrorIs(t, err, batch.ErrCursor, cursor)
 		}
 	})
@@ -79,7 +79,7 @@ func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
 		at := time.Now().UnixMicro()
 		for range 9 {
 			id := b.Submit(1, queuetest.Spec()).ID
-			_, err := b.DB.Run(b.Ctx, upload.Steps.List, []string{keys.OwnerKey("me")}, id, at, rdb.Millis(upload.OwnerIndexTTL), false)
+			_, err := b.DB.Run(b.Ctx, upload.Steps.List, []string{keys.OwnerKey("me")}, id, at, rdb.Millis(upload.ListTTL), false)
 			require.NoError(t, err)
 			want = append(want, id)
 		}
@@ -87,7 +87,7 @@ func TestBatchesOfTheSameTimeAreEachListedOnce(t *testing.T) {
 		for limit := 1; limit < 11; limit++ {
 			var ids []string
 			for cursor := ""; ; {
-				page, next, err := b.List(b.Ctx, []string{"me"}, cursor, limit)
+				page, next, err := b.List(b.Ctx, batch.OwnedBy("me"), cursor, limit)
 				require.NoError(t, err)
 				for _, one := range page {
 					ids = append(ids, one.ID)
@@ -111,12 +111,12 @@ func TestTheListIsReadWhereItsOldEntriesCannotBeRemoved(t *testing.T) {
 	kept := b.Submit(1, &batch.Spec{Target: "crm"}).ID
 	require.NoError(t, b.DB.Client.Unlink(b.Ctx, keys.KeysOf(gone).Meta, keys.KeysOf(gone).Actions).Err())
 	require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", "1").Err())
-	page, _, err := b.List(b.Ctx, []string{"me"}, "", 10)
+	page, _, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 10)
 	require.NoError(t, err)
 	require.Len(t, page, 1)
 	require.Equal(t, kept, page[0].ID)
 	require.NoError(t, b.DB.Client.ConfigSet(b.Ctx, "min-replicas-to-write", "0").Err())
-	_, _, err = b.List(b.Ctx, []string{"me"}, "", 10)
+	_, _, err = b.List(b.Ctx, batch.OwnedBy("me"), "", 10)
 	require.NoError(t, err)
 	require.ErrorIs(t, b.DB.Client.ZScore(b.Ctx, keys.OwnerKey("me"), gone).Err(), redis.Nil)
 }
@@ -137,12 +137,13 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 				fan := fanout.New(b.DB, b.Log, b.Background, b.Tasks, b.Limits, b.Batches) // for which all batches are due
 				_, err := fan.ReleaseThrottled(b.Ctx)
 				require.NoError(t, err)
-				page, _, err := b.List(b.Ctx, []string{"me"}, "", 10)
+				page, _, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 10)
 				require.NoError(t, err)
 				require.Empty(t, page)
 			}
 			indexes := []string{keys.OpenKey, keys.ThrottledKey, keys.OwnerKey("me")}
 			look()
+			require.NoError(t, b.DB.Client.ZScore(b.Ctx, keys.AllBatchesKey, keys.AllBatchesMember(u.ID(), "me")).Err())
 			for _, index := range indexes {
 				require.NoError(t, b.DB.Client.ZScore(b.Ctx, index, u.ID()).Err(), index)
 			}
@@ -152,6 +153,7 @@ func TestEntriesOfAnUploadAreKeptWhateverItsClock(t *testing.T) {
 			for _, index := range indexes {
 				require.Error(t, b.DB.Client.ZScore(b.Ctx, index, u.ID()).Err(), index)
 			}
+			require.Error(t, b.DB.Client.ZScore(b.Ctx, keys.AllBatchesKey, keys.AllBatchesMember(u.ID(), "me")).Err())
 		}
 	})
 }

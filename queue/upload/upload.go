@@ -37,8 +37,8 @@ const (
 	chunkBytes   = 128 << 10
 	// hashSize is the size in bytes of the keyed hashes that a batch keeps.
 	hashSize = 16
-	// ownerIndexTTL is longer than any batch lives.
-	ownerIndexTTL = 800 * 24 * time.Hour
+	// listTTL is longer than any batch lives.
+	listTTL = 800 * 24 * time.Hour
 )
 
 // Uploads opens submissions. It is safe for concurrent use.

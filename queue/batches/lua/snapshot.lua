@@ -1,10 +1,21 @@
 -- snapshot reads the hash of a batch, and the states and results of some actions.
 -- KEYS: meta, state, results
--- ARGV: index of the first action, most results, bytes after which the results end, and 0, or the most
---       actions of a batch whose results it reads, which it then does only if the batch has ended
--- returns: {fields and values of the meta hash in turn, states of the actions, results of the first of them}
+-- ARGV: index of the first action, most actions, or 0 for the hash alone, bytes after which the results end, or 0
+--       for states alone, and 0, or the most actions of a batch whose results it reads, which it then does only if
+--       the batch has ended; then the owner who reads, or nothing if batchd itself does
+-- returns: {fields and values of the meta hash in turn, states of the actions, results of the first of them, or
+--          false for states alone} | {{}, '', {}} if there is no such batch, or the owner has none with this id
+if ARGV[5] and redis.call('HGET', KEYS[1], 'owner') ~= ARGV[5] then
+  return {{}, '', {}}
+end
 local meta = redis.call('HGETALL', KEYS[1])
 local from, limit, bytes = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if limit == 0 then
+  return {meta, '', {}}
+end
+if bytes == 0 then
+  return {meta, redis.call('GETRANGE', KEYS[2], from, from + limit - 1), false}
+end
 if ARGV[4] ~= '0' then
   local m = redis.call('HMGET', KEYS[1], 'pending', 'total')
   if m[1] ~= '0' or tonumber(m[2]) > tonumber(ARGV[4]) then

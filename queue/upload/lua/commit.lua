@@ -2,11 +2,11 @@
 -- batch is complete.
 -- KEYS: meta, state, ledger, actions, results, groups, upload, then, unless Redis is a cluster,
 --       which has these in other slots: the owner's list, the list of open batches, the list of throttled
---       batches, and the idempotency key, which must still name this batch
+--       batches, the list of all batches, and the idempotency key, which must still name this batch
 -- ARGV: number of actions, '1' if the upload marker must still exist,
 --       expires_in ms, retention ms, number of groups, the states or '' if no
 --       action waits for its group, batch id, time to live of the idempotency key in ms, ms that
---       the owner's list lives, then field and value of the meta hash in turn
+--       the owner's list and that of all batches live, then field and value of the meta hash in turn
 -- returns: {'ok', created ms, created in microseconds} | {'lost'}
 -- If the step is repeated after it succeeded, it returns the same answer and changes nothing.
 local created = redis.call('HGET', KEYS[1], 'created')
@@ -15,7 +15,7 @@ if created then
 end
 local n = tonumber(ARGV[1])
 if (ARGV[2] == '1' and redis.call('EXISTS', KEYS[7]) == 0) or redis.call('HLEN', KEYS[4]) ~= n
-  or redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[5]) or (KEYS[11] and redis.call('GET', KEYS[11]) ~= ARGV[7]) then
+  or redis.call('HLEN', KEYS[6]) ~= tonumber(ARGV[5]) or (KEYS[12] and redis.call('GET', KEYS[12]) ~= ARGV[7]) then
   return {'lost'}
 end
 local us = now_us()
@@ -43,12 +43,13 @@ redis.call('PEXPIREAT', KEYS[4], ms(gone))
 redis.call('DEL', KEYS[7])
 if KEYS[8] then
   list(KEYS[8], ARGV[7], us, tonumber(ARGV[9]))
+  list(KEYS[11], ARGV[7] .. ' ' .. redis.call('HGET', KEYS[1], 'owner'), us, tonumber(ARGV[9]))
   redis.call('ZADD', KEYS[9], 0, ARGV[7])
   if redis.call('HEXISTS', KEYS[1], 'throttle') == 1 then
     redis.call('ZADD', KEYS[10], 0, ARGV[7])
   end
 end
-if KEYS[11] then
-  redis.call('PEXPIRE', KEYS[11], ARGV[8])
+if KEYS[12] then
+  redis.call('PEXPIRE', KEYS[12], ARGV[8])
 end
 return {'ok', ms(now), ms(us)}
