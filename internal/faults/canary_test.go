@@ -152,7 +152,7 @@ func (a *aviary) launch(name string) *process {
 	a.t.Helper()
 	args, up := []string{name, "--worker-listen", redistest.FreeAddr(a.t)}, "worker started"
 	if name == "api" {
-		args, up = []string{name, "--listen", a.apiAddr}, "batchd is up"
+		args, up = []string{name, "--listen", a.apiAddr, "--monitor-listen", redistest.FreeAddr(a.t)}, "batchd is up"
 	}
 	args = append(args, "--config", a.settingsFile(name))
 	p := a.newProcess(name, exec.Command(binary, args...))
