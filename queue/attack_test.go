@@ -387,3 +387,20 @@ func TestStatesAreNotAuthenticatedAndLeadToNoForeignValue(t *testing.T) {
 		}
 	}
 }
+
+func TestAnOutcomeThatIsNotThatOfTheResultIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	a := newAttack(t)
+	for _, state := range "FEUK" {
+		require.NoError(t, a.DB.Client.SetRange(a.Ctx, keys.KeysOf(a.mine).State, 0, string(state)).Err())
+		for _, q := range []batch.ResultQuery{{Limit: 10}, {Limit: 10, Outcomes: []batch.Outcome{batch.Failed, batch.Errored, batch.Unknown, batch.Skipped}}} {
+			_, err := a.Results(a.Ctx, "me", a.mine, q)
+			var damaged *batch.DamagedError
+			require.ErrorAs(t, err, &damaged, string(state))
+			require.Equal(t, a.mine, damaged.ID)
+		}
+	}
+	require.NoError(t, a.DB.Client.SetRange(a.Ctx, keys.KeysOf(a.mine).State, 0, "S").Err())
+	_, err := a.Results(a.Ctx, "me", a.mine, batch.ResultQuery{Limit: 10})
+	require.NoError(t, err)
+}

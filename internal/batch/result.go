@@ -109,6 +109,14 @@ type resultDocument struct {
 // out. An unknown outcome has "sent_at", which is when its attempt began.
 func (r *Result) MarshalJSON() ([]byte, error) { return Served(r.Encode()), nil }
 
+// HasOutcome reports whether an encoded result has an outcome. It reads no further than that: in an id, which precedes
+// it, a quotation mark follows a backslash.
+func HasOutcome(encoded []byte, outcome Outcome) bool {
+	_, rest, found := bytes.Cut(encoded, []byte(`,"outcome":"`))
+	name := outcome.String()
+	return found && len(rest) > len(name) && string(rest[:len(name)]) == name && rest[len(name)] == '"'
+}
+
 // Encode encodes the result in the store's form, which differs from that of MarshalJSON
 // in one point: a JSON body keeps its white space. If it has any, the document begins
 // with a space. Encode writes field by field, because encoding/json would read headers

@@ -118,6 +118,16 @@ func (c *Codec) decodeResult(id, kind string, index int, sealed string) (*batch.
 	return r, nil
 }
 
+// openResult opens the result of an action in a state that has one. Whoever can write to Redis can change the
+// state, but not so that readers are told another outcome than that of the result.
+func (c *Codec) openResult(id string, index int, state byte, sealed string) ([]byte, error) {
+	opened, err := c.Open(id, "r", index, []byte(sealed))
+	if err == nil && !batch.HasOutcome(opened, states[state]) {
+		err = Damaged(id, "r", index, fmt.Errorf("%w: its outcome is not %s, which is the state of the action", seal.ErrSealed, states[state]))
+	}
+	return opened, err
+}
+
 // OpenAction opens a stored action.
 func (c *Codec) OpenAction(id string, index int, sealed string) (batch.Action, error) {
 	opened, err := c.Open(id, "a", index, []byte(sealed))

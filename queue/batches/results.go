@@ -108,7 +108,7 @@ func (b *Batches) openResults(ctx context.Context, id string, indexes []int, sta
 			if !ok || text == "" {
 				return nil, batch.ErrNotFound
 			}
-			out[i], err = b.Codec.Open(id, "r", index, []byte(text))
+			out[i], err = b.Codec.openResult(id, index, states[i], text)
 		} else {
 			out[i], err = b.Codec.encodeWithoutResult(&withoutResult{
 				id: id, index: index, state: states[i],
