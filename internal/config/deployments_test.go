@@ -24,7 +24,8 @@ func TestConfigurationOfTheContainersIsValid(t *testing.T) {
 	// compose passes an empty variable if the shell has none.
 	load(t, config.Options{Environ: []string{"BATCHD_CONFIG=" + deployments, "BATCHD_SEAL_KEYS="}})
 	load(t, config.Options{Environ: []string{
-		"BATCHD_CONFIG=" + deployments, "BATCHD_LISTEN=0.0.0.0:8080", "BATCHD_AUTH_MODES=passthrough", "BATCHD_SEAL_FILE=testdata/good/seal.keys",
+		"BATCHD_CONFIG=" + deployments, "BATCHD_LISTEN=0.0.0.0:8080", "BATCHD_AUTH_MODES=keys", "BATCHD_API_KEYS_FILE=/run/keys/keys.yaml",
+		"BATCHD_SEAL_FILE=testdata/good/seal.keys",
 	}})
 }
 
@@ -48,6 +49,7 @@ func TestContainersMayDrainAndScale(t *testing.T) {
 			Command       any
 			ContainerName string `yaml:"container_name"`
 			Ports         []string
+			Volumes       []string
 			Environment   map[string]string
 			StopGrace     string `yaml:"stop_grace_period"`
 			Healthcheck   struct{ Test []string }
@@ -55,15 +57,16 @@ func TestContainersMayDrainAndScale(t *testing.T) {
 		}
 	}
 	require.NoError(t, yaml.Unmarshal(source, &compose))
-	require.Len(t, compose.Services, 4)
+	require.Len(t, compose.Services, 5)
 	c := load(t, config.Options{File: deployments})
 	for name, service := range compose.Services {
 		require.Empty(t, service.ContainerName, name)
-		if name == "secrets" {
+		if name == "secrets" || name == "keys" {
 			continue
 		}
 		require.NotEmpty(t, service.Healthcheck.Test, name)
 		if name == "redis" {
+			require.NotContains(t, service.Volumes, "secrets:/run/batchd:ro", "Redis needs no key that encrypts what it stores")
 			continue
 		}
 		require.Equal(t, []any{name}, service.Command)
@@ -75,7 +78,7 @@ func TestContainersMayDrainAndScale(t *testing.T) {
 		require.Equal(t, map[string]string{
 			"BATCHD_CONFIG": "/etc/batchd/batchd.yaml", "BATCHD_SEAL_FILE": "/run/batchd/seal.keys",
 			"BATCHD_REDIS_PASSWORD_FILE": "/run/batchd/redis.password",
-			"BATCHD_LISTEN":              "0.0.0.0:8080", "BATCHD_AUTH_MODES": "passthrough", "BATCHD_MONITOR_LISTEN": "0.0.0.0:8081",
+			"BATCHD_LISTEN":              "0.0.0.0:8080", "BATCHD_AUTH_MODES": "keys", "BATCHD_API_KEYS_FILE": "/run/keys/keys.yaml", "BATCHD_MONITOR_LISTEN": "0.0.0.0:8081",
 		}, service.Environment, name)
 	}
 	require.Empty(t, compose.Services["worker"].Ports, "a port of the host can be had once only")
