@@ -11,7 +11,8 @@ import (
 // fold returns a path, or a part of one, as the most lenient server reads it: without
 // control characters and characters that are not shown, with overlong UTF-8 and %uXXXX
 // decoded, with compatibility characters such as full-width letters replaced by the plain
-// ones, and in lower case. It keeps bytes that are not UTF-8.
+// ones, and in lower case. It keeps bytes that are not UTF-8. A result of more than
+// MaxPathLength is incomplete: one character can become 18.
 func fold(s string) string {
 	if !needsFold(s) {
 		return strings.ToLower(s)
@@ -20,8 +21,8 @@ func fold(s string) string {
 	// middle of an overlong one.
 	for range 4 {
 		folded := foldOnce(s)
-		if folded == s {
-			break
+		if folded == s || len(folded) > MaxPathLength {
+			return folded
 		}
 		s = folded
 	}
@@ -50,7 +51,7 @@ func foldOnce(s string) string {
 			out.WriteByte(s[i])
 		}
 	}
-	s = norm.NFKC.String(out.String()) // keeps bytes that are not UTF-8
+	s = compatible(out.String())
 	out.Reset()
 	for i := 0; i < len(s); {
 		r, size := utf8.DecodeRuneInString(s[i:])
@@ -66,6 +67,21 @@ func foldOnce(s string) string {
 		i += size
 	}
 	return out.String()
+}
+
+// compatible returns the form NFKC of a text, up to a little more than MaxPathLength. It
+// keeps bytes that are not UTF-8.
+func compatible(s string) string {
+	if norm.NFKC.IsNormalString(s) {
+		return s
+	}
+	var it norm.Iter
+	it.InitString(norm.NFKC, s)
+	out := make([]byte, 0, len(s))
+	for !it.Done() && len(out) <= MaxPathLength {
+		out = append(out, it.Next()...)
+	}
+	return string(out)
 }
 
 // isHidden reports whether a character is not shown, so that a server may drop it.

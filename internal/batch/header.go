@@ -110,8 +110,11 @@ func foldHeader(buf []byte, name string) []byte {
 // names of all headers, and some programs look for the result in a header.
 func classOf(folded []byte) headerClass {
 	for {
-		if class := headerClasses[string(folded)]; class != plainHeader {
-			return class
+		const longest = 64 // no name in the table is as long
+		if len(folded) < longest {
+			if class := headerClasses[string(folded)]; class != plainHeader {
+				return class
+			}
 		}
 		if len(folded) > 0 {
 			for _, p := range headerPrefixes[folded[0]&127] {
@@ -122,7 +125,7 @@ func classOf(folded []byte) headerClass {
 		}
 		rest := len("http-")
 		if len(folded) < rest || string(folded[:rest]) != "http-" {
-			return plainHeader
+			return classOfWords(folded)
 		}
 		folded = folded[rest:]
 	}

@@ -32,6 +32,11 @@ const refusedHeaders = `
 	X-Rewrite-URL X_Rewrite_Url X-Rewrite-Uri X-Host X_Host X-Host-Override X-HTTP-Host-Override X-Override-URL X-HTTP-DestinationURL Request-URI
 	Content_Length content_length Content.Length Content--Length Content-Length_ Transfer_Encoding transfer_encoding Transfer.Encoding TRANSFER_ENCODING
 	HTTP_CONTENT_LENGTH Host_ _Host Connection_ Keep_Alive Proxy_Connection Proxy_Authorization Te_ Trailer_ _Expect
+	Fly-Client-IP DO-Connecting-IP X-Vercel-Forwarded-For X-Nf-Client-Connection-Ip X-Apigateway-Api-Userinfo X-Endpoint-API-UserInfo l5d-dst-override
+	L5d-Client-Id X-Script-Name Script_Name Forwarded-For Forwarded-Host Forwarded-Proto X-Custom-IP-Authorization Ali-CDN-Real-IP Cdn-Src-Ip Incap-Client-IP
+	X-Sucuri-ClientIP CloudFront-Forwarded-Proto Http-X-Forwarded-For REDIRECT_REMOTE_USER X-Webobjects-Remote-User Oam-Remote-User X-JWT-Assertion Fastly-Temp-XFF
+	Teleport-Jwt-Assertion Authenticated-User Impersonate-User Impersonate-Group X-Akamai-Client-IP X-User-IP Original-URL Acme-Rewrite-Path X-Acme-Override-Host
+	Acme_Forwarded_For X-Acme-Source-Address HTTP_ACME_CLIENT_IP Acme-Method-Override
 	Upgrade upgrade UPGRADE _Upgrade HTTP2-Settings http2_settings HTTP2_Settings HTTP2.Settings`
 
 // acceptedHeaders lists names that look a little like them.
@@ -39,6 +44,14 @@ const acceptedHeaders = `
 	Authorization Content-Type Accept Accept-Encoding Cookie User-Agent If-Match Range Prefer Origin Referer X-Api-Key X-User-Key X-Trace X-Request-Id
 	Idempotency-Key X-Idempotency-Key X-Account X-Forward X-Forwardable X-Realm X-Remotely Remotely Viatec Proxying X-Hosted X-Hostname X-Originality
 	X-Methods Traceparent X-Amz-Date X-Amz-Security-Token CF-Access-Client-Id CF-Access-Client-Secret X-Goog-User-Project X-Ms-Version X-Ms-Date
+	X-Idempotency-Override X-Api-Version Api-Version X-Correlation-Id X-Session-Id X-Device-Id X-Client-Version X-Client-Id X-Client-Name X-User-Agent
+	X-Organization-Id X-Tenant-Id X-Workspace X-Locale Accept-Language Accept-Charset Cache-Control Pragma If-None-Match If-Modified-Since If-Unmodified-Since If-Range
+	Content-Language Content-Disposition Content-Location Content-Range Link Location Slug Date Priority Tracestate Baggage X-B3-TraceId X-B3-SpanId X-B3-Sampled B3
+	X-Cloud-Trace-Context X-Amzn-Trace-Id X-Datadog-Trace-Id Sentry-Trace X-GitHub-Api-Version Stripe-Version Stripe-Account X-Shopify-Access-Token X-Auth-Token
+	X-Access-Token X-Api-Secret X-Signature X-Hub-Signature X-Timestamp X-Nonce X-Amz-Content-Sha256 X-Amz-Target X-Ms-Client-Request-Id X-Goog-Api-Client
+	X-Upload-Content-Type X-Upload-Length Upload-Offset Tus-Resumable X-Total-Count X-Page X-Per-Page X-Debug X-Feature-Flag X-Priority-Override X-Retry-Override
+	X-Email X-Phone-Number X-Shipping-Address X-Billing-Address X-Address X-User-Name X-Group-Id X-File-Name X-File-Path X-Callback-Url X-Webhook-Url Destination Depth
+	X-Method-Id X-Path X-Source X-Source-Id X-Origin-Country X-Assertion Dpop OData-Version OData-MaxVersion SOAPAction MIME-Version X-Powered-By
 	X-CSRF-Token X-Requested-With DNT Content-Encoding Content_Type Content-Md5 Digest X-User-Id X-Tenant My_Header Http-Referer Sslx Tlsx X-Sslx
 	Host Content-Length Transfer-Encoding TE Trailer Expect Keep-Alive Proxy-Connection Proxy-Authorization Proxy-Authenticate connection _ ~~`
 

@@ -80,7 +80,14 @@ func validateReading(path string) error {
 		return fmt.Errorf("the path holds U+0000, at which some servers end it, so that they read another path: leave it out")
 	}
 	// Some decoders drop bytes that are not UTF-8.
-	for _, form := range []string{fold(path), strings.ToValidUTF8(fold(path), ""), fold(strings.ToValidUTF8(path, ""))} {
+	forms := []string{fold(path)}
+	if !utf8.ValidString(path) {
+		forms = append(forms, valid(forms[0]), fold(valid(path)))
+	}
+	for _, form := range forms {
+		if len(form) > MaxPathLength {
+			return fmt.Errorf("the path has characters that stand for many others: in plain ones it has more than %d bytes", MaxPathLength)
+		}
 		for segment := range strings.FieldsFuncSeq(form, func(r rune) bool { return r == '/' || r == '\\' }) {
 			if isDotSegment(segment) {
 				segment, _ = cutAny(segment, ";?#") // parameters may be secret
@@ -92,10 +99,11 @@ func validateReading(path string) error {
 }
 
 // isDotSegment reports whether a server could read a segment as "." or "..". Before they
-// look for the dots, some servers cut off a parameter, a decoded query or fragment, or
-// blanks, and dots before blanks.
+// look for the dots, some servers cut off a parameter, a decoded query or fragment, the
+// name of a stream, or blanks, and dots before blanks.
 func isDotSegment(segment string) bool {
 	segment, _ = cutAny(segment, ";?#")
+	segment = strings.ReplaceAll(withoutStream(segment), "+", " ")
 	name := strings.Trim(segment, " ")
 	return name != "" && strings.Trim(name, ". ") == "" && (len(name) <= 2 || strings.Contains(name, " "))
 }

@@ -48,14 +48,23 @@ type readings struct {
 // read adds the readings of a path that was split, whose segments may be decoded so many
 // times more.
 func (r *readings) read(segments []string, decodings int) {
-	folded := mapped(segments, fold)
-	for _, read := range [][]string{folded, mapped(folded, trimmed), mapped(folded, bare), mapped(mapped(folded, bare), trimmed)} {
-		r.add(read)
+	for _, segments := range [][]string{segments, mapped(segments, valid)} {
+		folded := mapped(segments, fold)
+		for _, segment := range folded {
+			if len(segment) > MaxPathLength {
+				r.size = maxReading + 1
+			}
+		}
+		for _, read := range [][]string{folded, mapped(folded, blank), mapped(folded, valid)} {
+			for _, read := range [][]string{read, mapped(read, trimmed), mapped(read, bare), mapped(mapped(read, bare), trimmed)} {
+				r.add(read)
+			}
+		}
 	}
 	if decodings == 0 || r.size > maxReading {
 		return
 	}
-	for _, f := range []func(string) string{unescape, unescapeFolded} {
+	for _, f := range decoders {
 		if decoded := mapped(segments, f); &decoded[0] != &segments[0] {
 			r.read(decoded, decodings-1)
 		}
@@ -77,11 +86,11 @@ func (r *readings) add(segments []string) {
 func isPlain(path string) bool {
 	for i := range len(path) {
 		switch c := path[i]; {
-		case c <= ' ', c >= 0x7f, c == '%', c == ';', c == '\\', c == '?', c == '#':
+		case c <= ' ', c >= 0x7f, c == '%', c == ';', c == '\\', c == '?', c == '#', c == '+', c == '(':
 			return false
 		case c == '.' && (i+1 == len(path) || path[i+1] == '/' || path[i+1] == '.'):
 			return false
-		case c == ':' && i+1 < len(path) && path[i+1] == ':':
+		case c == ':' && i+1 < len(path) && (path[i+1] == ':' || path[i+1] == '$'):
 			return false
 		}
 	}
@@ -103,7 +112,7 @@ func decodingsOf(path string) []decoding {
 		if text.decodings == maxDecodings {
 			break // and so are all that follow
 		}
-		for _, f := range []func(string) string{unescape, unescapeFolded} {
+		for _, f := range decoders {
 			next := f(text.string)
 			if next != text.string && !slices.ContainsFunc(all, func(d decoding) bool { return d.string == next }) {
 				all = append(all, decoding{next, text.decodings + 1})
@@ -112,6 +121,23 @@ func decodingsOf(path string) []decoding {
 	}
 	return all
 }
+
+// decoders are the ways in which servers decode the escapes of a path.
+var decoders = []func(string) string{unescape, unescapeFolded, unescapeValid}
+
+// unescapeValid is unescape for a server that drops bytes that are not UTF-8 first.
+func unescapeValid(s string) string {
+	if utf8.ValidString(s) {
+		return s
+	}
+	return unescape(valid(s))
+}
+
+// valid returns a text without bytes that are not UTF-8.
+func valid(s string) string { return strings.ToValidUTF8(s, "") }
+
+// blank returns a text with blanks for plus signs, as in a form.
+func blank(s string) string { return strings.ReplaceAll(s, "+", " ") }
 
 // unescapeFolded is unescape for a server that folds first. It changes nothing if such a
 // server finds the same escapes.
@@ -161,12 +187,27 @@ func kept(segments []string) []string {
 }
 
 // trimmed returns a segment without blanks around it, without dots at its end, and without
-// the name of a stream, as Windows reads the name of a file.
+// the name of a stream, as Windows reads the name of a file. It returns nothing for the
+// session that ASP.NET takes out of a path.
 func trimmed(segment string) string {
-	if i := strings.Index(segment, "::$"); i >= 0 {
-		segment = segment[:i]
+	if isSession(segment) {
+		return ""
 	}
-	return strings.TrimRight(strings.TrimLeft(segment, " "), " .")
+	return strings.TrimRight(strings.TrimLeft(withoutStream(segment), " "), " .")
+}
+
+// withoutStream returns a segment without the name and type of a stream, as in
+// "a::$DATA" and "a:$I30:$INDEX_ALLOCATION".
+func withoutStream(segment string) string {
+	if i := strings.IndexByte(segment, ':'); i >= 0 && strings.Contains(segment[i:], ":$") {
+		return segment[:i]
+	}
+	return segment
+}
+
+// isSession reports whether a segment is like (S(x)) or (A(x)F(y)), in lower case.
+func isSession(segment string) bool {
+	return len(segment) >= 5 && segment[0] == '(' && segment[1] >= 'a' && segment[1] <= 'z' && segment[2] == '(' && strings.HasSuffix(segment, "))")
 }
 
 // bare returns a segment without its parameters.

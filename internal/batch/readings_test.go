@@ -53,7 +53,15 @@ var adminPaths = map[string][]string{
 		"/admin%C0%AFusers", "/admin%E0%80%AFusers", "/admin%F0%80%80%AFusers", "/admin%C1%9Cusers", "/admin%c1%1cusers", "/admin%C0%AE/users", "/admin%25C0%25AFusers",
 		"/admin%C0%BBx/users", "/%C0%A561dmin/users", "/admin%C0%A52Fusers", "/admin%C0%A0/users",
 	},
-	"as IIS decodes":        {"/%25u0061dmin/users", "/admin%25u002fusers", "/admin%25u2215users", "/admin%25uFF0Fusers", "/admin::$DATA/users", "/admin/users::%24INDEX_ALLOCATION", "/admin%25U005Cusers"},
+	"as IIS decodes": {"/%25u0061dmin/users", "/admin%25u002fusers", "/admin%25u2215users", "/admin%25uFF0Fusers", "/admin::$DATA/users", "/admin/users::%24INDEX_ALLOCATION", "/admin%25U005Cusers"},
+	"streams and sessions": {
+		"/admin:$I30:$INDEX_ALLOCATION/users", "/admin%3A%24i30%3A%24INDEX_ALLOCATION/users", "/admin/users:$I30:$INDEX_ALLOCATION", "/(S(x))/admin/users", "/admin/(S(x))/users",
+		"/(A(x)F(y))/admin/users", "/%28S%28x%29%29/admin/users", "/(s(x))/admin./users",
+	},
+	"plus signs": {"/admin/users+", "/admin+/users", "/+admin/users", "/admin.+/users", "/admin%2B/users"},
+	"bytes that are not UTF-8": {
+		"/ad%FFmin/users", "/admin%FF/users", "/admin/users%80", "/%ffadmin%fe/users", "/admin%25FF/users", "/admin%FF%2Fusers", "/admin%25%FF2Fusers", "/admin%FF./users", "/adm%FF%C4%B1n/users",
+	},
 	"a query or a fragment": {"/admin/users%3F", "/admin/users%3Fa=b", "/admin/users%23a", "/admin/users%253Fx", "/admin/users？x", "/admin/users%EF%BC%83x"},
 }
 
@@ -89,7 +97,7 @@ func TestDotSegmentsAreRefusedInEverySpelling(t *testing.T) {
 		"/a/../admin", "/a/%2e%2e/admin", "/a/.%2E/admin", "/a/%252e%252e/admin", "/a/..;x/admin", "/a/..%3Bx/admin", "/a/..%20/admin", "/a/.%20./admin", "/a/%20../admin",
 		"/a/..%5Cadmin", "/a%2F..%2Fadmin", "/a%252F%252e%252e%252Fadmin", "/a/%C0%AE%C0%AE/admin", "/a/%E0%80%AE./admin", "/a/．．/admin", "/a/‥/admin", "/a/%E2%80%A4./admin",
 		"/a/.%0A./admin", "/a/%25u002e%25u002e/admin", "/a/％2e％2e/admin", "/a/.%E2%80%8B./admin", "/a/..%FF/admin", "/a/.%C2%AD./admin", "/a／..／admin", "/a%C0%AF..%C0%AFadmin",
-		"/a/..%3Fx/admin", "/a/..%23/admin", "/a/%2e/admin", "/./admin", "/a/.", "/a/..", "/a%00b", "/a%C0%80b", "/a%2500b", "/a%E2%88%95..%E2%88%95admin", "/a%C1%9C..%C1%9Cadmin",
+		"/a/..%3Fx/admin", "/a/..+/admin", "/a/..::$INDEX_ALLOCATION/admin", "/a/..:$I30:$INDEX_ALLOCATION/admin", "/a/..%23/admin", "/a/%2e/admin", "/./admin", "/a/.", "/a/..", "/a%00b", "/a%C0%80b", "/a%2500b", "/a%E2%88%95..%E2%88%95admin", "/a%C1%9C..%C1%9Cadmin",
 	} {
 		require.Error(t, ValidatePath(path), path)
 	}
@@ -113,6 +121,13 @@ func TestThePathWithTheMostReadingsIsCheap(t *testing.T) {
 		require.LessOrEqual(t, size, maxReading+MaxPathLength)
 	}
 	require.True(t, (&Rule{Path: "/x"}).Denies("GET", nil), "too many readings")
+	for _, expanding := range []string{"%ef%b7%ba", "%25ef%25b7%25ba", "%EF%B7%BB", "%E3%8C%96", "\ufdfa", "a%20%FF%ef%b7%ba"} {
+		path := "/" + strings.Repeat(expanding, (MaxPathLength-1)/len(expanding))
+		require.LessOrEqual(t, len(fold(unescape(unescape(path)))), MaxPathLength+256, "fold stops")
+		require.Error(t, ValidatePath(path), expanding)
+		require.Nil(t, Readings(path), expanding)
+	}
+	require.NoError(t, ValidatePath("/\ufdfa/%ef%b7%ba"), "one is no attack")
 	require.NotNil(t, Readings("/"+strings.Repeat("%D0%96", 1300)), "a long path of other letters is no attack")
 	require.NotNil(t, Readings("/"+strings.Repeat("a%20b/", 1300)))
 }
@@ -123,6 +138,7 @@ var lenientSteps = []func(string) string{
 	func(s string) string { return strings.ReplaceAll(s, `\`, "/") },
 	norm.NFKC.String,
 	strings.ToLower,
+	valid,
 	func(s string) string { return strings.ToLower(strings.ToUpper(s)) },
 	func(s string) string {
 		return strings.Map(func(r rune) rune {

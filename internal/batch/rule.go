@@ -7,7 +7,9 @@ import (
 
 // Rule matches requests by method and path.
 type Rule struct {
-	// Method is an HTTP method in upper case, or "*" for any. Defaults to "*".
+	// Method is an HTTP method in upper case, or "*" for any. A deny rule also matches a
+	// method that the query puts in its place, such as _method=DELETE, but not one in a
+	// body. Defaults to "*".
 	Method string `yaml:"method"`
 	// Path is a pattern: "*" matches one segment, and a final "**" matches the rest,
 	// including an empty rest. An allow rule compares it with the path as written. A
@@ -73,9 +75,9 @@ func Forbids(t *Target, a *Action) string {
 	}
 	forbidden := "its rules do not allow " + a.Method + " on this path"
 	if len(t.Deny) > 0 {
-		readings := Readings(a.Path)
+		readings, methods := Readings(a.Path), methodsOf(a)
 		for i := range t.Deny {
-			if t.Deny[i].Denies(a.Method, readings) {
+			if slices.ContainsFunc(methods, func(method string) bool { return t.Deny[i].Denies(method, readings) }) {
 				return forbidden
 			}
 		}
