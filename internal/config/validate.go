@@ -49,7 +49,7 @@ func (l *loader) validate() {
 	}
 	if c.Auth.KeysFile != "" {
 		l.resolve("auth.keys_file")
-		if _, err := (&KeysFile{Path: c.Auth.KeysFile}).load(); err != nil {
+		if _, err := loadKeys(c.Auth.KeysFile); err != nil {
 			check.Check("auth.keys_file", err)
 		}
 	} else if c.Auth.Has(auth.ModeKeys) && c.Redis.URL == rdb.Embedded {
