@@ -167,19 +167,19 @@ func (c *conn) claim(owner string, authenticated bool) error {
 	l := c.all
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if c.owner != owner {
+		// Refused, the connection still counts for whom it counted: it may stay open for a while.
+		if l.owners[owner] >= l.limits.ConnectionsPerOwner {
+			return refuse(kindLimited, "you have as many connections as one owner may have: close some, or reuse them").with("Retry-After", "1")
+		}
+		l.leaveOwner(c)
+		c.owner = owner
+		l.owners[owner]++
+	}
 	if c.unknown && authenticated {
 		c.unknown = false
 		l.leaveAddress(c)
 	}
-	if c.owner == owner {
-		return nil
-	}
-	if l.owners[owner] >= l.limits.ConnectionsPerOwner {
-		return refuse(kindLimited, "you have as many connections as one owner may have: close some, or reuse them").with("Retry-After", "1")
-	}
-	l.leaveOwner(c)
-	c.owner = owner
-	l.owners[owner]++
 	return nil
 }
 

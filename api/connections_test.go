@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/apikey"
 )
 
 const hundredMB = 100_000_000
@@ -234,6 +235,38 @@ func TestOneOwnerHasSoManyConnections(t *testing.T) {
 	require.Equal(t, http.StatusOK, ask(dial(t, addr, ""), "a"))
 	require.NoError(t, second.Close())
 	require.Eventually(t, func() bool { return ask(dial(t, addr, ""), "a") == http.StatusOK }, 30*time.Second, 10*time.Millisecond)
+	require.NoError(t, stop())
+}
+
+// A connection that is refused for its owner counts for its address until it is closed,
+// also while it lingers.
+func TestARefusedConnectionCountsForItsAddress(t *testing.T) {
+	t.Parallel()
+	key := apikey.New()
+	f := setup(t, withKeys(&ring{}, key), func(c *Config) {
+		c.Auth.Modes = []auth.Mode{auth.ModeKeys}
+		p := &c.Limits.Capacity
+		p.Connections, p.ConnectionsPerOwner, p.ConnectionsPerAddress = 20, 2, 5
+	})
+	addr, stop := f.running(t)
+	ask := func(rest string) int {
+		res, err := http.ReadResponse(bufio.NewReader(dial(t, addr, rest)), nil)
+		require.NoError(t, err)
+		return res.StatusCode
+	}
+	ofOwner := " /batch HTTP/1.1\r\nHost: x\r\nX-Batchd-Key: " + key + "\r\n"
+	for range 2 {
+		require.Equal(t, http.StatusOK, ask("GET"+ofOwner+"\r\n"))
+	}
+	refused := 0
+	for range 10 { // the client has more to send, so the server does not close them at once
+		refused++
+		require.Equal(t, http.StatusTooManyRequests, ask("POST"+ofOwner+"Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n"))
+		if ask("GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n") == http.StatusTooManyRequests {
+			break
+		}
+	}
+	require.LessOrEqual(t, refused, 5, "the address has as many connections as it may have")
 	require.NoError(t, stop())
 }
 
