@@ -1,4 +1,5 @@
 TOOL    := go tool -modfile=internal/tools/go.mod
+FUZZTIME ?= 1m
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null)
 
 .PHONY: help
@@ -36,6 +37,10 @@ lint: ## Run the linters
 .PHONY: fmt
 fmt: ## Format the code and sort its imports
 	$(TOOL) golangci-lint fmt
+
+.PHONY: fuzz
+fuzz: ## Run every fuzzer for FUZZTIME (1m) in turn; nightly: make fuzz FUZZTIME=10m
+	./.ci/fuzz $(FUZZTIME)
 
 .PHONY: vuln
 vuln: ## Look for known vulnerabilities; needs the network

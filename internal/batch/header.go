@@ -1,6 +1,7 @@
 package batch
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 )
@@ -193,10 +194,11 @@ func (t *Target) resembles(name string, folded []byte) string {
 // refusedFraming returns why a header that resembles a framing header is refused, or ""
 // if a dispatcher leaves it out.
 func refusedFraming(h Field, folded []byte) string {
-	plain := len(folded) == len(h.Name) && equalFold(string(folded), h.Name)
+	// Only the name itself is left out: Http-Host is another header to the dispatchers.
+	plain := equalFold(string(folded), h.Name) && headerClasses[string(folded)] == framingHeader
 	switch {
 	case !plain:
-		return fmt.Sprintf("some servers take the header %s for %s, which belongs to the connection: leave it out", clip(h.Name), folded)
+		return fmt.Sprintf("some servers take the header %s for %s, which belongs to the connection: leave it out", clip(h.Name), clip(string(bytes.TrimPrefix(folded, []byte("http-")))))
 	case string(folded) == "connection":
 		if option := unknownConnectionOption(h.Value); option != "" {
 			return fmt.Sprintf("the header Connection names %s, which would not be sent: expected close or keep-alive, or leave it out", clip(option))

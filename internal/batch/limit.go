@@ -24,7 +24,7 @@ func ParseRate(text string) (Rate, error) {
 	const expected = "expected for example 1500/min, 10/s or 100/15m"
 	count, window, ok := strings.Cut(text, "/")
 	n, err := strconv.Atoi(count)
-	if !ok || err != nil || n < 1 {
+	if !ok || err != nil || n < 1 || count[0] == '+' {
 		return Rate{}, fmt.Errorf("cannot read %q as a rate: %s", clip(text), expected)
 	}
 	per, known := rateUnits[window]

@@ -31,6 +31,7 @@ var ours = map[string][]string{
 	"internal/crash":     {},
 	"internal/apikey":    {},
 	"internal/intake":    {"internal/batch", "internal/apikey"},
+	"internal/attacks":   {},
 	"internal/redistest": {},
 	"internal/oidctest":  {},
 	"internal/setting":   {},
@@ -80,7 +81,7 @@ func below(pkg string) []string {
 }
 
 // testOnly lists the packages of this module that only tests import.
-var testOnly = []string{"internal/redistest", "internal/oidctest", "internal/certs/certstest", "queue/queuetest"}
+var testOnly = []string{"internal/attacks", "internal/redistest", "internal/oidctest", "internal/certs/certstest", "queue/queuetest"}
 
 // homes lists the packages of this module that may import each foreign module.
 var homes = []struct {

@@ -45,7 +45,7 @@ func ParseByteSize(text string) (ByteSize, error) {
 	if errors.Is(err, strconv.ErrRange) || err == nil && n > (1<<63-1)/unit {
 		return 0, fmt.Errorf("cannot read %q as a size: it is out of range", Clip(text))
 	}
-	if err != nil || n < 0 || digits[0] == '+' {
+	if err != nil || digits[0] == '+' || digits[0] == '-' {
 		return 0, fmt.Errorf("cannot read %q as a size: expected for example 1MiB, 10MB or a number of bytes", Clip(text))
 	}
 	return ByteSize(n * unit), nil

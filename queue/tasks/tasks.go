@@ -41,9 +41,9 @@ func DecodeTask(payload []byte) (id string, index int, err error) {
 	if version != payloadVersion {
 		return "", 0, fmt.Errorf("%w: version %.10q: expected %s", errTask, version, payloadVersion)
 	}
-	id, number, ok := strings.Cut(rest, ":")
-	index, err = strconv.Atoi(number)
-	if !ok || id == "" || err != nil || index < 0 {
+	id, number, _ := strings.Cut(rest, ":")
+	index, ok := parseIndex(number)
+	if !ok || id == "" {
 		return "", 0, errTask
 	}
 	return id, index, nil
@@ -66,6 +66,12 @@ const FanOutChunk = 100
 func ParseTaskID(task string) (id string, index int, ok bool) {
 	id, rest, _ := strings.Cut(task, ":")
 	number, _, _ := strings.Cut(rest, ":")
+	index, ok = parseIndex(number)
+	return id, index, ok && id != ""
+}
+
+// parseIndex reads an index as it is written here: one index has one text.
+func parseIndex(number string) (int, bool) {
 	index, err := strconv.Atoi(number)
-	return id, index, err == nil && index >= 0 && id != ""
+	return index, err == nil && index >= 0 && strconv.Itoa(index) == number
 }

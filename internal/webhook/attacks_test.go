@@ -1,0 +1,21 @@
+package webhook_test
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/batchd/batchd/internal/attacks"
+	"github.com/batchd/batchd/internal/webhook"
+)
+
+func TestAttacksByTheURLOfAWebhook(t *testing.T) {
+	t.Parallel()
+	public := webhook.Config{}.WithDefaults()
+	for _, file := range []string{"testdata/attacks/addresses.txt", "testdata/attacks/urls.txt"} {
+		for _, c := range attacks.Read(t, file) {
+			err := public.CheckURL(c.Input, "me", nil)
+			assert.Equal(t, c.Want == "refuse", err != nil, "%q: %s: %v", c.Input, c.Why, err)
+		}
+	}
+}
