@@ -253,7 +253,7 @@ func (b *body) readAll(expected int64) ([]byte, error) {
 func (b *body) classify(err error) error {
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return refuse(kindStalled, "the body came too slowly: expected at least %d bytes a second, on average of %s; nothing was stored", b.rate, stallTimeout).with("Connection", "close")
+		return refuse(kindStalled, "the body came too slowly: expected at least %d bytes a second, on average of %s; nothing was stored", b.memory.rate(b.rate), stallTimeout).with("Connection", "close")
 	case b.wire.exceeded:
 		return tooLarge(b.size)
 	case b.wire.err != nil:

@@ -9,8 +9,11 @@ import (
 // Capacity bounds what the requests of clients may use of one API process at one time.
 type Capacity struct {
 	// BodyMemory is the most memory for all bodies that are being read, with their
-	// decompressors and what was parsed of them. One owner may use half of it, unless
-	// all clients are the same owner. Defaults to 256MiB.
+	// decompressors and what was parsed of them, and for answers that are being written.
+	// One owner may use half of it, unless all clients are the same owner; the clients of
+	// one address without a credential that batchd has checked may use three quarters.
+	// While more than half is in use, a request must move what it holds within two minutes.
+	// Defaults to 256MiB.
 	BodyMemory int64 `yaml:"body_memory"`
 	// BodyRatio is how many times larger than its compressed form a body may be.
 	// Defaults to 100.

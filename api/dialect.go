@@ -18,6 +18,9 @@ import (
 // answerBytes is the default of Server.answerBytes.
 const answerBytes = 64 << 20
 
+// answerTimes is how many times a target's body is in memory while its answer is made.
+const answerTimes = 2
+
 // keyDialect is the key of a request's dialect in the gin context, if it has one:
 // errors are written in that dialect.
 const keyDialect = "dialect"
@@ -71,10 +74,13 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 				return writeJSON(c, http.StatusAccepted, mediaJSON, documentFor(c, b))
 			}
 		}
-		answer, err := def.Encode(req, in.submission, s.gather(c, b, in.actions))
+		held := s.hold(c)
+		defer held.release()
+		answer, err := def.Encode(req, in.submission, s.gather(c, b, in.actions, held))
 		if err != nil {
 			return err
 		}
+		_ = held.answer(int64(len(answer))) // without room, it stays as large as it was
 		return writeBytes(c, http.StatusOK, mediaJSON, answer)
 	}
 }
@@ -217,25 +223,29 @@ func groupsBeyond(actions []batch.Action, admitted int) map[string]bool {
 
 // gather returns the results of a batch in order. An action that has not ended is
 // pending, and so is one whose result cannot be read: the batch goes on. gather leaves
-// out a body for which the answer has no room; the client finds it at the batch that
-// the Location header names.
-func (s *Server) gather(c *gin.Context, b *batch.Batch, n int) []batch.Result {
+// out a body for which the answer has no room, or for which there is no memory now; the
+// client finds it at the batch that the Location header names. An error would make the
+// client send the batch again, which has run.
+func (s *Server) gather(c *gin.Context, b *batch.Batch, n int, held *reservation) []batch.Result {
 	results := make([]batch.Result, n)
 	for i := range results {
 		results[i].Index = i
 	}
 	ctx := c.Request.Context()
-	room := s.answerBytes
+	room, bytes := s.answerBytes, int64(0)
 	err := s.allPages(ctx, b, func(page [][]byte) (bool, error) {
 		for _, encoded := range page {
 			var r batch.Result
 			if err := r.UnmarshalJSON(encoded); err != nil {
 				return false, err
 			}
-			if room -= len(r.Body); room < 0 && len(r.Body) > 0 {
+			size := len(r.Body)
+			if size > 0 && (room < size || held.answer(answerTimes*(bytes+int64(size))) != nil) {
 				c.Header("Location", location(b.ID))
-				r.Body, r.Truncated, room = nil, true, room+len(r.Body)
+				r.Body, r.Truncated, size = nil, true, 0
 			}
+			room -= size
+			bytes += int64(size)
 			if r.Index >= 0 && r.Index < n {
 				results[r.Index] = r
 			}

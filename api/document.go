@@ -95,8 +95,9 @@ func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 	if !hasResults(b) || c.Request.Method == http.MethodHead {
 		return writeBytes(c, status, mediaJSON, doc)
 	}
-	out := newResultWriter(c, status, mediaJSON, append(doc[:len(doc)-1], `,"results":[`...), ",")
-	out.most = pageBytes
+	out := s.newResultWriter(c, status, mediaJSON, append(doc[:len(doc)-1], `,"results":[`...), ",")
+	defer out.release()
+	out.most, out.optional = pageBytes, true
 	if err := s.allPages(c.Request.Context(), b, out.write); err != nil {
 		return err
 	}

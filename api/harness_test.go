@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -67,7 +68,7 @@ func setup(t *testing.T, options ...func(*Config)) *fixture {
 // otherwise.
 func bodiesOf(size int64) bodyLimits {
 	p := Capacity{}.WithDefaults()
-	return bodyLimits{size: size, ratio: int64(p.BodyRatio), memory: newMemory(p.BodyMemory).reserve(auth.Anonymous)}
+	return bodyLimits{size: size, ratio: int64(p.BodyRatio), memory: newMemory(p.BodyMemory).reserve(auth.Anonymous, netip.Prefix{})}
 }
 
 type syncBuffer struct {

@@ -1,34 +1,81 @@
 package api
 
 import (
+	"net"
+	"net/http"
+	"net/netip"
 	"sync"
+	"time"
+
+	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// memory is the budget for the bodies that the process reads at one time. One owner may
-// hold half of it, so that its bodies do not keep those of others out. Clients without
-// authentication are all of them, and may hold the whole.
+// holdTime is how long it may take to move the bytes that a request holds, while more than
+// half of the budget is in use.
+const holdTime = 2 * time.Minute
+
+// memory is the budget for the bodies that the process reads, and the answers that it
+// writes, at one time. One owner may hold half of it, so that its requests do not keep
+// those of others out, and the clients of one address without a credential that batchd
+// itself has checked three quarters. Clients without authentication are all of them, and
+// may hold the whole.
 type memory struct {
 	size int64
 
-	mu     sync.Mutex
-	used   int64
-	owners map[string]int64
+	mu        sync.Mutex
+	used      int64
+	owners    map[string]int64
+	addresses map[netip.Prefix]int64
 }
 
-func newMemory(size int64) *memory { return &memory{size: size, owners: make(map[string]int64)} }
+func newMemory(size int64) *memory {
+	return &memory{size: size, owners: make(map[string]int64), addresses: make(map[netip.Prefix]int64)}
+}
 
-// reservation is the part of the budget that one body holds. Only one goroutine uses it.
+// reservation is the part of the budget that one body or answer holds. Only one goroutine
+// uses it.
 type reservation struct {
 	memory *memory
 	owner  string
-	held   int64
+	// address is that of a client whose credential batchd has not checked. Otherwise it is
+	// not valid.
+	address netip.Prefix
+	held    int64
 }
 
 // reserve returns an empty reservation. The caller releases it.
-func (m *memory) reserve(owner string) *reservation { return &reservation{memory: m, owner: owner} }
+func (m *memory) reserve(owner string, address netip.Prefix) *reservation {
+	return &reservation{memory: m, owner: owner, address: address}
+}
+
+// answer changes the reservation to n bytes of an answer, or to the most that one answer
+// counts for, so that every answer has room in a budget that is not in use.
+func (r *reservation) answer(n int64) error {
+	m := r.memory
+	if err := r.set(min(n, m.size/4)); err != nil {
+		return refuse(kindBusy, "the answers and bodies of requests use all of the memory for them: try again later, and read answers faster").
+			with("Retry-After", "1")
+	}
+	return nil
+}
+
+// rate returns how many bytes a second the client must move, which are at least the given
+// ones. When memory is scarce, they depend on what the request holds: otherwise a client
+// holds memory for as long as it likes, for a few bytes now and then.
+func (r *reservation) rate(least int64) int64 {
+	if r == nil {
+		return least
+	}
+	r.memory.mu.Lock()
+	defer r.memory.mu.Unlock()
+	if r.memory.used <= r.memory.size/2 {
+		return least
+	}
+	return max(least, r.held/int64(holdTime/time.Second))
+}
 
 // reservationStep is the unit of reservations. Steps keep small reads off the lock.
 const reservationStep = 16 << 10
@@ -55,6 +102,9 @@ func (r *reservation) set(n int64) error {
 	case !all && m.owners[r.owner]+more > share:
 		return refuse(kindLimited, "your requests that are being read use all of the memory that one owner may use at one time; nothing of this one was stored").
 			with("Retry-After", "1")
+	case r.address.IsValid() && m.addresses[r.address]+more > m.size/4*3:
+		return refuse(kindLimited, "the requests from your address that are being read use all of the memory that one address may use at one time; nothing of this one was stored").
+			with("Retry-After", "1")
 	case m.used+more > m.size:
 		return refuse(kindBusy, "the requests that are being read use all of the memory for them: try again later; nothing of this one was stored").
 			with("Retry-After", "1")
@@ -63,6 +113,11 @@ func (r *reservation) set(n int64) error {
 	m.used += more
 	if m.owners[r.owner] += more; m.owners[r.owner] == 0 {
 		delete(m.owners, r.owner)
+	}
+	if r.address.IsValid() {
+		if m.addresses[r.address] += more; m.addresses[r.address] == 0 {
+			delete(m.addresses, r.address)
+		}
 	}
 	return nil
 }
@@ -77,4 +132,38 @@ func (m *memory) inUse() int64 {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.used
+}
+
+// hold returns an empty reservation for the answer to a request, which the client must
+// take at the rate that it demands. The caller releases it.
+func (s *Server) hold(c *gin.Context) *reservation {
+	r := s.memory.reserve(owner(c), uncheckedAddress(c))
+	for w := http.ResponseWriter(c.Writer); w != nil; {
+		if paced, ok := w.(*paceWriter); ok {
+			paced.memory = r
+			break
+		}
+		wrapper, ok := w.(interface{ Unwrap() http.ResponseWriter })
+		if !ok {
+			break
+		}
+		w = wrapper.Unwrap()
+	}
+	return r
+}
+
+// uncheckedAddress returns what counts as the client of a request if batchd has not checked its
+// credential: clients can invent as many as they like.
+func uncheckedAddress(c *gin.Context) netip.Prefix {
+	if principal(c).Mode != auth.ModePassthrough {
+		return netip.Prefix{}
+	}
+	if conn := connOf(c.Request.Context()); conn != nil {
+		return conn.address
+	}
+	address, err := netip.ParseAddrPort(c.Request.RemoteAddr)
+	if err != nil {
+		return netip.Prefix{} // no network
+	}
+	return networkOf(net.TCPAddrFromAddrPort(address))
 }

@@ -196,7 +196,7 @@ func TestOneOwnerMayHoldHalfOfTheBudget(t *testing.T) {
 		ends = append(ends, f.reading(t, unfinished(1<<20)))
 	}
 	require.LessOrEqual(t, f.memory.inUse(), int64(10<<20))
-	other := unfinished(1 << 20)
+	other := unfinished(256 << 10) // from the same address, which may hold three quarters
 	other.headers[1] = "Authorization: Bearer b"
 	require.Equal(t, http.StatusBadRequest, f.reading(t, other)().Code, "the other owner has the other half")
 	limited := 0

@@ -63,13 +63,15 @@ func (s *Server) results(c *gin.Context) error {
 		if given.Has("limit") {
 			return refuse(kindBadParameter, `the query parameter "limit" has no meaning for NDJSON, which streams all results: leave it out`)
 		}
-		out := newResultWriter(c, http.StatusOK, media, nil, "\n")
+		out := s.newResultWriter(c, http.StatusOK, media, nil, "\n")
+		defer out.release()
 		if _, err := s.eachPage(ctx, owner(c), id, query, out.write); err != nil {
 			return err
 		}
 		return out.end("")
 	}
-	out := newResultWriter(c, http.StatusOK, media, []byte(`{"results":[`), ",")
+	out := s.newResultWriter(c, http.StatusOK, media, []byte(`{"results":[`), ",")
+	defer out.release()
 	out.most = pageBytes
 	next, err := s.eachPage(ctx, owner(c), id, query, out.write)
 	if err != nil {
@@ -238,10 +240,41 @@ type resultWriter struct {
 	count   int
 	cut     int    // the index of the first result without room, or -1
 	text    []byte // the chunk being written
+	held    *reservation
+	// optional: the answer is complete without any result.
+	optional bool
 }
 
-func newResultWriter(c *gin.Context, status int, media string, head []byte, between string) *resultWriter {
-	return &resultWriter{c: c, status: status, media: media, head: head, between: between, cut: -1}
+// newResultWriter returns a writer, which the caller releases.
+func (s *Server) newResultWriter(c *gin.Context, status int, media string, head []byte, between string) *resultWriter {
+	return &resultWriter{c: c, status: status, media: media, head: head, between: between, cut: -1, held: s.hold(c)}
+}
+
+// release gives the memory of the last chunk back.
+func (w *resultWriter) release() { w.held.release() }
+
+// reserve reserves the memory of a chunk, of the results and of their text, until the
+// client has taken it. Without room, it reports false if the answer can end here, and
+// otherwise waits as long as a client may keep the server waiting.
+func (w *resultWriter) reserve(results [][]byte) (bool, error) {
+	ctx := w.c.Request.Context()
+	for since := time.Now(); ; {
+		err := w.held.answer(answerTimes * int64(size(results)))
+		switch {
+		case err == nil:
+			return true, nil
+		case w.most > 0 && (w.count > 0 || w.optional):
+			w.cut = indexOf(results[0])
+			return false, nil
+		case w.count == 0, time.Since(since) > stallTimeout:
+			return false, err
+		}
+		select {
+		case <-time.After(pagePause):
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
 }
 
 // write writes a chunk, and reports whether there is room for another.
@@ -249,6 +282,15 @@ func (w *resultWriter) write(results [][]byte) (bool, error) {
 	if w.count > 0 { // a long answer does not outlive its credential
 		if err := principal(w.c).StillValid(w.c.Request.Context()); err != nil {
 			return false, err
+		}
+	}
+	if len(results) > 0 {
+		room, err := w.reserve(results)
+		if err != nil {
+			return false, err
+		}
+		if !room {
+			results = nil
 		}
 	}
 	out := append(slices.Grow(w.text[:0], len(w.head)+size(results)+len(results)), w.begin()...)

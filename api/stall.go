@@ -24,9 +24,10 @@ type credit struct {
 
 func newCredit(p pace, most time.Duration) credit { return credit{p, most, most} }
 
-// account adds that n bytes moved while the server waited since start.
-func (c *credit) account(start time.Time, n int) {
-	earned := time.Duration(float64(n) / float64(c.rate) * float64(time.Second))
+// account adds that n bytes moved while the server waited since start for what a request
+// holds in memory, which may be nothing.
+func (c *credit) account(start time.Time, n int, held *reservation) {
+	earned := time.Duration(float64(n) / float64(held.rate(c.rate)) * float64(time.Second))
 	c.left = min(c.most, c.left-time.Since(start)+min(earned, c.most))
 }
 
@@ -59,6 +60,8 @@ type paceReader struct {
 	io.ReadCloser
 	conn   *http.ResponseController
 	credit credit
+	// memory is what the request holds, or nil.
+	memory *reservation
 	// length is the length of the body, or -1; read is how much of it was read.
 	length, read int64
 	// expects: the client sends the body after an interim answer, which the first read
@@ -74,7 +77,7 @@ func (r *paceReader) Read(p []byte) (int, error) {
 	start := time.Now()
 	r.setDeadline(start.Add(r.credit.left))
 	n, err := r.ReadCloser.Read(p)
-	r.credit.account(start, n)
+	r.credit.account(start, n, r.memory)
 	r.read += int64(n)
 	switch {
 	case errors.Is(err, io.EOF):
@@ -119,6 +122,8 @@ type paceWriter struct {
 	body   *paceReader // nil if the request has none
 	credit credit
 	begun  bool
+	// memory is what the answer holds, or nil.
+	memory *reservation
 }
 
 // Unwrap is for [http.ResponseController].
@@ -129,7 +134,7 @@ func (w *paceWriter) WriteHeader(status int) {
 	w.begin()
 	start := w.start()
 	w.ResponseWriter.WriteHeader(status)
-	w.credit.account(start, 0)
+	w.credit.account(start, 0, w.memory)
 }
 
 // begin lets the answer go out before the rest of the body has come.
@@ -149,13 +154,22 @@ func (w *paceWriter) begin() {
 	w.Header().Set("Connection", "close")
 }
 
-// Write implements [io.Writer].
+// writePiece is the most bytes for which the credit of a client is counted at one time.
+const writePiece = 16 << 10
+
+// Write implements [io.Writer]. It counts a large text in pieces: the deadline of a piece
+// depends on those before it.
 func (w *paceWriter) Write(p []byte) (int, error) {
 	w.begin()
-	start := w.start()
-	n, err := w.ResponseWriter.Write(p)
-	w.credit.account(start, n)
-	return n, err
+	written := 0
+	for {
+		start := w.start()
+		n, err := w.ResponseWriter.Write(p[written:min(len(p), written+writePiece)])
+		w.credit.account(start, n, w.memory)
+		if written += n; err != nil || written == len(p) {
+			return written, err
+		}
+	}
 }
 
 // Flush implements [http.Flusher], which gin requires.
@@ -163,7 +177,7 @@ func (w *paceWriter) Flush() {
 	w.begin()
 	start := w.start()
 	_ = w.conn.Flush() // a broken connection fails at the next write
-	w.credit.account(start, 0)
+	w.credit.account(start, 0, w.memory)
 }
 
 // start sets the deadline of a write.

@@ -98,7 +98,11 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 // bodyLimits returns the limits for the body of a request, with a reservation for it.
 func (s *Server) bodyLimits(c *gin.Context, size int64) bodyLimits {
 	most := &s.cfg.Limits.Capacity
-	return bodyLimits{size: size, ratio: int64(most.BodyRatio), rate: most.BodyRate, memory: s.memory.reserve(owner(c))}
+	held := s.memory.reserve(owner(c), uncheckedAddress(c))
+	if paced, ok := c.Request.Body.(*paceReader); ok {
+		paced.memory = held
+	}
+	return bodyLimits{size: size, ratio: int64(most.BodyRatio), rate: most.BodyRate, memory: held}
 }
 
 // acknowledge sets the headers that tell how an existing batch was accepted.
