@@ -37,13 +37,19 @@ func (s *Server) chain() (auth.Chain, error) {
 		s.jwt.Only = !s.cfg.Auth.Has(auth.ModePassthrough)
 		other = s.jwt.Owns
 	}
+	var keys *auth.Keys
 	if s.cfg.Auth.Has(auth.ModeKeys) {
-		chain = append(chain, auth.NewKeys(s.cfg.Keys, other, s.cfg.Logger))
+		keys = auth.NewKeys(s.cfg.Keys, other, s.cfg.Logger)
+		chain = append(chain, keys)
 	} else {
 		chain = append(chain, auth.Guard{Other: other})
 	}
 	if s.jwt != nil {
 		chain = append(chain, s.jwt)
+	}
+	if s.cfg.Sessions != nil && (keys != nil || s.jwt != nil) {
+		s.sessions = auth.NewSessions(s.cfg.Auth.Sessions, s.cfg.Sessions, keys, s.jwt, s.guardRequest)
+		chain = append(chain, s.sessions)
 	}
 	for _, one := range []struct {
 		mode auth.Mode

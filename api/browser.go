@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,8 +20,10 @@ import (
 //     such a request is the page's name.
 //   - A page can send a form, or text that is JSON, to the server's own address. The browser marks such a request
 //     with the page's Origin, and newer browsers with Sec-Fetch-Site.
-func (s *Server) guard(c *gin.Context) error {
-	r := c.Request
+func (s *Server) guard(c *gin.Context) error { return s.guardRequest(c.Request) }
+
+// guardRequest is guard for a request. A cookie authenticates a request as little as none does.
+func (s *Server) guardRequest(r *http.Request) error {
 	at := parseHost(r.Host)
 	configured := s.isConfigured(at)
 	if !configured && !isListener(r, at) {
@@ -32,15 +35,21 @@ func (s *Server) guard(c *gin.Context) error {
 	}
 	for _, site := range r.Header.Values("Sec-Fetch-Site") {
 		if site != "same-origin" && site != "none" {
-			return refuse(kindCrossSite, "a page of another site sent the request (Sec-Fetch-Site: %s), and without authentication (auth.modes) it may only read", intake.Clip(site))
+			return refuse(kindCrossSite, "a page of another site sent the request (Sec-Fetch-Site: %s), which may only read without a credential in a header", intake.Clip(site))
 		}
 	}
 	for _, origin := range r.Header.Values("Origin") {
-		if !isSameOrigin(origin, at, configured, r.TLS != nil) {
-			return refuse(kindCrossSite, "a page of another site sent the request (Origin: %s), and without authentication (auth.modes) it may only read", intake.Clip(origin))
+		if !isSameOrigin(origin, at, configured, s.comesByTLS(r, at)) {
+			return refuse(kindCrossSite, "a page of another site sent the request (Origin: %s), which may only read without a credential in a header", intake.Clip(origin))
 		}
 	}
 	return nil
+}
+
+// comesByTLS reports whether the browser speaks TLS: to the server, or to a proxy at auth.sessions.url.
+func (s *Server) comesByTLS(r *http.Request, at hostPort) bool {
+	host, ok := strings.CutPrefix(s.cfg.Auth.Sessions.URL, "https://")
+	return r.TLS != nil || ok && parseHost(strings.TrimSuffix(host, "/")).host == at.host
 }
 
 // hostPort is a host in lower case, or an address in its canonical form, and a port, or "".
@@ -64,7 +73,11 @@ func parseHost(text string) hostPort {
 
 // isConfigured reports whether a host is in auth.hosts. There, a host without a port has any.
 func (s *Server) isConfigured(at hostPort) bool {
-	for _, text := range s.cfg.Auth.Hosts {
+	hosts := s.cfg.Auth.Hosts
+	if _, host, ok := strings.Cut(s.cfg.Auth.Sessions.URL, "://"); ok {
+		hosts = append(slices.Clone(hosts), strings.TrimSuffix(host, "/"))
+	}
+	for _, text := range hosts {
 		if h := parseHost(text); h.host == at.host && (h.port == "" || h.port == at.port) {
 			return true
 		}
@@ -95,7 +108,7 @@ func isListener(r *http.Request, at hostPort) bool {
 // where the server does not.
 func isSameOrigin(origin string, at hostPort, configured, tls bool) bool {
 	scheme, rest, ok := strings.Cut(origin, "://")
-	if !ok || scheme != "http" && scheme != "https" || !configured && tls != (scheme == "https") {
+	if !ok || scheme != "http" && scheme != "https" || tls && scheme == "http" || !tls && !configured && scheme == "https" {
 		return false
 	}
 	from := parseHost(rest)

@@ -40,7 +40,7 @@ func stored(t *testing.T, options ...func(*Config)) (*fixture, *redistest.Server
 }
 
 // storeless are the routes that do not need the store.
-var storeless = []string{"/healthz", "/metrics", "/openapi.yaml", "/webhook-secret", "/whoami"}
+var storeless = []string{"/healthz", "/metrics", "/openapi.yaml", "/webhook-secret", "/whoami", "/session", "/session/login", "/session/callback"}
 
 // storeCalls returns a request about one batch for every route that needs the store.
 func storeCalls(t *testing.T, f *fixture, id string) map[string]call {

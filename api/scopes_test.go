@@ -44,7 +44,7 @@ func TestEveryRouteNeedsItsScope(t *testing.T) {
 	}
 }
 
-func TestOnlyProbesAndTheDescriptionAreOpen(t *testing.T) {
+func TestOnlyProbesTheDescriptionAndSignInsAreOpen(t *testing.T) {
 	t.Parallel()
 	f := setup(t, everyDialect, func(c *Config) { c.Auth.Modes, c.Keys = []auth.Mode{auth.ModeKeys}, &ring{} })
 	var open []string
@@ -52,10 +52,12 @@ func TestOnlyProbesAndTheDescriptionAreOpen(t *testing.T) {
 		if r.scope == auth.Open && r.endpoint == nil {
 			open = append(open, r.method+" "+r.path)
 		}
-		require.False(t, r.scope == auth.Open && r.method == http.MethodPost, r.path)
+		require.False(t, r.scope == auth.Open && r.method == http.MethodPost && r.path != "/session", r.path)
 	}
 	slices.Sort(open)
-	require.Equal(t, []string{"GET /healthz", "GET /openapi.yaml", "GET /readyz"}, open)
+	require.Equal(t, []string{
+		"DELETE /session", "GET /healthz", "GET /openapi.yaml", "GET /readyz", "GET /session/callback", "GET /session/login", "POST /session",
+	}, open)
 }
 
 func TestAPrincipalUsesOnlyItsTargets(t *testing.T) {

@@ -26,11 +26,13 @@ const (
 
 // Server serves the API. Make one with New.
 type Server struct {
-	cfg     Config
-	auth    auth.Authenticator
-	jwt     *auth.JWT // nil without the mode jwt
-	metrics *metrics
-	nesting *nesting
+	cfg  Config
+	auth auth.Authenticator
+	jwt  *auth.JWT // nil without the mode jwt
+	// sessions is nil if nobody can sign in.
+	sessions *auth.Sessions
+	metrics  *metrics
+	nesting  *nesting
 	// policies has the targets' settings for refusals, by name. Targets with the same
 	// settings share one.
 	policies map[string]*batch.Target

@@ -8,6 +8,8 @@ import (
 	"github.com/batchd/batchd/api/auth"
 )
 
+const timeFormat = "2006-01-02T15:04:05.000Z"
+
 // callerDocument says who makes a request, and what it may do.
 type callerDocument struct {
 	Mode auth.Mode `json:"mode"`
@@ -18,6 +20,16 @@ type callerDocument struct {
 	Scopes  auth.Scopes `json:"scopes"`
 	Targets []string    `json:"targets"`
 	Expires string      `json:"expires,omitempty"`
+	// Session is set if a cookie authenticates the request.
+	Session *sessionDocument `json:"session,omitempty"`
+}
+
+// sessionDocument is a session of a person who signed in.
+type sessionDocument struct {
+	SignedInAt string `json:"signed_in_at"`
+	EndsAt     string `json:"ends_at"`
+	// IdleSeconds is after how many seconds without a request it ends.
+	IdleSeconds int `json:"idle_seconds"`
 }
 
 // whoami answers with the caller.
@@ -42,7 +54,10 @@ func (s *Server) caller(c *gin.Context) *callerDocument {
 		doc.Scopes = auth.Scopes{}
 	}
 	if !p.Expires.IsZero() {
-		doc.Expires = p.Expires.UTC().Format("2006-01-02T15:04:05.000Z")
+		doc.Expires = p.Expires.UTC().Format(timeFormat)
+	}
+	if p.Session != nil {
+		doc.Session = &sessionDocument{p.Session.SignedIn.UTC().Format(timeFormat), p.Session.Ends.UTC().Format(timeFormat), int(p.Session.Idle.Seconds())}
 	}
 	return doc
 }

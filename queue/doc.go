@@ -10,6 +10,7 @@
 //	keys       the keys and channels that several packages use
 //	owners     the salt of the installation, and the hashes that are keyed with it
 //	apikeys    batchd's own keys, by which callers authenticate
+//	sessions   sessions of people who signed in with a browser
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
 //	batches    what a batch is as a whole: reading, cancelling, deliveries of webhooks, waiters
@@ -61,6 +62,7 @@
 //	batchd:batches                      zset     all batches, "<id> <owner>", by time of creation in µs, for admins   upload, batches, lists
 //	batchd:key:{<hash>}                 string   keyed hash of an owner's idempotency key → batch id   upload
 //	batchd:apikeys                      hash     version, and "k:" and name → sealed record of a key of batchd's own   apikeys
+//	batchd:sessions:{group}             hash     "v" and id → sealed session, "t" and id → when it was used; a group is the hash of an owner   sessions
 //	batchd:salt                         string   sealed salt of the keyed hashes: owners' names, idempotency keys, fingerprints   owners
 //	batchd:limit:{<owner>}:<scope>:…    hashes   admitted actions by slice of time, and by grant (limits/lua/reserve_quota.lua)   limits
 //	batchd:throttled                    zset     batches that wait for a limit                  upload, fanout, batches

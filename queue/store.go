@@ -18,6 +18,7 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/repair"
 	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/sessions"
 	"github.com/batchd/batchd/queue/tasks"
 	"github.com/batchd/batchd/queue/throttle"
 	"github.com/batchd/batchd/queue/upload"
@@ -45,17 +46,18 @@ type Store struct {
 	Background *rdb.Background
 	PubSub     *rdb.PubSub
 
-	Keys    *apikeys.Keys // a [batch.KeyStore]
-	Tasks   *tasks.Queues
-	Limits  *limits.Limits
-	Batches *batches.Batches
-	Lists   *lists.Lists
-	Batcher *batcher.Batcher
-	Ledger  *ledger.Ledger // a [batch.Ledger]
-	Fanout  *fanout.Fanout
-	Gate    *throttle.Gate // a [batch.Gate]
-	Uploads *upload.Uploads
-	Sweeper *repair.Sweeper // a [batch.Sweeper]
+	Keys     *apikeys.Keys      // a [batch.KeyStore]
+	Sessions *sessions.Sessions // a [batch.SessionStore]
+	Tasks    *tasks.Queues
+	Limits   *limits.Limits
+	Batches  *batches.Batches
+	Lists    *lists.Lists
+	Batcher  *batcher.Batcher
+	Ledger   *ledger.Ledger // a [batch.Ledger]
+	Fanout   *fanout.Fanout
+	Gate     *throttle.Gate // a [batch.Gate]
+	Uploads  *upload.Uploads
+	Sweeper  *repair.Sweeper // a [batch.Sweeper]
 }
 
 var (
@@ -97,6 +99,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	s.PubSub = rdb.NewPubSub(s.DB, s.Log)
 	s.Keys = apikeys.New(s.DB, s.Log, s.Seals)
+	s.Sessions = sessions.New(s.DB, s.Seals)
 	s.Tasks = tasks.New(s.DB, s.Log)
 	s.Limits = limits.New(s.DB, s.Log)
 	s.Batches = batches.New(s.DB, s.Log, s.Seals, s.Background, s.PubSub, s.Tasks, s.Limits)

@@ -70,6 +70,8 @@ type Principal struct {
 	Limits *batch.OwnerLimits
 	// Token is the token that authenticated the request, or empty. It must not go to a target.
 	Token setting.Secret
+	// Session is set if the principal signed in, and a cookie authenticates the request.
+	Session *Session
 	// Expires is when the credential expires. Zero means never.
 	Expires time.Time
 	// Check reports whether the credential is still valid; nil means that it is as long as the request

@@ -22,7 +22,7 @@ func TestModesAreChecked(t *testing.T) {
 		"modes: none accepts every request, ": {auth.ModePassthrough, auth.ModeNone},
 	} {
 		var faults setting.Faults
-		auth.Config{Modes: modes}.Check(setting.NewChecker(&faults))
+		auth.Config{Modes: modes}.WithDefaults().Check(setting.NewChecker(&faults))
 		if want == "" {
 			require.NoError(t, faults.Err())
 		} else {

@@ -53,6 +53,8 @@ type Config struct {
 	KeysFile string `yaml:"keys_file"`
 	// JWT configures the mode jwt.
 	JWT JWTConfig `yaml:"jwt"`
+	// Sessions configures the sessions of people who sign in with a browser, in the modes keys and jwt.
+	Sessions SessionConfig `yaml:"sessions"`
 }
 
 // WithDefaults returns the settings with zero values replaced.
@@ -61,6 +63,7 @@ func (c Config) WithDefaults() Config {
 		c.Modes = []Mode{ModeNone}
 	}
 	c.JWT = c.JWT.WithDefaults()
+	c.Sessions = c.Sessions.WithDefaults()
 	return c
 }
 
@@ -109,6 +112,7 @@ func (c Config) Check(check *setting.Checker) {
 		check.Faultf("modes", "none accepts every request, so no other mode would count: set none alone, or leave it out")
 	}
 	c.JWT.Check(check.In("jwt"), c.Has(ModeJWT))
+	c.Sessions.Check(check.In("sessions"))
 	for i, host := range c.Hosts {
 		if !isHost.MatchString(host) {
 			check.Faultf(fmt.Sprintf("hosts[%d]", i), "cannot read %q as a host: expected host or host:port, for example batchd.example.com", setting.Clip(host))

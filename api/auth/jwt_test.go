@@ -518,13 +518,13 @@ func TestTheIssuerHasToBeHTTPSAndNamed(t *testing.T) {
 		"https://user@a.example": false, "https://a.example?x": false, "https://a.example?": false, "https://a.example#x": false, "": false,
 	} {
 		var faults setting.Faults
-		auth.Config{Modes: []auth.Mode{auth.ModeJWT}, JWT: auth.JWTConfig{Issuer: text, Audience: "a"}}.Check(setting.NewChecker(&faults))
+		auth.Config{Modes: []auth.Mode{auth.ModeJWT}, JWT: auth.JWTConfig{Issuer: text, Audience: "a"}}.WithDefaults().Check(setting.NewChecker(&faults))
 		require.Equal(t, ok, faults.Err() == nil, "%q: %v", text, faults.Err())
 	}
 	var faults setting.Faults
 	auth.Config{Modes: []auth.Mode{auth.ModeJWT}, JWT: auth.JWTConfig{
 		Issuer: "https://a.example", OwnerClaim: " sub", DefaultScopes: []auth.Scope{"root"}, Scopes: []auth.ScopeRule{{}, {Value: "x", Grant: []auth.Scope{"open"}}},
-	}}.Check(setting.NewChecker(&faults))
+	}}.WithDefaults().Check(setting.NewChecker(&faults))
 	for _, want := range []string{
 		"jwt.audience: the mode jwt needs the audience", `jwt.owner_claim: cannot read " sub"`, `jwt.default_scopes[0]: unknown value "root"`,
 		"jwt.scopes[0].value: the value is missing", "jwt.scopes[0].grant: the scopes are missing", `jwt.scopes[1].grant[0]: unknown value "open"`,

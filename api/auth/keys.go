@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
@@ -80,15 +81,23 @@ func (k *Keys) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 	if !apikey.Valid(text) {
 		return nil, &dialect.UnauthorizedError{Detail: "the key is not valid: it is not one of batchd's, or has a typing error"}
 	}
-	found, err := k.find(ctx, text)
+	hash := apikey.Hash(text)
+	found, err := k.find(ctx, hash)
 	if err != nil {
 		return nil, err
 	}
+	p := k.principal(found, hash)
+	p.Forward = forward
+	return p, nil
+}
+
+// principal returns who has a key, by the secret with a hash.
+func (k *Keys) principal(found *batch.Key, hash [sha256.Size]byte) *Principal {
 	p := &Principal{
-		Mode: ModeKeys, Name: found.Name, Owner: KeyOwner(found.Owner), Forward: forward,
+		Mode: ModeKeys, Name: found.Name, Owner: KeyOwner(found.Owner),
 		Targets: found.Targets, WebhookHosts: found.WebhookHosts, Expires: found.Expires,
 		Check: func(ctx context.Context) error {
-			_, err := k.find(ctx, text)
+			_, err := k.find(ctx, hash)
 			return err
 		},
 	}
@@ -98,7 +107,7 @@ func (k *Keys) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 	if found.Limits != (batch.OwnerLimits{}) {
 		p.Limits = &found.Limits
 	}
-	return p, nil
+	return p
 }
 
 // KeyOwner returns the owner of the batches of keys with that owner. It differs from the owners of other modes,
@@ -148,13 +157,12 @@ func (g Guard) Authenticate(_ context.Context, r *http.Request) (*Principal, err
 	return nil, nil
 }
 
-// find returns the valid key with that text.
-func (k *Keys) find(ctx context.Context, text string) (*batch.Key, error) {
+// find returns the valid key with a secret of that hash.
+func (k *Keys) find(ctx context.Context, hash [sha256.Size]byte) (*batch.Key, error) {
 	set, err := k.fresh(ctx)
 	if err != nil {
 		return nil, err
 	}
-	hash := apikey.Hash(text)
 	now := time.Now()
 	for _, s := range set.secrets[[8]byte(hash[:8])] {
 		if subtle.ConstantTimeCompare(s.hash[:], hash[:]) == 1 && s.key.ValidAt(now) && (s.until.IsZero() || now.Before(s.until)) {

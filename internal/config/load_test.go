@@ -161,6 +161,8 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 		"auth.modes": "none", "auth.keys_file": "testdata/none.yaml", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7",
 		"auth.jwt.issuer": "https://login.example.com", "auth.jwt.audience": "batchd", "auth.jwt.owner_claim": "email", "auth.jwt.scopes_claim": "roles",
 		"auth.jwt.default_scopes": "read, cancel", "auth.jwt.targets_claim": "targets", "auth.jwt.ca_file": "testdata/ca.pem",
+		"auth.sessions.url": "https://batchd.example.com", "auth.sessions.lifetime": "7h", "auth.sessions.idle": "7m", "auth.sessions.client_id": "c",
+		"auth.sessions.client_secret": "secret", "auth.sessions.scopes": "openid, groups",
 		"seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"seal.accept_clear_until": "2027-01-31",
 		"server.tls.cert_file":    "b.crt", "server.tls.key_file": "b.key", "server.tls.client_ca_file": "b.pem", "server.tls.client_auth": "if_given", "server.tls.min_version": "1.3",
@@ -199,7 +201,7 @@ func TestSettingsTellTheirDefaults(t *testing.T) {
 	defaults := map[string]string{}
 	for _, s := range config.Settings() {
 		defaults[s.Flag] = s.Default
-		require.Equal(t, s.Path == "seal.keys" || strings.HasPrefix(s.Path, "webhooks.") && strings.HasSuffix(s.Path, "secret") || s.Path == "redis.password", s.Secret, s.Path)
+		require.Equal(t, s.Path == "seal.keys" || strings.HasPrefix(s.Path, "webhooks.") && strings.HasSuffix(s.Path, "secret") || s.Path == "redis.password" || s.Path == "auth.sessions.client_secret", s.Secret, s.Path)
 	}
 	require.Equal(t, "embedded", defaults["redis-url"])
 	require.Equal(t, "256MiB", defaults["limits-max-body"])
@@ -312,7 +314,7 @@ func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
 func TestSecretsCanComeFromFiles(t *testing.T) {
 	t.Parallel()
 	values := map[string]string{
-		"redis.url": "redis://:hunter2@h:1", "redis.password": " hunter2 #: ", "webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
+		"redis.url": "redis://:hunter2@h:1", "redis.password": " hunter2 #: ", "auth.sessions.client_secret": "s3cret", "webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 		"webhooks.previous_secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 		"seal.keys":                "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=\nb:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
 	}

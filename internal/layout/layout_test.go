@@ -44,6 +44,7 @@ var ours = map[string][]string{
 	"queue/keys":         {},
 	"queue/owners":       {"queue/seal", "queue/rdb", "queue/keys"},
 	"queue/apikeys":      {"internal/batch", "queue/rdb", "queue/seal"},
+	"queue/sessions":     {"internal/batch", "queue/rdb", "queue/seal"},
 	"queue/tasks":        below("queue/tasks"),
 	"queue/limits":       {"internal/batch", "queue/rdb", "queue/keys"},
 	"queue/batches":      below("queue/batches"),
@@ -70,7 +71,7 @@ var ours = map[string][]string{
 
 // queueOrder lists the packages of queue, each of which may import those before it.
 var queueOrder = []string{
-	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/tasks", "queue/limits", "queue/batches", "queue/lists", "queue/batcher", "queue/ledger",
+	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/sessions", "queue/tasks", "queue/limits", "queue/batches", "queue/lists", "queue/batcher", "queue/ledger",
 	"queue/fanout", "queue/throttle", "queue/upload", "queue/reseal", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 
