@@ -122,6 +122,9 @@ func (s *Server) retry(c *gin.Context) error {
 	}
 	spec := &batch.RetrySpec{Outcomes: outcomes}
 	spec.Limit, spec.Throttle = s.retryAdmission(c, before)
+	if spec.Accounts, err = s.accounts(c, owner(c)); err != nil {
+		return err
+	}
 	b, state, err := s.cfg.Store.Retry(ctx, owner(c), id, spec)
 	if err != nil {
 		return err

@@ -47,6 +47,9 @@ type Config struct {
 	// Limits bound what a submission may ask for. Defaults to [DefaultLimits]. To
 	// change only some of them, start from these.
 	Limits Limits
+	// Quotas bound what each owner may have. Defaults to no quotas; a server has those of
+	// [DefaultQuotas].
+	Quotas Quotas
 	// Webhooks has the settings of webhooks. Without a secret, the server refuses a
 	// submission that names a webhook.
 	Webhooks webhook.Config
@@ -120,6 +123,7 @@ func (c Config) validate() error {
 		require(c.Sealed, "auth", "the mode passthrough stores the callers' credentials with their actions: set seal.keys, so that they do not lie in clear text in Redis")
 	}
 	c.Limits.Check(check.In("limits"))
+	c.Quotas.Check(check.In("quotas"))
 	CheckEndpoints(check, c.Endpoints, &c.Limits, c.Targets)
 	return faults.Err()
 }

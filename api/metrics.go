@@ -10,6 +10,8 @@ import (
 	"github.com/gin-gonic/gin"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // metrics are the API's own metrics. Labels are bounded: routes are templates, and
@@ -22,6 +24,7 @@ type metrics struct {
 	actions  *prometheus.CounterVec
 	// handshakes counts the TLS handshakes that failed.
 	handshakes prometheus.Counter
+	quotas     *prometheus.CounterVec
 }
 
 func newMetrics(registry *prometheus.Registry) (*metrics, error) {
@@ -43,9 +46,17 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		handshakes: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "batchd_tls_handshake_errors_total", Help: "TLS handshakes that failed: clients without a valid certificate, and those that do not speak TLS.",
 		}),
+		quotas: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "batchd_quota_refusals_total", Help: "Requests refused by a quota, by the quota and by whose it is: an owner's or an address's.",
+		}, []string{"quota", "of"}),
+	}
+	for _, quota := range []string{batch.QuotaOpenBatches, batch.QuotaStoredBytes, batch.QuotaUploadRate} {
+		for _, of := range []batch.AccountKind{batch.OwnerAccount, batch.AddressAccount} {
+			m.quotas.WithLabelValues(quota, string(of))
+		}
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.batches, m.actions, m.handshakes} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.batches, m.actions, m.handshakes, m.quotas} {
 		errs = append(errs, registry.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -52,6 +52,7 @@ var (
 	kindTooLarge         = kind{"too-large", "The body is too large", http.StatusRequestEntityTooLarge}
 	kindUnsupportedMedia = kind{"unsupported-media-type", "The format is not supported", http.StatusUnsupportedMediaType}
 	kindLimited          = kind{"limit-exceeded", "The limit is exceeded", http.StatusTooManyRequests}
+	kindQuota            = kind{"quota-exceeded", "A quota is exceeded", http.StatusTooManyRequests}
 	kindOverLimit        = kind{"over-limit", "The batch is larger than the limit", http.StatusBadRequest}
 	kindKeyReused        = kind{"idempotency-key-reused", "The idempotency key was used before", http.StatusUnprocessableEntity}
 	kindInternal         = kind{"internal", "Internal server error", http.StatusInternalServerError}
@@ -90,6 +91,7 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		limited      *batch.LimitedError
 		damaged      *batch.DamagedError
 		issuer       *auth.IssuerError
+		quota        *batch.QuotaError
 	)
 	switch {
 	case errors.As(err, &refused):
@@ -115,6 +117,8 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		}
 		setRetryAfter(header, limited.RetryAfter)
 		return kindLimited.problem(limited.Detail + "; nothing of it was stored")
+	case errors.As(err, &quota):
+		return quotaProblem(quota, header)
 	case errors.As(err, &damaged):
 		return kindInternal.problem("batch " + damaged.ID + " cannot be read: what is stored of it was changed, or its key is not in seal.keys; the log has more under the request id " + requestID)
 	case errors.Is(err, batch.ErrNotFound):
@@ -193,6 +197,7 @@ func (s *Server) fail(c *gin.Context, err error) {
 		// The client has closed the connection and does not read this.
 		err = refuse(kindBadBody, "the client closed the connection")
 	}
+	s.metrics.refusedByQuota(err)
 	p := problemOf(err, c.Writer.Header(), id)
 	switch p.Status {
 	case http.StatusInternalServerError:

@@ -21,8 +21,10 @@ type fakeStore struct {
 	batches  map[string]*fakeBatch
 	order    []string
 	keys     map[string]*fakeKey
-	uploads  int // open ones
-	admitted int // actions, by any limit
+	uploads  int             // open ones
+	charged  []batch.Account // by the last upload or retry
+	refusal  error           // of the next Add, if it is set
+	admitted int             // actions, by any limit
 	watchers map[string]map[chan *batch.Batch]struct{}
 	// down is the error of every call, after the first few calls.
 	down      error
@@ -125,11 +127,20 @@ func (u *fakeUpload) Add(_ context.Context, a *batch.Action) error {
 	if u.replayed {
 		return nil
 	}
+	if u.s.refusal != nil {
+		return u.s.refusal
+	}
 	c := *a
 	c.Headers = slices.Clone(a.Headers)
 	c.Body = bytes.Clone(a.Body)
 	u.actions = append(u.actions, c)
 	return nil
+}
+
+func (u *fakeUpload) Charge(accounts ...batch.Account) {
+	u.s.mu.Lock()
+	defer u.s.mu.Unlock()
+	u.s.charged = accounts
 }
 
 func (u *fakeUpload) Admit(_ context.Context, n int, limit batch.Limit, partial bool) (int, batch.LimitState, error) {
@@ -384,6 +395,7 @@ func (s *fakeStore) Retry(_ context.Context, owner, id string, spec *batch.Retry
 	if len(again) == 0 {
 		return nil, nil, fmt.Errorf("retry: %w", batch.ErrNothingToRetry)
 	}
+	s.charged = spec.Accounts
 	var state *batch.LimitState
 	if spec.Limit != nil {
 		_, of, err := s.admit(len(again), *spec.Limit, false)

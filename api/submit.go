@@ -65,7 +65,7 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	defer body.Close()
 
 	ctx := r.Context()
-	up := &staging{store: s.cfg.Store, key: key, most: s.cfg.Limits.MaxBody}
+	up := &staging{store: s.cfg.Store, key: key, most: s.cfg.Limits.MaxBody, accounts: func(owner string) ([]batch.Account, error) { return s.accounts(c, owner) }}
 	defer up.abort(ctx)
 	index := 0
 	dec := newDecoder(s.rules(principal(c), owner(c), ep, authorization), func(a *batch.Action) error {
@@ -180,10 +180,11 @@ func (s *Server) checkReceiver(c *gin.Context, url string) error {
 // staging is an upload that begins with its first action, so a submission without a
 // valid action does not reach the store.
 type staging struct {
-	store  batch.Store
-	owner  func() (string, error)
-	key    string
-	upload batch.Upload
+	store    batch.Store
+	owner    func() (string, error)
+	accounts func(owner string) ([]batch.Account, error)
+	key      string
+	upload   batch.Upload
 	// most bounds the bytes of all actions, and bytes are those so far. Actions have more
 	// than their submission if a credential or other headers are added to each.
 	most, bytes int64
@@ -197,8 +198,15 @@ func (g *staging) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	g.upload, err = g.store.Open(ctx, owner, g.key)
-	return err
+	accounts, err := g.accounts(owner)
+	if err != nil {
+		return err
+	}
+	if g.upload, err = g.store.Open(ctx, owner, g.key); err != nil {
+		return err
+	}
+	g.upload.Charge(accounts...)
+	return nil
 }
 
 func (g *staging) add(ctx context.Context, a *batch.Action) error {

@@ -13,6 +13,7 @@
 //	sessions   sessions of people who signed in with a browser
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
+//	quotas     open batches, stored bytes and uploads of owners and addresses
 //	batches    what a batch is as a whole: reading, cancelling, deliveries of webhooks, waiters
 //	lists      the lists of batches, of each owner and of all
 //	batcher    calls of one step at the same time share an exchange
@@ -65,6 +66,11 @@
 //	batchd:sessions:{group}             hash     "v" and id → sealed session, "t" and id → when it was used; a group is the hash of an owner   sessions
 //	batchd:salt                         string   sealed salt of the keyed hashes: owners' names, idempotency keys, fingerprints   owners
 //	batchd:limit:{<owner>}:<scope>:…    hashes   admitted actions by slice of time, and by grant (limits/lua/reserve_quota.lua)   limits
+//	batchd:quota:{<kind>:<name>}:held   hash     batch id → what the batch counts for in this account (quotas/lua/account.lua)   quotas
+//	batchd:quota:{<kind>:<name>}:look   zset     those batches by the ms at which each is looked at next   quotas
+//	batchd:quota:{<kind>:<name>}:sum    hash     sums of the entries                            quotas
+//	batchd:quota:{<kind>:<name>}:rate   string   uploaded bytes that count for the rate, and when   quotas
+//	batchd:quotas                       zset     accounts by the ms at which the sweeper looks at each next   quotas
 //	batchd:throttled                    zset     batches that wait for a limit                  upload, fanout, batches
 //	batchd:gate:{<target>}              hash     next send time at the rate, end of the hold    throttle
 //	batchd:gate:{<target>}:returned     zset     reserved send times that were not used         throttle

@@ -72,6 +72,8 @@ type Principal struct {
 	Token setting.Secret
 	// Session is set if the principal signed in, and a cookie authenticates the request.
 	Session *Session
+	// Quotas replace the configured quotas of an owner. A zero field replaces nothing.
+	Quotas batch.Quotas
 	// Expires is when the credential expires. Zero means never.
 	Expires time.Time
 	// Check reports whether the credential is still valid; nil means that it is as long as the request

@@ -95,7 +95,7 @@ func (k *Keys) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 func (k *Keys) principal(found *batch.Key, hash [sha256.Size]byte) *Principal {
 	p := &Principal{
 		Mode: ModeKeys, Name: found.Name, Owner: KeyOwner(found.Owner),
-		Targets: found.Targets, WebhookHosts: found.WebhookHosts, Expires: found.Expires,
+		Targets: found.Targets, WebhookHosts: found.WebhookHosts, Quotas: found.Quotas, Expires: found.Expires,
 		Check: func(ctx context.Context) error {
 			_, err := k.find(ctx, hash)
 			return err

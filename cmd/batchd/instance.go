@@ -217,7 +217,7 @@ func keySource(cfg *config.Config, store *queue.Store) batch.KeySource {
 // apiConfig adds the parts of the API to its settings.
 func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	out := api.Config{
-		Server: cfg.Server, Auth: cfg.Auth, Keys: keySource(cfg, store), Sessions: store.Sessions, Limits: cfg.Limits, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
+		Server: cfg.Server, Auth: cfg.Auth, Keys: keySource(cfg, store), Sessions: store.Sessions, Limits: cfg.Limits, Quotas: cfg.Quotas, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
 		Webhooks: cfg.Webhooks.Config, Checks: store.Checks, MetricsElsewhere: cfg.Monitor.Listen != "",
 		Logger: log, Version: buildVersion(), Metrics: registry,

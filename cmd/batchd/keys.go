@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -101,12 +102,14 @@ func newKeysCreateCmd() *cobra.Command {
 		key     batch.Key
 		rate    string
 		expires string
+		quotas  quotaFlags
 	)
 	cmd := &cobra.Command{
 		Use:   "create NAME",
 		Short: "Make a key, and show it once",
 		Example: `  batchd keys create billing --config batchd.yaml
   batchd keys create ci --scope submit,read --target crm --expires-in 90d
+  batchd keys create nightly --quota open_batches=100,stored_bytes=64MiB
   batchd keys create prometheus --scope admin`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -125,6 +128,9 @@ func newKeysCreateCmd() *cobra.Command {
 			}
 			if err := key.Limits.Rate.UnmarshalText([]byte(rate)); err != nil {
 				return fmt.Errorf("--rate: %w", err)
+			}
+			if err := quotas.apply(&key.Quotas); err != nil {
+				return err
 			}
 			var faults setting.Faults
 			config.CheckKey(setting.NewChecker(&faults), &key)
@@ -157,6 +163,7 @@ func newKeysCreateCmd() *cobra.Command {
 	cmd.Flags().StringSliceVar(&key.WebhookHosts, "webhook-host", nil, "a `host` that its webhooks may name (default: all that the settings allow)")
 	cmd.Flags().StringVar(&rate, "rate", "", "the most actions in any window, such as 1500/min (default: limits.rate)")
 	cmd.Flags().IntVar(&key.Limits.Concurrent, "concurrent", 0, "the most actions in flight (default: limits.concurrent)")
+	cmd.Flags().StringToStringVar((*map[string]string)(&quotas), "quota", nil, "a `quota` of its owner's, such as open_batches=100, stored_bytes=64MiB, upload_rate=1MiB or upload_burst=16MiB; with commas or repeated (default: quotas)")
 	cmd.Flags().StringVar(&expires, "expires-in", "", "the `time` after which it expires, such as 90d or 12h (default: never)")
 	return cmd
 }
@@ -165,6 +172,33 @@ func newKeysCreateCmd() *cobra.Command {
 func checkKeyName(name string) error {
 	if apikey.InValue(name) {
 		return errors.New("this looks like a key of batchd itself: expected the name of a key, which batchd keys list shows")
+	}
+	return nil
+}
+
+// quotaFlags are quotas by their names.
+type quotaFlags map[string]string
+
+// apply sets the quotas.
+func (f quotaFlags) apply(q *batch.Quotas) error {
+	for name, text := range f {
+		var size setting.ByteSize
+		var err error
+		switch name {
+		case "open_batches":
+			q.OpenBatches, err = strconv.Atoi(text)
+			if err != nil || q.OpenBatches < 1 {
+				err = fmt.Errorf("cannot read %q as a number of batches: expected for example 100", setting.Clip(text))
+			}
+		case "stored_bytes", "upload_rate", "upload_burst":
+			size, err = setting.ParseByteSize(text)
+			*map[string]*int64{"stored_bytes": &q.StoredBytes, "upload_rate": &q.UploadRate, "upload_burst": &q.UploadBurst}[name] = int64(size)
+		default:
+			err = fmt.Errorf("unknown quota %q: expected open_batches, stored_bytes, upload_rate or upload_burst", setting.Clip(name))
+		}
+		if err != nil {
+			return fmt.Errorf("--quota: %w", err)
+		}
 	}
 	return nil
 }

@@ -39,7 +39,8 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 		}
 		return false
 	}
-	got := keys("create", "billing", "--scope", "submit,read", "--target", "crm", "--webhook-host", "hooks.example.com", "--rate", "10/s", "--concurrent", "5", "--expires-in", "90d")
+	got := keys("create", "billing", "--scope", "submit,read", "--target", "crm", "--webhook-host", "hooks.example.com", "--rate", "10/s", "--concurrent", "5", "--expires-in", "90d",
+		"--quota", "open_batches=100,stored_bytes=64MiB", "--quota", "upload_rate=1MiB")
 	require.Equal(t, exitOK, got.code, got.stderr)
 	first := strings.TrimSuffix(got.stdout, "\n")
 	require.True(t, apikey.Valid(first), "the key alone is on standard output: %q", got.stdout)
@@ -71,6 +72,7 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 	require.NoError(t, json.Unmarshal([]byte(got.stdout), &listed))
 	require.Equal(t, "billing", listed.Owner)
 	require.Equal(t, []string{"submit", "read"}, listed.Scopes)
+	require.Equal(t, batch.Quotas{OpenBatches: 100, StoredBytes: 64 << 20, UploadRate: 1 << 20}, listed.Quotas)
 	require.NotContains(t, got.stdout, third[len(apikey.Prefix):])
 	require.Contains(t, keys("list", "--format", "table").stdout, "until ")
 
@@ -89,6 +91,9 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 		{[]string{"create", "a{b}"}, "is not usable"},
 		{[]string{"create", "a", "--scope", "everything"}, `unknown value "everything"`},
 		{[]string{"create", "a", "--expires-in", "soon"}, "--expires-in: cannot read"},
+		{[]string{"create", "a", "--quota", "open_batches=many"}, `--quota: cannot read "many" as a number of batches`},
+		{[]string{"create", "a", "--quota", "stored_bytes=-1"}, `--quota: cannot read "-1" as a size`},
+		{[]string{"create", "a", "--quota", "batches=1"}, `--quota: unknown quota "batches": expected open_batches`},
 		{[]string{"create", "a", "--rate", "fast"}, "--rate: cannot read"},
 		{[]string{"rotate", "billing", "--grace", "-1h"}, "--grace: cannot read"},
 	} {

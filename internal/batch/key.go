@@ -20,6 +20,8 @@ type Key struct {
 	WebhookHosts []string `json:"webhook_hosts,omitzero" yaml:"webhook_hosts"`
 	// Limits replace the configured limits of an owner.
 	Limits OwnerLimits `json:"limits,omitzero" yaml:"limits"`
+	// Quotas replace the configured quotas of an owner. Keys with one owner share what the owner has.
+	Quotas Quotas `json:"quotas,omitzero" yaml:"quotas"`
 	// Expires is when the key expires. Zero means never.
 	Expires time.Time `json:"expires,omitzero" yaml:"expires"`
 	// Created and Revoked are when the key was created and revoked.

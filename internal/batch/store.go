@@ -35,8 +35,8 @@ type Store interface {
 	// Retry runs the actions with one of the outcomes again, in a batch that has ended.
 	// The batch and the indexes stay the same, and the new deadline is as far away as the
 	// first one was. Retry answers [ErrNotTerminal], [ErrNothingToRetry], [ErrGrouped] or,
-	// if the owner's limit has no room, a [LimitedError]. The state is the limit's, or nil
-	// if the limit was not used.
+	// if the owner's limit or a quota has no room, a [LimitedError] or a [QuotaError]. The
+	// state is the limit's, or nil if the limit was not used.
 	Retry(ctx context.Context, owner, id string, spec *RetrySpec) (*Batch, *LimitState, error)
 	// Delete erases the batch and all of its data. It does not stop actions in flight,
 	// but drops their results.
@@ -64,6 +64,10 @@ type Store interface {
 type Upload interface {
 	// Add stages the next action. The upload keeps no reference to it.
 	Add(ctx context.Context, a *Action) error
+	// Charge lets the submission count for accounts. It is called before the first Add, or not at all. Add
+	// and Commit then answer a [QuotaError] if a quota of an account has no room; the accounts are asked in
+	// their order. A repeated submission with the same key counts nothing.
+	Charge(accounts ...Account)
 	// Admit asks the owner's limit for n actions, at most once and before Commit. It
 	// admits all of them, or none and answers a [LimitedError]. With partial, it admits
 	// the first actions, up to the limit. Admitted actions count as in flight until
@@ -88,6 +92,9 @@ type RetrySpec struct {
 	// Throttle, instead of Limit, makes the actions wait until the limit allows each of
 	// them.
 	Throttle *Limit
+	// Accounts are those that the batch counts for as open again. Instead of an address in it, the batch
+	// counts for the address that submitted it. Retry answers a [QuotaError] if one has no room.
+	Accounts []Account
 }
 
 // ResultQuery selects results.

@@ -27,8 +27,10 @@ type Config struct {
 	// Webhooks configures the delivery of webhooks.
 	Webhooks worker.WebhookConfig `yaml:"webhooks"`
 	Limits   api.Limits           `yaml:"limits"`
-	Worker   Worker               `yaml:"worker"`
-	Monitor  Monitor              `yaml:"monitor"`
+	// Quotas bound what each owner may have.
+	Quotas  api.Quotas `yaml:"quotas"`
+	Worker  Worker     `yaml:"worker"`
+	Monitor Monitor    `yaml:"monitor"`
 	// Targets are the HTTP APIs to which actions may be sent, at least one.
 	Targets []batch.Target `yaml:"targets"`
 	// Endpoints are further batch routes, beside the native one at /batch. Defaults to
@@ -82,6 +84,7 @@ func Default() *Config {
 		Auth:     auth.Config{}.WithDefaults(),
 		Webhooks: worker.WebhookConfig{Config: webhook.Config{}.WithDefaults()},
 		Limits:   api.DefaultLimits(),
+		Quotas:   api.DefaultQuotas(),
 		Worker:   Worker{Listen: "127.0.0.1:8081", Config: worker.Config{}.WithDefaults()},
 	}
 }

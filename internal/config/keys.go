@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
@@ -73,6 +74,7 @@ func CheckKey(c *setting.Checker, key *batch.Key) {
 		}
 	}
 	c.Int("limits.concurrent", key.Limits.Concurrent, 0, 1_000_000)
+	api.CheckQuotas(c.In("quotas"), key.Quotas)
 	if len(key.Secrets) == 0 && key.Revoked.IsZero() {
 		c.Faultf("secrets", "there is no secret: make the key with batchd keys create")
 	}
@@ -115,6 +117,21 @@ func keysText(keys []batch.Key) string {
 			}
 			if k.Limits.Concurrent > 0 {
 				fmt.Fprintf(&b, "      concurrent: %d\n", k.Limits.Concurrent)
+			}
+		}
+		if q := k.Quotas; q != (batch.Quotas{}) {
+			b.WriteString("    quotas:\n")
+			for _, one := range []struct {
+				name string
+				n    int64
+				text string
+			}{
+				{"open_batches", int64(q.OpenBatches), strconv.Itoa(q.OpenBatches)}, {"stored_bytes", q.StoredBytes, setting.ByteSize(q.StoredBytes).String()},
+				{"upload_rate", q.UploadRate, setting.ByteSize(q.UploadRate).String()}, {"upload_burst", q.UploadBurst, setting.ByteSize(q.UploadBurst).String()},
+			} {
+				if one.n != 0 {
+					fmt.Fprintf(&b, "      %s: %s\n", one.name, one.text)
+				}
 			}
 		}
 		at("created", k.Created)

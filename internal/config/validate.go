@@ -56,6 +56,7 @@ func (l *loader) validate() {
 		check.Faultf("auth.modes", "keys has no keys to check: set auth.keys_file, or redis.url to keep them in Redis (batchd keys create makes one)")
 	}
 	c.Limits.Check(check.In("limits"))
+	c.Quotas.Check(check.In("quotas"))
 	l.validateTargets(check)
 	names := c.targetNames()
 	for i := range c.Endpoints {

@@ -19,6 +19,8 @@ const (
 	ChunkStaged Point = "chunk_staged"
 	// Admitted is after the upload has reserved room in the owner's limit.
 	Admitted Point = "admitted"
+	// Charged is after the quotas have counted the batch, before the rest of its actions is staged.
+	Charged Point = "charged"
 	// Readmitted is after a refused upload returned its reservation, before its staged actions are
 	// dropped.
 	Readmitted Point = "readmitted"
@@ -142,7 +144,7 @@ const (
 // Points returns every point, in the order of a batch's life.
 func Points() []Point {
 	return []Point{
-		KeyClaimed, ChunkStaged, Admitted, Readmitted, Indexed, BeforeCommit, Committed, BeforeAnswer,
+		KeyClaimed, ChunkStaged, Admitted, Charged, Readmitted, Indexed, BeforeCommit, Committed, BeforeAnswer,
 		Offered, FannedOut, Fed, HandedOut, HandedOffered,
 		Taken, Begun, Answered, Finished, Released, Interrupted, Resumed,
 		GroupNoted, GroupAnswered, GroupDecided, GroupConcluding, GroupConcluded,

@@ -144,7 +144,7 @@ var families = []family{
 	{
 		name: "limited upload", within: busyKey, settings: "limits: {concurrent: 100, when_exceeded: reject}\n",
 		delay: 5 * time.Millisecond, workers: 2, concurrency: concurrency,
-		points: []pointCase{{crash.Admitted, inAPI(uploadOf(20, 40))}},
+		points: []pointCase{{crash.Admitted, inAPI(uploadOf(20, 40))}, {crash.Charged, inAPI(uploadOf(20, 40))}},
 	},
 	{
 		name: "throttled upload", within: busyKey, settings: "limits: {concurrent: 50, when_exceeded: queue}\n",
@@ -298,7 +298,7 @@ func uploadOf(few, many int) func(*arena, crash.Point, int) func(context.Context
 }
 
 // beforeCommit are the points before the batch exists.
-var beforeCommit = []crash.Point{crash.KeyClaimed, crash.ChunkStaged, crash.Admitted, crash.Indexed, crash.BeforeCommit}
+var beforeCommit = []crash.Point{crash.KeyClaimed, crash.ChunkStaged, crash.Admitted, crash.Charged, crash.Indexed, crash.BeforeCommit}
 
 // throttledUpload submits one batch after another, until the owner's limit has room to
 // release one.

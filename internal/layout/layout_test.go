@@ -47,14 +47,15 @@ var ours = map[string][]string{
 	"queue/sessions":     {"internal/batch", "queue/rdb", "queue/seal"},
 	"queue/tasks":        below("queue/tasks"),
 	"queue/limits":       {"internal/batch", "queue/rdb", "queue/keys"},
+	"queue/quotas":       {"internal/batch", "queue/rdb", "queue/keys"},
 	"queue/batches":      below("queue/batches"),
 	"queue/lists":        {"internal/batch", "queue/seal", "queue/rdb", "queue/keys", "queue/batches"},
 	"queue/batcher":      {"queue/rdb", "queue/keys"},
 	"queue/ledger":       below("queue/ledger"),
 	"queue/fanout":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches"},
 	"queue/throttle":     {"internal/batch", "queue/rdb", "queue/keys", "queue/tasks"},
-	"queue/upload":       {"internal/batch", "internal/crash", "queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/fanout"},
-	"queue/reseal":       {"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/batches"},
+	"queue/upload":       {"internal/batch", "internal/crash", "queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/quotas", "queue/batches", "queue/fanout"},
+	"queue/reseal":       {"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/sessions", "queue/batches"},
 	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/batches", "queue/lists", "queue/ledger", "queue/fanout"},
 	"queue":              below("queue"),
 	"queue/webhooks":     {"queue/rdb", "queue/tasks"},
@@ -71,7 +72,7 @@ var ours = map[string][]string{
 
 // queueOrder lists the packages of queue, each of which may import those before it.
 var queueOrder = []string{
-	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/sessions", "queue/tasks", "queue/limits", "queue/batches", "queue/lists", "queue/batcher", "queue/ledger",
+	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/sessions", "queue/tasks", "queue/limits", "queue/quotas", "queue/batches", "queue/lists", "queue/batcher", "queue/ledger",
 	"queue/fanout", "queue/throttle", "queue/upload", "queue/reseal", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 

@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/owners"
+	"github.com/batchd/batchd/queue/quotas"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/queue/tasks"
@@ -25,6 +26,7 @@ type Batches struct {
 	Outbox     *Outbox
 	Deliveries *Deliveries
 	Owners     *owners.Owners
+	Quotas     *quotas.Quotas
 	Waiters    *Waiters
 
 	db         *rdb.DB
@@ -44,6 +46,7 @@ func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Backg
 	b.Outbox = &Outbox{db: db, log: log, tasks: queues, doubts: b.Doubts}
 	b.Deliveries = &Deliveries{db: db, seals: seals, batches: b}
 	b.Owners = owners.New(db, seals)
+	b.Quotas = quotas.New(db, log)
 	b.Waiters = newWaiters(pubsub, db.Name)
 	return b
 }

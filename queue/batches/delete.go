@@ -24,10 +24,13 @@ func (b *Batches) Delete(ctx context.Context, owner, id string) error {
 		return batch.ErrNotFound
 	}
 	crash.At(crash.Erased)
-	b.RetractInBackground(id, reply[4:])
+	b.RetractInBackground(id, reply[4:8])
 	b.Outbox.Withdraw(ctx, id, reply[1])
 	if err := b.limits.ForgetGrant(rdb.Detached(ctx), owner, id, reply[2], reply[3]); err != nil {
 		b.log.WarnContext(ctx, "grant of a deleted batch not removed", "batch", id, "error", err)
+	}
+	if err := b.Quotas.Release(rdb.Detached(ctx), id, batch.Account{Kind: batch.AddressAccount, Name: reply[8]}, batch.Account{Kind: batch.OwnerAccount, Name: owner}); err != nil {
+		b.log.WarnContext(ctx, "quota of a deleted batch not released, the sweeper will do it", "batch", id, "error", err)
 	}
 	ctx, cancel := b.db.WithTimeout(rdb.Detached(ctx))
 	defer cancel()

@@ -105,6 +105,9 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		}
 		throttle = string(limit)
 	}
+	if err := a.charge(ctx, spec.Accounts, m); err != nil {
+		return nil, nil, err
+	}
 	state, err := a.prepare(ctx, spec.Limit, throttle != "")
 	if err != nil {
 		f.background.Detach(a.drop)
@@ -166,6 +169,23 @@ func (a *retryAttempt) prepare(ctx context.Context, limit *batch.Limit, throttle
 	}
 	crash.At(crash.Reopened)
 	return state, nil
+}
+
+// charge counts the batch as open again. If the retry does not happen, the batch counts as open until the account
+// looks at it.
+func (a *retryAttempt) charge(ctx context.Context, accounts []batch.Account, m map[string]string) error {
+	for _, account := range accounts {
+		if account.Kind == batch.AddressAccount {
+			account.Name = m["payer"]
+		}
+		if account.Name == "" || !account.Quotas.Bounded() {
+			continue
+		}
+		if err := a.fanout.batches.Quotas.Reopen(ctx, &account, a.id, rdb.Atoi(m["stored"])); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // mark sets the marker of the attempt, which expires after retryTTL.

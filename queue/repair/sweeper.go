@@ -94,6 +94,7 @@ func (s *Sweeper) Sweep(ctx context.Context, worker string) (swept batch.Swept, 
 			s.stuck.prune(swept.Open, time.Now())
 			lost, err := s.checkHolders(ctx)
 			swept.Lost += lost
+			s.batches.Quotas.Sweep(ctx)
 			return swept, true, errors.Join(append(faults, err, s.rescueLost(ctx, &swept), s.cleanLists(ctx))...)
 		}
 		if ctx.Err() != nil {

@@ -68,6 +68,21 @@ func (u *upload) claimFrom(ctx context.Context, seen string) (holder string, err
 	return answer[0], nil
 }
 
+// unclaim removes the idempotency key of an upload that will not commit. Otherwise it would stay for [claimTTL], and
+// refused submissions with ever new keys would fill the store.
+func (s *Uploads) unclaim(ctx context.Context, key, id string) {
+	if key == "" {
+		return
+	}
+	err := rdb.RetryUnavailable(ctx, func() error {
+		_, err := s.db.Run(ctx, Steps.Unclaim, []string{key}, id)
+		return err
+	})
+	if err != nil {
+		s.log.WarnContext(ctx, "idempotency key of an aborted upload not removed, it will expire", "batch", id, "error", err)
+	}
+}
+
 // lookUp reports whether a batch exists and whether its upload is open, both at the same moment.
 func (s *Uploads) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
 	ctx, cancel := s.db.WithTimeout(ctx)

@@ -37,6 +37,9 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		return nil, false, err
 	}
 	out := fanout.Batch{Flow: tasks.Flow{Owner: u.owner, ID: u.id, Route: tasks.Route{Target: spec.Target, Lane: lane}}, Total: u.n, Throttled: spec.Throttle != nil}
+	if args, err = u.chargeAll(ctx, u.id, args); err != nil {
+		return nil, false, err
+	}
 	created, err := u.commit(ctx, spec, args, &out)
 	if err != nil {
 		return nil, false, err
@@ -59,7 +62,7 @@ func (u *upload) commitArgs(ctx context.Context, spec *batch.Spec, lane batch.La
 	}
 	args := []any{
 		u.n, needMarker, rdb.Millis(spec.ExpiresIn), rdb.Millis(spec.Retention),
-		len(u.groups.order), u.groups.states(u.n), u.id, rdb.Millis(claimLife(spec)), rdb.Millis(listTTL),
+		len(u.groups.order), u.groups.states(u.n), u.id, rdb.Millis(claimLife(spec)), rdb.Millis(listTTL), "",
 	}
 	fields, err := u.fields(ctx, spec, lane)
 	if err != nil {

@@ -15,11 +15,12 @@ var listEntryLua string
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
-	Claim, Stage, Commit, List, Drop *rdb.Step
+	Claim, Unclaim, Stage, Commit, List, Drop *rdb.Step
 }{
-	Claim:  rdb.LoadStep(luaFiles, "claim"),
-	Stage:  rdb.LoadStep(luaFiles, "stage"),
-	Commit: rdb.LoadStep(luaFiles, "commit", rdb.TimeLua, batches.GraceLua, listEntryLua),
-	List:   rdb.LoadStep(luaFiles, "list", rdb.TimeLua, listEntryLua),
-	Drop:   rdb.LoadStep(luaFiles, "drop"),
+	Claim:   rdb.LoadStep(luaFiles, "claim"),
+	Unclaim: rdb.LoadStep(luaFiles, "unclaim"),
+	Stage:   rdb.LoadStep(luaFiles, "stage"),
+	Commit:  rdb.LoadStep(luaFiles, "commit", rdb.TimeLua, batches.GraceLua, listEntryLua),
+	List:    rdb.LoadStep(luaFiles, "list", rdb.TimeLua, listEntryLua),
+	Drop:    rdb.LoadStep(luaFiles, "drop"),
 }

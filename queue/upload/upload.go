@@ -69,6 +69,8 @@ func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Backg
 
 // upload is a submission that is being made. It implements [batch.Upload].
 type upload struct {
+	charging
+
 	s         *Uploads
 	id        string // of the batch
 	keys      keys.BatchKeys
@@ -97,7 +99,7 @@ func (s *Uploads) Open(ctx context.Context, owner, key string) (batch.Upload, er
 	if err != nil {
 		return nil, fmt.Errorf("make a batch id: %w", err)
 	}
-	u := &upload{s: s, id: id.String(), owner: owner}
+	u := &upload{s: s, id: id.String(), owner: owner, charging: charging{quotas: s.batches.Quotas, log: s.log}}
 	u.keys = keys.KeysOf(u.id)
 	u.marker = marker{db: s.db, log: s.log, batch: u.id, key: u.keys.Upload}
 	if key == "" {
@@ -126,6 +128,7 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 	sealed := u.s.seals.Seal(seal.Label{ID: u.id, Kind: "a", Index: u.n}, u.scratch)
 	u.pending = append(u.pending, u.n, sealed)
 	u.bytes += len(sealed)
+	u.stored += int64(len(sealed)) + actionBytes
 	u.groups.add(a, u.n)
 	u.n++
 	if u.n%8 == 0 {
@@ -148,6 +151,9 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 // the chunk before.
 func (u *upload) flush(ctx context.Context) error {
 	if err := u.settle(ctx); err != nil || len(u.pending) == 0 {
+		return err
+	}
+	if err := u.chargeAhead(ctx, u.id); err != nil {
 		return err
 	}
 	u.staged += len(u.pending) / 2
@@ -216,10 +222,14 @@ func (u *upload) drop(ctx context.Context) {
 			return
 		}
 		u.refund(ctx)
+		u.release(ctx, u.id)
+		u.s.unclaim(ctx, u.claim, u.id)
 		return
 	}
 	u.refund(ctx)
 	crash.At(crash.Readmitted)
+	u.release(ctx, u.id)
+	defer u.s.unclaim(ctx, u.claim, u.id) // after the marker was removed
 	keys := []string{u.keys.Actions, u.keys.Groups}
 	if u.marker.exists() {
 		keys = append(keys, u.keys.Upload)

@@ -11,7 +11,8 @@
 -- The message on the channel names the process. That process ignores the message, since it hands the
 -- batch to its requests.
 -- Repeating the write that won returns 1 and changes nothing.
-local gone = redis.call('HGET', KEYS[1], 'gone')
+local m = redis.call('HMGET', KEYS[1], 'gone', 'round')
+local gone = m[1]
 local answer = {'0', ''}
 if not gone then
   for _ = 6, #ARGV, 4 do
@@ -26,7 +27,7 @@ for i = 6, #ARGV, 4 do
   indexes[#indexes + 1] = ARGV[i]
 end
 local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
-local ended, becomes, written, counts = {}, {}, {}, {}
+local ended, becomes, written, counts, stored = {}, {}, {}, {}, 0
 for n, index in ipairs(indexes) do
   local token, to, sealed = ARGV[4 * n + 3], ARGV[4 * n + 4], ARGV[4 * n + 5]
   local number = tonumber(index)
@@ -41,6 +42,10 @@ for n, index in ipairs(indexes) do
     becomes[#becomes + 1] = to
     written[#written + 1] = index
     written[#written + 1] = sealed
+    stored = stored + #sealed
+    if m[2] then -- an earlier round may have left a result
+      stored = stored - redis.call('HSTRLEN', KEYS[5], index)
+    end
     counts[to] = (counts[to] or 0) + 1
     answer[#answer + 1] = 1
   end
@@ -55,6 +60,7 @@ put_states(KEYS[2], ended, becomes)
 if redis.call('HSET', KEYS[5], unpack(written)) == redis.call('HLEN', KEYS[5]) then
   redis.call('PEXPIREAT', KEYS[5], gone)
 end
+redis.call('HINCRBY', KEYS[1], 'stored', stored)
 local left
 for to, n in pairs(counts) do
   left = move(KEYS[1], 'r', to, n)

@@ -28,6 +28,7 @@ for i = 5, #ARGV, 3 do
   redis.call('SETRANGE', KEYS[2], ARGV[i], ARGV[i + 1])
   if ARGV[i + 2] ~= '' then
     redis.call('HSET', KEYS[5], ARGV[i], ARGV[i + 2])
+    redis.call('HINCRBY', KEYS[1], 'stored', #ARGV[i + 2])
   end
   move(KEYS[1], 'r', ARGV[i + 1], 1)
 end

@@ -58,6 +58,7 @@ for i = 3, #ARGV, 4 do
     elseif to ~= 'r' and to ~= 'p' then
       counts[to] = (counts[to] or 0) + 1
       if sealed ~= '' then
+        redis.call('HINCRBY', KEYS[1], 'stored', #sealed - redis.call('HSTRLEN', KEYS[5], index))
         redis.call('HSET', KEYS[5], index, sealed)
       end
     end

@@ -6,7 +6,8 @@
 -- ARGV: number of actions, '1' if the upload marker must still exist,
 --       expires_in ms, retention ms, number of groups, the states or '' if no
 --       action waits for its group, batch id, time to live of the idempotency key in ms, ms that
---       the owner's list and that of all batches live, then field and value of the meta hash in turn
+--       the owner's list and that of all batches live, ms at which the reservation of the quotas ends, or '' without
+--       quotas, then field and value of the meta hash in turn
 -- returns: {'ok', created ms, created in microseconds} | {'lost'}
 -- If the step is repeated after it succeeded, it returns the same answer and changes nothing.
 local created = redis.call('HGET', KEYS[1], 'created')
@@ -20,11 +21,14 @@ if (ARGV[2] == '1' and redis.call('EXISTS', KEYS[7]) == 0) or redis.call('HLEN',
 end
 local us = now_us()
 local now = math.floor(us / 1000)
+if ARGV[10] ~= '' and now > tonumber(ARGV[10]) then
+  return {'lost'} -- the batch may no longer be counted
+end
 local expires = now + tonumber(ARGV[3])
 local gone = expires + tonumber(ARGV[4]) + GRACE
 local fields = {}
-for i = 10, #ARGV do
-  fields[i - 9] = ARGV[i]
+for i = 11, #ARGV do
+  fields[i - 10] = ARGV[i]
 end
 redis.call('HSET', KEYS[1], unpack(fields))
 redis.call('HSET', KEYS[1], 'status', 'queued', 'total', n, 'pending', n, 'succeeded', 0, 'failed', 0, 'errored', 0,

@@ -1,0 +1,131 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
+)
+
+// Quotas bound what an owner may have, over all API processes. 0 is no bound. The zero value bounds nothing.
+type Quotas struct {
+	// Owner bounds each owner. Without authentication all clients are one owner. A key may have other numbers.
+	// Defaults to those of [DefaultQuotas].
+	Owner batch.Quotas `yaml:",inline"`
+	// PerAddress bounds the clients of each address together in the mode passthrough, where a client can invent
+	// credentials and so owners. An IPv6 client counts by its /64. Defaults to the same.
+	PerAddress batch.Quotas `yaml:"per_address"`
+}
+
+// DefaultQuotas returns the quotas of a server whose configuration sets none. They leave most of a Redis with 1 GB to
+// others.
+func DefaultQuotas() Quotas {
+	q := batch.Quotas{OpenBatches: 10_000, StoredBytes: 256 << 20, UploadRate: 32 << 20, UploadBurst: 512 << 20}
+	return Quotas{Owner: q, PerAddress: q}
+}
+
+// Check reports the faults of the settings.
+func (q Quotas) Check(c *setting.Checker) {
+	CheckQuotas(c, q.Owner)
+	CheckQuotas(c.In("per_address"), q.PerAddress)
+}
+
+// CheckQuotas reports the faults of quotas.
+func CheckQuotas(c *setting.Checker, q batch.Quotas) {
+	c.Int("open_batches", q.OpenBatches, 0, 100_000_000)
+	c.Size("stored_bytes", q.StoredBytes, 0, 1<<50)
+	c.Size("upload_rate", q.UploadRate, 0, 1<<40)
+	c.Size("upload_burst", q.UploadBurst, 0, 1<<50)
+}
+
+// accounts returns what a batch of the owner counts for. In the mode passthrough, the address comes first: clients
+// with invented credentials do not reach the accounts of owners.
+func (s *Server) accounts(c *gin.Context, owner string) ([]batch.Account, error) {
+	p := principal(c)
+	var all []batch.Account
+	if p.Mode == auth.ModePassthrough && s.cfg.Quotas.PerAddress.Bounded() {
+		// The name of an entrance's owner begins with a path, so no owner has the name of an address. Redis gets no
+		// address in clear.
+		name, err := s.cfg.Owner(c.Request.Context(), "address\n"+network(c.Request).String())
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, batch.Account{Kind: batch.AddressAccount, Name: name, Quotas: s.cfg.Quotas.PerAddress})
+	}
+	return append(all, batch.Account{Kind: batch.OwnerAccount, Name: owner, Quotas: s.cfg.Quotas.Owner.Override(p.Quotas)}), nil
+}
+
+// network returns what counts as one client: the network of the peer. Clients behind a proxy have its address. What is
+// no network, such as a Unix socket, is one client.
+func network(r *http.Request) netip.Prefix {
+	if conn := connOf(r.Context()); conn != nil {
+		return conn.address
+	}
+	address, err := netip.ParseAddrPort(r.RemoteAddr)
+	if err != nil {
+		return netip.Prefix{}
+	}
+	return networkOf(net.TCPAddrFromAddrPort(address))
+}
+
+// quotaProblem returns the problem for a refusal by a quota.
+func quotaProblem(e *batch.QuotaError, header http.Header) *problem {
+	whose, per := "your", ""
+	if e.Kind == batch.AddressAccount {
+		whose, per = "your address's", "per_address."
+	}
+	var detail string
+	never := e.RetryAfter == 0
+	switch e.Quota {
+	case batch.QuotaOpenBatches:
+		detail = fmt.Sprintf("%s open batches are %d, and the quota quotas.%sopen_batches is %d: wait until some have ended, or cancel some", whose, e.Used, per, e.Value)
+	case batch.QuotaStoredBytes:
+		detail = fmt.Sprintf("%s batches store %s, this one needs at least %s more, and the quota quotas.%sstored_bytes is %s", whose, readable(e.Used), readable(e.Needs), per, readable(e.Value))
+		if never {
+			detail += ": send it in several batches"
+		} else {
+			detail += ": delete batches that have ended, or set a shorter retention"
+		}
+	default:
+		if never {
+			detail = fmt.Sprintf("the batch needs at least %s, and the quota quotas.%supload_burst is %s: send it in several batches", readable(e.Needs), per, readable(e.Value))
+		} else {
+			detail = fmt.Sprintf("%s uploads of the last time are %s, this one needs at least %s more, and the quota quotas.%supload_rate is %s a second: try again in %s",
+				whose, readable(e.Used), readable(e.Needs), per, readable(e.Value), setting.Duration(time.Duration(wholeSeconds(e.RetryAfter))*time.Second))
+		}
+	}
+	detail += "; nothing of it was stored"
+	if never {
+		return kindOverLimit.problem(detail)
+	}
+	setRetryAfter(header, e.RetryAfter)
+	return kindQuota.problem(detail)
+}
+
+// readable formats a number of bytes for people.
+func readable(n int64) string {
+	for _, u := range []struct {
+		name  string
+		bytes int64
+	}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}} {
+		if n >= u.bytes {
+			return fmt.Sprintf("%.4g %s", float64(n)/float64(u.bytes), u.name)
+		}
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// refusedByQuota counts an error if it is a refusal by a quota.
+func (m *metrics) refusedByQuota(err error) {
+	if e, ok := errors.AsType[*batch.QuotaError](err); ok {
+		m.quotas.WithLabelValues(e.Quota, string(e.Kind)).Inc()
+	}
+}

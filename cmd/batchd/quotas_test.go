@@ -1,0 +1,127 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/internal/config"
+)
+
+// startConfigured starts an instance with the embedded store by the text of a configuration. Its target does not
+// answer until the test ends.
+func startConfigured(t *testing.T, settings string) *instance {
+	t.Helper()
+	ended := make(chan struct{})
+	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-ended }))
+	t.Cleanup(target.Close)
+	file := filepath.Join(t.TempDir(), "batchd.yaml")
+	require.NoError(t, os.WriteFile(file, []byte(fmt.Sprintf("targets: [{name: slow, base_url: %q}]\n%s", target.URL, settings)), 0o600))
+	cfg, err := config.Load(config.Options{File: file, Set: map[string]string{"listen": "127.0.0.1:0"}})
+	require.NoError(t, err)
+	i, err := startInstance(t.Context(), cfg, slog.New(slog.DiscardHandler), roles{api: true, worker: true})
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		close(ended)
+		require.NoError(t, i.Close())
+	})
+	return i
+}
+
+// answer is the answer to a submission.
+type answer struct {
+	status     int
+	retryAfter string
+	body       string
+}
+
+// submitMany submits batches at the same time, each with its credential, from a loopback address.
+func submitMany(t *testing.T, url, from string, credentials []string) (answers []answer) {
+	t.Helper()
+	dialer := &net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	client := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+		return dialer.DialContext(ctx, network, address)
+	}}}
+	defer client.CloseIdleConnections()
+	answers = make([]answer, len(credentials))
+	var all sync.WaitGroup
+	for i, credential := range credentials {
+		all.Go(func() {
+			for answers[i].status == 0 || answers[i].status == http.StatusServiceUnavailable || answers[i].status == http.StatusConflict {
+				var err error // on a busy machine, the store may take too long: then the same submission comes again
+				if answers[i], err = submitOnce(t.Context(), client, url, credential, fmt.Sprint(i)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	return answers
+}
+
+func submitOnce(ctx context.Context, client *http.Client, url, credential, key string) (answer, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/batch", strings.NewReader(`{"actions":[{"method":"GET","path":"/a"}]}`))
+	if err != nil {
+		return answer{}, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer "+credential)
+	r.Header.Set("Idempotency-Key", key)
+	resp, err := client.Do(r)
+	if err != nil {
+		return answer{}, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	return answer{resp.StatusCode, resp.Header.Get("Retry-After"), string(body)}, err
+}
+
+// requireAccepted requires that so many submissions were accepted, and all others refused by a quota.
+func requireAccepted(t *testing.T, n int, answers []answer, detail string) {
+	t.Helper()
+	accepted := 0
+	for _, a := range answers {
+		if a.status == http.StatusAccepted {
+			accepted++
+			continue
+		}
+		require.Equal(t, http.StatusTooManyRequests, a.status, "%s", a.body)
+		require.NotEmpty(t, a.retryAfter)
+		require.Contains(t, a.body, detail)
+	}
+	require.Equal(t, n, accepted)
+}
+
+func each(n int, format string) (all []string) {
+	for i := range n {
+		all = append(all, fmt.Sprintf(format, i))
+	}
+	return all
+}
+
+func TestAnOwnerAtItsQuotaIsRefusedAndOthersGoOn(t *testing.T) {
+	t.Parallel()
+	i := startConfigured(t, "auth: {modes: [passthrough]}\nquotas: {open_batches: 10}\nworker: {drain: 1s}\n")
+	requireAccepted(t, 10, submitMany(t, i.URL, "127.0.0.1", slices.Repeat([]string{"alice"}, 50)), "your open batches are 10, and the quota quotas.open_batches is 10")
+	requireAccepted(t, 5, submitMany(t, i.URL, "127.0.0.1", each(5, "bob%d")), "")
+}
+
+func TestInventedCredentialsDoNotEvadeQuotas(t *testing.T) {
+	t.Parallel()
+	i := startConfigured(t, "auth: {modes: [passthrough]}\nquotas: {per_address: {open_batches: 10}}\nworker: {drain: 1s}\n")
+	requireAccepted(t, 10, submitMany(t, i.URL, "127.0.0.1", each(50, "invented%d")), "your address's open batches are 10, and the quota quotas.per_address.open_batches is 10")
+	requireAccepted(t, 10, submitMany(t, i.URL, "127.0.0.2", slices.Repeat([]string{"same"}, 50)), "your address's open batches are 10")
+}

@@ -1,0 +1,26 @@
+package quotas
+
+import (
+	"embed"
+
+	"github.com/batchd/batchd/queue/rdb"
+)
+
+//go:embed lua/*.lua
+var luaFiles embed.FS
+
+//go:embed lua/account.lua
+var accountLua string
+
+// Steps are the Lua steps of this package.
+var Steps = struct {
+	Charge, Release, Due, Correct, Enlist, Claim, Unlist *rdb.Step
+}{
+	Charge:  rdb.LoadStep(luaFiles, "charge", rdb.TimeLua, accountLua),
+	Release: rdb.LoadStep(luaFiles, "release", rdb.TimeLua, accountLua),
+	Due:     rdb.LoadStep(luaFiles, "due", rdb.TimeLua),
+	Correct: rdb.LoadStep(luaFiles, "correct", rdb.TimeLua, accountLua),
+	Enlist:  rdb.LoadStep(luaFiles, "enlist", rdb.TimeLua),
+	Claim:   rdb.LoadStep(luaFiles, "claim", rdb.TimeLua),
+	Unlist:  rdb.LoadStep(luaFiles, "unlist"),
+}
