@@ -184,6 +184,9 @@ func (r *Rotation) key(ctx context.Context, of *source, name string, report *Rep
 
 // value seals one value, unless it changed meanwhile.
 func (r *Rotation) value(ctx context.Context, of *source, name string, v stored, report *Report) error {
+	if of.ignores != nil && of.ignores(v) {
+		return nil
+	}
 	by, sealed, err := of.reseal(ctx, r, name, v)
 	if err != nil {
 		if rdb.IsUnavailable(err) {

@@ -24,6 +24,7 @@ import (
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/reseal"
 	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/sessions"
 )
 
 func newKey(id string) seal.Key {
@@ -72,6 +73,7 @@ func others(b *queuetest.Bundle) (owner string) {
 	require.NoError(b.T, b.Keys.ChangeKey(b.Ctx, "alice", func(*batch.Key) (*batch.Key, error) {
 		return &batch.Key{Name: "alice", Owner: "alice"}, nil
 	}))
+	require.NoError(b.T, sessions.New(b.DB, b.Seals).PutSession(b.Ctx, "key:alice", "id", []byte("session"), time.Hour))
 	return owner
 }
 
@@ -85,12 +87,19 @@ func requireOthers(b *queuetest.Bundle, owner string) {
 	require.NoError(b.T, err)
 	require.Empty(b.T, faults)
 	require.Len(b.T, keys, 1)
+	session, err := sessions.New(b.DB, b.Seals).Session(b.Ctx, "key:alice", "id", time.Hour, true)
+	if b.T.Name() == "TestARotationSealsWhatWasStoredInClear" {
+		require.ErrorIs(b.T, err, batch.ErrNoSession, "a rotation makes no session of what anybody could have stored")
+		return
+	}
+	require.NoError(b.T, err)
+	require.Equal(b.T, "session", string(session))
 }
 
 // kindsSealedBy returns the kinds of all values in Redis that a key has sealed, wherever they are.
 func kindsSealedBy(b *queuetest.Bundle, sealed string) (kinds []string) {
 	b.T.Helper()
-	known := map[string]string{keys.SaltKey: "s", apikeys.Key: "k"}
+	known := map[string]string{keys.SaltKey: "s", apikeys.Key: "k", sessions.Key("key:alice"): "n"}
 	look := func(key, field, value string) {
 		if !strings.Contains(value, sealed) {
 			return
@@ -186,8 +195,8 @@ func TestARotationSealsEveryKindOfValueWithTheFirstKey(t *testing.T) {
 		report := rotate(with(t, url, ring(newer, older)))
 		require.True(t, report.Complete(), "%+v", report)
 		// Heads and private parts of three batches, 11 actions, 2 results, a last attempt, 2 groups, an attempt at a webhook,
-		// the salt, and a key of batchd's own.
-		require.Equal(t, 3+2+11+2+1+2+1+1+1, report.Resealed)
+		// the salt, a key of batchd's own, and a session.
+		require.Equal(t, 3+2+11+2+1+2+1+1+1+1, report.Resealed)
 		require.Empty(t, kindsSealedBy(before, before.Seals.Prefix()), "nothing is left that the old key sealed")
 		require.Zero(t, rotate(with(t, url, ring(newer, older))).Resealed, "there is nothing left to do")
 
@@ -311,6 +320,7 @@ func TestARotationDoesNotOverwriteAValueThatChangedMeanwhile(t *testing.T) {
 		if !changed && args[3] == results {
 			changed = true
 			value := before.Seals.Seal(seal.Label{ID: id, Kind: "r"}, fresh.Encode())
+			require.NoError(t, before.DB.Client.SetRange(before.Ctx, keys.KeysOf(id).State, 0, "F").Err())
 			require.NoError(t, before.DB.Client.HSet(before.Ctx, results, "0", value).Err())
 		}
 	}})
@@ -330,7 +340,7 @@ func TestARotationSaysThatAnotherKeyIsStillNeeded(t *testing.T) {
 	report := rotate(with(t, url, ring(newer)))
 	require.False(t, report.Complete())
 	require.Zero(t, report.Resealed)
-	require.Equal(t, map[string]int{"old": 6}, report.Left)
+	require.Equal(t, map[string]int{"old": 7}, report.Left)
 	faults := errors.Join(report.Faults...)
 	for _, name := range []string{"batch " + id, "key alice", "the salt"} {
 		require.ErrorContains(t, faults, name)

@@ -9,10 +9,11 @@ import (
 	"github.com/batchd/batchd/queue/owners"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
+	"github.com/batchd/batchd/queue/sessions"
 )
 
 // Places returns the places of all sealed values that belong to no batch.
-func Places() []seal.Place { return []seal.Place{owners.Sealed(), apikeys.Sealed()} }
+func Places() []seal.Place { return []seal.Place{owners.Sealed(), apikeys.Sealed(), sessions.Sealed()} }
 
 // source is a sort of keys with sealed values.
 type source struct {
@@ -20,6 +21,8 @@ type source struct {
 	kind string
 	// name names a value, or the key as a whole, for messages.
 	name func(key, field string) string
+	// ignores reports whether a value stays as it is.
+	ignores func(v stored) bool
 	// reseal returns a value as the first key seals it, and the id of the key that sealed it before.
 	reseal func(ctx context.Context, r *Rotation, key string, v stored) (by, sealed string, err error)
 }
@@ -32,6 +35,7 @@ func placed(place seal.Place) *source {
 	s := &source{kind: "string", name: func(key, field string) string {
 		return place.Name(key, strings.TrimPrefix(field, place.Fields))
 	}}
+	s.ignores = func(v stored) bool { return place.OnlySealed && seal.KeyOf([]byte(v.value)) == "" }
 	if place.Fields != "" {
 		s.kind = "hash:" + place.Fields
 	}

@@ -4,8 +4,8 @@ package seal
 // where the values of each kind are, so that a rotation forgets none.
 //
 //	of a batch: a actions, g records of groups, h heads, m private parts, o last attempts, r results, w logs of deliveries
-//	others, each with its [Place]: k batchd's own keys, s the salt
-const kinds = "aghmorwks"
+//	others, each with its [Place]: k batchd's own keys, n sessions, s the salt
+const kinds = "aghmorwkns"
 
 // Kinds returns the kinds of sealed values.
 func Kinds() []string {
@@ -38,6 +38,8 @@ type Place struct {
 	Key string
 	// Fields is the beginning of the fields with the values, if the keys are hashes. Otherwise they are strings.
 	Fields string
+	// OnlySealed: a value in clear is never accepted, so a rotation leaves it as it is.
+	OnlySealed bool
 	// Label returns the label of the value of a key, and of a field without its beginning.
 	Label func(key, field string) Label
 	// Name names a value for messages.

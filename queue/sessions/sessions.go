@@ -7,6 +7,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -27,8 +28,15 @@ var Steps = struct{ Put, Read, End *rdb.Step }{
 // Most is the most sessions of a group. A further one ends that which was not used for the longest time.
 const Most = 100
 
+const (
+	keyPrefix, keySuffix = "batchd:sessions:{", "}"
+	// fieldPrefix begins the fields that are sessions.
+	fieldPrefix = "v"
+	labelKind   = "n"
+)
+
 // Key returns the key of the hash with the sessions of a group.
-func Key(group string) string { return "batchd:sessions:{" + group + "}" }
+func Key(group string) string { return keyPrefix + group + keySuffix }
 
 // Sessions keeps sessions in Redis. It implements [batch.SessionStore] and is safe for concurrent use.
 type Sessions struct {
@@ -42,7 +50,17 @@ var _ batch.SessionStore = (*Sessions)(nil)
 func New(db *rdb.DB, seals *seal.Sealer) *Sessions { return &Sessions{db, seals} }
 
 func label(group, id string) seal.Label {
-	return seal.Label{ID: "sessions:" + group, Kind: "s", Bound: []byte(id)}
+	return seal.Label{ID: "sessions:" + group, Kind: labelKind, Bound: []byte(id)}
+}
+
+// Sealed returns the place of the sessions.
+func Sealed() seal.Place {
+	group := func(key string) string { return strings.TrimSuffix(strings.TrimPrefix(key, keyPrefix), keySuffix) }
+	return seal.Place{
+		Kind: labelKind, Key: Key("*"), Fields: fieldPrefix, OnlySealed: true,
+		Label: func(key, id string) seal.Label { return label(group(key), id) },
+		Name:  func(key, _ string) string { return "a session of " + group(key) },
+	}
 }
 
 // PutSession implements [batch.SessionStore].
@@ -69,8 +87,7 @@ func (s *Sessions) Session(ctx context.Context, group, id string, idle time.Dura
 		return nil, batch.ErrNoSession
 	}
 	stored := []byte(answer[0])
-	inClear := (&seal.Sealer{}).Seal(seal.Label{}, nil)
-	if s.seals.Enabled() && stored[0] == inClear[0] {
+	if s.seals.Enabled() && seal.KeyOf(stored) == "" {
 		return nil, batch.ErrNoSession // also while batches in clear are accepted
 	}
 	value, err := s.seals.Open(label(group, id), stored)
