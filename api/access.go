@@ -33,6 +33,7 @@ func (s *Server) observe(c *gin.Context) {
 	start := time.Now()
 	defer func() {
 		took := time.Since(start)
+		s.record(c)
 		s.metrics.observe(c.Request.Method, c.FullPath(), c.Writer.Status(), took)
 		s.cfg.Logger.LogAttrs(c.Request.Context(), slog.LevelInfo, "request",
 			slog.String("request_id", id),

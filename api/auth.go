@@ -76,13 +76,13 @@ func (s *Server) authenticate(scope auth.Scope) handler {
 		if p == nil {
 			return &dialect.UnauthorizedError{Detail: "the request has no credential: send one in the Authorization header"}
 		}
+		c.Set(keyPrincipal, p) // also for the audit log of a refusal
 		if scope == auth.Admin && !p.Scopes.Has(scope) {
 			return refuse(kindForbidden, "the credential does not have the scope admin: batchd keys create --scope admin makes a key that has it")
 		}
 		if !p.Scopes.Has(scope) {
 			return refuse(kindForbidden, "the credential does not have the scope %s", scope)
 		}
-		c.Set(keyPrincipal, p)
 		c.Header("Cache-Control", "no-store")
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/internal/webhook"
@@ -34,6 +35,8 @@ type Config struct {
 	BasePaths []string
 	// Auth configures how the server determines the owner of a request.
 	Auth auth.Config
+	// Audit is the audit log. Defaults to none.
+	Audit *audit.Log
 	// Server configures the listener.
 	Server ServerConfig
 	// Owner turns a credential into an owner: a keyed hash, so that neither an owner

@@ -95,6 +95,7 @@ func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 	if !hasResults(b) || c.Request.Method == http.MethodHead {
 		return writeBytes(c, status, mediaJSON, doc)
 	}
+	s.note(c).results = true
 	out := s.newResultWriter(c, status, mediaJSON, append(doc[:len(doc)-1], `,"results":[`...), ",")
 	defer out.release()
 	out.most, out.optional = pageBytes, true

@@ -8,6 +8,7 @@ import (
 
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/audit"
 )
 
 func TestEndpointsThatCannotBeAreRefused(t *testing.T) {
@@ -43,6 +44,6 @@ func TestARouteWithoutAScopeIsRefused(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	for _, scope := range []auth.Scope{"", "everything"} {
-		require.ErrorContains(t, f.mount(gin.New(), &route{method: "GET", path: "/x", scope: scope, handle: f.list}), "unknown scope")
+		require.ErrorContains(t, f.mount(gin.New(), &route{method: "GET", path: "/x", scope: scope, audit: audit.Unaudited, handle: f.list}), "unknown scope")
 	}
 }

@@ -186,6 +186,7 @@ func (s *Server) fail(c *gin.Context, err error) {
 	ctx := c.Request.Context()
 	id := requestID(c)
 	if c.Writer.Written() {
+		s.note(c).aborted = true
 		// The first half of the answer has been sent. Only a broken connection can tell
 		// the client that the second half is missing.
 		if ctx.Err() == nil {
@@ -199,6 +200,7 @@ func (s *Server) fail(c *gin.Context, err error) {
 	}
 	s.metrics.refusedByQuota(err)
 	p := problemOf(err, c.Writer.Header(), id)
+	s.note(c).Problem = p.Type
 	switch p.Status {
 	case http.StatusInternalServerError:
 		s.cfg.Logger.ErrorContext(ctx, "request failed", "request_id", id, "route", c.FullPath(), "error", err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/audit"
 )
 
 // route is a route of the API. Every route declares the scope that its callers need.
@@ -24,35 +25,38 @@ type route struct {
 	dialect dialect.Dialect
 	// noHead: a GET route that does not answer HEAD.
 	noHead bool
+	// audit is the event that the route leaves in the audit log, and quiet restricts that; see decision.
+	audit audit.Name
+	quiet bool
 }
 
 // table shows the whole API on one screen.
 func (s *Server) table() []route {
 	routes := []route{
-		{method: "GET", path: "/healthz", scope: auth.Open, handle: s.health},
-		{method: "GET", path: "/readyz", scope: auth.Open, handle: s.ready},
-		{method: "GET", path: "/openapi.yaml", scope: auth.Open, handle: openAPI},
+		{method: "GET", path: "/healthz", scope: auth.Open, audit: audit.Unaudited, handle: s.health},
+		{method: "GET", path: "/readyz", scope: auth.Open, audit: audit.Unaudited, handle: s.ready},
+		{method: "GET", path: "/openapi.yaml", scope: auth.Open, audit: audit.Unaudited, handle: openAPI},
 
-		{method: "POST", path: "/batch", scope: auth.Submit, handle: s.submit(nil)},
-		{method: "GET", path: "/batch", scope: auth.Read, handle: s.list},
-		{method: "GET", path: "/batch/:id", scope: auth.Read, handle: s.get},
-		{method: "DELETE", path: "/batch/:id", scope: auth.Cancel, handle: s.erase},
-		{method: "GET", path: "/batch/:id/results", scope: auth.Read, handle: s.results},
-		{method: "GET", path: "/batch/:id/events", scope: auth.Read, handle: s.events, noHead: true},
-		{method: "POST", path: "/batch/:id/cancel", scope: auth.Cancel, handle: s.cancel},
-		{method: "POST", path: "/batch/:id/retry", scope: auth.Submit, handle: s.retry},
-		{method: "GET", path: "/batch/:id/webhook", scope: auth.Read, handle: s.deliveries},
-		{method: "POST", path: "/session", scope: auth.Open, handle: s.signIn},
-		{method: "GET", path: "/session", scope: auth.Any, handle: s.showSession},
-		{method: "DELETE", path: "/session", scope: auth.Open, handle: s.signOut},
-		{method: "GET", path: "/session/login", scope: auth.Open, handle: s.login, noHead: true},
-		{method: "GET", path: auth.CallbackPath, scope: auth.Open, handle: s.callback, noHead: true},
-		{method: "GET", path: "/whoami", scope: auth.Any, handle: s.whoami},
-		{method: "GET", path: "/webhook-secret", scope: auth.Read, handle: s.webhookSecret},
-		{method: "POST", path: "/batch/:id/webhook/redeliver", scope: auth.Submit, handle: s.redeliver},
+		{method: "POST", path: "/batch", scope: auth.Submit, audit: audit.BatchSubmit, handle: s.submit(nil)},
+		{method: "GET", path: "/batch", scope: auth.Read, audit: audit.BatchList, quiet: true, handle: s.list},
+		{method: "GET", path: "/batch/:id", scope: auth.Read, audit: audit.BatchRead, quiet: true, handle: s.get},
+		{method: "DELETE", path: "/batch/:id", scope: auth.Cancel, audit: audit.BatchDelete, handle: s.erase},
+		{method: "GET", path: "/batch/:id/results", scope: auth.Read, audit: audit.ResultsRead, handle: s.results},
+		{method: "GET", path: "/batch/:id/events", scope: auth.Read, audit: audit.BatchEvents, quiet: true, handle: s.events, noHead: true},
+		{method: "POST", path: "/batch/:id/cancel", scope: auth.Cancel, audit: audit.BatchCancel, handle: s.cancel},
+		{method: "POST", path: "/batch/:id/retry", scope: auth.Submit, audit: audit.BatchRetry, handle: s.retry},
+		{method: "GET", path: "/batch/:id/webhook", scope: auth.Read, audit: audit.DeliveriesRead, quiet: true, handle: s.deliveries},
+		{method: "POST", path: "/session", scope: auth.Open, audit: audit.SessionCreate, handle: s.signIn},
+		{method: "GET", path: "/session", scope: auth.Any, audit: audit.Unaudited, handle: s.showSession},
+		{method: "DELETE", path: "/session", scope: auth.Open, audit: audit.SessionEnd, handle: s.signOut},
+		{method: "GET", path: "/session/login", scope: auth.Open, audit: audit.Unaudited, handle: s.login, noHead: true},
+		{method: "GET", path: auth.CallbackPath, scope: auth.Open, audit: audit.SessionCreate, handle: s.callback, noHead: true},
+		{method: "GET", path: "/whoami", scope: auth.Any, audit: audit.Unaudited, handle: s.whoami},
+		{method: "GET", path: "/webhook-secret", scope: auth.Read, audit: audit.SecretRead, handle: s.webhookSecret},
+		{method: "POST", path: "/batch/:id/webhook/redeliver", scope: auth.Submit, audit: audit.WebhookRedeliver, handle: s.redeliver},
 	}
 	if !s.cfg.MetricsElsewhere {
-		routes = append(routes, route{method: "GET", path: "/metrics", scope: s.operatorScope(), handle: s.showMetrics})
+		routes = append(routes, route{method: "GET", path: "/metrics", scope: s.operatorScope(), audit: audit.MetricsRead, quiet: true, handle: s.showMetrics})
 	}
 	for i := range s.cfg.Endpoints {
 		routes = append(routes, s.mounted(&s.cfg.Endpoints[i])...)
@@ -66,12 +70,12 @@ func (s *Server) mounted(ep *Endpoint) (routes []route) {
 	bare := strings.TrimSuffix(ep.Path, "/")
 	for _, path := range []string{bare, bare + "/"} {
 		if !foreign {
-			routes = append(routes, route{method: http.MethodPost, path: path, scope: auth.Submit, handle: s.submit(ep), endpoint: ep})
+			routes = append(routes, route{method: http.MethodPost, path: path, scope: auth.Submit, audit: audit.BatchSubmit, handle: s.submit(ep), endpoint: ep})
 			continue
 		}
-		routes = append(routes, route{method: http.MethodPost, path: path, scope: auth.Submit, handle: s.translate(ep, &def), endpoint: ep, dialect: def.Dialect})
+		routes = append(routes, route{method: http.MethodPost, path: path, scope: auth.Submit, audit: audit.BatchSubmit, handle: s.translate(ep, &def), endpoint: ep, dialect: def.Dialect})
 		for _, method := range []string{http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions} {
-			routes = append(routes, route{method: method, path: path, scope: auth.Open, handle: postOnly, endpoint: ep, dialect: def.Dialect, noHead: true})
+			routes = append(routes, route{method: method, path: path, scope: auth.Open, audit: audit.Unaudited, handle: postOnly, endpoint: ep, dialect: def.Dialect, noHead: true})
 		}
 	}
 	return routes
@@ -117,6 +121,9 @@ func (s *Server) mount(e *gin.Engine, r *route) (err error) {
 			err = fmt.Errorf("%s %s cannot be mounted: %v", r.method, r.path, p)
 		}
 	}()
+	if err := s.decide(r.method, r); err != nil {
+		return err
+	}
 	var steps []gin.HandlerFunc
 	if r.dialect != nil {
 		steps = append(steps, func(c *gin.Context) { c.Set(keyDialect, r.dialect) })
@@ -139,6 +146,9 @@ func (s *Server) mount(e *gin.Engine, r *route) (err error) {
 	steps = append(steps, s.handle(r.handle))
 	e.Handle(r.method, r.path, steps...)
 	if r.method == http.MethodGet && !r.noHead {
+		if err := s.decide(http.MethodHead, r); err != nil {
+			return err
+		}
 		e.HEAD(r.path, steps...)
 	}
 	return nil

@@ -41,6 +41,8 @@ type Server struct {
 	// which the server holds in memory as a whole.
 	answerBytes int
 	memory      *memory
+	// decisions are those about the audit log, by method and route.
+	decisions map[string]decision
 	// certs are the certificates of TLS, or nil.
 	certs *certs.Files
 	polls *polls
@@ -62,6 +64,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{
 		cfg: cfg, nesting: newNesting(cfg.Endpoints, cfg.BasePaths), policies: policiesOf(cfg.Targets, cfg.Policies), answerBytes: answerBytes,
 		memory: newMemory(cfg.Limits.Capacity.BodyMemory), polls: newPolls(cfg.Store), draining: make(chan struct{}),
+		decisions: make(map[string]decision),
 	}
 	most := &cfg.Limits.Capacity
 	s.streams = newSlots("event streams", most.Streams, most.StreamsPerOwner)

@@ -107,6 +107,8 @@ func (s *Server) bodyLimits(c *gin.Context, size int64) bodyLimits {
 
 // acknowledge sets the headers that tell how an existing batch was accepted.
 func (s *Server) acknowledge(c *gin.Context, b *batch.Batch, replayed bool, applied string) {
+	n := s.note(c)
+	n.Batch, n.Target, n.Count, n.Replayed = b.ID, b.Target, b.Counts.Total, replayed
 	if replayed {
 		c.Header("Idempotency-Replayed", "true")
 	} else {

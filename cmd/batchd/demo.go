@@ -125,7 +125,7 @@ func startDemo(ctx context.Context, stderr io.Writer) (d *demo, err error) {
 	}
 	cfg.Targets[0].Retry.Attempts = demoAttempts
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	if d.batchd, err = startInstance(ctx, cfg, log, roles{api: true, worker: true}); err != nil {
+	if d.batchd, err = startInstance(ctx, cfg, log, io.Discard, roles{api: true, worker: true}); err != nil {
 		return nil, err
 	}
 	// Idle connections would keep batchd from draining at once.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/dispatch"
+	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
 	"github.com/batchd/batchd/queue"
@@ -33,6 +35,7 @@ type instance struct {
 	MonitorURL string
 
 	store      *queue.Store
+	audit      *audit.Log
 	dispatcher *dispatch.Dispatcher
 	cancel     context.CancelFunc
 	running    sync.WaitGroup
@@ -42,8 +45,9 @@ type instance struct {
 }
 
 // startInstance starts an instance, which runs until ctx ends or Close is called. Then
-// it drains: the API ends its waits, and the worker finishes the actions in flight.
-func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r roles) (_ *instance, err error) {
+// it drains: the API ends its waits, and the worker finishes the actions in flight. Only
+// the audit log may go to stdout.
+func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, stdout io.Writer, r roles) (_ *instance, err error) {
 	if cfg.Redis.URL == rdb.Embedded && r != (roles{api: true, worker: true}) {
 		return nil, errors.New("the embedded store lives in one process, so an API and a worker apart cannot share it: " +
 			"set redis.url (--redis-url), or run both as one with: batchd serve")
@@ -66,7 +70,10 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, r 
 	var serve func(context.Context, net.Listener) error
 	listen := cfg.Listen
 	if r.api {
-		server, err := api.New(apiConfig(cfg, i.store, registry, log))
+		if i.audit, err = audit.Open(cfg.Audit, stdout, log, registry); err != nil {
+			return nil, err
+		}
+		server, err := api.New(apiConfig(cfg, i.store, i.audit, registry, log))
 		if err != nil {
 			return nil, err
 		}
@@ -164,13 +171,16 @@ func (i *instance) release() error {
 	if i.dispatcher != nil {
 		i.dispatcher.Close()
 	}
-	if i.store == nil {
-		return nil
+	var errs []error
+	if err := i.audit.Close(); err != nil {
+		errs = append(errs, fmt.Errorf("close the audit log: %w", err))
 	}
-	if err := i.store.Close(); err != nil {
-		return fmt.Errorf("close the store: %w", err)
+	if i.store != nil {
+		if err := i.store.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close the store: %w", err))
+		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // greetStore logs facts about the store that an operator should know.
@@ -215,9 +225,9 @@ func keySource(cfg *config.Config, store *queue.Store) batch.KeySource {
 }
 
 // apiConfig adds the parts of the API to its settings.
-func apiConfig(cfg *config.Config, store *queue.Store, registry *prometheus.Registry, log *slog.Logger) api.Config {
+func apiConfig(cfg *config.Config, store *queue.Store, auditLog *audit.Log, registry *prometheus.Registry, log *slog.Logger) api.Config {
 	out := api.Config{
-		Server: cfg.Server, Auth: cfg.Auth, Keys: keySource(cfg, store), Sessions: store.Sessions, Limits: cfg.Limits, Quotas: cfg.Quotas, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
+		Server: cfg.Server, Audit: auditLog, Auth: cfg.Auth, Keys: keySource(cfg, store), Sessions: store.Sessions, Limits: cfg.Limits, Quotas: cfg.Quotas, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
 		Webhooks: cfg.Webhooks.Config, Checks: store.Checks, MetricsElsewhere: cfg.Monitor.Listen != "",
 		Logger: log, Version: buildVersion(), Metrics: registry,

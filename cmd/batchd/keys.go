@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/apikey"
+	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
 	"github.com/batchd/batchd/internal/setting"
@@ -44,21 +46,33 @@ func (k *keyring) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&k.file, "keys-file", "", "the `file` with the keys (or BATCHD_API_KEYS_FILE); with it, the configuration is not read")
 }
 
-// with calls do with the keys.
-func (k *keyring) with(do func(batch.KeyStore) error) (err error) {
-	file := k.file
-	if file == "" {
-		if file, err = config.KeysFileOf(config.Environ()); err != nil {
-			return err
-		}
-	}
-	if file != "" {
-		return do(&config.KeysFile{Path: file})
-	}
-	cfg, err := config.Load(config.Options{File: k.config, Environ: config.Environ()})
+// change calls do, which changes a key, with the keys, and records that in the audit log.
+func (k *keyring) change(cmd *cobra.Command, event audit.Name, key string, do func(batch.KeyStore) error) error {
+	cfg, err := k.load()
 	if err != nil {
 		return err
 	}
+	return audited(cmd, cfg.Audit, audit.Event{Name: event, Key: key}, func(*audit.Event) error { return withKeys(cfg, do) })
+}
+
+// load returns the configuration. If a flag or a variable names the file of the keys, the configuration is not
+// read, and has only that file and the audit log of its variable.
+func (k *keyring) load() (*config.Config, error) {
+	file := k.file
+	if file == "" {
+		var err error
+		if file, err = config.KeysFileOf(config.Environ()); err != nil {
+			return nil, err
+		}
+	}
+	if file == "" {
+		return config.Load(config.Options{File: k.config, Environ: config.Environ()})
+	}
+	return &config.Config{Auth: auth.Config{KeysFile: file}, Audit: audit.Config{Output: os.Getenv(config.EnvName("audit.output"))}}, nil
+}
+
+// withKeys calls do with the keys of a configuration.
+func withKeys(cfg *config.Config, do func(batch.KeyStore) error) (err error) {
 	switch {
 	case cfg.Auth.KeysFile != "":
 		return do(&config.KeysFile{Path: cfg.Auth.KeysFile})
@@ -138,7 +152,7 @@ func newKeysCreateCmd() *cobra.Command {
 				return err
 			}
 			var place string
-			if err := ring.with(func(keys batch.KeyStore) error {
+			if err := ring.change(cmd, audit.KeyCreate, key.Name, func(keys batch.KeyStore) error {
 				place = keys.Place()
 				return keys.ChangeKey(cmd.Context(), key.Name, func(old *batch.Key) (*batch.Key, error) {
 					switch {
@@ -231,7 +245,11 @@ func newKeysListCmd() *cobra.Command {
 the reason; the command then ends with status 1.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return ring.with(func(keys batch.KeyStore) error {
+			cfg, err := ring.load()
+			if err != nil {
+				return err
+			}
+			return withKeys(cfg, func(keys batch.KeyStore) error {
 				found, faults, err := keys.ListKeys(cmd.Context())
 				if err != nil {
 					return err
@@ -321,7 +339,7 @@ func newKeysRevokeCmd() *cobra.Command {
 			}
 			var place string
 			var unreadable error
-			if err := ring.with(func(keys batch.KeyStore) (err error) {
+			if err := ring.change(cmd, audit.KeyRevoke, args[0], func(keys batch.KeyStore) (err error) {
 				place = keys.Place()
 				unreadable, err = keys.RevokeKey(cmd.Context(), args[0], time.Now().UTC().Truncate(time.Second))
 				return err
@@ -366,7 +384,7 @@ func newKeysRotateCmd() *cobra.Command {
 			text, now := apikey.New(), time.Now().UTC().Truncate(time.Second)
 			until := now.Add(keep)
 			var place string
-			if err := ring.with(func(keys batch.KeyStore) error {
+			if err := ring.change(cmd, audit.KeyRotate, args[0], func(keys batch.KeyStore) error {
 				place = keys.Place()
 				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
 					switch {

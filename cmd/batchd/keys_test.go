@@ -130,7 +130,7 @@ func TestAServerTakesTheKeysOfAFile(t *testing.T) {
 	store, err := queue.Open(queue.Config{Redis: cfg.Redis})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, store.Close()) }()
-	server, err := api.New(apiConfig(cfg, store, nil, nil))
+	server, err := api.New(apiConfig(cfg, store, nil, nil, nil))
 	require.NoError(t, err)
 	for want, authorization := range map[int]string{http.StatusOK: "Bearer " + text, http.StatusUnauthorized: "Bearer " + apikey.New()} {
 		r := httptest.NewRequest(http.MethodGet, "/batch", http.NoBody)

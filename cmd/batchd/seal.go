@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/config"
 	"github.com/batchd/batchd/queue"
 	"github.com/batchd/batchd/queue/rdb"
@@ -42,7 +43,9 @@ every process, run batchd seal rotate, and remove seal.accept_clear_until.`,
 		if err != nil {
 			return err
 		}
-		return rotateSeals(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), cmd.OutOrStdout())
+		return audited(cmd, cfg.Audit, audit.Event{Name: audit.SealRotate}, func(e *audit.Event) error {
+			return rotateSeals(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), cmd.OutOrStdout(), e)
+		})
 	}
 	cmd.AddCommand(rotate)
 	return cmd
@@ -51,8 +54,8 @@ every process, run batchd seal rotate, and remove seal.accept_clear_until.`,
 // progressEvery is how often a rotation reports its progress.
 const progressEvery = 5 * time.Second
 
-// rotateSeals seals what is stored with the first key, and says whether the others are needed.
-func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out io.Writer) (err error) {
+// rotateSeals seals what is stored with the first key, and says whether the others are needed. It adds to the event.
+func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out io.Writer, e *audit.Event) (err error) {
 	switch {
 	case cfg.Redis.URL == rdb.Embedded:
 		return errors.New("the embedded store has a key of its own, which ends with the process: set redis.url")
@@ -73,11 +76,14 @@ func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out 
 		}
 	}
 	report, err := rotation.Run(ctx)
+	e.Count = report.Resealed
 	if err != nil {
+		e.Result = audit.Failed
 		return fmt.Errorf("after %d values were encrypted, run it again: %w", report.Resealed, err)
 	}
 	first := cfg.Seal.Keys[0].ID
 	if !report.Complete() {
+		e.Result = audit.Failed
 		for _, fault := range report.Faults {
 			log.ErrorContext(ctx, "a stored value was not encrypted", "error", fault)
 		}

@@ -54,7 +54,7 @@ func newInstanceCmd(r roles, cmd *cobra.Command) *cobra.Command {
 		// If the reader of the log ends, for instance when a terminal is closed, requests
 		// in flight must go on.
 		signal.Ignore(syscall.SIGPIPE)
-		i, err := startInstance(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), r)
+		i, err := startInstance(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), unwrapped(cmd.OutOrStdout()), r)
 		if err != nil {
 			return err
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/webhook"
 	"github.com/batchd/batchd/queue/rdb"
@@ -20,7 +21,9 @@ type Config struct {
 	// Server configures the listener of the API.
 	Server api.ServerConfig `yaml:"server"`
 	Log    Log              `yaml:"log"`
-	Redis  rdb.Config       `yaml:"redis"`
+	// Audit configures the audit log.
+	Audit audit.Config `yaml:"audit"`
+	Redis rdb.Config   `yaml:"redis"`
 	// Auth configures who may submit batches.
 	Auth auth.Config `yaml:"auth"`
 	Seal Seal        `yaml:"seal"`

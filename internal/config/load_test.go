@@ -166,6 +166,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 		"seal.keys": "a:MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "seal.file": "testdata/good/seal.keys",
 		"seal.accept_clear_until": "2027-01-31",
 		"server.tls.cert_file":    "b.crt", "server.tls.key_file": "b.key", "server.tls.client_ca_file": "b.pem", "server.tls.client_auth": "if_given", "server.tls.min_version": "1.3",
+		"audit.output":        "stdout",
 		"server.cors.origins": "https://a.example,https://b.example", "server.cors.credentials": "true",
 		"webhooks.secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", "webhooks.allow_private": "true",
 		"webhooks.previous_secret": "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",

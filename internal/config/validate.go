@@ -11,6 +11,7 @@ import (
 
 	"github.com/batchd/batchd/api"
 	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/queue/rdb"
@@ -30,6 +31,10 @@ func (l *loader) validate() {
 		l.resolve(key)
 	}
 	c.Server.Check(check.In("server"))
+	if c.Audit.Output != audit.Stdout {
+		l.resolve("audit.output")
+	}
+	c.Audit.Check(check.In("audit"))
 	c.Worker.Check(check.In("worker"))
 	c.Redis.Check(check.In("redis"))
 	if c.Webhooks.AllowPrivate && !l.IsSet("webhooks.ports") {

@@ -26,7 +26,8 @@ const module = "github.com/batchd/batchd"
 // tests. "*" means every package.
 var ours = map[string][]string{
 	"internal/batch":     {},
-	"internal/config":    {"internal/apikey", "internal/batch", "internal/intake", "internal/setting", "api", "api/dialect", "queue", "queue/rdb", "queue/seal", "dispatch", "worker", "api/auth", "internal/webhook", "internal/certs"},
+	"internal/config":    {"internal/apikey", "internal/batch", "internal/intake", "internal/setting", "api", "api/dialect", "queue", "queue/rdb", "queue/seal", "dispatch", "worker", "api/auth", "internal/webhook", "internal/certs", "internal/audit"},
+	"internal/audit":     {"internal/apikey", "internal/setting"},
 	"internal/certs":     {"internal/setting"},
 	"internal/crash":     {},
 	"internal/apikey":    {},
@@ -36,7 +37,7 @@ var ours = map[string][]string{
 	"internal/oidctest":  {},
 	"internal/setting":   {},
 	"internal/webhook":   {"internal/setting"},
-	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook", "internal/apikey", "internal/certs"},
+	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook", "internal/apikey", "internal/certs", "internal/audit"},
 	"api/auth":           {"internal/apikey", "internal/batch", "internal/setting", "api/dialect"},
 	"api/dialect":        {"internal/apikey", "internal/batch", "internal/intake"},
 	"queue/seal":         {"internal/setting"},
@@ -311,7 +312,7 @@ func TestPlantedViolationsAreCaught(t *testing.T) {
 		{file{name: "internal/config/load.go", imports: []string{"github.com/goccy/go-yaml/ast"}, calls: []string{"os.Environ"}}, ""},
 		{file{name: "bench/asynq.go", imports: []string{module + "/client", "github.com/hibiken/asynq", "github.com/redis/go-redis/v9"}}, ""},
 		{file{name: "bench/batchd.go", imports: []string{module + "/queue"}}, "bench must not import queue: it may import client"},
-		{file{name: "api/server.go", imports: []string{module + "/queue"}}, "api must not import queue: it may import internal/batch, internal/crash, internal/intake, internal/setting, api/dialect, api/auth, internal/webhook, internal/apikey, internal/certs"},
+		{file{name: "api/server.go", imports: []string{module + "/queue"}}, "api must not import queue: it may import internal/batch, internal/crash, internal/intake, internal/setting, api/dialect, api/auth, internal/webhook, internal/apikey, internal/certs, internal/audit"},
 		{file{name: "queue/store.go", imports: []string{module + "/dispatch"}}, "queue must not import dispatch"},
 		{file{name: "queue/rdb/hook.go", imports: []string{module + "/queue/seal"}}, "queue/rdb must not import queue/seal: it may import internal/batch, internal/setting"},
 		{file{name: "queue/rdb/hook.go", imports: []string{"github.com/hibiken/asynq"}}, "only queue/tasks, queue/webhooks, queue/consumer and worker speak asynq"},
