@@ -152,7 +152,7 @@ func TestWhoAmIShowsWhatTheServerSays(t *testing.T) {
 	store, err := queue.Open(queue.Config{Redis: cfg.Redis})
 	require.NoError(t, err)
 	defer func() { require.NoError(t, store.Close()) }()
-	server, err := api.New(apiConfig(cfg, store, nil, nil))
+	server, err := api.New(apiConfig(cfg, store, nil, nil, nil))
 	require.NoError(t, err)
 	live := httptest.NewServer(server.Handler())
 	defer live.Close()

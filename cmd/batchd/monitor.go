@@ -32,12 +32,12 @@ func (m monitor) run(ctx context.Context, listener net.Listener) error {
 	if !isLoopback(listener.Addr().String()) {
 		m.log.InfoContext(ctx, "metrics and checks are open to every client that reaches their listener", "listen", listener.Addr().String())
 	}
-	routes := m.handler()
+	routes := onlyOwnHosts(listener, m.handler())
 	server := &http.Server{
-		Handler: onlyOwnHosts(listener, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			api.SetSecurityHeaders(w.Header(), false)
 			routes.ServeHTTP(w, r)
-		})),
+		}),
 		DisableGeneralOptionsHandler: true,
 		ReadHeaderTimeout:            5 * time.Second, ReadTimeout: 10 * time.Second, WriteTimeout: 30 * time.Second,
 		ErrorLog: slog.NewLogLogger(m.log.Handler(), slog.LevelWarn),

@@ -22,7 +22,7 @@ func started(t *testing.T, r roles, set map[string]string) *instance {
 	}
 	cfg, err := config.Load(config.Options{Set: all})
 	require.NoError(t, err)
-	i, err := startInstance(t.Context(), cfg, slog.New(slog.DiscardHandler), r)
+	i, err := startInstance(t.Context(), cfg, slog.New(slog.DiscardHandler), io.Discard, r)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, i.Close()) })
 	return i
