@@ -40,7 +40,8 @@ func TestChangesOfKeysAreAudited(t *testing.T) {
 	require.Equal(t, exitOK, keys("rotate", "billing").code)
 	require.Equal(t, exitOK, keys("list").code)
 	require.Equal(t, exitOK, keys("revoke", "billing").code)
-	require.Equal(t, exitFailure, keys("revoke", secret).code)
+	require.Equal(t, exitFailure, keys("revoke", "unknown").code)
+	require.Equal(t, exitFailure, keys("revoke", secret).code, "it is no name, so that nothing is tried")
 
 	content, err := os.ReadFile(log)
 	require.NoError(t, err)
