@@ -23,6 +23,8 @@ type served struct {
 	dir string
 	log *bytes.Buffer
 	ca  *certstest.Authority
+	// listener is the configuration of all handshakes, which has the keys of sessions.
+	listener *tls.Config
 }
 
 func open(t *testing.T) *served {
@@ -32,6 +34,7 @@ func open(t *testing.T) *served {
 	var err error
 	s.Files, err = Open(Server{CertFile: filepath.Join(s.dir, "tls.crt"), KeyFile: filepath.Join(s.dir, "tls.key")}, slog.New(slog.NewTextHandler(s.log, nil)))
 	require.NoError(t, err)
+	s.listener = s.Config()
 	return s
 }
 
@@ -55,7 +58,7 @@ func (s *served) name(t *testing.T, client *tls.Config) string {
 			return
 		}
 		defer far.Close()
-		_, _ = tls.Server(far, s.Config()).Write([]byte("!"))
+		_, _ = tls.Server(far, s.listener).Write([]byte("!"))
 	}()
 	near, err := (&net.Dialer{}).DialContext(t.Context(), "tcp", ln.Addr().String())
 	require.NoError(t, err)
@@ -222,6 +225,7 @@ func TestAnAuthorityThatIsRemovedRefusesSessions(t *testing.T) {
 			MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(9),
 			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &both, nil },
 		}
+		require.True(t, s.current.Load().config.SessionTicketsDisabled, "Go checks a resumed session itself only in patched versions")
 		require.Equal(t, "one", s.name(t, client))
 		certstest.Write(t, s.dir, "clients.pem", next.PEM)
 		s.checks(t, 1)
@@ -236,7 +240,7 @@ func TestVersionsBelowTheLowestAreRefused(t *testing.T) {
 	require.Contains(t, s.name(t, &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}), "protocol version")
 	strict, err := Open(Server{CertFile: s.cfg.CertFile, KeyFile: s.cfg.KeyFile, MinVersion: TLS13}, s.log2())
 	require.NoError(t, err)
-	s.Files = strict
+	s.listener = strict.Config()
 	require.Contains(t, s.name(t, &tls.Config{MaxVersion: tls.VersionTLS12}), "protocol version")
 	require.Equal(t, "one", s.name(t, &tls.Config{}))
 }
