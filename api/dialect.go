@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"mime"
 	"net/http"
 	"slices"
@@ -76,7 +77,11 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 		}
 		held := s.hold(c)
 		defer held.release()
-		answer, err := def.Encode(req, in.submission, s.gather(c, b, in.actions, held))
+		results, err := s.gather(c, b, in.actions, held)
+		if err != nil {
+			return err
+		}
+		answer, err := def.Encode(req, in.submission, results)
 		if err != nil {
 			return err
 		}
@@ -225,16 +230,17 @@ func groupsBeyond(actions []batch.Action, admitted int) map[string]bool {
 // gather returns the results of a batch in order. An action that has not ended is
 // pending, and so is one whose result cannot be read: the batch goes on. gather leaves
 // out a body for which the answer has no room, or for which there is no memory now; the
-// client finds it at the batch that the Location header names. An error would make the
-// client send the batch again, which has run.
-func (s *Server) gather(c *gin.Context, b *batch.Batch, n int, held *reservation) []batch.Result {
+// client finds it at the batch that the Location header names. It fails only if the
+// credential of the request is no longer valid: another error would make the client send
+// the batch again, which has run.
+func (s *Server) gather(c *gin.Context, b *batch.Batch, n int, held *reservation) ([]batch.Result, error) {
 	results := make([]batch.Result, n)
 	for i := range results {
 		results[i].Index = i
 	}
 	ctx := c.Request.Context()
 	room, bytes := s.answerBytes, int64(0)
-	err := s.allPages(ctx, b, func(page [][]byte) (bool, error) {
+	err := s.allPages(c, b, func(page [][]byte) (bool, error) {
 		for _, encoded := range page {
 			var r batch.Result
 			if err := r.UnmarshalJSON(encoded); err != nil {
@@ -253,9 +259,12 @@ func (s *Server) gather(c *gin.Context, b *batch.Batch, n int, held *reservation
 		}
 		return true, nil
 	})
-	if err != nil {
+	switch {
+	case errors.As(err, new(*dialect.UnauthorizedError)):
+		return nil, err
+	case err != nil:
 		c.Header("Location", location(b.ID))
 		s.cfg.Logger.WarnContext(ctx, "results not read", "request_id", requestID(c), "batch_id", b.ID, "error", err)
 	}
-	return results
+	return results, nil
 }

@@ -99,7 +99,7 @@ func (s *Server) writeBatch(c *gin.Context, status int, b *batch.Batch) error {
 	out := s.newResultWriter(c, status, mediaJSON, append(doc[:len(doc)-1], `,"results":[`...), ",")
 	defer out.release()
 	out.most, out.optional = pageBytes, true
-	if err := s.allPages(c.Request.Context(), b, out.write); err != nil {
+	if err := s.allPages(c, b, out.write); err != nil {
 		return err
 	}
 	if out.cut >= 0 {
@@ -155,6 +155,5 @@ func writeJSON(c *gin.Context, status int, media string, v any) error {
 func writeBytes(c *gin.Context, status int, media string, data []byte) error {
 	c.Header("Content-Type", media)
 	c.Status(status)
-	_, err := c.Writer.Write(data)
-	return err
+	return writePieces(c, data)
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -176,4 +177,50 @@ func TestARevocationEndsStreamsAndWaits(t *testing.T) {
 		require.ElementsMatch(t, []int{http.StatusOK, http.StatusUnauthorized}, codes)
 		require.Less(t, time.Since(start), 7*time.Second)
 	})
+}
+
+// slowReader is a client that reads a part of an answer, and the rest later.
+type slowReader struct {
+	*httptest.ResponseRecorder
+	later func() // after the first part
+}
+
+func (s *slowReader) Write(p []byte) (int, error) {
+	n, err := s.ResponseRecorder.Write(p)
+	if s.later != nil {
+		s.later()
+		s.later = nil
+	}
+	return n, err
+}
+
+// Nothing more of an answer is sent than what was being written when the key was revoked.
+func TestARevocationEndsAnswersThatAreRead(t *testing.T) {
+	t.Parallel()
+	for path, media := range map[string][]string{"/results": {mediaNDJSON, mediaJSON}, "": {mediaJSON}} {
+		for _, accept := range media {
+			synctest.Test(t, func(t *testing.T) {
+				key, r := apikey.New(), &ring{}
+				f := setup(t, withKeys(r, key))
+				f.store.run = func(int, *batch.Action) *batch.Result { return succeeded(`"` + strings.Repeat("x", 2000) + `"`) }
+				id := f.created(t, call{body: actions(900), headers: []string{"X-Batchd-Key: " + key}})
+				get := func(later func()) (w *httptest.ResponseRecorder, cut bool) {
+					w = httptest.NewRecorder()
+					defer func() { cut = recover() != nil }()
+					f.Handler().ServeHTTP(&slowReader{w, later}, call{method: "GET", path: "/batch/" + id + path, headers: []string{"X-Batchd-Key: " + key, "Accept: " + accept}}.request(t))
+					return w, false
+				}
+				whole, cut := get(nil)
+				require.False(t, cut)
+				require.Greater(t, whole.Body.Len(), 900*2000)
+				part, cut := get(func() {
+					r.keys, r.version = nil, 1
+					time.Sleep(5 * time.Second)
+				})
+				require.True(t, cut, "the client notices that the answer is not whole")
+				require.LessOrEqual(t, part.Body.Len(), pieceBytes)
+				require.Positive(t, part.Body.Len())
+			})
+		}
+	}
 }

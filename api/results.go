@@ -1,7 +1,6 @@
 package api
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -30,6 +29,9 @@ const (
 	firstChunk = 100
 	leastChunk = 8
 	mostChunk  = 500
+	// pieceBytes is the most that is written at one time: a revocation does not take back
+	// what is being written.
+	pieceBytes = 64 << 10
 	// pagePause is the pause before the next request for a page to a store that was
 	// unavailable.
 	pagePause = 100 * time.Millisecond
@@ -65,7 +67,7 @@ func (s *Server) results(c *gin.Context) error {
 		}
 		out := s.newResultWriter(c, http.StatusOK, media, nil, "\n")
 		defer out.release()
-		if _, err := s.eachPage(ctx, owner(c), id, query, out.write); err != nil {
+		if _, err := s.eachPage(c, owner(c), id, query, out.write); err != nil {
 			return err
 		}
 		return out.end("")
@@ -73,7 +75,7 @@ func (s *Server) results(c *gin.Context) error {
 	out := s.newResultWriter(c, http.StatusOK, media, []byte(`{"results":[`), ",")
 	defer out.release()
 	out.most = pageBytes
-	next, err := s.eachPage(ctx, owner(c), id, query, out.write)
+	next, err := s.eachPage(c, owner(c), id, query, out.write)
 	if err != nil {
 		return err
 	}
@@ -157,7 +159,7 @@ func outcomeNames(outcomes []batch.Outcome) string {
 // eachPage reads results in chunks of about chunkBytes, at most q.Limit of them (0
 // means all), until write reports that it has enough. It returns the index from which
 // to continue, or -1 at the end of the batch.
-func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQuery, write func([][]byte) (more bool, err error)) (int, error) {
+func (s *Server) eachPage(c *gin.Context, owner, id string, q batch.ResultQuery, write func([][]byte) (more bool, err error)) (int, error) {
 	left, chunk := q.Limit, firstChunk
 	for {
 		part := q
@@ -165,7 +167,7 @@ func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQ
 		if q.Limit > 0 {
 			part.Limit = min(chunk, left)
 		}
-		page, err := s.page(ctx, owner, id, part)
+		page, err := s.page(c, owner, id, part)
 		if err != nil {
 			return 0, err
 		}
@@ -184,12 +186,17 @@ func (s *Server) eachPage(ctx context.Context, owner, id string, q batch.ResultQ
 	}
 }
 
-// page reads one page. The first half of an answer may already be sent, so page retries
-// while the store is unavailable, until the request's budget is spent. Each page has
-// the whole budget.
-func (s *Server) page(ctx context.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
+// page reads one page, if the credential of the request is still valid. The first half
+// of an answer may already be sent, so page retries while the store is unavailable,
+// until the request's budget is spent. Each page has the whole budget.
+func (s *Server) page(c *gin.Context, owner, id string, q batch.ResultQuery) (*batch.ResultPage, error) {
+	ctx := c.Request.Context()
 	for {
-		page, err := s.cfg.Store.Results(ctx, owner, id, q)
+		var page *batch.ResultPage
+		err := principal(c).StillValid(ctx)
+		if err == nil {
+			page, err = s.cfg.Store.Results(ctx, owner, id, q)
+		}
 		switch {
 		case err == nil:
 			batch.BudgetOf(ctx).Refill()
@@ -206,7 +213,7 @@ func (s *Server) page(ctx context.Context, owner, id string, q batch.ResultQuery
 }
 
 // allPages reads the results of a batch, which may already hold the first ones.
-func (s *Server) allPages(ctx context.Context, b *batch.Batch, write func([][]byte) (more bool, err error)) error {
+func (s *Server) allPages(c *gin.Context, b *batch.Batch, write func([][]byte) (more bool, err error)) error {
 	var q batch.ResultQuery
 	if b.First != nil {
 		if more, err := write(b.First.Results); err != nil || !more || b.First.Next < 0 {
@@ -214,7 +221,7 @@ func (s *Server) allPages(ctx context.Context, b *batch.Batch, write func([][]by
 		}
 		q.From = b.First.Next
 	}
-	_, err := s.eachPage(ctx, b.Owner, b.ID, q, write)
+	_, err := s.eachPage(c, b.Owner, b.ID, q, write)
 	return err
 }
 
@@ -311,13 +318,35 @@ func (w *resultWriter) write(results [][]byte) (bool, error) {
 		w.count++
 	}
 	w.text = out
-	if _, err := w.c.Writer.Write(out); err != nil {
+	if err := writePieces(w.c, out); err != nil {
 		return false, err
 	}
 	if w.between == "\n" {
 		w.c.Writer.Flush() // the client can use the first lines at once
 	}
 	return w.cut < 0, nil
+}
+
+// writePieces writes a part of an answer in pieces, because a client may read it for a
+// long time: each piece but the first is sent only if the credential of the request is
+// still valid.
+func writePieces(c *gin.Context, part []byte) error {
+	p := principal(c)
+	if len(part) == 0 {
+		_, err := c.Writer.Write(part) // which sends the header
+		return err
+	}
+	for piece := range slices.Chunk(part, pieceBytes) {
+		if p != nil && c.Writer.Size() > 0 {
+			if err := p.StillValid(c.Request.Context()); err != nil {
+				return err
+			}
+		}
+		if _, err := c.Writer.Write(piece); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // indexOf returns the index field of an encoded result.

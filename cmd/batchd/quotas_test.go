@@ -31,7 +31,7 @@ func startConfigured(t *testing.T, settings string) *instance {
 	require.NoError(t, os.WriteFile(file, []byte(fmt.Sprintf("targets: [{name: slow, base_url: %q}]\n%s", target.URL, settings)), 0o600))
 	cfg, err := config.Load(config.Options{File: file, Set: map[string]string{"listen": "127.0.0.1:0"}})
 	require.NoError(t, err)
-	i, err := startInstance(t.Context(), cfg, slog.New(slog.DiscardHandler), roles{api: true, worker: true})
+	i, err := startInstance(t.Context(), cfg, slog.New(slog.DiscardHandler), io.Discard, roles{api: true, worker: true})
 	require.NoError(t, err)
 	t.Cleanup(func() {
 		close(ended)
