@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/attacks"
@@ -20,7 +19,7 @@ func TestAttacksByTheJSONOfASubmission(t *testing.T) {
 		b, err := openBody(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(c.Input)), bodiesOf(1<<20))
 		require.NoError(t, err)
 		_, err = d.readJSON(b)
-		assert.Equal(t, c.Want == "refuse", err != nil, "%q: %s: %v", c.Input, c.Why, err)
+		require.Equal(t, c.Want == "refuse", err != nil, "%q: %s: %v", c.Input, c.Why, err)
 		b.Close()
 	}
 }

@@ -186,8 +186,10 @@ func isKnown(p *auth.Principal) bool { return p.Mode == auth.ModeKeys || p.Mode 
 // action that would be a batch in a batch, is stored as refused.
 func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch.Action, spec *batch.Spec) (*batch.Batch, bool, error) {
 	ctx := c.Request.Context()
-	up := &staging{store: s.cfg.Store, owner: func() (string, error) { return owner(c), nil }, key: key,
-		accounts: func(owner string) ([]batch.Account, error) { return s.accounts(c, owner) }, most: s.cfg.Limits.MaxBody}
+	up := &staging{
+		store: s.cfg.Store, owner: func() (string, error) { return owner(c), nil }, key: key,
+		accounts: func(owner string) ([]batch.Account, error) { return s.accounts(c, owner) }, most: s.cfg.Limits.MaxBody,
+	}
 	defer up.abort(ctx)
 	if err := up.open(ctx); err != nil {
 		return nil, false, err

@@ -85,7 +85,7 @@ func TestAForeignIDShowsAndCostsWhatAnUnknownOneDoes(t *testing.T) {
 					if name == "server" {
 						s.commands += queuetest.Commands(b)
 					}
-					w.Header().Set("X-Request-Id", strings.Repeat("x", len(w.Header().Get("X-Request-Id"))))
+					w.Header().Set("X-Request-ID", strings.Repeat("x", len(w.Header().Get("X-Request-ID"))))
 					var head strings.Builder
 					require.NoError(t, w.Header().Write(&head))
 					s.status, s.header, s.body = w.Code, head.String(), strings.ReplaceAll(w.Body.String(), id, "ID")

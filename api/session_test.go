@@ -147,8 +147,12 @@ func TestASessionIsRefusedToOtherSites(t *testing.T) {
 	f := setup(t, withSessions(&ring{}, key, nil, &sessionMap{}))
 	cookie := signIn(t, f, key)
 	for _, c := range []call{
-		{method: "POST", path: "/batch", body: two}, {method: "DELETE", path: "/batch/x"}, {method: "POST", path: "/batch/x/cancel"}, {method: "POST", path: "/batch/x/retry"},
-		{method: "DELETE", path: "/session"}, {method: "POST", path: "/session", body: `{"key":"` + key + `"}`},
+		{method: "POST", path: "/batch", body: two},
+		{method: "DELETE", path: "/batch/x"},
+		{method: "POST", path: "/batch/x/cancel"},
+		{method: "POST", path: "/batch/x/retry"},
+		{method: "DELETE", path: "/session"},
+		{method: "POST", path: "/session", body: `{"key":"` + key + `"}`},
 	} {
 		for _, header := range []string{"Origin: https://evil.example", "Origin: null", "Origin: http://example.com", "Origin: https://example.com:444", "Origin: https://sub.example.com", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Site: same-site"} {
 			c.headers = []string{cookie, header}
@@ -172,9 +176,17 @@ func TestOnlyJSONSignsIn(t *testing.T) {
 		media, body string
 		want        int
 	}{
-		{"text/plain", good, 415}, {"application/x-www-form-urlencoded", "key=" + key, 415}, {"", good, 415}, {"multipart/form-data; boundary=x", good, 415},
-		{"application/json", `{"key":"` + apikey.New() + `"}`, 401}, {"application/json", `{"key":"x"}`, 401}, {"application/json", `{}`, 400}, {"application/json", `{"key":7}`, 400},
-		{"application/json", `{"key":"` + key + `","key":"` + key + `"}`, 400}, {"application/json", `{"key":"` + key + `","owner":"root"}`, 400}, {"application/json", good + good, 400},
+		{"text/plain", good, 415},
+		{"application/x-www-form-urlencoded", "key=" + key, 415},
+		{"", good, 415},
+		{"multipart/form-data; boundary=x", good, 415},
+		{"application/json", `{"key":"` + apikey.New() + `"}`, 401},
+		{"application/json", `{"key":"x"}`, 401},
+		{"application/json", `{}`, 400},
+		{"application/json", `{"key":7}`, 400},
+		{"application/json", `{"key":"` + key + `","key":"` + key + `"}`, 400},
+		{"application/json", `{"key":"` + key + `","owner":"root"}`, 400},
+		{"application/json", good + good, 400},
 		{"application/json", `{"key":"` + strings.Repeat("a", 5000) + `"}`, 413},
 	} {
 		r := httptest.NewRequest(http.MethodPost, "/session", strings.NewReader(row.body))

@@ -59,7 +59,7 @@ func (s *Server) watchCertificates(ctx context.Context) (stop func()) {
 // warnPlain logs that credentials cross a network in clear text.
 func (s *Server) warnPlain(ctx context.Context, address string) {
 	if warning := s.cfg.Auth.PlainListener(address); warning != "" && s.certs == nil {
-		s.cfg.Logger.WarnContext(ctx, warning, "address", address)
+		s.cfg.Logger.WarnContext(ctx, "credentials are not encrypted", "address", address, "reason", warning)
 	}
 }
 
@@ -87,7 +87,7 @@ func (l *errorLog) Write(line []byte) (int, error) {
 	text := strings.TrimSuffix(string(line), "\n")
 	logger := l.server.cfg.Logger
 	if !strings.HasPrefix(text, handshakeFault) {
-		logger.Warn(text)
+		logger.Warn("a connection failed", "reason", text)
 		return len(line), nil
 	}
 	l.server.metrics.handshakes.Inc()
@@ -105,7 +105,7 @@ func (l *errorLog) Write(line []byte) (int, error) {
 		more = []any{slog.Int("suppressed", l.suppressed)}
 	}
 	l.logged, l.suppressed = l.logged+1, 0
-	logger.Warn(text, more...)
+	logger.Warn("a TLS handshake failed", append(more, slog.String("reason", text))...)
 	return len(line), nil
 }
 

@@ -10,7 +10,7 @@
 //	keys       the keys and channels that several packages use
 //	owners     the salt of the installation, and the hashes that are keyed with it
 //	apikeys    batchd's own keys, by which callers authenticate
-//	sessions   sessions of people who signed in with a browser
+//	sessions   people who signed in with a browser
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
 //	quotas     open batches, stored bytes and uploads of owners and addresses

@@ -90,7 +90,7 @@ func (s *Sessions) Cookie(r *http.Request, value string) *http.Cookie {
 }
 
 func (s *Sessions) cookie(r *http.Request, name, value string, lifetime time.Duration, same http.SameSite) *http.Cookie {
-	c := &http.Cookie{Name: s.name(r, name), Value: value, Path: "/", HttpOnly: true, Secure: s.isSecure(r), SameSite: same, MaxAge: int(lifetime.Seconds())}
+	c := &http.Cookie{Name: s.name(r, name), Value: value, Path: "/", HttpOnly: true, Secure: s.isSecure(r), SameSite: same, MaxAge: int(lifetime.Seconds())} //nolint:gosec // both attributes are set; Secure is not over plain HTTP on a loopback address
 	if value == "" {
 		c.MaxAge = -1
 	}

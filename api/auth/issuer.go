@@ -133,12 +133,12 @@ func (i *issuer) VerifySignature(ctx context.Context, token string) ([]byte, err
 	keys, at := i.known()
 	if payload := verifyBy(keys, signed); payload != nil {
 		if time.Since(at) > keysRefresh {
-			i.start()
+			_, _ = i.start() //nolint:contextcheck // the keys are for later requests, too; an error shows when they are needed
 		}
 		return payload, nil
 	}
 	// Its key may be new, so the keys are read again, as far as their rate allows.
-	read, err := i.start()
+	read, err := i.start() //nolint:contextcheck // other requests wait for the same keys
 	if err != nil {
 		return nil, err
 	}

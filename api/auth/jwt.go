@@ -205,6 +205,7 @@ func (j *JWT) scopes(c claims) (Scopes, error) {
 			if ours { // other applications have an admin, too
 				granted = append(granted, scope)
 			}
+		case Open, Any: // no token grants them
 		}
 		for _, rule := range j.cfg.Scopes {
 			if rule.Value == value {

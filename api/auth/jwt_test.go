@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -128,9 +129,7 @@ func TestScopesTargetsAndOwnersComeFromClaims(t *testing.T) {
 		{claims: map[string]any{"email": nil}, refused: "email, which names the owner, is missing"},
 	} {
 		all := map[string]any{"email": "a@example.com", "email_verified": true}
-		for name, value := range row.claims {
-			all[name] = value
-		}
+		maps.Copy(all, row.claims)
 		p, err := j.Authenticate(t.Context(), bearer(i.Token(audience, "sub", all)))
 		if row.refused != "" {
 			require.ErrorContains(t, err, row.refused)

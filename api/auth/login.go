@@ -103,7 +103,7 @@ func (i *issuer) found(ctx context.Context) (*oidc.Provider, error) {
 	if provider := current(); provider != nil {
 		return provider, nil
 	}
-	read, err := i.start()
+	read, err := i.start() //nolint:contextcheck // other requests wait for the same metadata
 	if err != nil {
 		return nil, err
 	}

@@ -177,12 +177,12 @@ func jsonField(t *testing.T, text, name string) string {
 // Keys that were made before seal.keys was set cannot be read: the list says so, and they can be revoked.
 func TestKeysThatCannotBeReadAreListedAndRevoked(t *testing.T) {
 	t.Parallel()
-	clear := "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\nredis: {url: '" + redistest.Start(t).URL() + "'}\n"
-	sealed := clear + "seal: {keys: [{id: one, base64: " + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "}]}\n"
+	open := "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\nredis: {url: '" + redistest.Start(t).URL() + "'}\n"
+	sealed := open + "seal: {keys: [{id: one, base64: " + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "}]}\n"
 	keys := func(text string, args ...string) commandResult {
 		return batchd(t, "", append(append([]string{"keys"}, args...), "--config", file(t, "b.yaml", text))...)
 	}
-	got := keys(clear, "create", "old")
+	got := keys(open, "create", "old")
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Equal(t, exitOK, keys(sealed, "create", "new").code)
 

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"testing"
 
@@ -17,9 +18,7 @@ import (
 func started(t *testing.T, r roles, set map[string]string) *instance {
 	t.Helper()
 	all := map[string]string{"listen": "127.0.0.1:0", "worker.listen": "127.0.0.1:0", "target": "http://127.0.0.1:9"}
-	for path, value := range set {
-		all[path] = value
-	}
+	maps.Copy(all, set)
 	cfg, err := config.Load(config.Options{Set: all})
 	require.NoError(t, err)
 	i, err := startInstance(t.Context(), cfg, slog.New(slog.DiscardHandler), io.Discard, r)

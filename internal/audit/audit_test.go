@@ -109,7 +109,7 @@ func TestAFileIsPrivateAndOnlyAppendedTo(t *testing.T) {
 	at, err := time.Parse(time.RFC3339, found[0].Time)
 	require.NoError(t, err)
 	require.WithinDuration(t, time.Now(), at, time.Minute)
-	require.NoError(t, os.Chmod(path, 0o644))
+	require.NoError(t, os.Chmod(path, 0o644)) //nolint:gosec // the mode that the log warns of
 	_, said, _ := logged(t, path)
 	require.Contains(t, said.String(), "other users may read")
 }

@@ -108,7 +108,7 @@ func (l *Log) complain(now time.Time, what string, args ...any) {
 		l.silent++
 		return
 	}
-	l.log.Error(what, append(args, "others", l.silent)...)
+	l.log.Error("the audit log has a fault", append(args, "reason", what, "others", l.silent)...)
 	l.complained, l.silent = now, 0
 }
 

@@ -4,7 +4,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/attacks"
 )
@@ -13,7 +13,7 @@ func TestAttacksByThePathOfAnAction(t *testing.T) {
 	t.Parallel()
 	for _, c := range attacks.Read(t, "testdata/attacks/paths.txt") {
 		a := Action{Method: "GET", Path: c.Input}
-		assert.Equal(t, c.Want == "refuse", len(a.Validate()) > 0, "%q: %s: %v", c.Input, c.Why, a.Validate())
+		require.Equal(t, c.Want == "refuse", len(a.Validate()) > 0, "%q: %s: %v", c.Input, c.Why, a.Validate())
 	}
 }
 
@@ -24,6 +24,6 @@ func TestAttacksByAHeaderOfAnAction(t *testing.T) {
 		a := Action{Method: "GET", Path: "/", Headers: []Field{{name, value}}}
 		faults := a.Validate()
 		refused := (*Target)(nil).ForbidsHeader(a.Headers[0])
-		assert.Equal(t, c.Want == "refuse", len(faults) > 0 || refused != "", "%q: %s: %v %s", c.Input, c.Why, faults, refused)
+		require.Equal(t, c.Want == "refuse", len(faults) > 0 || refused != "", "%q: %s: %v %s", c.Input, c.Why, faults, refused)
 	}
 }

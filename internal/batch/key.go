@@ -67,7 +67,7 @@ type KeyStore interface {
 	ListKeys(ctx context.Context) (keys []Key, faults []KeyFault, err error)
 	// RevokeKey revokes a key, also one that cannot be read: unreadable says then why, and nothing but the name and the
 	// time is left of it. It returns [ErrNoKey] if there is no such key. Repeating it changes nothing.
-	RevokeKey(ctx context.Context, name string, at time.Time) (unreadable error, err error)
+	RevokeKey(ctx context.Context, name string, at time.Time) (unreadable, err error)
 	// Place says for people where the keys are.
 	Place() string
 	// ChangeKey reads a key, or nil, calls change and stores what it returns, as one step: if another process

@@ -145,26 +145,33 @@ func TestAFaultyPairIsLoggedOnceAndTheOldOneStays(t *testing.T) {
 		fault func(*testing.T, *served)
 		file  string
 	}{
-		"no key":               {func(t *testing.T, s *served) { require.NoError(t, os.Remove(s.cfg.KeyFile)) }, "tls.key"},
-		"no certificate":       {func(t *testing.T, s *served) { require.NoError(t, os.Remove(s.cfg.CertFile)) }, "tls.crt"},
-		"an empty certificate": {func(t *testing.T, s *served) { certstest.Write(t, s.dir, "tls.crt", nil) }, "tls.crt"},
-		"an empty key":         {func(t *testing.T, s *served) { certstest.Write(t, s.dir, "tls.key", nil) }, "tls.key"},
+		"no key":               {func(t *testing.T, s *served) { t.Helper(); require.NoError(t, os.Remove(s.cfg.KeyFile)) }, "tls.key"},
+		"no certificate":       {func(t *testing.T, s *served) { t.Helper(); require.NoError(t, os.Remove(s.cfg.CertFile)) }, "tls.crt"},
+		"an empty certificate": {func(t *testing.T, s *served) { t.Helper(); certstest.Write(t, s.dir, "tls.crt", nil) }, "tls.crt"},
+		"an empty key":         {func(t *testing.T, s *served) { t.Helper(); certstest.Write(t, s.dir, "tls.key", nil) }, "tls.key"},
 		"a damaged certificate": {func(t *testing.T, s *served) {
+			t.Helper()
 			certstest.Write(t, s.dir, "tls.crt", []byte("-----BEGIN CERTIFICATE-----\naGVsbG8=\n-----END CERTIFICATE-----\n"))
 		}, "tls.crt"},
 		"the key of another": {func(t *testing.T, s *served) {
+			t.Helper()
 			_, key := s.ca.Pair(t, "x", time.Hour)
 			certstest.Write(t, s.dir, "tls.key", key)
 		}, "tls.key"},
 		"an encrypted key": {func(t *testing.T, s *served) {
+			t.Helper()
 			certstest.Write(t, s.dir, "tls.key", []byte("-----BEGIN ENCRYPTED PRIVATE KEY-----\naGVsbG8=\n-----END ENCRYPTED PRIVATE KEY-----\n"))
 		}, "tls.key"},
-		"an expired certificate": {func(t *testing.T, s *served) { s.write(t, "late", -time.Minute) }, "tls.crt"},
+		"an expired certificate": {func(t *testing.T, s *served) { t.Helper(); s.write(t, "late", -time.Minute) }, "tls.crt"},
 		"a directory": {func(t *testing.T, s *served) {
+			t.Helper()
 			require.NoError(t, os.Remove(s.cfg.KeyFile))
 			require.NoError(t, os.Mkdir(s.cfg.KeyFile, 0o700))
 		}, "tls.key"},
-		"a large file": {func(t *testing.T, s *served) { certstest.Write(t, s.dir, "tls.crt", make([]byte, maxFile+1)) }, "tls.crt"},
+		"a large file": {func(t *testing.T, s *served) {
+			t.Helper()
+			certstest.Write(t, s.dir, "tls.crt", make([]byte, maxFile+1))
+		}, "tls.crt"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -236,12 +243,12 @@ func TestAnAuthorityThatIsRemovedRefusesSessions(t *testing.T) {
 func TestVersionsBelowTheLowestAreRefused(t *testing.T) {
 	t.Parallel()
 	s := open(t)
-	require.Equal(t, "one", s.name(t, &tls.Config{MaxVersion: tls.VersionTLS12}))
-	require.Contains(t, s.name(t, &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}), "protocol version")
+	require.Equal(t, "one", s.name(t, &tls.Config{MaxVersion: tls.VersionTLS12}))                                               //nolint:gosec // a client without TLS 1.3
+	require.Contains(t, s.name(t, &tls.Config{MaxVersion: tls.VersionTLS11, MinVersion: tls.VersionTLS10}), "protocol version") //nolint:gosec // an old client
 	strict, err := Open(Server{CertFile: s.cfg.CertFile, KeyFile: s.cfg.KeyFile, MinVersion: TLS13}, s.log2())
 	require.NoError(t, err)
 	s.listener = strict.Config()
-	require.Contains(t, s.name(t, &tls.Config{MaxVersion: tls.VersionTLS12}), "protocol version")
+	require.Contains(t, s.name(t, &tls.Config{MaxVersion: tls.VersionTLS12}), "protocol version") //nolint:gosec // a client without TLS 1.3
 	require.Equal(t, "one", s.name(t, &tls.Config{}))
 }
 

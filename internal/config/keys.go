@@ -126,8 +126,10 @@ func keysText(keys []batch.Key) string {
 				n    int64
 				text string
 			}{
-				{"open_batches", int64(q.OpenBatches), strconv.Itoa(q.OpenBatches)}, {"stored_bytes", q.StoredBytes, setting.ByteSize(q.StoredBytes).String()},
-				{"upload_rate", q.UploadRate, setting.ByteSize(q.UploadRate).String()}, {"upload_burst", q.UploadBurst, setting.ByteSize(q.UploadBurst).String()},
+				{"open_batches", int64(q.OpenBatches), strconv.Itoa(q.OpenBatches)},
+				{"stored_bytes", q.StoredBytes, setting.ByteSize(q.StoredBytes).String()},
+				{"upload_rate", q.UploadRate, setting.ByteSize(q.UploadRate).String()},
+				{"upload_burst", q.UploadBurst, setting.ByteSize(q.UploadBurst).String()},
 			} {
 				if one.n != 0 {
 					fmt.Fprintf(&b, "      %s: %s\n", one.name, one.text)

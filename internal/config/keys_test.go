@@ -105,9 +105,9 @@ func edit(t *testing.T, through, seen string) []batch.Key {
 
 func TestAChangeThroughALinkReachesTheFile(t *testing.T) {
 	t.Parallel()
-	for name, lead := range map[string]func(dir, real string) string{
+	for name, lead := range map[string]func(dir, actual string) string{
 		"relative": func(dir, _ string) string { return symlink(t, "store/keys.yaml", filepath.Join(dir, "link")) },
-		"absolute": func(dir, real string) string { return symlink(t, real, filepath.Join(dir, "link")) },
+		"absolute": func(dir, actual string) string { return symlink(t, actual, filepath.Join(dir, "link")) },
 		"twice": func(dir, _ string) string {
 			return symlink(t, symlink(t, "store/keys.yaml", filepath.Join(dir, "link")), filepath.Join(t.TempDir(), "link"))
 		},
@@ -116,18 +116,19 @@ func TestAChangeThroughALinkReachesTheFile(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			dir := t.TempDir()
 			require.NoError(t, os.Mkdir(filepath.Join(dir, "store"), 0o700))
-			real := filepath.Join(dir, "store", "keys.yaml")
-			link := lead(dir, real)
-			want, err := filepath.EvalSymlinks(filepath.Dir(real))
+			actual := filepath.Join(dir, "store", "keys.yaml")
+			link := lead(dir, actual)
+			want, err := filepath.EvalSymlinks(filepath.Dir(actual))
 			require.NoError(t, err)
 			require.Equal(t, filepath.Join(want, "keys.yaml"), (&config.KeysFile{Path: link}).Place(), "the file does not exist yet")
-			require.Len(t, edit(t, link, real), 1)
+			require.Len(t, edit(t, link, actual), 1)
 			at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 			_, err = (&config.KeysFile{Path: link}).RevokeKey(t.Context(), "other", at)
 			require.NoError(t, err)
-			found, _, err := (&config.KeysFile{Path: real}).ListKeys(t.Context())
+			found, _, err := (&config.KeysFile{Path: actual}).ListKeys(t.Context())
 			require.NoError(t, err)
 			require.Equal(t, at, found[0].Revoked)
 			require.Empty(t, found[0].Secrets)
@@ -149,7 +150,7 @@ func TestAChangeKeepsModeAndOwnerOfTheFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "keys.yaml")
 	require.NoError(t, os.WriteFile(path, []byte("keys: []\n"), 0o600))
-	require.NoError(t, os.Chmod(path, 0o640))
+	require.NoError(t, os.Chmod(path, 0o640)) //nolint:gosec // another mode than that of new files
 	root := os.Getuid() == 0
 	if root { // only root can give files away
 		require.NoError(t, os.Chown(path, 65532, 65533))

@@ -24,10 +24,13 @@ const (
 	ServerVariable = envPrefix + "SERVER"
 	// TokenVariable also configures those commands.
 	TokenVariable = envPrefix + "TOKEN"
-	// These configure TLS with the server.
-	CAVariable   = envPrefix + "CA_FILE"
+	// CAVariable, CertVariable, KeyVariable and NameVariable configure TLS with the server.
+	CAVariable = envPrefix + "CA_FILE"
+	// CertVariable names the file with the certificate of the client.
 	CertVariable = envPrefix + "CERT_FILE"
-	KeyVariable  = envPrefix + "KEY_FILE"
+	// KeyVariable names the file with the key of that certificate.
+	KeyVariable = envPrefix + "KEY_FILE"
+	// NameVariable is the name in the certificate of the server.
 	NameVariable = envPrefix + "SERVER_NAME"
 	// fileSuffix ends the name of a variable that names a file with a secret.
 	fileSuffix = "_FILE"

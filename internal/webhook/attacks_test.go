@@ -3,7 +3,7 @@ package webhook_test
 import (
 	"testing"
 
-	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/attacks"
 	"github.com/batchd/batchd/internal/webhook"
@@ -15,7 +15,7 @@ func TestAttacksByTheURLOfAWebhook(t *testing.T) {
 	for _, file := range []string{"testdata/attacks/addresses.txt", "testdata/attacks/urls.txt"} {
 		for _, c := range attacks.Read(t, file) {
 			err := public.CheckURL(c.Input, "me", nil)
-			assert.Equal(t, c.Want == "refuse", err != nil, "%q: %s: %v", c.Input, c.Why, err)
+			require.Equal(t, c.Want == "refuse", err != nil, "%q: %s: %v", c.Input, c.Why, err)
 		}
 	}
 }

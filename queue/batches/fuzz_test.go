@@ -25,7 +25,8 @@ func FuzzEntry(f *testing.F) {
 // FuzzStoredAction decodes any bytes as an action. What can be read is written in the same way.
 func FuzzStoredAction(f *testing.F) {
 	for _, a := range []batch.Action{
-		{Method: "GET", Path: "/"}, {ID: "a", Method: "POST", Path: "/x", Query: "a=b", ForceQuery: true, Headers: []batch.Field{{Name: "A", Value: "b"}}, Body: []byte{}, Timeout: time.Second, Retry: "safe"},
+		{Method: "GET", Path: "/"},
+		{ID: "a", Method: "POST", Path: "/x", Query: "a=b", ForceQuery: true, Headers: []batch.Field{{Name: "A", Value: "b"}}, Body: []byte{}, Timeout: time.Second, Retry: "safe"},
 		{Method: "PUT", Path: "/", Group: "g", Body: []byte("x"), Undo: &batch.Action{Method: "DELETE", Path: "/"}, Refusal: &batch.Failure{Code: batch.CodeBlocked, Message: "m"}},
 	} {
 		f.Add(AppendAction(nil, &a))
@@ -63,7 +64,7 @@ func FuzzStoredValues(f *testing.F) {
 		named := func(err error) {
 			var damaged *batch.DamagedError
 			if err != nil {
-				require.True(t, errors.As(err, &damaged), "%v", err)
+				require.ErrorAs(t, err, &damaged)
 				require.Equal(t, id, damaged.ID)
 			}
 		}

@@ -1,4 +1,4 @@
-// Package lists lists the batches of owners, and of all owners together.
+// Package lists has the lists of batches: of each owner, and of all owners together.
 //
 // Package upload enters a batch into both lists as it commits. An entry leaves them when the batch is deleted,
 // when a reader finds that the batch has expired, or when [Lists.Clean] does.

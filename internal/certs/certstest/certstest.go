@@ -27,45 +27,45 @@ type Authority struct {
 }
 
 // New returns an authority of its own.
-func New(t testing.TB, name string) *Authority {
-	t.Helper()
+func New(tb testing.TB, name string) *Authority {
+	tb.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	cert, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return &Authority{PEM: block("CERTIFICATE", der), cert: cert, key: key}
 }
 
 // Pair returns a certificate for a name, localhost and 127.0.0.1, and its key, both as PEM. It expires after life,
 // and can be used by servers and clients.
-func (a *Authority) Pair(t testing.TB, name string, life time.Duration) (cert, key []byte) {
-	t.Helper()
+func (a *Authority) Pair(tb testing.TB, name string, life time.Duration) (cert, key []byte) {
+	tb.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, DNSNames: []string{name, "localhost"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &private.PublicKey, a.key)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	encoded, err := x509.MarshalPKCS8PrivateKey(private)
-	require.NoError(t, err)
+	require.NoError(tb, err)
 	return block("CERTIFICATE", der), block("PRIVATE KEY", encoded)
 }
 
 // WritePair writes a pair to the files NAME.pem and NAME.key in a directory.
-func (a *Authority) WritePair(t testing.TB, dir, name string) (certFile, keyFile string) {
-	t.Helper()
-	cert, key := a.Pair(t, name, time.Hour)
-	return Write(t, dir, name+".pem", cert), Write(t, dir, name+".key", key)
+func (a *Authority) WritePair(tb testing.TB, dir, name string) (certFile, keyFile string) {
+	tb.Helper()
+	cert, key := a.Pair(tb, name, time.Hour)
+	return Write(tb, dir, name+".pem", cert), Write(tb, dir, name+".key", key)
 }
 
 // Pool returns a pool with the authority.
@@ -76,10 +76,10 @@ func (a *Authority) Pool() *x509.CertPool {
 }
 
 // Write writes a file, and returns its path.
-func Write(t testing.TB, dir, name string, content []byte) string {
-	t.Helper()
+func Write(tb testing.TB, dir, name string, content []byte) string {
+	tb.Helper()
 	path := filepath.Join(dir, name)
-	require.NoError(t, os.WriteFile(path, content, 0o600))
+	require.NoError(tb, os.WriteFile(path, content, 0o600))
 	return path
 }
 
