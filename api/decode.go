@@ -9,6 +9,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 )
@@ -68,8 +69,12 @@ type decoder struct {
 }
 
 func newDecoder(r rules, stage func(*batch.Action) error) *decoder {
+	reader := intake.NewReader()
+	if r.authorization != "" && !apikey.InValue(r.authorization) {
+		reader.Searched = []batch.Field{{Name: "Authorization", Value: r.authorization}}
+	}
 	return &decoder{
-		rules: r, Reader: intake.NewReader(), stage: stage, draft: draft{Action: &batch.Action{}},
+		rules: r, Reader: reader, stage: stage, draft: draft{Action: &batch.Action{}},
 		spec: batch.Spec{ExpiresIn: r.limits.ExpiresIn, Retention: r.limits.Retention},
 	}
 }

@@ -105,6 +105,13 @@ func TestAKeyInAnActionIsAFault(t *testing.T) {
 		{"/actions/0/path", `"path":"/` + strings.Replace(key, "_", "%5F", 1) + `"`},
 		{"/actions/0/query", `"path":"/","query":{"token":"` + key + `"}`},
 		{"/actions/0/body", `"path":"/","body":{"a":"` + key + `"}`},
+		{"/actions/0/body", `"path":"/","body":{"a":"` + strings.Replace(key, "_", `\u005f`, 1) + `"}`},
+		{"/actions/0/body", `"path":"/","body":{"hook":{"authorization":"` + basic + `"}}`},
+		{"/actions/0/body", `"path":"/","body_text":"token=` + strings.Replace(key, "_", "%5F", 1) + `"`},
+		{"/actions/0/query", `"path":"/?discount=100%&token=` + strings.Replace(key, "_", "%5F", 1) + `"`},
+		{"/actions/0/id", `"path":"/","id":"` + key + `"`},
+		{"/actions/0/group", `"path":"/","group":"` + strings.Replace(key, "_", "%5F", 1) + `"`},
+		{"/actions/0/undo/body", `"path":"/","group":"g","undo":{"method":"POST","path":"/","body":{"a":"` + basic + `"}}`},
 		{"/actions/0/undo/headers/X-A", `"path":"/","group":"g","undo":{"method":"DELETE","path":"/","headers":{"X-A":"` + key + `"}}`},
 	} {
 		w := serve(f, call{method: "POST", path: "/batch", body: `{"target":"crm","actions":[{"method":"POST",` + row.body + `}]}`}.request(t))
@@ -114,6 +121,12 @@ func TestAKeyInAnActionIsAFault(t *testing.T) {
 		require.NotContains(t, w.Body.String(), key[:20])
 	}
 	w := f.do(t, call{method: "POST", path: "/batch", body: `{"target":"crm","actions":[{"method":"GET","path":"/"}],"webhook":{"url":"https://example.com/?k=` + key + `"}}`})
+	require.Contains(t, requireProblem(t, w, http.StatusBadRequest).Errors[0].Detail, "a key of batchd")
+	for _, metadata := range []string{`"k":"` + key + `"`, `"` + key + `":"v"`, `"k":"` + basic + `"`} {
+		w := f.do(t, call{method: "POST", path: "/batch", body: `{"target":"crm","metadata":{` + metadata + `},"actions":[{"method":"GET","path":"/"}]}`})
+		require.Contains(t, requireProblem(t, w, http.StatusBadRequest).Errors[0].Detail, "a key of batchd", metadata)
+	}
+	w = f.do(t, call{method: "POST", path: "/batch?metadata.k=" + key, headers: []string{"Content-Type: application/x-ndjson"}, body: `{"method":"GET","path":"/"}`})
 	require.Contains(t, requireProblem(t, w, http.StatusBadRequest).Errors[0].Detail, "a key of batchd")
 	require.Zero(t, f.store.holds())
 	require.NotContains(t, f.log.String(), key[:20])

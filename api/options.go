@@ -128,6 +128,9 @@ func (d *decoder) setMetadata(key, value string) error {
 	case len(d.spec.Metadata) == maxMetadata:
 		return fmt.Errorf("too many entries: at most %d are allowed", maxMetadata)
 	}
+	if apikey.InValue(key) || apikey.InValue(value) {
+		return errKeyInside
+	}
 	if d.spec.Metadata == nil {
 		d.spec.Metadata = make(map[string]string)
 	}

@@ -4,8 +4,12 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/batchd/batchd/internal/apikey"
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // Credentials are the credentials of a request, in any dialect.
@@ -45,6 +49,13 @@ func (c Credentials) WithToken(query url.Values) (Credentials, error) {
 	return c, err
 }
 
+// searched returns the headers in which the dialects pass credentials on, without those that have a key of batchd
+// in them.
+func (c Credentials) searched() []batch.Field {
+	headers := []batch.Field{{Name: "Authorization", Value: c.Authorization}, {Name: "X-API-KEY", Value: c.APIKey}, {Name: "X-USER-KEY", Value: c.UserKey}}
+	return slices.DeleteFunc(headers, func(h batch.Field) bool { return h.Value == "" || apikey.InValue(h.Value) })
+}
+
 // only returns the single value, or "" if there is none. It refuses a second value,
 // because the owner of the request would be ambiguous.
 func only(what string, values []string) (string, error) {
@@ -52,6 +63,9 @@ func only(what string, values []string) (string, error) {
 	case 0:
 		return "", nil
 	case 1:
+		if len(values[0]) > batch.MaxHeaderLength {
+			return "", &UnauthorizedError{fmt.Sprintf("the %s has %d bytes: at most %d are allowed", what, len(values[0]), batch.MaxHeaderLength)}
+		}
 		if !utf8.ValidString(values[0]) {
 			return "", &UnauthorizedError{fmt.Sprintf("the %s is not UTF-8", what)}
 		}

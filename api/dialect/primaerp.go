@@ -11,6 +11,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/intake"
 )
@@ -39,6 +40,9 @@ func (d primaerp) Decode(r *Request) (*Submission, error) {
 	}
 	inherited := inheritable(r.Header, r.Target)
 	return decode(r, c, func(d *reader, dec *jsontext.Decoder) error {
+		if !d.inherit(inherited) {
+			return errStop
+		}
 		d.secret, d.places = c.Token != "", map[string]string{"/query": "/path", "/headers": "/headers", "/group": "/transaction"}
 		return d.items(dec, "", func(dec *jsontext.Decoder, it *item) (bool, error) {
 			return readPrimaerp(dec, it, inherited)
@@ -121,12 +125,12 @@ func hasToken(query string) bool {
 // It omits headers of the connection (RFC 9110 §7.6.1), headers that describe the
 // batch's own body or the requested form of its answer, headers for batchd itself, and
 // headers that the target refuses: proxies between the client and batchd may have added
-// them. Content-Type stays, because it also applies to the items.
+// them. It takes batchd's own cookies out. Content-Type stays, because it also applies to the items.
 func inheritable(h http.Header, target *batch.Target) []batch.Field {
-	var named []string
+	named := make(map[string]struct{})
 	for _, line := range h.Values("Connection") {
 		for option := range strings.SplitSeq(line, ",") {
-			named = append(named, http.CanonicalHeaderKey(strings.TrimSpace(option)))
+			named[http.CanonicalHeaderKey(strings.TrimSpace(option))] = struct{}{}
 		}
 	}
 	var fields []batch.Field
@@ -137,10 +141,15 @@ func inheritable(h http.Header, target *batch.Target) []batch.Field {
 			"Accept-Encoding", "Prefer", "Idempotency-Key", "X-Batchd-Key":
 			continue
 		}
-		if slices.Contains(named, name) {
+		if _, hop := named[name]; hop {
 			continue
 		}
 		for _, value := range values {
+			if name == "Cookie" {
+				if value = foreignCookies(value); value == "" {
+					continue
+				}
+			}
 			if field := (batch.Field{Name: name, Value: value}); target.ForbidsHeader(field) == "" {
 				fields = append(fields, field)
 			}
@@ -148,6 +157,22 @@ func inheritable(h http.Header, target *batch.Target) []batch.Field {
 	}
 	slices.SortStableFunc(fields, func(a, b batch.Field) int { return strings.Compare(a.Name, b.Name) })
 	return fields
+}
+
+// inherit checks once what every item without headers of its own has. It reports whether there is no fault.
+func (d *reader) inherit(headers []batch.Field) bool {
+	size := 0
+	for _, h := range headers {
+		size += len(h.Name) + len(h.Value)
+		if apikey.InValue(h.Value) || apikey.InValue(h.Name) {
+			d.Fault("", "the header %s has a key of batchd in it, and items would inherit it: send the key in X-Batchd-Key", intake.Clip(h.Name))
+		}
+	}
+	if size > batch.MaxHeaderLength {
+		d.Fault("", "the headers of the batch that items inherit have %d bytes: at most %d are allowed", size, batch.MaxHeaderLength)
+	}
+	d.Searched = append(d.Searched, headers...)
+	return d.Clean()
 }
 
 type primaerpResult struct {

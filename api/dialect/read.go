@@ -36,6 +36,7 @@ type reader struct {
 // decode reads the whole body with read.
 func decode(r *Request, c Credentials, read func(*reader, *jsontext.Decoder) error) (*Submission, error) {
 	d := &reader{Reader: intake.NewReader(), request: r, sub: Submission{Credentials: c}}
+	d.Searched = c.searched()
 	whole, err := d.Document(r.Body, func(dec *jsontext.Decoder) error { return read(d, dec) })
 	if err != nil && !errors.Is(err, errStop) {
 		return nil, err

@@ -52,18 +52,28 @@ func (r *Reader) CheckTarget(t *batch.Target, a *batch.Action, base string, plac
 }
 
 // checkNoKey adds a fault for every part of an action that has a key of batchd in it. A key is never sent to a
-// target, which could act as its owner.
+// target or the receiver of a webhook, which could act as its owner.
 func (r *Reader) checkNoKey(a *batch.Action, place func(pointer string) string) {
-	const why = "a key of batchd is in it, which is never sent to a target: take it out, and revoke it if it was sent before"
+	const why = "a key of batchd is in it, which is never sent to another server: take it out, and revoke it if it was sent before"
 	for _, h := range a.Headers {
-		if apikey.InValue(h.Value) || apikey.InValue(h.Name) {
+		if len(h.Name)+len(h.Value) > batch.MaxHeaderLength {
+			continue // a fault of its own, as are a path and a query that are too long
+		}
+		if !slices.Contains(r.Searched, h) && (apikey.InValue(h.Value) || apikey.InValue(h.Name)) {
 			r.Fault(place("/headers/"+batch.EscapePointer(Clip(h.Name))), why)
 		}
 	}
-	if apikey.InValue(a.Path) {
+	// The results and the webhook have the id.
+	if apikey.InValue(a.ID) {
+		r.Fault(place("/id"), why)
+	}
+	if apikey.InValue(a.Group) {
+		r.Fault(place("/group"), why)
+	}
+	if len(a.Path) <= batch.MaxPathLength && apikey.InValue(a.Path) {
 		r.Fault(place("/path"), why)
 	}
-	if a.Query != "" && apikey.InValue(a.Query) {
+	if len(a.Query) <= batch.MaxPathLength && apikey.InValue(a.Query) {
 		r.Fault(place("/query"), why)
 	}
 	if apikey.In(a.Body) {

@@ -33,6 +33,8 @@ type Reader struct {
 	// Prefix is added in front of the decoder's pointers, if the decoder reads only a
 	// part of the document.
 	Prefix string
+	// Searched are headers in which no key of batchd was found. Check does not search them again in every action.
+	Searched []batch.Field
 
 	// ids holds the explicit ids of actions. The id of any other action is its index:
 	// bare holds these indexes, in ascending order.
