@@ -152,13 +152,13 @@ func (a *draft) place(pointer string) string {
 func (d *decoder) readBody(dec *jsontext.Decoder, field string, a *draft) error {
 	switch field {
 	case "body":
-		body, ok, err := d.JSON(dec, a.buf)
+		body, ok, err := d.JSON(dec, a.buf, d.limits.MaxActionBody)
 		if ok {
 			a.buf, a.Body = body, body
 		}
 		return err
 	case "body_text":
-		return d.Text(dec, func(s string) error { a.keep([]byte(s)); return nil })
+		return d.Text(dec, func(s string) error { a.keep(append(a.buf[:0], s...)); return nil })
 	default:
 		return d.Text(dec, func(s string) error {
 			decoded, err := base64.StdEncoding.Strict().DecodeString(s)
@@ -173,7 +173,7 @@ func (d *decoder) readBody(dec *jsontext.Decoder, field string, a *draft) error 
 
 // keep sets the body. An empty body is a body, unlike nil.
 func (a *draft) keep(text []byte) {
-	a.buf = append(a.buf[:0], text...)
+	a.buf = text
 	if a.Body = a.buf; a.Body == nil {
 		a.Body = []byte{}
 	}

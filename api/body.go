@@ -74,10 +74,8 @@ const (
 	// document itself.
 	documentTimes = 2
 	// keptMemory is for what the server remembers of an action to the end of the
-	// submission, beside its id and group. foreignMemory is for an action of a document
-	// that is parsed as a whole.
-	keptMemory    = 160
-	foreignMemory = 1 << 10
+	// submission, beside its id and group.
+	keptMemory = 160
 )
 
 // ratioFloor is a size up to which a body may be any number of times larger than its
@@ -103,8 +101,9 @@ type body struct {
 	read   int64
 	sum    hash.Hash
 	// decoder is the memory of the decompressor, parser that of the largest item so far, or
-	// of the whole document, and kept that of what is remembered of all items.
-	decoder, parser, kept int64
+	// of the whole document, kept that of what is remembered of all items, and held that of
+	// the largest check of a value.
+	decoder, parser, kept, held int64
 	// err is the reason why reading ended before the body did. It is kept because a
 	// parser on top would report a fault of its own in the incomplete body.
 	err   error
@@ -171,7 +170,7 @@ func (b *body) account() error {
 	if b.err != nil {
 		return b.err
 	}
-	b.err = b.memory.set(bodyBase + b.decoder + b.parser + b.kept + min(b.read*stagedTimes, stagedMost))
+	b.err = b.memory.set(bodyBase + b.decoder + b.parser + b.kept + b.held + min(b.read*stagedTimes, stagedMost))
 	return b.err
 }
 
@@ -184,6 +183,12 @@ func (b *body) parse(item int64) error {
 // keep accounts for bytes that stay in memory to the end of the submission.
 func (b *body) keep(bytes int64) error {
 	b.kept += bytes
+	return b.account()
+}
+
+// hold accounts for bytes that the check of a value needs beside the value.
+func (b *body) hold(bytes int64) error {
+	b.held = max(b.held, bytes)
 	return b.account()
 }
 

@@ -89,7 +89,7 @@ func (d *decoder) readJSON(b *body) (*batch.Spec, error) {
 	if !d.Begin(text) {
 		return d.finish("", false)
 	}
-	d.keep = b.keep
+	d.keep, d.Hold = b.keep, b.hold
 	src := &itemReader{src: text, span: d.limits.maxItem(), hold: b.parse}
 	dec := intake.NewDecoder(src)
 	whole, err := d.document(dec, src)

@@ -103,7 +103,7 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 	if req.Body, err = body.readAll(r.ContentLength); err != nil {
 		return nil, err
 	}
-	req.Reserve = func() error { return body.keep(foreignMemory) }
+	req.Reserve, req.Hold = body.keep, body.hold
 	sub, err := def.Decode(req)
 	if err != nil {
 		return nil, err
@@ -126,7 +126,7 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 	if in.batch, in.replayed, err = s.store(c, ep, key, sub.Actions, spec); err != nil {
 		return nil, err
 	}
-	req.Body, req.Reserve, sub.Actions = nil, nil, nil
+	req.Body, req.Reserve, req.Hold, sub.Actions = nil, nil, nil, nil
 	return in, nil
 }
 
@@ -175,7 +175,7 @@ func isKnown(p *auth.Principal) bool { return p.Mode == auth.ModeKeys || p.Mode 
 // action that would be a batch in a batch, is stored as refused.
 func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch.Action, spec *batch.Spec) (*batch.Batch, bool, error) {
 	ctx := c.Request.Context()
-	up := &staging{store: s.cfg.Store, owner: func() (string, error) { return owner(c), nil }, key: key}
+	up := &staging{store: s.cfg.Store, owner: func() (string, error) { return owner(c), nil }, key: key, most: s.cfg.Limits.MaxBody}
 	defer up.abort(ctx)
 	if err := up.open(ctx); err != nil {
 		return nil, false, err

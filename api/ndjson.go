@@ -23,7 +23,7 @@ func (d *decoder) readNDJSON(b *body, query string) (*batch.Spec, error) {
 	if !d.Begin(text) {
 		return d.finish("", false)
 	}
-	d.keep = b.keep
+	d.keep, d.Hold = b.keep, b.hold
 	lines := bufio.NewScanner(text)
 	lines.Split(func(data []byte, atEOF bool) (int, []byte, error) {
 		if err := b.parse(2 * int64(len(data))); err != nil { // the buffer doubles

@@ -56,7 +56,7 @@ func (r *refusals) check(d *decoder, a *draft, base string) {
 				invalid.More++
 				continue
 			}
-			f.Index, f.Pointer = d.Index, base+a.place(f.Pointer)
+			f.Index, f.Pointer = d.Index, intake.ClipPointer(base+a.place(f.Pointer))
 			invalid.Faults = append(invalid.Faults, f)
 		}
 	}

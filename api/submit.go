@@ -65,7 +65,7 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	defer body.Close()
 
 	ctx := r.Context()
-	up := &staging{store: s.cfg.Store, key: key}
+	up := &staging{store: s.cfg.Store, key: key, most: s.cfg.Limits.MaxBody}
 	defer up.abort(ctx)
 	dec := newDecoder(s.rules(principal(c), owner(c), ep, authorization), func(a *batch.Action) error {
 		s.nesting.refuse(ep, a)
@@ -156,6 +156,9 @@ type staging struct {
 	owner  func() (string, error)
 	key    string
 	upload batch.Upload
+	// most bounds the bytes of all actions, and bytes are those so far. Actions have more
+	// than their submission if a credential or other headers are added to each.
+	most, bytes int64
 }
 
 func (g *staging) open(ctx context.Context) (err error) {
@@ -174,7 +177,22 @@ func (g *staging) add(ctx context.Context, a *batch.Action) error {
 	if err := g.open(ctx); err != nil {
 		return err
 	}
+	if g.bytes += sizeOf(a); g.bytes > g.most {
+		return refuse(kindTooLarge, "the actions have more than %d bytes, with the headers and the query that are added to each: send them in several batches, or raise limits.max_body", g.most)
+	}
 	return g.upload.Add(ctx, a)
+}
+
+// sizeOf returns the bytes of an action's texts.
+func sizeOf(a *batch.Action) int64 {
+	n := len(a.ID) + len(a.Group) + len(a.Path) + len(a.Query) + len(a.Body)
+	for _, h := range a.Headers {
+		n += len(h.Name) + len(h.Value)
+	}
+	if a.Undo != nil {
+		return int64(n) + sizeOf(a.Undo)
+	}
+	return int64(n)
 }
 
 // commit makes the batch exist. From here on a hang-up of the client no longer matters:

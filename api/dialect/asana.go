@@ -97,7 +97,7 @@ func (it *item) asanaData(data jsontext.Value) error {
 		return err
 	}
 	if sendsBody(it.action.Method) {
-		body, ok, err := it.JSON(dec, nil)
+		body, ok, err := it.JSON(dec, nil, it.request.MaxActionBody)
 		if ok {
 			it.keep(dec, fmt.Appendf(nil, `{"data":%s}`, body))
 		}
@@ -142,17 +142,26 @@ func (it *item) asanaOptions(dec *jsontext.Decoder) (string, error) {
 // asanaQuery reads an object as a query. Several values of one name are joined with
 // commas.
 func (it *item) asanaQuery(dec *jsontext.Decoder, fields []string, read func(name string, add func(string)) error) (string, error) {
-	var pairs []string
-	_, err := it.Object(dec, fields, func(name string) error {
-		var values []string
-		err := read(name, func(value string) { values = append(values, intake.EscapeQueryPart(value)) })
+	var q intake.QueryBuilder
+	ok, err := it.Object(dec, fields, func(name string) error {
 		if fields != nil && (name == "fields" || name == "expand") {
-			name = "opt_" + name
+			q.AddName("opt_" + name)
+		} else {
+			q.AddName(name)
 		}
-		pairs = append(pairs, intake.EscapeQueryPart(name)+"="+strings.Join(values, ","))
-		return err
+		first := true
+		return read(name, func(value string) {
+			if !first {
+				q.AddComma()
+			}
+			first = false
+			q.AddValue(value)
+		})
 	})
-	return strings.Join(pairs, "&"), err
+	if ok {
+		it.CheckQuery(dec, &q)
+	}
+	return q.String(), err
 }
 
 // asanaResult has nil for each field that opt_fields does not select.

@@ -76,9 +76,10 @@ type Request struct {
 	Params map[string]string
 	// Body is the whole body, decompressed.
 	Body []byte
-	// Reserve accounts for the memory of one action more. Its error ends Decode. Nil
-	// accounts for nothing.
-	Reserve func() error
+	// Reserve accounts for bytes that are kept of an action, and Hold for those that a
+	// check of one value needs beside the value. Their errors end Decode. Nil accounts for
+	// nothing.
+	Reserve, Hold func(bytes int64) error
 	// Target has the settings for which actions are refused; see [batch.Target.Refusals].
 	// Nil means that the target has none of its own.
 	Target *batch.Target

@@ -106,6 +106,9 @@ func (it *item) headerLines(text string) error {
 		if !ok {
 			return fmt.Errorf("the line %q has no colon: expected Name: value", intake.Clip(line))
 		}
+		if len(it.action.Headers) == batch.MaxHeaderCount {
+			return fmt.Errorf("there are more than %d headers, which are the most allowed", batch.MaxHeaderCount)
+		}
 		it.action.Headers = append(it.action.Headers, batch.Field{Name: strings.TrimSpace(name), Value: strings.TrimSpace(value)})
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unsafe"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -36,7 +37,7 @@ type reader struct {
 // decode reads the whole body with read.
 func decode(r *Request, c Credentials, read func(*reader, *jsontext.Decoder) error) (*Submission, error) {
 	d := &reader{Reader: intake.NewReader(), request: r, sub: Submission{Credentials: c}}
-	d.Searched = c.searched()
+	d.Searched, d.Hold = c.searched(), r.Hold
 	whole, err := d.Document(r.Body, func(dec *jsontext.Decoder) error { return read(d, dec) })
 	if err != nil && !errors.Is(err, errStop) {
 		return nil, err
@@ -63,10 +64,8 @@ func (d *reader) items(dec *jsontext.Decoder, pointer string, read func(dec *jso
 			d.Fault(pointer, "there are more than %d requests in the batch: at most %d are allowed", n, n)
 			return errStop
 		}
-		if d.request.Reserve != nil {
-			if err := d.request.Reserve(); err != nil {
-				return err
-			}
+		if err := d.reserve(itemMemory); err != nil {
+			return err
 		}
 		d.Index = n
 		it := &item{reader: d, base: pointer + "/" + strconv.Itoa(n), before: len(d.Invalid.Faults)}
@@ -77,12 +76,30 @@ func (d *reader) items(dec *jsontext.Decoder, pointer string, read func(dec *jso
 		if ok {
 			it.check()
 		}
-		d.sub.Actions = append(d.sub.Actions, it.action)
-		d.sub.IDs = append(d.sub.IDs, it.id)
 		d.Index = -1
-		return nil
+		if !d.Clean() {
+			if it.before == 0 { // nothing of them is needed any more, except their number
+				clear(d.sub.Actions)
+				clear(d.sub.IDs)
+			}
+			d.sub.Actions, d.sub.IDs = append(d.sub.Actions, batch.Action{}), append(d.sub.IDs, nil)
+			return nil
+		}
+		d.sub.Actions, d.sub.IDs = append(d.sub.Actions, it.action), append(d.sub.IDs, it.id)
+		return d.reserve(int64(len(it.action.Query) + cap(it.action.Headers)*int(unsafe.Sizeof(batch.Field{}))))
 	})
 	return err
+}
+
+// itemMemory is what is kept of an item beside its texts, for which the document counts.
+const itemMemory = 1 << 10
+
+// reserve accounts for bytes that are kept to the end of the submission.
+func (d *reader) reserve(bytes int64) error {
+	if d.request.Reserve == nil {
+		return nil
+	}
+	return d.request.Reserve(bytes)
 }
 
 // item is one request of a batch while the reader reads it.
@@ -131,7 +148,7 @@ func (it *item) json(dec *jsontext.Decoder) error {
 	if dec.PeekKind() == jsontext.KindNull {
 		return dec.SkipValue()
 	}
-	body, ok, err := it.JSON(dec, nil)
+	body, ok, err := it.JSON(dec, nil, it.request.MaxActionBody)
 	if ok {
 		it.keep(dec, body)
 	}

@@ -72,6 +72,9 @@ func (syncano) Decode(r *Request) (*Submission, error) {
 			}
 		})
 		for i := range sub.Actions {
+			if !d.Clean() {
+				break
+			}
 			it := &item{action: sub.Actions[i]}
 			it.send("X-API-KEY", sub.Credentials.APIKey)
 			it.send("X-USER-KEY", sub.Credentials.UserKey)

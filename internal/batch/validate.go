@@ -58,7 +58,7 @@ func (a *Action) Validate() []Fault {
 				err = validateAuthorization(h)
 			}
 			if err != nil {
-				add("/headers/"+EscapePointer(h.Name), "%v", err)
+				add(headerPointer(h.Name), "%v", err)
 			}
 		}
 	}
@@ -85,6 +85,16 @@ func (a *Action) Validate() []Fault {
 		}
 	}
 	return faults
+}
+
+// headerPointer returns the pointer of a header, or that of all headers if its name is
+// so long that the pointers of faults would take much memory.
+func headerPointer(name string) string {
+	const most = 1 << 10
+	if len(name) > most {
+		return "/headers"
+	}
+	return "/headers/" + EscapePointer(name)
 }
 
 func knownMethod(m string) bool {

@@ -22,11 +22,13 @@ func (r *Reader) Check(a *batch.Action, base string, before int, place func(poin
 		if place != nil {
 			f.Pointer = place(f.Pointer)
 		}
+		pointer := ClipPointer(base + f.Pointer)
 		known := slices.ContainsFunc(faulted, func(g batch.Fault) bool {
-			return g.Pointer == base+f.Pointer || strings.HasPrefix(g.Pointer, base+f.Pointer+"/")
+			below, ok := strings.CutPrefix(g.Pointer, pointer)
+			return ok && (below == "" || below[0] == '/')
 		})
 		if !known {
-			r.Fault(base+f.Pointer, "%s", f.Detail)
+			r.Fault(pointer, "%s", f.Detail)
 		}
 	}
 	r.checkNoKey(a, func(pointer string) string {
@@ -126,9 +128,11 @@ func (r *Reader) isBare(index int) bool {
 // parts.
 func (r *Reader) CheckBody(body []byte, most int64, pointer ...string) {
 	if int64(len(body)) > most {
-		r.Fault(strings.Join(pointer, ""), "the body has %d bytes: at most %d are allowed", len(body), most)
+		r.Fault(strings.Join(pointer, ""), tooManyBytes, len(body), most)
 	}
 }
+
+const tooManyBytes = "the body has %d bytes: at most %d are allowed"
 
 // CheckClear adds faults for headers that carry a credential, for a store that does not
 // encrypt actions.
@@ -143,10 +147,15 @@ func (r *Reader) CheckClear(a *batch.Action, base string) {
 // InClear is the reason why a credential is refused if actions are not encrypted.
 const InClear = "which would lie in clear text in Redis: set seal.keys on the server to have actions encrypted"
 
-// Headers reads an object of names, each with a string or a list of strings.
+// Headers reads an object of names, each with a string or a list of strings. It adds at
+// most [batch.MaxHeaderCount] headers: more are a fault.
 func (r *Reader) Headers(dec *jsontext.Decoder, add func(batch.Field)) error {
 	folded := make(map[string]struct{})
-	_, err := r.Object(dec, nil, func(name string) error {
+	count := 0
+	ok, err := r.Object(dec, nil, func(name string) error {
+		if count > batch.MaxHeaderCount {
+			return r.OneOrMany(dec, func() error { count++; return dec.SkipValue() })
+		}
 		lower := strings.ToLower(name)
 		if _, twice := folded[lower]; twice {
 			r.FaultHere(dec, "the header %q appears twice, with different case: give a list of values", Clip(name))
@@ -154,44 +163,77 @@ func (r *Reader) Headers(dec *jsontext.Decoder, add func(batch.Field)) error {
 		}
 		folded[lower] = struct{}{}
 		return r.OneOrMany(dec, func() error {
+			if count++; count > batch.MaxHeaderCount {
+				return dec.SkipValue()
+			}
 			return r.Text(dec, func(value string) error {
 				add(batch.Field{Name: name, Value: value})
 				return nil
 			})
 		})
 	})
+	if ok && count > batch.MaxHeaderCount {
+		r.FaultHere(dec, "there are %d headers: at most %d are allowed", count, batch.MaxHeaderCount)
+	}
 	return err
 }
 
 // Query reads an object of names, each with a scalar or a list of scalars, and encodes
-// it in its order.
+// it in its order. A query that is too long is a fault.
 func (r *Reader) Query(dec *jsontext.Decoder) (string, error) {
-	var pairs []string
-	_, err := r.Object(dec, nil, func(name string) error {
-		key := EscapeQueryPart(name) + "="
+	var q QueryBuilder
+	ok, err := r.Object(dec, nil, func(name string) error {
 		return r.OneOrMany(dec, func() error {
-			return r.Scalar(dec, func(value string) { pairs = append(pairs, key+EscapeQueryPart(value)) })
+			return r.Scalar(dec, func(value string) { q.Add(name, value) })
 		})
 	})
-	return strings.Join(pairs, "&"), err
+	if ok {
+		r.CheckQuery(dec, &q)
+	}
+	return q.String(), err
+}
+
+// CheckQuery adds a fault if the query that the decoder has just read is too long.
+func (r *Reader) CheckQuery(dec *jsontext.Decoder, q *QueryBuilder) {
+	if q.TooLong() {
+		r.FaultHere(dec, "the query is too long: at most %d bytes are allowed, with its escapes", batch.MaxPathLength)
+	}
 }
 
 // JSON reads a body into buf, without its white space and with its literals unchanged.
-// If the body has a fault, ok is false.
-func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, err error) {
+// If the body has a fault, such as more than most bytes, ok is false.
+func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte, most int64) (body []byte, ok bool, err error) {
 	value, err := dec.ReadValue()
 	if err != nil {
 		return nil, false, err
 	}
-	if depth := nesting(value); depth > batch.MaxDepth {
+	depth, names := structure(value)
+	if depth > batch.MaxDepth {
 		r.FaultHere(dec, "the body is nested %d levels deep: at most %d are allowed", depth, batch.MaxDepth)
 		return nil, false, nil
 	}
 	compact := jsontext.Value(append(buf[:0], value...))
+	if int64(len(value)) > most { // without its white space, it may have few enough
+		if err := compact.Compact(jsontext.AllowDuplicateNames(true)); err != nil {
+			return nil, false, err
+		}
+		if int64(len(compact)) > most {
+			r.FaultHere(dec, tooManyBytes, len(compact), most)
+			return nil, false, nil
+		}
+	}
+	if r.Hold != nil && names > 0 {
+		if err := r.Hold(int64(names) * nameMemory); err != nil {
+			return nil, false, err
+		}
+	}
 	if err := compact.Compact(jsontext.AllowDuplicateNames(false)); err != nil {
 		var syntax *jsontext.SyntacticError
 		if !errors.As(err, &syntax) || !errors.Is(err, jsontext.ErrDuplicateName) {
 			return nil, false, err
+		}
+		if r.onlyCounts() {
+			return nil, false, nil
 		}
 		r.Fault(r.Prefix+string(dec.StackPointer()+syntax.JSONPointer), "the name appears twice: receivers differ in which of the two they use")
 		return nil, false, nil
@@ -199,9 +241,12 @@ func (r *Reader) JSON(dec *jsontext.Decoder, buf []byte) (body []byte, ok bool, 
 	return compact, true, nil
 }
 
-// nesting returns the depth of a valid JSON value.
-func nesting(value []byte) int {
-	depth, most := 0, 0
+// nameMemory is about what the search for duplicate names holds for a name.
+const nameMemory = 128
+
+// structure returns the depth of a valid JSON value, and the number of names in it.
+func structure(value []byte) (depth, names int) {
+	now := 0
 	for i := 0; i < len(value); i++ {
 		switch value[i] {
 		case '"':
@@ -210,14 +255,16 @@ func nesting(value []byte) int {
 					i++
 				}
 			}
+		case ':':
+			names++
 		case '{', '[':
-			depth++
-			most = max(most, depth)
+			now++
+			depth = max(depth, now)
 		case '}', ']':
-			depth--
+			now--
 		}
 	}
-	return most
+	return depth, names
 }
 
 // CanonicalMethod returns a known method in upper case, and any other unchanged, so

@@ -166,9 +166,10 @@ func TestOnlySoManyMembersAreKept(t *testing.T) {
 		})
 		require.NoError(t, err)
 		require.True(t, whole, "the rest is read all the same")
-		require.Equal(t, 10_000, kept, name)
-		require.Len(t, r.Invalid.Faults, 1)
+		require.Equal(t, batch.MaxHeaderCount, kept, name)
+		require.Len(t, r.Invalid.Faults, 2)
 		require.Contains(t, r.Invalid.Faults[0].Detail, "more than 10000")
+		require.Contains(t, r.Invalid.Faults[1].Detail, "at most 100 are allowed")
 	}
 	r := intake.NewReader()
 	_, err := r.Document([]byte("{"+object.String()[1:]+"}"), func(dec *jsontext.Decoder) error {

@@ -11,7 +11,10 @@ import (
 // SetURL sets the path of an action, and its query if the text has one.
 func SetURL(a *batch.Action, s string) {
 	path, query, found := strings.Cut(s, "?")
-	a.Path, a.Query, a.ForceQuery = path, escapeQuery(query), found && query == ""
+	a.Path, a.Query, a.ForceQuery = path, query, found && query == ""
+	if len(query) <= batch.MaxPathLength { // a longer one is a fault
+		a.Query = escapeQuery(query)
+	}
 }
 
 // JoinQuery joins two encoded queries, either of which may be empty.
@@ -20,6 +23,60 @@ func JoinQuery(a, b string) string {
 		return a + b
 	}
 	return a + "&" + b
+}
+
+// QueryBuilder encodes a query. It keeps nothing beyond [batch.MaxPathLength] bytes: what
+// it would hold grows with the product of a name and its values.
+type QueryBuilder struct {
+	text    []byte
+	tooLong bool
+}
+
+// Add adds a name with a value.
+func (q *QueryBuilder) Add(name, value string) {
+	q.AddName(name)
+	q.AddValue(value)
+}
+
+// AddName adds a name, behind which its values come.
+func (q *QueryBuilder) AddName(name string) {
+	if len(q.text) > 0 {
+		q.raw("&")
+	}
+	q.part(name)
+	q.raw("=")
+}
+
+// AddValue adds a value, or a part of one.
+func (q *QueryBuilder) AddValue(value string) { q.part(value) }
+
+// AddComma adds a comma between two parts of a value.
+func (q *QueryBuilder) AddComma() { q.raw(",") }
+
+// TooLong reports whether the query is longer than is allowed.
+func (q *QueryBuilder) TooLong() bool { return q.tooLong }
+
+// String returns the query, or "" if it is too long.
+func (q *QueryBuilder) String() string { return string(q.text) }
+
+func (q *QueryBuilder) part(s string) {
+	if !q.tooLong && q.fits(len(s)) {
+		q.raw(EscapeQueryPart(s))
+	}
+}
+
+func (q *QueryBuilder) raw(s string) {
+	if !q.tooLong && q.fits(len(s)) {
+		q.text = append(q.text, s...)
+	}
+}
+
+// fits reports whether there is room for n bytes more.
+func (q *QueryBuilder) fits(n int) bool {
+	if len(q.text)+n > batch.MaxPathLength {
+		q.text, q.tooLong = nil, true
+	}
+	return !q.tooLong
 }
 
 // EscapeQueryPart escapes a part of a query. A space becomes %20, which all servers

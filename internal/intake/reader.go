@@ -21,6 +21,11 @@ const MaxFaults = 100
 // counted, and its path and query have a longest length.
 const maxMembers = 10_000
 
+// maxName is the most bytes of a member's name. The name of a header or of a parameter of
+// a query is shorter in an action that is valid. The pointer of each fault below a name
+// repeats it.
+const maxName = batch.MaxHeaderLength
+
 // Reader reads JSON and collects its faults.
 type Reader struct {
 	// Invalid holds the faults so far.
@@ -35,6 +40,9 @@ type Reader struct {
 	Prefix string
 	// Searched are headers in which no key of batchd was found. Check does not search them again in every action.
 	Searched []batch.Field
+	// Hold accounts for the memory that a check of one value needs beside the value. Its
+	// error ends reading. Nil accounts for nothing.
+	Hold func(bytes int64) error
 
 	// ids holds the explicit ids of actions. The id of any other action is its index:
 	// bare holds these indexes, in ascending order.
@@ -59,17 +67,35 @@ func (r *Reader) Clean() bool { return len(r.Invalid.Faults) == 0 }
 
 // Fault records a fault of the present action, or of the batch.
 func (r *Reader) Fault(pointer, format string, args ...any) {
-	if len(r.Invalid.Faults) == MaxFaults {
-		r.Invalid.More++
+	if r.onlyCounts() {
 		return
 	}
 	r.Invalid.Faults = append(r.Invalid.Faults, batch.Fault{Index: r.Index, Pointer: ClipPointer(pointer), Detail: fmt.Sprintf(format, args...)})
 }
 
+// onlyCounts counts a fault and reports true if the list of faults is full. Callers ask
+// before they make the pointer of a fault, which is as long as the names on its way.
+func (r *Reader) onlyCounts() bool {
+	if len(r.Invalid.Faults) < MaxFaults {
+		return false
+	}
+	r.Invalid.More++
+	return true
+}
+
 // FaultHere records a fault of the decoder's present value: the value of the last name,
 // or the last value.
 func (r *Reader) FaultHere(dec *jsontext.Decoder, format string, args ...any) {
-	r.Fault(r.Prefix+string(dec.StackPointer()), format, args...)
+	if !r.onlyCounts() {
+		r.Fault(r.Prefix+string(dec.StackPointer()), format, args...)
+	}
+}
+
+// faultAround records a fault of the list or object that the decoder's present value is in.
+func (r *Reader) faultAround(dec *jsontext.Decoder, format string, args ...any) {
+	if !r.onlyCounts() {
+		r.Fault(r.Prefix+string(dec.StackPointer().Parent()), format, args...)
+	}
 }
 
 // SyntaxFault records an error for which [IsSyntax] is true. What describes the text in
@@ -167,7 +193,7 @@ func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name
 	for n := 0; dec.PeekKind() != jsontext.KindEndObject; n++ {
 		if n >= maxMembers {
 			if n == maxMembers {
-				r.Fault(r.Prefix+string(dec.StackPointer().Parent()), "the object has more than %d members", maxMembers)
+				r.faultAround(dec, "the object has more than %d members", maxMembers)
 			}
 			for range 2 { // the name and the value
 				if err := dec.SkipValue(); err != nil {
@@ -181,6 +207,9 @@ func (r *Reader) Object(dec *jsontext.Decoder, fields []string, member func(name
 			return false, err
 		}
 		switch {
+		case len(name) > maxName:
+			r.faultAround(dec, "the name %q has %d bytes: at most %d are allowed", Clip(name), len(name), maxName)
+			err = dec.SkipValue()
 		case seen.twice(name, known):
 			r.FaultHere(dec, "the field %q appears twice", Clip(name))
 			err = dec.SkipValue()
@@ -279,7 +308,7 @@ func (r *Reader) OneOrMany(dec *jsontext.Decoder, read func() error) error {
 			return read()
 		}
 		if n == maxMembers+1 {
-			r.Fault(r.Prefix+string(dec.StackPointer().Parent()), "the list has more than %d values", maxMembers)
+			r.faultAround(dec, "the list has more than %d values", maxMembers)
 		}
 		return dec.SkipValue()
 	})
@@ -360,7 +389,7 @@ func ClipPointer(pointer string) string {
 	if len(pointer) <= most {
 		return pointer
 	}
-	return pointer[:max(0, strings.LastIndexByte(pointer[:most], '/'))]
+	return strings.Clone(pointer[:max(0, strings.LastIndexByte(pointer[:most], '/'))]) // the rest may be large
 }
 
 // Clip keeps foreign text in a message short.

@@ -42,6 +42,26 @@ func TestNewBatchesAreRefusedWellBeforeRedisIsFull(t *testing.T) {
 	b.Submit(1, queuetest.Spec())
 }
 
+// An upload can fill Redis itself: its actions may have much more than what was sent.
+func TestAnUploadEndsWhenRedisIsFull(t *testing.T) {
+	t.Parallel()
+	b := open(t, redistest.Start(t, "--maxmemory", "50mb").URL())
+	u, err := b.Open(b.Ctx, "me", "")
+	require.NoError(t, err)
+	defer u.Abort(b.Ctx)
+	for i := range 36 * 16 {
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, "filler", i, strings.Repeat("x", 1<<16)).Err())
+	}
+	b.Uploads.AgeMemory()
+	for range 1000 {
+		if err = u.Add(b.Ctx, &batch.Action{Method: "GET", Path: "/"}); err != nil {
+			break
+		}
+	}
+	require.ErrorAs(t, err, new(*batch.UnavailableError))
+	require.ErrorContains(t, err, "maxmemory")
+}
+
 // Twenty clients at once are told after the time of one look, not one after the other.
 func TestLooksAtTheMemoryOfARedisThatIsSilentDoNotQueueUp(t *testing.T) {
 	t.Parallel()

@@ -137,7 +137,11 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 	if len(u.pending) < 2*chunkActions && u.bytes < chunkBytes {
 		return nil
 	}
-	return u.flush(batch.WithoutBudget(ctx)) // each chunk has its own
+	ctx = batch.WithoutBudget(ctx) // each chunk has its own
+	if err := u.s.memory.check(ctx); err != nil {
+		return err // the upload itself may have filled Redis
+	}
+	return u.flush(ctx)
 }
 
 // flush stages the pending actions in the background, while the caller reads the next ones. It waits for
