@@ -73,7 +73,7 @@ func entity(text []byte) (c byte, size int) {
 }
 
 // number decodes so many digits from that position on.
-func number(text []byte, from, digits int, base int) (c byte, size int) {
+func number(text []byte, from, digits, base int) (c byte, size int) {
 	if digits == 0 || len(text) < from+digits {
 		return 0, 0
 	}
