@@ -55,7 +55,7 @@ func amplified() map[string]call {
 	calls["asana: options"] = asana(`"options":{"fields":[` + repeat(`"`+strings.Repeat("é", 100)+`"`, 1000) + `]}`)
 	calls["primaerp: lines of headers"] = call{path: "/v1/batch/?token=t", body: `[{"method":"GET","path":"/a","headers":"` + strings.Repeat(`a:\n`, 100_000) + `"}]`}
 	calls["primaerp: a long token"] = call{
-		path: "/v1/batch/?token=" + strings.Repeat("t", 20_000), body: `[` + repeat(`{"method":"GET","path":"/a"}`, 100) + `]`,
+		path: "/v1/batch/?token=" + strings.Repeat("t", 16_000), body: `[` + repeat(`{"method":"GET","path":"/a"}`, 100) + `]`,
 	}
 	return calls
 }
