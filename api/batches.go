@@ -117,6 +117,9 @@ func (s *Server) retry(c *gin.Context) error {
 	if !principal(c).Allows(before.Target) {
 		return refuse(kindForbidden, "the credential is for other targets than the batch")
 	}
+	if err := s.allowReceiver(c, before); err != nil {
+		return err
+	}
 	spec := &batch.RetrySpec{Outcomes: outcomes}
 	spec.Limit, spec.Throttle = s.retryAdmission(principal(c), before)
 	b, state, err := s.cfg.Store.Retry(ctx, owner(c), id, spec)
@@ -130,6 +133,21 @@ func (s *Server) retry(c *gin.Context) error {
 	c.Header("Location", doc.Links.Self)
 	setRetryAfter(c.Writer.Header(), time.Second)
 	return writeJSON(c, http.StatusAccepted, mediaJSON, doc)
+}
+
+// allowReceiver refuses a credential whose webhooks may not go to the receiver of the batch. The settings of its owner
+// count when the webhook is delivered.
+func (s *Server) allowReceiver(c *gin.Context, b *batch.Batch) error {
+	hosts := principal(c).WebhookHosts
+	if hosts == nil || b.WebhookURL == "" {
+		return nil
+	}
+	settings := s.cfg.Webhooks
+	settings.Hosts = nil
+	if settings.CheckURL(b.WebhookURL, b.Owner, hosts) != nil {
+		return refuse(kindForbidden, "the credential may send no webhook to the receiver of the batch")
+	}
+	return nil
 }
 
 // erase deletes a batch and all of its data.
@@ -224,6 +242,15 @@ func (s *Server) redeliver(c *gin.Context) error {
 	id, err := s.addressed(c)
 	if err != nil {
 		return err
+	}
+	if principal(c).WebhookHosts != nil {
+		b, err := s.cfg.Store.Get(c.Request.Context(), owner(c), id, 0)
+		if err != nil {
+			return err
+		}
+		if err := s.allowReceiver(c, b); err != nil {
+			return err
+		}
 	}
 	if err := s.cfg.Store.Redeliver(c.Request.Context(), owner(c), id); err != nil {
 		return err

@@ -2,6 +2,7 @@ package api
 
 import (
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"hash"
 	"io"
@@ -267,12 +268,13 @@ func tooLarge(limit int64) error {
 	return refuse(kindTooLarge, "the body has more than %d bytes: send it in several batches", limit)
 }
 
-// fingerprint identifies the submission. The whole body must have been read before.
-func (b *body) fingerprint(media string, r *http.Request) []byte {
+// fingerprint identifies a submission with the credential that is sent with its actions. The whole body must
+// have been read before.
+func (b *body) fingerprint(media, credential string, r *http.Request) []byte {
 	outer := sha256.New()
-	for _, part := range []string{media, r.URL.RawQuery, r.URL.EscapedPath()} {
+	for _, part := range []string{media, credential, r.URL.RawQuery, r.URL.EscapedPath()} {
+		outer.Write(binary.AppendUvarint(nil, uint64(len(part))))
 		outer.Write([]byte(part))
-		outer.Write([]byte{0}) // no part contains a zero byte
 	}
 	outer.Write(b.sum.Sum(nil))
 	return outer.Sum(nil)

@@ -120,7 +120,7 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 		Target: ep.Target, Waited: waited, ExpiresIn: s.cfg.Limits.ExpiresIn, Retention: s.cfg.Limits.Retention,
 		// With other credentials it is another submission, even if the owner is the
 		// same.
-		Fingerprint: body.fingerprint(mediaJSON+"\n"+sub.Credentials.Identity(), r),
+		Fingerprint: body.fingerprint(mediaJSON, sub.Credentials.Identity(), r),
 	}
 	in := &accepted{submission: sub, actions: len(sub.Actions)}
 	if in.batch, in.replayed, err = s.store(c, ep, key, sub.Actions, spec); err != nil {

@@ -76,8 +76,11 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	if err != nil {
 		return nil, false, err
 	}
+	if err := s.checkReceiver(c, spec.WebhookURL); err != nil {
+		return nil, false, err
+	}
 	spec.Waited = waited
-	spec.Fingerprint = body.fingerprint(media, r)
+	spec.Fingerprint = body.fingerprint(media, authorization, r)
 	if _, err := s.admit(c, up.upload, ep, dec.count, spec); err != nil {
 		return nil, false, err
 	}
@@ -141,12 +144,28 @@ func (s *Server) rules(p *auth.Principal, owner string, ep *Endpoint, authorizat
 	r := rules{
 		limits: s.cfg.Limits, targets: s.targetsOf(p), policies: s.policies, transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
 		webhooks:     s.cfg.Webhooks.Secret != "",
-		checkWebhook: func(raw string) error { return s.cfg.Webhooks.CheckURL(raw, owner, p.WebhookHosts) },
 	}
+	webhooks := s.cfg.Webhooks
+	if p.Mode == auth.ModePassthrough {
+		webhooks.Hosts = nil // the owner is not known before the target is, see checkReceiver
+	}
+	r.checkWebhook = func(raw string) error { return webhooks.CheckURL(raw, owner, p.WebhookHosts) }
 	if ep != nil {
 		r.fixed, r.limits.MaxActions = ep.Target, ep.MaxActions
 	}
 	return r
+}
+
+// checkReceiver checks the URL of a webhook, or "", for the owner of a submission, which is known once its first action
+// is stored.
+func (s *Server) checkReceiver(c *gin.Context, url string) error {
+	if url == "" {
+		return nil
+	}
+	if err := s.cfg.Webhooks.CheckURL(url, owner(c), principal(c).WebhookHosts); err != nil {
+		return &batch.InvalidError{Faults: []batch.Fault{{Index: -1, Pointer: "/webhook/url", Detail: err.Error()}}}
+	}
+	return nil
 }
 
 // staging is an upload that begins with its first action, so a submission without a

@@ -28,16 +28,19 @@ type Config struct {
 	// 80 and 443, and to every port with AllowPrivate.
 	Ports []int `yaml:"ports"`
 	// Hosts say which hosts an owner's webhooks may name. The first rule that matches the
-	// owner counts; an owner without a rule may name every host. Defaults to none.
+	// owner counts; an owner without a rule may name none. Defaults to every host for all.
 	Hosts []HostRule `yaml:"hosts"`
 }
 
 // HostRule lists the hosts that webhooks of some owners may name.
 type HostRule struct {
-	// Owner is a pattern of owners, in which "*" stands for any text.
+	// Owner is a pattern of owners, in which "*" stands for any text. The owner of a key's
+	// batches is "key:" and the owner of the key, that of a token's batches "jwt:", a hash of
+	// the issuer, ":" and the claim, and that of a credential that is passed through 32
+	// hexadecimal digits.
 	Owner string `yaml:"owner"`
-	// Allow lists names of hosts. "*.example.com" stands for all names below example.com.
-	// An empty list allows none.
+	// Allow lists names of hosts. "*.example.com" stands for all names below example.com,
+	// and "*" for every host. An empty list allows none.
 	Allow []string `yaml:"allow"`
 }
 
@@ -48,6 +51,12 @@ func (c Config) WithDefaults() Config {
 	}
 	return c
 }
+
+// everyHost is the pattern of every host.
+const everyHost = "*"
+
+// isOwner matches the patterns that an owner can match.
+var isOwner = regexp.MustCompile(`^(\*.*|(key|jwt):.+|k(ey?)?\*.*|j(wt?)?\*.*|anonymous|[0-9a-f]{32}|[0-9a-f]{0,31}\*[0-9a-f*]*)$`)
 
 var hostPattern = regexp.MustCompile(`^(\*\.)?([a-z0-9_]([a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?$|^\[?[0-9a-f:.]*:[0-9a-f:.]*\]?$`)
 
@@ -70,15 +79,18 @@ func (c Config) Check(check *setting.Checker) {
 		if check.IsBroken(key) {
 			continue
 		}
-		if rule.Owner == "" {
-			check.Faultf(key+".owner", "the owner is missing: expected a name, or a pattern such as team-* or *")
+		switch {
+		case rule.Owner == "":
+			check.Faultf(key+".owner", "the owner is missing: expected a name, or a pattern such as key:team-* or *")
+		case !isOwner.MatchString(rule.Owner):
+			check.Faultf(key+".owner", "%q matches no owner: an owner is key:NAME, jwt:HASH:NAME or 32 hexadecimal digits, so expected a pattern such as key:team-* or *", setting.Clip(rule.Owner))
 		}
 		if rule.Allow == nil {
 			check.Faultf(key+".allow", "the list is missing: expected hosts such as hooks.example.com or *.example.com, or [] for none")
 		}
 		for j, host := range rule.Allow {
-			if !hostPattern.MatchString(strings.ToLower(host)) {
-				check.Faultf(fmt.Sprintf("%s.allow[%d]", key, j), "%q is not a host: expected one such as hooks.example.com or *.example.com, without a port", setting.Clip(host))
+			if host != everyHost && !hostPattern.MatchString(strings.ToLower(host)) {
+				check.Faultf(fmt.Sprintf("%s.allow[%d]", key, j), "%q is not a host: expected one such as hooks.example.com, *.example.com or *, without a port", setting.Clip(host))
 			}
 		}
 	}

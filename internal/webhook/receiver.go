@@ -158,19 +158,23 @@ func (c Config) Control(network, address string, _ syscall.RawConn) error {
 	return ErrHost
 }
 
-// allowsHost reports whether the rules let an owner name a host.
+// allowsHost reports whether the rules let an owner name a host. Where there are rules, an owner that none
+// of them names has no host.
 func (c Config) allowsHost(owner, host string) bool {
 	for _, rule := range c.Hosts {
 		if matchesOwner(rule.Owner, owner) {
 			return slices.ContainsFunc(rule.Allow, matches(host))
 		}
 	}
-	return true
+	return len(c.Hosts) == 0
 }
 
 // matches returns a function that reports whether a pattern matches a canonical host.
 func matches(host string) func(pattern string) bool {
 	return func(pattern string) bool {
+		if pattern == everyHost {
+			return true
+		}
 		if parent, ok := strings.CutPrefix(pattern, "*."); ok {
 			parent, ok = canonicalHost(parent)
 			return ok && strings.HasSuffix(host, "."+parent)

@@ -141,29 +141,31 @@ func TestPortsOfWebhooks(t *testing.T) {
 func TestHostsOfAnOwner(t *testing.T) {
 	t.Parallel()
 	c := webhook.Config{Hosts: []webhook.HostRule{
-		{Owner: "team-*", Allow: []string{"hooks.example.com", "*.example.org"}},
-		{Owner: "mute", Allow: []string{}},
+		{Owner: "key:team-*", Allow: []string{"hooks.example.com", "*.example.org"}},
+		{Owner: "key:mute", Allow: []string{}},
+		{Owner: "key:free", Allow: []string{"*"}},
 		{Owner: "*-eu-*x", Allow: []string{"bücher.example", "[2606:4700::1]"}},
 	}}
 	for _, tt := range []struct {
 		owner, host string
 		allowed     bool
 	}{
-		{"team-1", "hooks.example.com", true},
-		{"team-1", "HOOKS.example.COM.", true},
-		{"team-", "a.b.example.org", true},
-		{"team-1", "example.org", false},
-		{"team-1", "evil-example.org", false},
-		{"team-1", "example.com", false},
-		{"team-1", "a.hooks.example.com", false},
-		{"team-1", "hooks.example.com.evil.com", false},
-		{"mute", "hooks.example.com", false},
-		{"muted", "anything.com", true},
-		{"other", "anything.com", true},
+		{"key:team-1", "hooks.example.com", true},
+		{"key:team-1", "HOOKS.example.COM.", true},
+		{"key:team-", "a.b.example.org", true},
+		{"key:team-1", "example.org", false},
+		{"key:team-1", "evil-example.org", false},
+		{"key:team-1", "example.com", false},
+		{"key:team-1", "a.hooks.example.com", false},
+		{"key:team-1", "hooks.example.com.evil.com", false},
+		{"key:mute", "hooks.example.com", false},
+		{"key:muted", "anything.com", false},
+		{"key:other", "anything.com", false},
 		{"a-eu-bx", "xn--bcher-kva.example", true},
 		{"a-eu-bx", "[2606:4700:0::1]", true},
 		{"a-eu-bx", "hooks.example.com", false},
-		{"a-eu-b", "anything.com", true},
+		{"a-eu-b", "anything.com", false},
+		{"key:free", "anything.com", true},
 	} {
 		err := c.CheckURL("https://"+tt.host+"/", tt.owner, nil)
 		if tt.allowed {
@@ -173,10 +175,10 @@ func TestHostsOfAnOwner(t *testing.T) {
 		}
 	}
 	// The hosts of a credential bound those of the settings.
-	require.NoError(t, c.CheckURL("https://hooks.example.com/", "team-1", []string{"hooks.example.com"}))
-	require.Equal(t, webhook.ErrHost, c.CheckURL("https://a.example.org/", "team-1", []string{"hooks.example.com"}))
-	require.Equal(t, webhook.ErrHost, c.CheckURL("https://evil.com/", "team-1", []string{"evil.com"}))
-	require.Equal(t, webhook.ErrHost, c.CheckURL("https://hooks.example.com/", "team-1", []string{}))
+	require.NoError(t, c.CheckURL("https://hooks.example.com/", "key:team-1", []string{"hooks.example.com"}))
+	require.Equal(t, webhook.ErrHost, c.CheckURL("https://a.example.org/", "key:team-1", []string{"hooks.example.com"}))
+	require.Equal(t, webhook.ErrHost, c.CheckURL("https://evil.com/", "key:team-1", []string{"evil.com"}))
+	require.Equal(t, webhook.ErrHost, c.CheckURL("https://hooks.example.com/", "key:team-1", []string{}))
 }
 
 func TestSettingsOfWebhooksAreChecked(t *testing.T) {
@@ -193,10 +195,14 @@ func TestSettingsOfWebhooksAreChecked(t *testing.T) {
 		{webhook.Config{Secret: one, PreviousSecret: "hush"}, "previous_secret: the secret does not start with whsec_"},
 		{webhook.Config{Ports: []int{80, 0}}, "ports[1]: the number is 0"},
 		{webhook.Config{Hosts: []webhook.HostRule{{Allow: []string{}}}}, "hosts[0].owner: the owner is missing"},
-		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "a"}}}, "hosts[0].allow: the list is missing"},
-		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "a", Allow: []string{"example.com:443"}}}}, `hosts[0].allow[0]: "example.com:443" is not a host`},
-		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "a", Allow: []string{"https://example.com"}}}}, "is not a host"},
-		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "a", Allow: []string{"*"}}}}, "is not a host"},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "key:a"}}}, "hosts[0].allow: the list is missing"},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "key:a", Allow: []string{"example.com:443"}}}}, `hosts[0].allow[0]: "example.com:443" is not a host`},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "key:a", Allow: []string{"https://example.com"}}}}, "is not a host"},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "key:a", Allow: []string{"*"}}}}, ""},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "team-*", Allow: []string{}}}}, `hosts[0].owner: "team-*" matches no owner`},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "*-a", Allow: []string{}}, {Owner: "jwt:*:ann", Allow: []string{}}, {Owner: "anonymous", Allow: []string{}}}}, ""},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "0123456789abcdef0123456789abcdef", Allow: []string{}}, {Owner: "01*", Allow: []string{}}}}, ""},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "xyz*", Allow: []string{}}}}, "matches no owner"},
 	} {
 		var faults setting.Faults
 		tt.c.Check(setting.NewChecker(&faults))
