@@ -71,7 +71,8 @@ func newDeliverer(cfg WebhookConfig) (*deliverer, error) {
 	d.transport = &http.Transport{
 		DialContext: dialer.DialContext, Proxy: nil, ForceAttemptHTTP2: true, DisableCompression: true,
 		TLSHandshakeTimeout: dialTimeout, MaxResponseHeaderBytes: 64 << 10,
-		MaxIdleConns: 64, MaxIdleConnsPerHost: 4, IdleConnTimeout: 30 * time.Second,
+		// A receiver that answers late or twice must not answer the next delivery, which can be another owner's.
+		DisableKeepAlives: true,
 	}
 	d.client = &http.Client{
 		Transport: d.transport, Timeout: webhookTimeout,
