@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/gin-gonic/gin"
+
+	"github.com/batchd/batchd/internal/apikey"
 )
 
 const (
@@ -20,7 +22,7 @@ const (
 // It does not log the query, which may contain a webhook's URL.
 func (s *Server) observe(c *gin.Context) {
 	id := c.GetHeader(headerRequestID)
-	if !isPlainName(id, 128) {
+	if !isPlainName(id, 128) || apikey.InValue(id) {
 		id = rand.Text()
 	}
 	c.Set(keyRequestID, id)
@@ -35,7 +37,7 @@ func (s *Server) observe(c *gin.Context) {
 		s.cfg.Logger.LogAttrs(c.Request.Context(), slog.LevelInfo, "request",
 			slog.String("request_id", id),
 			slog.String("method", c.Request.Method),
-			slog.String("path", c.Request.URL.Path),
+			slog.String("path", loggedPath(c.Request.URL.Path)),
 			slog.String("route", c.FullPath()),
 			slog.Int("status", c.Writer.Status()),
 			slog.Int("bytes", max(0, c.Writer.Size())),
@@ -44,6 +46,14 @@ func (s *Server) observe(c *gin.Context) {
 		)
 	}()
 	c.Next()
+}
+
+// loggedPath returns a path as the log has it, without a key that a client put into it by mistake.
+func loggedPath(path string) string {
+	if apikey.InValue(path) {
+		return "(a key of batchd)"
+	}
+	return path
 }
 
 // recoverPanic answers a panic as any other internal error.

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/api/dialect"
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 )
 
@@ -473,6 +475,26 @@ func TestTheLogHasOneLineARequestAndNoQuery(t *testing.T) {
 	require.InDelta(t, 202, line["status"], 0)
 	require.Equal(t, "/batch", line["route"])
 	require.NotEmpty(t, line["request_id"])
+}
+
+// A client that puts its key in the wrong place finds it neither in the log nor in an answer.
+func TestTheLogHasNoKeys(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	key := apikey.New()
+	for _, c := range []call{
+		{method: "GET", path: "/batch", headers: []string{"X-Request-ID: " + key}},
+		{method: "GET", path: "/batch/" + key}, {method: "GET", path: "/" + key + "/x"}, {method: "GET", path: "/batch/" + strings.Replace(key, "b", "%62", 1)},
+		{method: "GET", path: "/batch/" + base64.RawURLEncoding.EncodeToString([]byte(key+":"))},
+	} {
+		w := f.do(t, c)
+		require.NotContains(t, w.Body.String()+fmt.Sprint(w.Header()), key[10:40], c.path)
+		require.NotEmpty(t, w.Header().Get("X-Request-ID"))
+	}
+	require.Equal(t, 5, strings.Count(f.log.String(), `"msg":"request"`))
+	require.NotContains(t, f.log.String(), key[10:40])
+	require.NotContains(t, f.log.String(), base64.RawURLEncoding.EncodeToString([]byte(key))[12:40])
+	require.Equal(t, 4, strings.Count(f.log.String(), `"path":"(a key of batchd)"`))
 }
 
 func TestMetrics(t *testing.T) {

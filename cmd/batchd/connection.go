@@ -45,7 +45,8 @@ func token() (string, error) {
 	}
 	token, err := config.ReadSecret(file)
 	if err != nil {
-		return "", fmt.Errorf("BATCHD_TOKEN_FILE: cannot read %s: %w", file, err)
+		// The token itself may be in the place of the name of a file, so the error does not repeat it.
+		return "", fmt.Errorf("BATCHD_TOKEN_FILE: cannot read the file that it names: %w", err)
 	}
 	return token, nil
 }

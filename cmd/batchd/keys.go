@@ -142,6 +142,14 @@ func newKeysCreateCmd() *cobra.Command {
 	return cmd
 }
 
+// checkKeyName refuses a key in the place of its name. An error that repeats the name would show it.
+func checkKeyName(name string) error {
+	if apikey.InValue(name) {
+		return errors.New("this looks like a key of batchd itself: expected the name of a key, which batchd keys list shows")
+	}
+	return nil
+}
+
 // parseDays parses a duration, also in days.
 func parseDays(flag, text string) (time.Duration, error) {
 	scale := text
@@ -224,6 +232,9 @@ func newKeysRevokeCmd() *cobra.Command {
 		Example: `  batchd keys revoke billing`,
 		Args:    exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkKeyName(args[0]); err != nil {
+				return err
+			}
 			if err := ring.with(func(keys batch.KeyStore) error {
 				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
 					if key == nil {
@@ -258,6 +269,9 @@ func newKeysRotateCmd() *cobra.Command {
   batchd keys rotate billing --grace 0`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkKeyName(args[0]); err != nil {
+				return err
+			}
 			var keep time.Duration
 			if grace != "0" {
 				var err error

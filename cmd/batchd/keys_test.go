@@ -100,6 +100,18 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 	require.Contains(t, got.stderr, "there is no place for keys")
 }
 
+func TestAKeyInThePlaceOfItsNameIsNotShown(t *testing.T) {
+	t.Parallel()
+	path, key := filepath.Join(t.TempDir(), "keys.yaml"), apikey.New()
+	for _, args := range [][]string{{"create", key}, {"create", "Bearer " + key}, {"create", "x", "--owner", key}, {"revoke", key}, {"rotate", key}, {"rotate", key[:len(key)-1]}} {
+		got := batchd(t, "", append(append([]string{"keys"}, args...), "--keys-file", path)...)
+		require.NotEqual(t, exitOK, got.code, args[0])
+		require.Contains(t, got.stderr, "looks like a key of batchd", args[0])
+		require.NotContains(t, got.stdout+got.stderr, key[10:40], args[0])
+		require.NoFileExists(t, path)
+	}
+}
+
 func TestAServerTakesTheKeysOfAFile(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "keys.yaml")

@@ -26,7 +26,7 @@ func inspectPath(path string) error {
 	case len(path) > MaxPathLength:
 		return fmt.Errorf("the path has %d bytes: at most %d are allowed", len(path), MaxPathLength)
 	case path[0] != '/':
-		return fmt.Errorf("the path %q does not start with /", clip(path))
+		return fmt.Errorf("the path does not start with /") // it may be a URL with a password, so it is not repeated
 	case strings.HasPrefix(path, "//"):
 		return fmt.Errorf("the path starts with //, which could name another host")
 	case !utf8.ValidString(path):
@@ -83,6 +83,7 @@ func validateReading(path string) error {
 	for _, form := range []string{fold(path), strings.ToValidUTF8(fold(path), ""), fold(strings.ToValidUTF8(path, ""))} {
 		for segment := range strings.FieldsFuncSeq(form, func(r rune) bool { return r == '/' || r == '\\' }) {
 			if isDotSegment(segment) {
+				segment, _ = cutAny(segment, ";?#") // parameters may be secret
 				return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", clip(segment))
 			}
 		}
@@ -94,11 +95,17 @@ func validateReading(path string) error {
 // look for the dots, some servers cut off a parameter, a decoded query or fragment, or
 // blanks, and dots before blanks.
 func isDotSegment(segment string) bool {
-	if i := strings.IndexAny(segment, ";?#"); i >= 0 {
-		segment = segment[:i]
-	}
+	segment, _ = cutAny(segment, ";?#")
 	name := strings.Trim(segment, " ")
 	return name != "" && strings.Trim(name, ". ") == "" && (len(name) <= 2 || strings.Contains(name, " "))
+}
+
+// cutAny cuts a text before the first of some characters.
+func cutAny(s, chars string) (before string, found bool) {
+	if i := strings.IndexAny(s, chars); i >= 0 {
+		return s[:i], true
+	}
+	return s, false
 }
 
 func isControl(c byte) bool { return c < 0x20 || c == 0x7f }

@@ -90,7 +90,8 @@ func (l *loader) fromVariables(s Setting, variables map[string]string) {
 		if err != nil {
 			l.forget(s.Path)
 			l.places[s.Path] = place{file: s.EnvFile}
-			l.fault(s.Path, "cannot read %s: %v", file, err)
+			// The value itself may have been set in the place of the name of a file.
+			l.fault(s.Path, "cannot read the file that it names: %v", err)
 			return
 		}
 		l.override(s.Path, text, s.EnvFile)

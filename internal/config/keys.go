@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
 )
@@ -98,7 +99,10 @@ var (
 // CheckKey reports the faults of a key.
 func CheckKey(c *setting.Checker, key *batch.Key) {
 	for field, text := range map[string]string{"name": key.Name, "owner": key.Owner} {
-		if !keyName.MatchString(text) {
+		switch {
+		case apikey.InValue(text):
+			c.Faultf(field, "the %s looks like a key of batchd: names are no secrets, so choose another", field)
+		case !keyName.MatchString(text):
 			c.Faultf(field, "the %s %q is not usable: expected 1 to 64 letters, digits, dots, dashes and underscores", field, setting.Clip(text))
 		}
 	}

@@ -340,7 +340,7 @@ func TestSecretsCanComeFromFiles(t *testing.T) {
 			require.ErrorContains(t, err, want)
 		}
 		_, err := config.Load(config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=/nowhere"}})
-		require.EqualError(t, err, s.EnvFile+": cannot read /nowhere: no such file or directory")
+		require.EqualError(t, err, s.EnvFile+": cannot read the file that it names: no such file or directory")
 	}
 	two := load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_REDIS_PASSWORD_FILE=" + write(t, "a\n\n")}})
 	require.Equal(t, "a\n", two.Redis.Password.Reveal())

@@ -45,7 +45,8 @@ func (l *loader) readSealFile(configFile string) {
 	}
 	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file
 	if err != nil {
-		l.fault("seal.file", "cannot read %s: %v", file, withoutPath(err))
+		// A key may have been set in the place of the name, so the fault does not repeat it.
+		l.fault("seal.file", "cannot read the file that it names: %v", withoutPath(err))
 		return
 	}
 	if at, detail := intake.CheckText(source); detail != "" {
