@@ -484,7 +484,9 @@ func TestTheLogHasNoKeys(t *testing.T) {
 	key := apikey.New()
 	for _, c := range []call{
 		{method: "GET", path: "/batch", headers: []string{"X-Request-ID: " + key}},
-		{method: "GET", path: "/batch/" + key}, {method: "GET", path: "/" + key + "/x"}, {method: "GET", path: "/batch/" + strings.Replace(key, "b", "%62", 1)},
+		{method: "GET", path: "/batch/" + key},
+		{method: "GET", path: "/" + key + "/x"},
+		{method: "GET", path: "/batch/" + strings.Replace(key, "b", "%62", 1)},
 		{method: "GET", path: "/batch/" + base64.RawURLEncoding.EncodeToString([]byte(key+":"))},
 	} {
 		w := f.do(t, c)

@@ -169,7 +169,7 @@ func (s *Server) foreignRequest(c *gin.Context, ep *Endpoint) (*dialect.Request,
 }
 
 // isKnown reports whether the caller needs no credential of the target.
-func isKnown(p *auth.Principal) bool { return p.Mode == auth.ModeKeys || p.Mode == auth.ModeJWT }
+func isKnown(p *auth.Principal) bool { return p.Mode == auth.ModeKeys }
 
 // store stages all actions and commits them. An action beyond the owner's limit, and an
 // action that would be a batch in a batch, is stored as refused.

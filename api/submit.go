@@ -143,7 +143,7 @@ func (s *Server) waitFor(ep *Endpoint, h http.Header) (time.Duration, string) {
 func (s *Server) rules(p *auth.Principal, owner string, ep *Endpoint, authorization string) rules {
 	r := rules{
 		limits: s.cfg.Limits, targets: s.targetsOf(p), policies: s.policies, transactional: s.cfg.Transactional, sealed: s.cfg.Sealed, authorization: authorization,
-		webhooks:     s.cfg.Webhooks.Secret != "",
+		webhooks: s.cfg.Webhooks.Secret != "",
 	}
 	webhooks := s.cfg.Webhooks
 	if p.Mode == auth.ModePassthrough {

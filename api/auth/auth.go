@@ -29,15 +29,13 @@ const (
 	Read Scope = "read"
 	// Cancel: cancel and delete batches.
 	Cancel Scope = "cancel"
-	// Admin: the other scopes hold for the batches of all owners.
-	Admin Scope = "admin"
 )
 
 // Scopes are the scopes of a principal.
 type Scopes []Scope
 
 // AllScopes returns the scopes that a principal can have.
-func AllScopes() Scopes { return Scopes{Submit, Read, Cancel, Admin} }
+func AllScopes() Scopes { return Scopes{Submit, Read, Cancel} }
 
 // Has reports whether the scopes include one. Everybody has the scope open.
 func (s Scopes) Has(scope Scope) bool { return scope == Open || slices.Contains(s, scope) }
@@ -46,8 +44,7 @@ func (s Scopes) Has(scope Scope) bool { return scope == Open || slices.Contains(
 type Principal struct {
 	// Mode is the mode that authenticated the request.
 	Mode Mode
-	// Name names the principal in the audit log: the name of a key, the subject of a token. It is no
-	// secret.
+	// Name is the name of a key, which is no secret.
 	Name string
 	// Owner owns the batches that the principal submits. It is empty in the mode passthrough, where it
 	// follows from the credential, the endpoint and the target.

@@ -18,8 +18,6 @@ type Mode string
 const (
 	// ModeKeys: the request has a key that batchd made.
 	ModeKeys Mode = "keys"
-	// ModeJWT: the request has a token of an OpenID provider.
-	ModeJWT Mode = "jwt"
 	// ModePassthrough: the request has the credential of the target, which is sent with every action that
 	// has none of its own. Its keyed hash is the owner.
 	ModePassthrough Mode = "passthrough"
@@ -36,7 +34,7 @@ func (Mode) Choices() []string {
 // Config configures who may submit batches.
 type Config struct {
 	// Modes are the ways in which clients may authenticate. For each request the server looks for a
-	// credential of the modes in the order keys, jwt, passthrough, whatever their order here. None is
+	// credential of the modes in the order keys, passthrough, whatever their order here. None is
 	// possible only alone. Defaults to none.
 	Modes []Mode `yaml:"modes"`
 	// AllowOpenListener lets the mode none listen on an address that is not a loopback address, where every
@@ -47,7 +45,8 @@ type Config struct {
 	// the server under a name of its own. Defaults to none.
 	Hosts []string `yaml:"hosts"`
 	// KeysFile is a file with keys of batchd: the hashes of their secrets, and what they may do. A process
-	// reads it again when it changes. A relative path in a configuration file is relative to the directory
+	// reads it again when it changes. If it then has a fault, or cannot be read, the process refuses all keys
+	// after 4 s with 503, so that no revocation is undone, until the file is right again. A relative path in a configuration file is relative to the directory
 	// of that file. Without a file, keys are in Redis. Defaults to none.
 	KeysFile string `yaml:"keys_file"`
 }
@@ -66,15 +65,15 @@ func (c Config) Has(mode Mode) bool { return slices.Contains(c.Modes, mode) }
 // isHost matches host and host:port; an IPv6 address has brackets.
 var isHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?$`)
 
-// CheckListener refuses a listener on an address, host:port, that other machines reach, if nobody has to
-// authenticate.
+// CheckListener refuses a listener on an address, host:port, that other machines reach, if requests need no
+// credential.
 func (c Config) CheckListener(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil || !c.Has(ModeNone) || c.AllowOpenListener || isLoopback(host) {
 		return nil //nolint:nilerr // an address that cannot be read is a fault of its own
 	}
 	return fmt.Errorf("%s is not a loopback address, and without authentication every client that reaches it may submit batches and read all results: "+
-		"set auth.modes to passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true", setting.Clip(address))
+		"set auth.modes to keys or passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true", setting.Clip(address))
 }
 
 func isLoopback(host string) bool {

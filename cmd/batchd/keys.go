@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -39,13 +40,19 @@ type keyring struct{ config, file string }
 
 func (k *keyring) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVarP(&k.config, "config", "c", "", "the configuration `file` (or BATCHD_CONFIG)")
-	cmd.Flags().StringVar(&k.file, "keys-file", "", "the `file` with the keys (or BATCHD_API_KEYS_FILE); needs no configuration")
+	cmd.Flags().StringVar(&k.file, "keys-file", "", "the `file` with the keys (or BATCHD_API_KEYS_FILE); with it, the configuration is not read")
 }
 
 // with calls do with the keys.
 func (k *keyring) with(do func(batch.KeyStore) error) (err error) {
-	if k.file != "" {
-		return do(&config.KeysFile{Path: k.file})
+	file := k.file
+	if file == "" {
+		if file, err = config.KeysFileOf(config.Environ()); err != nil {
+			return err
+		}
+	}
+	if file != "" {
+		return do(&config.KeysFile{Path: file})
 	}
 	cfg, err := config.Load(config.Options{File: k.config, Environ: config.Environ()})
 	if err != nil {
@@ -62,13 +69,22 @@ func (k *keyring) with(do func(batch.KeyStore) error) (err error) {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	if err := do(store.Keys); errors.As(err, new(*batch.UnavailableError)) {
+	if err := do(inRedis{store.Keys, cfg.Redis.URL}); errors.As(err, new(*batch.UnavailableError)) {
 		return fmt.Errorf("redis at %s does not answer: %w", cfg.Redis.URL, err)
 	} else if err != nil {
 		return err
 	}
 	return nil
 }
+
+// inRedis are the keys in a Redis.
+type inRedis struct {
+	batch.KeyStore
+	url rdb.URL
+}
+
+// Place implements [batch.KeyStore].
+func (k inRedis) Place() string { return fmt.Sprintf("Redis at %s", k.url) }
 
 // showKey prints a new key: alone on standard output, for programs, and what to know about it beside it.
 func showKey(cmd *cobra.Command, text, note string) error {
@@ -114,7 +130,9 @@ func newKeysCreateCmd() *cobra.Command {
 			if err := faults.Err(); err != nil {
 				return err
 			}
+			var place string
 			if err := ring.with(func(keys batch.KeyStore) error {
+				place = keys.Place()
 				return keys.ChangeKey(cmd.Context(), key.Name, func(old *batch.Key) (*batch.Key, error) {
 					switch {
 					case old == nil:
@@ -128,7 +146,7 @@ func newKeysCreateCmd() *cobra.Command {
 			}); err != nil {
 				return err
 			}
-			return showKey(cmd, text, fmt.Sprintf("Key %s, owner %s, scopes %s. It is shown this once: keep it in a safe place.", key.Name, key.Owner, strings.Join(key.Scopes, ", ")))
+			return showKey(cmd, text, fmt.Sprintf("Key %s, owner %s, scopes %s, is in %s. It is shown this once: keep it in a safe place.", key.Name, key.Owner, strings.Join(key.Scopes, ", "), place))
 		},
 	}
 	ring.flags(cmd)
@@ -174,26 +192,27 @@ func newKeysListCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List the keys, without their secrets",
-		Args:  cobra.NoArgs,
+		Long: `List the keys, without their secrets. A key whose record cannot be read is listed with
+the reason; the command then ends with status 1.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return ring.with(func(keys batch.KeyStore) error {
-				found, _, _, err := keys.Keys(cmd.Context(), "")
+				found, faults, err := keys.ListKeys(cmd.Context())
 				if err != nil {
 					return err
 				}
 				slices.SortFunc(found, func(x, y batch.Key) int { return strings.Compare(x.Name, y.Name) })
+				slices.SortFunc(faults, func(x, y batch.KeyFault) int { return strings.Compare(x.Name, y.Name) })
 				if out.resolve(cmd.OutOrStdout()) == "table" {
-					_, err := fmt.Fprintln(cmd.OutOrStdout(), keyTable(found, time.Now()))
-					return err
+					_, err = fmt.Fprintln(cmd.OutOrStdout(), keyTable(found, faults, time.Now()))
+				} else {
+					err = writeKeys(cmd.OutOrStdout(), found, faults)
 				}
-				enc := json.NewEncoder(jsonOutput(cmd.OutOrStdout()))
-				enc.SetEscapeHTML(false)
-				for i := range found {
-					if err := enc.Encode(&found[i]); err != nil {
-						return err
-					}
+				if err == nil && len(faults) > 0 {
+					err = fmt.Errorf("%d of %d keys in %s cannot be read, and nothing authenticates by them: "+
+						"add the seal key that sealed them to seal.keys, or make them invalid with batchd keys revoke", len(faults), len(found)+len(faults), keys.Place())
 				}
-				return nil
+				return err
 			})
 		},
 	}
@@ -203,7 +222,30 @@ func newKeysListCmd() *cobra.Command {
 	return cmd
 }
 
-func keyTable(keys []batch.Key, now time.Time) string {
+// unreadableKey is a key that cannot be read, as it is listed.
+type unreadableKey struct {
+	Name  string `json:"name"`
+	Error string `json:"error"`
+}
+
+// writeKeys writes keys, and those that cannot be read, as NDJSON.
+func writeKeys(out io.Writer, keys []batch.Key, faults []batch.KeyFault) error {
+	enc := json.NewEncoder(jsonOutput(out))
+	enc.SetEscapeHTML(false)
+	for i := range keys {
+		if err := enc.Encode(&keys[i]); err != nil {
+			return err
+		}
+	}
+	for _, fault := range faults {
+		if err := enc.Encode(unreadableKey{fault.Name, fault.Err.Error()}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func keyTable(keys []batch.Key, faults []batch.KeyFault, now time.Time) string {
 	tw := newTable("NAME", "OWNER", "SCOPES", "TARGETS", "CREATED", "STATE")
 	for _, k := range keys {
 		state := "valid"
@@ -216,10 +258,17 @@ func keyTable(keys []batch.Key, now time.Time) string {
 			state = "until " + k.Expires.UTC().Format(time.DateTime)
 		}
 		targets := "all"
-		if len(k.Targets) > 0 {
+		switch {
+		case k.Targets == nil:
+		case len(k.Targets) == 0:
+			targets = "none"
+		default:
 			targets = strings.Join(k.Targets, ", ")
 		}
 		tw.AppendRow(table.Row{visible(k.Name), visible(k.Owner), strings.Join(k.Scopes, ", "), visible(targets), k.Created.UTC().Format(time.DateTime), state})
+	}
+	for _, fault := range faults {
+		tw.AppendRow(table.Row{visible(fault.Name), "", "", "", "", "not readable: " + visible(fault.Err.Error())})
 	}
 	return tw.Render()
 }
@@ -235,21 +284,21 @@ func newKeysRevokeCmd() *cobra.Command {
 			if err := checkKeyName(args[0]); err != nil {
 				return err
 			}
-			if err := ring.with(func(keys batch.KeyStore) error {
-				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
-					if key == nil {
-						return nil, fmt.Errorf("key %s: %w", args[0], batch.ErrNoKey)
-					}
-					if key.Revoked.IsZero() {
-						key.Revoked = time.Now().UTC().Truncate(time.Second)
-					}
-					key.Secrets = nil
-					return key, nil
-				})
+			var place string
+			var unreadable error
+			if err := ring.with(func(keys batch.KeyStore) (err error) {
+				place = keys.Place()
+				unreadable, err = keys.RevokeKey(cmd.Context(), args[0], time.Now().UTC().Truncate(time.Second))
+				return err
 			}); err != nil {
 				return err
 			}
-			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "Key %s is revoked. All processes refuse it within 5 s.\n", args[0])
+			if unreadable != nil {
+				if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "The record of key %s was replaced, as it could not be read: %v\n", args[0], unreadable); err != nil {
+					return err
+				}
+			}
+			_, err := fmt.Fprintf(cmd.ErrOrStderr(), "Key %s is revoked in %s. All processes that have their keys there refuse it within 5 s.\n", args[0], place)
 			return err
 		},
 	}
@@ -281,7 +330,9 @@ func newKeysRotateCmd() *cobra.Command {
 			}
 			text, now := apikey.New(), time.Now().UTC().Truncate(time.Second)
 			until := now.Add(keep)
+			var place string
 			if err := ring.with(func(keys batch.KeyStore) error {
+				place = keys.Place()
 				return keys.ChangeKey(cmd.Context(), args[0], func(key *batch.Key) (*batch.Key, error) {
 					switch {
 					case key == nil:
@@ -304,7 +355,7 @@ func newKeysRotateCmd() *cobra.Command {
 			}); err != nil {
 				return err
 			}
-			return showKey(cmd, text, fmt.Sprintf("The new secret of key %s is shown this once. The old one is valid until %s.", args[0], until.Format(time.RFC3339)))
+			return showKey(cmd, text, fmt.Sprintf("The new secret of key %s in %s is shown this once. The old one is valid until %s.", args[0], place, until.Format(time.RFC3339)))
 		},
 	}
 	ring.flags(cmd)

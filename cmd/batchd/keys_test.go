@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -15,6 +16,7 @@ import (
 	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
+	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue"
 )
 
@@ -132,4 +134,53 @@ func TestAServerTakesTheKeysOfAFile(t *testing.T) {
 		server.Handler().ServeHTTP(w, r)
 		require.Equal(t, want, w.Code, "%s", w.Body)
 	}
+}
+
+// Keys that were made before seal.keys was set cannot be read: the list says so, and they can be revoked.
+func TestKeysThatCannotBeReadAreListedAndRevoked(t *testing.T) {
+	t.Parallel()
+	inClear := "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\nredis: {url: '" + redistest.Start(t).URL() + "'}\n"
+	sealed := inClear + "seal: {keys: [{id: one, base64: " + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "}]}\n"
+	keys := func(text string, args ...string) commandResult {
+		return batchd(t, "", append(append([]string{"keys"}, args...), "--config", file(t, "b.yaml", text))...)
+	}
+	got := keys(inClear, "create", "old")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Equal(t, exitOK, keys(sealed, "create", "new").code)
+
+	got = keys(sealed, "list")
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "1 of 2 keys in Redis at redis://")
+	require.Contains(t, got.stdout, `"name":"new"`)
+	require.Contains(t, got.stdout, `{"name":"old","error":"`)
+	got = keys(sealed, "list", "--format", "table")
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stdout, "not readable: ")
+
+	for _, args := range [][]string{{"create", "old"}, {"rotate", "old"}} {
+		got = keys(sealed, args...)
+		require.Equal(t, exitFailure, got.code)
+		require.Contains(t, got.stderr, "the record of key old cannot be read")
+	}
+	got = keys(sealed, "revoke", "old")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stderr, "was replaced, as it could not be read")
+	require.Contains(t, got.stderr, "Key old is revoked in Redis at redis://")
+	got = keys(sealed, "list", "--format", "table")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stdout, "revoked ")
+}
+
+func TestTheVariableOfTheKeysFileNeedsNoConfiguration(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	t.Setenv("BATCHD_API_KEYS_FILE", path)
+	got := batchd(t, "", "keys", "create", "ci")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stderr, "keys.yaml")
+	source, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(path, append(source, "    targets: []\n"...), 0o600))
+	require.Contains(t, batchd(t, "", "keys", "list", "--format", "table").stdout, "none", "an empty list allows none")
+	t.Setenv("BATCHD_AUTH_KEYS_FILE", path)
+	require.Contains(t, batchd(t, "", "keys", "list").stderr, "set only one of them")
 }

@@ -17,12 +17,13 @@ import (
 )
 
 func newSealCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "seal", Short: "Change the keys that encrypt batches in Redis", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "seal", Short: "Change the keys that encrypt what is in Redis", Args: cobra.NoArgs}
 	rotate := &cobra.Command{
 		Use:   "rotate",
-		Short: "Encrypt all stored batches with the first of seal.keys",
-		Long: `Encrypt everything that is stored with the first of seal.keys, while the API and the
-workers run. To replace a key:
+		Short: "Encrypt everything that is stored with the first of seal.keys",
+		Long: `Encrypt everything that is stored, batches, batchd's own keys and the salt of owners'
+names, with the first of seal.keys, while the API and the workers run. To replace a
+key:
 
   1. add the new key behind the old one, and restart every process: all can read it
   2. put the new key first, and restart every process: all write with it

@@ -14,10 +14,10 @@ type Key struct {
 	Owner string `json:"owner" yaml:"owner"`
 	// Scopes are what the key may do: submit, read, cancel.
 	Scopes []string `json:"scopes" yaml:"scopes"`
-	// Targets are the targets that the key may send actions to. Empty means all.
-	Targets []string `json:"targets,omitempty" yaml:"targets"`
-	// WebhookHosts are the hosts that webhooks may name. Empty means all that the settings allow.
-	WebhookHosts []string `json:"webhook_hosts,omitempty" yaml:"webhook_hosts"`
+	// Targets are the targets that the key may send actions to. Nil means all, and an empty list none.
+	Targets []string `json:"targets,omitzero" yaml:"targets"`
+	// WebhookHosts are the hosts that webhooks may name. Nil means all that the settings allow, and an empty list none.
+	WebhookHosts []string `json:"webhook_hosts,omitzero" yaml:"webhook_hosts"`
 	// Limits replace the configured limits of an owner.
 	Limits OwnerLimits `json:"limits,omitzero" yaml:"limits"`
 	// Expires is when the key expires. Zero means never.
@@ -52,12 +52,33 @@ type KeySource interface {
 	Keys(ctx context.Context, version string) (keys []Key, now string, changed bool, err error)
 }
 
+// KeyFault is a stored key that cannot be read. Nothing authenticates by it.
+type KeyFault struct {
+	Name string
+	Err  error
+}
+
 // KeyStore keeps keys.
 type KeyStore interface {
 	KeySource
+	// ListKeys returns all keys, and those that cannot be read.
+	ListKeys(ctx context.Context) (keys []Key, faults []KeyFault, err error)
+	// RevokeKey revokes a key, also one that cannot be read: unreadable says then why, and nothing but the name and the
+	// time is left of it. It returns [ErrNoKey] if there is no such key. Repeating it changes nothing.
+	RevokeKey(ctx context.Context, name string, at time.Time) (unreadable, err error)
+	// Place says for people where the keys are.
+	Place() string
 	// ChangeKey reads a key, or nil, calls change and stores what it returns, as one step: if another process
-	// changes the key meanwhile, change is called again.
+	// changes the key meanwhile, change is called again. It fails if the key cannot be read.
 	ChangeKey(ctx context.Context, name string, change func(*Key) (*Key, error)) error
+}
+
+// Revoke makes a key invalid for good.
+func (k *Key) Revoke(at time.Time) {
+	if k.Revoked.IsZero() {
+		k.Revoked = at
+	}
+	k.Secrets = nil
 }
 
 // These errors are those of changes of keys.

@@ -83,7 +83,7 @@ func validateReading(path string) error {
 	for _, form := range []string{fold(path), strings.ToValidUTF8(fold(path), ""), fold(strings.ToValidUTF8(path, ""))} {
 		for segment := range strings.FieldsFuncSeq(form, func(r rune) bool { return r == '/' || r == '\\' }) {
 			if isDotSegment(segment) {
-				segment, _ = cutAny(segment, ";?#") // parameters may be secret
+				segment = cutAny(segment, ";?#") // parameters may be secret
 				return fmt.Errorf("the path holds the dot segment %q, which could leave the base URL", clip(segment))
 			}
 		}
@@ -95,17 +95,17 @@ func validateReading(path string) error {
 // look for the dots, some servers cut off a parameter, a decoded query or fragment, or
 // blanks, and dots before blanks.
 func isDotSegment(segment string) bool {
-	segment, _ = cutAny(segment, ";?#")
+	segment = cutAny(segment, ";?#")
 	name := strings.Trim(segment, " ")
 	return name != "" && strings.Trim(name, ". ") == "" && (len(name) <= 2 || strings.Contains(name, " "))
 }
 
 // cutAny cuts a text before the first of some characters.
-func cutAny(s, chars string) (before string, found bool) {
+func cutAny(s, chars string) string {
 	if i := strings.IndexAny(s, chars); i >= 0 {
-		return s[:i], true
+		return s[:i]
 	}
-	return s, false
+	return s
 }
 
 func isControl(c byte) bool { return c < 0x20 || c == 0x7f }

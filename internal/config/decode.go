@@ -62,6 +62,10 @@ var plainKey = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_.-]{0,31}$`)
 // settings in it.
 func (l *loader) decode(path string, v reflect.Value, n ast.Node) {
 	if n.Type() == ast.NullType {
+		if isPermission(path) {
+			l.places[path] = l.placeOfNode(n)
+			l.fault(path, "there is no list: write [] for none, or leave the key out, which allows all")
+		}
 		return // a key without a value keeps its default
 	}
 	if path != "" {
@@ -182,6 +186,11 @@ func emptyList(path string) (meaning string, refused bool) {
 		return "which allows all", true
 	}
 	return "", false
+}
+
+// isPermission reports whether a list of a keys file allows all if it is left out, and none if it is empty.
+func isPermission(path string) bool {
+	return strings.HasPrefix(path, "keys[") && (strings.HasSuffix(path, "].targets") || strings.HasSuffix(path, "].webhook_hosts"))
 }
 
 // prefill puts the defaults into an item of a list before it is read. A zero in the

@@ -57,15 +57,18 @@ func (l *loader) environment(environ []string) map[string]string {
 			known = append(known, s.EnvFile)
 		}
 	}
-	variables := map[string]string{}
+	variables, keysFrom := map[string]string{}, ""
 	for _, entry := range environ {
 		name, value, _ := strings.Cut(entry, "=")
 		if !strings.HasPrefix(name, envPrefix) || value == "" {
 			continue
 		}
 		if slices.Contains(known, name) {
-			if name == keysFileVariable {
-				name = EnvName("auth.keys_file")
+			if name == keysFileVariable || name == EnvName("auth.keys_file") {
+				if keysFrom != "" && keysFrom != name {
+					l.faultAt(place{file: name}, "auth.keys_file", "%s and %s are set: set only one of them", keysFileVariable, EnvName("auth.keys_file"))
+				}
+				keysFrom, name = name, EnvName("auth.keys_file")
 			}
 			variables[name] = value
 		} else if !injected.MatchString(name) && !injectedValue.MatchString(entry) {
@@ -73,6 +76,16 @@ func (l *loader) environment(environ []string) map[string]string {
 		}
 	}
 	return variables
+}
+
+// KeysFileOf returns the file with batchd's own keys that the environment names, or "".
+func KeysFileOf(environ []string) (string, error) {
+	l := newLoader()
+	file := l.environment(slices.DeleteFunc(slices.Clone(environ), func(entry string) bool {
+		name, _, _ := strings.Cut(entry, "=")
+		return name != keysFileVariable && name != EnvName("auth.keys_file")
+	}))[EnvName("auth.keys_file")]
+	return file, l.err()
 }
 
 // fromVariables sets a setting from its variable, or from the file that a variable names.

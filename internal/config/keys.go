@@ -1,20 +1,11 @@
 package config
 
 import (
-	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/batchd/batchd/internal/apikey"
@@ -22,45 +13,9 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 )
 
-// KeysFile keeps batchd's own keys in a YAML file. It implements [batch.KeyStore]. The commands replace the
-// file as a whole, so a reader never sees a half of it.
-type KeysFile struct {
-	// Path is the path of the file.
-	Path string
-}
-
-var _ batch.KeyStore = (*KeysFile)(nil)
-
-// keysDocument is the content of the file.
+// keysDocument is the content of a file with keys.
 type keysDocument struct {
 	Keys []batch.Key `yaml:"keys"`
-}
-
-// Keys implements [batch.KeySource]. The version is the hash of the file.
-func (f *KeysFile) Keys(_ context.Context, version string) ([]batch.Key, string, bool, error) {
-	source, err := os.ReadFile(f.Path)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, "", false, fmt.Errorf("read the keys: %w", err)
-	}
-	sum := sha256.Sum256(source)
-	now := hex.EncodeToString(sum[:])
-	if now == version {
-		return nil, now, false, nil
-	}
-	keys, err := parseKeys(f.Path, source)
-	return keys, now, err == nil, err
-}
-
-// load reads the file. A file that does not exist has no keys.
-func (f *KeysFile) load() ([]batch.Key, error) {
-	source, err := os.ReadFile(f.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", f.Path, withoutPath(err))
-	}
-	return parseKeys(f.Path, source)
 }
 
 // parseKeys reads the content of the file, or returns all its faults.
@@ -128,69 +83,13 @@ func CheckKey(c *setting.Checker, key *batch.Key) {
 	}
 }
 
-// ChangeKey implements [batch.KeyStore]. A lock beside the file keeps changes at the same time apart.
-func (f *KeysFile) ChangeKey(_ context.Context, name string, change func(*batch.Key) (*batch.Key, error)) error {
-	lock, err := os.OpenFile(f.Path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock the keys: %w", err)
-	}
-	defer lock.Close()
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
-		return fmt.Errorf("lock the keys: %w", err)
-	}
-	keys, err := f.load()
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(keys, func(k batch.Key) bool { return k.Name == name })
-	var key *batch.Key
-	if i >= 0 {
-		key = &keys[i]
-	}
-	if key, err = change(key); err != nil {
-		return err
-	}
-	if i < 0 {
-		keys = append(keys, *key)
-	} else {
-		keys[i] = *key
-	}
-	return f.write(keys)
-}
-
-// write replaces the file.
-func (f *KeysFile) write(keys []batch.Key) (err error) {
-	next, err := os.CreateTemp(filepath.Dir(f.Path), ".keys-*") // only its owner may read it
-	if err != nil {
-		return fmt.Errorf("write the keys: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(next.Name()) // the first error says more
-		}
-	}()
-	if old, err := os.Stat(f.Path); err == nil {
-		if err := next.Chmod(old.Mode().Perm()); err != nil {
-			return fmt.Errorf("write the keys: %w", err)
-		}
-	}
-	_, err = next.WriteString(keysText(keys))
-	if err = errors.Join(err, next.Sync(), next.Close()); err != nil {
-		return fmt.Errorf("write the keys: %w", err)
-	}
-	if err := os.Rename(next.Name(), f.Path); err != nil {
-		return fmt.Errorf("write the keys: %w", err)
-	}
-	return nil
-}
-
 // keysText formats keys as a file.
 func keysText(keys []batch.Key) string {
 	var b strings.Builder
 	b.WriteString("# batchd's own keys: the hashes of their secrets, and what they may do. The commands batchd keys …\n" +
 		"# replace this file as a whole; processes read it again when it changes.\nkeys:\n")
 	list := func(name string, texts []string) {
-		if len(texts) == 0 {
+		if texts == nil { // which means all, where an empty list means none
 			return
 		}
 		quoted := make([]string, len(texts))

@@ -1,10 +1,14 @@
 package config_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -86,4 +90,152 @@ func TestFaultsOfAKeysFileHaveTheirPlace(t *testing.T) {
 	require.ErrorContains(t, err, "auth.modes: keys has no keys to check")
 	c := load(t, config.Options{File: write(t, oneTarget+"auth: {modes: [keys, passthrough], keys_file: keys.yaml}\nredis: {url: embedded}\n")})
 	require.True(t, filepath.IsAbs(c.Auth.KeysFile), "it is relative to the directory of the file")
+}
+
+// edit adds a key through a path, and returns the keys that another path has then.
+func edit(t *testing.T, through, seen string) []batch.Key {
+	t.Helper()
+	require.NoError(t, (&config.KeysFile{Path: through}).ChangeKey(t.Context(), "other", func(*batch.Key) (*batch.Key, error) {
+		return &batch.Key{Name: "other", Owner: "other", Scopes: []string{"read"}, Secrets: []batch.KeySecret{{SHA256: apikey.HexHash("o")}}}, nil
+	}))
+	found, _, _, err := (&config.KeysFile{Path: seen}).Keys(t.Context(), "")
+	require.NoError(t, err)
+	return found
+}
+
+func TestAChangeThroughALinkReachesTheFile(t *testing.T) {
+	t.Parallel()
+	for name, lead := range map[string]func(dir, actual string) string{
+		"relative": func(dir, _ string) string { return symlink(t, "store/keys.yaml", filepath.Join(dir, "link")) },
+		"absolute": func(dir, actual string) string { return symlink(t, actual, filepath.Join(dir, "link")) },
+		"twice": func(dir, _ string) string {
+			return symlink(t, symlink(t, "store/keys.yaml", filepath.Join(dir, "link")), filepath.Join(t.TempDir(), "link"))
+		},
+		"directory": func(dir, _ string) string {
+			return filepath.Join(symlink(t, "store", filepath.Join(dir, "link")), "keys.yaml")
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			require.NoError(t, os.Mkdir(filepath.Join(dir, "store"), 0o700))
+			actual := filepath.Join(dir, "store", "keys.yaml")
+			link := lead(dir, actual)
+			want, err := filepath.EvalSymlinks(filepath.Dir(actual))
+			require.NoError(t, err)
+			require.Equal(t, filepath.Join(want, "keys.yaml"), (&config.KeysFile{Path: link}).Place(), "the file does not exist yet")
+			require.Len(t, edit(t, link, actual), 1)
+			at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+			_, err = (&config.KeysFile{Path: link}).RevokeKey(t.Context(), "other", at)
+			require.NoError(t, err)
+			found, _, err := (&config.KeysFile{Path: actual}).ListKeys(t.Context())
+			require.NoError(t, err)
+			require.Equal(t, at, found[0].Revoked)
+			require.Empty(t, found[0].Secrets)
+		})
+	}
+	loop := filepath.Join(t.TempDir(), "loop")
+	symlink(t, loop, loop)
+	_, err := (&config.KeysFile{Path: loop}).RevokeKey(t.Context(), "other", time.Now())
+	require.ErrorContains(t, err, "find the file with the keys")
+}
+
+func symlink(t *testing.T, to, at string) string {
+	t.Helper()
+	require.NoError(t, os.Symlink(to, at))
+	return at
+}
+
+func TestAChangeKeepsModeAndOwnerOfTheFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	require.NoError(t, os.WriteFile(path, []byte("keys: []\n"), 0o600))
+	require.NoError(t, os.Chmod(path, 0o640)) //nolint:gosec // another mode than that of new files
+	root := os.Getuid() == 0
+	if root { // only root can give files away
+		require.NoError(t, os.Chown(path, 65532, 65533))
+	}
+	require.Len(t, edit(t, path, path), 1)
+	for file, mode := range map[string]os.FileMode{path: 0o640, path + ".lock": 0o600} {
+		info, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, mode, info.Mode().Perm(), file)
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok && root {
+			require.EqualValues(t, 65532, stat.Uid, file)
+			require.EqualValues(t, 65533, stat.Gid, file)
+		}
+	}
+}
+
+func TestAChangeThatWouldNotReachAllNamesOfAFileFails(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	require.Len(t, edit(t, path, path), 1)
+	require.NoError(t, os.Link(path, path+"2"))
+	before, err := os.ReadFile(path)
+	require.NoError(t, err)
+	_, err = (&config.KeysFile{Path: path}).RevokeKey(t.Context(), "other", time.Now())
+	require.ErrorContains(t, err, "has 2 names (hard links)")
+	after, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(before), string(after))
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(path), ".keys-*"))
+	require.NoError(t, err)
+	require.Empty(t, left)
+}
+
+// A path that leads to an open file leads to the old file also after it was replaced, as a mount of a single file does.
+func TestAFileThatWasReplacedUnderAMountIsNotRead(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	require.Len(t, edit(t, path, path), 1)
+	old, err := os.Open(path)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, old.Close()) }()
+	mount := &config.KeysFile{Path: "/proc/self/fd/" + strconv.Itoa(int(old.Fd()))} // tests run on Linux
+	_, version, _, err := mount.Keys(t.Context(), "")
+	require.NoError(t, err)
+	_, err = (&config.KeysFile{Path: path}).RevokeKey(t.Context(), "other", time.Now())
+	require.NoError(t, err)
+	_, _, _, err = mount.Keys(t.Context(), version)
+	require.ErrorContains(t, err, "mount the directory")
+}
+
+// An empty list allows nothing, and no command makes it a list that allows all.
+func TestAnEmptyListOfAKeyStaysEmpty(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	const key = "keys:\n  - {name: a, scopes: [read], secrets: [{sha256: %s}], %s}\n"
+	require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, key, apikey.HexHash("x"), "targets: [], webhook_hosts: []"), 0o600))
+	for _, found := range [][]batch.Key{edit(t, path, path), edit(t, path, path)} {
+		require.Equal(t, []string{}, found[0].Targets)
+		require.Equal(t, []string{}, found[0].WebhookHosts)
+		require.Nil(t, found[1].Targets)
+		require.Nil(t, found[1].WebhookHosts)
+	}
+	for _, name := range []string{"targets", "webhook_hosts"} {
+		require.NoError(t, os.WriteFile(path, fmt.Appendf(nil, key, apikey.HexHash("x"), name+": "), 0o600))
+		_, _, _, err := (&config.KeysFile{Path: path}).Keys(t.Context(), "")
+		require.ErrorContains(t, err, "keys[0]."+name+": there is no list: write [] for none")
+	}
+}
+
+func TestOnlyOneVariableNamesTheKeysFile(t *testing.T) {
+	t.Parallel()
+	both := []string{"BATCHD_API_KEYS_FILE=a.yaml", "BATCHD_AUTH_KEYS_FILE=b.yaml"}
+	for range 2 {
+		slices.Reverse(both)
+		_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: both})
+		require.ErrorContains(t, err, "BATCHD_API_KEYS_FILE and BATCHD_AUTH_KEYS_FILE are set: set only one of them")
+		_, err = config.KeysFileOf(both)
+		require.ErrorContains(t, err, "set only one of them")
+	}
+	for _, environ := range [][]string{{"BATCHD_API_KEYS_FILE=a.yaml", "BATCHD_PORT=1"}, {"BATCHD_AUTH_KEYS_FILE=a.yaml"}} {
+		file, err := config.KeysFileOf(environ)
+		require.NoError(t, err)
+		require.Equal(t, "a.yaml", file)
+	}
+	file, err := config.KeysFileOf([]string{"BATCHD_REDIS_URL=x"})
+	require.NoError(t, err)
+	require.Empty(t, file)
 }

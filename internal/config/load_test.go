@@ -466,7 +466,7 @@ func TestAListenerForOthersNeedsAuthenticationOrConsent(t *testing.T) {
 	for _, address := range []string{":8080", "0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080", "batchd.internal:80", "[fe80::1%eth0]:80", "128.0.0.1:0", "localhost.example:1"} {
 		_, err := config.Load(config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address}})
 		require.EqualError(t, err, "BATCHD_LISTEN: "+address+" is not a loopback address, and without authentication every client that reaches it may submit batches "+
-			"and read all results: set auth.modes to passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true")
+			"and read all results: set auth.modes to keys or passthrough, listen on 127.0.0.1, or accept this with auth.allow_open_listener: true")
 		load(t, config.Options{File: write(t, oneTarget+"auth: {modes: [passthrough]}\n"), Environ: []string{"BATCHD_LISTEN=" + address}})
 		load(t, config.Options{File: write(t, oneTarget), Environ: []string{"BATCHD_LISTEN=" + address, "BATCHD_AUTH_ALLOW_OPEN_LISTENER=true"}})
 	}

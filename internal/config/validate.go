@@ -38,7 +38,7 @@ func (l *loader) validate() {
 		if !filepath.IsAbs(file) && !isOverride(l.place("auth.keys_file").file) {
 			c.Auth.KeysFile = filepath.Join(filepath.Dir(l.places[""].file), file)
 		}
-		if _, err := (&KeysFile{Path: c.Auth.KeysFile}).load(); err != nil {
+		if _, err := loadKeys(c.Auth.KeysFile); err != nil {
 			check.Check("auth.keys_file", err)
 		}
 	} else if c.Auth.Has(auth.ModeKeys) && c.Redis.URL == rdb.Embedded {

@@ -329,10 +329,18 @@ func (a *aviary) invalid() {
 	}
 	good := `{"target":"api","actions":[{"method":"GET","path":"/"}]}`
 	for _, headers := range [][]string{
-		{"Authorization", core + "\xff"}, {"Authorization", "Bearer " + a.key + "0"}, {"Authorization", "Bearer " + a.key[:50]}, {"X-Batchd-Key", core}, {"X-Batchd-Key", a.key[:55] + "x"},
-		{"Authorization", "Bearer " + core, "Content-Type", "text/plain"}, {"Authorization", "Bearer " + core, "Content-Encoding", "x"}, {"Authorization", "Bearer " + core, "Idempotency-Key", core + " é"},
-		{"Authorization", "Bearer " + a.key, "Cookie", core, "X-Request-Id", a.key}, {"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(a.key+":"))},
-		{"Authorization", "Bearer " + core, "Prefer", "wait=" + core}, {},
+		{"Authorization", core + "\xff"},
+		{"Authorization", "Bearer " + a.key + "0"},
+		{"Authorization", "Bearer " + a.key[:50]},
+		{"X-Batchd-Key", core},
+		{"X-Batchd-Key", a.key[:55] + "x"},
+		{"Authorization", "Bearer " + core, "Content-Type", "text/plain"},
+		{"Authorization", "Bearer " + core, "Content-Encoding", "x"},
+		{"Authorization", "Bearer " + core, "Idempotency-Key", core + " é"},
+		{"Authorization", "Bearer " + a.key, "Cookie", core, "X-Request-Id", a.key},
+		{"Authorization", "Basic " + base64.StdEncoding.EncodeToString([]byte(a.key+":"))},
+		{"Authorization", "Bearer " + core, "Prefer", "wait=" + core},
+		{},
 	} {
 		a.call(http.MethodPost, "/batch", []byte(good), headers...)
 		a.call(http.MethodGet, "/batch?limit=0&token="+core, nil, headers...)
@@ -410,10 +418,22 @@ func (a *aviary) badCommands() {
 	}
 	a.command([]string{"BATCHD_SERVER=http://u:" + core + "@127.0.0.1:1/?key=" + core}, binary, "list")
 	for _, args := range [][]string{
-		{"status", "x", "--server=http://u:" + core + "@127.0.0.1:1"}, {"status", "x", "--server=u:" + core + "@h"}, {"status", "x", down, "--header", "Authorization: Bearer " + core}, {"status", "x", down, "--header", "Authorization Bearer " + core},
-		{"status", "x", down, "--header", "Authorization: Bearer " + core + "\n"}, {"worker", "--redis-url=redis://u:" + core + "@h:x"}, {"worker", "--redis-url=" + core}, {"worker", "--redis-password=" + core}, {"worker", "--webhooks-secret", core},
-		{"keys", "list", "--config", good}, {"keys", "revoke", a.key, "--config", good}, {"keys", "rotate", a.key, "--config", good}, {"keys", "create", a.key, "--config", good}, {"keys", "create", "x", "--owner", a.key, "--config", good},
-		{"status", a.key, "--server=http://" + a.apiAddr}, {"seal", "rotate", "--config", good},
+		{"status", "x", "--server=http://u:" + core + "@127.0.0.1:1"},
+		{"status", "x", "--server=u:" + core + "@h"},
+		{"status", "x", down, "--header", "Authorization: Bearer " + core},
+		{"status", "x", down, "--header", "Authorization Bearer " + core},
+		{"status", "x", down, "--header", "Authorization: Bearer " + core + "\n"},
+		{"worker", "--redis-url=redis://u:" + core + "@h:x"},
+		{"worker", "--redis-url=" + core},
+		{"worker", "--redis-password=" + core},
+		{"worker", "--webhooks-secret", core},
+		{"keys", "list", "--config", good},
+		{"keys", "revoke", a.key, "--config", good},
+		{"keys", "rotate", a.key, "--config", good},
+		{"keys", "create", a.key, "--config", good},
+		{"keys", "create", "x", "--owner", a.key, "--config", good},
+		{"status", a.key, "--server=http://" + a.apiAddr},
+		{"seal", "rotate", "--config", good},
 	} {
 		a.command(nil, binary, args...)
 	}

@@ -57,8 +57,7 @@ func (a *aviary) keep(place string, text ...[]byte) {
 		a.places[place] = &bytes.Buffer{}
 	}
 	for _, t := range text {
-		a.places[place].Write(t)
-		a.places[place].WriteByte('\n')
+		_, _ = a.places[place].Write(append(bytes.Clone(t), '\n'))
 	}
 }
 
@@ -165,13 +164,12 @@ func (a *aviary) launch(name string) *process {
 }
 
 // command runs a command to its end, and keeps what it prints.
-func (a *aviary) command(env []string, name string, args ...string) string {
+func (a *aviary) command(env []string, name string, args ...string) {
 	a.t.Helper()
 	cmd := exec.Command(name, args...)
 	cmd.Env = append(os.Environ(), env...)
 	out, _ := cmd.CombinedOutput() // many commands are meant to fail
 	a.keep("output of commands", out)
-	return string(out)
 }
 
 // inspect keeps what can be read about the processes that run.
@@ -227,7 +225,7 @@ func (a *aviary) collect() map[string][]byte {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		content, err := os.ReadFile(name)
+		content, err := os.ReadFile(name) //nolint:gosec // the directory is the test's own
 		place := "the AOF"
 		if strings.HasSuffix(name, ".rdb") && !strings.Contains(name, "appendonly") {
 			place = "the RDB"
@@ -459,8 +457,8 @@ func (a *aviary) call(method, url string, body []byte, headers ...string) (statu
 		return 0, nil, nil
 	}
 	req.Header.Set("Content-Type", "application/json")
-	for i := 0; i < len(headers); i += 2 {
-		req.Header.Set(headers[i], headers[i+1])
+	for pair := range slices.Chunk(headers, 2) {
+		req.Header.Set(pair[0], pair[1])
 	}
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {

@@ -49,7 +49,7 @@ var ours = map[string][]string{
 	"queue/fanout":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches"},
 	"queue/throttle":     {"internal/batch", "queue/rdb", "queue/keys", "queue/tasks"},
 	"queue/upload":       {"internal/batch", "internal/crash", "queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/batches", "queue/fanout"},
-	"queue/reseal":       {"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/batches"},
+	"queue/reseal":       {"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/batches"},
 	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/batches", "queue/ledger", "queue/fanout"},
 	"queue":              below("queue"),
 	"queue/webhooks":     {"queue/rdb", "queue/tasks"},

@@ -35,9 +35,8 @@ type Config struct {
 // HostRule lists the hosts that webhooks of some owners may name.
 type HostRule struct {
 	// Owner is a pattern of owners, in which "*" stands for any text. The owner of a key's
-	// batches is "key:" and the owner of the key, that of a token's batches "jwt:", a hash of
-	// the issuer, ":" and the claim, and that of a credential that is passed through 32
-	// hexadecimal digits.
+	// batches is "key:" and the owner of the key, and that of a credential that is passed
+	// through 32 hexadecimal digits.
 	Owner string `yaml:"owner"`
 	// Allow lists names of hosts. "*.example.com" stands for all names below example.com,
 	// and "*" for every host. An empty list allows none.
@@ -56,7 +55,7 @@ func (c Config) WithDefaults() Config {
 const everyHost = "*"
 
 // isOwner matches the patterns that an owner can match.
-var isOwner = regexp.MustCompile(`^(\*.*|(key|jwt):.+|k(ey?)?\*.*|j(wt?)?\*.*|anonymous|[0-9a-f]{32}|[0-9a-f]{0,31}\*[0-9a-f*]*)$`)
+var isOwner = regexp.MustCompile(`^(\*.*|key:.+|k(ey?)?\*.*|anonymous|[0-9a-f]{32}|[0-9a-f]{0,31}\*[0-9a-f*]*)$`)
 
 var hostPattern = regexp.MustCompile(`^(\*\.)?([a-z0-9_]([a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?$|^\[?[0-9a-f:.]*:[0-9a-f:.]*\]?$`)
 
@@ -83,7 +82,7 @@ func (c Config) Check(check *setting.Checker) {
 		case rule.Owner == "":
 			check.Faultf(key+".owner", "the owner is missing: expected a name, or a pattern such as key:team-* or *")
 		case !isOwner.MatchString(rule.Owner):
-			check.Faultf(key+".owner", "%q matches no owner: an owner is key:NAME, jwt:HASH:NAME or 32 hexadecimal digits, so expected a pattern such as key:team-* or *", setting.Clip(rule.Owner))
+			check.Faultf(key+".owner", "%q matches no owner: an owner is key:NAME or 32 hexadecimal digits, so expected a pattern such as key:team-* or *", setting.Clip(rule.Owner))
 		}
 		if rule.Allow == nil {
 			check.Faultf(key+".allow", "the list is missing: expected hosts such as hooks.example.com or *.example.com, or [] for none")

@@ -200,7 +200,7 @@ func TestSettingsOfWebhooksAreChecked(t *testing.T) {
 		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "key:a", Allow: []string{"https://example.com"}}}}, "is not a host"},
 		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "key:a", Allow: []string{"*"}}}}, ""},
 		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "team-*", Allow: []string{}}}}, `hosts[0].owner: "team-*" matches no owner`},
-		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "*-a", Allow: []string{}}, {Owner: "jwt:*:ann", Allow: []string{}}, {Owner: "anonymous", Allow: []string{}}}}, ""},
+		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "*-a", Allow: []string{}}, {Owner: "anonymous", Allow: []string{}}}}, ""},
 		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "0123456789abcdef0123456789abcdef", Allow: []string{}}, {Owner: "01*", Allow: []string{}}}}, ""},
 		{webhook.Config{Hosts: []webhook.HostRule{{Owner: "xyz*", Allow: []string{}}}}, "matches no owner"},
 	} {

@@ -85,5 +85,54 @@ func TestARecordThatWasPlantedIsNoKey(t *testing.T) {
 		require.NoError(t, err)
 		require.Len(t, found, 1)
 		require.Equal(t, "high", found[0].Name)
+
+		// They are listed, and can be revoked.
+		found, faults, err := b.Keys.ListKeys(b.Ctx)
+		require.NoError(t, err)
+		require.Len(t, found, 1)
+		var names []string
+		for _, fault := range faults {
+			names = append(names, fault.Name)
+			require.Error(t, fault.Err)
+		}
+		require.ElementsMatch(t, []string{"low", "new", ""}, names)
+		err = b.Keys.ChangeKey(b.Ctx, "low", func(key *batch.Key) (*batch.Key, error) { return key, nil })
+		require.ErrorContains(t, err, "the record of key low cannot be read")
+		at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
+		for _, name := range names {
+			unreadable, err := b.Keys.RevokeKey(b.Ctx, name, at)
+			require.NoError(t, err)
+			require.Error(t, unreadable)
+			unreadable, err = b.Keys.RevokeKey(b.Ctx, name, at.Add(time.Hour))
+			require.NoError(t, err)
+			require.NoError(t, unreadable, "it can be read now")
+		}
+		_, err = b.Keys.RevokeKey(b.Ctx, "unknown", at)
+		require.ErrorIs(t, err, batch.ErrNoKey)
+		found, faults, err = b.Keys.ListKeys(b.Ctx)
+		require.NoError(t, err)
+		require.Empty(t, faults)
+		require.Len(t, found, 4)
+		for _, key := range found {
+			require.Equal(t, key.Name != "high", key.Revoked.Equal(at), key.Name)
+			require.Equal(t, key.Name == "high", len(key.Secrets) > 0, key.Name)
+		}
 	}, "embedded", "server")
+}
+
+func TestAnEmptyListIsKeptApartFromNone(t *testing.T) {
+	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) {
+		for name, list := range map[string][]string{"all": nil, "none": {}} {
+			require.NoError(t, b.Keys.ChangeKey(b.Ctx, name, func(*batch.Key) (*batch.Key, error) {
+				return &batch.Key{Name: name, Targets: list, WebhookHosts: list}, nil
+			}))
+		}
+		found, _, err := b.Keys.ListKeys(b.Ctx)
+		require.NoError(t, err)
+		require.Len(t, found, 2)
+		for _, key := range found {
+			require.Equal(t, key.Name == "all", key.Targets == nil)
+			require.Equal(t, key.Name == "all", key.WebhookHosts == nil)
+		}
+	}, "embedded")
 }

@@ -51,6 +51,17 @@ func (o *Owners) Hash(ctx context.Context, purpose string, parts ...[]byte) (sum
 	return sum, nil
 }
 
+var saltLabel = seal.Label{ID: "salt", Kind: "s"}
+
+// Sealed returns the place of the salt.
+func Sealed() seal.Place {
+	return seal.Place{
+		Kind: saltLabel.Kind, Key: keys.SaltKey,
+		Label: func(string, string) seal.Label { return saltLabel },
+		Name:  func(string, string) string { return "the salt of owners' names" },
+	}
+}
+
 // salt reads the salt. The first process makes it.
 func (o *Owners) salt(ctx context.Context) ([]byte, error) {
 	if salt := o.cached.Load(); salt != nil {
@@ -60,22 +71,16 @@ func (o *Owners) salt(ctx context.Context) ([]byte, error) {
 	defer cancel()
 	fresh := make([]byte, 32)
 	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
-	label := seal.Label{ID: "salt", Kind: "o"}
-	if err := o.db.Client.SetNX(ctx, keys.SaltKey, o.seals.Seal(label, fresh), 0).Err(); err != nil {
+	if err := o.db.Client.SetNX(ctx, keys.SaltKey, o.seals.Seal(saltLabel, fresh), 0).Err(); err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
 	stored, err := o.db.Client.Get(ctx, keys.SaltKey).Bytes()
 	if err != nil {
 		return nil, rdb.MapError(ctx, err)
 	}
-	salt, err := o.seals.Open(label, stored)
+	salt, err := o.seals.Open(saltLabel, stored)
 	if err != nil {
 		return nil, err
-	}
-	if !o.seals.Current(stored) { // seal it with the current key, so that an operator can drop the old one
-		if err := o.db.Client.Set(ctx, keys.SaltKey, o.seals.Seal(label, salt), 0).Err(); err != nil {
-			return nil, rdb.MapError(ctx, err)
-		}
 	}
 	o.cached.Store(&salt)
 	return salt, nil

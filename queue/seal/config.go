@@ -17,8 +17,8 @@ type Config struct {
 	// are then stored in clear, except in the embedded store, which seals with a key of its own.
 	Keys []Key `yaml:"keys"`
 	// AcceptClearUntil is the last day, in UTC, on which values that were stored before there were keys are
-	// still read, as in 2027-01-31. Until then, someone who can write to Redis can plant batches. Defaults to
-	// none: with keys, values in clear are refused.
+	// still read, as in 2027-01-31. Until then, someone who can write to Redis can plant batches and keys of batchd's own.
+	// Defaults to none: with keys, values in clear are refused.
 	AcceptClearUntil string `yaml:"accept_clear_until"`
 }
 

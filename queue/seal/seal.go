@@ -76,7 +76,7 @@ func RandomKey() Key {
 // the value, so that a value which was moved elsewhere does not open.
 type Label struct {
 	ID    string // the batch, or the name of a value that belongs to no batch
-	Kind  string // which of the batch's values it is, such as "a" for an action
+	Kind  string // which of the batch's values it is, such as "a" for an action: one of [Kinds]
 	Index int    // the index of the action, or 0
 	Bound []byte // what else is authenticated with the value; it is not stored with it
 }
@@ -97,6 +97,7 @@ func (s *Sealer) Seal(at Label, value []byte) []byte {
 	if s.first == nil {
 		return append([]byte{formatClear}, value...)
 	}
+	at.check()
 	aead, err := s.derived.get(s.first, at.ID)
 	if err != nil {
 		panic(err) // AES and HKDF accept every key of this size

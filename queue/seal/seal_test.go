@@ -134,6 +134,18 @@ func TestEachBatchHasAKeyOfItsOwn(t *testing.T) {
 	}
 }
 
+// A kind that no rotation knows is a fault of the program.
+func TestAKindThatIsNotRegisteredIsNotSealed(t *testing.T) {
+	t.Parallel()
+	s := sealerWith(t, keyOf("one", 1))
+	for _, kind := range Kinds() {
+		require.NotPanics(t, func() { s.Seal(Label{ID: "x", Kind: kind}, nil) })
+	}
+	for _, kind := range []string{"", "x", "aa"} {
+		require.Panics(t, func() { s.Seal(Label{ID: "x", Kind: kind}, nil) }, kind)
+	}
+}
+
 func TestNoTwoLabelsAreTheSame(t *testing.T) {
 	t.Parallel()
 	seen := map[string]Label{}

@@ -1,12 +1,17 @@
--- stale returns the sealed values of a key of a batch that the first key of the ring did not seal.
--- KEYS: key of a batch
--- ARGV: kind of the key, the last letter of its name: a, g, m, r or w; cursor of HSCAN; how many fields HSCAN looks
---       at; the bytes with which a value begins that the first key sealed
+-- stale returns the sealed values of a key that the first key of the ring did not seal.
+-- KEYS: key of a batch, or another one with sealed values
+-- ARGV: kind of the key: of a batch the last letter of its name, a, g, m, r or w; otherwise 'string', or 'hash:' and
+--       the beginning of the fields with sealed values; cursor of HSCAN; how many fields HSCAN looks at; the bytes
+--       with which a value begins that the first key sealed
 -- returns: {next cursor, '0' at the end, number of sealed values seen, then field and whole value of each in turn}
--- The field of a list is the position. It changes nothing.
+-- The field of a list is the position, and that of a string is ''. It changes nothing.
 local kind, cursor, answer, seen = ARGV[1], '0', {}, 0
+local fields = string.match(kind, '^hash:(.*)$') or ''
 local function look(field, value)
   local sealed = value
+  if string.sub(field, 1, #fields) ~= fields then
+    return
+  end
   if kind == 'g' and string.sub(field, 1, 1) == 'o' then
     if string.sub(value, 1, 1) == 'O' then
       return -- an overdue action, which has no result
@@ -24,6 +29,11 @@ end
 if kind == 'w' then
   for position, value in ipairs(redis.call('LRANGE', KEYS[1], 0, -1)) do
     look(string.format('%d', position - 1), value)
+  end
+elseif kind == 'string' then
+  local value = redis.call('GET', KEYS[1])
+  if value then
+    look('', value)
   end
 elseif kind == 'm' then
   for _, field in ipairs({'head', 'private'}) do
