@@ -13,7 +13,7 @@ import (
 	"github.com/batchd/batchd/internal/intake"
 )
 
-// guard refuses requests that a web page makes with the browser of somebody who can reach the server. Without
+// guard refuses requests that a web page makes through a browser that can reach the server. Without
 // authentication, the browser needs no credential for them.
 //
 //   - A page can give its own name the server's address, and then reads all answers (DNS rebinding). The Host of

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,11 +21,14 @@ import (
 
 // ring is a source of keys.
 type ring struct {
+	mu      sync.Mutex
 	keys    []batch.Key
 	version int
 }
 
 func (r *ring) Keys(_ context.Context, version string) ([]batch.Key, string, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	now := fmt.Sprint(r.version)
 	return r.keys, now, now != version, nil
 }
@@ -164,7 +168,11 @@ func TestARevocationEndsStreamsAndWaits(t *testing.T) {
 		key, r := apikey.New(), &ring{}
 		f := setup(t, withKeys(r, key))
 		id := f.created(t, call{body: two, headers: []string{"X-Batchd-Key: " + key}})
-		time.AfterFunc(time.Second, func() { r.keys, r.version = nil, 1 })
+		time.AfterFunc(time.Second, func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.keys, r.version = nil, 1
+		})
 		start := time.Now()
 		done := make(chan int, 2)
 		go func() {

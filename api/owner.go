@@ -181,7 +181,7 @@ func payer(c *gin.Context) string {
 	return owner(c)
 }
 
-// errLateTarget refuses a submission whose owner is not known when its first action is to be stored.
+// errLateTarget refuses a submission whose owner is not known before its first action is stored.
 var errLateTarget = errors.New("name the target before the actions: the batch belongs to its credential at this target")
 
 // submitter returns a function that determines the owner of a native submission, when its first action is

@@ -73,8 +73,8 @@ func (c Config) Has(mode Mode) bool { return slices.Contains(c.Modes, mode) }
 // isHost matches host and host:port; an IPv6 address has brackets.
 var isHost = regexp.MustCompile(`^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(:[1-9][0-9]{0,4})?$`)
 
-// CheckListener refuses a listener on an address, host:port, that other machines reach, if nobody has to
-// authenticate.
+// CheckListener refuses a listener on an address, host:port, that other machines reach, if requests need no
+// credential.
 func (c Config) CheckListener(address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil || !c.Has(ModeNone) || c.AllowOpenListener || isLoopback(host) {

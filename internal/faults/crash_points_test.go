@@ -260,7 +260,7 @@ func inAPI(ask func(a *arena, at crash.Point, i int) (call func(ctx context.Cont
 			p := a.launchAPI("x-"+string(at), addr, at)
 			ctx, cancel := context.WithCancel(a.t.Context())
 			called := make(chan error, 1)
-			go func() { called <- call(ctx, c) }()
+			go func() { called <- whileUnavailable(ctx, func() error { return call(ctx, c) }) }()
 			a.awaitDeath(p, at, 0, time.Minute)
 			cancel()
 			err := <-called
@@ -539,5 +539,22 @@ func resigning(a *arena, at crash.Point) {
 			return err == nil && sweeper == worker
 		}, time.Minute, 50*time.Millisecond)
 		a.awaitDeath(p, at, 0, time.Minute)
+	}
+}
+
+// whileUnavailable repeats a call until its answer is not that the store is unavailable, which it is for moments on a
+// busy machine.
+func whileUnavailable(ctx context.Context, call func() error) error {
+	for {
+		err := call()
+		var problem *client.Problem
+		if !errors.As(err, &problem) || problem.Status != http.StatusServiceUnavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
 	}
 }

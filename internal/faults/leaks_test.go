@@ -11,7 +11,6 @@ import (
 	"crypto/sha512"
 	"encoding/base32"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"fmt"
 	"io"
@@ -66,7 +65,7 @@ func (l *leaks) add(name, secret string) {
 	in("in hex with colons", each("%02x", ":"), true)
 	var wide []byte
 	for _, c := range utf16.Encode([]rune(secret)) {
-		wide = binary.LittleEndian.AppendUint16(wide, c)
+		wide = append(wide, byte(c&0xff), byte(c>>8))
 	}
 	in("in UTF-16", string(wide), false)
 	// Of what base64 makes of the secret only the characters count that do not depend on what is

@@ -1,7 +1,6 @@
 package batches
 
 import (
-	"errors"
 	"reflect"
 	"testing"
 	"time"

@@ -116,7 +116,7 @@ func (u *upload) fields(ctx context.Context, spec *batch.Spec, lane batch.Lane) 
 	return fields, nil
 }
 
-// fingerprint returns the keyed hash of the submission's fingerprint. Without the salt, nobody can find the content
+// fingerprint returns the keyed hash of the submission's fingerprint. Without the salt, an attacker cannot find the content
 // of a submission by trying.
 func (s *Uploads) fingerprint(ctx context.Context, claimHash string, spec *batch.Spec) (string, error) {
 	hash, err := s.batches.Owners.Hash(ctx, "fingerprint", []byte(claimHash), spec.Fingerprint)
