@@ -126,6 +126,9 @@ func (d *Dispatcher) requestHeader(t *target, r *batch.Request) http.Header {
 	if header["Accept-Encoding"] == nil && header["Range"] == nil && a.Method != http.MethodHead {
 		header["Accept-Encoding"] = gzipRequested
 	}
+	if r.Transaction != "" && t.Transactions != nil {
+		header[headerKey(http.CanonicalHeaderKey(t.Transactions.SendAs.Header))] = []string{r.Transaction}
+	}
 	if t.IdempotencyKeyHeader != "" {
 		if key := headerKey(http.CanonicalHeaderKey(t.IdempotencyKeyHeader)); header[key] == nil {
 			header[key] = []string{idempotencyKey(r.BatchID, r.Index)}

@@ -37,3 +37,31 @@ func TestTheRulesDoNotConcernTheTargetsOwnCalls(t *testing.T) {
 	r.Call = true
 	require.Equal(t, batch.Succeeded, d.Do(t.Context(), r).Result.Outcome)
 }
+
+// A client could otherwise act in the transaction of another owner.
+func TestOnlyBatchdNamesATransaction(t *testing.T) {
+	t.Parallel()
+	var seen []string
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen = r.Header.Values("X-Tx") }))
+	defer server.Close()
+	target := transactional(server.URL, "x-tx")
+	target.Deny = nil
+	send := func(transaction string, headers ...batch.Field) *batch.Failure {
+		d, err := New(Config{Targets: []batch.Target{target}})
+		require.NoError(t, err)
+		defer d.Close()
+		seen = nil
+		return d.Do(t.Context(), &batch.Request{Target: "t", Transaction: transaction, Action: &batch.Action{Method: "POST", Path: "/", Headers: headers}}).Result.Error
+	}
+	require.Nil(t, send("one"))
+	require.Equal(t, []string{"one"}, seen)
+	failure := send("", batch.Field{Name: "X-TX", Value: "another"})
+	require.NotNil(t, failure)
+	require.Equal(t, batch.CodeBlocked, failure.Code)
+	require.Empty(t, seen)
+	target.Headers.Allow = []string{"X-Tx"}
+	require.Nil(t, send("", batch.Field{Name: "X-TX", Value: "mine"}))
+	require.Equal(t, []string{"mine"}, seen)
+	require.Nil(t, send("one", batch.Field{Name: "X-TX", Value: "mine"}))
+	require.Equal(t, []string{"one"}, seen, "in a transaction the header is batchd's")
+}

@@ -122,7 +122,7 @@ func (s *saga) exchange(ctx context.Context) (*exchange, error) {
 	}
 	crash.At(crash.GroupNoted)
 	index := s.g.Members[s.g.At].Index
-	resp, unsent := s.w.send(ctx, &batch.Request{Target: s.begun.Target, Owner: s.begun.Owner, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Now: s.g.StartedAt}, s.slot)
+	resp, unsent := s.w.send(ctx, &batch.Request{Target: s.begun.Target, Owner: s.begun.Owner, BatchID: s.id, Index: index, Action: action, Call: s.calls(), Transaction: s.g.Transaction, Now: s.g.StartedAt}, s.slot)
 	if unsent != nil { // the group comes back with another send time
 		s.g.Attempt--
 		s.g.Sent = false

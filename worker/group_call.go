@@ -45,9 +45,6 @@ func (s *saga) request(ctx context.Context) (*batch.Action, *batch.Failure) {
 	if s.g.Step == batch.GroupRollback {
 		a.Retry = batch.RetrySafe
 	}
-	if s.g.Transaction != "" {
-		a.Headers = s.named(a.Headers)
-	}
 	return s.keyed(a), nil
 }
 
@@ -81,7 +78,6 @@ func (s *saga) member(ctx context.Context) (*batch.Action, *batch.Failure) {
 		if s.target.Transactions == nil {
 			return nil, internal("the target %q is no longer configured with transactions", s.begun.Target)
 		}
-		a.Headers = s.named(a.Headers)
 		return a, nil
 	}
 	if s.g.At < len(s.g.Members)-1 && a.Undo == nil && !batch.Reads(a.Method) {
@@ -134,14 +130,6 @@ func (s *saga) load(ctx context.Context, at int) (a *batch.Action, _ *batch.Fail
 		s.undos[at] = a.Undo
 	}
 	return a, nil
-}
-
-// named adds the header that names the transaction, and replaces any such header of the
-// client.
-func (s *saga) named(headers []batch.Field) []batch.Field {
-	name := s.target.Transactions.SendAs.Header
-	headers = slices.DeleteFunc(slices.Clone(headers), func(h batch.Field) bool { return strings.EqualFold(h.Name, name) })
-	return append(headers, batch.Field{Name: name, Value: s.g.Transaction})
 }
 
 // keyed gives an idempotency key to a request that is no action of the batch. With the

@@ -206,7 +206,7 @@ func (w *world) Do(_ context.Context, r *batch.Request) *batch.Response {
 // serve applies a request's effect.
 func (w *world) serve(name string, r *batch.Request) *batch.Response {
 	w.arrived[name]++
-	tx, _ := r.Action.Header("X-Tx")
+	tx := r.Transaction
 	switch name {
 	case "begin":
 		id := fmt.Sprintf("T%d", len(w.open)+len(w.ended)+1)

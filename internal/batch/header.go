@@ -3,6 +3,7 @@ package batch
 import (
 	"bytes"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -148,24 +149,31 @@ func (t *Target) ForbidsHeader(h Field) string {
 		t = &Target{}
 	}
 	if own := t.resembles(h.Name, folded); own != "" {
-		if equalFold(own, h.Name) {
+		switch {
+		case !equalFold(own, h.Name):
+		case t.Transactions == nil || !equalFold(t.Transactions.SendAs.Header, own) || t.Headers.allows(own):
 			return ""
+		default:
+			return "batchd names the transaction of a request in the header " + clip(h.Name) + ": leave it out, or list it in headers.allow of the target"
 		}
 		return "some servers take the header " + clip(h.Name) + " for " + own + ": leave it out"
 	}
 	if class == plainHeader {
 		return ""
 	}
-	for _, allowed := range t.Headers.Allow {
-		if equalFold(allowed, h.Name) {
-			return ""
-		}
+	if t.Headers.allows(h.Name) {
+		return ""
 	}
 	why := "targets trust the header %s to come from a proxy"
 	if class == overrideHeader {
 		why = "some servers let the header %s replace the method, path or host of a request"
 	}
 	return fmt.Sprintf(why+": leave it out, or list it in headers.allow of the target", clip(h.Name))
+}
+
+// allows reports whether the policy allows a header by name.
+func (p *HeaderPolicy) allows(name string) bool {
+	return slices.ContainsFunc(p.Allow, func(allowed string) bool { return equalFold(allowed, name) })
 }
 
 // resembles returns the header that the target's configuration names and for which a

@@ -97,9 +97,13 @@ func TestAnAllowedHeaderIsAllowedUnderItsNameAlone(t *testing.T) {
 func TestHeadersThatResembleThoseOfTheConfigurationAreRefused(t *testing.T) {
 	t.Parallel()
 	target := &Target{IdempotencyKeyHeader: "X-Real-Key", Transactions: &Transactions{SendAs: Sender{Header: "X_Tx"}}}
-	for name, allowed := range map[string]bool{"X-Real-Key": true, "x-real-KEY": true, "X_Real_Key": false, "X_Tx": true, "X-Tx": false, "x.tx": false, "X-Tx2": true} {
+	for name, allowed := range map[string]bool{"X-Real-Key": true, "x-real-KEY": true, "X_Real_Key": false, "X_Tx": false, "x_tx": false, "X-Tx": false, "x.tx": false, "X-Tx2": true} {
 		require.Equal(t, allowed, target.ForbidsHeader(Field{Name: name}) == "", name)
 	}
+	require.Contains(t, target.ForbidsHeader(Field{Name: "x_tx"}), "batchd names the transaction of a request in the header x_tx")
+	target.Headers.Allow = []string{"X_TX"}
+	require.Empty(t, target.ForbidsHeader(Field{Name: "x_tx"}))
+	require.NotEmpty(t, target.ForbidsHeader(Field{Name: "x-tx"}), "it resembles the header")
 }
 
 // A header that Connection names would be left out on the way: a transaction's, for

@@ -302,6 +302,9 @@ type Request struct {
 	// Call: this is a call from the target's configuration. The target's rules apply
 	// only to requests of clients.
 	Call bool
+	// Transaction is the id of the transaction to which the request belongs, or "". The
+	// dispatcher sends it in the header that the target's transactions.send_as names.
+	Transaction string
 	// Now is the time by the ledger's clock. The dispatcher compares times in an answer
 	// with it, unless the answer shows the target's clock. Zero means the time by the
 	// machine's clock.
