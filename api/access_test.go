@@ -38,11 +38,17 @@ func ofCaller(status int) access {
 
 // accesses has every route of the API; see [Server.table]. A route that is not in it makes the test fail.
 var accesses = map[string]access{
-	"GET /healthz":                      open(200),
-	"GET /readyz":                       open(200),
-	"GET /openapi.yaml":                 open(200),
-	"GET /metrics":                      {none: 401, scope: 403, foreign: 403, own: 403, admin: 200},
-	"GET /whoami":                       {none: 401, scope: 200, foreign: 200, own: 200, admin: 200},
+	"GET /healthz":      open(200),
+	"GET /readyz":       open(200),
+	"GET /openapi.yaml": open(200),
+	"GET /metrics":      {none: 401, scope: 403, foreign: 403, own: 403, admin: 200},
+	"GET /whoami":       {none: 401, scope: 200, foreign: 200, own: 200, admin: 200},
+	// Without sessions. The tests of sessions have the answers with them.
+	"POST /session":                     open(404),
+	"GET /session":                      {none: 401, scope: 404, foreign: 404, own: 404, admin: 404},
+	"DELETE /session":                   open(404),
+	"GET /session/login":                open(404),
+	"GET /session/callback":             open(404),
 	"POST /batch":                       {none: 401, scope: 403, foreign: 202, own: 202, admin: 202, body: two},
 	"GET /batch":                        ofCaller(200),
 	"GET /batch/:id":                    ofBatch(200),

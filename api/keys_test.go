@@ -26,6 +26,13 @@ type ring struct {
 	version int
 }
 
+// set replaces the keys, while a server may read them.
+func (r *ring) set(keys []batch.Key, version int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.keys, r.version = keys, version
+}
+
 func (r *ring) Keys(_ context.Context, version string) ([]batch.Key, string, bool, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -168,11 +175,7 @@ func TestARevocationEndsStreamsAndWaits(t *testing.T) {
 		key, r := apikey.New(), &ring{}
 		f := setup(t, withKeys(r, key))
 		id := f.created(t, call{body: two, headers: []string{"X-Batchd-Key: " + key}})
-		time.AfterFunc(time.Second, func() {
-			r.mu.Lock()
-			defer r.mu.Unlock()
-			r.keys, r.version = nil, 1
-		})
+		time.AfterFunc(time.Second, func() { r.set(nil, 1) })
 		start := time.Now()
 		done := make(chan int, 2)
 		go func() {
@@ -222,7 +225,7 @@ func TestARevocationEndsAnswersThatAreRead(t *testing.T) {
 				require.False(t, cut)
 				require.Greater(t, whole.Body.Len(), 900*2000)
 				part, cut := get(func() {
-					r.keys, r.version = nil, 1
+					r.set(nil, 1)
 					time.Sleep(5 * time.Second)
 				})
 				require.True(t, cut, "the client notices that the answer is not whole")

@@ -207,10 +207,34 @@ func TestProcessesShareAFile(t *testing.T) {
 	require.Len(t, lines(t, path), 800)
 }
 
+// shared is a buffer for several goroutines.
+type shared struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func (s *shared) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.all.Write(p)
+}
+
+func (s *shared) Bytes() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return bytes.Clone(s.all.Bytes())
+}
+
+func (s *shared) Reset() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.all.Reset()
+}
+
 func TestFailuresDoNotFloodTheLog(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
+		var out shared
 		l, err := Open(Config{Output: Stdout}, &out, slog.New(slog.DiscardHandler), nil)
 		require.NoError(t, err)
 		fail := func(from string, times int) {
