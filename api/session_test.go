@@ -300,7 +300,7 @@ func TestPeopleSignInAtTheProvider(t *testing.T) {
 	cookie, back := begin(t, f, "?return_to=/batch%3Flimit=5%26x=%2527")
 	w := visit(t, f, call{method: "GET", path: back, headers: []string{cookie}})
 	require.Equal(t, http.StatusOK, w.Code, "%s", w.Body)
-	require.Regexp(t, regexp.MustCompile(`content="0; url=/batch\?limit=5&amp;x=%27"`), w.Body.String())
+	require.Regexp(t, `content="0; url=/batch\?limit=5&amp;x=%27"`, w.Body.String())
 	require.Equal(t, "text/html; charset=utf-8", w.Header().Get("Content-Type"))
 	require.Negative(t, cookieOf(t, w, "__Host-batchd-login").MaxAge)
 	session := "Cookie: __Host-batchd=" + cookieOf(t, w, "__Host-batchd").Value

@@ -126,7 +126,7 @@ func TestAHandshakeThatStallsIsCut(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			bubble(t, func(t *testing.T, f *fixture, _ *certstest.Authority, conn net.Conn) {
+			bubble(t, func(t *testing.T, f *fixture, _ *certstest.Authority, conn net.Conn) { //nolint:thelper // the test itself, in a bubble
 				start := time.Now()
 				var sent sync.WaitGroup
 				sent.Go(func() { send(conn) })
@@ -143,7 +143,7 @@ func TestAHandshakeThatStallsIsCut(t *testing.T) {
 
 func TestABodyThatStallsIsCutWithTLS(t *testing.T) {
 	t.Parallel()
-	bubble(t, func(t *testing.T, f *fixture, ca *certstest.Authority, raw net.Conn) {
+	bubble(t, func(t *testing.T, f *fixture, ca *certstest.Authority, raw net.Conn) { //nolint:thelper // the test itself, in a bubble
 		ca.Pool()                                                      // the clock of a bubble is in another year than the certificate
 		conn := tls.Client(raw, &tls.Config{InsecureSkipVerify: true}) //nolint:gosec // see above
 		start := time.Now()

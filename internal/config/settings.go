@@ -24,7 +24,7 @@ const (
 	ServerVariable = envPrefix + "SERVER"
 	// TokenVariable also configures those commands.
 	TokenVariable = envPrefix + "TOKEN"
-	// CAVariable, CertVariable, KeyVariable and NameVariable configure TLS with the server.
+	// CAVariable names the file with the authorities that the server's certificate needs.
 	CAVariable = envPrefix + "CA_FILE"
 	// CertVariable names the file with the certificate of the client.
 	CertVariable = envPrefix + "CERT_FILE"
