@@ -37,6 +37,12 @@ type Capacity struct {
 	// owner. Default to 4096 and 1024.
 	Waits         int `yaml:"waits"`
 	WaitsPerOwner int `yaml:"waits_per_owner"`
+	// CredentialChecks is the most requests to targets about credentials at one time; one
+	// target gets half of them. CredentialChecksPerAddress is the most for the clients of
+	// one address, and how many of their credentials may fail in a second. See
+	// [batch.Target.Verify]. Default to 64 and 8.
+	CredentialChecks           int `yaml:"credential_checks"`
+	CredentialChecksPerAddress int `yaml:"credential_checks_per_address"`
 }
 
 // WithDefaults returns the settings with zero values replaced.
@@ -51,6 +57,8 @@ func (p Capacity) WithDefaults() Capacity {
 	p.StreamsPerOwner = cmp.Or(p.StreamsPerOwner, 256)
 	p.Waits = cmp.Or(p.Waits, 4096)
 	p.WaitsPerOwner = cmp.Or(p.WaitsPerOwner, 1024)
+	p.CredentialChecks = cmp.Or(p.CredentialChecks, 64)
+	p.CredentialChecksPerAddress = cmp.Or(p.CredentialChecksPerAddress, 8)
 	return p
 }
 
@@ -67,4 +75,6 @@ func (p Capacity) Check(c *setting.Checker) {
 	c.Int("streams_per_owner", p.StreamsPerOwner, 1, most)
 	c.Int("waits", p.Waits, 1, most)
 	c.Int("waits_per_owner", p.WaitsPerOwner, 1, most)
+	c.Int("credential_checks", p.CredentialChecks, 1, 10_000)
+	c.Int("credential_checks_per_address", p.CredentialChecksPerAddress, 1, 10_000)
 }

@@ -24,8 +24,9 @@ type Config struct {
 	// Targets are the names of the configured targets. If there is only one, a
 	// submission need not name it.
 	Targets []string
-	// Policies are the targets with the settings for which the server refuses actions; see
-	// [batch.Target.Refusals]. Defaults to targets without such settings.
+	// Policies are the targets with the settings for which the server refuses actions, see
+	// [batch.Target.Refusals], or credentials, see [batch.Target.Verify]. Defaults to targets
+	// without such settings.
 	Policies []batch.Target
 	// Transactional are the targets that have transactions of their own. On other
 	// targets, the members of a group need undos. Defaults to none.
@@ -43,6 +44,10 @@ type Config struct {
 	// nor a log reveals the credential. The server treats an error of Owner as an error
 	// of the store. Required by [auth.ModePassthrough].
 	Owner func(ctx context.Context, credential string) (string, error)
+	// Verifier makes the requests about credentials to those of Policies that have
+	// [batch.Target.Verify]; see [batch.Target.ForVerify]. Required by [auth.ModePassthrough] if
+	// there is one.
+	Verifier batch.Dispatcher
 	// Keys are batchd's own keys. Required by [auth.ModeKeys].
 	Keys batch.KeySource
 	// Sessions keeps the sessions of people who sign in with a browser. Defaults to none: nobody can sign in.
@@ -124,6 +129,8 @@ func (c Config) validate() error {
 	if c.Auth.Has(auth.ModePassthrough) {
 		require(c.Owner != nil, "auth", "the mode passthrough needs a key to hash credentials with")
 		require(c.Sealed, "auth", "the mode passthrough stores the callers' credentials with their actions: set seal.keys, so that they do not lie in clear text in Redis")
+		asked := slices.ContainsFunc(c.Policies, func(t batch.Target) bool { return t.Verify != nil })
+		require(c.Verifier != nil || !asked, "verifier", "there is none, and a target is to be asked about credentials")
 	}
 	c.Limits.Check(check.In("limits"))
 	c.Quotas.Check(check.In("quotas"))

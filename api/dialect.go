@@ -52,6 +52,11 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 				return err
 			}
 		}
+		if !def.CredentialsInBody {
+			if err := s.verify(c, ep.Target, credentials); err != nil {
+				return err
+			}
+		}
 		prefer := parsePrefer(c.Request.Header)
 		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
 		leave, err := s.takeWait(c, wait)
@@ -121,6 +126,11 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 	}
 	if owner(c) == "" || sub.Credentials.Identity() != credentials.Identity() {
 		if err := s.own(c, ep, sub.Credentials); err != nil {
+			return nil, err
+		}
+	}
+	if def.CredentialsInBody {
+		if err := s.verify(c, ep.Target, sub.Credentials); err != nil {
 			return nil, err
 		}
 	}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"net"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -158,12 +157,5 @@ func uncheckedAddress(c *gin.Context) netip.Prefix {
 	if principal(c).Mode != auth.ModePassthrough {
 		return netip.Prefix{}
 	}
-	if conn := connOf(c.Request.Context()); conn != nil {
-		return conn.address
-	}
-	address, err := netip.ParseAddrPort(c.Request.RemoteAddr)
-	if err != nil {
-		return netip.Prefix{} // no network
-	}
-	return networkOf(net.TCPAddrFromAddrPort(address))
+	return network(c.Request)
 }

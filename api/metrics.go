@@ -25,6 +25,7 @@ type metrics struct {
 	// handshakes counts the TLS handshakes that failed.
 	handshakes prometheus.Counter
 	quotas     *prometheus.CounterVec
+	checks     *prometheus.CounterVec
 }
 
 func newMetrics(registry *prometheus.Registry) (*metrics, error) {
@@ -49,6 +50,9 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		quotas: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "batchd_quota_refusals_total", Help: "Requests refused by a quota, by the quota and by whose it is: an owner's or an address's.",
 		}, []string{"quota", "of"}),
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "batchd_credential_checks_total", Help: "Requests to targets about credentials, by target and by what the answer says about the credential: good, bad or unknown.",
+		}, []string{"target", "result"}),
 	}
 	for _, quota := range []string{batch.QuotaOpenBatches, batch.QuotaStoredBytes, batch.QuotaUploadRate} {
 		for _, of := range []batch.AccountKind{batch.OwnerAccount, batch.AddressAccount} {
@@ -56,7 +60,7 @@ func newMetrics(registry *prometheus.Registry) (*metrics, error) {
 		}
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.batches, m.actions, m.handshakes, m.quotas} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.batches, m.actions, m.handshakes, m.quotas, m.checks} {
 		errs = append(errs, registry.Register(c))
 	}
 	return m, errors.Join(errs...)

@@ -200,9 +200,14 @@ func (s *Server) submitter(c *gin.Context, ep *Endpoint, target func() string) f
 		if err == nil && owner == "" {
 			err = &dialect.UnauthorizedError{Detail: askForAuthorization}
 		}
-		if err == nil {
-			c.Set(keyOwner, owner)
+		if err != nil {
+			return "", err
 		}
-		return owner, err
+		c.Set(keyOwner, owner)
+		credentials, err := entranceOf(ep, named).credentials(c.Request.Header, nil)
+		if err != nil {
+			return "", err
+		}
+		return owner, s.verify(c, named, credentials)
 	}
 }

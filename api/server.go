@@ -49,6 +49,8 @@ type Server struct {
 	// streams and waits bound the event streams, and the requests that wait for the end of
 	// a batch.
 	streams, waits *slots
+	// verifier asks targets about credentials.
+	verifier *verifier
 
 	draining  chan struct{}
 	drainOnce sync.Once
@@ -73,6 +75,7 @@ func New(cfg Config) (*Server, error) {
 	if s.metrics, err = newMetrics(cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("register the API's metrics: %w", err)
 	}
+	s.verifier = newVerifier(&cfg, s.metrics.checks)
 	if err := s.openCertificates(); err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import "sync"
 type slots struct {
 	what           string // in the plural, for errors
 	most, perOwner int
+	of             string // whose they are, for errors
 
 	mu     sync.Mutex
 	used   int
@@ -13,7 +14,7 @@ type slots struct {
 }
 
 func newSlots(what string, most, perOwner int) *slots {
-	return &slots{what: what, most: most, perOwner: perOwner, owners: make(map[string]int)}
+	return &slots{what: what, most: most, perOwner: perOwner, of: "owner", owners: make(map[string]int)}
 }
 
 // take takes a slot for an owner. The caller gives it back by leave, once.
@@ -22,7 +23,7 @@ func (s *slots) take(owner string) (leave func(), err error) {
 	defer s.mu.Unlock()
 	switch {
 	case s.owners[owner] >= s.perOwner:
-		return nil, refuse(kindLimited, "you have as many %s as one owner may have at one time, which is %d", s.what, s.perOwner).with("Retry-After", "1")
+		return nil, refuse(kindLimited, "you have as many %s as one %s may have at one time, which is %d", s.what, s.of, s.perOwner).with("Retry-After", "1")
 	case s.used >= s.most:
 		return nil, refuse(kindBusy, "the server has as many %s as it may have at one time: try again later", s.what).with("Retry-After", "1")
 	}

@@ -22,6 +22,7 @@ type fakeStore struct {
 	order    []string
 	keys     map[string]*fakeKey
 	uploads  int             // open ones
+	opens    int             // all that were opened
 	charged  []batch.Account // by the last upload or retry
 	refusal  error           // of the next Add, if it is set
 	admitted int             // actions, by any limit
@@ -112,6 +113,7 @@ func (s *fakeStore) Open(_ context.Context, owner, key string) (batch.Upload, er
 		}
 	}
 	s.uploads++
+	s.opens++
 	return u, nil
 }
 

@@ -1,6 +1,7 @@
 package dispatch
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -59,7 +60,7 @@ const (
 	bytesTooSoon = "an answer other than an error before the request was written to its end"
 )
 
-// newUnexpected returns the counter of connections with unexpected bytes.
+// newUnexpected returns the counter of connections with unexpected bytes. The dispatchers of a process share it.
 func newUnexpected(r prometheus.Registerer) (*prometheus.CounterVec, error) {
 	counter := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "batchd_unexpected_bytes_total",
@@ -68,7 +69,13 @@ func newUnexpected(r prometheus.Registerer) (*prometheus.CounterVec, error) {
 	if r == nil {
 		return counter, nil
 	}
-	if err := r.Register(counter); err != nil {
+	err := r.Register(counter)
+	if other, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if shared, ok := other.ExistingCollector.(*prometheus.CounterVec); ok {
+			return shared, nil
+		}
+	}
+	if err != nil {
 		return nil, fmt.Errorf("register a metric: %w", err)
 	}
 	return counter, nil

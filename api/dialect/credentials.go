@@ -10,6 +10,7 @@ import (
 
 	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/intake"
 )
 
 // Credentials are the credentials of a request, in any dialect.
@@ -49,12 +50,33 @@ func (c Credentials) WithToken(query url.Values) (Credentials, error) {
 	return c, err
 }
 
+// headers returns the headers in which the dialects pass credentials on.
+func (c Credentials) headers() []batch.Field {
+	headers := []batch.Field{{Name: "Authorization", Value: c.Authorization}, {Name: "X-API-KEY", Value: c.APIKey}, {Name: "X-USER-KEY", Value: c.UserKey}}
+	return slices.DeleteFunc(headers, func(h batch.Field) bool { return h.Value == "" })
+}
+
 // searched returns the headers in which the dialects pass credentials on, without those that have a key of batchd
 // in them.
 func (c Credentials) searched() []batch.Field {
-	headers := []batch.Field{{Name: "Authorization", Value: c.Authorization}, {Name: "X-API-KEY", Value: c.APIKey}, {Name: "X-USER-KEY", Value: c.UserKey}}
-	return slices.DeleteFunc(headers, func(h batch.Field) bool { return h.Value == "" || apikey.InValue(h.Value) })
+	return slices.DeleteFunc(c.headers(), func(h batch.Field) bool { return apikey.InValue(h.Value) })
 }
+
+// Action returns a request of the target's configuration with the credentials and nothing else, or an
+// [UnauthorizedError] if they have a key of batchd in them.
+func (c Credentials) Action(call batch.Call) (*batch.Action, error) {
+	a := &batch.Action{Method: call.Method, Path: call.Path, Headers: c.headers()}
+	if len(c.searched()) < len(a.Headers) || apikey.InValue(c.Token) {
+		return nil, &UnauthorizedError{"the credential is a key of batchd, which is never sent to a target: send the key in X-Batchd-Key"}
+	}
+	if c.Token != "" {
+		a.Query = tokenQuery(c.Token)
+	}
+	return a, nil
+}
+
+// tokenQuery returns the query that passes a token on.
+func tokenQuery(token string) string { return "token=" + intake.EscapeQueryPart(token) }
 
 // only returns the single value, or "" if there is none. It refuses a second value,
 // because the owner of the request would be ambiguous.

@@ -35,6 +35,8 @@ type Definition struct {
 	Params []string
 	// Media are the content types that requests may have beside JSON.
 	Media []string
+	// CredentialsInBody: the credentials of a request are complete only with its body.
+	CredentialsInBody bool
 
 	Dialect
 }
@@ -44,7 +46,7 @@ func All() []Definition {
 	return []Definition{
 		{Name: "asana", MaxActions: 10, Dialect: asana{}},
 		{Name: "requests", Dialect: requests{}},
-		{Name: "syncano", MaxActions: 50, Params: []string{"instance"}, Media: []string{"text/plain"}, Dialect: syncano{}},
+		{Name: "syncano", MaxActions: 50, Params: []string{"instance"}, Media: []string{"text/plain"}, CredentialsInBody: true, Dialect: syncano{}},
 		{Name: "primaerp", MaxActions: 100, Dialect: primaerp{}},
 	}
 }

@@ -90,7 +90,7 @@ func readPrimaerp(dec *jsontext.Decoder, it *item, inherited []batch.Field) (boo
 		it.CheckClear(&it.action, it.base)
 	}
 	if token := it.sub.Credentials.Token; token != "" && !hasToken(it.action.Query) {
-		it.action.Query = intake.JoinQuery(it.action.Query, "token="+intake.EscapeQueryPart(token))
+		it.action.Query = intake.JoinQuery(it.action.Query, tokenQuery(token))
 	}
 	return true, nil
 }

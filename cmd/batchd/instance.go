@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/batchd/batchd/api"
+	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/dispatch"
 	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/batch"
@@ -36,7 +37,8 @@ type instance struct {
 
 	store      *queue.Store
 	audit      *audit.Log
-	dispatcher *dispatch.Dispatcher
+	dispatcher *dispatch.Dispatcher // for actions
+	verifier   *dispatch.Dispatcher // for questions about credentials
 	cancel     context.CancelFunc
 	running    sync.WaitGroup
 	mu         sync.Mutex
@@ -73,7 +75,14 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, st
 		if i.audit, err = audit.Open(cfg.Audit, stdout, log, registry); err != nil {
 			return nil, err
 		}
-		server, err := api.New(apiConfig(cfg, i.store, i.audit, registry, log))
+		out := apiConfig(cfg, i.store, i.audit, registry, log)
+		if asked := askedTargets(cfg); len(asked) > 0 {
+			if i.verifier, err = dispatch.New(dispatch.Config{Targets: asked, Logger: log, Registerer: registry}); err != nil {
+				return nil, fmt.Errorf("open the targets that are asked about credentials: %w", err)
+			}
+			out.Verifier = i.verifier
+		}
+		server, err := api.New(out)
 		if err != nil {
 			return nil, err
 		}
@@ -168,8 +177,10 @@ func (i *instance) Close() error {
 }
 
 func (i *instance) release() error {
-	if i.dispatcher != nil {
-		i.dispatcher.Close()
+	for _, d := range []*dispatch.Dispatcher{i.dispatcher, i.verifier} {
+		if d != nil {
+			d.Close()
+		}
 	}
 	var errs []error
 	if err := i.audit.Close(); err != nil {
@@ -222,6 +233,16 @@ func keySource(cfg *config.Config, store *queue.Store) batch.KeySource {
 		return &config.KeysFile{Path: cfg.Auth.KeysFile}
 	}
 	return store.Keys
+}
+
+// askedTargets returns the targets that the API asks about credentials.
+func askedTargets(cfg *config.Config) (asked []batch.Target) {
+	for i := range cfg.Targets {
+		if t := &cfg.Targets[i]; t.Verify != nil && cfg.Auth.Has(auth.ModePassthrough) {
+			asked = append(asked, t.ForVerify(cfg.Limits.Capacity.CredentialChecks))
+		}
+	}
+	return asked
 }
 
 // apiConfig adds the parts of the API to its settings.

@@ -77,6 +77,12 @@ type Target struct { //nolint:recvcheck // settings are values; the rules are as
 	// all count or none. Defaults to none: then every member of a group except the last
 	// needs an undo.
 	Transactions *Transactions `yaml:"transactions"`
+	// Verify is a request with which the API asks the target about the credential of a
+	// submission in the mode passthrough, before it stores anything of the submission. The
+	// credential is good if the target answers 2xx, and it is not if it answers 401 or 403.
+	// Any other answer, and none, says nothing, and the submission is refused for now. The
+	// request has the credential and nothing else of the submission. Defaults to none.
+	Verify *Call `yaml:"verify"`
 }
 
 // The choices for a path with an encoded slash.
@@ -262,6 +268,9 @@ func (t Target) Validate() []Fault {
 	}
 	if t.Transactions != nil {
 		t.Transactions.validate(add)
+	}
+	if t.Verify != nil {
+		t.Verify.validateVerify(add)
 	}
 	r := &t.Retry
 	if r.Attempts < 1 || r.Attempts > 100 {

@@ -36,6 +36,9 @@ func everySetting() map[string]string {
 		case *batch.Transactions:
 			walk(path, reflect.ValueOf(batch.Transactions{}))
 			return
+		case *batch.Call:
+			walk(path, reflect.ValueOf(batch.Call{}))
+			return
 		}
 		if isMapping(v.Type()) {
 			for _, f := range fieldsOf(v) {
@@ -158,6 +161,7 @@ func TestReferenceListsEverySettingWithItsDefault(t *testing.T) {
 	require.Len(t, c.Endpoints, 1)
 	require.Len(t, c.Targets[0].Allow, 1)
 	require.Equal(t, "DELETE", c.Targets[0].Transactions.Rollback.Method)
+	require.Equal(t, &batch.Call{Method: "GET", Path: "/me"}, c.Targets[0].Verify)
 }
 
 func TestReferenceThatIsWrongIsNoticed(t *testing.T) {

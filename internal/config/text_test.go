@@ -79,6 +79,7 @@ func TestEmptyValuesAreRefusedOrMeanTheDefault(t *testing.T) {
 		target("deny: []"):              "",
 		target("allow: "):               "",
 		target("transactions: "):        "",
+		target("verify: "):              "",
 		target("retry: {statuses: []}"): "",
 
 		target("allow: []"):                                 "targets[0].allow: the list is empty: fill it in, or leave the key out, which allows all",
@@ -101,6 +102,9 @@ func TestEmptyValuesAreRefusedOrMeanTheDefault(t *testing.T) {
 		target("proxy: ''"):                                 "targets[0].proxy: the value is empty",
 		target("idempotency_key_header: ''"):                "targets[0].idempotency_key_header: the value is empty",
 		target("allow: [{method: '', path: /}]"):            "targets[0].allow[0].method: the value is empty",
+		target("verify: {}"):                                "targets[0].verify.method: the method is missing: expected GET or HEAD",
+		target("verify: {method: GET}"):                     "targets[0].verify.path: the path is missing: expected one that starts with /",
+		target("verify: {method: '', path: /me}"):           "targets[0].verify.method: the value is empty",
 		target("transactions: {}"):                          "targets[0].transactions.id: expected either a pointer",
 		"targets: [{name: '', base_url: ''}]\n":             "targets[0].base_url: the value is empty",
 	} {
