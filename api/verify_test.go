@@ -126,10 +126,11 @@ func TestACredentialThatTheTargetRefusesStoresNothing(t *testing.T) {
 			return &asked{answer: func(*batch.Request) *batch.Response { return says(status) }}
 		}
 		eachEntrance(t, refusing, func(t *testing.T, f *fixture, a *asked, c call, _ string) {
+			t.Helper()
 			w := serve(f, c.request(t))
 			require.Equal(t, http.StatusUnauthorized, w.Code, "%s", w.Body)
 			require.Contains(t, w.Body.String(), fmt.Sprintf("the target crm refuses the credential (%d): send a valid one; nothing was stored", status))
-			require.Equal(t, `Bearer realm="batchd"`, w.Header().Get("Www-Authenticate"))
+			require.Equal(t, `Bearer realm="batchd"`, w.Header().Get("WWW-Authenticate"))
 			require.Equal(t, 1, a.count())
 			require.Zero(t, f.store.opens)
 			require.Zero(t, f.store.holds())
@@ -140,6 +141,7 @@ func TestACredentialThatTheTargetRefusesStoresNothing(t *testing.T) {
 func TestTheTargetIsAskedWithTheCredentialAlone(t *testing.T) {
 	t.Parallel()
 	eachEntrance(t, func() *asked { return &asked{} }, func(t *testing.T, f *fixture, a *asked, c call, question string) {
+		t.Helper()
 		c.headers = append(c.headers, "Cookie: a=b", "X-Other: 1", "Idempotency-Key: k")
 		w := serve(f, c.request(t))
 		require.Equal(t, http.StatusAccepted, w.Code, "%s", w.Body)
@@ -171,6 +173,7 @@ func TestATargetThatCannotSayRefusesForNow(t *testing.T) {
 				return &asked{answer: func(*batch.Request) *batch.Response { return &test.resp }}
 			}
 			eachEntrance(t, away, func(t *testing.T, f *fixture, _ *asked, c call, _ string) {
+				t.Helper()
 				w := serve(f, c.request(t))
 				require.Equal(t, http.StatusServiceUnavailable, w.Code, "%s", w.Body)
 				require.Contains(t, w.Body.String(), "the target crm cannot say now whether the credential is good: try again later; nothing was stored")
@@ -523,6 +526,7 @@ func TestOnlyATargetWithTheSettingIsAsked(t *testing.T) {
 func TestOnlySubmissionsAsk(t *testing.T) {
 	t.Parallel()
 	eachEntrance(t, func() *asked { return &asked{} }, func(t *testing.T, f *fixture, a *asked, c call, _ string) {
+		t.Helper()
 		f.store.run = func(int, *batch.Action) *batch.Result { return &batch.Result{Outcome: batch.Failed, Status: 400} }
 		w := serve(f, c.request(t))
 		at := w.Header().Get("Location")

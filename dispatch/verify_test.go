@@ -56,6 +56,7 @@ func TestAQuestionAboutACredentialHasNothingElse(t *testing.T) {
 func TestEachQuestionAboutACredentialHasAConnection(t *testing.T) {
 	t.Parallel()
 	everyCarrier(t, func(t *testing.T, kind string) {
+		t.Helper()
 		for _, connections := range []string{batch.ConnectionsPerOwner, batch.ConnectionsShared} {
 			target := batch.Target{BaseURL: "http://crm.invalid", Connections: connections}.WithDefaults()
 			k, d := newKept(t, kind, target.ForVerify(2))

@@ -136,7 +136,7 @@ func TestQuestionsTakeNothingFromActions(t *testing.T) {
 	t.Parallel()
 	target := newAskedTarget(t)
 	serve := startProcess(t, nil, "serve", "--listen", "127.0.0.1:0", "--config", target.settings(t))
-	require.Equal(t, 8, countOf(submitMany(t, serve.url, "127.0.0.1", slices.Repeat([]string{"good"}, 8)), http.StatusAccepted))
+	require.Equal(t, 8, countOf(submitMany(t, serve.url, "127.0.0.1", slices.Repeat([]string{"good"}, 8), 0), http.StatusAccepted))
 	select {
 	case credential := <-target.acting:
 		require.Equal(t, "Bearer good", credential)
@@ -144,8 +144,8 @@ func TestQuestionsTakeNothingFromActions(t *testing.T) {
 		require.FailNow(t, "no action was sent")
 	}
 	require.Equal(t, map[string]int{"Bearer good": 1}, target.questions(), "batches of one credential share a question")
-	require.Equal(t, 4, countOf(submitMany(t, serve.url, "127.0.0.1", each(4, "good%d")), http.StatusAccepted))
-	require.Equal(t, 4, countOf(submitMany(t, serve.url, "127.0.0.2", each(4, "invented%d")), http.StatusUnauthorized))
+	require.Equal(t, 4, countOf(submitMany(t, serve.url, "127.0.0.1", each(4, "good%d"), 0), http.StatusAccepted))
+	require.Equal(t, 4, countOf(submitMany(t, serve.url, "127.0.0.2", each(4, "invented%d"), 0), http.StatusUnauthorized))
 	require.Len(t, target.questions(), 9)
 	for _, path := range []string{"/batch", "/whoami"} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, serve.url+path, http.NoBody)

@@ -22,12 +22,12 @@ func (t Target) ForVerify(most int) Target {
 
 // validateVerify adds the faults of the request about credentials, at /verify.
 func (c *Call) validateVerify(add func(pointer, format string, args ...any)) {
-	switch c.Method {
+	switch method := c.Method; method {
 	case "GET", "HEAD":
 	case "":
 		add("/verify/method", "the method is missing: expected GET or HEAD")
 	default:
-		add("/verify/method", "the method is %q: expected GET or HEAD, because the request must change nothing, and its answer must depend on the credential", clip(c.Method))
+		add("/verify/method", "the method is %q: expected GET or HEAD, because the request must change nothing, and its answer must depend on the credential", clip(method))
 	}
 	if strings.Contains(c.Path, "?") {
 		add("/verify/path", "the path holds a query: name a path that needs none")
