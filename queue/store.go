@@ -85,7 +85,7 @@ func Open(cfg Config) (*Store, error) {
 	}
 	history := ledger.NewHistory()
 	var err error
-	if s.DB, err = rdb.Open(cfg.Redis, rdb.Options{Timeout: cfg.Timeout, OnConnect: history.Connected}); err != nil {
+	if s.DB, err = rdb.Open(cfg.Redis, rdb.Options{Timeout: cfg.Timeout, OnConnect: history.Connected, Logger: s.Log}); err != nil {
 		return nil, err
 	}
 	if s.DB.Embed != nil && len(cfg.Seal.Keys) == 0 {

@@ -62,7 +62,7 @@ func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out 
 	case len(cfg.Seal.Keys) == 0:
 		return errors.New("there are no seal.keys: set them first")
 	}
-	store, err := queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.Config, Logger: log})
+	store, err := queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.Config, Logger: log}) //nolint:contextcheck // the files of TLS are watched until Close
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}

@@ -1,5 +1,5 @@
-// Package certs loads the certificates, keys and authorities for TLS from their files. [Files] loads them again
-// when the files change. It does not check revocation lists (CRL) or ask for the status of a certificate (OCSP): a
+// Package certs loads the certificates, keys and authorities for TLS from their files. [Files] and [ClientFiles]
+// load them again when the files change. It does not check revocation lists (CRL) or ask for the status of a certificate (OCSP): a
 // certificate of a client is valid until it expires, or until its authority is removed.
 package certs
 
@@ -12,7 +12,9 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"os"
+	"strings"
 
 	"github.com/batchd/batchd/internal/setting"
 )
@@ -99,8 +101,7 @@ func (s Server) Check(c *setting.Checker) {
 type Client struct {
 	// CAFile is a PEM file with the authorities of the server's certificate. Defaults to those of the system.
 	CAFile string `yaml:"ca_file"`
-	// CertFile and KeyFile are PEM files with the certificate of the client and its private key. They are read
-	// again for every handshake. Default to none.
+	// CertFile and KeyFile are PEM files with the certificate of the client and its private key. Default to none.
 	CertFile string `yaml:"cert_file"`
 	KeyFile  string `yaml:"key_file"`
 	// ServerName is the name in the server's certificate. Defaults to the host of the address.
@@ -110,6 +111,45 @@ type Client struct {
 // Check reports the faults of the settings. It does not read the files.
 func (t Client) Check(c *setting.Checker) {
 	c.Check("cert_file", t.Complete())
+	if name := t.ServerName; name != "" && net.ParseIP(name) == nil && strings.ContainsAny(name, ":/@ ") {
+		c.Faultf("server_name", "the value is not the name of a host: expected one without a scheme and a port, for example redis.example.com")
+	}
+}
+
+// CheckFiles reports the files that cannot be read or used.
+func (t Client) CheckFiles(c *setting.Checker) {
+	if t.CAFile != "" {
+		content, err := read(t.CAFile)
+		if err == nil {
+			_, err = authorities(t.CAFile, content)
+		}
+		c.Check("ca_file", err)
+	}
+	if t.CertFile == "" || t.KeyFile == "" {
+		return // a fault of its own, or none
+	}
+	cert, err := read(t.CertFile)
+	if err == nil {
+		_, err = certificates(t.CertFile, cert)
+	}
+	c.Check("cert_file", err)
+	key, keyErr := read(t.KeyFile)
+	if err == nil && keyErr == nil {
+		_, keyErr = pair(t.CertFile, cert, t.KeyFile, key)
+	}
+	c.Check("key_file", keyErr)
+}
+
+// FirstSet returns the key of the first setting that has a value, or "".
+func (t Client) FirstSet() string {
+	for _, s := range []struct{ key, value string }{
+		{"ca_file", t.CAFile}, {"cert_file", t.CertFile}, {"key_file", t.KeyFile}, {"server_name", t.ServerName},
+	} {
+		if s.value != "" {
+			return s.key
+		}
+	}
+	return ""
 }
 
 // Complete returns an error if the certificate has no key, or the key no certificate.
@@ -120,37 +160,23 @@ func (t Client) Complete() error {
 	return nil
 }
 
-// Config reads the files, and returns the configuration of a client.
+// Config reads the files, and returns the configuration of a client. It reads the certificate and its key again
+// for every handshake.
 func (t Client) Config() (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName}
-	if t.CAFile != "" {
-		content, err := read(t.CAFile)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.RootCAs, err = authorities(t.CAFile, content); err != nil {
-			return nil, err
-		}
-	}
-	if t.CertFile == "" && t.KeyFile == "" {
-		return cfg, nil
-	}
-	load := func() (*tls.Certificate, error) {
-		cert, err := read(t.CertFile)
-		if err != nil {
-			return nil, err
-		}
-		key, err := read(t.KeyFile)
-		if err != nil {
-			return nil, err
-		}
-		return pair(t.CertFile, cert, t.KeyFile, key)
-	}
-	if _, err := load(); err != nil {
+	l, err := t.load()
+	if err != nil {
 		return nil, err
 	}
-	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
-	return cfg, nil
+	if l.config.GetClientCertificate != nil {
+		l.config.GetClientCertificate = func(info *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			now, err := t.load()
+			if err != nil {
+				return nil, err
+			}
+			return now.config.GetClientCertificate(info)
+		}
+	}
+	return l.config, nil
 }
 
 // maxFile is the most bytes of a file. Some bundles of authorities have several hundred KiB.

@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -276,6 +277,98 @@ func TestSettingsOfTLS(t *testing.T) {
 			require.NoError(t, faults.Err())
 		} else {
 			require.ErrorContains(t, faults.Err(), row.want)
+		}
+	}
+}
+
+// A client takes up a renewed certificate and authority, and keeps the old ones until the new files belong together.
+func TestFilesOfAClientAreReadAgain(t *testing.T) {
+	t.Parallel()
+	dir, log := t.TempDir(), new(bytes.Buffer)
+	old, next := certstest.New(t, "old"), certstest.New(t, "next")
+	cfg := Client{CAFile: certstest.Write(t, dir, "ca.pem", old.PEM), ServerName: "x"}
+	cfg.CertFile, cfg.KeyFile = old.WritePair(t, dir, "client")
+	f, err := OpenClient(cfg, "redis.tls", slog.New(slog.NewTextHandler(log, nil)))
+	require.NoError(t, err)
+	issuer := func() string {
+		cert, err := f.Config().GetClientCertificate(nil)
+		require.NoError(t, err)
+		trusted := "another"
+		for _, ca := range []*certstest.Authority{old, next} {
+			if f.Config().RootCAs.Equal(ca.Pool()) {
+				trusted = ca.Name
+			}
+		}
+		return "by " + cert.Leaf.Issuer.CommonName + ", trusts " + trusted
+	}
+	check := func() { f.check(t.Context()) }
+	check()
+	require.Equal(t, "by old, trusts old", issuer())
+	certstest.Write(t, dir, "ca.pem", append(slices.Clone(old.PEM), next.PEM...))
+	check()
+	require.Equal(t, "by old, trusts another", issuer(), "both authorities are trusted")
+	cert, key := next.Pair(t, "client", time.Hour)
+	certstest.Write(t, dir, "client.pem", cert)
+	check()
+	require.Equal(t, "by old, trusts another", issuer(), "the key is not written yet")
+	certstest.Write(t, dir, "client.key", key)
+	certstest.Write(t, dir, "ca.pem", next.PEM)
+	check()
+	require.Equal(t, "by next, trusts next", issuer())
+	require.Equal(t, "x", f.Config().ServerName)
+	require.Equal(t, uint16(tls.VersionTLS12), f.Config().MinVersion)
+	require.NotContains(t, log.String(), "ERROR")
+
+	cert, key = next.Pair(t, "client", -time.Minute)
+	certstest.Write(t, dir, "client.pem", cert)
+	certstest.Write(t, dir, "client.key", key)
+	check()
+	check()
+	check()
+	require.Equal(t, "by next, trusts next", issuer())
+	require.Equal(t, 1, strings.Count(log.String(), "ERROR"), log)
+	require.Contains(t, log.String(), "setting=redis.tls")
+	require.Contains(t, log.String(), "client.pem: the certificate has expired")
+	require.NoError(t, os.Remove(cfg.CAFile))
+	check()
+	check()
+	require.Contains(t, log.String(), "ca.pem: no such file")
+	require.Equal(t, "by next, trusts next", issuer())
+}
+
+func TestFilesOfAClientHaveFaultsByTheirKeys(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	ca := certstest.New(t, "authority")
+	cert, key := ca.WritePair(t, dir, "client")
+	_, other := ca.WritePair(t, dir, "other")
+	root, none := certstest.Write(t, dir, "ca.pem", ca.PEM), filepath.Join(dir, "none.pem")
+	for _, row := range []struct {
+		client Client
+		want   []string
+	}{
+		{Client{}, nil},
+		{Client{CAFile: root, CertFile: cert, KeyFile: key}, nil},
+		{Client{CertFile: none}, nil}, // Check reports that the key is missing
+		{Client{CAFile: none}, []string{"ca_file: cannot read " + none + ": no such file"}},
+		{Client{CAFile: key}, []string{"ca_file: " + key + " has no certificate"}},
+		{Client{CAFile: dir}, []string{"ca_file: cannot read " + dir}},
+		{Client{CertFile: none, KeyFile: key}, []string{"cert_file: cannot read " + none}},
+		{Client{CertFile: key, KeyFile: key}, []string{"cert_file: " + key + " has no certificate"}},
+		{Client{CertFile: cert, KeyFile: none}, []string{"key_file: cannot read " + none}},
+		{Client{CertFile: cert, KeyFile: other}, []string{"key_file: " + other + ": the key cannot be used with " + cert}},
+		{Client{CAFile: none, CertFile: none, KeyFile: none}, []string{"ca_file: ", "cert_file: ", "key_file: "}},
+	} {
+		var faults setting.Faults
+		row.client.CheckFiles(setting.NewChecker(&faults))
+		if row.want == nil {
+			require.NoError(t, faults.Err())
+			continue
+		}
+		lines := strings.Split(faults.Err().Error(), "\n")
+		require.Len(t, lines, len(row.want))
+		for i, want := range row.want {
+			require.Contains(t, lines[i], want)
 		}
 	}
 }

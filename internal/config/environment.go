@@ -29,7 +29,7 @@ var mistakes = []struct {
 var portAlone = regexp.MustCompile(`^[0-9]{1,5}$`)
 
 // fileSettings are the variables that end like those of secrets, and set a setting.
-var fileSettings = []string{EnvName("seal.file"), EnvName("auth.keys_file"), EnvName("server.tls.cert_file"), EnvName("server.tls.key_file"), EnvName("server.tls.client_ca_file")}
+var fileSettings = []string{EnvName("seal.file"), EnvName("auth.keys_file"), EnvName("server.tls.cert_file"), EnvName("server.tls.key_file"), EnvName("server.tls.client_ca_file"), EnvName("redis.tls.ca_file"), EnvName("redis.tls.cert_file"), EnvName("redis.tls.key_file")}
 
 // meant returns what to add to a fault about an unknown variable.
 func meant(name, value string, known []string) string {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/internal/certs/certstest"
 	"github.com/batchd/batchd/internal/config"
 )
 
@@ -156,8 +157,12 @@ func TestFlagGoesBeforeEnvironmentBeforeFileBeforeDefault(t *testing.T) {
 
 func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 	t.Parallel()
+	dir, ca := t.TempDir(), certstest.New(t, "authority")
+	caFile := certstest.Write(t, dir, "ca.pem", ca.PEM)
+	certFile, keyFile := ca.WritePair(t, dir, "client")
 	values := map[string]string{
-		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "redis://h:1", "redis.password": "p",
+		"listen": "127.0.0.1:1", "log.level": "debug", "log.format": "json", "redis.url": "rediss://h:1", "redis.password": "p",
+		"redis.tls.ca_file": caFile, "redis.tls.cert_file": certFile, "redis.tls.key_file": keyFile, "redis.tls.server_name": "redis.example.com",
 		"auth.modes": "none", "auth.keys_file": "testdata/none.yaml", "auth.allow_open_listener": "true", "auth.hosts": "a.example, b.example:7",
 		"auth.jwt.issuer": "https://login.example.com", "auth.jwt.audience": "batchd", "auth.jwt.owner_claim": "email", "auth.jwt.scopes_claim": "roles",
 		"auth.jwt.default_scopes": "read, cancel", "auth.jwt.targets_claim": "targets", "auth.jwt.ca_file": "testdata/ca.pem",
@@ -190,7 +195,8 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 			require.True(t, ok)
 			require.Equal(t, "BATCHD_"+strings.ToUpper(strings.ReplaceAll(s.Path, ".", "_")), s.Env)
 			file := write(t, oneTarget+"webhooks: {secret: whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD}\n"+ // for previous_secret
-				"server: {tls: {cert_file: a.crt, key_file: a.key, client_ca_file: a.pem}, cors: {origins: [\"https://a.example\"]}}\n")
+				"server: {tls: {cert_file: a.crt, key_file: a.key, client_ca_file: a.pem}, cors: {origins: [\"https://a.example\"]}}\n"+
+				"redis: {url: 'rediss://h', tls: {cert_file: "+certFile+", key_file: "+keyFile+"}}\n")
 			fromVariable := load(t, config.Options{File: file, Environ: []string{s.Env + "=" + value}})
 			require.Contains(t, fromVariable.Summary(), "# "+s.Env+"\n")
 			fromFlag := load(t, config.Options{File: file, Set: map[string]string{s.Path: value}})

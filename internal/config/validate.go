@@ -27,7 +27,7 @@ func (l *loader) validate() {
 	if c.Monitor.Listen != "" {
 		check.Check("monitor.listen", l.checkListen("monitor.listen", c.Monitor.Listen))
 	}
-	for _, key := range []string{"server.tls.cert_file", "server.tls.key_file", "server.tls.client_ca_file"} {
+	for _, key := range []string{"server.tls.cert_file", "server.tls.key_file", "server.tls.client_ca_file", "redis.tls.ca_file", "redis.tls.cert_file", "redis.tls.key_file"} {
 		l.resolve(key)
 	}
 	c.Server.Check(check.In("server"))
@@ -37,6 +37,7 @@ func (l *loader) validate() {
 	c.Audit.Check(check.In("audit"))
 	c.Worker.Check(check.In("worker"))
 	c.Redis.Check(check.In("redis"))
+	c.Redis.TLS.CheckFiles(check.In("redis").In("tls"))
 	if c.Webhooks.AllowPrivate && !l.IsSet("webhooks.ports") {
 		c.Webhooks.Ports = nil
 	}

@@ -41,7 +41,7 @@ var ours = map[string][]string{
 	"api/auth":           {"internal/apikey", "internal/batch", "internal/setting", "api/dialect"},
 	"api/dialect":        {"internal/apikey", "internal/batch", "internal/intake"},
 	"queue/seal":         {"internal/setting"},
-	"queue/rdb":          {"internal/batch", "internal/setting"},
+	"queue/rdb":          {"internal/batch", "internal/setting", "internal/certs"},
 	"queue/keys":         {},
 	"queue/owners":       {"queue/seal", "queue/rdb", "queue/keys"},
 	"queue/apikeys":      {"internal/batch", "queue/rdb", "queue/seal"},

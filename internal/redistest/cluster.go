@@ -2,6 +2,7 @@ package redistest
 
 import (
 	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -35,12 +36,22 @@ func StartCluster(tb testing.TB) string {
 // arguments are added to the command line of each server.
 func NewCluster(tb testing.TB, replicas bool, args ...string) *Cluster {
 	tb.Helper()
+	return newCluster(tb, nil, replicas, args...)
+}
+
+// newCluster is NewCluster with TLS at further ports, if there are files for it.
+func newCluster(tb testing.TB, files *Files, replicas bool, args ...string) *Cluster {
+	tb.Helper()
 	const masters = 3
 	c := &Cluster{tb: tb, Nodes: make([]*Server, masters, 2*masters)}
 	buses := make([]string, masters, 2*masters)
 	start := func() (*Server, string) {
 		bus := FreePort(tb)
-		return Start(tb, append([]string{"--cluster-enabled", "yes", "--cluster-port", bus}, args...)...), bus
+		all := append([]string{"--cluster-enabled", "yes", "--cluster-port", bus}, args...)
+		if files != nil {
+			return StartTLS(tb, *files, all...), bus
+		}
+		return Start(tb, all...), bus
 	}
 	for i := range masters {
 		c.Nodes[i], buses[i] = start()
@@ -54,7 +65,7 @@ func NewCluster(tb testing.TB, replicas bool, args ...string) *Cluster {
 		}
 	}
 	for i, s := range c.Nodes {
-		_, port, _ := net.SplitHostPort(s.Addr) // from Start, so it is valid
+		_, port, _ := net.SplitHostPort(cmp.Or(s.TLSAddr, s.Addr)) // from Start, so it is valid
 		for _, other := range c.Nodes {
 			other.must("CLUSTER", "MEET", "127.0.0.1", port, buses[i])
 		}

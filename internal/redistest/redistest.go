@@ -24,6 +24,8 @@ import (
 type Server struct {
 	// Addr is host and port. It stays the same after a restart.
 	Addr string
+	// TLSAddr is that with TLS, or empty if the server has none.
+	TLSAddr string
 
 	tb   testing.TB
 	args []string
@@ -76,7 +78,7 @@ func (s *Server) Restart() {
 		}
 		select {
 		case <-s.done:
-			s.tb.Fatalf("redis-server ended:\n%s", s.out.String())
+			s.tb.Fatalf("%sredis-server ended:\n%s", advice(s.out.String()), s.out.String())
 		case <-time.After(10 * time.Millisecond):
 		}
 		if time.Now().After(deadline) {

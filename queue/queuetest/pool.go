@@ -78,7 +78,7 @@ func (p *pool) close() {
 
 // empty resets a Redis to its state at the start.
 func empty(url string) error {
-	client, err := rdb.Connect(url, time.Minute, nil)
+	client, err := rdb.Connect(url, time.Minute, nil, nil)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/batchd/batchd/internal/certs"
 	"github.com/batchd/batchd/internal/setting"
 )
 
@@ -21,6 +22,9 @@ type Config struct {
 	URL URL `yaml:"url"`
 	// Password is the password of Redis, unless the URL has it. Defaults to none.
 	Password setting.Secret `yaml:"password"`
+	// TLS configures TLS with Redis, its sentinels and all nodes of its cluster, if the URL begins with rediss.
+	// Defaults to the authorities of the system, and no certificate of the client.
+	TLS certs.Client `yaml:"tls"`
 }
 
 // WithDefaults returns the settings with those replaced that are zero.
@@ -72,7 +76,22 @@ func (r Config) Check(c *setting.Checker) {
 	if _, has, _ := r.URL.userinfo(); has && r.Password != "" {
 		c.Faultf("password", "%s has a password, too: set it in one place", c.Where("url"))
 	}
+	r.TLS.Check(c.In("tls"))
+	if key := r.TLS.FirstSet(); key != "" && !r.URL.encrypted() && r.URL.check() == nil && !c.IsBroken("url") {
+		if r.URL == Embedded {
+			c.Faultf("tls."+key, "%s is embedded, a store in this process, to which nothing connects: set redis.url, or remove redis.tls", c.Where("url"))
+		} else {
+			c.Faultf("tls."+key, "%s begins with %s://, and so the connections to Redis would not be encrypted: let it begin with %s://, or remove redis.tls",
+				c.Where("url"), r.URL.Scheme(), strings.Replace(r.URL.Scheme(), "redis", "rediss", 1))
+		}
+	}
 }
+
+// encrypted reports whether the scheme of the URL asks for TLS.
+func (u URL) encrypted() bool { return strings.HasPrefix(u.Scheme(), "rediss") }
+
+// errUnverified refuses an option of go-redis.
+var errUnverified = errors.New("the URL has the option skip_verify, with which any server could pretend to be Redis: remove it, and name the authority of Redis's certificate in redis.tls.ca_file")
 
 // userinfo returns the URL up to the end of its user name, whether a password follows, and the rest from
 // the @ on.
@@ -119,7 +138,11 @@ func (u URL) check() error {
 		hosts, more = rest[:i], rest[i:]
 	}
 	if _, query, ok := strings.Cut(more, "?"); ok {
-		if values, err := url.ParseQuery(query); err == nil && len(values["addr"]) > 0 { // further nodes of a cluster
+		values, err := url.ParseQuery(query)
+		if values.Has("skip_verify") {
+			return errUnverified
+		}
+		if err == nil && len(values["addr"]) > 0 { // further nodes of a cluster
 			hosts += "," + strings.Join(values["addr"], ",")
 		}
 	}

@@ -2,7 +2,6 @@ package rdb
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
 	"net"
 	"net/url"
@@ -33,22 +32,32 @@ const (
 //
 // Errors do not repeat the URL, since it may hold a password. Each read and each write has the given
 // timeout, and the opening of a connection half of it. The hook is called with every new connection,
-// before it is used; nil is none. Connect itself opens no connection.
-func Connect(raw string, timeout time.Duration, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
+// before it is used; nil is none. Secure opens the connections with TLS; nil trusts the authorities of the system.
+// Connect itself opens no connection.
+func Connect(raw string, timeout time.Duration, secure *Secure, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
 	const expected = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
+	if secure == nil {
+		secure = NewSecure(nil, timeout/2, nil)
+	}
 	// url.Parse refuses a list of hosts with ports, so the list is cut out first.
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
 		return nil, fmt.Errorf("the Redis URL has no scheme: %s", expected)
 	}
 	base, kind, _ := strings.Cut(scheme, "+")
-	if (base != "redis" && base != "rediss") || (kind != "" && kind != "sentinel" && kind != "cluster") {
+	if (base != "redis" && base != secureScheme) || (kind != "" && kind != "sentinel" && kind != "cluster") {
 		return nil, fmt.Errorf("unknown scheme %q of the Redis URL: %s", scheme, expected)
 	}
 	if kind == "" {
 		opts, err := redis.ParseURL(raw)
 		if err != nil {
 			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
+		}
+		if opts.TLSConfig != nil && opts.TLSConfig.InsecureSkipVerify {
+			return nil, errUnverified
+		}
+		if base == secureScheme {
+			opts.Dialer = secure.Dial
 		}
 		return redis.NewClient(tune(opts, timeout, hook)), nil
 	}
@@ -81,8 +90,8 @@ func Connect(raw string, timeout time.Duration, hook func(context.Context, *redi
 	}
 	opts.Username = u.User.Username()
 	opts.Password, _ = u.User.Password()
-	if base == "rediss" {
-		opts.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
+	if base == secureScheme {
+		opts.Dialer = secure.Dial // also for sentinels
 	}
 	if kind == "cluster" {
 		if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {

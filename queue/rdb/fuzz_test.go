@@ -25,7 +25,7 @@ func FuzzURL(f *testing.F) {
 		if err := faults.Err(); err != nil {
 			said += err.Error()
 		} else if raw != Embedded {
-			client, err := Connect(cfg.address(), time.Second, nil)
+			client, err := Connect(cfg.address(), time.Second, nil, nil)
 			if err != nil {
 				said += err.Error()
 			} else {

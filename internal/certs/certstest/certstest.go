@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -20,6 +21,8 @@ import (
 
 // Authority signs certificates.
 type Authority struct {
+	// Name is the name of the authority.
+	Name string
 	// PEM is the certificate of the authority.
 	PEM  []byte
 	cert *x509.Certificate
@@ -40,7 +43,7 @@ func New(tb testing.TB, name string) *Authority {
 	require.NoError(tb, err)
 	cert, err := x509.ParseCertificate(der)
 	require.NoError(tb, err)
-	return &Authority{PEM: block("CERTIFICATE", der), cert: cert, key: key}
+	return &Authority{Name: name, PEM: block("CERTIFICATE", der), cert: cert, key: key}
 }
 
 // Pair returns a certificate for a name, localhost and 127.0.0.1, and its key, both as PEM. It expires after life,
@@ -73,6 +76,11 @@ func (a *Authority) Pool() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(a.cert)
 	return pool
+}
+
+// Client returns the configuration of a client that trusts the authority.
+func (a *Authority) Client() *tls.Config {
+	return &tls.Config{RootCAs: a.Pool(), MinVersion: tls.VersionTLS12}
 }
 
 // Write writes a file, and returns its path.
