@@ -269,9 +269,9 @@ func TestSessionsEndWithTheirKeyAndWithTime(t *testing.T) {
 }
 
 // begin begins a sign-in at the provider, and returns the cookie and where the provider sends the browser.
-func begin(t *testing.T, f *fixture, returnTo string) (cookie, back string) {
+func begin(t *testing.T, f *fixture, returnTo string, headers ...string) (cookie, back string) {
 	t.Helper()
-	w := visit(t, f, call{method: "GET", path: "/session/login" + returnTo})
+	w := visit(t, f, call{method: "GET", path: "/session/login" + returnTo, headers: headers})
 	require.Equal(t, http.StatusSeeOther, w.Code, "%s", w.Body)
 	set := cookieOf(t, w, "__Host-batchd-login")
 	require.True(t, set.HttpOnly && set.Secure && set.SameSite == http.SameSiteLaxMode && set.Path == "/" && set.MaxAge == 600, set.Raw)
@@ -337,6 +337,24 @@ func TestPeopleSignInAtTheProvider(t *testing.T) {
 		}
 	}
 	require.Equal(t, http.StatusOK, visit(t, f, call{method: "GET", path: own, headers: []string{victims}}).Code, "the victim's own sign-in still works")
+}
+
+// The provider sends the browser back without its cookie, because that is SameSite=Strict.
+func TestASignInAtTheProviderEndsTheSessionBefore(t *testing.T) {
+	t.Parallel()
+	i, key, store := oidctest.Start(t), apikey.New(), &sessionMap{}
+	f := setup(t, withSessions(&ring{}, key, i, store), func(c *Config) { c.Auth.Sessions.Scopes = []string{"openid", "groups"} })
+	before := signIn(t, f, key)
+	cookie, back := begin(t, f, "", before)
+	require.Equal(t, http.StatusOK, visit(t, f, call{method: "GET", path: "/session", headers: []string{before}}).Code, "until the sign-in ends")
+	for _, more := range []string{".x.y", "." + strings.Repeat("a", 16), ".a.b.c.d", strings.Repeat("0", 4)} {
+		require.Equal(t, http.StatusUnauthorized, visit(t, f, call{method: "GET", path: back, headers: []string{cookie + more}}).Code, more)
+	}
+	w := visit(t, f, call{method: "GET", path: back, headers: []string{cookie}})
+	require.Equal(t, http.StatusOK, w.Code, "%s", w.Body)
+	require.Equal(t, http.StatusUnauthorized, visit(t, f, call{method: "GET", path: "/session", headers: []string{before}}).Code)
+	require.Len(t, store.kept, 1)
+	require.NotContains(t, cookie, strings.TrimPrefix(before, "Cookie: __Host-batchd="))
 }
 
 func TestSignInsLeadToNoOtherSite(t *testing.T) {

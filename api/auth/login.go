@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -34,6 +35,9 @@ func (s *Sessions) CanLogin() bool { return s.jwt != nil && s.cfg.ClientID != ""
 type login struct {
 	secret   []byte
 	returnTo string
+	// group and id are where the session is stored that the browser had when it began, or empty. The provider sends
+	// the browser back without the cookie of that session, which is SameSite=Strict.
+	group, id string
 }
 
 func (l *login) derive(what string) string {
@@ -44,21 +48,40 @@ func (l *login) derive(what string) string {
 
 // cookie returns the value of the cookie.
 func (l *login) cookie() string {
-	return base64.RawURLEncoding.EncodeToString(l.secret) + "." + base64.RawURLEncoding.EncodeToString([]byte(l.returnTo))
+	value := base64.RawURLEncoding.EncodeToString(l.secret) + "." + base64.RawURLEncoding.EncodeToString([]byte(l.returnTo))
+	if l.id != "" {
+		value += "." + l.group + "." + l.id
+	}
+	return value
 }
 
 // readLogin reads the value of a cookie.
 func readLogin(value string) (*login, error) {
-	first, second, ok := strings.Cut(value, ".")
-	secret, err := base64.RawURLEncoding.Strict().DecodeString(first)
-	if !ok || err != nil || len(secret) != idBytes {
+	parts := strings.Split(value, ".")
+	if len(parts) != 2 && len(parts) != 4 {
 		return nil, errLogin
 	}
-	returnTo, err := base64.RawURLEncoding.Strict().DecodeString(second)
+	secret, err := base64.RawURLEncoding.Strict().DecodeString(parts[0])
+	if err != nil || len(secret) != idBytes {
+		return nil, errLogin
+	}
+	returnTo, err := base64.RawURLEncoding.Strict().DecodeString(parts[1])
 	if err != nil || !IsLocalPath(string(returnTo)) {
 		return nil, errLogin
 	}
-	return &login{secret, string(returnTo)}, nil
+	l := &login{secret: secret, returnTo: string(returnTo)}
+	if len(parts) == 4 {
+		if l.group, l.id = parts[2], parts[3]; !isHex(l.group, groupBytes) || !isHex(l.id, sha256.Size) {
+			return nil, errLogin
+		}
+	}
+	return l, nil
+}
+
+// isHex reports whether a text is n bytes in hexadecimal.
+func isHex(text string, n int) bool {
+	raw, err := hex.DecodeString(text)
+	return err == nil && len(raw) == n
 }
 
 // Login begins a sign-in at the provider. It returns where to send the browser, and the cookie by which Callback
@@ -68,7 +91,10 @@ func (s *Sessions) Login(r *http.Request, returnTo string) (location string, coo
 	if err != nil {
 		return "", nil, err
 	}
-	l := &login{make([]byte, idBytes), returnTo}
+	l := &login{secret: make([]byte, idBytes), returnTo: returnTo}
+	if before, err := s.takeCookie(r); err == nil {
+		l.group, l.id, _ = place(before)
+	}
 	_, _ = rand.Read(l.secret) // never fails: crypto/rand ends the program instead
 	location = client.AuthCodeURL(l.derive("state"), oidc.Nonce(l.derive("nonce")), oauth2.S256ChallengeOption(l.derive("verifier")))
 	// Lax: the browser comes back from another site.
@@ -121,7 +147,7 @@ func (i *issuer) found(ctx context.Context) (*oidc.Provider, error) {
 	return nil, &IssuerError{RetryAfter: readEvery, Err: fmt.Errorf("it was asked a moment ago: %w", errors.Join(err))}
 }
 
-// Callback ends a sign-in at the provider and starts a session. It returns the values of the session's cookie and the
+// Callback ends a sign-in at the provider, ends the session that the browser had before, and starts a new one. It returns the values of the session's cookie and the
 // path to return to.
 func (s *Sessions) Callback(r *http.Request, query url.Values) (value, returnTo string, err error) {
 	ctx := r.Context()
@@ -171,6 +197,11 @@ func (s *Sessions) Callback(r *http.Request, query url.Values) (value, returnTo 
 	p, err := s.jwt.principal(claims)
 	if err != nil {
 		return "", "", err
+	}
+	if l.id != "" {
+		if err := s.store.EndSession(ctx, l.group, l.id); err != nil {
+			return "", "", err
+		}
 	}
 	value, err = s.begin(ctx, p.Owner, &sessionRecord{Issuer: s.jwt.cfg.Issuer, Name: p.Name, Owner: p.Owner, Scopes: p.Scopes, Targets: p.Targets})
 	return value, l.returnTo, err

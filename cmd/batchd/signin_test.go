@@ -83,7 +83,7 @@ auth:
   sessions: {client_id: "%s", client_secret: "%s", scopes: [openid, groups]}
 targets: [{name: crm, base_url: "%s"}]
 `, redistest.Start(t).URL(), provider.URL, provider.ClientID, provider.ClientSecret, target.URL))
-	for range 2 {
+	for range 4 {
 		provider.SignIn(&mockoidc.MockUser{Subject: "alice", Groups: []string{"team"}})
 	}
 	for name, flags := range map[string][]string{"loopback": nil, "tls": {"--server-tls-cert-file", cert, "--server-tls-key-file", key}} {
@@ -108,6 +108,15 @@ func signInAtTheProvider(t *testing.T, b *browser, owner string) (id string) {
 	require.Equal(t, []string{"jwt", "alice", owner}, []string{who.Mode, who.Name, who.Owner})
 	require.Equal(t, []string{"submit", "read"}, who.Scopes)
 	require.NotNil(t, who.Session)
+
+	// Who signs in once more has a new session, and the old one ends. The browser comes back without its cookie.
+	first := b.jar.Cookies(b.base)
+	b.document(b.open("/session/login"), http.StatusOK, &who)
+	second := b.jar.Cookies(b.base)
+	b.jar.SetCookies(b.base, first)
+	b.requireSignedOut("x")
+	b.jar.SetCookies(b.base, second)
+
 	id = b.runs()
 	require.Equal(t, http.StatusForbidden, b.fetch("POST", "/batch/"+id+"/cancel", "", "").status, "the group does not grant it")
 
