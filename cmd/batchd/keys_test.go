@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -207,6 +208,21 @@ func TestKeysThatCannotBeReadAreListedAndRevoked(t *testing.T) {
 	got = keys(sealed, "list", "--format", "table")
 	require.Equal(t, exitOK, got.code, got.stderr)
 	require.Contains(t, got.stdout, "revoked ")
+}
+
+// The client of Redis has a log of its own. A command returns an error instead.
+func TestACommandWithoutARedisPrintsOneLine(t *testing.T) {
+	t.Parallel()
+	self, err := os.Executable()
+	require.NoError(t, err)
+	configuration := file(t, "b.yaml", "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\nredis: {url: 'redis://"+redistest.FreeAddr(t)+"'}\n")
+	command := exec.CommandContext(t.Context(), self, "keys", "list", "--config", configuration)
+	command.Env = append(os.Environ(), asProcess+"=1")
+	var stderr strings.Builder
+	command.Stderr = &stderr
+	require.Error(t, command.Run())
+	require.Equal(t, 1, strings.Count(stderr.String(), "\n"), stderr.String())
+	require.Contains(t, stderr.String(), "does not answer")
 }
 
 func TestTheVariableOfTheKeysFileNeedsNoConfiguration(t *testing.T) {

@@ -6,10 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"runtime"
 	"syscall"
+
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 func main() { os.Exit(mainCode()) }
@@ -29,6 +32,7 @@ func mainCode() int {
 	ctx, hangUp := context.WithCancel(ctx)
 	defer hangUp()
 	onHangup(hangUp)
+	rdb.SetLogger(slog.New(slog.DiscardHandler)) // a command returns an error; a server sets its own log
 	return run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 }
 
