@@ -174,7 +174,7 @@ func judge(target string, resp *batch.Response) (result string, lasts time.Durat
 	status, failure := resp.Result.Status, resp.Result.Error
 	switch {
 	case failure != nil && failure.Code == batch.CodeBlocked:
-		return resultBad, badFor, &dialect.UnauthorizedError{Detail: "the credential cannot be sent to the target: " + failure.Message + "; nothing was stored"}
+		return resultBad, badFor, &dialect.UnauthorizedError{Detail: failure.Message + "; nothing was stored"}
 	case failure == nil && status >= http.StatusOK && status < http.StatusMultipleChoices:
 		return resultGood, goodFor, nil
 	case failure == nil && (status == http.StatusUnauthorized || status == http.StatusForbidden):

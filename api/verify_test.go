@@ -138,6 +138,21 @@ func TestACredentialThatTheTargetRefusesStoresNothing(t *testing.T) {
 	}
 }
 
+func TestACredentialThatIsNotSentStoresNothing(t *testing.T) {
+	t.Parallel()
+	blocked := batch.Response{Unsent: true, Result: batch.Result{Error: &batch.Failure{Code: batch.CodeBlocked, Message: `target "crm": not sent: the scheme NTLM is refused`}}}
+	refusing := func() *asked {
+		return &asked{answer: func(*batch.Request) *batch.Response { return &blocked }}
+	}
+	eachEntrance(t, refusing, func(t *testing.T, f *fixture, _ *asked, c call, _ string) {
+		t.Helper()
+		w := serve(f, c.request(t))
+		require.Equal(t, http.StatusUnauthorized, w.Code, "%s", w.Body)
+		require.Contains(t, w.Body.String(), "the scheme NTLM is refused; nothing was stored")
+		require.Zero(t, f.store.opens)
+	})
+}
+
 func TestTheTargetIsAskedWithTheCredentialAlone(t *testing.T) {
 	t.Parallel()
 	eachEntrance(t, func() *asked { return &asked{} }, func(t *testing.T, f *fixture, a *asked, c call, question string) {
