@@ -59,7 +59,7 @@ func (d foreign) call(headers ...string) call {
 func (d foreign) statuses(t *testing.T, w *httptest.ResponseRecorder) []int {
 	t.Helper()
 	require.Equal(t, http.StatusOK, w.Code, "%s", w.Body)
-	requireMedia(t, w, mediaJSON)
+	requireJSONType(t, w)
 	list := w.Body.Bytes()
 	if d.list != "" {
 		var outer map[string]json.RawMessage
@@ -78,9 +78,9 @@ func (d foreign) statuses(t *testing.T, w *httptest.ResponseRecorder) []int {
 	return found
 }
 
-func requireMedia(t *testing.T, w *httptest.ResponseRecorder, media string) {
+func requireJSONType(t *testing.T, w *httptest.ResponseRecorder) {
 	t.Helper()
-	require.Equal(t, media, w.Header().Get("Content-Type"))
+	require.Equal(t, "application/json", w.Header().Get("Content-Type"))
 }
 
 // scene is the setup for a test of one dialect.
@@ -336,7 +336,7 @@ func requireRefusal(t *testing.T, d foreign, w *httptest.ResponseRecorder, statu
 		if status == http.StatusUnprocessableEntity {
 			status = http.StatusBadRequest
 		}
-		requireMedia(t, w, mediaJSON)
+		requireJSONType(t, w)
 		var e struct {
 			Errors []struct{ Message string }
 		}
@@ -344,7 +344,7 @@ func requireRefusal(t *testing.T, d foreign, w *httptest.ResponseRecorder, statu
 		require.NotEmpty(t, e.Errors)
 		message = e.Errors[0].Message
 	case strings.HasPrefix(d.path, "/v1.1"):
-		requireMedia(t, w, mediaJSON)
+		requireJSONType(t, w)
 		var e struct{ Detail string }
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &e))
 		message = e.Detail

@@ -66,7 +66,7 @@ func TestDialectsRefuseByAQuotaInTheirOwnFormat(t *testing.T) {
 			require.Equal(s.t, http.StatusTooManyRequests, w.Code, "%s", w.Body)
 			require.NotEmpty(s.t, w.Header().Get("Retry-After"))
 			if strings.HasPrefix(s.d.path, "/api/1.0/") || strings.Contains(s.d.path, "instances") { // the others use problem documents
-				requireMedia(s.t, w, mediaJSON)
+				requireJSONType(s.t, w)
 				require.NotContains(s.t, w.Body.String(), "urn:problem-type")
 			}
 			require.Contains(s.t, w.Body.String(), test.err.Quota, "it names the quota")
