@@ -81,6 +81,9 @@ func (s *Server) record(c *gin.Context) {
 	if p == nil && (d.event == audit.Unaudited || d.quiet) && n.Problem != unauthorized && status != http.StatusForbidden && status != http.StatusMisdirectedRequest {
 		return // a probe, or a route that asks for no credential
 	}
+	if p == nil && status < http.StatusBadRequest {
+		return // a sign-out without a session
+	}
 	if p == nil || n.Problem == unauthorized {
 		if e.Name, e.Attempted = audit.AuthFailed, d.event; d.event == audit.Unaudited {
 			e.Attempted = ""

@@ -19,6 +19,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/certs/certstest"
 )
@@ -306,4 +307,30 @@ func TestAnAnswerThatBreaksOffIsRecorded(t *testing.T) {
 	}}))
 	require.Panics(t, func() { e.ServeHTTP(httptest.NewRecorder(), call{method: "GET", path: "/half"}.request(t)) })
 	require.Equal(t, audit.Aborted, news()[0].Result)
+}
+
+func TestSignInsAndSignOutsAreNoFailures(t *testing.T) {
+	t.Parallel()
+	option, news, _ := recorded(t)
+	key := apikey.New()
+	f := setup(t, withSessions(&ring{}, key, nil, &sessionMap{}), option)
+	var cookie string
+	for range 14 { // more than failures of one address have lines
+		cookie = signIn(t, f, key)
+	}
+	found := news()
+	require.Len(t, found, 14)
+	for _, e := range found {
+		require.Equal(t, []any{audit.SessionCreate, audit.OK, "keys", "all", "key:alice"}, []any{e.Name, e.Result, e.Mode, e.Actor, e.ActorOwner})
+	}
+	for _, cookie := range []string{cookie, cookie, "X-None: 1"} {
+		require.Equal(t, http.StatusNoContent, visit(t, f, call{method: "DELETE", path: "/session", headers: []string{cookie}}).Code)
+	}
+	found = news()
+	require.Len(t, found, 1, "there was one session")
+	require.Equal(t, []any{audit.SessionEnd, audit.OK, "keys", "all", "key:alice"}, []any{found[0].Name, found[0].Result, found[0].Mode, found[0].Actor, found[0].ActorOwner})
+	require.Equal(t, http.StatusUnauthorized, visit(t, f, call{method: "POST", path: "/session", body: `{"key":"` + apikey.New() + `"}`}).Code)
+	found = news()
+	require.Len(t, found, 1)
+	require.Equal(t, []any{audit.AuthFailed, audit.SessionCreate, audit.Refused}, []any{found[0].Name, found[0].Attempted, found[0].Result})
 }

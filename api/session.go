@@ -63,11 +63,11 @@ func (s *Server) signIn(c *gin.Context) error {
 	if err := json.Unmarshal(body, &given, json.RejectUnknownMembers(true)); err != nil || given.Key == "" {
 		return refuse(kindBadBody, `the body is not a sign-in: expected {"key": "batchd_…"}`)
 	}
-	value, err := s.sessions.SignInByKey(c.Request.Context(), given.Key)
+	in, err := s.sessions.SignInByKey(c.Request.Context(), given.Key)
 	if err != nil {
 		return err
 	}
-	if err := s.enter(c, value); err != nil {
+	if err := s.enter(c, in); err != nil {
 		return err
 	}
 	c.Status(http.StatusNoContent)
@@ -75,11 +75,12 @@ func (s *Server) signIn(c *gin.Context) error {
 }
 
 // enter ends the session that a request had, and gives it the new one.
-func (s *Server) enter(c *gin.Context, value string) error {
-	if err := s.sessions.End(c.Request.Context(), c.Request); err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
+func (s *Server) enter(c *gin.Context, in *auth.SignIn) error {
+	if _, err := s.sessions.End(c.Request.Context(), c.Request); err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
 		return err
 	}
-	http.SetCookie(c.Writer, s.sessions.Cookie(c.Request, value))
+	http.SetCookie(c.Writer, s.sessions.Cookie(c.Request, in.Cookie))
+	c.Set(keyPrincipal, in.Principal) // for the audit log
 	return nil
 }
 
@@ -99,8 +100,12 @@ func (s *Server) signOut(c *gin.Context) error {
 	if _, err := parameters(c); err != nil {
 		return err
 	}
-	if err := s.sessions.End(c.Request.Context(), c.Request); err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
+	p, err := s.sessions.End(c.Request.Context(), c.Request)
+	if err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
 		return err
+	}
+	if p != nil {
+		c.Set(keyPrincipal, p) // for the audit log
 	}
 	http.SetCookie(c.Writer, s.sessions.Cookie(c.Request, ""))
 	c.Status(http.StatusNoContent)
@@ -153,14 +158,14 @@ func (s *Server) callback(c *gin.Context) error {
 		return err
 	}
 	http.SetCookie(c.Writer, s.sessions.ForgetLogin(c.Request))
-	value, returnTo, err := s.sessions.Callback(c.Request, query)
+	in, err := s.sessions.Callback(c.Request, query)
 	if err != nil {
 		return err
 	}
-	if err := s.enter(c, value); err != nil {
+	if err := s.enter(c, in); err != nil {
 		return err
 	}
-	page := strings.ReplaceAll(signedInPage, "RETURN_TO", html.EscapeString(returnTo))
+	page := strings.ReplaceAll(signedInPage, "RETURN_TO", html.EscapeString(in.ReturnTo))
 	return writeBytes(c, http.StatusOK, "text/html; charset=utf-8", []byte(page))
 }
 

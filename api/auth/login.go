@@ -149,62 +149,62 @@ func (i *issuer) found(ctx context.Context) (*oidc.Provider, error) {
 
 // Callback ends a sign-in at the provider, ends the session that the browser had before, and starts a new one. It returns the values of the session's cookie and the
 // path to return to.
-func (s *Sessions) Callback(r *http.Request, query url.Values) (value, returnTo string, err error) {
+func (s *Sessions) Callback(r *http.Request, query url.Values) (*SignIn, error) {
 	ctx := r.Context()
 	cookies := r.CookiesNamed(s.name(r, loginName))
 	if len(cookies) != 1 {
-		return "", "", errLogin
+		return nil, errLogin
 	}
 	l, err := readLogin(cookies[0].Value)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
 	code, state := query["code"], query["state"]
 	switch {
 	case len(state) != 1 || subtle.ConstantTimeCompare([]byte(state[0]), []byte(l.derive("state"))) != 1:
-		return "", "", errLogin
+		return nil, errLogin
 	case query.Has("iss") && !slices.Equal(query["iss"], []string{s.jwt.cfg.Issuer}):
-		return "", "", errLogin // RFC 9207
+		return nil, errLogin // RFC 9207
 	case query.Has("error"):
-		return "", "", &dialect.UnauthorizedError{Detail: "the provider did not sign you in: start again at /session/login"}
+		return nil, &dialect.UnauthorizedError{Detail: "the provider did not sign you in: start again at /session/login"}
 	case len(code) != 1 || code[0] == "":
-		return "", "", errLogin
+		return nil, errLogin
 	}
 	client, err := s.client(ctx, r)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
 	if !s.exchanges.Allow() { // a visitor can invent codes, and each costs the provider a request
-		return "", "", &IssuerError{RetryAfter: time.Second, Err: errors.New("too many people sign in at this time")}
+		return nil, &IssuerError{RetryAfter: time.Second, Err: errors.New("too many people sign in at this time")}
 	}
 	token, err := client.Exchange(oidc.ClientContext(ctx, s.jwt.issuer.client), code[0], oauth2.VerifierOption(l.derive("verifier")))
 	if errors.As(err, new(*oauth2.RetrieveError)) {
-		return "", "", &dialect.UnauthorizedError{Detail: "the provider refused the code of the sign-in: start again at /session/login"}
+		return nil, &dialect.UnauthorizedError{Detail: "the provider refused the code of the sign-in: start again at /session/login"}
 	}
 	if err != nil {
-		return "", "", &IssuerError{RetryAfter: readEvery, Err: errors.New("it did not answer with a token")}
+		return nil, &IssuerError{RetryAfter: readEvery, Err: errors.New("it did not answer with a token")}
 	}
 	raw, _ := token.Extra("id_token").(string)
 	claims, err := s.jwt.verify(ctx, raw, s.idTokens, s.cfg.ClientID)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
 	nonce, _ := claims["nonce"].(string)
 	party, several := claims["azp"]
 	if subtle.ConstantTimeCompare([]byte(nonce), []byte(l.derive("nonce"))) != 1 || several && party != any(s.cfg.ClientID) {
-		return "", "", errLogin
+		return nil, errLogin
 	}
 	p, err := s.jwt.principal(claims)
 	if err != nil {
-		return "", "", err
+		return nil, err
 	}
 	if l.id != "" {
 		if err := s.store.EndSession(ctx, l.group, l.id); err != nil {
-			return "", "", err
+			return nil, err
 		}
 	}
-	value, err = s.begin(ctx, p.Owner, &sessionRecord{Issuer: s.jwt.cfg.Issuer, Name: p.Name, Owner: p.Owner, Scopes: p.Scopes, Targets: p.Targets})
-	return value, l.returnTo, err
+	value, err := s.begin(ctx, p.Owner, &sessionRecord{Issuer: s.jwt.cfg.Issuer, Name: p.Name, Owner: p.Owner, Scopes: p.Scopes, Targets: p.Targets})
+	return &SignIn{Cookie: value, Principal: p, ReturnTo: l.returnTo}, err
 }
 
 // ForgetLogin returns the cookie that removes that of a sign-in.

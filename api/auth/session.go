@@ -168,20 +168,30 @@ func (s *Sessions) checker(cookie string) func(context.Context) error {
 	}
 }
 
-// SignInByKey starts a session by a key. It returns the cookie's value.
-func (s *Sessions) SignInByKey(ctx context.Context, text string) (string, error) {
+// SignIn is the beginning of a session.
+type SignIn struct {
+	// Cookie is the value of the cookie.
+	Cookie    string
+	Principal *Principal
+	// ReturnTo is the path where the browser goes on, after a sign-in at the provider.
+	ReturnTo string
+}
+
+// SignInByKey starts a session by a key.
+func (s *Sessions) SignInByKey(ctx context.Context, text string) (*SignIn, error) {
 	if s.keys == nil {
-		return "", errNoSession
+		return nil, errNoSession
 	}
 	if !apikey.Valid(text) {
-		return "", errInvalidKey
+		return nil, errInvalidKey
 	}
 	hash := apikey.Hash(text)
 	key, err := s.keys.find(ctx, hash)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return s.begin(ctx, KeyOwner(key.Owner), &sessionRecord{Secret: hex.EncodeToString(hash[:])})
+	value, err := s.begin(ctx, KeyOwner(key.Owner), &sessionRecord{Secret: hex.EncodeToString(hash[:])})
+	return &SignIn{Cookie: value, Principal: s.keys.principal(key, hash)}, err
 }
 
 // begin stores a new session, with a new id, and returns the cookie's value.
@@ -200,15 +210,19 @@ func (s *Sessions) begin(ctx context.Context, owner string, record *sessionRecor
 	return cookie, s.store.PutSession(ctx, group, id, value, s.cfg.Lifetime)
 }
 
-// End ends the session of a request, if it has one. It takes the cookie out of the request.
-func (s *Sessions) End(ctx context.Context, r *http.Request) error {
+// End ends the session of a request, and returns whose it was, or nil if it had none. It takes the cookie out of the request.
+func (s *Sessions) End(ctx context.Context, r *http.Request) (*Principal, error) {
 	cookie, err := s.takeCookie(r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	group, id, ok := place(cookie)
 	if !ok {
-		return nil
+		return nil, nil //nolint:nilnil // there was no session
 	}
-	return s.store.EndSession(ctx, group, id)
+	p, err := s.find(ctx, cookie, false)
+	if err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
+		return nil, err
+	}
+	return p, s.store.EndSession(ctx, group, id)
 }
