@@ -33,7 +33,30 @@ func ReadCredentials(h http.Header) (c Credentials, err error) {
 			return Credentials{}, err
 		}
 	}
+	if isEmpty(c.Authorization) {
+		return Credentials{}, &UnauthorizedError{"the Authorization header has a scheme but no credential: is a variable of the client not set?"}
+	}
 	return c, nil
+}
+
+// schemes are the authentication schemes that have a credential behind their name, in lower case: those that IANA
+// registers, and some that are in use.
+var schemes = []string{
+	"apikey", "api-key", "aws4-hmac-sha256", "basic", "bearer", "concealed", "digest", "dpop", "gnap", "hmac", "hoba", "key", "mutual", "negotiate", "ntlm",
+	"oauth", "privatetoken", "scram-sha-1", "scram-sha-256", "sharedkey", "token", "vapid",
+}
+
+// isEmpty reports whether an Authorization has a scheme and nothing behind it, or an empty name and password. All
+// clients with this mistake would be one owner.
+func isEmpty(authorization string) bool {
+	scheme, rest, _ := strings.Cut(strings.ToLower(strings.TrimSpace(authorization)), " ")
+	switch strings.TrimRight(strings.TrimSpace(rest), "=") {
+	case "":
+		return slices.Contains(schemes, strings.TrimSuffix(scheme, ":"))
+	case "og": // ":" in base64
+		return scheme == "basic"
+	}
+	return false
 }
 
 // Authorization returns the Authorization of a request alone. In the native format and in most dialects it
