@@ -6,11 +6,13 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/internal/apikey"
+	"github.com/batchd/batchd/internal/batch"
 )
 
 const (
@@ -37,7 +39,7 @@ func (s *Server) observe(c *gin.Context) {
 		s.metrics.observe(c.Request.Method, c.FullPath(), c.Writer.Status(), took)
 		s.cfg.Logger.LogAttrs(c.Request.Context(), slog.LevelInfo, "request",
 			slog.String("request_id", id),
-			slog.String("method", c.Request.Method),
+			slog.String("method", loggedMethod(c.Request.Method)),
 			slog.String("path", loggedPath(c.Request.URL.Path)),
 			slog.String("route", c.FullPath()),
 			slog.Int("status", c.Writer.Status()),
@@ -49,13 +51,27 @@ func (s *Server) observe(c *gin.Context) {
 	c.Next()
 }
 
-// loggedPath returns a path as the log has it, without a key that a client put into it by mistake.
+// loggedMethod returns a method as the log has it.
+func loggedMethod(method string) string {
+	if !slices.Contains(batch.Methods, method) {
+		return "(unknown)"
+	}
+	return method
+}
+
+// loggedPath returns a path as the log has it: short, and without a key that a client put into it by mistake.
 func loggedPath(path string) string {
 	if apikey.InValue(path) {
 		return "(a key of batchd)"
 	}
+	if len(path) > mostLoggedPath {
+		return path[:mostLoggedPath] + "…"
+	}
 	return path
 }
+
+// mostLoggedPath is the most bytes of a path that the log has.
+const mostLoggedPath = 256
 
 // recoverPanic answers a panic as any other internal error.
 func (s *Server) recoverPanic(c *gin.Context) {

@@ -488,12 +488,16 @@ func TestTheLogHasNoKeys(t *testing.T) {
 		{method: "GET", path: "/" + key + "/x"},
 		{method: "GET", path: "/batch/" + strings.Replace(key, "b", "%62", 1)},
 		{method: "GET", path: "/batch/" + base64.RawURLEncoding.EncodeToString([]byte(key+":"))},
+		{method: key, path: "/batch"},
+		{method: "POST", path: "/batch", body: `{"target":"` + key + `","actions":[{"method":"GET","path":"/"}]}`},
+		{method: strings.Repeat("X", 5000), path: "/" + strings.Repeat("é", 5000)},
 	} {
 		w := f.do(t, c)
 		require.NotContains(t, w.Body.String()+fmt.Sprint(w.Header()), key[10:40], c.path)
 		require.NotEmpty(t, w.Header().Get("X-Request-ID"))
 	}
-	require.Equal(t, 5, strings.Count(f.log.String(), `"msg":"request"`))
+	require.Equal(t, 8, strings.Count(f.log.String(), `"msg":"request"`))
+	require.Less(t, len(f.log.String()), 8*1000, "the lines are short")
 	require.NotContains(t, f.log.String(), key[10:40])
 	require.NotContains(t, f.log.String(), base64.RawURLEncoding.EncodeToString([]byte(key))[12:40])
 	require.Equal(t, 4, strings.Count(f.log.String(), `"path":"(a key of batchd)"`))

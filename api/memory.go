@@ -1,6 +1,7 @@
 package api
 
 import (
+	"errors"
 	"net/http"
 	"net/netip"
 	"sync"
@@ -54,7 +55,12 @@ func (m *memory) reserve(owner string, address netip.Prefix) *reservation {
 // counts for, so that every answer has room in a budget that is not in use.
 func (r *reservation) answer(n int64) error {
 	m := r.memory
-	if err := r.set(min(n, m.size/4)); err != nil {
+	err := r.set(min(n, m.size/4))
+	if refused, ok := errors.AsType[*requestError](err); ok && refused.kind == kindLimited {
+		return refuse(kindLimited, "your answers and bodies that are being read or sent use all of the memory that one owner or address may use at one time: read answers faster").
+			with("Retry-After", "1")
+	}
+	if err != nil {
 		return refuse(kindBusy, "the answers and bodies of requests use all of the memory for them: try again later, and read answers faster").
 			with("Retry-After", "1")
 	}

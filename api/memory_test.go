@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -324,4 +325,27 @@ func TestABodyThatUnfoldsTooFarIsRefused(t *testing.T) {
 		require.Less(t, 100*len(c.body), len(alike))
 		require.Equal(t, http.StatusAccepted, serve(f, c.request(t)).Code)
 	}
+}
+
+// An owner that holds its share is told so; the others are told that the server is busy.
+func TestAnswersBeyondAShareAreTheOwnersOwn(t *testing.T) {
+	t.Parallel()
+	m := newMemory(1 << 20)
+	kindOf := func(r *reservation, err error) string {
+		t.Helper()
+		refused, ok := errors.AsType[*requestError](err)
+		require.True(t, ok, "%v", err)
+		require.Zero(t, r.held)
+		return refused.kind.slug
+	}
+	for range 2 {
+		require.NoError(t, m.reserve("alice", netip.Prefix{}).answer(256<<10))
+	}
+	r := m.reserve("alice", netip.Prefix{})
+	require.Equal(t, kindLimited.slug, kindOf(r, r.answer(256<<10)))
+	for range 2 {
+		require.NoError(t, m.reserve("bob", netip.Prefix{}).answer(256<<10))
+	}
+	r = m.reserve("carol", netip.Prefix{})
+	require.Equal(t, kindBusy.slug, kindOf(r, r.answer(256<<10)))
 }

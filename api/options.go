@@ -26,6 +26,8 @@ func (d *decoder) setTarget(name string) error {
 	switch {
 	case d.fixed != "" && name != d.fixed:
 		return fmt.Errorf("this endpoint is for the target %q: leave the target out", d.fixed)
+	case !slices.Contains(d.targets, name) && apikey.InValue(name):
+		return fmt.Errorf("the name of the target is a key of batchd, which belongs in X-Batchd-Key: expected %s", oneOf(d.targets))
 	case !slices.Contains(d.targets, name):
 		return fmt.Errorf("unknown target %q: expected %s", intake.Clip(name), oneOf(d.targets))
 	}

@@ -4,6 +4,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"os"
 	"strings"
@@ -118,9 +119,17 @@ func checkIssuer(text string) error {
 	return nil
 }
 
+// mostCAs is the most bytes of a file with certificate authorities that are read.
+const mostCAs = 4 << 20
+
 // LoadCAs returns the certificate authorities in a PEM file.
 func LoadCAs(file string) (*x509.CertPool, error) {
-	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	f, err := os.Open(file) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate authorities: %w", err)
+	}
+	defer func() { _ = f.Close() }() // it was only read
+	source, err := io.ReadAll(io.LimitReader(f, mostCAs))
 	if err != nil {
 		return nil, fmt.Errorf("read the certificate authorities: %w", err)
 	}

@@ -46,12 +46,12 @@ var headerClasses = func() map[string]headerClass {
 			client-cert client-cert-chain x-credential-identifier x-anonymous-consumer x-userinfo x-id-token-claims
 			cf-ipcountry cf-visitor cf-ew-via cf-pseudo-ipv4 cf-worker cdn-loop akamai-origin-hop x-akamai-edgescape
 			front-end-https x-front-end-https x-url-scheme x-scheme x-forwarded-protocol x-nginx-proxy x-proxy-user
-			sm-user sm-userdn sm-universalid sm-serversessionid x-sendfile-type gap-auth early-data
+			sm-user sm-userdn x-via xrealip auth-user logon-user x-scope-orgid kubeflow-userid kubeflow-groups sm-universalid sm-serversessionid x-sendfile-type gap-auth early-data
 			x-azure-clientip x-azure-socketip x-azure-fdid x-azure-ref x-logged-in-user x-user-dn x-subject-dn`,
 		overrideHeader: `x-http-method-override x-http-method x-method-override x-method x-http-override http-method-override
 			method-override x-http-verb x-http-verb-override x-verb-override x-override-method x-override-url x-url-override x-path-override
 			x-host x-host-override x-http-host-override x-http-destinationurl x-http-path-override x-proxy-url x-proxy-host x-real-host
-			x-request-uri request-uri x-rewrite-uri x-forwarded-uri x-http-url-override x-backend-host base-url`,
+			x-request-uri request-uri request-method path-info path-translated x-rewrite-uri x-forwarded-uri x-http-url-override x-backend-host base-url`,
 	} {
 		for name := range strings.FieldsSeq(names) {
 			classes[name] = class
@@ -67,7 +67,7 @@ var headerPrefixes = func() (prefixes [128][]headerPrefix) {
 			x-goog-iap- x-amzn-oidc- x-amzn-mtls- x-ms-client-principal- x-ms-token-aad- cf-connecting- cf-access-authenticated- cf-access-jwt-
 			x-client-cert- x-clientcert- x-client-dn- x-client-verify- x-client-subject- x-client-ssl- x-ssl- ssl- x-tls- tls- x-arr- x-appengine-
 			cloudfront-viewer- x-envoy- x-consumer- x-pomerium- x-vouch- tailscale-user- oidc- shib- mellon- iv- x-iv- x-accel- x-middleware-
-			x-spiffe- x-http-forwarded- x-http-client- x-sso- x-saml-`,
+			x-spiffe- impersonate- x-auth-user- x-ms-token- x-hasura- x-http-forwarded- x-http-client- x-sso- x-saml-`,
 		overrideHeader: `x-original- x-rewrite-`,
 	} {
 		for name := range strings.FieldsSeq(names) {

@@ -12,13 +12,13 @@ func classOfWords(folded []byte) headerClass {
 		switch string(word) {
 		case "forwarded", "xff", "clientip", "userinfo", "remoteuser", "remoteaddr", "realip":
 			return trustedHeader
-		case "override", "original", "rewrite", "rewritten":
+		case "override", "original", "orig", "origin", "unencoded", "rewrite", "rewritten":
 			changes = true
 		case "url", "uri", "path", "host", "method", "verb", "dst", "destination":
 			replaced = true
 		case "ip", "ipv4", "ipv6", "addr", "address":
 			switch string(last) {
-			case "client", "connecting", "connection", "real", "remote", "source", "src", "true", "peer", "user", "origin", "originating", "viewer":
+			case "client", "connecting", "connection", "real", "forward", "remote", "source", "src", "true", "peer", "user", "origin", "originating", "viewer":
 				return trustedHeader
 			}
 		case "user", "username", "userid", "email", "group", "groups", "subject":

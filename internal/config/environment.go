@@ -1,10 +1,14 @@
 package config
 
 import (
+	"fmt"
+	"io"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/batchd/batchd/internal/setting"
 )
 
 // injected matches the variables that Kubernetes and Docker add to every container for
@@ -114,9 +118,36 @@ func (l *loader) fromVariables(s Setting, variables map[string]string) {
 	}
 }
 
+const (
+	// mostSecret is the most bytes of a file with one secret, and mostFile of other files.
+	mostSecret = 64 << 10
+	mostFile   = 16 << 20
+)
+
+// readFile returns the content of a file, which has at most that many bytes. A device such as /dev/zero has no end.
+func readFile(name string, most int64) ([]byte, error) {
+	file, err := os.Open(name) //nolint:gosec // the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = file.Close() }() // it was only read
+	return readBounded(file, most)
+}
+
+func readBounded(file io.Reader, most int64) ([]byte, error) {
+	content, err := io.ReadAll(io.LimitReader(file, most+1))
+	if err == nil && int64(len(content)) > most {
+		err = fmt.Errorf("it has more than %s: is it the right file?", setting.ByteSize(most))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return content, nil
+}
+
 // ReadSecret returns the content of a file without the line break at its end.
 func ReadSecret(file string) (string, error) {
-	content, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	content, err := readFile(file, mostSecret)
 	if err != nil {
 		return "", withoutPath(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -148,7 +147,7 @@ func readKeys(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }() // it was only read
-	source, err := io.ReadAll(file)
+	source, err := readBounded(file, mostFile)
 	if err != nil {
 		return nil, err
 	}

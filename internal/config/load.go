@@ -73,7 +73,7 @@ func newLoader() *loader {
 // readFile reads the configuration file, and reports whether it is valid YAML.
 func (l *loader) readFile(file string) bool {
 	l.places[""] = place{file: file}
-	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file to be read
+	source, err := readFile(file, mostFile)
 	if err != nil {
 		l.fault("", "cannot read the file: %v", withoutPath(err))
 		return false

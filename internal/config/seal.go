@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
@@ -43,7 +42,7 @@ func (l *loader) readSealFile(configFile string) {
 	if !filepath.IsAbs(file) && !isOverride(l.place("seal.file").file) {
 		file = filepath.Join(filepath.Dir(configFile), file)
 	}
-	source, err := os.ReadFile(file) //nolint:gosec // the operator names the file
+	source, err := readFile(file, mostFile)
 	if err != nil {
 		// A key may have been set in the place of the name, so the fault does not repeat it.
 		l.fault("seal.file", "cannot read the file that it names: %v", withoutPath(err))
