@@ -102,8 +102,15 @@ func (w *Worker) runWebhook(ctx context.Context, t *asynq.Task) error {
 		w.log.WarnContext(w.held, "webhook could not be read", "batch", id, "error", err)
 		return &laterError{after: unreadable(err), reason: "the batch could not be read"}
 	}
+	done, wait := w.turns.take(w.held, partiesOf(notice.Batch))
+	if done == nil {
+		return &laterError{after: wait, reason: "the webhooks of the same owner or receiver go first"}
+	}
 	crash.At(crash.WebhookTaken)
-	delivery, cause := w.hooks.deliver(w.held, notice)
+	delivery, cause := func() (batch.Delivery, string) {
+		defer done()
+		return w.hooks.deliver(w.held, notice)
+	}()
 	crash.At(crash.WebhookSent)
 	if w.held.Err() != nil && delivery.Status == 0 {
 		return &laterError{after: storeAway, reason: "a shutdown interrupted the delivery"}

@@ -25,8 +25,6 @@ const (
 	// abortGrace is the time after the drain time in which handlers give back their
 	// actions.
 	abortGrace = 5 * time.Second
-	// webhookConcurrency is the number of webhooks delivered at a time.
-	webhookConcurrency = 16
 )
 
 // Config configures a [Worker]. Fields with a yaml tag are settings of a configuration file.
@@ -73,6 +71,7 @@ type Worker struct {
 	gates   map[string]*targetGate
 	acting  acting
 	hooks   *deliverer
+	turns   *turns
 	metrics *metrics
 	log     *slog.Logger
 	inHand  sync.WaitGroup // the handlers that run
@@ -98,7 +97,7 @@ func New(cfg Config) (*Worker, error) {
 		}
 		cfg.Name = fmt.Sprintf("%s-%d-%s", host, os.Getpid(), rand.Text()[:6])
 	}
-	w := &Worker{cfg: cfg, targets: make(map[string]batch.Target, len(cfg.Targets)), gates: make(map[string]*targetGate, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
+	w := &Worker{cfg: cfg, turns: newTurns(webhookDeliveries), targets: make(map[string]batch.Target, len(cfg.Targets)), gates: make(map[string]*targetGate, len(cfg.Targets)), metrics: newMetrics(), log: cfg.Logger}
 	for _, t := range cfg.Targets {
 		w.targets[t.Name] = t.WithDefaults()
 		w.gates[t.Name] = newTargetGate(t.WithDefaults())
@@ -193,7 +192,7 @@ func (w *Worker) awaitHandlers() {
 }
 
 func (w *Worker) serverConfig() consumer.ServerConfig {
-	cfg := consumer.ServerConfig{WebhookSlots: webhookConcurrency, Config: asynq.Config{
+	cfg := consumer.ServerConfig{WebhookSlots: webhookHandlers, Config: asynq.Config{
 		JanitorInterval: janitorEvery,
 		ShutdownTimeout: w.cfg.Drain + abortGrace,
 		RetryDelayFunc:  retryDelay,

@@ -33,7 +33,7 @@ type ServerConfig struct {
 	// from the rest. Its RetryDelayFunc also says when an action runs again, and is asynq's by default.
 	asynq.Config
 	Targets []Target
-	// WebhookSlots is the most webhooks that are delivered at a time.
+	// WebhookSlots is the most tasks of webhooks that are handled at a time.
 	WebhookSlots int
 }
 
