@@ -47,7 +47,7 @@ type Config struct {
 	// the server under a name of its own. Defaults to none.
 	Hosts []string `yaml:"hosts"`
 	// KeysFile is a file with keys of batchd: the hashes of their secrets, and what they may do. A process
-	// reads it again when it changes. If it then has a fault, or cannot be read, the process refuses all keys
+	// reads it again when it changes. While it does not exist, no key is valid. If it then has a fault, or cannot be read, the process refuses all keys
 	// after 4 s with 503, so that no revocation is undone, until the file is right again. A relative path in a configuration file is relative to the directory
 	// of that file. Without a file, keys are in Redis. Defaults to none.
 	KeysFile string `yaml:"keys_file"`

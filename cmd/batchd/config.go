@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
 )
 
@@ -22,6 +23,13 @@ faults at once, each with its file, line and key.`,
 			cfg, err := config.Load(config.Options{File: args[0], Environ: config.Environ()})
 			if err != nil {
 				return err
+			}
+			if file := keysFile(cfg); file != nil {
+				if check := file.Check(); check.State != batch.CheckOK {
+					if _, err := fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", check.Detail); err != nil {
+						return err
+					}
+				}
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), cfg.Summary())
 			return err

@@ -68,14 +68,16 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, st
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
-	health := monitor{store: i.store, metrics: registry, log: log}
+	health := monitor{store: i.store, checks: i.store.Checks, metrics: registry, log: log}
 	var serve func(context.Context, net.Listener) error
 	listen := cfg.Listen
 	if r.api {
 		if i.audit, err = audit.Open(cfg.Audit, stdout, log, registry); err != nil {
 			return nil, err
 		}
+		greetKeys(ctx, log, cfg)
 		out := apiConfig(cfg, i.store, i.audit, registry, log)
+		health.checks = out.Checks
 		if asked := askedTargets(cfg); len(asked) > 0 {
 			if i.verifier, err = dispatch.New(dispatch.Config{Targets: asked, Logger: log, Registerer: registry}); err != nil {
 				return nil, fmt.Errorf("open the targets that are asked about credentials: %w", err)
@@ -215,6 +217,32 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	}
 }
 
+// greetKeys warns if no key can authenticate by the file of keys.
+func greetKeys(ctx context.Context, log *slog.Logger, cfg *config.Config) {
+	if file := keysFile(cfg); file != nil {
+		if check := file.Check(); check.State != batch.CheckOK {
+			log.WarnContext(ctx, "no key authenticates; batchd reads the file again when it changes", "setting", "auth.keys_file", "file", file.Path, "why", check.Detail)
+		}
+	}
+}
+
+// keysFile returns the file by which keys authenticate, or nil if none does.
+func keysFile(cfg *config.Config) *config.KeysFile {
+	if cfg.Auth.KeysFile == "" || !cfg.Auth.Has(auth.ModeKeys) {
+		return nil
+	}
+	return &config.KeysFile{Path: cfg.Auth.KeysFile}
+}
+
+// checksOf returns the checks of a process with the API: those of the store, and of the file of keys.
+func checksOf(cfg *config.Config, store *queue.Store) func(context.Context) []batch.Check {
+	file := keysFile(cfg)
+	if file == nil {
+		return store.Checks
+	}
+	return func(ctx context.Context) []batch.Check { return append(store.Checks(ctx), file.Check()) }
+}
+
 // workerConfig adds the parts of a worker to its settings.
 func workerConfig(cfg *config.Config, store *queue.Store, dispatcher *dispatch.Dispatcher, registry *prometheus.Registry, log *slog.Logger) worker.Config {
 	out := cfg.Worker.Config
@@ -250,7 +278,7 @@ func apiConfig(cfg *config.Config, store *queue.Store, auditLog *audit.Log, regi
 	out := api.Config{
 		Server: cfg.Server, Audit: auditLog, Auth: cfg.Auth, Keys: keySource(cfg, store), Sessions: store.Sessions, Limits: cfg.Limits, Quotas: cfg.Quotas, Endpoints: cfg.Endpoints, Policies: cfg.Targets,
 		Store: store, InMemory: cfg.Redis.URL == rdb.Embedded, Owner: store.Owner, Sealed: store.Sealed(),
-		Webhooks: cfg.Webhooks.Config, Checks: store.Checks, MetricsElsewhere: cfg.Monitor.Listen != "",
+		Webhooks: cfg.Webhooks.Config, Checks: checksOf(cfg, store), MetricsElsewhere: cfg.Monitor.Listen != "",
 		Logger: log, Version: buildVersion(), Metrics: registry,
 	}
 	if host, port, err := net.SplitHostPort(cfg.Listen); err == nil && host != "" {

@@ -24,6 +24,7 @@ import (
 // beside an API, and at worker.listen of a worker without one.
 type monitor struct {
 	store   *queue.Store
+	checks  func(context.Context) []batch.Check // those behind readiness
 	metrics *prometheus.Registry
 	log     *slog.Logger
 }
@@ -68,7 +69,7 @@ func (m monitor) handler() http.Handler {
 			m.say(w, status, text)
 			return
 		}
-		ready.Checks = m.store.Checks(r.Context())
+		ready.Checks = m.checks(r.Context())
 		w.Header().Set("Content-Type", "application/json")
 		w.WriteHeader(status)
 		if err := json.NewEncoder(w).Encode(ready); err != nil {

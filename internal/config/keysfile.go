@@ -50,6 +50,30 @@ func (f *KeysFile) Keys(_ context.Context, version string) ([]batch.Key, string,
 	return keys, now, err == nil, err
 }
 
+// keysFileSetting is the setting with the path of the file.
+const keysFileSetting = "auth.keys_file"
+
+// Check returns whether keys can authenticate by the file now.
+func (f *KeysFile) Check() batch.Check {
+	check := batch.Check{Name: "keys_file", State: batch.CheckOK}
+	source, err := readKeys(f.Path)
+	var keys []batch.Key
+	if err == nil && source != nil {
+		keys, err = parseKeys(f.Path, source)
+	}
+	switch {
+	case err != nil:
+		check.State, check.Detail = batch.CheckFailed, fmt.Sprintf("%s: %s cannot be used, so all keys are refused until it is repaired; the log says what is wrong with it", keysFileSetting, f.Path)
+	case source == nil:
+		check.State, check.Detail = batch.CheckFailed, fmt.Sprintf("%s: %s does not exist, so all keys are refused: make one with batchd keys create, or correct the setting", keysFileSetting, f.Path)
+	case len(keys) == 0:
+		check.State, check.Detail = batch.CheckWarning, fmt.Sprintf("%s: %s has no keys: make one with batchd keys create", keysFileSetting, f.Path)
+	default:
+		check.Detail = fmt.Sprintf("%s: %s can be read", keysFileSetting, f.Path)
+	}
+	return check
+}
+
 // ListKeys implements [batch.KeyStore]. A file with a fault has no keys.
 func (f *KeysFile) ListKeys(context.Context) ([]batch.Key, []batch.KeyFault, error) {
 	keys, err := loadKeys(f.Path)
