@@ -145,9 +145,31 @@ func (s *Store) Checks(ctx context.Context) []batch.Check {
 		case s.Seals.AcceptsClear():
 			sealing.State, sealing.Detail = batch.CheckWarning, "batches in clear are accepted: run batchd seal rotate, then remove seal.accept_clear_until"
 		}
+		if checks[0].State != batch.CheckFailed { // Redis answers
+			if err := s.CheckSeals(ctx); errors.Is(err, seal.ErrSealed) {
+				sealing.State, sealing.Detail = batch.CheckFailed, err.Error()
+			}
+		}
 		checks = append(checks, sealing)
 	}
 	return checks
+}
+
+// CheckSeals checks whether this store can open what other processes have sealed. Otherwise the error wraps
+// [seal.ErrSealed] and says what to do.
+func (s *Store) CheckSeals(ctx context.Context) error {
+	if s.DB.Embed != nil {
+		return nil
+	}
+	return s.Batches.Owners.Check(ctx)
+}
+
+// PrepareSeals is [Store.CheckSeals] before this store seals values: it lets processes with other keys notice.
+func (s *Store) PrepareSeals(ctx context.Context) error {
+	if s.DB.Embed != nil {
+		return nil
+	}
+	return s.Batches.Owners.Prepare(ctx)
 }
 
 // Ping implements [batch.Store]. It reads a key: a server that cannot persist its

@@ -22,6 +22,7 @@ import (
 	"github.com/batchd/batchd/queue"
 	"github.com/batchd/batchd/queue/consumer"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/worker"
 )
 
@@ -64,7 +65,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, st
 	if i.store, err = queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.Config, Logger: log}); err != nil {
 		return nil, fmt.Errorf("open the store: %w", err)
 	}
-	i.greetStore(ctx, log, cfg)
+	i.greetStore(ctx, log, cfg, r)
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 
@@ -197,7 +198,7 @@ func (i *instance) release() error {
 }
 
 // greetStore logs facts about the store that an operator should know.
-func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config.Config) {
+func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config.Config, r roles) {
 	if err := i.store.Ping(ctx); err != nil {
 		log.WarnContext(ctx, "redis does not answer; batches are refused until it does", "url", cfg.Redis.URL, "error", err)
 	}
@@ -207,6 +208,15 @@ func (i *instance) greetStore(ctx context.Context, log *slog.Logger, cfg *config
 	}
 	for _, fault := range faults {
 		log.ErrorContext(ctx, "unsupported redis configuration", "why", fault)
+	}
+	prepare := i.store.CheckSeals
+	if r.api {
+		prepare = i.store.PrepareSeals
+	}
+	if err := prepare(ctx); errors.Is(err, seal.ErrSealed) {
+		log.ErrorContext(ctx, "what is stored in redis cannot be opened, so keys are refused and batches fail", "error", err)
+	} else if err != nil {
+		log.DebugContext(ctx, "the seals in redis could not be checked", "error", err)
 	}
 	if cfg.Redis.URL == rdb.Embedded {
 		log.InfoContext(ctx, "batches are kept in the memory of this process and are lost when it ends; set redis.url to keep them")

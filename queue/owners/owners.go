@@ -9,8 +9,11 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"sync/atomic"
+
+	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
@@ -69,10 +72,8 @@ func (o *Owners) salt(ctx context.Context) ([]byte, error) {
 	}
 	ctx, cancel := o.db.WithTimeout(ctx)
 	defer cancel()
-	fresh := make([]byte, 32)
-	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
-	if err := o.db.Client.SetNX(ctx, keys.SaltKey, o.seals.Seal(saltLabel, fresh), 0).Err(); err != nil {
-		return nil, rdb.MapError(ctx, err)
+	if err := o.make(ctx); err != nil {
+		return nil, err
 	}
 	stored, err := o.db.Client.Get(ctx, keys.SaltKey).Bytes()
 	if err != nil {
@@ -84,4 +85,53 @@ func (o *Owners) salt(ctx context.Context) ([]byte, error) {
 	}
 	o.cached.Store(&salt)
 	return salt, nil
+}
+
+// make makes the salt, unless there is one.
+func (o *Owners) make(ctx context.Context) error {
+	fresh := make([]byte, 32)
+	_, _ = rand.Read(fresh) // never fails: crypto/rand ends the program instead
+	return rdb.MapError(ctx, o.db.Client.SetNX(ctx, keys.SaltKey, o.seals.Seal(saltLabel, fresh), 0).Err())
+}
+
+// Prepare is [Owners.Check] of a process that is going to store sealed values: with seal keys it makes the salt,
+// unless there is one, so that a process with other keys notices.
+func (o *Owners) Prepare(ctx context.Context) error {
+	if o.seals.Enabled() {
+		ctx, cancel := o.db.WithTimeout(ctx)
+		defer cancel()
+		if err := o.make(ctx); err != nil {
+			return fmt.Errorf("make the salt: %w", err)
+		}
+	}
+	return o.Check(ctx)
+}
+
+// Check opens the salt that is stored now, if there is one. If the seal keys of this process are not those of the
+// processes that stored it, the error wraps [seal.ErrSealed] and says what to do.
+func (o *Owners) Check(ctx context.Context) error {
+	ctx, cancel := o.db.WithTimeout(ctx)
+	defer cancel()
+	stored, err := o.db.Client.Get(ctx, keys.SaltKey).Bytes()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return nil
+	case err != nil:
+		return fmt.Errorf("read the salt: %w", rdb.MapError(ctx, err))
+	}
+	if _, err := o.seals.Open(saltLabel, stored); err != nil {
+		return fmt.Errorf("%w: %s", err, o.advice(seal.KeyOf(stored)))
+	}
+	return nil
+}
+
+// advice says what to do if the salt that a key sealed, or none, cannot be opened.
+func (o *Owners) advice(key string) string {
+	switch {
+	case key == "":
+		return "what is in Redis was stored without seal.keys: to keep it, set seal.accept_clear_until and run batchd seal rotate; otherwise use an empty database"
+	case !o.seals.Enabled():
+		return fmt.Sprintf("key %q encrypted what is in Redis, and this process has no seal.keys: set the same ones as the processes that stored it", key)
+	}
+	return fmt.Sprintf("key %q encrypted what is in Redis, and seal.keys has another one or none of that name: set the same ones as the processes that stored it", key)
 }
