@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/queue"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 func newKeysCmd() *cobra.Command {
@@ -52,6 +54,10 @@ func (k *keyring) change(cmd *cobra.Command, event audit.Name, key string, do fu
 	if err != nil {
 		return err
 	}
+	return changeKey(cmd, cfg, event, key, do)
+}
+
+func changeKey(cmd *cobra.Command, cfg *config.Config, event audit.Name, key string, do func(batch.KeyStore) error) error {
 	return audited(cmd, cfg.Audit, audit.Event{Name: event, Key: key}, func(*audit.Event) error { return withKeys(cfg, do) })
 }
 
@@ -84,7 +90,7 @@ func withKeys(cfg *config.Config, do func(batch.KeyStore) error) (err error) {
 		return fmt.Errorf("open the store: %w", err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	if err := do(inRedis{store.Keys, cfg.Redis.URL}); errors.As(err, new(*batch.UnavailableError)) {
+	if err := do(inRedis{store.Keys, store, cfg.Redis.URL}); errors.As(err, new(*batch.UnavailableError)) {
 		return fmt.Errorf("redis at %s does not answer: %w", cfg.Redis.URL, err)
 	} else if err != nil {
 		return err
@@ -95,7 +101,19 @@ func withKeys(cfg *config.Config, do func(batch.KeyStore) error) (err error) {
 // inRedis are the keys in a Redis.
 type inRedis struct {
 	batch.KeyStore
-	url rdb.URL
+	store *queue.Store
+	url   rdb.URL
+}
+
+// ChangeKey implements [batch.KeyStore]. It changes nothing if the servers could not read the result, because they
+// have other seal keys.
+func (k inRedis) ChangeKey(ctx context.Context, name string, change func(*batch.Key) (*batch.Key, error)) error {
+	if err := k.store.PrepareSeals(ctx); errors.Is(err, seal.ErrSealed) {
+		return fmt.Errorf("key %s would not work, because the servers of %s could not read it: %w", name, k.Place(), err)
+	} else if err != nil {
+		return err
+	}
+	return k.KeyStore.ChangeKey(ctx, name, change)
 }
 
 // Place implements [batch.KeyStore].
@@ -151,8 +169,15 @@ func newKeysCreateCmd() *cobra.Command {
 			if err := faults.Err(); err != nil {
 				return err
 			}
+			cfg, err := ring.load()
+			if err != nil {
+				return err
+			}
+			if err := checkKeyTargets(cfg, &key); err != nil {
+				return err
+			}
 			var place string
-			if err := ring.change(cmd, audit.KeyCreate, key.Name, func(keys batch.KeyStore) error {
+			if err := changeKey(cmd, cfg, audit.KeyCreate, key.Name, func(keys batch.KeyStore) error {
 				place = keys.Place()
 				return keys.ChangeKey(cmd.Context(), key.Name, func(old *batch.Key) (*batch.Key, error) {
 					switch {
@@ -173,13 +198,28 @@ func newKeysCreateCmd() *cobra.Command {
 	ring.flags(cmd)
 	cmd.Flags().StringVar(&key.Owner, "owner", "", "the `owner` of its batches; keys may share one (default: the name)")
 	cmd.Flags().StringSliceVar(&key.Scopes, "scope", []string{string(auth.Submit), string(auth.Read), string(auth.Cancel)}, "what it may do: submit, read, cancel; with admin, to batches of all owners; with commas or repeated")
-	cmd.Flags().StringSliceVar(&key.Targets, "target", nil, "a `target` that it may send actions to (default: all)")
-	cmd.Flags().StringSliceVar(&key.WebhookHosts, "webhook-host", nil, "a `host` that its webhooks may name (default: all that the settings allow)")
+	cmd.Flags().StringSliceVar(&key.Targets, "target", nil, "a `target` of the configuration that it may send actions to (default: all)")
+	cmd.Flags().StringSliceVar(&key.WebhookHosts, "webhook-host", nil, "a `host` that its webhooks may name, without a port, such as hooks.example.com or *.example.com (default: all that the settings allow)")
 	cmd.Flags().StringVar(&rate, "rate", "", "the most actions in any window, such as 1500/min (default: limits.rate)")
 	cmd.Flags().IntVar(&key.Limits.Concurrent, "concurrent", 0, "the most actions in flight (default: limits.concurrent)")
 	cmd.Flags().StringToStringVar((*map[string]string)(&quotas), "quota", nil, "a `quota` of its owner's, such as open_batches=100, stored_bytes=64MiB, upload_rate=1MiB or upload_burst=16MiB; with commas or repeated (default: quotas)")
 	cmd.Flags().StringVar(&expires, "expires-in", "", "the `time` after which it expires, such as 90d or 12h (default: never)")
 	return cmd
+}
+
+// checkKeyTargets refuses targets that the configuration does not have. If the configuration was not read, it has
+// none.
+func checkKeyTargets(cfg *config.Config, key *batch.Key) error {
+	var names []string
+	for i := range cfg.Targets {
+		names = append(names, cfg.Targets[i].Name)
+	}
+	for _, target := range key.Targets {
+		if len(names) > 0 && !slices.Contains(names, target) {
+			return fmt.Errorf("--target: there is no target %q in the configuration: expected %s", setting.Clip(target), setting.OneOf(names))
+		}
+	}
+	return nil
 }
 
 // checkKeyName refuses a key in the place of its name. An error that repeats the name would show it.

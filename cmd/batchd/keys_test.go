@@ -96,6 +96,11 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 		{[]string{"create", "a", "--quota", "stored_bytes=-1"}, `--quota: cannot read "-1" as a size`},
 		{[]string{"create", "a", "--quota", "batches=1"}, `--quota: unknown quota "batches": expected open_batches`},
 		{[]string{"create", "a", "--rate", "fast"}, "--rate: cannot read"},
+		{[]string{"create", "a", "--webhook-host", "localhost:21230"}, `webhook_hosts[0]: "localhost:21230" is not a host`},
+		{[]string{"create", "a", "--webhook-host", "127.0.0.1:80"}, `"127.0.0.1:80" is not a host`},
+		{[]string{"create", "a", "--webhook-host", "[::1]:80"}, `"[::1]:80" is not a host`},
+		{[]string{"create", "a", "--webhook-host", "https://a.example"}, `"https://a.example" is not a host`},
+		{[]string{"create", "a", "--webhook-host", "b.example,cafe:8080"}, `webhook_hosts[1]: "cafe:8080" is not a host`},
 		{[]string{"rotate", "billing", "--grace", "-1h"}, "--grace: cannot read"},
 	} {
 		got = keys(row.args...)
@@ -237,4 +242,47 @@ func TestTheVariableOfTheKeysFileNeedsNoConfiguration(t *testing.T) {
 	require.Contains(t, batchd(t, "", "keys", "list", "--format", "table").stdout, "none", "an empty list allows none")
 	t.Setenv("BATCHD_AUTH_KEYS_FILE", path)
 	require.Contains(t, batchd(t, "", "keys", "list").stderr, "set only one of them")
+}
+
+func TestAKeyForATargetThatTheConfigurationLacksIsRefused(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	configuration := file(t, "b.yaml", "targets: [{name: crm, base_url: 'http://127.0.0.1:9'}, {name: billing, base_url: 'http://127.0.0.1:9'}]\nauth: {modes: [keys], keys_file: "+path+"}\n")
+	got := batchd(t, "", "keys", "create", "ci", "--target", "crm,bilings", "--config", configuration)
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, `--target: there is no target "bilings" in the configuration: expected crm or billing`)
+	require.Empty(t, got.stdout)
+	require.NoFileExists(t, path)
+	got = batchd(t, "", "keys", "create", "ci", "--target", "crm", "--target", "billing", "--config", configuration)
+	require.Equal(t, exitOK, got.code, got.stderr)
+}
+
+// A key that was sealed with a key which the servers lack would get 401.
+func TestKeysThatTheServersCouldNotReadAreNotMade(t *testing.T) {
+	t.Parallel()
+	unsealed := "targets: [{name: crm, base_url: 'http://127.0.0.1:9000'}]\nredis: {url: '" + redistest.Start(t).URL() + "'}\n"
+	sealed := func(keys ...string) string {
+		text := unsealed + "seal:\n  keys:\n"
+		for _, key := range keys {
+			id, secret, _ := strings.Cut(key, ":")
+			text += "    - {id: " + id + ", base64: " + secret + "}\n"
+		}
+		return text
+	}
+	keys := func(text string, args ...string) commandResult {
+		return batchd(t, "", append(append([]string{"keys"}, args...), "--config", file(t, "b.yaml", text))...)
+	}
+	got := keys(sealed(sealKey("one", 1)), "create", "first")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	for _, other := range []string{unsealed, sealed(sealKey("two", 2)), sealed(sealKey("one", 3))} {
+		for _, args := range [][]string{{"create", "second"}, {"rotate", "first"}} {
+			got = keys(other, args...)
+			require.Equal(t, exitFailure, got.code, "%q", args)
+			require.Contains(t, got.stderr, `key "one" encrypted what is in Redis`)
+			require.Contains(t, got.stderr, "set the same ones as the processes that stored it")
+			require.Empty(t, got.stdout)
+		}
+	}
+	got = keys(sealed(sealKey("two", 2), sealKey("one", 1)), "create", "second")
+	require.Equal(t, exitOK, got.code, got.stderr)
 }

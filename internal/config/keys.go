@@ -12,6 +12,7 @@ import (
 	"github.com/batchd/batchd/internal/apikey"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/setting"
+	"github.com/batchd/batchd/internal/webhook"
 )
 
 // keysDocument is the content of a file with keys.
@@ -46,10 +47,9 @@ func parseKeys(path string, source []byte) ([]batch.Key, error) {
 }
 
 var (
-	keyName    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
-	hexSHA256  = regexp.MustCompile(`^[0-9a-f]{64}$`)
-	keyScopes  = []string{"submit", "read", "cancel", "admin"}
-	hostSyntax = regexp.MustCompile(`^[A-Za-z0-9*:\[\]][A-Za-z0-9.*:\[\]-]{0,252}$`)
+	keyName   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	hexSHA256 = regexp.MustCompile(`^[0-9a-f]{64}$`)
+	keyScopes = []string{"submit", "read", "cancel", "admin"}
 )
 
 // CheckKey reports the faults of a key.
@@ -69,9 +69,11 @@ func CheckKey(c *setting.Checker, key *batch.Key) {
 		c.Choice(index("scopes", i), scope, keyScopes)
 	}
 	for i, host := range key.WebhookHosts {
-		if !hostSyntax.MatchString(host) {
-			c.Faultf(index("webhook_hosts", i), "%q is not a host name", setting.Clip(host))
+		if apikey.InValue(host) {
+			c.Faultf(index("webhook_hosts", i), "the host looks like a key of batchd: expected one such as hooks.example.com")
+			continue
 		}
+		c.Check(index("webhook_hosts", i), webhook.CheckHost(host))
 	}
 	c.Int("limits.concurrent", key.Limits.Concurrent, 0, 1_000_000)
 	api.CheckQuotas(c.In("quotas"), key.Quotas)

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
 
@@ -58,7 +59,21 @@ const everyHost = "*"
 // isOwner matches the patterns that an owner can match.
 var isOwner = regexp.MustCompile(`^(\*.*|(key|jwt):.+|k(ey?)?\*.*|j(wt?)?\*.*|anonymous|[0-9a-f]{32}|[0-9a-f]{0,31}\*[0-9a-f*]*)$`)
 
-var hostPattern = regexp.MustCompile(`^(\*\.)?([a-z0-9_]([a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?$|^\[?[0-9a-f:.]*:[0-9a-f:.]*\]?$`)
+var hostPattern = regexp.MustCompile(`^(\*\.)?([a-z0-9_]([a-z0-9_-]*[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?$`)
+
+// maxHost is the length of the longest host.
+const maxHost = 255
+
+// CheckHost checks a pattern of hosts that webhooks may name.
+func CheckHost(host string) error {
+	if len(host) <= maxHost && (host == everyHost || hostPattern.MatchString(strings.ToLower(host))) {
+		return nil
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(host, "[]")); err == nil && ip.Zone() == "" {
+		return nil
+	}
+	return fmt.Errorf("%q is not a host: expected one such as hooks.example.com, *.example.com or *, without a port", setting.Clip(host))
+}
 
 // Check reports the faults of the settings.
 func (c Config) Check(check *setting.Checker) {
@@ -89,9 +104,7 @@ func (c Config) Check(check *setting.Checker) {
 			check.Faultf(key+".allow", "the list is missing: expected hosts such as hooks.example.com or *.example.com, or [] for none")
 		}
 		for j, host := range rule.Allow {
-			if host != everyHost && !hostPattern.MatchString(strings.ToLower(host)) {
-				check.Faultf(fmt.Sprintf("%s.allow[%d]", key, j), "%q is not a host: expected one such as hooks.example.com, *.example.com or *, without a port", setting.Clip(host))
-			}
+			check.Check(fmt.Sprintf("%s.allow[%d]", key, j), CheckHost(host))
 		}
 	}
 }

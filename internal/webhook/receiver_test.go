@@ -227,3 +227,21 @@ func FuzzCheckURL(f *testing.F) {
 		}
 	})
 }
+
+// A rule with a port would match nothing.
+func TestHostsOfRulesHaveNoPort(t *testing.T) {
+	t.Parallel()
+	for host, good := range map[string]bool{
+		"*": true, "a.example": true, "*.a_b.Example": true, "localhost": true, "192.0.2.1": true, "2001:db8::1": true, "[2001:DB8::1]": true,
+		"localhost:21230": false, "127.0.0.1:80": false, "cafe:8080": false, "[::1]:80": false, ":": false, "1:2": false, "fe80::1%eth0": false,
+		"https://a.example": false, "a.example/": false, "a.*.example": false, "": false, strings.Repeat("a", 256): false,
+	} {
+		var faults setting.Faults
+		webhook.Config{Hosts: []webhook.HostRule{{Owner: "*", Allow: []string{host}}}}.Check(setting.NewChecker(&faults))
+		if good {
+			require.NoError(t, faults.Err(), host)
+		} else {
+			require.ErrorContains(t, faults.Err(), "hosts[0].allow[0]: ", host)
+		}
+	}
+}
