@@ -44,6 +44,9 @@ func CheckQuotas(c *setting.Checker, q batch.Quotas) {
 	c.Size("stored_bytes", q.StoredBytes, 0, 1<<50)
 	c.Size("upload_rate", q.UploadRate, 0, 1<<40)
 	c.Size("upload_burst", q.UploadBurst, 0, 1<<50)
+	if q.UploadBurst > 0 { // below the rate it would bound nothing
+		c.SizesInOrder("upload_rate", q.UploadRate, "upload_burst", q.UploadBurst)
+	}
 }
 
 // accounts returns what a batch of the owner counts for. In the mode passthrough, the address comes first: clients

@@ -142,6 +142,7 @@ func newKeysCreateCmd() *cobra.Command {
 		Example: `  batchd keys create billing --config batchd.yaml
   batchd keys create ci --scope submit,read --target crm --expires-in 90d
   batchd keys create nightly --quota open_batches=100,stored_bytes=64MiB
+  batchd keys create slow --quota upload_rate=1MiB,upload_burst=16MiB
   batchd keys create prometheus --scope admin`,
 		Args: exactArgs("NAME"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -176,6 +177,9 @@ func newKeysCreateCmd() *cobra.Command {
 			if err := checkKeyTargets(cfg, &key); err != nil {
 				return err
 			}
+			if err := checkKeyQuotas(cfg, &key); err != nil {
+				return err
+			}
 			var place string
 			if err := changeKey(cmd, cfg, audit.KeyCreate, key.Name, func(keys batch.KeyStore) error {
 				place = keys.Place()
@@ -202,7 +206,7 @@ func newKeysCreateCmd() *cobra.Command {
 	cmd.Flags().StringSliceVar(&key.WebhookHosts, "webhook-host", nil, "a `host` that its webhooks may name, without a port, such as hooks.example.com or *.example.com (default: all that the settings allow)")
 	cmd.Flags().StringVar(&rate, "rate", "", "the most actions in any window, such as 1500/min (default: limits.rate)")
 	cmd.Flags().IntVar(&key.Limits.Concurrent, "concurrent", 0, "the most actions in flight (default: limits.concurrent)")
-	cmd.Flags().StringToStringVar((*map[string]string)(&quotas), "quota", nil, "a `quota` of its owner's, such as open_batches=100, stored_bytes=64MiB, upload_rate=1MiB or upload_burst=16MiB; with commas or repeated (default: quotas)")
+	cmd.Flags().StringToStringVar((*map[string]string)(&quotas), "quota", nil, "a `quota` of its owner's, such as open_batches=100, stored_bytes=64MiB, upload_rate=1MiB,upload_burst=16MiB, which is at least the rate; with commas or repeated (default: quotas)")
 	cmd.Flags().StringVar(&expires, "expires-in", "", "the `time` after which it expires, such as 90d or 12h (default: never)")
 	return cmd
 }
@@ -220,6 +224,22 @@ func checkKeyTargets(cfg *config.Config, key *batch.Key) error {
 		}
 	}
 	return nil
+}
+
+// checkKeyQuotas refuses quotas that have no effect beside those of the configuration.
+func checkKeyQuotas(cfg *config.Config, key *batch.Key) error {
+	q := cfg.Quotas.Owner.Override(key.Quotas)
+	if key.Quotas.UploadRate == 0 && key.Quotas.UploadBurst == 0 || q.UploadBurst == 0 || q.UploadBurst >= q.UploadRate {
+		return nil
+	}
+	name := func(name string, own int64, value int64) string {
+		if own == 0 {
+			name = "the configured quotas." + name
+		}
+		return name + " " + setting.ByteSize(value).String()
+	}
+	return fmt.Errorf("--quota: %s is less than %s, so it would have no effect: set both, with a burst of at least a second's rate",
+		name("upload_burst", key.Quotas.UploadBurst, q.UploadBurst), name("upload_rate", key.Quotas.UploadRate, q.UploadRate))
 }
 
 // checkKeyName refuses a key in the place of its name. An error that repeats the name would show it.

@@ -95,6 +95,7 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 		{[]string{"create", "a", "--quota", "open_batches=many"}, `--quota: cannot read "many" as a number of batches`},
 		{[]string{"create", "a", "--quota", "stored_bytes=-1"}, `--quota: cannot read "-1" as a size`},
 		{[]string{"create", "a", "--quota", "batches=1"}, `--quota: unknown quota "batches": expected open_batches`},
+		{[]string{"create", "a", "--quota", "upload_rate=2MiB,upload_burst=1MiB"}, "quotas.upload_rate: 2MiB is more than quotas.upload_burst, which is 1MiB"},
 		{[]string{"create", "a", "--rate", "fast"}, "--rate: cannot read"},
 		{[]string{"create", "a", "--webhook-host", "localhost:21230"}, `webhook_hosts[0]: "localhost:21230" is not a host`},
 		{[]string{"create", "a", "--webhook-host", "127.0.0.1:80"}, `"127.0.0.1:80" is not a host`},
@@ -285,4 +286,23 @@ func TestKeysThatTheServersCouldNotReadAreNotMade(t *testing.T) {
 	}
 	got = keys(sealed(sealKey("two", 2), sealKey("one", 1)), "create", "second")
 	require.Equal(t, exitOK, got.code, got.stderr)
+}
+
+func TestAKeysBurstBelowItsRateIsRefused(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	configuration := file(t, "b.yaml", "targets: [{name: crm, base_url: 'http://127.0.0.1:9'}]\nauth: {modes: [keys], keys_file: "+path+"}\n")
+	for quota, want := range map[string]string{ // by default the rate is 32MiB and the burst 512MiB
+		"upload_burst=16MiB": "--quota: upload_burst 16MiB is less than the configured quotas.upload_rate 32MiB",
+		"upload_rate=1GiB":   "--quota: the configured quotas.upload_burst 512MiB is less than upload_rate 1GiB",
+	} {
+		got := batchd(t, "", "keys", "create", "ci", "--quota", quota, "--config", configuration)
+		require.Equal(t, exitFailure, got.code, quota)
+		require.Contains(t, got.stderr, want)
+		require.Empty(t, got.stdout)
+	}
+	for name, quota := range map[string]string{"a": "upload_rate=1MiB,upload_burst=16MiB", "b": "upload_burst=32MiB", "c": "upload_rate=1KiB", "d": "stored_bytes=1MiB"} {
+		got := batchd(t, "", "keys", "create", name, "--quota", quota, "--config", configuration)
+		require.Equal(t, exitOK, got.code, got.stderr)
+	}
 }

@@ -15,7 +15,8 @@ type Quotas struct {
 	StoredBytes int64 `yaml:"stored_bytes" json:"stored_bytes,omitzero"`
 	// UploadRate is the most bytes a second that submissions may store, on average.
 	UploadRate int64 `yaml:"upload_rate" json:"upload_rate,omitzero"`
-	// UploadBurst is the most bytes that submissions may store at once after a pause.
+	// UploadBurst is the most bytes that submissions may store at once after a pause, at least UploadRate. Zero
+	// means UploadRate.
 	UploadBurst int64 `yaml:"upload_burst" json:"upload_burst,omitzero"`
 }
 

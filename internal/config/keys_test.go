@@ -239,3 +239,23 @@ func TestOnlyOneVariableNamesTheKeysFile(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, file)
 }
+
+func TestABurstBelowItsRateIsAFault(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"quotas: {upload_rate: 2MiB, upload_burst: 1MiB}":                "yaml:2: quotas.upload_rate: 2MiB is more than quotas.upload_burst, which is 1MiB",
+		"quotas: {upload_rate: 1GiB}":                                    "yaml:2: quotas.upload_rate: 1GiB is more than quotas.upload_burst, which is 512MiB",
+		"quotas: {upload_burst: 1MiB}":                                   "yaml:2: quotas.upload_burst: 1MiB is less than quotas.upload_rate, which is 32MiB",
+		"quotas: {per_address: {upload_rate: 2MiB, upload_burst: 1MiB}}": "yaml:2: quotas.per_address.upload_rate: 2MiB is more than quotas.per_address.upload_burst, which is 1MiB",
+	} {
+		_, err := config.Load(config.Options{File: write(t, oneTarget+text+"\n")})
+		require.ErrorContains(t, err, want)
+	}
+	load(t, config.Options{File: write(t, oneTarget+"quotas: {upload_rate: 1GiB, upload_burst: 0}\n")})
+	load(t, config.Options{File: write(t, oneTarget+"quotas: {upload_rate: 0, upload_burst: 1}\n")})
+	f := &config.KeysFile{Path: filepath.Join(t.TempDir(), "keys.yaml")}
+	key := "  - {name: a, scopes: [read], secrets: [{sha256: " + apikey.HexHash("x") + "}], quotas: {upload_rate: 2KiB, upload_burst: 1KiB}}\n"
+	require.NoError(t, os.WriteFile(f.Path, []byte("keys:\n"+key), 0o600))
+	_, _, _, err := f.Keys(t.Context(), "")
+	require.ErrorContains(t, err, "keys.yaml:2: keys[0].quotas.upload_rate: 2KiB is more than")
+}
