@@ -6,7 +6,6 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/api/auth"
-	"github.com/batchd/batchd/api/dialect"
 )
 
 const keyPrincipal = "principal"
@@ -74,13 +73,16 @@ func (s *Server) authenticate(scope auth.Scope) handler {
 			return err
 		}
 		if p == nil {
-			return &dialect.UnauthorizedError{Detail: "the request has no credential: send one in the Authorization header"}
+			return s.noCredential(c, scope)
 		}
 		c.Set(keyPrincipal, p) // also for the audit log of a refusal
-		if scope == auth.Admin && !p.Scopes.Has(scope) {
-			return refuse(kindForbidden, "the credential does not have the scope admin: batchd keys create --scope admin makes a key that has it")
-		}
-		if !p.Scopes.Has(scope) {
+		switch {
+		case p.Mode == auth.ModePassthrough && s.lacksCredential(c.Request, scope):
+			return s.noCredential(c, scope)
+		case p.Scopes.Has(scope):
+		case scope == auth.Admin:
+			return refuse(kindForbidden, "the credential does not have the scope admin: %s", s.howToBeAdmin())
+		default:
 			return refuse(kindForbidden, "the credential does not have the scope %s", scope)
 		}
 		c.Header("Cache-Control", "no-store")
@@ -103,8 +105,6 @@ func (s *Server) claimConnection(c *gin.Context) error {
 	return nil
 }
 
-const askForAuthorization = "send the credential of the target API in one Authorization header: it is passed on with every action, and the batch belongs to it"
-
 // forwarded returns the credential to add to each action, or "".
 func (s *Server) forwarded(c *gin.Context) (string, error) {
 	if !principal(c).Forward {
@@ -116,7 +116,7 @@ func (s *Server) forwarded(c *gin.Context) (string, error) {
 	if principal(c).Mode != auth.ModePassthrough {
 		return "", nil
 	}
-	return "", &dialect.UnauthorizedError{Detail: askForAuthorization}
+	return "", s.noCredential(c, auth.Submit)
 }
 
 // principal returns who makes the request. Every route with a scope other than open has one.

@@ -45,7 +45,7 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 		// Who calls is known before the body is read, except if it has the credential.
 		credentials, inBody, err := def.Authenticate(req)
 		if err != nil {
-			return err
+			return s.refusedByDialect(c, err)
 		}
 		if !inBody || principal(c).Mode != auth.ModePassthrough {
 			if err := s.own(c, ep, credentials); err != nil {

@@ -109,7 +109,7 @@ func (s *Server) identify(c *gin.Context) error {
 		}
 	}
 	if len(owners) == 0 {
-		return &dialect.UnauthorizedError{Detail: askForAuthorization}
+		return s.noCredential(c, auth.Any)
 	}
 	if query.Has("token") {
 		query.Del("token")
@@ -125,7 +125,7 @@ func (s *Server) own(c *gin.Context, ep *Endpoint, credentials dialect.Credentia
 	owner := principal(c).Owner
 	if principal(c).Mode == auth.ModePassthrough {
 		if credentials.Identity() == "" {
-			return &dialect.UnauthorizedError{Detail: "send the credential of the target API: it is passed on with every action, and the batch belongs to it"}
+			return s.noCredential(c, auth.Submit)
 		}
 		var err error
 		if owner, err = s.ownerBy(c.Request.Context(), entranceOf(ep, ""), credentials); err != nil {
@@ -198,7 +198,7 @@ func (s *Server) submitter(c *gin.Context, ep *Endpoint, target func() string) f
 		}
 		owner, err := s.ownerAt(c, entranceOf(ep, named), nil)
 		if err == nil && owner == "" {
-			err = &dialect.UnauthorizedError{Detail: askForAuthorization}
+			err = s.noCredential(c, auth.Submit)
 		}
 		if err != nil {
 			return "", err

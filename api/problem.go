@@ -35,7 +35,7 @@ var (
 	kindInvalidBatch     = kind{"invalid-batch", "The batch is not valid", http.StatusBadRequest}
 	kindBadBody          = kind{"bad-body", "The body cannot be read", http.StatusBadRequest}
 	kindBadParameter     = kind{"bad-parameter", "A parameter is not valid", http.StatusBadRequest}
-	kindUnauthorized     = kind{"unauthorized", "A credential is required", http.StatusUnauthorized}
+	kindUnauthorized     = kind{"unauthorized", "A valid credential is required", http.StatusUnauthorized}
 	kindForbidden        = kind{"forbidden", "The credential does not allow this", http.StatusForbidden}
 	kindCrossSite        = kind{"cross-site", "A request from another site is refused", http.StatusForbidden}
 	kindHost             = kind{"wrong-host", "The Host is not this server's", http.StatusMisdirectedRequest}

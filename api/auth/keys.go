@@ -78,6 +78,9 @@ func (k *Keys) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 	if text == "" || err != nil {
 		return nil, err
 	}
+	if scheme, _, _ := strings.Cut(text, " "); strings.EqualFold(scheme, "Bearer") && forward {
+		return nil, &dialect.UnauthorizedError{Detail: HeaderKey + " has the key after the word Bearer: send the key alone there, or as Authorization: Bearer"}
+	}
 	if !apikey.Valid(text) {
 		return nil, &dialect.UnauthorizedError{Detail: "the key is not valid: it is not one of batchd's, or has a typing error"}
 	}
@@ -139,7 +142,7 @@ func takeKey(r *http.Request, other func(value string) bool) (text string, forwa
 	}
 	scheme, rest, _ := strings.Cut(strings.TrimSpace(authorization[0]), " ")
 	if !strings.EqualFold(scheme, "Bearer") {
-		return "", false, &dialect.UnauthorizedError{Detail: "a key of batchd is sent in " + HeaderKey + " or as Authorization: Bearer"}
+		return "", false, &dialect.UnauthorizedError{Detail: "the Authorization header has a key of batchd without the scheme Bearer: send it as Authorization: Bearer batchd_… or in " + HeaderKey}
 	}
 	return strings.TrimSpace(rest), false, nil
 }
