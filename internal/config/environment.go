@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -25,6 +26,10 @@ var mistakes = []struct {
 	name *regexp.Regexp
 	path string
 }{
+	{regexp.MustCompile(`^BATCHD_((API|AUTH)_)?(API_)?KEYS?(_?FILE)?$`), "auth.keys_file"},
+	{regexp.MustCompile(`^BATCHD_(SERVER_)?TLS_(CERT|CERTIFICATE|CRT)(_?FILE)?$`), "server.tls.cert_file"},
+	{regexp.MustCompile(`^BATCHD_(SERVER_)?TLS_KEY(_?FILE)?$`), "server.tls.key_file"},
+	{regexp.MustCompile(`^BATCHD_(LOG|DEBUG|VERBOSE|LOGLEVEL|LOGGING)$`), "log.level"},
 	{regexp.MustCompile(`^BATCHD_WORKER_(PORT|HOST|ADDR|ADDRESS|BIND)$`), "worker.listen"},
 	{regexp.MustCompile(`^BATCHD_REDIS_(PORT|HOST|ADDR|ADDRESS|DB)$`), "redis.url"},
 	{regexp.MustCompile(`^BATCHD_((API|HTTP|SERVER|LISTEN)_)?(PORT|HOST|ADDR|ADDRESS|BIND)$`), "listen"},
@@ -40,6 +45,10 @@ func meant(name, value string, known []string) string {
 	for _, m := range mistakes {
 		switch {
 		case !m.name.MatchString(name):
+		case strings.HasSuffix(m.path, "_file"):
+			return ": set " + nameOfFile(m.path) + " to the name of a file"
+		case m.path == "log.level":
+			return ": set " + EnvName(m.path) + ", for example to debug"
 		case m.path == "redis.url":
 			return ": set BATCHD_REDIS_URL, for example to redis://redis:6379/0"
 		case portAlone.MatchString(value):
@@ -48,10 +57,27 @@ func meant(name, value string, known []string) string {
 			return ": set " + EnvName(m.path) + ", for example to 127.0.0.1:8080"
 		}
 	}
+	for _, path := range fileOnly() {
+		if name == EnvName(path) || strings.HasPrefix(name, EnvName(path)+"_") {
+			hint := ": " + path + " can only be set in the configuration file"
+			if path == "targets" {
+				hint += "; " + EnvName(targetPath) + " is the URL of a single target"
+			}
+			return hint
+		}
+	}
 	if !strings.HasSuffix(name, fileSuffix) {
 		known = slices.DeleteFunc(slices.Clone(known), func(k string) bool { return strings.HasSuffix(k, fileSuffix) && !slices.Contains(fileSettings, k) })
 	}
 	return nearest(name, known)
+}
+
+// nameOfFile returns the variable of a setting that names a file.
+func nameOfFile(path string) string {
+	if path == "auth.keys_file" {
+		return keysFileVariable
+	}
+	return EnvName(path)
 }
 
 // environment returns batchd's variables that are not empty, and reports unknown ones
@@ -145,7 +171,9 @@ func readBounded(file io.Reader, most int64) ([]byte, error) {
 	return content, nil
 }
 
-// ReadSecret returns the content of a file without the line break at its end.
+var errEmptyFile = errors.New("the file is empty: write the value into it, or unset the variable")
+
+// ReadSecret returns the content of a file without the line break at its end. An empty file is an error.
 func ReadSecret(file string) (string, error) {
 	content, err := readFile(file, mostSecret)
 	if err != nil {
@@ -153,5 +181,8 @@ func ReadSecret(file string) (string, error) {
 	}
 	text, _ := strings.CutSuffix(string(content), "\n")
 	text, _ = strings.CutSuffix(text, "\r")
-	return text, checkNotEmpty(text)
+	if text == "" {
+		return "", errEmptyFile
+	}
+	return text, nil
 }

@@ -183,38 +183,49 @@ func suggest(word string, known []string) string {
 	return ": expected " + setting.OneOf(known)
 }
 
-// nearest returns ": did you mean …?" for the known word that differs from a mistyped
-// one in a few letters, or "".
+// nearest returns ": did you mean …?" for the only known word that differs from a mistyped
+// one in a letter or, if it is not short, in two. Otherwise it returns "": a wrong suggestion is
+// worse than none.
 func nearest(word string, known []string) string {
-	best, least := "", len(word)/3+1
+	best, least, tied := "", 2, false
+	if len(strings.TrimPrefix(word, envPrefix)) > 5 {
+		least = 3
+	}
 	for _, k := range known {
-		if d := editDistance(strings.ToLower(word), strings.ToLower(k)); d < least || d == least && best == "" {
-			best, least = k, d
+		switch d := editDistance(strings.ToLower(word), strings.ToLower(k)); {
+		case d < least:
+			best, least, tied = k, d, false
+		case d == least:
+			tied = true
 		}
 	}
-	if best == "" {
+	if best == "" || tied {
 		return ""
 	}
 	return fmt.Sprintf(": did you mean %s?", best)
 }
 
-// editDistance returns the Levenshtein distance in bytes.
+// editDistance returns the Levenshtein distance in bytes, in which two neighbours that are exchanged are one fault.
 func editDistance(a, b string) int {
+	var before []int
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
+		next := make([]int, len(b)+1)
+		next[0] = i + 1
 		for j := range len(b) {
-			substitute := diagonal
+			substitute := row[j]
 			if a[i] != b[j] {
 				substitute++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(substitute, row[j]+1, row[j+1]+1)
+			next[j+1] = min(substitute, row[j+1]+1, next[j]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				next[j+1] = min(next[j+1], before[j-1]+1)
+			}
 		}
+		before, row = row, next
 	}
 	return row[len(b)]
 }

@@ -265,6 +265,42 @@ func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
 			environ: []string{"BATCHD_MAKE_COFFEE=now", "BATCHD_TARGETS_0_NAME="},
 			want:    `BATCHD_MAKE_COFFEE: unknown variable`,
 		},
+		"list in a variable": {
+			environ: []string{"BATCHD_WEBHOOKS_PORTS=80"},
+			want:    "BATCHD_WEBHOOKS_PORTS: unknown variable: webhooks.ports can only be set in the configuration file",
+		},
+		"item of a list in a variable": {
+			environ: []string{"BATCHD_TARGETS_0_NAME=crm"},
+			want:    "BATCHD_TARGETS_0_NAME: unknown variable: targets can only be set in the configuration file; BATCHD_TARGET is the URL of a single target",
+		},
+		"file with keys": {
+			environ: []string{"BATCHD_KEYS_FILE=keys.yaml"},
+			want:    "BATCHD_KEYS_FILE: unknown variable: set BATCHD_API_KEYS_FILE to the name of a file",
+		},
+		"keys": {
+			environ: []string{"BATCHD_API_KEYS=keys.yaml"},
+			want:    "BATCHD_API_KEYS: unknown variable: set BATCHD_API_KEYS_FILE to the name of a file",
+		},
+		"certificate": {
+			environ: []string{"BATCHD_TLS_CERT=a.crt"},
+			want:    "BATCHD_TLS_CERT: unknown variable: set BATCHD_SERVER_TLS_CERT_FILE to the name of a file",
+		},
+		"key of the certificate": {
+			environ: []string{"BATCHD_TLS_KEY_FILE=a.key"},
+			want:    "BATCHD_TLS_KEY_FILE: unknown variable: set BATCHD_SERVER_TLS_KEY_FILE to the name of a file",
+		},
+		"log": {
+			environ: []string{"BATCHD_LOG=debug"},
+			want:    "BATCHD_LOG: unknown variable: set BATCHD_LOG_LEVEL, for example to debug",
+		},
+		"debug": {
+			environ: []string{"BATCHD_DEBUG=1"},
+			want:    "BATCHD_DEBUG: unknown variable: set BATCHD_LOG_LEVEL, for example to debug",
+		},
+		"variable like several": {
+			environ: []string{"BATCHD_AUTH_CERTS=a"},
+			want:    "BATCHD_AUTH_CERTS: unknown variable",
+		},
 		"mistyped flag": {
 			set:  map[string]string{"redis.ulr": "embedded"},
 			want: `--redis-ulr: unknown setting: did you mean redis.url?`,
@@ -352,7 +388,7 @@ func TestSecretsCanComeFromFiles(t *testing.T) {
 			require.EqualError(t, err, s.EnvFile+": "+s.Env+" is set, too: set only one of them")
 			load(t, config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=", s.Env + "=" + value}}) // compose passes an empty variable
 		}
-		for content, want := range map[string]string{"\n": "the value is empty", "\xff": "not UTF-8"} {
+		for content, want := range map[string]string{"\n": "the file is empty: write the value into it, or unset the variable", "\xff": "not UTF-8"} {
 			_, err := config.Load(config.Options{File: write(t, whole), Environ: []string{s.EnvFile + "=" + write(t, content)}})
 			require.ErrorContains(t, err, s.EnvFile+": ")
 			require.ErrorContains(t, err, want)

@@ -91,6 +91,22 @@ func Settings() []Setting {
 	return append(settings, Setting{Path: targetPath, Env: EnvName(targetPath), Flag: targetPath})
 }
 
+// fileOnly returns the lists that neither a variable nor a flag can set.
+func fileOnly() (paths []string) {
+	var walk func(path string, v reflect.Value)
+	walk = func(path string, v reflect.Value) {
+		if isMapping(v.Type()) {
+			for _, f := range fieldsOf(v) {
+				walk(join(path, f.key), f.value)
+			}
+		} else if _, keys := reflect.TypeAssert[[]seal.Key](v); v.Kind() == reflect.Slice && !keys && !isTexts(v.Type()) {
+			paths = append(paths, path)
+		}
+	}
+	walk("", reflect.ValueOf(Default()).Elem())
+	return paths
+}
+
 // EnvName returns the name of the variable of a setting: BATCHD_REDIS_URL for
 // "redis.url".
 func EnvName(path string) string {
