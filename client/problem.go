@@ -113,7 +113,11 @@ func readProblem(resp *http.Response) *Problem {
 		// The answer is not batchd's: it comes from a proxy, or from another server at
 		// this address.
 		*p = Problem{}
-		if mediaType == "text/plain" {
+		switch {
+		case resp.StatusCode == http.StatusBadRequest && resp.Request.URL.Scheme == "http" && strings.Contains(string(body), "HTTP request to an HTTPS server"):
+			// The answer of Go's servers.
+			p.Detail = "the server expects https: use the URL https://" + resp.Request.URL.Host
+		case mediaType == "text/plain":
 			p.Detail = clip(strings.TrimSpace(string(body)))
 		}
 	}

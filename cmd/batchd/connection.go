@@ -79,6 +79,13 @@ func (c *connection) client(retryFor time.Duration) (*client.Client, error) {
 	if token != "" {
 		opts = append(opts, client.WithBearer(token))
 	}
+	source := "--server"
+	if c.server == "" {
+		source = config.ServerVariable
+	}
+	if err := checkScheme(source, c.url()); err != nil {
+		return nil, err
+	}
 	secure, err := c.trust.config()
 	if err != nil {
 		return nil, err
@@ -103,7 +110,7 @@ func (c *connection) run(work func(cmd *cobra.Command, args []string) error) fun
 			return fmt.Errorf("no server listens at %s: start one with `batchd serve`, or name another with --server or BATCHD_SERVER", c.shown())
 		}
 		if transport, ok := errors.AsType[*url.Error](err); ok {
-			return fmt.Errorf("cannot talk to the server at %s: %w", c.shown(), transport.Err)
+			return fmt.Errorf("cannot talk to the server at %s: %w", c.shown(), withAdvice(transport.Err))
 		}
 		return err
 	}

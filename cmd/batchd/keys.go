@@ -72,9 +72,25 @@ func (k *keyring) load() (*config.Config, error) {
 		}
 	}
 	if file == "" {
-		return config.Load(config.Options{File: k.config, Environ: config.Environ()})
+		cfg, err := config.Load(config.Options{File: k.config, Environ: config.Environ()})
+		return cfg, withoutConfiguration(err, k.config, "set --config or BATCHD_CONFIG to that of the server, or name the file with the keys with --keys-file")
 	}
 	return &config.Config{Auth: auth.Config{KeysFile: file}, Audit: audit.Config{Output: os.Getenv(config.EnvName("audit.output"))}}, nil
+}
+
+// withoutConfiguration replaces the fault of a missing target by advice if no configuration file was named: a command
+// that sends nothing to a target needs the server's.
+func withoutConfiguration(err error, file, advice string) error {
+	faults, ok := errors.AsType[*config.Error](err)
+	if !ok || file != "" || os.Getenv("BATCHD_CONFIG") != "" {
+		return err
+	}
+	for i, f := range faults.Faults {
+		if f.Key == "targets" && f.File == "" {
+			faults.Faults[i] = config.Fault{Detail: "there is no configuration: " + advice}
+		}
+	}
+	return err
 }
 
 // withKeys calls do with the keys of a configuration.
@@ -196,7 +212,7 @@ func newKeysCreateCmd() *cobra.Command {
 			}); err != nil {
 				return err
 			}
-			return showKey(cmd, text, fmt.Sprintf("Key %s, owner %s, scopes %s, is in %s. It is shown this once: keep it in a safe place.", key.Name, key.Owner, strings.Join(key.Scopes, ", "), place))
+			return showKey(cmd, text, fmt.Sprintf("Key %s, owner %s, scopes %s, is in %s. It is shown this once: keep it in a safe place. Servers accept it within 5 s.", key.Name, key.Owner, strings.Join(key.Scopes, ", "), place))
 		},
 	}
 	ring.flags(cmd)
@@ -468,7 +484,11 @@ func newKeysRotateCmd() *cobra.Command {
 			}); err != nil {
 				return err
 			}
-			return showKey(cmd, text, fmt.Sprintf("The new secret of key %s in %s is shown this once. The old one is valid until %s.", args[0], place, until.Format(time.RFC3339)))
+			old := fmt.Sprintf("The old one is valid until %s.", until.Format(time.RFC3339))
+			if keep == 0 {
+				old = "They refuse the old one within 5 s."
+			}
+			return showKey(cmd, text, fmt.Sprintf("The new secret of key %s in %s is shown this once. Servers accept it within 5 s. %s", args[0], place, old))
 		},
 	}
 	ring.flags(cmd)

@@ -46,6 +46,7 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 	first := strings.TrimSuffix(got.stdout, "\n")
 	require.True(t, apikey.Valid(first), "the key alone is on standard output: %q", got.stdout)
 	require.Contains(t, got.stderr, "shown this once")
+	require.Contains(t, got.stderr, "Servers accept it within 5 s")
 	require.NotContains(t, got.stderr, first)
 	require.True(t, valid(first))
 	source, err := os.ReadFile(path)
@@ -60,10 +61,12 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 
 	got = keys("rotate", "billing")
 	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stderr, "Servers accept it within 5 s. The old one is valid until ")
 	second := strings.TrimSpace(got.stdout)
 	require.True(t, valid(first) && valid(second))
 	got = keys("rotate", "billing", "--grace", "0")
 	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stderr, "Servers accept it within 5 s. They refuse the old one within 5 s.")
 	third := strings.TrimSpace(got.stdout)
 	require.True(t, valid(third) && !valid(first) && !valid(second))
 

@@ -86,7 +86,7 @@ func TestWrongUsageIsToldInOneLine(t *testing.T) {
 		`batchd: invalid argument "xml" for "--format" flag: expected one of auto, table, ndjson, json, csv`:   {"results", "x", "--format", "xml"},
 		"batchd: --limit is 0: expected 1 or more":                                                             {"list", "--limit", "0"},
 		"batchd: --header: expected 'Name: value'":                                                             {"list", "--header", "hunter2"},
-		"batchd: the server's URL is not usable: expected a URL such as http://127.0.0.1:8080":                 {"list", "--server", "localhost:8080"},
+		`batchd: --server: "localhost:8080" has no scheme: expected http://localhost:8080 or`:                  {"list", "--server", "localhost:8080"},
 		"batchd: no server listens at http://127.0.0.1:1: start one with `batchd serve`, or name another with": {"list", "--server", "http://127.0.0.1:1"},
 		`batchd: --metadata "k": expected key=value`:                                                           {"submit", "x", "--metadata", "k"},
 		`batchd: --compress "lzma": expected none, gzip or zstd`:                                               {"submit", "x", "--compress", "lzma"},

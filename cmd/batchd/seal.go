@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,6 +18,7 @@ import (
 	"github.com/batchd/batchd/queue"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/reseal"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 func newSealCmd() *cobra.Command {
@@ -41,7 +45,7 @@ every process, run batchd seal rotate, and remove seal.accept_clear_until.`,
 	rotate.RunE = func(cmd *cobra.Command, _ []string) error {
 		cfg, err := config.Load(config.Options{File: *file, Environ: config.Environ(), Set: set(cmd)})
 		if err != nil {
-			return err
+			return withoutConfiguration(err, *file, "set --config or BATCHD_CONFIG to that of the server")
 		}
 		return audited(cmd, cfg.Audit, audit.Event{Name: audit.SealRotate}, func(e *audit.Event) error {
 			return rotateSeals(cmd.Context(), cfg, newLogger(cfg, cmd.ErrOrStderr()), cmd.OutOrStdout(), e)
@@ -67,6 +71,10 @@ func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out 
 		return fmt.Errorf("open the store: %w", err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }() //nolint:contextcheck // it closes after an interruption, too
+	if err := store.Ping(ctx); err != nil {                  // otherwise the rotation waits a minute for Redis
+		e.Result = audit.Failed
+		return fmt.Errorf("redis at %s does not answer, and nothing was changed: %w", cfg.Redis.URL, err)
+	}
 	rotation := reseal.New(store.DB, store.Seals, store.Batches)
 	last := time.Now()
 	rotation.Progress = func(r reseal.Report) {
@@ -87,6 +95,9 @@ func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out 
 		for _, fault := range report.Faults {
 			log.ErrorContext(ctx, "a stored value was not encrypted", "error", fault)
 		}
+		if advice := missingKeys(report.Left, cfg.Seal.Keys); advice != "" {
+			return fmt.Errorf("%d values were encrypted with key %q, and others were not: %s", report.Resealed, first, advice)
+		}
 		return fmt.Errorf("%d values were encrypted with key %q, and others were not: keep the other keys, make sure that every process has %q as its first key, and run it again", report.Resealed, first, first)
 	}
 	if _, err := fmt.Fprintf(out, "%d values were encrypted with key %q; all %d stored values are.\n", report.Resealed, first, report.Values); err != nil {
@@ -100,4 +111,25 @@ func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out 
 		return fmt.Errorf("print the result: %w", err)
 	}
 	return nil
+}
+
+// missingKeys says which keys a rotation needs to open the values that it left, or returns "" if it lacks none.
+func missingKeys(left map[string]int, keys []seal.Key) string {
+	var advice []string
+	for _, id := range slices.Sorted(maps.Keys(left)) {
+		switch {
+		case id == "" || slices.ContainsFunc(keys, func(k seal.Key) bool { return k.ID == id }):
+		case left[id] == 1:
+			advice = append(advice, fmt.Sprintf("1 was sealed with key %q", id))
+		default:
+			advice = append(advice, fmt.Sprintf("%d were sealed with key %q", left[id], id))
+		}
+	}
+	if len(advice) == 0 && left[""] > 0 {
+		return fmt.Sprintf("%d are stored in clear or are damaged, as the log says: set seal.accept_clear_until to encrypt those in clear, and run it again", left[""])
+	}
+	if len(advice) == 0 {
+		return ""
+	}
+	return strings.Join(advice, ", ") + ", which seal.keys does not have: add the key that sealed them to seal.keys, behind the first, and run it again"
 }
