@@ -52,19 +52,27 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 				return err
 			}
 		}
-		if !def.CredentialsInBody {
+		prefer := parsePrefer(c.Request.Header)
+		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
+		leave := func() {}
+		defer func() { leave() }()
+		// enter is called once, when the owner is known for good.
+		enter := func(credentials dialect.Credentials) error {
 			if err := s.verify(c, ep.Target, credentials); err != nil {
 				return err
 			}
-		}
-		prefer := parsePrefer(c.Request.Header)
-		wait, applied := prefer.waitFor(ep.Wait, ep.Wait)
-		leave, err := s.takeWait(c, wait)
-		if err != nil {
+			taken, err := s.takeWait(c, wait)
+			if err == nil {
+				leave = taken
+			}
 			return err
 		}
-		defer leave()
-		in, err := s.receiveForeign(c, ep, def, req, credentials, key, wait > 0)
+		if !def.CredentialsInBody {
+			if err := enter(credentials); err != nil {
+				return err
+			}
+		}
+		in, err := s.receiveForeign(c, ep, def, req, &foreignCaller{credentials, key, enter}, wait > 0)
 		if err != nil {
 			return err
 		}
@@ -103,9 +111,17 @@ type accepted struct {
 	actions    int
 }
 
+// foreignCaller is what a request in a dialect says of its caller before its body.
+type foreignCaller struct {
+	credentials dialect.Credentials
+	key         string // the idempotency key, or ""
+	// enter is called when the owner is known for good, and before anything is stored.
+	enter func(dialect.Credentials) error
+}
+
 // receiveForeign reads and stores a batch in a dialect. When it returns, neither the body
 // nor the actions are in memory any more.
-func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Definition, req *dialect.Request, credentials dialect.Credentials, key string, waited bool) (*accepted, error) {
+func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Definition, req *dialect.Request, caller *foreignCaller, waited bool) (*accepted, error) {
 	r := c.Request
 	most := s.maxForeignBody(ep)
 	if owner(c) == "" {
@@ -124,13 +140,13 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 	if err != nil {
 		return nil, err
 	}
-	if owner(c) == "" || sub.Credentials.Identity() != credentials.Identity() {
+	if owner(c) == "" || sub.Credentials.Identity() != caller.credentials.Identity() {
 		if err := s.own(c, ep, sub.Credentials); err != nil {
 			return nil, err
 		}
 	}
 	if def.CredentialsInBody {
-		if err := s.verify(c, ep.Target, sub.Credentials); err != nil {
+		if err := caller.enter(sub.Credentials); err != nil {
 			return nil, err
 		}
 	}
@@ -144,7 +160,7 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 		Fingerprint: body.fingerprint(mediaJSON, sub.Credentials.Identity(), r),
 	}
 	in := &accepted{submission: sub, actions: len(sub.Actions)}
-	if in.batch, in.replayed, err = s.store(c, ep, key, sub.Actions, spec); err != nil {
+	if in.batch, in.replayed, err = s.store(c, ep, caller.key, sub.Actions, spec); err != nil {
 		return nil, err
 	}
 	req.Body, req.Reserve, req.Hold, sub.Actions = nil, nil, nil, nil

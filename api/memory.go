@@ -142,7 +142,7 @@ func (m *memory) inUse() int64 {
 // hold returns an empty reservation for the answer to a request, which the client must
 // take at the rate that it demands. The caller releases it.
 func (s *Server) hold(c *gin.Context) *reservation {
-	r := s.memory.reserve(owner(c), uncheckedAddress(c))
+	r := s.memory.reserve(payer(c), uncheckedAddress(c))
 	for w := http.ResponseWriter(c.Writer); w != nil; {
 		if paced, ok := w.(*paceWriter); ok {
 			paced.memory = r

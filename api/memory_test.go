@@ -349,3 +349,80 @@ func TestAnswersBeyondAShareAreTheOwnersOwn(t *testing.T) {
 	r = m.reserve("carol", netip.Prefix{})
 	require.Equal(t, kindBusy.slug, kindOf(r, r.answer(256<<10)))
 }
+
+// A client that never sends its credential counts for its address, and keeps nobody else out.
+func TestUnfinishedBodiesThatMayHaveACredentialCountForTheirAddress(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setup(t, endpoints, passthrough, func(c *Config) {
+			p := &c.Limits.Capacity
+			p.WaitsPerOwner, p.BodyMemory = 2, 1<<20
+		})
+		f.store.run = func(int, *batch.Action) *batch.Result { return succeeded("1") }
+		c := call{
+			method: "POST", path: "/v1.1/instances/i/batch/", headers: []string{"Content-Type: text/plain"},
+			body: `{"_api_key":"alice","requests":[{"method":"GET","path":"/v1.1/instances/i/a/"}]` + strings.Repeat(" ", 60<<10) + "}",
+		}
+		from := func(address string, body io.Reader) int {
+			r := c.request(t)
+			r.RemoteAddr = address
+			if body != nil {
+				r.Body, r.ContentLength = io.NopCloser(body), -1
+			}
+			return serve(f, r).Code
+		}
+		var hangUps []io.Closer
+		statuses := make(chan int, 20)
+		for range cap(statuses) {
+			body, client := io.Pipe()
+			hangUps = append(hangUps, client)
+			go func() { statuses <- from("127.0.0.1:1000", body) }()
+			go func() { _, _ = client.Write(bytes.Repeat([]byte(" "), 60<<10)) }()
+		}
+		synctest.Wait()
+		require.Zero(t, f.waits.used, "a request without an owner does not wait yet")
+		require.Equal(t, http.StatusTooManyRequests, from("127.0.0.1:1000", nil), "the address uses all of its memory")
+		require.Equal(t, http.StatusOK, from("127.0.0.2:1000", nil))
+		for _, client := range hangUps {
+			require.NoError(t, client.Close())
+		}
+		refused := 0
+		for range cap(statuses) {
+			if <-statuses == http.StatusTooManyRequests {
+				refused++
+			}
+		}
+		require.Positive(t, refused)
+		require.Equal(t, http.StatusOK, from("127.0.0.1:1000", nil), "there is room again")
+		require.Zero(t, f.memory.inUse())
+		require.Empty(t, f.memory.owners)
+		require.Empty(t, f.waits.owners)
+	})
+}
+
+// Each of those who send the credential in the body waits as an owner of its own.
+func TestAWaitCountsForTheCredentialInTheBody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := setup(t, endpoints, passthrough, func(c *Config) { c.Limits.Capacity.WaitsPerOwner = 1 })
+		ask := func(name string) int {
+			return serve(f, call{
+				method: "POST", path: "/v1.1/instances/i/batch/", headers: []string{"Content-Type: text/plain"},
+				body: `{"_api_key":"` + name + `","requests":[{"method":"GET","path":"/v1.1/instances/i/a/"}]}`,
+			}.request(t)).Code
+		}
+		done := make(chan int, 2)
+		for _, name := range []string{"alice", "bob"} {
+			go func() { done <- ask(name) }()
+		}
+		synctest.Wait()
+		require.Equal(t, 2, f.waits.used)
+		held := f.store.holds()
+		require.Equal(t, http.StatusTooManyRequests, ask("alice"))
+		require.Equal(t, held, f.store.holds(), "nothing was stored")
+		f.drain()
+		require.Equal(t, http.StatusOK, <-done)
+		require.Equal(t, http.StatusOK, <-done)
+		require.Empty(t, f.waits.owners)
+	})
+}

@@ -172,14 +172,22 @@ func isForeign(c *gin.Context) bool {
 	return isAdmin(c) && owner(c) != principal(c).Owner
 }
 
-// payer returns the owner for whom the waits and streams of a request count. Those of an admin count for the
-// admin, not for the owner of the batch.
+// payer returns for whom the waits, streams and memory of a request count: its owner. Those of an admin count for the
+// admin, not for the owner of the batch. While the owner is not known, because the credential is in the body, they
+// count for the client's address: clients without a credential would otherwise share one owner with all others.
 func payer(c *gin.Context) string {
-	if isForeign(c) {
+	switch {
+	case isForeign(c):
 		return principal(c).Owner
+	case owner(c) == "":
+		return addressOwner(c)
 	}
 	return owner(c)
 }
+
+// addressOwner returns the name under which the client's address counts like an owner. Names of owners do not begin
+// like it.
+func addressOwner(c *gin.Context) string { return "address\n" + network(c.Request).String() }
 
 // errLateTarget refuses a submission whose owner is not known before its first action is stored.
 var errLateTarget = errors.New("name the target before the actions: the batch belongs to its credential at this target")

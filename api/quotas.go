@@ -57,7 +57,7 @@ func (s *Server) accounts(c *gin.Context, owner string) ([]batch.Account, error)
 	if p.Mode == auth.ModePassthrough && s.cfg.Quotas.PerAddress.Bounded() {
 		// The name of an entrance's owner begins with a path, so no owner has the name of an address. Redis gets no
 		// address in clear.
-		name, err := s.cfg.Owner(c.Request.Context(), "address\n"+network(c.Request).String())
+		name, err := s.cfg.Owner(c.Request.Context(), addressOwner(c))
 		if err != nil {
 			return nil, err
 		}

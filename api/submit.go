@@ -98,7 +98,7 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 // bodyLimits returns the limits for the body of a request, with a reservation for it.
 func (s *Server) bodyLimits(c *gin.Context, size int64) bodyLimits {
 	most := &s.cfg.Limits.Capacity
-	held := s.memory.reserve(owner(c), uncheckedAddress(c))
+	held := s.memory.reserve(payer(c), uncheckedAddress(c))
 	if paced, ok := c.Request.Body.(*paceReader); ok {
 		paced.memory = held
 	}

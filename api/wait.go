@@ -30,7 +30,7 @@ type watch struct {
 }
 
 // takeWait takes a slot for a request that waits. The caller gives it back by leave. A
-// submission takes it first, because after the slots are used up nothing must be stored.
+// submission takes it before anything is stored, because the client of a batch that exists must get its results.
 func (s *Server) takeWait(c *gin.Context, wait time.Duration) (leave func(), err error) {
 	if wait <= 0 {
 		return func() {}, nil
