@@ -47,6 +47,9 @@ func (s *Server) translate(ep *Endpoint, def *dialect.Definition) handler {
 		if err != nil {
 			return s.refusedByDialect(c, err)
 		}
+		if err := s.checkForwarded(c, credentials); err != nil {
+			return err
+		}
 		if !inBody || principal(c).Mode != auth.ModePassthrough {
 			if err := s.own(c, ep, credentials); err != nil {
 				return err
@@ -140,6 +143,9 @@ func (s *Server) receiveForeign(c *gin.Context, ep *Endpoint, def *dialect.Defin
 	if err != nil {
 		return nil, err
 	}
+	if err := s.checkForwarded(c, sub.Credentials); err != nil {
+		return nil, err
+	}
 	if owner(c) == "" || sub.Credentials.Identity() != caller.credentials.Identity() {
 		if err := s.own(c, ep, sub.Credentials); err != nil {
 			return nil, err
@@ -224,9 +230,9 @@ func (s *Server) store(c *gin.Context, ep *Endpoint, key string, actions []batch
 	if err != nil {
 		return nil, false, err
 	}
-	refused := groupsBeyond(actions, admitted)
+	refused, tokens := groupsBeyond(actions, admitted), s.newTokenSearch(c.Request.Header)
 	for i := range actions {
-		if err := checkToken(principal(c), i, &actions[i]); err != nil {
+		if err := tokens.check(i, &actions[i]); err != nil {
 			return nil, false, err
 		}
 		s.nesting.refuse(ep, &actions[i])

@@ -8,6 +8,7 @@ import (
 	"github.com/gin-gonic/gin"
 
 	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/crash"
 )
@@ -58,6 +59,9 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	if err != nil {
 		return nil, false, err
 	}
+	if err := s.checkForwarded(c, dialect.Credentials{Authorization: authorization}); err != nil {
+		return nil, false, err
+	}
 	body, err := openBody(r, s.bodyLimits(c, s.cfg.Limits.MaxBody))
 	if err != nil {
 		return nil, false, err
@@ -67,9 +71,9 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	ctx := r.Context()
 	up := &staging{store: s.cfg.Store, key: key, most: s.cfg.Limits.MaxBody, accounts: func(owner string) ([]batch.Account, error) { return s.accounts(c, owner) }}
 	defer up.abort(ctx)
-	index := 0
+	index, tokens := 0, s.newTokenSearch(r.Header)
 	dec := newDecoder(s.rules(principal(c), owner(c), ep, authorization), func(a *batch.Action) error {
-		if err := checkToken(principal(c), index, a); err != nil {
+		if err := tokens.check(index, a); err != nil {
 			return err
 		}
 		index++
@@ -79,6 +83,9 @@ func (s *Server) receive(c *gin.Context, ep *Endpoint, waited bool) (b *batch.Ba
 	up.owner = s.submitter(c, ep, dec.knownTarget)
 	spec, err := s.read(dec, media, body, r.URL.RawQuery)
 	if err != nil {
+		return nil, false, err
+	}
+	if err := tokens.checkSpec(spec); err != nil {
 		return nil, false, err
 	}
 	if err := s.checkReceiver(c, spec.WebhookURL); err != nil {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/internal/setting"
 )
 
 // Anonymous owns every batch if there is no authentication.
@@ -68,8 +67,6 @@ type Principal struct {
 	WebhookHosts []string
 	// Limits replace the configured limits of an owner. Nil replaces none.
 	Limits *batch.OwnerLimits
-	// Token is the token that authenticated the request, or empty. It must not go to a target.
-	Token setting.Secret
 	// Session is set if the principal signed in, and a cookie authenticates the request.
 	Session *Session
 	// Quotas replace the configured quotas of an owner. A zero field replaces nothing.

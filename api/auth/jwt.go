@@ -12,7 +12,6 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 
 	"github.com/batchd/batchd/api/dialect"
-	"github.com/batchd/batchd/internal/setting"
 )
 
 const (
@@ -96,7 +95,7 @@ func (j *JWT) Authenticate(ctx context.Context, r *http.Request) (*Principal, er
 	if err != nil {
 		return nil, err
 	}
-	p.Forward, p.Token = forward, setting.Secret(token)
+	p.Forward = forward
 	return p, nil
 }
 

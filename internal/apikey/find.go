@@ -30,9 +30,13 @@ func In(text []byte) bool {
 	if len(text) < least {
 		return false
 	}
-	if written(text) {
-		return true
-	}
+	return written(text) || Unescaped(text, window, overlap, written)
+}
+
+// Unescaped reports whether a text has something in it behind escapes of URLs, JSON or XML, which are decoded up to
+// twice. It decodes a window of the text at a time, and two windows have overlap bytes in common. Nothing without an
+// escape is searched.
+func Unescaped(text []byte, window, overlap int, found func(part []byte) bool) bool {
 	var buf []byte
 	for {
 		part := text[:min(len(text), window)]
@@ -42,7 +46,7 @@ func In(text []byte) bool {
 			}
 			buf = unescape(buf[:0], part, at)
 			for range maxDecodings - 1 {
-				if written(buf) {
+				if found(buf) {
 					return true
 				}
 				if at = nextEscape(buf, 0); at < 0 {
@@ -50,7 +54,7 @@ func In(text []byte) bool {
 				}
 				buf = unescape(buf[:0], buf, at)
 			}
-			if written(buf) {
+			if found(buf) {
 				return true
 			}
 		}
