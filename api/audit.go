@@ -29,8 +29,12 @@ type note struct {
 	audit.Event
 	// results: the answer has results.
 	results bool
-	// aborted: the answer was broken off.
-	aborted bool
+	// done: the store has carried out what the request asks for. What becomes of the answer does not change that.
+	done bool
+	// aborted: the answer was broken off. gone: the client hung up before it.
+	aborted, gone bool
+	// recorded: the line has been written.
+	recorded bool
 }
 
 // note returns the note of a request, or a new one that nobody reads if there is no audit log.
@@ -62,6 +66,9 @@ func (s *Server) record(c *gin.Context) {
 		return
 	}
 	n, p, status := s.note(c), principal(c), c.Writer.Status()
+	if n.recorded {
+		return
+	}
 	e := n.Event
 	e.Name, e.Status, e.Route, e.RequestID = d.event, status, route, requestID(c)
 	e.Client = c.Request.RemoteAddr
@@ -69,7 +76,9 @@ func (s *Server) record(c *gin.Context) {
 		e.Certificate = t.PeerCertificates[0].Subject.String()
 	}
 	switch {
-	case n.aborted:
+	case n.done:
+		e.Result = audit.OK
+	case n.aborted, n.gone:
 		e.Result = audit.Aborted
 	case status >= http.StatusInternalServerError:
 		e.Result = audit.Failed
@@ -84,7 +93,10 @@ func (s *Server) record(c *gin.Context) {
 	if p == nil && status < http.StatusBadRequest {
 		return // a sign-out without a session
 	}
-	if p == nil || n.Problem == unauthorized {
+	if n.gone {
+		e.Status = 0 // there was no answer
+	}
+	if !n.done && (p == nil || n.Problem == unauthorized) {
 		if e.Name, e.Attempted = audit.AuthFailed, d.event; d.event == audit.Unaudited {
 			e.Attempted = ""
 		}

@@ -72,10 +72,13 @@ func (s *Server) cancel(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	b, err := s.cfg.Store.Cancel(c.Request.Context(), owner(c), id)
+	ctx, cancel := settled(c.Request.Context())
+	defer cancel()
+	b, err := s.cfg.Store.Cancel(ctx, owner(c), id)
 	if err != nil {
 		return err
 	}
+	s.note(c).done = true
 	status := http.StatusAccepted
 	if b.Status.Terminal() {
 		status = http.StatusOK
@@ -125,10 +128,13 @@ func (s *Server) retry(c *gin.Context) error {
 	if spec.Accounts, err = s.accounts(c, owner(c)); err != nil {
 		return err
 	}
+	ctx, cancel := settled(ctx)
+	defer cancel()
 	b, state, err := s.cfg.Store.Retry(ctx, owner(c), id, spec)
 	if err != nil {
 		return err
 	}
+	s.note(c).done = true
 	if state != nil {
 		setRateLimit(c.Writer.Header(), state)
 	}
@@ -162,9 +168,12 @@ func (s *Server) erase(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := s.cfg.Store.Delete(c.Request.Context(), owner(c), id); err != nil {
+	ctx, cancel := settled(c.Request.Context())
+	defer cancel()
+	if err := s.cfg.Store.Delete(ctx, owner(c), id); err != nil {
 		return err
 	}
+	s.note(c).done = true
 	c.Status(http.StatusNoContent)
 	return nil
 }
@@ -265,9 +274,12 @@ func (s *Server) redeliver(c *gin.Context) error {
 			return err
 		}
 	}
-	if err := s.cfg.Store.Redeliver(c.Request.Context(), owner(c), id); err != nil {
+	ctx, cancel := settled(c.Request.Context())
+	defer cancel()
+	if err := s.cfg.Store.Redeliver(ctx, owner(c), id); err != nil {
 		return err
 	}
+	s.note(c).done = true
 	log, err := s.deliveryLog(c, id)
 	if err != nil {
 		return err

@@ -197,10 +197,13 @@ func (s *Server) fail(c *gin.Context, err error) {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		// The client has closed the connection and does not read this.
 		err = refuse(kindBadBody, "the client closed the connection")
+		s.note(c).gone = true
 	}
 	s.metrics.refusedByQuota(err)
 	p := problemOf(err, c.Writer.Header(), id)
-	s.note(c).Problem = p.Type
+	if n := s.note(c); !n.gone {
+		n.Problem = p.Type
+	}
 	switch p.Status {
 	case http.StatusInternalServerError:
 		s.cfg.Logger.ErrorContext(ctx, "request failed", "request_id", id, "route", c.FullPath(), "error", err)

@@ -63,7 +63,9 @@ func (s *Server) signIn(c *gin.Context) error {
 	if err := json.Unmarshal(body, &given, json.RejectUnknownMembers(true)); err != nil || given.Key == "" {
 		return refuse(kindBadBody, `the body is not a sign-in: expected {"key": "batchd_…"}`)
 	}
-	in, err := s.sessions.SignInByKey(c.Request.Context(), given.Key)
+	ctx, cancel := settled(c.Request.Context())
+	defer cancel()
+	in, err := s.sessions.SignInByKey(ctx, given.Key)
 	if err != nil {
 		return err
 	}
@@ -76,7 +78,9 @@ func (s *Server) signIn(c *gin.Context) error {
 
 // enter ends the session that a request had, and gives it the new one.
 func (s *Server) enter(c *gin.Context, in *auth.SignIn) error {
-	if _, err := s.sessions.End(c.Request.Context(), c.Request); err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
+	ctx, cancel := settled(c.Request.Context())
+	defer cancel()
+	if _, err := s.sessions.End(ctx, c.Request); err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
 		return err
 	}
 	http.SetCookie(c.Writer, s.sessions.Cookie(c.Request, in.Cookie))
@@ -100,7 +104,9 @@ func (s *Server) signOut(c *gin.Context) error {
 	if _, err := parameters(c); err != nil {
 		return err
 	}
-	p, err := s.sessions.End(c.Request.Context(), c.Request)
+	ctx, cancel := settled(c.Request.Context())
+	defer cancel()
+	p, err := s.sessions.End(ctx, c.Request)
 	if err != nil && !errors.As(err, new(*dialect.UnauthorizedError)) {
 		return err
 	}

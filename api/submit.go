@@ -13,9 +13,15 @@ import (
 	"github.com/batchd/batchd/internal/crash"
 )
 
-// settleTimeout bounds the store's work on a submission when no client waits for it any
-// more: committing a whole upload, or dropping a broken one.
+// settleTimeout bounds the store's work on a request when no client waits for it any more:
+// committing a whole upload, dropping a broken one, or changing a batch.
 const settleTimeout = 15 * time.Second
+
+// settled returns the context for a change in the store. Whether it happens, and what the
+// audit log says about it, must not depend on when the client hangs up.
+func settled(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+}
 
 // submit accepts a batch. The endpoint is nil for /batch itself.
 func (s *Server) submit(ep *Endpoint) handler {
@@ -115,6 +121,7 @@ func (s *Server) bodyLimits(c *gin.Context, size int64) bodyLimits {
 // acknowledge sets the headers that tell how an existing batch was accepted.
 func (s *Server) acknowledge(c *gin.Context, b *batch.Batch, replayed bool, applied string) {
 	n := s.note(c)
+	n.done = true
 	n.Batch, n.Target, n.Count, n.Replayed = b.ID, b.Target, b.Counts.Total, replayed
 	if replayed {
 		c.Header("Idempotency-Replayed", "true")
@@ -243,7 +250,7 @@ func sizeOf(a *batch.Action) int64 {
 // commit makes the batch exist. From here on a hang-up of the client no longer matters:
 // whether the batch exists must not depend on when the connection broke.
 func (g *staging) commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bool, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := settled(ctx)
 	defer cancel()
 	b, replayed, err := g.upload.Commit(ctx, spec)
 	crash.At(crash.BeforeAnswer)
@@ -255,7 +262,7 @@ func (g *staging) abort(ctx context.Context) {
 	if g.upload == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), settleTimeout)
+	ctx, cancel := settled(ctx)
 	defer cancel()
 	g.upload.Abort(ctx)
 }

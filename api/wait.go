@@ -102,7 +102,7 @@ func (s *Server) follow(c *gin.Context, ep *Endpoint, b *batch.Batch, wait time.
 
 // cancelAbandoned cancels the batch of a client that hung up.
 func (s *Server) cancelAbandoned(c *gin.Context, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Request.Context()), settleTimeout)
+	ctx, cancel := settled(c.Request.Context())
 	defer cancel()
 	if _, err := s.cfg.Store.Cancel(ctx, owner(c), id); err != nil && !errors.Is(err, batch.ErrTerminal) {
 		s.cfg.Logger.WarnContext(ctx, "cancelling the batch of a client that hung up failed", "request_id", requestID(c), "batch_id", id, "error", err)

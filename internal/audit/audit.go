@@ -70,10 +70,10 @@ type Result string
 
 // The results.
 const (
-	OK      Result = "ok"
+	OK      Result = "ok"      // it was done, whatever became of the answer
 	Refused Result = "refused" // the request was at fault
 	Failed  Result = "failed"  // batchd or its store was
-	Aborted Result = "aborted" // the answer was broken off
+	Aborted Result = "aborted" // the client hung up before, or the answer was broken off
 )
 
 // Event is a line. Empty fields are left out, except those of every line.
