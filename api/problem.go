@@ -91,6 +91,7 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		limited      *batch.LimitedError
 		damaged      *batch.DamagedError
 		issuer       *auth.IssuerError
+		busy         *auth.BusyError
 		quota        *batch.QuotaError
 	)
 	switch {
@@ -110,6 +111,9 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 	case errors.As(err, &issuer):
 		setRetryAfter(header, issuer.RetryAfter)
 		return kindUnavailable.problem("the issuer of tokens cannot be asked for its keys, so the token cannot be checked: try again later")
+	case errors.As(err, &busy):
+		setRetryAfter(header, busy.RetryAfter)
+		return kindBusy.problem(busy.Error())
 	case errors.As(err, &limited):
 		setRateLimit(header, &limited.State)
 		if limited.RetryAfter == 0 {

@@ -164,7 +164,7 @@ func (s *Server) callback(c *gin.Context) error {
 		return err
 	}
 	http.SetCookie(c.Writer, s.sessions.ForgetLogin(c.Request))
-	in, err := s.sessions.Callback(c.Request, query)
+	in, err := s.sessions.Callback(c.Request, source(c.Request), query)
 	if err != nil {
 		return err
 	}

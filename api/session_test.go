@@ -319,7 +319,6 @@ func TestPeopleSignInAtTheProvider(t *testing.T) {
 	for about, c := range map[string]call{
 		"without a cookie":          {path: own},
 		"an attacker's code":        {path: attackers, headers: []string{victims}},
-		"the code with the state":   {path: state.ReplaceAllString(attackers, state.FindString(own)), headers: []string{victims}}, // nonce and verifier
 		"without a state":           {path: state.ReplaceAllString(own, ""), headers: []string{victims}},
 		"two states":                {path: own + "&state=x", headers: []string{victims}},
 		"two cookies":               {path: own, headers: []string{victims + "; " + strings.TrimPrefix(cookie, "Cookie: ")}},
@@ -327,7 +326,6 @@ func TestPeopleSignInAtTheProvider(t *testing.T) {
 		"another issuer":            {path: own + "&iss=https://evil.example", headers: []string{victims}},
 		"a refusal":                 {path: "/session/callback?error=access_denied&" + state.FindString(own), headers: []string{victims}},
 		"no code":                   {path: "/session/callback?" + state.FindString(own), headers: []string{victims}},
-		"an invented code":          {path: "/session/callback?code=x&" + state.FindString(own), headers: []string{victims}},
 	} {
 		c.method = "GET"
 		w := visit(t, f, c)
@@ -337,6 +335,58 @@ func TestPeopleSignInAtTheProvider(t *testing.T) {
 		}
 	}
 	require.Equal(t, http.StatusOK, visit(t, f, call{method: "GET", path: own, headers: []string{victims}}).Code, "the victim's own sign-in still works")
+
+	// A sign-in asks the provider once, also about a wrong code.
+	for about, path := range map[string]string{"the code with the state": attackers, "an invented code": "/session/callback?code=x&state="} { // nonce and verifier
+		cookie, own := begin(t, f, "")
+		w := visit(t, f, call{method: "GET", path: state.ReplaceAllString(path, state.FindString(own)), headers: []string{cookie}})
+		require.Equal(t, http.StatusUnauthorized, w.Code, "%s: %s", about, w.Body)
+		asked := i.Requests()
+		require.Equal(t, http.StatusUnauthorized, visit(t, f, call{method: "GET", path: own, headers: []string{cookie}}).Code, about)
+		require.Equal(t, asked, i.Requests(), about)
+	}
+}
+
+// Without a credential, a visitor can neither stop the sign-ins of others nor flood the provider.
+func TestAVisitorDoesNotStopTheSignInsOfOthers(t *testing.T) {
+	t.Parallel()
+	i := oidctest.Start(t)
+	f := setup(t, withSessions(&ring{}, apikey.New(), i, &sessionMap{}), func(c *Config) { c.Auth.Sessions.Scopes = []string{"openid", "groups"} })
+	callback := func(from, path, cookie string) *httptest.ResponseRecorder {
+		r := call{method: "GET", path: path, headers: []string{cookie}}.request(t)
+		r.TLS, r.RemoteAddr = &tls.ConnectionState{}, from+":1234"
+		return serve(f, r)
+	}
+	state := regexp.MustCompile(`state=[^&]*`)
+	cookie, back := begin(t, f, "")
+	replay := "/session/callback?code=bogus&" + state.FindString(back)
+	require.Equal(t, http.StatusUnauthorized, callback("192.0.2.1", replay, cookie).Code)
+	asked := i.Requests()
+	for range 200 {
+		w := callback("192.0.2.1", replay, cookie)
+		require.Equal(t, http.StatusUnauthorized, w.Code, "%s", w.Body)
+	}
+	require.Equal(t, asked, i.Requests(), "a cookie that comes again costs the provider nothing")
+
+	busy := 0
+	for n := range 40 { // with new cookies, which cost nothing
+		w := visit(t, f, call{method: "GET", path: "/session/login"})
+		location, err := url.Parse(w.Header().Get("Location"))
+		require.NoError(t, err)
+		w = callback("192.0.2.1", "/session/callback?code=bogus&state="+location.Query().Get("state"), "Cookie: __Host-batchd-login="+cookieOf(t, w, "__Host-batchd-login").Value)
+		if w.Code == http.StatusServiceUnavailable {
+			busy++
+			require.Equal(t, kindBusy.problem("").Type, requireProblem(t, w, http.StatusServiceUnavailable).Type)
+			require.NotContains(t, w.Body.String(), "keys")
+			require.NotEmpty(t, w.Header().Get("Retry-After"))
+			continue
+		}
+		require.Equal(t, http.StatusUnauthorized, w.Code, "%d: %s", n, w.Body)
+	}
+	require.NotZero(t, busy)
+	i.SignIn(&mockoidc.MockUser{Subject: "alice", Groups: []string{"team"}})
+	cookie, back = begin(t, f, "")
+	require.Equal(t, http.StatusOK, callback("192.0.2.2", back, cookie).Code)
 }
 
 // The provider sends the browser back without its cookie, because that is SameSite=Strict.

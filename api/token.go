@@ -22,7 +22,9 @@ type tokenSearch struct {
 	clean []batch.Field
 }
 
-func (s *Server) newTokenSearch(own http.Header) *tokenSearch { return &tokenSearch{jwt: s.jwt, own: own} }
+func (s *Server) newTokenSearch(own http.Header) *tokenSearch {
+	return &tokenSearch{jwt: s.jwt, own: own}
+}
 
 const tokenInside = "a token for batchd is in it, which is never sent to another server: leave it out"
 

@@ -14,7 +14,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -147,9 +146,10 @@ func (i *issuer) found(ctx context.Context) (*oidc.Provider, error) {
 	return nil, &IssuerError{RetryAfter: readEvery, Err: fmt.Errorf("it was asked a moment ago: %w", errors.Join(err))}
 }
 
-// Callback ends a sign-in at the provider, ends the session that the browser had before, and starts a new one. It returns the values of the session's cookie and the
-// path to return to.
-func (s *Sessions) Callback(r *http.Request, query url.Values) (*SignIn, error) {
+// Callback ends a sign-in at the provider, ends the session that the browser had before, and starts a new one. It returns
+// the values of the session's cookie and the path to return to. From is the address of the client, whose sign-ins are
+// bounded; beyond that it returns a [BusyError].
+func (s *Sessions) Callback(r *http.Request, from string, query url.Values) (*SignIn, error) {
 	ctx := r.Context()
 	cookies := r.CookiesNamed(s.name(r, loginName))
 	if len(cookies) != 1 {
@@ -174,8 +174,8 @@ func (s *Sessions) Callback(r *http.Request, query url.Values) (*SignIn, error) 
 	if err != nil {
 		return nil, err
 	}
-	if !s.exchanges.Allow() { // a visitor can invent codes, and each costs the provider a request
-		return nil, &IssuerError{RetryAfter: time.Second, Err: errors.New("too many people sign in at this time")}
+	if err := s.exchanges.take(l.secret, from); err != nil {
+		return nil, err
 	}
 	token, err := client.Exchange(oidc.ClientContext(ctx, s.jwt.issuer.client), code[0], oauth2.VerifierOption(l.derive("verifier")))
 	if errors.As(err, new(*oauth2.RetrieveError)) {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
-	"golang.org/x/time/rate"
 
 	"github.com/batchd/batchd/api/dialect"
 	"github.com/batchd/batchd/internal/apikey"
@@ -58,13 +57,13 @@ type Sessions struct {
 	guard func(*http.Request) error
 
 	idTokens  *oidc.IDTokenVerifier
-	exchanges *rate.Limiter
+	exchanges *exchanges
 }
 
 // NewSessions returns an authenticator by sessions, which begin with a key or a token of the issuer; either can be
 // nil. Guard refuses a request that a page of another site made.
 func NewSessions(cfg SessionConfig, store batch.SessionStore, keys *Keys, jwt *JWT, guard func(*http.Request) error) *Sessions {
-	s := &Sessions{cfg: cfg.WithDefaults(), store: store, keys: keys, jwt: jwt, guard: guard, exchanges: rate.NewLimiter(5, 20)}
+	s := &Sessions{cfg: cfg.WithDefaults(), store: store, keys: keys, jwt: jwt, guard: guard, exchanges: newExchanges()}
 	if jwt != nil {
 		s.idTokens = verifier(jwt.issuer, cfg.ClientID)
 	}
