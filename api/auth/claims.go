@@ -139,9 +139,10 @@ func (c claims) owner(name string) (string, error) {
 	case strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 }):
 		return "", badToken("its claim %s cannot be an owner: it has a line break or another control character", name)
 	}
-	if name == "email" {
-		if verified, _ := c["email_verified"].(bool); !verified {
-			return "", badToken("its claim email is not verified")
+	// Also by a pointer, such as /email, or in a namespace, such as https://example.com/email: the other claim is beside it.
+	if at := strings.LastIndexByte(name, '/') + 1; name[at:] == "email" {
+		if verified, _ := c.get(name + "_verified").(bool); !verified {
+			return "", badToken("its claim %s is not verified: %s_verified is not true", name, name)
 		}
 	}
 	return text, nil

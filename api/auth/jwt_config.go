@@ -23,7 +23,7 @@ type JWTConfig struct {
 	Audience string `yaml:"audience"`
 	// OwnerClaim names the claim with the owner of the batches: a name, or a JSON pointer such as
 	// /realm_access/user. Owners of different issuers differ. With email, the claim email_verified must be
-	// true. Defaults to sub.
+	// true; by a pointer such as /user/email, that beside it. Defaults to sub.
 	OwnerClaim string `yaml:"owner_claim"`
 	// ScopesClaim names the claim with the scopes, likewise: texts, or one text with blanks between them.
 	// Batchd knows submit, read and cancel, each also with batchd: in front, and batchd:admin. Others are

@@ -102,6 +102,31 @@ func TestATokenOfTheIssuerIsAPrincipal(t *testing.T) {
 	require.Equal(t, 2, i.Requests(), "the metadata and the keys, once")
 }
 
+// Whoever may set an e-mail address at the issuer would otherwise be the owner of its batches.
+func TestAnEMailAddressIsVerifiedHoweverItIsNamed(t *testing.T) {
+	t.Parallel()
+	i := oidctest.Start(t)
+	for claim, others := range map[string]func(address string, verified any) map[string]any{
+		"email":  func(a string, v any) map[string]any { return map[string]any{"email": a, "email_verified": v} },
+		"/email": func(a string, v any) map[string]any { return map[string]any{"email": a, "email_verified": v} },
+		"/user/email": func(a string, v any) map[string]any {
+			return map[string]any{"user": map[string]any{"email": a, "email_verified": v}, "email_verified": true}
+		},
+		"https://example.com/email": func(a string, v any) map[string]any {
+			return map[string]any{"https://example.com/email": a, "https://example.com/email_verified": v, "email_verified": true}
+		},
+	} {
+		j := jwtOf(t, i.URL, func(c *auth.JWTConfig) { c.OwnerClaim = claim })
+		for _, verified := range []any{false, nil, "true", 1} {
+			_, err := j.Authenticate(t.Context(), bearer(i.Token("batchd", "x", others("a@example.com", verified))))
+			require.ErrorContains(t, err, "is not verified", "%s %v", claim, verified)
+		}
+		p, err := j.Authenticate(t.Context(), bearer(i.Token("batchd", "x", others("a@example.com", true))))
+		require.NoError(t, err, claim)
+		require.Equal(t, auth.JWTOwner(i.URL, "a@example.com"), p.Owner)
+	}
+}
+
 func TestScopesTargetsAndOwnersComeFromClaims(t *testing.T) {
 	t.Parallel()
 	i := oidctest.Start(t)
