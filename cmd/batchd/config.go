@@ -20,7 +20,7 @@ faults at once, each with its file, line and key.`,
 		Example: `  batchd config check batchd.yaml`,
 		Args:    exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, err := config.Load(config.Options{File: args[0], Environ: config.Environ()})
+			cfg, err := config.Load(config.Options{File: args[0], Environ: config.Environ(), Files: true})
 			if err != nil {
 				return err
 			}

@@ -4,8 +4,13 @@ package audit
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 	"unicode/utf8"
 
@@ -32,6 +37,30 @@ type Config struct {
 func (c Config) Check(check *setting.Checker) {
 	if strings.ContainsRune(c.Output, 0) {
 		check.Faultf("output", "the path has a NUL")
+	}
+}
+
+// CheckFile reports a file that no process could open, whoever runs it. It does not make the file.
+func (c Config) CheckFile(check *setting.Checker) {
+	if c.Output == "" || c.Output == Stdout || strings.ContainsRune(c.Output, 0) {
+		return
+	}
+	dir := filepath.Dir(c.Output)
+	switch info, err := os.Stat(dir); {
+	case errors.Is(err, fs.ErrPermission):
+		return // another user may see it
+	case errors.Is(err, fs.ErrNotExist):
+		check.Faultf("output", "the directory %s does not exist: make it, or name another file", dir)
+		return
+	case errors.Is(err, syscall.ENOTDIR), err == nil && !info.IsDir():
+		check.Faultf("output", "%s is not a directory: name another file", dir)
+		return
+	case err != nil:
+		check.Faultf("output", "cannot look at the directory %s: %w", dir, err)
+		return
+	}
+	if info, err := os.Stat(c.Output); err == nil && info.IsDir() {
+		check.Faultf("output", "%s is a directory: name a file in it", c.Output)
 	}
 }
 

@@ -96,6 +96,12 @@ func (s Server) Check(c *setting.Checker) {
 	c.Choice("min_version", string(s.MinVersion), s.MinVersion.Choices())
 }
 
+// CheckFiles reports the files that cannot be read or used.
+func (s Server) CheckFiles(c *setting.Checker) {
+	checkAuthorities(c, "client_ca_file", s.ClientCAFile)
+	checkPair(c, s.CertFile, s.KeyFile)
+}
+
 // Client configures TLS of a client. Relative paths in a configuration file are relative to the directory of that
 // file.
 type Client struct {
@@ -118,24 +124,35 @@ func (t Client) Check(c *setting.Checker) {
 
 // CheckFiles reports the files that cannot be read or used.
 func (t Client) CheckFiles(c *setting.Checker) {
-	if t.CAFile != "" {
-		content, err := read(t.CAFile)
-		if err == nil {
-			_, err = authorities(t.CAFile, content)
-		}
-		c.Check("ca_file", err)
+	checkAuthorities(c, "ca_file", t.CAFile)
+	checkPair(c, t.CertFile, t.KeyFile)
+}
+
+// checkAuthorities reports a file with authorities, if there is one, that cannot be read or used.
+func checkAuthorities(c *setting.Checker, setting, file string) {
+	if file == "" {
+		return
 	}
-	if t.CertFile == "" || t.KeyFile == "" {
+	content, err := read(file)
+	if err == nil {
+		_, err = authorities(file, content)
+	}
+	c.Check(setting, err)
+}
+
+// checkPair reports the files of a certificate and its key that cannot be read or used.
+func checkPair(c *setting.Checker, certFile, keyFile string) {
+	if certFile == "" || keyFile == "" {
 		return // a fault of its own, or none
 	}
-	cert, err := read(t.CertFile)
+	cert, err := read(certFile)
 	if err == nil {
-		_, err = certificates(t.CertFile, cert)
+		_, err = certificates(certFile, cert)
 	}
 	c.Check("cert_file", err)
-	key, keyErr := read(t.KeyFile)
+	key, keyErr := read(keyFile)
 	if err == nil && keyErr == nil {
-		_, keyErr = pair(t.CertFile, cert, t.KeyFile, key)
+		_, keyErr = pair(certFile, cert, keyFile, key)
 	}
 	c.Check("key_file", keyErr)
 }

@@ -22,6 +22,9 @@ type Options struct {
 	// Set holds the flags that were given, by the path of the setting: one of
 	// [Settings].
 	Set map[string]string
+	// Files: also check the files that only a process with the API opens, which a worker may lack: the certificates
+	// of the API, and the audit log.
+	Files bool
 }
 
 // Environ returns the environment of the process.
@@ -52,6 +55,9 @@ func Load(o Options) (*Config, error) {
 	if readable {
 		l.readSealFile(file)
 		l.validate()
+		if o.Files {
+			l.validateFiles()
+		}
 	}
 	if err := l.err(); err != nil {
 		return nil, err

@@ -559,7 +559,7 @@ func TestRedisURLs(t *testing.T) {
 	t.Parallel()
 	for _, u := range []string{
 		"embedded", "redis://localhost", "redis://localhost:6379/0", "rediss://user:p%40ss@redis.internal:6380/1?dial_timeout=3",
-		"redis+sentinel://one:26379,two:26379/0?master_name=m", "rediss+sentinel://one", "redis+cluster://one:1?addr=two:2",
+		"redis+sentinel://one:26379,two:26379/0?master=m", "rediss+sentinel://one?master=m", "redis+cluster://one:1,two:2",
 		"rediss+cluster://[::1]:1,[::2]:2", "redis://:p@ss@localhost",
 	} {
 		c := load(t, config.Options{File: write(t, oneTarget), Set: map[string]string{"redis.url": u}})
@@ -568,6 +568,9 @@ func TestRedisURLs(t *testing.T) {
 	for _, u := range []string{
 		"", "localhost:6379", "Embedded", "http://localhost", "redis:localhost", "redis://", "redis:///0", "redis://user:hunter2@",
 		"redis://localhost:x", "redis://localhost:65536", "redis+sentinel://one,,two", "redis://::1", "unix:///redis.sock", "redis-sentinel://one",
+		"redis://localhost/x", "redis://localhost/0/1", "redis://localhost/-", "redis://localhost?db=x", "redis://localhost?dial_timeout=x", "redis://localhost?no_option=1",
+		"redis://:hun/ter2@localhost", "redis://:hun%zzter2@localhost", "redis+sentinel://one", "redis+sentinel://one/x?master=m", "redis+sentinel://one?master_name=m",
+		"redis+cluster://one/1", "redis+cluster://one:1?addr=two:2",
 	} {
 		_, err := config.Load(config.Options{File: write(t, oneTarget), Set: map[string]string{"redis.url": u}})
 		require.ErrorContains(t, err, "--redis-url: ", "%q", u)

@@ -71,6 +71,13 @@ func (l *loader) validate() {
 	api.CheckEndpoints(check, c.Endpoints, &c.Limits, names)
 }
 
+// validateFiles checks the files that a process with the API opens when it starts.
+func (l *loader) validateFiles() {
+	check := setting.NewChecker(l)
+	l.cfg.Server.TLS.CheckFiles(check.In("server").In("tls"))
+	l.cfg.Audit.CheckFile(check.In("audit"))
+}
+
 // resolve makes a relative path in the file relative to the directory of the file.
 func (l *loader) resolve(key string) {
 	path := lookup(reflect.ValueOf(l.cfg).Elem(), key)

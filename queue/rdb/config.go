@@ -117,8 +117,8 @@ func (r Config) address() string {
 	return before + url.UserPassword("", r.Password.Reveal()).String() + after
 }
 
-// check checks the scheme and the hosts; the client checks the rest. It repeats nothing
-// but the scheme, since any other part may be the password.
+// check checks the URL as [Connect] does, and its hosts. It repeats nothing but the scheme, since any other part
+// may be the password.
 func (u URL) check() error {
 	if u == Embedded {
 		return nil
@@ -155,5 +155,6 @@ func (u URL) check() error {
 			return errors.New("the URL has no usable host and port: " + expected)
 		}
 	}
-	return nil
+	_, err := parseURL(u.Reveal())
+	return err
 }

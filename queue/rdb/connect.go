@@ -24,42 +24,37 @@ const (
 	bufferSize = 64 << 10
 )
 
-// Connect returns a client for a URL. The schemes are
-//
-//	redis://[user:password@]host[:port][/db]      one server; rediss:// with TLS
-//	redis+sentinel://host,host:port/db?master=n   the master that the sentinels know as n
-//	redis+cluster://host:port,host:port           a cluster; rediss+… with TLS for both
-//
-// Errors do not repeat the URL, since it may hold a password. Each read and each write has the given
-// timeout, and the opening of a connection half of it. The hook is called with every new connection,
-// before it is used; nil is none. Secure opens the connections with TLS; nil trusts the authorities of the system.
-// Connect itself opens no connection.
-func Connect(raw string, timeout time.Duration, secure *Secure, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
-	const expected = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
-	if secure == nil {
-		secure = NewSecure(nil, timeout/2, nil)
-	}
+// address is what a URL says: the options of one server, or those of a cluster or of sentinels.
+type address struct {
+	one     *redis.Options
+	many    *redis.UniversalOptions
+	cluster bool
+	secure  bool
+}
+
+const expectedURL = "expected embedded, redis://host:6379/0, rediss://…, redis+sentinel://host:26379/0?master=name or redis+cluster://host:6379,host:6379"
+
+// parseURL parses a URL; see [Connect]. Errors do not repeat it, since it may hold a password.
+func parseURL(raw string) (address, error) {
 	// url.Parse refuses a list of hosts with ports, so the list is cut out first.
 	scheme, rest, ok := strings.Cut(raw, "://")
 	if !ok {
-		return nil, fmt.Errorf("the Redis URL has no scheme: %s", expected)
+		return address{}, fmt.Errorf("the Redis URL has no scheme: %s", expectedURL)
 	}
 	base, kind, _ := strings.Cut(scheme, "+")
 	if (base != "redis" && base != secureScheme) || (kind != "" && kind != "sentinel" && kind != "cluster") {
-		return nil, fmt.Errorf("unknown scheme %q of the Redis URL: %s", scheme, expected)
+		return address{}, fmt.Errorf("unknown scheme %q of the Redis URL: %s", scheme, expectedURL)
 	}
+	a := address{cluster: kind == "cluster", secure: base == secureScheme}
 	if kind == "" {
-		opts, err := redis.ParseURL(raw)
-		if err != nil {
-			return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
+		var err error
+		if a.one, err = redis.ParseURL(raw); err != nil {
+			return address{}, fmt.Errorf("the Redis URL %s: %s", faultOf(err), expectedURL)
 		}
-		if opts.TLSConfig != nil && opts.TLSConfig.InsecureSkipVerify {
-			return nil, errUnverified
+		if a.one.TLSConfig != nil && a.one.TLSConfig.InsecureSkipVerify {
+			return address{}, errUnverified
 		}
-		if base == secureScheme {
-			opts.Dialer = secure.Dial
-		}
-		return redis.NewClient(tune(opts, timeout, hook)), nil
+		return a, nil
 	}
 	userinfo, hosts := "", rest
 	if i := strings.IndexAny(hosts, "/?"); i >= 0 {
@@ -71,45 +66,89 @@ func Connect(raw string, timeout time.Duration, secure *Secure, hook func(contex
 	}
 	u, err := url.Parse(base + "://" + userinfo + "host" + tail)
 	if err != nil || hosts == "" {
-		return nil, fmt.Errorf("the Redis URL cannot be parsed: %s", expected)
+		return address{}, fmt.Errorf("the Redis URL cannot be parsed: %s", expectedURL)
 	}
+	a.many = new(redis.UniversalOptions)
 	defaultPort := "6379"
 	if kind == "sentinel" {
 		defaultPort = "26379"
-	}
-	opts := &redis.UniversalOptions{
-		DialTimeout: timeout / 2, ReadTimeout: timeout, WriteTimeout: timeout, PoolTimeout: timeout,
-		PoolSize: PoolSize, PipelinePoolSize: onePool, ReadBufferSize: bufferSize, WriteBufferSize: bufferSize, ContextTimeoutEnabled: true, OnConnect: hook,
-		DisableIdentity: true, MaintNotificationsConfig: noNotifications(),
 	}
 	for host := range strings.SplitSeq(hosts, ",") {
 		if _, _, err := net.SplitHostPort(host); err != nil {
 			host = net.JoinHostPort(strings.Trim(host, "[]"), defaultPort)
 		}
-		opts.Addrs = append(opts.Addrs, host)
+		a.many.Addrs = append(a.many.Addrs, host)
 	}
-	opts.Username = u.User.Username()
-	opts.Password, _ = u.User.Password()
-	if base == secureScheme {
-		opts.Dialer = secure.Dial // also for sentinels
-	}
-	if kind == "cluster" {
+	a.many.Username = u.User.Username()
+	a.many.Password, _ = u.User.Password()
+	if a.cluster {
 		if strings.Trim(u.Path, "/") != "" || u.RawQuery != "" {
-			return nil, fmt.Errorf("a Redis cluster has no numbered databases or options: %s", expected)
+			return address{}, fmt.Errorf("a Redis cluster has no numbered databases or options: %s", expectedURL)
 		}
-		opts.DialerRetries = 1 // so that the client turns to the replica of a lost node sooner
-		return redis.NewClusterClient(opts.Cluster()), nil
+		return a, nil
 	}
 	query := u.Query()
-	opts.MasterName = query.Get("master")
-	if opts.MasterName == "" {
-		return nil, fmt.Errorf("the Redis URL names no master: %s", expected)
+	a.many.MasterName = query.Get("master")
+	if a.many.MasterName == "" {
+		return address{}, fmt.Errorf("the Redis URL names no master: %s", expectedURL)
 	}
-	opts.SentinelUsername, opts.SentinelPassword = query.Get("sentinel_username"), query.Get("sentinel_password")
+	a.many.SentinelUsername, a.many.SentinelPassword = query.Get("sentinel_username"), query.Get("sentinel_password")
 	if db := strings.Trim(u.Path, "/"); db != "" {
-		if opts.DB, err = strconv.Atoi(db); err != nil {
-			return nil, fmt.Errorf("the Redis URL's database is not a number: %s", expected)
+		if a.many.DB, err = strconv.Atoi(db); err != nil {
+			return address{}, fmt.Errorf("the Redis URL's database is not a number: %s", expectedURL)
 		}
+	}
+	return a, nil
+}
+
+// faultOf says which part of a URL go-redis could not parse, without what it is.
+func faultOf(err error) string {
+	switch text := err.Error(); {
+	case strings.HasPrefix(text, "redis: invalid database number"), strings.HasPrefix(text, "redis: invalid URL path"):
+		return "has a path that is not the number of a database"
+	case strings.HasPrefix(text, "redis: unexpected option"):
+		return "has an unknown option"
+	case strings.HasPrefix(text, "redis: invalid"):
+		return "has an option with a value that cannot be read"
+	}
+	return "cannot be parsed"
+}
+
+// Connect returns a client for a URL. The schemes are
+//
+//	redis://[user:password@]host[:port][/db]      one server; rediss:// with TLS
+//	redis+sentinel://host,host:port/db?master=n   the master that the sentinels know as n
+//	redis+cluster://host:port,host:port           a cluster; rediss+… with TLS for both
+//
+// Errors do not repeat the URL, since it may hold a password. Each read and each write has the given
+// timeout, and the opening of a connection half of it. The hook is called with every new connection,
+// before it is used; nil is none. Secure opens the connections with TLS; nil trusts the authorities of the system.
+// Connect itself opens no connection.
+func Connect(raw string, timeout time.Duration, secure *Secure, hook func(context.Context, *redis.Conn) error) (redis.UniversalClient, error) {
+	a, err := parseURL(raw)
+	if err != nil {
+		return nil, err
+	}
+	if secure == nil {
+		secure = NewSecure(nil, timeout/2, nil)
+	}
+	if opts := a.one; opts != nil {
+		if a.secure {
+			opts.Dialer = secure.Dial
+		}
+		return redis.NewClient(tune(opts, timeout, hook)), nil
+	}
+	opts := a.many
+	opts.DialTimeout, opts.ReadTimeout, opts.WriteTimeout, opts.PoolTimeout = timeout/2, timeout, timeout, timeout
+	opts.PoolSize, opts.PipelinePoolSize, opts.ReadBufferSize, opts.WriteBufferSize = PoolSize, onePool, bufferSize, bufferSize
+	opts.ContextTimeoutEnabled, opts.OnConnect = true, hook
+	opts.DisableIdentity, opts.MaintNotificationsConfig = true, noNotifications()
+	if a.secure {
+		opts.Dialer = secure.Dial // also for sentinels
+	}
+	if a.cluster {
+		opts.DialerRetries = 1 // so that the client turns to the replica of a lost node sooner
+		return redis.NewClusterClient(opts.Cluster()), nil
 	}
 	return redis.NewFailoverClient(opts.Failover()), nil
 }
