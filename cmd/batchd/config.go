@@ -10,7 +10,7 @@ import (
 )
 
 func newConfigCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Inspect configuration files", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "config", Short: "Inspect configuration files"}
 	cmd.AddCommand(&cobra.Command{
 		Use:   "check FILE",
 		Short: "Check a configuration file, and print the resulting settings",

@@ -34,7 +34,6 @@ func newKeysCmd() *cobra.Command {
 Redis or, with auth.keys_file, in a file. These commands read the same configuration
 as the server. Only a hash of a key's secret is stored: a key is shown once, when it
 is made. Changes take effect in all processes within 5 s.`,
-		Args: cobra.NoArgs,
 	}
 	cmd.AddCommand(newKeysCreateCmd(), newKeysListCmd(), newKeysRevokeCmd(), newKeysRotateCmd())
 	return cmd

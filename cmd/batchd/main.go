@@ -74,6 +74,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	strict(root) // last: cobra's command completion writes where the output was when it was added
 	err := root.ExecuteContext(ctx)
 	switch {
 	case err == nil:

@@ -23,12 +23,10 @@ Exit codes: 0 success · 1 wrong usage, or the server refused or failed ·
 		Example: `  batchd demo
   batchd serve --target http://127.0.0.1:9000
   batchd submit actions.ndjson --wait`,
-		Args:              cobra.NoArgs,
 		SilenceUsage:      true,
 		SilenceErrors:     true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 		PersistentPreRunE: checkFlags,
-		RunE:              func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.AddGroup(
 		&cobra.Group{ID: groupServer, Title: "Serving:"},

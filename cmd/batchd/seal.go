@@ -22,7 +22,7 @@ import (
 )
 
 func newSealCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "seal", Short: "Change the keys that encrypt what is in Redis", Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: "seal", Short: "Change the keys that encrypt what is in Redis"}
 	rotate := &cobra.Command{
 		Use:   "rotate",
 		Short: "Encrypt everything that is stored with the first of seal.keys",
