@@ -48,3 +48,19 @@ func TestConfigCheckReportsWhatWouldStopTheStart(t *testing.T) {
 	}
 	require.NoFileExists(t, filepath.Join(dir, "audit.log"), "a check makes no file")
 }
+
+func TestConfigCheckWithoutAFileChecksTheOneOfTheVariable(t *testing.T) {
+	got := batchd(t, "", "config", "check")
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "the FILE is missing: name it, or set BATCHD_CONFIG: usage: batchd config check [FILE]")
+	t.Setenv("BATCHD_CONFIG", file(t, "b.yaml", checkedTarget+"log: {level: loud}\n"))
+	got = batchd(t, "", "config", "check")
+	require.Equal(t, exitFailure, got.code)
+	require.Contains(t, got.stderr, "b.yaml:2: log.level: ")
+	good := file(t, "good.yaml", checkedTarget)
+	require.Equal(t, exitOK, batchd(t, "", "config", "check", good).code, "a file that is named counts")
+	t.Setenv("BATCHD_CONFIG", good)
+	got = batchd(t, "", "config", "check")
+	require.Equal(t, exitOK, got.code, got.stderr)
+	require.Contains(t, got.stdout, "crm")
+}

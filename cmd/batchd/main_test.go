@@ -79,7 +79,7 @@ func TestWrongUsageIsToldInOneLine(t *testing.T) {
 	for want, args := range map[string][]string{
 		`batchd: unknown command "sumbit" for "batchd"`:                                                        {"sumbit"},
 		"batchd: the FILE is missing: usage: batchd submit FILE [flags]":                                       {"submit"},
-		"batchd: the FILE is missing: usage: batchd config check FILE":                                         {"config", "check"},
+		"batchd: the FILE is missing: name it, or set BATCHD_CONFIG: usage: batchd config check [FILE]":        {"config", "check"},
 		"batchd: expected one ID, got 2: usage: batchd status ID [flags]":                                      {"status", "a", "b"},
 		"batchd: unknown flag: --wiat":                                                                         {"submit", "x", "--wiat"},
 		`batchd: --outcome: unknown outcome "faild": expected pending, succeeded, failed`:                      {"results", "x", "--outcome", "failed,faild"},
