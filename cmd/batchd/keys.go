@@ -281,6 +281,9 @@ func (f quotaFlags) apply(q *batch.Quotas) error {
 			}
 		case "stored_bytes", "upload_rate", "upload_burst":
 			size, err = setting.ParseByteSize(text)
+			if err == nil && size < 1 { // 0 would mean the configured quota
+				err = fmt.Errorf("%s is %q: expected a size of at least 1 byte, such as 64MiB", name, setting.Clip(text))
+			}
 			*map[string]*int64{"stored_bytes": &q.StoredBytes, "upload_rate": &q.UploadRate, "upload_burst": &q.UploadBurst}[name] = int64(size)
 		default:
 			err = fmt.Errorf("unknown quota %q: expected open_batches, stored_bytes, upload_rate or upload_burst", setting.Clip(name))
@@ -294,18 +297,16 @@ func (f quotaFlags) apply(q *batch.Quotas) error {
 
 // parseDays parses a duration, also in days.
 func parseDays(flag, text string) (time.Duration, error) {
-	scale := text
+	const longest = 100 * 365 * 24 * time.Hour
+	unit, scale := time.Duration(1), text
 	if days, ok := strings.CutSuffix(text, "d"); ok {
-		scale = days + "h"
+		unit, scale = 24, days+"h"
 	}
 	d, err := time.ParseDuration(scale)
-	if scale != text {
-		d *= 24
-	}
-	if err != nil || d <= 0 || d > 100*365*24*time.Hour {
+	if err != nil || d <= 0 || d > longest/unit { // before the multiplication, which may overflow
 		return 0, fmt.Errorf("%s: cannot read %q as a time: expected for example 90d or 12h", flag, text)
 	}
-	return d, nil
+	return d * unit, nil
 }
 
 func newKeysListCmd() *cobra.Command {

@@ -95,6 +95,11 @@ func TestKeysAreMadeRotatedAndRevoked(t *testing.T) {
 		{[]string{"create", "a{b}"}, "is not usable"},
 		{[]string{"create", "a", "--scope", "everything"}, `unknown value "everything"`},
 		{[]string{"create", "a", "--expires-in", "soon"}, "--expires-in: cannot read"},
+		{[]string{"create", "a", "--expires-in", "213504d"}, "--expires-in: cannot read"}, // 2^64 ns and 25 minutes
+		{[]string{"create", "a", "--expires-in", "106752d"}, "--expires-in: cannot read"},
+		{[]string{"create", "a", "--quota", "stored_bytes=0"}, `--quota: stored_bytes is "0": expected a size of at least 1 byte`},
+		{[]string{"create", "a", "--quota", "upload_rate=0MiB"}, `--quota: upload_rate is "0MiB": expected a size of at least 1 byte`},
+		{[]string{"create", "a", "--quota", "upload_burst=0"}, `--quota: upload_burst is "0": expected a size of at least 1 byte`},
 		{[]string{"create", "a", "--quota", "open_batches=many"}, `--quota: cannot read "many" as a number of batches`},
 		{[]string{"create", "a", "--quota", "stored_bytes=-1"}, `--quota: cannot read "-1" as a size`},
 		{[]string{"create", "a", "--quota", "batches=1"}, `--quota: unknown quota "batches": expected open_batches`},
