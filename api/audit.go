@@ -58,7 +58,7 @@ func (s *Server) decide(method string, r *route) error {
 	return nil
 }
 
-// record writes the line of a request that has been answered.
+// record writes the line of a request that has been answered or, for a stream, that is answered from now on.
 func (s *Server) record(c *gin.Context) {
 	route := c.Request.Method + " " + c.FullPath()
 	d, ok := s.decisions[route]
@@ -107,14 +107,19 @@ func (s *Server) record(c *gin.Context) {
 	if p.Mode == auth.ModePassthrough {
 		e.ActorOwner = owner(c)
 	}
-	if status != http.StatusNotFound {
+	listed := d.event == audit.BatchList && isAdmin(c) // the batches of the owner that it names, or of all
+	if status != http.StatusNotFound && !listed {
 		e.Owner = owner(c)
 	}
 	if id := c.Param("id"); e.Batch == "" && isPlainName(id, 64) {
 		e.Batch = id
 	}
-	foreign := e.Owner != "" && e.Owner != e.ActorOwner || d.event == audit.BatchList && isAdmin(c)
-	if d.event != audit.Unaudited && (!d.quiet || n.results || foreign || status == http.StatusForbidden) {
+	foreign := e.Owner != "" && e.Owner != e.ActorOwner || listed
+	switch {
+	case d.event == audit.Unaudited || d.quiet && !n.results && !foreign && status != http.StatusForbidden:
+	case p.Mode == auth.ModePassthrough && e.Result != audit.OK && e.Result != audit.Failed:
+		s.cfg.Audit.RecordFailure(e, source(c.Request)) // with invented credentials, everybody can be refused
+	default:
 		s.cfg.Audit.Record(e)
 	}
 }

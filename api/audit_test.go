@@ -14,6 +14,8 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/gin-gonic/gin"
 	"github.com/stretchr/testify/require"
@@ -199,8 +201,74 @@ func TestTheOwnerOfABatchIsNotItsActor(t *testing.T) {
 		require.Len(t, found, 1, "%s %s", method, path)
 		require.Equal(t, []any{event, "root", "key:root", "key:alice", id}, []any{found[0].Name, found[0].Actor, found[0].ActorOwner, found[0].Owner, found[0].Batch})
 	}
-	require.Equal(t, http.StatusOK, f.do(t, call{method: "GET", path: "/batch"}).Code)
-	require.Equal(t, audit.BatchList, news()[0].Name)
+	for path, owner := range map[string]string{"/batch": "", "/batch?owner=key:alice": "key:alice", "/batch?owner=key:root": "key:root", "/batch?owner=nobody": "nobody"} {
+		require.Equal(t, http.StatusOK, f.do(t, call{method: "GET", path: path}).Code)
+		found := news()
+		require.Len(t, found, 1)
+		require.Equal(t, []any{audit.BatchList, audit.OK, "key:root", owner}, []any{found[0].Name, found[0].Result, found[0].ActorOwner, found[0].Owner}, path)
+	}
+}
+
+// The stream of another owner's batch may last for days.
+func TestAStreamOfAnotherOwnerIsRecordedWhenItBegins(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		option, news, _ := recorded(t)
+		f := setup(t, option)
+		f.auth = only{alice}
+		id := f.created(t, call{body: actions(1)})
+		news()
+		stream := func(p *auth.Principal) (end func()) {
+			f.auth = only{p}
+			ctx, cancel := context.WithCancel(t.Context())
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				serve(f, call{method: "GET", path: "/batch/" + id + "/events"}.request(t).WithContext(ctx))
+			}()
+			time.Sleep(time.Minute)
+			return func() {
+				cancel()
+				<-done
+			}
+		}
+		end := stream(&auth.Principal{Mode: auth.ModeKeys, Name: "root", Owner: "key:root", Scopes: auth.AllScopes()})
+		found := news()
+		require.Len(t, found, 1)
+		require.Equal(t, []any{audit.BatchEvents, audit.OK, "key:root", "key:alice", id, 200}, []any{found[0].Name, found[0].Result, found[0].ActorOwner, found[0].Owner, found[0].Batch, found[0].Status})
+		end()
+		require.Empty(t, news(), "there is one line of a stream")
+		stream(alice)()
+		require.Empty(t, news(), "it is the owner's")
+	})
+}
+
+// With passthrough everybody can invent a credential, which nobody has checked.
+func TestInventedCredentialsDoNotFloodTheAuditLog(t *testing.T) {
+	t.Parallel()
+	option, news, _ := recorded(t)
+	f := setup(t, option, passthrough)
+	for n := range 200 {
+		credential := fmt.Sprintf("Authorization: Bearer invented-%d", n)
+		for path, status := range map[string]int{
+			"GET /batch/none/results": http.StatusNotFound, "POST /batch/none/cancel": http.StatusNotFound, "DELETE /batch/none": http.StatusNotFound, "POST /batch": http.StatusUnsupportedMediaType,
+		} {
+			method, path, _ := strings.Cut(path, " ")
+			require.Equal(t, status, serve(f, call{method: method, path: path, headers: []string{credential}}.request(t)).Code)
+		}
+	}
+	found := news()
+	require.NotEmpty(t, found)
+	require.LessOrEqual(t, len(found), 10)
+	for _, e := range found {
+		require.Contains(t, []audit.Name{audit.ResultsRead, audit.BatchCancel, audit.BatchDelete, audit.BatchSubmit}, e.Name)
+		require.Equal(t, audit.Refused, e.Result)
+		require.NotEmpty(t, e.ActorOwner)
+	}
+	for range 20 {
+		f.created(t, call{body: two, headers: []string{"Authorization: Bearer alice"}})
+	}
+	require.Len(t, news(), 20, "what is done is recorded")
 }
 
 func TestTheAuditLogHasNoSecrets(t *testing.T) {

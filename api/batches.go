@@ -199,6 +199,7 @@ func (s *Server) list(c *gin.Context) error {
 			return refuse(kindForbidden, "only a credential with the scope admin may list the batches of an owner: leave out owner")
 		}
 		owners = batch.OwnedBy(given.Get("owner"))
+		s.note(c).Owner = given.Get("owner")
 	}
 	limit, err := integer(given, "limit", defaultListLimit, 1, maxListLimit)
 	if err != nil {

@@ -118,14 +118,15 @@ type Event struct {
 	// Actor is the name of a key, the subject of a token, or the user of a command. It is empty in the mode
 	// passthrough, where ActorOwner says all.
 	Actor string `json:"actor,omitempty"`
-	// ActorOwner owns what the actor submits, and Owner the batch. They differ if an administrator acts on the
-	// batch of another owner.
+	// ActorOwner owns what the actor submits, and Owner the batch, the listed batches, or those of a new key. They
+	// differ if an administrator acts on the batch of another owner.
 	ActorOwner string `json:"actor_owner,omitempty"`
 	Owner      string `json:"owner,omitempty"`
 	Batch      string `json:"batch,omitempty"`
 	Target     string `json:"target,omitempty"`
-	// Key is the key of batchd that a command changed.
-	Key string `json:"key,omitempty"`
+	// Key is the key of batchd that a command changed, and Scopes are those of a new key.
+	Key    string   `json:"key,omitempty"`
+	Scopes []string `json:"scopes,omitempty"`
 	// Count is how many actions a submission has, or how many values were sealed again.
 	Count int `json:"count,omitempty"`
 	// Replayed: the submission was accepted before, under its Idempotency-Key.
@@ -140,7 +141,7 @@ type Event struct {
 	// the client's certificate, which an authority of server.tls.client_ca_file has signed.
 	Client      string `json:"client,omitempty"`
 	Certificate string `json:"certificate,omitempty"`
-	// Suppressed: so many failures of authentication from the address of Client, or from many addresses if there
+	// Suppressed: so many failures of authentication, or refusals with passthrough, from the address of Client, or from many addresses if there
 	// is no Client, have no line of their own.
 	Suppressed int `json:"suppressed,omitempty"`
 }

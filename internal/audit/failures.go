@@ -24,7 +24,8 @@ type source struct {
 	client     string // the last one
 }
 
-// RecordFailure writes an event of somebody who was not authenticated. In a minute it writes at most ten lines about
+// RecordFailure writes an event of a request that was refused to somebody who was not authenticated, or who may have
+// invented the credential. In a minute it writes at most ten lines about
 // one source, such as an address, and counts the others; a line with their number follows.
 func (l *Log) RecordFailure(e Event, from string) {
 	if l == nil {
