@@ -204,5 +204,6 @@ func TestMetricsAndChecksAreForAdmins(t *testing.T) {
 	}
 
 	elsewhere, as := withAdmin(t, func(c *Config) { c.MetricsElsewhere = true })
-	requireProblem(t, elsewhere.do(t, call{method: "GET", path: "/metrics", headers: []string{as["root"]}}), http.StatusNotFound)
+	p := requireProblem(t, elsewhere.do(t, call{method: "GET", path: "/metrics", headers: []string{as["root"]}}), http.StatusNotFound)
+	require.Contains(t, p.Detail, "monitor.listen")
 }

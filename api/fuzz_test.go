@@ -45,7 +45,7 @@ func fuzzed(t *testing.T, data []byte, read func(*decoder, *body) (*batch.Spec, 
 		require.Equal(t, int64(len(data)), b.read, "all of it was read")
 		return
 	}
-	p := problemOf(err, http.Header{}, "id")
+	p := problemOf(err, batch.Quotas{}, http.Header{}, "id")
 	require.Contains(t, []int{http.StatusBadRequest, http.StatusRequestEntityTooLarge}, p.Status, "%v", err)
 	require.LessOrEqual(t, len(p.Errors), intake.MaxFaults)
 	encoded, err := json.Marshal(p)

@@ -108,7 +108,7 @@ func FuzzIdempotencyKey(f *testing.F) {
 	f.Fuzz(func(t *testing.T, value string) {
 		key, err := idempotencyKey(http.Header{"Idempotency-Key": {value}})
 		if err != nil {
-			require.Equal(t, http.StatusBadRequest, problemOf(err, http.Header{}, "id").Status)
+			require.Equal(t, http.StatusBadRequest, problemOf(err, batch.Quotas{}, http.Header{}, "id").Status)
 			return
 		}
 		require.NotEmpty(t, key)
@@ -131,7 +131,7 @@ func FuzzParameters(f *testing.F) {
 	f.Fuzz(func(t *testing.T, raw string) {
 		values, err := parseQuery(raw)
 		if err != nil {
-			require.Equal(t, http.StatusBadRequest, problemOf(err, http.Header{}, "id").Status)
+			require.Equal(t, http.StatusBadRequest, problemOf(err, batch.Quotas{}, http.Header{}, "id").Status)
 			return
 		}
 		again, err := url.ParseQuery(values.Encode())

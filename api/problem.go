@@ -81,8 +81,9 @@ func (e *requestError) with(name, value string) *requestError {
 }
 
 // problemOf is the only mapping from errors to HTTP. An error without a mapping is an
-// internal error, of which the client gets only the request's id.
-func problemOf(err error, header http.Header, requestID string) *problem {
+// internal error, of which the client gets only the request's id. Own are the quotas of
+// the caller's key.
+func problemOf(err error, own batch.Quotas, header http.Header, requestID string) *problem {
 	var (
 		refused      *requestError
 		unauthorized *dialect.UnauthorizedError
@@ -122,7 +123,7 @@ func problemOf(err error, header http.Header, requestID string) *problem {
 		setRetryAfter(header, limited.RetryAfter)
 		return kindLimited.problem(limited.Detail + "; nothing of it was stored")
 	case errors.As(err, &quota):
-		return quotaProblem(quota, header)
+		return quotaProblem(quota, own, header)
 	case errors.As(err, &damaged):
 		return kindInternal.problem("batch " + damaged.ID + " cannot be read: what is stored of it was changed, or its key is not in seal.keys; the log has more under the request id " + requestID)
 	case errors.Is(err, batch.ErrNotFound):
@@ -204,7 +205,11 @@ func (s *Server) fail(c *gin.Context, err error) {
 		s.note(c).gone = true
 	}
 	s.metrics.refusedByQuota(err)
-	p := problemOf(err, c.Writer.Header(), id)
+	var own batch.Quotas
+	if p := principal(c); p != nil {
+		own = p.Quotas
+	}
+	p := problemOf(err, own, c.Writer.Header(), id)
 	if n := s.note(c); !n.gone {
 		n.Problem = p.Type
 	}
@@ -222,7 +227,10 @@ func (s *Server) fail(c *gin.Context, err error) {
 	}
 }
 
-func noRoute(c *gin.Context) error {
+func (s *Server) noRoute(c *gin.Context) error {
+	if s.cfg.MetricsElsewhere && c.Request.URL.Path == "/metrics" {
+		return refuse(kindNotFound, "the metrics are at the address of monitor.listen, not at this one")
+	}
 	return refuse(kindNotFound, "nothing exists at this path: see /openapi.yaml for the paths")
 }
 

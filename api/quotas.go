@@ -79,31 +79,50 @@ func network(r *http.Request) netip.Prefix {
 	return networkOf(net.TCPAddrFromAddrPort(address))
 }
 
-// quotaProblem returns the problem for a refusal by a quota.
-func quotaProblem(e *batch.QuotaError, header http.Header) *problem {
-	whose, per := "your", ""
+// nameOfQuota names the quota of an error: the setting, or the quota of the caller's key that replaces it.
+func nameOfQuota(e *batch.QuotaError, own batch.Quotas) string {
+	name, ofKey := e.Quota, false
+	switch {
+	case e.Quota == batch.QuotaUploadRate && e.RetryAfter == 0: // the larger of the two
+		name, ofKey = "upload_burst", own.UploadBurst == e.Value
+		if !ofKey && own.UploadRate == e.Value {
+			name, ofKey = batch.QuotaUploadRate, true
+		}
+	case e.Quota == batch.QuotaUploadRate:
+		ofKey = own.UploadRate != 0
+	case e.Quota == batch.QuotaStoredBytes:
+		ofKey = own.StoredBytes != 0
+	default:
+		ofKey = own.OpenBatches != 0
+	}
+	switch {
+	case e.Kind == batch.AddressAccount:
+		return "the quota quotas.per_address." + name
+	case ofKey:
+		return "the quota " + name + " of your key"
+	}
+	return "the quota quotas." + name
+}
+
+// quotaProblem returns the problem for a refusal by a quota. Own are the quotas of the caller's key.
+func quotaProblem(e *batch.QuotaError, own batch.Quotas, header http.Header) *problem {
+	whose, quota := "your", nameOfQuota(e, own)
 	if e.Kind == batch.AddressAccount {
-		whose, per = "your address's", "per_address."
+		whose = "your address's"
 	}
 	var detail string
 	never := e.RetryAfter == 0
-	switch e.Quota {
-	case batch.QuotaOpenBatches:
-		detail = fmt.Sprintf("%s open batches are %d, and the quota quotas.%sopen_batches is %d: wait until some have ended, or cancel some", whose, e.Used, per, e.Value)
-	case batch.QuotaStoredBytes:
-		detail = fmt.Sprintf("%s batches store %s, this one needs at least %s more, and the quota quotas.%sstored_bytes is %s", whose, readable(e.Used), readable(e.Needs), per, readable(e.Value))
-		if never {
-			detail += ": send it in several batches"
-		} else {
-			detail += ": delete batches that have ended, or set a shorter retention"
-		}
+	switch {
+	case never && e.Quota != batch.QuotaOpenBatches:
+		detail = fmt.Sprintf("the batch needs at least %s, and %s is %s: send it in several batches", readable(e.Needs), quota, readable(e.Value))
+	case e.Quota == batch.QuotaOpenBatches:
+		detail = fmt.Sprintf("%s open batches are %d, and %s is %d: wait until some have ended, or cancel some", whose, e.Used, quota, e.Value)
+	case e.Quota == batch.QuotaStoredBytes:
+		detail = fmt.Sprintf("%s batches store %s, this one needs at least %s more, and %s is %s: delete batches that have ended, or set a shorter retention",
+			whose, readable(e.Used), readable(e.Needs), quota, readable(e.Value))
 	default:
-		if never {
-			detail = fmt.Sprintf("the batch needs at least %s, and the quota quotas.%supload_burst is %s: send it in several batches", readable(e.Needs), per, readable(e.Value))
-		} else {
-			detail = fmt.Sprintf("%s uploads of the last time are %s, this one needs at least %s more, and the quota quotas.%supload_rate is %s a second: try again in %s",
-				whose, readable(e.Used), readable(e.Needs), per, readable(e.Value), setting.Duration(time.Duration(wholeSeconds(e.RetryAfter))*time.Second))
-		}
+		detail = fmt.Sprintf("%s recent uploads still count with %s, this one adds at least %s, and %s takes off only %s a second: try again in %s",
+			whose, readable(e.Used), readable(e.Needs), quota, readable(e.Value), setting.Duration(time.Duration(wholeSeconds(e.RetryAfter))*time.Second))
 	}
 	detail += "; nothing of it was stored"
 	if never {

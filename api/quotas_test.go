@@ -27,7 +27,7 @@ var refusals429 = map[string]struct {
 	},
 	"rate": {
 		batch.QuotaError{Kind: batch.OwnerAccount, Quota: batch.QuotaUploadRate, Value: 1 << 20, Used: 3 << 20, Needs: 100, RetryAfter: 61500 * time.Millisecond},
-		"your uploads of the last time are 3 MiB, this one needs at least 100 bytes more, and the quota quotas.upload_rate is 1 MiB a second: try again in 1m2s; nothing of it was stored",
+		"your recent uploads still count with 3 MiB, this one adds at least 100 bytes, and the quota quotas.upload_rate takes off only 1 MiB a second: try again in 1m2s; nothing of it was stored",
 	},
 }
 
@@ -54,6 +54,31 @@ func TestARefusalByAQuotaSaysWhatToDo(t *testing.T) {
 		require.Contains(t, p.Detail, "needs at least 2 MiB")
 		require.Contains(t, p.Detail, "send it in several batches")
 		require.Empty(t, w.Header().Get("Retry-After"))
+	}
+}
+
+func TestAQuotaOfAKeyIsNamedAsTheKeys(t *testing.T) {
+	t.Parallel()
+	key := apikey.New()
+	r := &ring{keys: []batch.Key{{
+		Name: "small", Owner: "small", Scopes: []string{"submit"}, Secrets: []batch.KeySecret{{SHA256: apikey.HexHash(key)}},
+		Quotas: batch.Quotas{OpenBatches: 3, UploadRate: 7, UploadBurst: 5},
+	}}}
+	f := setup(t, withKeys(r, apikey.New()), withQuotas)
+	for _, row := range []struct {
+		err  batch.QuotaError
+		want string
+	}{
+		{batch.QuotaError{Kind: batch.OwnerAccount, Quota: batch.QuotaOpenBatches, Value: 3, Used: 3, Needs: 1, RetryAfter: time.Second}, "the quota open_batches of your key is 3"},
+		{batch.QuotaError{Kind: batch.OwnerAccount, Quota: batch.QuotaUploadRate, Value: 7, Needs: 6, RetryAfter: time.Second}, "the quota upload_rate of your key takes off"},
+		{batch.QuotaError{Kind: batch.OwnerAccount, Quota: batch.QuotaUploadRate, Value: 7, Needs: 8}, "the quota upload_rate of your key is 7 bytes"},
+		{batch.QuotaError{Kind: batch.OwnerAccount, Quota: batch.QuotaUploadRate, Value: 5, Needs: 8}, "the quota upload_burst of your key is 5 bytes"},
+		{batch.QuotaError{Kind: batch.OwnerAccount, Quota: batch.QuotaStoredBytes, Value: 9, Needs: 10}, "the quota quotas.stored_bytes is 9 bytes"},
+		{batch.QuotaError{Kind: batch.AddressAccount, Quota: batch.QuotaOpenBatches, Value: 3, Used: 3, Needs: 1, RetryAfter: time.Second}, "the quota quotas.per_address.open_batches is 3"},
+	} {
+		f.store.refusal = &row.err
+		w := f.do(t, call{method: "POST", path: "/batch", headers: []string{"X-Batchd-Key: " + key}, body: `{"target":"crm","actions":[{"method":"GET","path":"/a"}]}`})
+		require.Contains(t, requireProblem(t, w, w.Code).Detail, row.want)
 	}
 }
 

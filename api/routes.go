@@ -103,7 +103,7 @@ func (s *Server) routes() (*gin.Engine, error) {
 	if len(s.cfg.Server.CORS.Origins) > 0 {
 		e.Use(s.cors)
 	}
-	e.NoRoute(s.handle(noRoute))
+	e.NoRoute(s.handle(s.noRoute))
 	e.NoMethod(s.handle(noMethod))
 	for _, r := range s.table() {
 		if err := s.mount(e, &r); err != nil {

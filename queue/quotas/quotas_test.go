@@ -133,6 +133,30 @@ func TestOfManySubmissionsAtOnceExactlyTheQuotaIsAccepted(t *testing.T) {
 	})
 }
 
+// A client that is told to try again must have a chance.
+func TestABatchThatCanNeverFitIsNotToldToTryAgain(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		small := of("me", batch.Quotas{StoredBytes: 1 << 20})
+		b.must(1000, small) // needs more than half of the quota of the owner
+		for _, row := range []struct {
+			n     int
+			never bool
+		}{{1000, false}, {2000, true}, {9000, true}} {
+			_, err := b.submit(row.n, of("me", small.Quotas))
+			refused := b.requireRefused(err, batch.QuotaStoredBytes)
+			require.Equal(t, row.never, refused.RetryAfter == 0, "%d actions: %v", row.n, err)
+			require.Equal(t, row.never, refused.Needs > refused.Value, "%d actions: %v", row.n, err)
+			if row.n == 1000 {
+				require.Greater(t, refused.Needs, int64(1<<19), "the whole batch counts, not what came before the refusal")
+			}
+		}
+		_, err := b.submit(10, of("me", batch.Quotas{OpenBatches: 1, StoredBytes: 4 << 10}))
+		require.Zero(t, b.requireRefused(err, batch.QuotaStoredBytes).RetryAfter, "although there is no room for open batches either")
+		b.Background.Wait()
+		require.EqualValues(t, 1, b.use(small).OpenBatches)
+	})
+}
+
 // dropped returns a key, or nothing if it belongs to one of the batches.
 func dropped(key string, batches []*batch.Batch) string {
 	for _, one := range batches {

@@ -2,6 +2,7 @@ package upload
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -29,6 +30,9 @@ type charging struct {
 	reserved int64  // bytes, in all accounts
 	any      bool   // an account may have an entry
 	until    string // when the reservation ends
+	// refused is set if there is no room for the batch now. The upload then stages nothing more, and only counts,
+	// because a batch that is larger than a quota gets another error.
+	refused *batch.QuotaError
 }
 
 // Charge implements [batch.Upload].
@@ -42,12 +46,39 @@ func (c *charging) Charge(accounts ...batch.Account) {
 }
 
 // chargeAhead reserves room for the actions so far before they are staged. It reserves as much again, so that a
-// large upload asks the quotas a few times only.
+// large upload asks the quotas a few times only. Without room for more stored bytes it sets refused.
 func (c *charging) chargeAhead(ctx context.Context, id string) error {
 	if len(c.accounts) == 0 || c.reserved >= c.stored+batchBytes {
 		return nil
 	}
-	return c.reserve(ctx, id, c.stored+batchBytes, 2*c.stored+batchBytes)
+	err := c.reserve(ctx, id, c.stored+batchBytes, 2*c.stored+batchBytes)
+	if refused, ok := errors.AsType[*batch.QuotaError](err); ok && refused.Quota == batch.QuotaStoredBytes && refused.RetryAfter > 0 {
+		c.refused = refused
+		return nil
+	}
+	return err
+}
+
+// count counts an action of an upload that is refused already. It returns an error once the batch is larger than a
+// quota.
+func (c *charging) count(bytes int) error {
+	c.stored += int64(bytes) + actionBytes
+	return c.neverFits(c.stored + batchBytes)
+}
+
+// neverFits returns an error if a batch is larger than a quota, whatever else the accounts have.
+func (c *charging) neverFits(bytes int64) error {
+	for i := range c.accounts {
+		a := &c.accounts[i]
+		burst := max(a.Quotas.UploadBurst, a.Quotas.UploadRate)
+		switch {
+		case a.Quotas.StoredBytes > 0 && bytes > a.Quotas.StoredBytes:
+			return &batch.QuotaError{Kind: a.Kind, Quota: batch.QuotaStoredBytes, Value: a.Quotas.StoredBytes, Needs: bytes}
+		case a.Quotas.UploadRate > 0 && bytes > burst:
+			return &batch.QuotaError{Kind: a.Kind, Quota: batch.QuotaUploadRate, Value: burst, Needs: bytes}
+		}
+	}
+	return nil
 }
 
 // chargeAll reserves exactly what the batch stores, and adds that and the end of the reservation to the arguments of
@@ -66,6 +97,13 @@ func (c *charging) chargeAll(ctx context.Context, id string, args []any) ([]any,
 	if len(c.accounts) == 0 {
 		return args, nil
 	}
+	if c.refused != nil {
+		if err := c.neverFits(bytes); err != nil {
+			return nil, err
+		}
+		c.refused.Needs = bytes
+		return nil, c.refused
+	}
 	if err := c.reserve(ctx, id, bytes, bytes); err != nil {
 		return nil, err
 	}
@@ -82,6 +120,9 @@ func (c *charging) chargeAll(ctx context.Context, id string, args []any) ([]any,
 // reserve counts the upload for its accounts, one after the other: an account that refuses it keeps it from those
 // behind it.
 func (c *charging) reserve(ctx context.Context, id string, bytes, ahead int64) error {
+	if err := c.neverFits(bytes); err != nil {
+		return err
+	}
 	c.any = true
 	for i := range c.accounts {
 		reserved, until, err := c.quotas.Reserve(ctx, &c.accounts[i], quotas.Charge{ID: id, Bytes: bytes, Ahead: ahead, Uploaded: bytes})

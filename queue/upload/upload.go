@@ -125,6 +125,10 @@ func (u *upload) Add(ctx context.Context, a *batch.Action) error {
 		return nil
 	}
 	u.scratch = batches.AppendAction(u.scratch[:0], a)
+	if u.refused != nil {
+		u.n++
+		return u.count(len(u.scratch))
+	}
 	sealed := u.s.seals.Seal(seal.Label{ID: u.id, Kind: "a", Index: u.n}, u.scratch)
 	u.pending = append(u.pending, u.n, sealed)
 	u.bytes += len(sealed)
@@ -155,6 +159,10 @@ func (u *upload) flush(ctx context.Context) error {
 	}
 	if err := u.chargeAhead(ctx, u.id); err != nil {
 		return err
+	}
+	if u.refused != nil {
+		u.pending, u.bytes = u.pending[:0], 0
+		return nil
 	}
 	u.staged += len(u.pending) / 2
 	args, upTo, done := u.stageArgs(), u.staged, make(chan error, 1)
