@@ -77,6 +77,7 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, st
 			return nil, err
 		}
 		greetKeys(ctx, log, cfg)
+		warnUnused(ctx, log, cfg)
 		out := apiConfig(cfg, i.store, i.audit, registry, log)
 		health.checks = out.Checks
 		if asked := askedTargets(cfg); len(asked) > 0 {
@@ -251,6 +252,18 @@ func checksOf(cfg *config.Config, store *queue.Store) func(context.Context) []ba
 		return store.Checks
 	}
 	return func(ctx context.Context) []batch.Check { return append(store.Checks(ctx), file.Check()) }
+}
+
+// warnUnused logs settings of the API that have no effect with the others.
+func warnUnused(ctx context.Context, log *slog.Logger, cfg *config.Config) {
+	for i := range cfg.Targets {
+		if cfg.Targets[i].Verify != nil && !cfg.Auth.Has(auth.ModePassthrough) {
+			log.WarnContext(ctx, "targets[].verify has no effect: auth.modes has no passthrough", "target", cfg.Targets[i].Name)
+		}
+	}
+	if cfg.Auth.Sessions.ClientID != "" && !cfg.Auth.Has(auth.ModeJWT) {
+		log.WarnContext(ctx, "auth.sessions.client_id has no effect: auth.modes has no jwt")
+	}
 }
 
 // workerConfig adds the parts of a worker to its settings.

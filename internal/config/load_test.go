@@ -233,6 +233,10 @@ func TestOverridesAreFaultedByTheirOwnNames(t *testing.T) {
 			environ: []string{"BATCHD_WORKER_DRAIN=25"},
 			want:    `BATCHD_WORKER_DRAIN: cannot read "25" as a duration: its unit is missing: expected for example 30s`,
 		},
+		"duration in days": {
+			set:  map[string]string{"limits.retention": "7d"},
+			want: `--limits-retention: cannot read "7d" as a duration: days are no unit here: write 168h`,
+		},
 		"value in a flag": {
 			set:  map[string]string{"limits.max_body": "much"},
 			want: `--limits-max-body: cannot read "much" as a size: expected for example 1MiB, 10MB or a number of bytes`,

@@ -185,6 +185,11 @@ func setDuration(p *time.Duration, text string) error {
 	if err != nil && intake.IsDuration(text) {
 		return fmt.Errorf("the duration %q is out of range", setting.Clip(text))
 	}
+	if days, ok := strings.CutSuffix(text, "d"); err != nil && ok {
+		if n, err := strconv.Atoi(days); err == nil && n > 0 && n < 10_000 {
+			return fmt.Errorf("cannot read %q as a duration: days are no unit here: write %dh", text, 24*n)
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("cannot read %q as a duration: expected for example 30s", setting.Clip(text))
 	}
