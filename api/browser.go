@@ -35,12 +35,12 @@ func (s *Server) guardRequest(r *http.Request) error {
 	}
 	for _, site := range r.Header.Values("Sec-Fetch-Site") {
 		if site != "same-origin" && site != "none" {
-			return refuse(kindCrossSite, "a page of another site sent the request (Sec-Fetch-Site: %s), which may only read without a credential in a header", intake.Clip(site))
+			return refuse(kindCrossSite, "a browser sent the request for a page of another site (Sec-Fetch-Site: %s): without a credential in a header, such pages may only read", intake.Clip(site))
 		}
 	}
 	for _, origin := range r.Header.Values("Origin") {
 		if !isSameOrigin(origin, at, configured, s.comesByTLS(r, at)) {
-			return refuse(kindCrossSite, "a page of another site sent the request (Origin: %s), which may only read without a credential in a header", intake.Clip(origin))
+			return refuse(kindCrossSite, "a browser sent the request for a page of another site (Origin: %s): without a credential in a header, such pages may only read; to let a page of your own change something, serve it from this server's host", intake.Clip(origin))
 		}
 	}
 	return nil

@@ -215,7 +215,7 @@ func newKeysCreateCmd() *cobra.Command {
 		},
 	}
 	ring.flags(cmd)
-	cmd.Flags().StringVar(&key.Owner, "owner", "", "the `owner` of its batches; keys may share one (default: the name)")
+	cmd.Flags().StringVar(&key.Owner, "owner", "", "the `owner` of its batches, which elsewhere is called key:OWNER; keys may share one (default: the name)")
 	cmd.Flags().StringSliceVar(&key.Scopes, "scope", []string{string(auth.Submit), string(auth.Read), string(auth.Cancel)}, "what it may do: submit, read, cancel; with admin, to batches of all owners; with commas or repeated")
 	cmd.Flags().StringSliceVar(&key.Targets, "target", nil, "a `target` of the configuration that it may send actions to (default: all)")
 	cmd.Flags().StringSliceVar(&key.WebhookHosts, "webhook-host", nil, "a `host` that its webhooks may name, without a port, such as hooks.example.com or *.example.com (default: all that the settings allow)")
