@@ -76,6 +76,17 @@ type Limit struct {
 	// Concurrent bounds the actions that are admitted and have not ended. Zero
 	// means no bound.
 	Concurrent int
+	// Address bounds the clients of the submission's address together, in addition. Nil means no such bound.
+	Address *AddressLimit `json:",omitempty"`
+}
+
+// AddressLimit bounds the actions of all owners at one address.
+type AddressLimit struct {
+	// Name is a name that no owner has.
+	Name string
+	// Rate and Concurrent are as those of a [Limit].
+	Rate       Rate
+	Concurrent int
 }
 
 // LimitState is the present state of an owner's limit.

@@ -17,7 +17,7 @@ import (
 func TestABatchStaysListedUntilItsGrantIsRemoved(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		id := b.throttledBatch(1, batch.Limit{Rate: batch.Rate{N: 10, Per: time.Hour}})
-		grants := limits.LimitKeys("me", "")[1]
+		grants := limits.LimitKeys("me", batch.Limit{})[1]
 		require.Equal(t, []string{id}, queuetest.Must(b.DB.Client.HKeys(b.Ctx, grants).Result()))
 		b.End(id, 0, batch.Succeeded)
 		dead := &queuetest.Mute{Text: "hdel " + grants}
@@ -43,13 +43,13 @@ func TestARetryRemovesTheGrantOfTheEarlierRoundBeforeItsStep(t *testing.T) {
 		met := false
 		b.Interrupt(fanout.Steps.Retry.Hash(), false, func() {
 			met = true
-			require.Empty(t, queuetest.Must(b.DB.Client.HKeys(b.Ctx, limits.LimitKeys("me", "")[1]).Result()))
+			require.Empty(t, queuetest.Must(b.DB.Client.HKeys(b.Ctx, limits.LimitKeys("me", batch.Limit{})[1]).Result()))
 		})
 		_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{batch.Failed}, Throttle: &limit})
 		require.NoError(t, err)
 		require.True(t, met)
 		grant := queuetest.Must(b.Batches.Meta(b.Ctx, id))["grant"]
 		require.NotEmpty(t, grant)
-		require.Equal(t, []string{limits.GrantName(id, grant)}, queuetest.Must(b.DB.Client.HKeys(b.Ctx, limits.LimitKeys("me", "")[1]).Result()))
+		require.Equal(t, []string{limits.GrantName(id, grant)}, queuetest.Must(b.DB.Client.HKeys(b.Ctx, limits.LimitKeys("me", batch.Limit{})[1]).Result()))
 	})
 }

@@ -180,8 +180,7 @@ func (f *Fanout) unlist(ctx context.Context, done map[string]map[string]string, 
 	ids := make([]string, 0, len(done))
 	var faults []error
 	for id, m := range done {
-		key := keyOfLimit(m)
-		if key != "" && f.db.IsAway(ctx, key) {
+		if f.isAnyAway(ctx, keysOfLimit(m)) {
 			continue
 		}
 		if err := f.limits.ForgetGrant(ctx, m["owner"], id, m["throttle"], m["grant"]); err != nil {
@@ -189,7 +188,6 @@ func (f *Fanout) unlist(ctx context.Context, done map[string]map[string]string, 
 			if f.db.Cluster == nil && rdb.IsUnavailable(err) {
 				return nil, errors.Join(faults...)
 			}
-			f.db.NoteAway(ctx, key, err)
 			continue
 		}
 		ids = append(ids, id)

@@ -40,7 +40,7 @@ type retryAttempt struct {
 	marker string // the key of the marker
 	n      int    // the number of actions to run again
 
-	admitted limits.Admission
+	admitted []limits.Admission
 }
 
 // Retry implements [batch.Store]. It offers the actions with the given outcomes again, and returns the batch and
@@ -152,15 +152,14 @@ func (a *retryAttempt) prepare(ctx context.Context, limit *batch.Limit, throttle
 	}
 	var state *batch.LimitState
 	if limit != nil {
-		grant := limits.GrantName(a.id, a.token)
-		given, err := a.fanout.limits.Admit(ctx, limits.Asked{Owner: a.owner, Grant: grant, N: a.n, Limit: *limit})
+		given, err := a.fanout.limits.Admit(ctx, limits.Asked{Owner: a.owner, Grant: limits.GrantName(a.id, a.token), N: a.n, Limit: *limit})
 		if err != nil {
 			return nil, err
 		}
 		if given.Holds < a.n {
 			return nil, given.Refusal(a.n)
 		}
-		a.admitted = limits.Admission{Keys: limits.LimitKeys(a.owner, limit.Scope), Grant: grant, Taken: given.Taken}
+		a.admitted = given.Admissions
 		state = &given.State
 		crash.At(crash.RetryAdmitted)
 	}
@@ -203,12 +202,12 @@ func (a *retryAttempt) drop(ctx context.Context) {
 		a.fanout.log.WarnContext(ctx, "marker of a failed retry not removed, it will expire", "batch", a.id, "error", err)
 		return
 	}
-	if len(a.admitted.Taken) == 0 {
+	if len(a.admitted) == 0 {
 		return
 	}
 	m, err := a.fanout.batches.Meta(ctx, a.id)
 	if err == nil && m["grant"] != a.token {
-		err = a.fanout.limits.Refund(ctx, a.admitted)
+		err = a.fanout.limits.Refund(ctx, a.admitted...)
 	}
 	if err != nil {
 		a.fanout.log.WarnContext(ctx, "admission of a failed retry not refunded", "batch", a.id, "error", err)

@@ -3,6 +3,7 @@ package fanout
 import (
 	"cmp"
 	"container/list"
+	"context"
 	"encoding/json"
 	"slices"
 	"sync"
@@ -55,7 +56,7 @@ type throttledBatch struct {
 // throttledLimit is a limit of an owner that throttles batches.
 type throttledLimit struct {
 	name  string
-	key   string     // one of the limit's keys in Redis, or "" if the limit cannot be decoded
+	keys  []string   // see [limits.PlacesOf]; empty if the limit cannot be decoded
 	queue *list.List // of *throttledBatch: a round serves the first one first
 	due   time.Time  // when a round asks the limit again
 	gave  time.Time  // when the limit last admitted an action, or when the process first saw the limit
@@ -121,7 +122,7 @@ func (t *throttledBatches) join(b *throttledBatch, m map[string]string, now time
 	t.leave(b)
 	l := t.limits[name]
 	if l == nil {
-		l = &throttledLimit{name: name, key: keyOfLimit(m), queue: list.New(), due: now, gave: now, ahead: releaseAhead}
+		l = &throttledLimit{name: name, keys: keysOfLimit(m), queue: list.New(), due: now, gave: now, ahead: releaseAhead}
 		t.limits[name] = l
 	}
 	b.limit, b.element = l, l.queue.PushBack(b)
@@ -130,13 +131,18 @@ func (t *throttledBatches) join(b *throttledBatch, m map[string]string, now time
 // nameOfLimit returns a unique name of the limit that throttles a batch.
 func nameOfLimit(m map[string]string) string { return m["owner"] + " " + m["throttle"] }
 
-// keyOfLimit returns a key of the limit that throttles a batch, or "" if the limit cannot be decoded.
-func keyOfLimit(m map[string]string) string {
+// keysOfLimit returns the places of the limit that throttles a batch, or none if the limit cannot be decoded.
+func keysOfLimit(m map[string]string) []string {
 	var limit batch.Limit
 	if json.Unmarshal([]byte(m["throttle"]), &limit) != nil {
-		return ""
+		return nil
 	}
-	return limits.LimitKeys(m["owner"], limit.Scope)[0]
+	return limits.PlacesOf(m["owner"], limit)
+}
+
+// isAnyAway reports whether the node of one of the keys did not answer lately.
+func (f *Fanout) isAnyAway(ctx context.Context, keys []string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool { return f.db.IsAway(ctx, key) })
 }
 
 // dueLimits returns the limits that a round asks now. The limit that has been due for the longest time is first.

@@ -171,7 +171,7 @@ func (r *releaseRound) askAll(ctx context.Context) {
 		switch {
 		case r.over || r.left <= 0:
 			return
-		case r.fanout.db.IsAway(ctx, l.key):
+		case r.fanout.isAnyAway(ctx, l.keys):
 			l.due = r.now.Add(releaseRetry)
 		default:
 			r.ask(ctx, l)
@@ -209,7 +209,6 @@ func (r *releaseRound) serve(ctx context.Context, l *throttledLimit, b *throttle
 	r.left--
 	grant, err := r.fanout.askFor(ctx, b.id, m)
 	if err != nil {
-		r.fanout.db.NoteAway(ctx, l.key, err)
 		r.fault(releaseError(b.id, err))
 		l.queue.MoveToBack(b.element)
 		l.due = r.now.Add(releaseRetry)

@@ -115,7 +115,7 @@ func TestAFrozenNodeDelaysTheBatchesOfOthersOnceARound(t *testing.T) {
 	b := open(t, c.URL())
 	frozen := c.Nodes[1] // which does not have the list, nor the limits
 	require.NotEqual(t, frozen.Addr, b.DB.NodeOf(b.Ctx, keys.ThrottledKey).Options().Addr)
-	require.NotEqual(t, frozen.Addr, b.DB.NodeOf(b.Ctx, limits.LimitKeys("me", "")[0]).Options().Addr)
+	require.NotEqual(t, frozen.Addr, b.DB.NodeOf(b.Ctx, limits.LimitKeys("me", batch.Limit{})[0]).Options().Addr)
 	var alive, dead []string
 	for n := 0; len(alive) < 6 || len(dead) < 6; n++ { // each with a limit of its own
 		limit := batch.Limit{Scope: fmt.Sprint(n), Concurrent: 1}

@@ -168,7 +168,7 @@ func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 		}
 		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 		require.Equal(t, 4, queued(), "no more than the rate")
-		require.NoError(t, b.DB.Client.Del(b.Ctx, limits.LimitKeys("me", "")[0]).Err()) // the window moves on
+		require.NoError(t, b.DB.Client.Del(b.Ctx, limits.LimitKeys("me", *s.Throttle)[0]).Err()) // the window moves on
 		require.NoError(t, queuetest.ErrorOf(b.Fanout.ReleaseThrottled(b.Ctx)))
 		require.Equal(t, 6, queued())
 		for i := 3; i < 6; i++ {
@@ -182,5 +182,53 @@ func TestThrottledActionsAreHandedOutAsTheLimitAllows(t *testing.T) {
 		left, err := b.throttled(b.Ctx)
 		require.NoError(t, err)
 		require.Empty(t, left)
+	})
+}
+
+// Throttled batches of several owners at one address start no more actions than its limit admits.
+func TestThrottledBatchesOfAnAddressShareItsLimit(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for name, limit := range map[string]batch.Limit{
+			"in flight": {Scope: "a", Concurrent: 2},
+			"rate":      {Scope: "b", Rate: batch.Rate{N: 2, Per: time.Hour}},
+		} {
+			limit.Address = &batch.AddressLimit{Name: "address", Rate: limit.Rate, Concurrent: limit.Concurrent}
+			before := b.queued()
+			ids := map[string]string{}
+			for _, owner := range []string{"one", "two", "three"} {
+				u, err := b.Open(b.Ctx, owner, "")
+				require.NoError(t, err)
+				for i := range 2 {
+					require.NoError(t, u.Add(b.Ctx, queuetest.Action(i)))
+				}
+				s := queuetest.Spec()
+				s.Throttle = &limit
+				got, _, err := u.Commit(b.Ctx, s)
+				require.NoError(t, err)
+				ids[owner] = got.ID
+			}
+			require.Equal(t, before+2, b.queued(), name)
+			for range 3 {
+				b.release()
+			}
+			require.Equal(t, before+2, b.queued(), name)
+			for i := range 2 {
+				b.End(ids["one"], i, batch.Succeeded)
+			}
+			if limit.Rate.N > 0 {
+				require.NoError(t, b.DB.Client.Del(b.Ctx, limits.PlacesOf("one", limit)[1]).Err()) // the window moves on
+			}
+			b.Eventually("the actions of another owner", func() bool { b.release(); return b.queued() == before+4 })
+			for _, owner := range []string{"two", "three"} {
+				_, err := b.Cancel(b.Ctx, owner, ids[owner])
+				require.NoError(t, err)
+			}
+			for range 3 {
+				b.release()
+			}
+			if limit.Concurrent == 0 {
+				require.Empty(t, queuetest.Must(b.DB.Client.HKeys(b.Ctx, limits.LimitKeys("address", limit)[1]).Result()), "no grant is left")
+			}
+		}
 	})
 }

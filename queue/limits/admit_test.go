@@ -189,7 +189,7 @@ func TestAGrantOutlivesItsBatch(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		_, _, _, err := b.Ask("me", 1, batch.Limit{Concurrent: 5}, false)
 		require.NoError(t, err)
-		left, err := b.DB.Client.PTTL(b.Ctx, limits.LimitKeys("me", "")[1]).Result()
+		left, err := b.DB.Client.PTTL(b.Ctx, limits.LimitKeys("me", batch.Limit{})[1]).Result()
 		require.NoError(t, err)
 		require.Greater(t, left, 2*365*24*time.Hour)
 	})
@@ -217,6 +217,112 @@ func TestALimitHoldsOverManyAtOnce(t *testing.T) {
 		wg.Wait()
 		require.EqualValues(t, 39, total.Load())
 		require.EqualValues(t, 17, refused.Load())
+	})
+}
+
+// Credentials of one owner may have rates with different windows.
+func TestRatesWithDifferentWindowsDoNotResetEachOther(t *testing.T) {
+	t.Parallel()
+	b := open(t)
+	b.DB.Embed.StopClock()
+	now := time.UnixMilli(1_700_000_000_000)
+	b.DB.Embed.Server.SetTime(now)
+	long := batch.Limit{Rate: batch.Rate{N: 5, Per: time.Hour}}
+	short := batch.Limit{Rate: batch.Rate{N: 5, Per: time.Second}}
+	ask := func(limit batch.Limit, n int) error {
+		_, _, _, err := b.Ask("me", n, limit, false)
+		return err
+	}
+	require.NoError(t, ask(long, 5))
+	for range 3 {
+		now = now.Add(10 * time.Second)
+		b.DB.Embed.Server.SetTime(now)
+		require.NoError(t, ask(short, 5))
+		require.ErrorAs(t, ask(long, 1), new(*batch.LimitedError), "the other rate's window is over, and not this one's")
+	}
+	left := b.DB.Client.PTTL(b.Ctx, limits.LimitKeys("me", long)[0]).Val()
+	require.Greater(t, left, 59*time.Minute)
+}
+
+func atAddress(limit batch.Limit) batch.Limit {
+	limit.Address = &batch.AddressLimit{Name: "address", Rate: limit.Rate, Concurrent: limit.Concurrent}
+	return limit
+}
+
+func TestALimitAlsoHoldsForTheAddress(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limited := (*batch.LimitedError)(nil)
+		for name, limit := range map[string]batch.Limit{
+			"rate": {Scope: "rate", Rate: batch.Rate{N: 4, Per: time.Hour}}, "concurrent": {Scope: "concurrent", Concurrent: 4},
+		} {
+			both := atAddress(limit)
+			admitted := 0
+			for i := range 20 {
+				_, n, _, err := b.Ask(fmt.Sprint(name, i), 2, both, false)
+				if admitted += n; err != nil {
+					require.ErrorAs(t, err, &limited)
+					require.Contains(t, limited.Detail, "for your address")
+				}
+			}
+			require.Equal(t, 4, admitted, name)
+			_, n, _, err := b.Ask("elsewhere "+name, 4, limit, false)
+			require.NoError(t, err)
+			require.Equal(t, 4, n, "another address, or one that does not count")
+			_, _, _, err = b.Ask(name+"19", 4, limit, false)
+			require.NoError(t, err, "what the address refused counts for no owner")
+		}
+	})
+}
+
+// What an owner's own limit refuses does not count for the address, in part or as a whole.
+func TestTheAddressGivesBackWhatTheOwnerIsRefused(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for name, own := range map[string]batch.Limit{
+			"rate": {Scope: "rate", Rate: batch.Rate{N: 3, Per: time.Hour}}, "concurrent": {Scope: "concurrent", Concurrent: 3},
+			"both": {Scope: "both", Rate: batch.Rate{N: 3, Per: time.Hour}, Concurrent: 3},
+		} {
+			both := atAddress(own)
+			both.Address.Rate.N, both.Address.Concurrent = 2*own.Rate.N, 2*own.Concurrent
+			_, n, state, err := b.Ask(name, 2, both, false)
+			require.NoError(t, err)
+			require.Equal(t, 2, n)
+			if own.Rate.N > 0 {
+				require.Equal(t, 1, state.Remaining, "the tighter one is shown")
+				require.Equal(t, own.Rate, state.Limit.Rate)
+			}
+			_, _, _, err = b.Ask(name, 2, both, false)
+			limited := (*batch.LimitedError)(nil)
+			require.ErrorAs(t, err, &limited)
+			require.NotContains(t, limited.Detail, "address")
+			u, n, _, err := b.Ask(name, 4, both, true)
+			require.NoError(t, err)
+			require.Equal(t, 1, n)
+			_, n, _, err = b.Ask(name+" invented", 3, both, false)
+			require.NoError(t, err, "the address has room for three more")
+			require.Equal(t, 3, n)
+			_, n, _, err = b.Ask("third "+name, 1, both, true)
+			require.NoError(t, err)
+			require.Zero(t, n)
+			u.Abort(b.Ctx)
+			b.Eventually("both parts of the limit have the action again", func() bool {
+				_, n, _, err := b.Ask(name, 1, both, true)
+				return err == nil && n == 1
+			})
+		}
+	})
+}
+
+func TestTheAddressHasRoomAgainAsActionsEnd(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := atAddress(batch.Limit{Concurrent: 2})
+		u, _, _, err := b.Ask("me", 2, limit, false)
+		require.NoError(t, err)
+		id := b.commitAsked(u, 2)
+		_, _, _, err = b.Ask("you", 1, limit, false)
+		require.ErrorAs(t, err, new(*batch.LimitedError))
+		b.End(id, 0, batch.Succeeded)
+		_, _, _, err = b.Ask("you", 1, limit, false)
+		require.NoError(t, err)
 	})
 }
 

@@ -6,6 +6,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/queuetest"
@@ -25,9 +26,9 @@ func TestALimitSeesTheBatchesOfOthersWhileANodeIsAway(t *testing.T) {
 			alive = id
 		}
 	}
-	grants := limits.LimitKeys("me", "")[1]
+	grants := limits.LimitKeys("me", batch.Limit{})[1]
 	for i := 0; b.DB.NodeOf(b.Ctx, grants).Options().Addr == node.Addr; i++ {
-		grants = limits.LimitKeys(strconv.Itoa(i), "")[1]
+		grants = limits.LimitKeys(strconv.Itoa(i), batch.Limit{})[1]
 	}
 	require.NoError(t, b.DB.Client.HSet(b.Ctx, grants, alive, "1|0", dead, "1|0").Err())
 	node.Kill()

@@ -8,7 +8,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
@@ -38,17 +37,19 @@ const windowSlices = 300
 
 // Admission is the part of a limit that an upload or a retry has taken; see [Limits.Refund].
 type Admission struct {
-	Keys  []string // see [LimitKeys]
-	Grant string   // see [GrantName]
-	Taken []any    // the number of actions and the slice that counts them, for each slice
+	keys  []string // see [LimitKeys]
+	grant string   // see [GrantName]
+	slice string   // counts the actions
+	n     int      // the number of actions
 }
 
 // LimitKeys returns the keys of one limit of an owner: the counts by slice, and the grants. Both are in the
-// slot of the owner.
-func LimitKeys(owner, scope string) []string {
-	sum := sha256.Sum256([]byte(scope))
+// slot of the owner. Credentials of one owner may have rates with different windows. Each window has counts of its
+// own, because its slices are as long as it requires, and nobody else knows when they end to count.
+func LimitKeys(owner string, limit batch.Limit) []string {
+	sum := sha256.Sum256([]byte(limit.Scope))
 	prefix := "batchd:limit:{" + owner + "}:" + hex.EncodeToString(sum[:8])
-	return []string{prefix + ":rate", prefix + ":flying"}
+	return []string{fmt.Sprintf("%s:rate:%d", prefix, limit.Rate.Per.Milliseconds()), prefix + ":flying"}
 }
 
 // Given is the answer of a limit.
@@ -58,7 +59,9 @@ type Given struct {
 	State    batch.LimitState
 	wait     time.Duration // until the limit admits all of them, 0 for never, negative if not known
 	Next     time.Duration // until the rate admits another action, 0 if it does now
-	Taken    []any         // see [Admission]
+	// Admissions are what this request took; see [Limits.Refund].
+	Admissions []Admission
+	address    bool // the limit is that of an address
 }
 
 // GrantName returns the name of the grant of one round of a batch: its submission, or the retry with a token.
@@ -85,9 +88,9 @@ type Asked struct {
 	Kept    bool // keeps the grant even if the limit bounds only a rate, so that a repeated request takes only the difference
 }
 
-// Admit asks a limit for actions. The limit knows an upper bound of the number in flight. If that bound leaves
-// less than half of the limit free, Admit first asks the batches for the real number.
-func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
+// admitPart asks one part of a limit. The limit knows an upper bound of the number in flight. If that bound
+// leaves less than half of the limit free, admitPart first asks the batches for the real number.
+func (l *Limits) admitPart(ctx context.Context, a Asked) (*Given, error) {
 	got, err := l.askLimit(ctx, a, nil, 0)
 	most := a.Limit.Concurrent
 	if err != nil || most == 0 || (a.N > most && !a.Partial) || (got.Holds >= a.N && 2*got.State.Free >= most) {
@@ -97,7 +100,7 @@ func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
 	if a.Kept {
 		atMost = maxGrants // it asks again soon
 	}
-	seen, err := l.inFlight(ctx, LimitKeys(a.Owner, a.Limit.Scope)[1], atMost)
+	seen, err := l.inFlight(ctx, LimitKeys(a.Owner, a.Limit)[1], atMost)
 	if err != nil {
 		return nil, err
 	}
@@ -105,20 +108,8 @@ func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
 	if err != nil {
 		return nil, err
 	}
-	more.Taken = slices.Concat(got.Taken, more.Taken) // a new slice may have begun between the two
+	more.Admissions = slices.Concat(got.Admissions, more.Admissions) // a new slice may have begun between the two
 	return more, nil
-}
-
-// Refund gives an admission back whose actions will not run. It removes the grant. If nothing was admitted, Refund
-// does nothing.
-func (l *Limits) Refund(ctx context.Context, a Admission) error {
-	if len(a.Taken) == 0 {
-		return nil
-	}
-	if _, err := l.db.Run(ctx, Steps.Refund, a.Keys, append([]any{a.Grant}, a.Taken...)...); err != nil {
-		return fmt.Errorf("refund an admission: %w", err)
-	}
-	return nil
 }
 
 // askLimit asks a limit for a grant that already holds some actions. It passes on what inFlight saw.
@@ -126,17 +117,17 @@ func (l *Limits) askLimit(ctx context.Context, a Asked, seen []any, held int) (*
 	limit := a.Limit
 	slice := max(limit.Rate.Per.Milliseconds()/windowSlices, 1)
 	args := append([]any{a.Grant, a.N, flag(a.Partial), limit.Rate.N, limit.Rate.Per.Milliseconds(), slice, limit.Concurrent, flag(a.Kept)}, seen...)
-	answer, err := l.db.Run(ctx, Steps.ReserveQuota, LimitKeys(a.Owner, limit.Scope), args...)
+	answer, err := l.db.Run(ctx, Steps.ReserveQuota, LimitKeys(a.Owner, limit), args...)
 	if err != nil {
 		return nil, fmt.Errorf("ask the owner's limit: %w", err)
 	}
 	holds := int(rdb.Atoi(answer[0]))
-	var taken []any
+	var admissions []Admission
 	if holds > held {
-		taken = []any{holds - held, answer[5]}
+		admissions = []Admission{{LimitKeys(a.Owner, limit), a.Grant, answer[5], holds - held}}
 	}
 	return &Given{
-		Holds: holds, inFlight: int(rdb.Atoi(answer[4])), Taken: taken,
+		Holds: holds, inFlight: int(rdb.Atoi(answer[4])), Admissions: admissions,
 		State: batch.LimitState{Limit: limit, Remaining: int(rdb.Atoi(answer[1])), Free: max(limit.Concurrent-int(rdb.Atoi(answer[4])), 0), Reset: time.Duration(rdb.Atoi(answer[2])) * time.Millisecond},
 		wait:  time.Duration(rdb.Atoi(answer[3])) * time.Millisecond,
 		Next:  time.Duration(rdb.Atoi(answer[6])) * time.Millisecond,
@@ -154,17 +145,21 @@ func flag(set bool) string {
 func (g *Given) Refusal(n int) *batch.LimitedError {
 	l := g.State.Limit
 	e := &batch.LimitedError{State: g.State}
+	whose := ""
+	if g.address {
+		whose = " for your address"
+	}
 	switch {
 	case l.Rate.N > 0 && n > l.Rate.N:
-		e.Detail = fmt.Sprintf("%d actions are more than the limit of %s can ever admit at once: send fewer", n, l.Rate)
+		e.Detail = fmt.Sprintf("%d actions are more than the limit of %s%s can ever admit at once: send fewer", n, l.Rate, whose)
 	case l.Concurrent > 0 && n > l.Concurrent:
-		e.Detail = fmt.Sprintf("%d actions are more than the %d that may be in flight: send fewer", n, l.Concurrent)
+		e.Detail = fmt.Sprintf("%d actions are more than the %d that may be in flight%s: send fewer", n, l.Concurrent, whose)
 	case g.wait < 0:
 		e.RetryAfter = time.Second
-		e.Detail = fmt.Sprintf("%d of %d actions are in flight, so there is no room for %d more", g.inFlight, l.Concurrent, n)
+		e.Detail = fmt.Sprintf("%d of %d actions are in flight%s, so there is no room for %d more", g.inFlight, l.Concurrent, whose, n)
 	default:
 		e.RetryAfter = max(g.wait, time.Millisecond)
-		e.Detail = fmt.Sprintf("%d actions would exceed the limit of %s, of which %d are left just now", n, l.Rate, g.State.Remaining)
+		e.Detail = fmt.Sprintf("%d actions would exceed the limit of %s%s, of which %d are left just now", n, l.Rate, whose, g.State.Remaining)
 	}
 	return e
 }
@@ -232,16 +227,4 @@ func some(all []string, most int) []string {
 	}
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] }) //nolint:gosec // the choice is no secret
 	return all[:most]
-}
-
-// ForgetGrant removes the grant of a batch if its limit bounds only a rate. Grants that bound the number in
-// flight are removed by a later [Limits.Admit].
-func (l *Limits) ForgetGrant(ctx context.Context, owner, id, throttle, token string) error {
-	var limit batch.Limit
-	if owner == "" || json.Unmarshal([]byte(throttle), &limit) != nil || limit.Concurrent > 0 {
-		return nil
-	}
-	ctx, cancel := l.db.WithTimeout(ctx)
-	defer cancel()
-	return rdb.MapError(ctx, l.db.Client.HDel(ctx, LimitKeys(owner, limit.Scope)[1], GrantName(id, token)).Err())
 }

@@ -18,12 +18,11 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 			return 0, batch.LimitState{}, err
 		}
 	}
-	grant := limits.GrantName(u.id, "")
-	given, err := u.s.limits.Admit(ctx, limits.Asked{Owner: u.owner, Grant: grant, N: n, Limit: limit, Partial: partial})
+	given, err := u.s.limits.Admit(ctx, limits.Asked{Owner: u.owner, Grant: limits.GrantName(u.id, ""), N: n, Limit: limit, Partial: partial})
 	if err != nil {
 		return 0, batch.LimitState{}, err
 	}
-	u.admitted = limits.Admission{Keys: limits.LimitKeys(u.owner, limit.Scope), Grant: grant, Taken: given.Taken}
+	u.admitted = given.Admissions
 	crash.At(crash.Admitted)
 	if given.Holds < n && !partial {
 		return 0, given.State, given.Refusal(n)
@@ -33,7 +32,7 @@ func (u *upload) Admit(ctx context.Context, n int, limit batch.Limit, partial bo
 
 // refund gives the quota of an upload back that does not become a batch.
 func (u *upload) refund(ctx context.Context) {
-	if err := u.s.limits.Refund(ctx, u.admitted); err != nil {
+	if err := u.s.limits.Refund(ctx, u.admitted...); err != nil {
 		u.s.log.WarnContext(ctx, "admission of an aborted upload not refunded", "batch", u.id, "error", err)
 	}
 }

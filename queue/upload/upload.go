@@ -85,7 +85,7 @@ type upload struct {
 	staging   chan error // receives the result of the chunk that is being staged; nil if there is none
 	groups    stagedGroups
 	scratch   []byte
-	admitted  limits.Admission
+	admitted  []limits.Admission
 	doubtful  bool // a commit was tried, so only Redis knows whether the batch exists
 	committed bool // the batch exists, or the upload was aborted: nothing is left to do
 }

@@ -1,11 +1,16 @@
--- refund returns the admission of an upload or a retry that was dropped.
+-- refund returns a part of the admission of an upload or a retry whose actions will not run.
 -- KEYS: counts by slice (hash), grants (hash)
--- ARGV: grant, then the number of actions and the slice that counts them, for each slice
+-- ARGV: grant, slice that counts the actions, number of actions
 -- returns: 1
-redis.call('HDEL', KEYS[2], ARGV[1])
-for i = 2, #ARGV, 2 do
-  if redis.call('HEXISTS', KEYS[1], ARGV[i + 1]) == 1 and redis.call('HINCRBY', KEYS[1], ARGV[i + 1], -tonumber(ARGV[i])) <= 0 then
-    redis.call('HDEL', KEYS[1], ARGV[i + 1])
-  end
+-- Repeating it returns as many actions again.
+local n = tonumber(ARGV[3])
+local given, ended = string.match(redis.call('HGET', KEYS[2], ARGV[1]) or '', '^(%d+)|(%d+)$')
+if given and tonumber(given) > n then
+  redis.call('HSET', KEYS[2], ARGV[1], (tonumber(given) - n) .. '|' .. ended)
+else
+  redis.call('HDEL', KEYS[2], ARGV[1])
+end
+if redis.call('HEXISTS', KEYS[1], ARGV[2]) == 1 and redis.call('HINCRBY', KEYS[1], ARGV[2], -n) <= 0 then
+  redis.call('HDEL', KEYS[1], ARGV[2])
 end
 return 1
