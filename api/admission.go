@@ -83,7 +83,7 @@ func (s *Server) admissionOf(p *auth.Principal, ep *Endpoint) (Admission, batch.
 // accepted the batch under a limit of its own, or the server's. If that limit refuses item
 // by item, it refuses the retry as a whole, because the caller of a retry knows no items.
 // The limits of an admin's own credential do not count for a batch of another owner: the configured ones do.
-func (s *Server) retryAdmission(c *gin.Context, b *batch.Batch) (limit, throttle *batch.Limit) {
+func (s *Server) retryAdmission(c *gin.Context, b *batch.Batch) (limit, throttle *batch.Limit, err error) {
 	var ep *Endpoint
 	for i := range s.cfg.Endpoints {
 		if b.Scope != "" && s.cfg.Endpoints[i].Path == b.Scope {
@@ -95,14 +95,40 @@ func (s *Server) retryAdmission(c *gin.Context, b *batch.Batch) (limit, throttle
 		p = &auth.Principal{}
 	}
 	a, of := s.admissionOf(p, ep)
-	switch {
-	case !a.bounded():
-		return nil, nil
-	case a.WhenExceeded == Queue:
-		return nil, &of
-	default:
-		return &of, nil
+	if !a.bounded() {
+		return nil, nil, nil
 	}
+	if of.Address, err = s.addressLimit(c, of); err != nil {
+		return nil, nil, err
+	}
+	if a.WhenExceeded == Queue {
+		return nil, &of, nil
+	}
+	return &of, nil, nil
+}
+
+// addressLimit returns the limit for the client's address that belongs to one of an owner. Only in the mode
+// passthrough a client can invent credentials, and so owners.
+func (s *Server) addressLimit(c *gin.Context, of batch.Limit) (*batch.AddressLimit, error) {
+	times := s.cfg.Limits.PerAddress
+	if principal(c).Mode != auth.ModePassthrough || times == 0 {
+		return nil, nil //nolint:nilnil // there is no limit
+	}
+	name, err := s.addressName(c)
+	if err != nil {
+		return nil, err
+	}
+	rate := batch.Rate{N: multiply(of.Rate.N, times), Per: of.Rate.Per}
+	return &batch.AddressLimit{Name: name, Rate: rate, Concurrent: multiply(of.Concurrent, times)}, nil
+}
+
+// multiply returns n times the given number, but no more than Lua can count.
+func multiply(n, times int) int {
+	const most = 1 << 53
+	if n > most/times {
+		return most
+	}
+	return n * times
 }
 
 // admit asks the owner's limit for n actions. It returns how many of them are admitted,
@@ -114,6 +140,10 @@ func (s *Server) admit(c *gin.Context, up batch.Upload, ep *Endpoint, n int, spe
 		return n, nil
 	}
 	spec.Scope = limit.Scope
+	var err error
+	if limit.Address, err = s.addressLimit(c, limit); err != nil {
+		return 0, err
+	}
 	if a.WhenExceeded == Queue {
 		spec.Throttle = &limit
 		return n, nil

@@ -124,7 +124,9 @@ func (s *Server) retry(c *gin.Context) error {
 		return err
 	}
 	spec := &batch.RetrySpec{Outcomes: outcomes}
-	spec.Limit, spec.Throttle = s.retryAdmission(c, before)
+	if spec.Limit, spec.Throttle, err = s.retryAdmission(c, before); err != nil {
+		return err
+	}
 	if spec.Accounts, err = s.accounts(c, owner(c)); err != nil {
 		return err
 	}

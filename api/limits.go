@@ -32,13 +32,20 @@ type Limits struct {
 	// Capacity bounds what requests may use of one API process at one time.
 	Capacity Capacity `yaml:",inline"`
 	// Admission bounds what one owner may submit, over all endpoints that have no limit of
-	// their own. The same limits apply to a retry. Per_item is for endpoints only.
+	// their own. In the mode passthrough the same credential is another owner at each
+	// endpoint and target. The same limits apply to a retry. Per_item is for endpoints only.
 	Admission Admission `yaml:",inline"`
+	// PerAddress is how many times the rate and the concurrent of one owner, here and of
+	// endpoints, the clients of one address may use together in the mode passthrough, where
+	// a client can invent credentials and so owners. An IPv6 client counts by its /64. 0 is
+	// no bound. Defaults to 1.
+	PerAddress int `yaml:"per_address"`
 }
 
 // DefaultLimits returns the limits of a server whose configuration sets none.
 func DefaultLimits() Limits {
 	return Limits{
+		PerAddress:    1,
 		MaxActions:    100_000,
 		MaxBody:       256 << 20,
 		MaxActionBody: 1 << 20,
@@ -65,6 +72,7 @@ func (l Limits) Check(c *setting.Checker) {
 	c.Duration("max_wait", l.MaxWait, 0, time.Hour)
 	l.Capacity.Check(c)
 	l.Admission.Check(c)
+	c.Int("per_address", l.PerAddress, 0, 1_000_000)
 	if l.Admission.WhenExceeded == PerItem {
 		c.Check("when_exceeded", errors.New("per_item is for endpoints with a dialect: set reject or queue here, and per_item under an endpoint's limits"))
 	}

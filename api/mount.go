@@ -39,7 +39,8 @@ type Endpoint struct {
 	// whichever is lower.
 	MaxActions int `yaml:"max_actions"`
 	// Admission bounds what one owner may submit here. Without a rate and a number of its
-	// own, the server's limit applies, over all such endpoints together.
+	// own, the server's limit applies, over all such endpoints together; in the mode
+	// passthrough a credential is another owner at each.
 	Admission Admission `yaml:"limits"`
 	// Wait makes the endpoint answer with the results if the batch ends in time.
 	// "Prefer: respond-async" and a shorter "Prefer: wait" override it. Defaults to 0s,

@@ -185,9 +185,14 @@ func payer(c *gin.Context) string {
 	return owner(c)
 }
 
-// addressOwner returns the name under which the client's address counts like an owner. Names of owners do not begin
-// like it.
+// addressOwner returns the name under which the client's address counts like an owner in this process.
 func addressOwner(c *gin.Context) string { return "address\n" + network(c.Request).String() }
+
+// addressName returns the name under which the client's address counts like an owner in Redis, which gets no address
+// in clear. The name of an entrance's owner begins with a path, so no owner has the name of an address.
+func (s *Server) addressName(c *gin.Context) (string, error) {
+	return s.cfg.Owner(c.Request.Context(), addressOwner(c))
+}
 
 // errLateTarget refuses a submission whose owner is not known before its first action is stored.
 var errLateTarget = errors.New("name the target before the actions: the batch belongs to its credential at this target")

@@ -5,8 +5,12 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/batchd/batchd/api/auth"
+	"github.com/batchd/batchd/internal/batch"
 )
 
 // ask returns a request of the native API with the headers and the token of a request in a dialect.
@@ -158,3 +162,47 @@ func TestAnOwnerThatSeveralBatchesHaveListsAllOfThem(t *testing.T) {
 	}
 	require.Equal(t, want, found)
 }
+
+// Invented credentials do not evade limits: these also hold for the address, over submissions and retries.
+func TestLimitsAlsoHoldForTheAddress(t *testing.T) {
+	t.Parallel()
+	rate := batch.Rate{N: 2, Per: time.Minute}
+	for name, row := range map[string]struct {
+		settings func(*Config)
+		want     *batch.AddressLimit
+	}{
+		"as for an owner": {func(*Config) {}, &batch.AddressLimit{Name: "hash of address\n192.0.2.1/32", Rate: rate, Concurrent: 3}},
+		"many owners": {
+			func(c *Config) { c.Limits.PerAddress = 10 },
+			&batch.AddressLimit{Name: "hash of address\n192.0.2.1/32", Rate: batch.Rate{N: 20, Per: time.Minute}, Concurrent: 30},
+		},
+		"no bound":              {func(c *Config) { c.Limits.PerAddress = 0 }, nil},
+		"clients who are known": {func(c *Config) { c.Auth.Modes = []auth.Mode{auth.ModeNone} }, nil},
+	} {
+		for _, when := range []WhenExceeded{Reject, Queue} {
+			f := setup(t, passthrough, func(c *Config) {
+				c.Limits.Admission = Admission{Rate: rate, Concurrent: 3, WhenExceeded: when}
+				row.settings(c)
+			})
+			f.store.run = func(int, *batch.Action) *batch.Result { return &batch.Result{Outcome: batch.Failed, Status: 400} }
+			headers := []string{"Authorization: Bearer invented"}
+			id := f.created(t, call{body: oneAction, headers: headers})
+			for _, what := range []string{"submission", "retry"} {
+				limit := f.store.asked
+				if when == Queue {
+					require.Nil(t, limit)
+					limit = f.store.batches[id].throttle
+				}
+				require.NotNil(t, limit, what)
+				require.Equal(t, &batch.Limit{Rate: rate, Concurrent: 3, Address: row.want}, limit, "%s, %s, %s", name, when, what)
+				f.store.asked = nil
+				if what == "submission" {
+					w := f.do(t, call{method: "POST", path: "/batch/" + id + "/retry", headers: headers})
+					require.Equal(t, http.StatusAccepted, w.Code, "%s", w.Body)
+				}
+			}
+		}
+	}
+}
+
+const oneAction = `{"target":"crm","actions":[{"method":"GET","path":"/"}]}`

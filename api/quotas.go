@@ -53,17 +53,19 @@ func CheckQuotas(c *setting.Checker, q batch.Quotas) {
 // with invented credentials do not reach the accounts of owners.
 func (s *Server) accounts(c *gin.Context, owner string) ([]batch.Account, error) {
 	p := principal(c)
+	quotas := s.cfg.Quotas.Owner
+	if !isForeign(c) { // those of an admin's own key do not count for a batch of another owner
+		quotas = quotas.Override(p.Quotas)
+	}
 	var all []batch.Account
 	if p.Mode == auth.ModePassthrough && s.cfg.Quotas.PerAddress.Bounded() {
-		// The name of an entrance's owner begins with a path, so no owner has the name of an address. Redis gets no
-		// address in clear.
-		name, err := s.cfg.Owner(c.Request.Context(), addressOwner(c))
+		name, err := s.addressName(c)
 		if err != nil {
 			return nil, err
 		}
 		all = append(all, batch.Account{Kind: batch.AddressAccount, Name: name, Quotas: s.cfg.Quotas.PerAddress})
 	}
-	return append(all, batch.Account{Kind: batch.OwnerAccount, Name: owner, Quotas: s.cfg.Quotas.Owner.Override(p.Quotas)}), nil
+	return append(all, batch.Account{Kind: batch.OwnerAccount, Name: owner, Quotas: quotas}), nil
 }
 
 // network returns what counts as one client: the network of the peer. Clients behind a proxy have its address. What is

@@ -170,3 +170,29 @@ func TestAKeyReplacesQuotasOfItsOwner(t *testing.T) {
 	require.Equal(t, http.StatusAccepted, w.Code, "%s", w.Body)
 	require.Equal(t, accounts, f.store.charged, "a retry counts, too")
 }
+
+// The quotas of an admin's own key do not count for a batch of another owner.
+func TestAnAdminRetriesUnderTheQuotasOfTheOwner(t *testing.T) {
+	t.Parallel()
+	admin, other := apikey.New(), apikey.New()
+	scopes := []string{"submit", "read", "cancel"}
+	r := &ring{keys: []batch.Key{
+		{Name: "other", Owner: "other", Scopes: scopes, Secrets: []batch.KeySecret{{SHA256: apikey.HexHash(other)}}},
+		{
+			Name: "admin", Owner: "admin", Scopes: append(scopes, "admin"), Secrets: []batch.KeySecret{{SHA256: apikey.HexHash(admin)}},
+			Quotas: batch.Quotas{OpenBatches: 1},
+		},
+	}}
+	f := setup(t, withKeys(r, apikey.New()), withQuotas)
+	f.store.run = func(int, *batch.Action) *batch.Result { return &batch.Result{Outcome: batch.Failed, Status: 400} }
+	for key, want := range map[string]batch.Account{
+		other: {Kind: batch.OwnerAccount, Name: "key:other", Quotas: DefaultQuotas().Owner},
+		admin: {Kind: batch.OwnerAccount, Name: "key:admin", Quotas: DefaultQuotas().Owner.Override(batch.Quotas{OpenBatches: 1})},
+	} {
+		at := "/batch/" + f.created(t, call{body: two, headers: []string{"X-Batchd-Key: " + key}})
+		f.store.charged = nil
+		w := f.do(t, call{method: "POST", path: at + "/retry", headers: []string{"X-Batchd-Key: " + admin}})
+		require.Equal(t, http.StatusAccepted, w.Code, "%s", w.Body)
+		require.Equal(t, []batch.Account{want}, f.store.charged)
+	}
+}

@@ -26,6 +26,7 @@ type fakeStore struct {
 	charged  []batch.Account // by the last upload or retry
 	refusal  error           // of the next Add, if it is set
 	admitted int             // actions, by any limit
+	asked    *batch.Limit    // for the last actions
 	watchers map[string]map[chan *batch.Batch]struct{}
 	// down is the error of every call, after the first few calls.
 	down      error
@@ -43,7 +44,7 @@ type fakeStore struct {
 
 type fakeBatch struct {
 	batch.Batch
-	throttle *batch.Limit // of its last retry
+	throttle *batch.Limit // of its last round
 	actions  []batch.Action
 	results  []*batch.Result
 	log      batch.DeliveryLog
@@ -155,6 +156,7 @@ func (u *fakeUpload) Admit(_ context.Context, n int, limit batch.Limit, partial 
 }
 
 func (s *fakeStore) admit(n int, limit batch.Limit, partial bool) (int, batch.LimitState, error) {
+	s.asked = &limit
 	room := n
 	if limit.Rate.N > 0 {
 		room = min(n, limit.Rate.N-s.admitted)
@@ -190,7 +192,7 @@ func (u *fakeUpload) Commit(_ context.Context, spec *batch.Spec) (*batch.Batch, 
 		return &b, true, nil
 	}
 	now := s.now()
-	b := &fakeBatch{actions: u.actions, results: make([]*batch.Result, len(u.actions))}
+	b := &fakeBatch{actions: u.actions, results: make([]*batch.Result, len(u.actions)), throttle: spec.Throttle}
 	b.Batch = batch.Batch{
 		ID: fmt.Sprintf("batch-%d", len(s.order)+1), Owner: u.owner, Target: spec.Target, Status: batch.StatusQueued,
 		Lane:   batch.LaneFor(len(u.actions), spec.Waited),

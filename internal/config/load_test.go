@@ -181,7 +181,7 @@ func TestEverySettingHasAVariableAndAFlag(t *testing.T) {
 		"limits.connections": "7", "limits.connections_per_owner": "7", "limits.connections_per_address": "7",
 		"limits.streams": "7", "limits.streams_per_owner": "7", "limits.waits": "7", "limits.waits_per_owner": "7",
 		"limits.credential_checks": "7", "limits.credential_checks_per_address": "7",
-		"limits.rate": "7/min", "limits.concurrent": "7", "limits.when_exceeded": "queue",
+		"limits.rate": "7/min", "limits.concurrent": "7", "limits.when_exceeded": "queue", "limits.per_address": "7",
 		"quotas.open_batches": "7", "quotas.stored_bytes": "7MiB", "quotas.upload_rate": "7KiB", "quotas.upload_burst": "7GiB",
 		"quotas.per_address.open_batches": "7", "quotas.per_address.stored_bytes": "7MiB", "quotas.per_address.upload_rate": "7KiB", "quotas.per_address.upload_burst": "7GiB",
 		"worker.listen": "127.0.0.1:1", "worker.drain": "7s", "monitor.listen": "127.0.0.1:1", "target": "http://127.0.0.1:7",
