@@ -53,11 +53,11 @@ func (k *keyring) change(cmd *cobra.Command, event audit.Name, key string, do fu
 	if err != nil {
 		return err
 	}
-	return changeKey(cmd, cfg, event, key, do)
+	return changeKey(cmd, cfg, audit.Event{Name: event, Key: key}, do)
 }
 
-func changeKey(cmd *cobra.Command, cfg *config.Config, event audit.Name, key string, do func(batch.KeyStore) error) error {
-	return audited(cmd, cfg.Audit, audit.Event{Name: event, Key: key}, func(*audit.Event) error { return withKeys(cfg, do) })
+func changeKey(cmd *cobra.Command, cfg *config.Config, event audit.Event, do func(batch.KeyStore) error) error {
+	return audited(cmd, cfg.Audit, event, func(*audit.Event) error { return withKeys(cfg, do) })
 }
 
 // load returns the configuration. If a flag or a variable names the file of the keys, the configuration is not
@@ -196,7 +196,8 @@ func newKeysCreateCmd() *cobra.Command {
 				return err
 			}
 			var place string
-			if err := changeKey(cmd, cfg, audit.KeyCreate, key.Name, func(keys batch.KeyStore) error {
+			event := audit.Event{Name: audit.KeyCreate, Key: key.Name, Owner: auth.KeyOwner(key.Owner), Scopes: key.Scopes}
+			if err := changeKey(cmd, cfg, event, func(keys batch.KeyStore) error {
 				place = keys.Place()
 				return keys.ChangeKey(cmd.Context(), key.Name, func(old *batch.Key) (*batch.Key, error) {
 					switch {
