@@ -26,7 +26,7 @@ func (s *Server) newTokenSearch(own http.Header) *tokenSearch {
 	return &tokenSearch{jwt: s.jwt, own: own}
 }
 
-const tokenInside = "a token for batchd is in it, which is never sent to another server: leave it out"
+const foundInside = "a token for batchd is in it, which is never sent to another server: leave it out"
 
 // check refuses an action that has a token in it.
 func (t *tokenSearch) check(index int, a *batch.Action) error {
@@ -35,7 +35,7 @@ func (t *tokenSearch) check(index int, a *batch.Action) error {
 	}
 	for pointer := "/actions/" + strconv.Itoa(index); a != nil; a, pointer = a.Undo, pointer+"/undo" {
 		if at := t.find(a); at != "" {
-			return &batch.InvalidError{Faults: []batch.Fault{{Index: index, Pointer: pointer + at, Detail: tokenInside}}}
+			return &batch.InvalidError{Faults: []batch.Fault{{Index: index, Pointer: pointer + at, Detail: foundInside}}}
 		}
 	}
 	return nil
@@ -89,7 +89,7 @@ func (t *tokenSearch) checkSpec(spec *batch.Spec) error {
 	if at == "" {
 		return nil
 	}
-	return &batch.InvalidError{Faults: []batch.Fault{{Index: -1, Pointer: at, Detail: tokenInside}}}
+	return &batch.InvalidError{Faults: []batch.Fault{{Index: -1, Pointer: at, Detail: foundInside}}}
 }
 
 // checkForwarded refuses credentials for a target that have a token for batchd in them, before a target gets them.
@@ -98,8 +98,10 @@ func (s *Server) checkForwarded(c *gin.Context, credentials dialect.Credentials)
 		return nil
 	}
 	for _, one := range []struct{ where, text string }{
-		{"the Authorization header", credentials.Authorization}, {"the X-API-KEY header", credentials.APIKey},
-		{"the X-USER-KEY header", credentials.UserKey}, {"the token in the query", credentials.Token},
+		{"the Authorization header", credentials.Authorization},
+		{"the X-API-KEY header", credentials.APIKey},
+		{"the X-USER-KEY header", credentials.UserKey},
+		{"the token in the query", credentials.Token},
 	} {
 		if s.jwt.In([]byte(one.text)) {
 			how := "leave it out, or send the credential of the target in its place"
