@@ -44,7 +44,8 @@ func TestARequestWithoutACredentialIsToldWhatTheModesAccept(t *testing.T) {
 	} {
 		f := setup(t, authenticating(row.modes...))
 		for _, c := range []call{
-			{method: "GET", path: "/batch"}, {method: "GET", path: "/whoami"},
+			{method: "GET", path: "/batch"},
+			{method: "GET", path: "/whoami"},
 			{method: "POST", path: "/batch", body: two},
 		} {
 			w := f.do(t, c)

@@ -83,7 +83,8 @@ func network(r *http.Request) netip.Prefix {
 
 // nameOfQuota names the quota of an error: the setting, or the quota of the caller's key that replaces it.
 func nameOfQuota(e *batch.QuotaError, own batch.Quotas) string {
-	name, ofKey := e.Quota, false
+	name := e.Quota
+	var ofKey bool
 	switch {
 	case e.Quota == batch.QuotaUploadRate && e.RetryAfter == 0: // the larger of the two
 		name, ofKey = "upload_burst", own.UploadBurst == e.Value

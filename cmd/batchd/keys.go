@@ -248,7 +248,7 @@ func checkKeyQuotas(cfg *config.Config, key *batch.Key) error {
 	if key.Quotas.UploadRate == 0 && key.Quotas.UploadBurst == 0 || q.UploadBurst == 0 || q.UploadBurst >= q.UploadRate {
 		return nil
 	}
-	name := func(name string, own int64, value int64) string {
+	name := func(name string, own, value int64) string {
 		if own == 0 {
 			name = "the configured quotas." + name
 		}
