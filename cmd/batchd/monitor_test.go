@@ -66,7 +66,7 @@ func TestMetricsAndChecksHaveAListenerOfTheirOwn(t *testing.T) {
 	status, _ = fetch(t, i.URL+"/metrics", "")
 	require.Equal(t, http.StatusNotFound, status, "the API has none then")
 	status, _ = fetch(t, i.URL+"/readyz?verbose", "")
-	require.Equal(t, http.StatusForbidden, status)
+	require.Equal(t, http.StatusUnauthorized, status)
 }
 
 func TestAPageThatGivesItsNameTheAddressOfTheMonitorReadsNothing(t *testing.T) {

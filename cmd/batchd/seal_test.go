@@ -24,7 +24,7 @@ func TestARotationNamesTheKeyThatItLacks(t *testing.T) {
 	require.Equal(t, exitOK, got.code, got.stderr)
 	got = batchd(t, "", "seal", "rotate", "--config", sealed(t, url, "new"))
 	require.Equal(t, exitFailure, got.code)
-	require.Contains(t, got.stderr, `1 was sealed with key "old", which seal.keys does not have: add the key that sealed them to seal.keys`)
+	require.Contains(t, got.stderr, `2 were sealed with key "old", which seal.keys does not have: add the key that sealed them to seal.keys`)
 	require.NotContains(t, got.stderr, "keep the other keys")
 }
 

@@ -54,7 +54,7 @@ func requireNoHex(t *testing.T, text string) {
 func TestSecretsAreThereForWhoAsks(t *testing.T) {
 	t.Parallel()
 	c := load(t, config.Options{File: "testdata/good/full.yaml"})
-	require.Equal(t, "redis://user:hunter2@localhost:6379/2?password=hunter2", c.Redis.URL.Reveal())
+	require.Equal(t, "redis://user:hunter2@localhost:6379/2?client_name=hunter2", c.Redis.URL.Reveal())
 	require.Equal(t, "redis", c.Redis.URL.Scheme())
 	require.Empty(t, rdb.URL(rdb.Embedded).Scheme())
 	require.Equal(t, "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=", c.Webhooks.Secret.Reveal())
