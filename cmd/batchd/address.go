@@ -27,7 +27,7 @@ func checkScheme(source, text string) error {
 // The alerts of TLS by which a server refuses the certificate of a client (RFC 8446 §6.2).
 var refusedCertificate = map[tls.AlertError]bool{42: true, 43: true, 44: true, 45: true, 46: true, 48: true}
 
-const certificateRequired tls.AlertError = 116
+const errCertificateRequired tls.AlertError = 116
 
 // withAdvice adds to an error of a connection what the flags of TLS can do about it.
 func withAdvice(err error) error {
@@ -40,7 +40,7 @@ func withAdvice(err error) error {
 		advice = "name the host of the server's certificate in the URL, or with --server-name or BATCHD_SERVER_NAME"
 	case errors.As(err, new(tls.RecordHeaderError)), strings.Contains(err.Error(), "server gave HTTP response to HTTPS client"):
 		advice = "the server does not speak TLS there: use an http:// URL"
-	case refused && alert == certificateRequired:
+	case refused && alert == errCertificateRequired:
 		advice = "the server asks for a certificate: name one with --cert-file and --key-file, or BATCHD_CERT_FILE and BATCHD_KEY_FILE"
 	case refused && refusedCertificate[alert]:
 		advice = "the server refuses the certificate of --cert-file or BATCHD_CERT_FILE: name one of an authority that the server trusts"

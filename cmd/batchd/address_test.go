@@ -53,7 +53,7 @@ func TestCommandsNameTheWrongSchemeAndTheFilesOfTLS(t *testing.T) {
 func TestARefusedCertificateNamesItsFlags(t *testing.T) {
 	t.Parallel()
 	wrapped := func(alert tls.AlertError) string { return withAdvice(fmt.Errorf("remote error: %w", alert)).Error() }
-	require.Contains(t, wrapped(certificateRequired), "--cert-file and --key-file, or BATCHD_CERT_FILE")
+	require.Contains(t, wrapped(errCertificateRequired), "--cert-file and --key-file, or BATCHD_CERT_FILE")
 	require.Contains(t, wrapped(48), "refuses the certificate of --cert-file")
 	require.Equal(t, "remote error: "+tls.AlertError(40).Error(), wrapped(40))
 }

@@ -299,15 +299,15 @@ func (f quotaFlags) apply(q *batch.Quotas) error {
 // parseDays parses a duration, also in days.
 func parseDays(flag, text string) (time.Duration, error) {
 	const longest = 100 * 365 * 24 * time.Hour
-	unit, scale := time.Duration(1), text
+	times, scale := 1, text
 	if days, ok := strings.CutSuffix(text, "d"); ok {
-		unit, scale = 24, days+"h"
+		times, scale = 24, days+"h"
 	}
 	d, err := time.ParseDuration(scale)
-	if err != nil || d <= 0 || d > longest/unit { // before the multiplication, which may overflow
+	if err != nil || d <= 0 || d > longest/time.Duration(times) { // before the multiplication, which may overflow
 		return 0, fmt.Errorf("%s: cannot read %q as a time: expected for example 90d or 12h", flag, text)
 	}
-	return d * unit, nil
+	return d * time.Duration(times), nil
 }
 
 func newKeysListCmd() *cobra.Command {
