@@ -66,6 +66,7 @@
 //	batchd:sessions:{group}             hash     "v" and id → sealed session, "t" and id → when it was used; a group is the hash of an owner   sessions
 //	batchd:salt                         string   sealed salt of the keyed hashes: owners' names, idempotency keys, fingerprints   owners
 //	batchd:limit:{<owner>}:<scope>:…    hashes   admitted actions by slice of time, and by grant (limits/lua/reserve_quota.lua)   limits
+//	batchd:limit:…:refund:<token>       string   note of a refund, which is not repeated        limits
 //	batchd:quota:{<kind>:<name>}:held   hash     batch id → what the batch counts for in this account (quotas/lua/account.lua)   quotas
 //	batchd:quota:{<kind>:<name>}:look   zset     those batches by the ms at which each is looked at next   quotas
 //	batchd:quota:{<kind>:<name>}:sum    hash     sums of the entries                            quotas

@@ -39,8 +39,8 @@ func PlacesOf(owner string, limit batch.Limit) (places []string) {
 	return places
 }
 
-// Admit asks a limit for actions: the part of the address, if there is one, and that of the owner. Clients with
-// invented credentials so do not reach the limits of owners. What the address admits and the owner does not, Admit
+// Admit asks a limit for actions: the part of the address, if there is one, and that of the owner. So clients
+// with invented credentials do not reach the limits of owners. What the address admits and the owner does not, Admit
 // gives back. A kept grant is not given back, because its batch needs it later. So Admit asks the owner first then: a
 // batch that waits for its owner takes nothing from others at the address.
 func (l *Limits) Admit(ctx context.Context, a Asked) (*Given, error) {
@@ -114,7 +114,7 @@ func (l *Limits) Refund(ctx context.Context, all ...Admission) error {
 		if a.n == 0 {
 			continue
 		}
-		if _, err := l.db.Run(ctx, Steps.Refund, a.keys, a.grant, a.slice, a.n); err != nil {
+		if _, err := l.db.Run(ctx, Steps.Refund, append(slices.Clone(a.keys), a.keys[0]+":refund:"+l.db.Token()), a.grant, a.slice, a.n); err != nil {
 			faults = append(faults, fmt.Errorf("refund an admission: %w", err))
 		}
 	}

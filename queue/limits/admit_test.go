@@ -14,6 +14,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // commitAsked commits an upload of n actions.
@@ -323,6 +324,36 @@ func TestTheAddressHasRoomAgainAsActionsEnd(t *testing.T) {
 		b.End(id, 0, batch.Succeeded)
 		_, _, _, err = b.Ask("you", 1, limit, false)
 		require.NoError(t, err)
+	})
+}
+
+// go-redis repeats a step if the connection breaks before its answer.
+func TestARefundThatIsRepeatedCountsOnce(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		limit := batch.Limit{Scope: "repeated", Rate: batch.Rate{N: 10, Per: time.Hour}, Concurrent: 10}
+		keys := limits.LimitKeys("me", limit)
+		for i := range 3 {
+			_, n, _, err := b.Ask("me", 3, limit, false)
+			require.NoError(t, err, i)
+			require.Equal(t, 3, n)
+		}
+		counts := func() (sum int) {
+			for _, n := range b.DB.Client.HGetAll(b.Ctx, keys[0]).Val() {
+				sum += int(rdb.Atoi(n))
+			}
+			return sum
+		}
+		grants := b.DB.Client.HKeys(b.Ctx, keys[1]).Val()
+		require.Len(t, grants, 3)
+		for slice := range b.DB.Client.HGetAll(b.Ctx, keys[0]).Val() {
+			for range 3 {
+				_, err := b.DB.Run(b.Ctx, limits.Steps.Refund, append(keys, keys[0]+":refund:one"), grants[0], slice, 1)
+				require.NoError(t, err)
+			}
+			break
+		}
+		require.Equal(t, 8, counts())
+		require.Equal(t, "2|0", b.DB.Client.HGet(b.Ctx, keys[1], grants[0]).Val())
 	})
 }
 

@@ -45,7 +45,7 @@ type Admission struct {
 
 // LimitKeys returns the keys of one limit of an owner: the counts by slice, and the grants. Both are in the
 // slot of the owner. Credentials of one owner may have rates with different windows. Each window has counts of its
-// own, because its slices are as long as it requires, and nobody else knows when they end to count.
+// own, because its slices are as long as it requires, and a request with another window does not know when they end to count.
 func LimitKeys(owner string, limit batch.Limit) []string {
 	sum := sha256.Sum256([]byte(limit.Scope))
 	prefix := "batchd:limit:{" + owner + "}:" + hex.EncodeToString(sum[:8])
