@@ -1,14 +1,10 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,9 +17,6 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/config"
 	"github.com/batchd/batchd/internal/setting"
-	"github.com/batchd/batchd/queue"
-	"github.com/batchd/batchd/queue/rdb"
-	"github.com/batchd/batchd/queue/seal"
 )
 
 func newKeysCmd() *cobra.Command {
@@ -38,101 +31,6 @@ is made. Changes take effect in all processes within 5 s.`,
 	cmd.AddCommand(newKeysCreateCmd(), newKeysListCmd(), newKeysRevokeCmd(), newKeysRotateCmd())
 	return cmd
 }
-
-// keyring selects where a command finds the keys.
-type keyring struct{ config, file string }
-
-func (k *keyring) flags(cmd *cobra.Command) {
-	cmd.Flags().StringVarP(&k.config, "config", "c", "", "the configuration `file` (or BATCHD_CONFIG)")
-	cmd.Flags().StringVar(&k.file, "keys-file", "", "the `file` with the keys (or BATCHD_API_KEYS_FILE); with it, the configuration is not read")
-}
-
-// change calls do, which changes a key, with the keys, and records that in the audit log.
-func (k *keyring) change(cmd *cobra.Command, event audit.Name, key string, do func(batch.KeyStore) error) error {
-	cfg, err := k.load()
-	if err != nil {
-		return err
-	}
-	return changeKey(cmd, cfg, audit.Event{Name: event, Key: key}, do)
-}
-
-func changeKey(cmd *cobra.Command, cfg *config.Config, event audit.Event, do func(batch.KeyStore) error) error {
-	return audited(cmd, cfg.Audit, event, func(*audit.Event) error { return withKeys(cfg, do) })
-}
-
-// load returns the configuration. If a flag or a variable names the file of the keys, the configuration is not
-// read, and has only that file and the audit log of its variable.
-func (k *keyring) load() (*config.Config, error) {
-	file := k.file
-	if file == "" {
-		var err error
-		if file, err = config.KeysFileOf(config.Environ()); err != nil {
-			return nil, err
-		}
-	}
-	if file == "" {
-		cfg, err := config.Load(config.Options{File: k.config, Environ: config.Environ()})
-		return cfg, withoutConfiguration(err, k.config, "set --config or BATCHD_CONFIG to that of the server, or name the file with the keys with --keys-file")
-	}
-	return &config.Config{Auth: auth.Config{KeysFile: file}, Audit: audit.Config{Output: os.Getenv(config.EnvName("audit.output"))}}, nil
-}
-
-// withoutConfiguration replaces the fault of a missing target by advice if no configuration file was named: a command
-// that sends nothing to a target needs the server's.
-func withoutConfiguration(err error, file, advice string) error {
-	faults, ok := errors.AsType[*config.Error](err)
-	if !ok || file != "" || os.Getenv("BATCHD_CONFIG") != "" {
-		return err
-	}
-	for i, f := range faults.Faults {
-		if f.Key == "targets" && f.File == "" {
-			faults.Faults[i] = config.Fault{Detail: "there is no configuration: " + advice}
-		}
-	}
-	return err
-}
-
-// withKeys calls do with the keys of a configuration.
-func withKeys(cfg *config.Config, do func(batch.KeyStore) error) (err error) {
-	switch {
-	case cfg.Auth.KeysFile != "":
-		return do(&config.KeysFile{Path: cfg.Auth.KeysFile})
-	case cfg.Redis.URL == rdb.Embedded:
-		return errors.New("there is no place for keys: set auth.keys_file or redis.url in the configuration, or name a file with --keys-file")
-	}
-	store, err := queue.Open(queue.Config{Redis: cfg.Redis, Seal: cfg.Seal.Config})
-	if err != nil {
-		return fmt.Errorf("open the store: %w", err)
-	}
-	defer func() { err = errors.Join(err, store.Close()) }()
-	if err := do(inRedis{store.Keys, store, cfg.Redis.URL}); errors.As(err, new(*batch.UnavailableError)) {
-		return fmt.Errorf("redis at %s does not answer: %w", cfg.Redis.URL, err)
-	} else if err != nil {
-		return err
-	}
-	return nil
-}
-
-// inRedis are the keys in a Redis.
-type inRedis struct {
-	batch.KeyStore
-	store *queue.Store
-	url   rdb.URL
-}
-
-// ChangeKey implements [batch.KeyStore]. It changes nothing if the servers could not read the result, because they
-// have other seal keys.
-func (k inRedis) ChangeKey(ctx context.Context, name string, change func(*batch.Key) (*batch.Key, error)) error {
-	if err := k.store.PrepareSeals(ctx); errors.Is(err, seal.ErrSealed) {
-		return fmt.Errorf("key %s would not work, because the servers of %s could not read it: %w", name, k.Place(), err)
-	} else if err != nil {
-		return err
-	}
-	return k.KeyStore.ChangeKey(ctx, name, change)
-}
-
-// Place implements [batch.KeyStore].
-func (k inRedis) Place() string { return fmt.Sprintf("Redis at %s", k.url) }
 
 // showKey prints a new key: alone on standard output, for programs, and what to know about it beside it.
 func showKey(cmd *cobra.Command, text, note string) error {
@@ -225,89 +123,6 @@ func newKeysCreateCmd() *cobra.Command {
 	cmd.Flags().StringToStringVar((*map[string]string)(&quotas), "quota", nil, "a `quota` of its owner's, such as open_batches=100, stored_bytes=64MiB, upload_rate=1MiB,upload_burst=16MiB, which is at least the rate; with commas or repeated (default: quotas)")
 	cmd.Flags().StringVar(&expires, "expires-in", "", "the `time` after which it expires, such as 90d or 12h (default: never)")
 	return cmd
-}
-
-// checkKeyTargets refuses targets that the configuration does not have. If the configuration was not read, it has
-// none.
-func checkKeyTargets(cfg *config.Config, key *batch.Key) error {
-	var names []string
-	for i := range cfg.Targets {
-		names = append(names, cfg.Targets[i].Name)
-	}
-	for _, target := range key.Targets {
-		if len(names) > 0 && !slices.Contains(names, target) {
-			return fmt.Errorf("--target: there is no target %q in the configuration: expected %s", setting.Clip(target), setting.OneOf(names))
-		}
-	}
-	return nil
-}
-
-// checkKeyQuotas refuses quotas that have no effect beside those of the configuration.
-func checkKeyQuotas(cfg *config.Config, key *batch.Key) error {
-	q := cfg.Quotas.Owner.Override(key.Quotas)
-	if key.Quotas.UploadRate == 0 && key.Quotas.UploadBurst == 0 || q.UploadBurst == 0 || q.UploadBurst >= q.UploadRate {
-		return nil
-	}
-	name := func(name string, own, value int64) string {
-		if own == 0 {
-			name = "the configured quotas." + name
-		}
-		return name + " " + setting.ByteSize(value).String()
-	}
-	return fmt.Errorf("--quota: %s is less than %s, so it would have no effect: set both, with a burst of at least a second's rate",
-		name("upload_burst", key.Quotas.UploadBurst, q.UploadBurst), name("upload_rate", key.Quotas.UploadRate, q.UploadRate))
-}
-
-// checkKeyName refuses a key in the place of its name. An error that repeats the name would show it.
-func checkKeyName(name string) error {
-	if apikey.InValue(name) {
-		return errors.New("this looks like a key of batchd itself: expected the name of a key, which batchd keys list shows")
-	}
-	return nil
-}
-
-// quotaFlags are quotas by their names.
-type quotaFlags map[string]string
-
-// apply sets the quotas.
-func (f quotaFlags) apply(q *batch.Quotas) error {
-	for name, text := range f {
-		var size setting.ByteSize
-		var err error
-		switch name {
-		case "open_batches":
-			q.OpenBatches, err = strconv.Atoi(text)
-			if err != nil || q.OpenBatches < 1 {
-				err = fmt.Errorf("cannot read %q as a number of batches: expected for example 100", setting.Clip(text))
-			}
-		case "stored_bytes", "upload_rate", "upload_burst":
-			size, err = setting.ParseByteSize(text)
-			if err == nil && size < 1 { // 0 would mean the configured quota
-				err = fmt.Errorf("%s is %q: expected a size of at least 1 byte, such as 64MiB", name, setting.Clip(text))
-			}
-			*map[string]*int64{"stored_bytes": &q.StoredBytes, "upload_rate": &q.UploadRate, "upload_burst": &q.UploadBurst}[name] = int64(size)
-		default:
-			err = fmt.Errorf("unknown quota %q: expected open_batches, stored_bytes, upload_rate or upload_burst", setting.Clip(name))
-		}
-		if err != nil {
-			return fmt.Errorf("--quota: %w", err)
-		}
-	}
-	return nil
-}
-
-// parseDays parses a duration, also in days.
-func parseDays(flag, text string) (time.Duration, error) {
-	const longest = 100 * 365 * 24 * time.Hour
-	times, scale := 1, text
-	if days, ok := strings.CutSuffix(text, "d"); ok {
-		times, scale = 24, days+"h"
-	}
-	d, err := time.ParseDuration(scale)
-	if err != nil || d <= 0 || d > longest/time.Duration(times) { // before the multiplication, which may overflow
-		return 0, fmt.Errorf("%s: cannot read %q as a time: expected for example 90d or 12h", flag, text)
-	}
-	return d * time.Duration(times), nil
 }
 
 func newKeysListCmd() *cobra.Command {
