@@ -37,7 +37,7 @@ type note struct {
 	recorded bool
 }
 
-// note returns the note of a request, or a new one that nobody reads if there is no audit log.
+// note returns the note of a request, or a new one that is not kept if there is no audit log.
 func (s *Server) note(c *gin.Context) *note {
 	if n, ok := c.Value(keyAudit).(*note); ok {
 		return n
@@ -69,6 +69,7 @@ func (s *Server) record(c *gin.Context) {
 	if n.recorded {
 		return
 	}
+	n.recorded = true
 	e := n.Event
 	e.Name, e.Status, e.Route, e.RequestID = d.event, status, route, requestID(c)
 	e.Client = c.Request.RemoteAddr
@@ -117,8 +118,8 @@ func (s *Server) record(c *gin.Context) {
 	foreign := e.Owner != "" && e.Owner != e.ActorOwner || listed
 	switch {
 	case d.event == audit.Unaudited || d.quiet && !n.results && !foreign && status != http.StatusForbidden:
-	case p.Mode == auth.ModePassthrough && e.Result != audit.OK && e.Result != audit.Failed:
-		s.cfg.Audit.RecordFailure(e, source(c.Request)) // with invented credentials, everybody can be refused
+	case p.Mode == auth.ModePassthrough && (e.Result == audit.Refused || n.gone && !n.done):
+		s.cfg.Audit.RecordFailure(e, source(c.Request)) // any client can invent a credential, and be refused
 	default:
 		s.cfg.Audit.Record(e)
 	}

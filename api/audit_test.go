@@ -112,7 +112,7 @@ func TestEachRequestLeavesOneLine(t *testing.T) {
 			require.Equal(t, r.method+" "+r.path, e.Route)
 			require.Equal(t, w.Header().Get("X-Request-ID"), e.RequestID)
 			require.Equal(t, rq.RemoteAddr, e.Client)
-			if principal == nil || r.scope == auth.Open { // nobody is known yet
+			if principal == nil || r.scope == auth.Open { // the client is not known yet
 				require.Equal(t, audit.AuthFailed, e.Name, what)
 				require.Equal(t, r.audit, e.Attempted)
 				require.Equal(t, r.scope != auth.Open, e.Problem == unauthorized, what)
@@ -243,7 +243,7 @@ func TestAStreamOfAnotherOwnerIsRecordedWhenItBegins(t *testing.T) {
 	})
 }
 
-// With passthrough everybody can invent a credential, which nobody has checked.
+// With passthrough every client can invent a credential, which batchd has not checked.
 func TestInventedCredentialsDoNotFloodTheAuditLog(t *testing.T) {
 	t.Parallel()
 	option, news, _ := recorded(t)
@@ -324,7 +324,7 @@ func TestRequestsWithoutACredentialDoNotFloodTheAuditLog(t *testing.T) {
 	}
 	require.Len(t, news(), 50, "those of owners are complete")
 
-	// What the guard refuses has nobody behind it either.
+	// What the guard refuses has no known client behind it either.
 	option, news, _ = recorded(t)
 	f = setup(t, option)
 	for range 200 {
@@ -401,4 +401,26 @@ func TestSignInsAndSignOutsAreNoFailures(t *testing.T) {
 	found = news()
 	require.Len(t, found, 1)
 	require.Equal(t, []any{audit.AuthFailed, audit.SessionCreate, audit.Refused}, []any{found[0].Name, found[0].Attempted, found[0].Result})
+}
+
+// What a client has read is recorded, however the answer ended.
+func TestAnswersThatBreakOffAreAllRecordedWithPassthrough(t *testing.T) {
+	t.Parallel()
+	option, news, _ := recorded(t)
+	f := setup(t, option, passthrough)
+	e := gin.New()
+	e.Use(f.observe, f.recoverPanic)
+	require.NoError(t, f.mount(e, &route{method: "GET", path: "/half", scope: auth.Read, audit: audit.ResultsRead, noHead: true, handle: func(c *gin.Context) error {
+		_, _ = c.Writer.Write([]byte("half"))
+		c.Writer.Flush()
+		return bytes.ErrTooLarge
+	}}))
+	for range 20 {
+		require.Panics(t, func() {
+			e.ServeHTTP(httptest.NewRecorder(), call{method: "GET", path: "/half", headers: []string{"Authorization: Bearer alice"}}.request(t))
+		})
+	}
+	found := news()
+	require.Len(t, found, 20)
+	require.Equal(t, []any{audit.ResultsRead, audit.Aborted}, []any{found[19].Name, found[19].Result})
 }

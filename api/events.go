@@ -60,7 +60,6 @@ func (s *Server) events(c *gin.Context) error {
 	c.Header("X-Accel-Buffering", "no") // otherwise nginx buffers the stream
 	c.Status(http.StatusOK)
 	s.record(c) // the stream may last for days
-	s.note(c).recorded = true
 	stream := &eventStream{c: c, last: c.GetHeader("Last-Event-ID")}
 	if err := stream.send("retry: 2000\n\n"); err != nil {
 		return err

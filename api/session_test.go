@@ -430,3 +430,16 @@ func TestSignInsLeadToNoOtherSite(t *testing.T) {
 	}
 	require.Equal(t, asked, i.Requests(), "sign-ins that begin cost the provider nothing")
 }
+
+// A sign-out must not depend on what is left of the session.
+func TestASessionThatCannotBeReadEnds(t *testing.T) {
+	t.Parallel()
+	key, store := apikey.New(), &sessionMap{}
+	f := setup(t, withSessions(&ring{}, key, nil, store))
+	cookie := signIn(t, f, key)
+	for id := range store.kept {
+		store.kept[id] = []byte("damaged")
+	}
+	require.Equal(t, http.StatusNoContent, visit(t, f, call{method: "DELETE", path: "/session", headers: []string{cookie}}).Code)
+	require.Empty(t, store.kept)
+}

@@ -42,7 +42,7 @@ type Scopes []Scope
 // AllScopes returns the scopes that a principal can have.
 func AllScopes() Scopes { return Scopes{Submit, Read, Cancel, Admin} }
 
-// Has reports whether the scopes include one. Everybody has the scopes open and any.
+// Has reports whether the scopes include one. Every principal has the scopes open and any.
 func (s Scopes) Has(scope Scope) bool {
 	return scope == Open || scope == Any || slices.Contains(s, scope)
 }
@@ -119,7 +119,7 @@ func (c Chain) Authenticate(ctx context.Context, r *http.Request) (*Principal, e
 	return nil, nil
 }
 
-// None is the authenticator of the mode none: everybody is one principal.
+// None is the authenticator of the mode none: all clients are one principal.
 type None struct{}
 
 // Authenticate implements [Authenticator].

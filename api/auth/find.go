@@ -12,7 +12,7 @@ const (
 	// leastToken is less than the length of every token of an issuer, and leastClaims of its claims.
 	leastToken  = 64
 	leastClaims = 24
-	// findWindow and findOverlap are as the windows of apikey: a token with escapes is whole in one of the windows.
+	// findWindow and findOverlap are longer than those of apikey, as a token is: with escapes, it is whole in one window.
 	findWindow  = 64 << 10
 	findOverlap = 32 << 10
 	// pieceLen is how many characters of base64 are decoded at a time, a multiple of 4.

@@ -24,7 +24,7 @@ func newFinder(t *testing.T) *auth.JWT {
 	return j
 }
 
-// unsigned returns a token that nobody signed.
+// unsigned returns a token without a signature.
 func unsigned(claims string) string {
 	encode := base64.RawURLEncoding.EncodeToString
 	return encode([]byte(`{"alg":"RS256","typ":"JWT"}`)) + "." + encode([]byte(claims)) + "." + encode([]byte("??>>signature"))

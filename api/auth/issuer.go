@@ -16,6 +16,8 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 	"golang.org/x/time/rate"
+
+	"github.com/batchd/batchd/internal/certs"
 )
 
 const (
@@ -81,7 +83,7 @@ func newIssuer(cfg JWTConfig, log *slog.Logger) (*issuer, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.CAFile != "" {
 		var err error
-		if tlsConfig.RootCAs, err = LoadCAs(cfg.CAFile); err != nil {
+		if tlsConfig.RootCAs, err = certs.Authorities(cfg.CAFile); err != nil {
 			return nil, err
 		}
 	}

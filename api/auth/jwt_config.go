@@ -1,12 +1,9 @@
 package auth
 
 import (
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net/url"
-	"os"
 	"strings"
 
 	"github.com/batchd/batchd/internal/setting"
@@ -117,25 +114,4 @@ func checkIssuer(text string) error {
 		return errors.New("the issuer is not https, so whoever is in between could forge its keys, and with them every token: " + expected)
 	}
 	return nil
-}
-
-// mostCAs is the most bytes of a file with certificate authorities that are read.
-const mostCAs = 4 << 20
-
-// LoadCAs returns the certificate authorities in a PEM file.
-func LoadCAs(file string) (*x509.CertPool, error) {
-	f, err := os.Open(file) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, fmt.Errorf("read the certificate authorities: %w", err)
-	}
-	defer func() { _ = f.Close() }() // it was only read
-	source, err := io.ReadAll(io.LimitReader(f, mostCAs))
-	if err != nil {
-		return nil, fmt.Errorf("read the certificate authorities: %w", err)
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(source) {
-		return nil, fmt.Errorf("%s has no certificate in PEM: expected one or more blocks that begin with -----BEGIN CERTIFICATE-----", file)
-	}
-	return pool, nil
 }

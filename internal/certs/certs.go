@@ -10,10 +10,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net"
-	"os"
 	"strings"
 
 	"github.com/batchd/batchd/internal/setting"
@@ -133,10 +130,7 @@ func checkAuthorities(c *setting.Checker, setting, file string) {
 	if file == "" {
 		return
 	}
-	content, err := read(file)
-	if err == nil {
-		_, err = authorities(file, content)
-	}
+	_, err := Authorities(file)
 	c.Check(setting, err)
 }
 
@@ -200,27 +194,11 @@ func (t Client) Config() (*tls.Config, error) {
 const maxFile = 4 << 20
 
 func read(name string) ([]byte, error) {
-	f, err := os.Open(name) //nolint:gosec // the operator names the file
+	content, err := setting.ReadFile(name, maxFile)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", name, withoutPath(err))
-	}
-	defer f.Close()
-	content, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", name, withoutPath(err))
-	}
-	if len(content) > maxFile {
-		return nil, fmt.Errorf("%s has more than %s: expected a PEM file", name, setting.ByteSize(maxFile))
+		return nil, fmt.Errorf("cannot read %s: %w", name, err)
 	}
 	return content, nil
-}
-
-// withoutPath returns the cause of a file error without the path, which the error already has.
-func withoutPath(err error) error {
-	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
-		return pathErr.Err
-	}
-	return err
 }
 
 // certificates returns all certificates in a PEM file.
@@ -256,6 +234,15 @@ func authorities(name string, content []byte) (*x509.CertPool, error) {
 		pool.AddCert(cert)
 	}
 	return pool, nil
+}
+
+// Authorities returns the certificate authorities in a PEM file. The error names the file.
+func Authorities(name string) (*x509.CertPool, error) {
+	content, err := read(name)
+	if err != nil {
+		return nil, err
+	}
+	return authorities(name, content)
 }
 
 // pair returns a certificate with its key. The errors name the file with the fault.

@@ -91,7 +91,7 @@ func OpenClient(cfg Client, setting string, log *slog.Logger) (*ClientFiles, err
 	return f, nil
 }
 
-// Config returns the configuration of the next handshake, which nobody may change.
+// Config returns the configuration of the next handshake, which the caller must not change.
 func (f *ClientFiles) Config() *tls.Config { return f.current.Load().config }
 
 // Watch reads the files every two seconds until the context ends. It needs no signal, and sees files that are

@@ -2,9 +2,6 @@ package config
 
 import (
 	"errors"
-	"fmt"
-	"io"
-	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -150,34 +147,13 @@ const (
 	mostFile   = 16 << 20
 )
 
-// readFile returns the content of a file, which has at most that many bytes. A device such as /dev/zero has no end.
-func readFile(name string, most int64) ([]byte, error) {
-	file, err := os.Open(name) //nolint:gosec // the operator names the file
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = file.Close() }() // it was only read
-	return readBounded(file, most)
-}
-
-func readBounded(file io.Reader, most int64) ([]byte, error) {
-	content, err := io.ReadAll(io.LimitReader(file, most+1))
-	if err == nil && int64(len(content)) > most {
-		err = fmt.Errorf("it has more than %s: is it the right file?", setting.ByteSize(most))
-	}
-	if err != nil {
-		return nil, err
-	}
-	return content, nil
-}
-
 var errEmptyFile = errors.New("the file is empty: write the value into it, or unset the variable")
 
 // ReadSecret returns the content of a file without the line break at its end. An empty file is an error.
 func ReadSecret(file string) (string, error) {
-	content, err := readFile(file, mostSecret)
+	content, err := setting.ReadFile(file, mostSecret)
 	if err != nil {
-		return "", withoutPath(err)
+		return "", err
 	}
 	text, _ := strings.CutSuffix(string(content), "\n")
 	text, _ = strings.CutSuffix(text, "\r")

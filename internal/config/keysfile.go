@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/setting"
 )
 
 const (
@@ -171,7 +172,7 @@ func readKeys(path string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = file.Close() }() // it was only read
-	source, err := readBounded(file, mostFile)
+	source, err := setting.ReadAll(file, mostFile)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +208,7 @@ func loadKeys(path string) ([]batch.Key, error) {
 	source, err := readKeys(path)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("cannot read %s: %w", path, withoutPath(err))
+		return nil, fmt.Errorf("cannot read %s: %w", path, setting.WithoutPath(err))
 	case source == nil:
 		return nil, nil
 	}
@@ -259,7 +260,7 @@ func keepOwner(file *os.File, old fs.FileInfo) error {
 		return nil
 	}
 	if err := file.Chown(int(want.Uid), int(want.Gid)); err != nil {
-		return fmt.Errorf("the file belongs to user %d and group %d, and the new one cannot: run the command as that user, or as root: %w", want.Uid, want.Gid, withoutPath(err))
+		return fmt.Errorf("the file belongs to user %d and group %d, and the new one cannot: run the command as that user, or as root: %w", want.Uid, want.Gid, setting.WithoutPath(err))
 	}
 	return nil
 }
@@ -280,7 +281,7 @@ func replaceKeys(path, text string) (err error) {
 		return err
 	}
 	if err = os.Rename(next.Name(), path); errors.Is(err, syscall.EBUSY) {
-		return fmt.Errorf("%s is mounted alone, so it cannot be replaced: mount the directory with the file, or run the command where the file comes from: %w", path, withoutPath(err))
+		return fmt.Errorf("%s is mounted alone, so it cannot be replaced: mount the directory with the file, or run the command where the file comes from: %w", path, setting.WithoutPath(err))
 	}
 	return err
 }

@@ -1,14 +1,13 @@
 package config
 
 import (
-	"errors"
-	"io/fs"
 	"maps"
 	"os"
 	"reflect"
 	"slices"
 
 	"github.com/batchd/batchd/internal/intake"
+	"github.com/batchd/batchd/internal/setting"
 )
 
 // Options are the sources of a configuration.
@@ -79,9 +78,9 @@ func newLoader() *loader {
 // readFile reads the configuration file, and reports whether it is valid YAML.
 func (l *loader) readFile(file string) bool {
 	l.places[""] = place{file: file}
-	source, err := readFile(file, mostFile)
+	source, err := setting.ReadFile(file, mostFile)
 	if err != nil {
-		l.fault("", "cannot read the file: %v", withoutPath(err))
+		l.fault("", "cannot read the file: %v", err)
 		return false
 	}
 	return l.readSource(source)
@@ -108,13 +107,4 @@ func (l *loader) readInto(source []byte, into reflect.Value) bool {
 		l.decode("", into, root)
 	}
 	return true
-}
-
-// withoutPath returns the cause of a file error without the path, which the fault
-// already has.
-func withoutPath(err error) error {
-	if pathErr, ok := errors.AsType[*fs.PathError](err); ok {
-		return pathErr.Err
-	}
-	return err
 }

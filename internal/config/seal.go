@@ -42,10 +42,10 @@ func (l *loader) readSealFile(configFile string) {
 	if !filepath.IsAbs(file) && !isOverride(l.place("seal.file").file) {
 		file = filepath.Join(filepath.Dir(configFile), file)
 	}
-	source, err := readFile(file, mostFile)
+	source, err := setting.ReadFile(file, mostFile)
 	if err != nil {
 		// A key may have been set in the place of the name, so the fault does not repeat it.
-		l.fault("seal.file", "cannot read the file that it names: %v", withoutPath(err))
+		l.fault("seal.file", "cannot read the file that it names: %v", err)
 		return
 	}
 	if at, detail := intake.CheckText(source); detail != "" {

@@ -67,7 +67,7 @@ func TestTheAuthoritiesOfTheIssuerAreNamedRelativeToTheFile(t *testing.T) {
 	file := write(t, oneTarget+"auth: {jwt: {ca_file: ca.pem}}\n")
 	beside := filepath.Join(filepath.Dir(file), "ca.pem")
 	_, err = config.Load(config.Options{File: file})
-	require.ErrorContains(t, err, "auth.jwt.ca_file: read the certificate authorities: open "+beside)
+	require.ErrorContains(t, err, "auth.jwt.ca_file: cannot read "+beside)
 	require.NoError(t, os.WriteFile(beside, source, 0o600))
 	require.Equal(t, beside, load(t, config.Options{File: file}).Auth.JWT.CAFile)
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/batchd/batchd/api/auth"
 	"github.com/batchd/batchd/internal/audit"
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/internal/certs"
 	"github.com/batchd/batchd/internal/setting"
 	"github.com/batchd/batchd/queue/rdb"
 )
@@ -49,7 +50,7 @@ func (l *loader) validate() {
 	}
 	if c.Auth.JWT.CAFile != "" {
 		l.resolve("auth.jwt.ca_file")
-		if _, err := auth.LoadCAs(c.Auth.JWT.CAFile); err != nil {
+		if _, err := certs.Authorities(c.Auth.JWT.CAFile); err != nil {
 			check.Check("auth.jwt.ca_file", err)
 		}
 	}

@@ -38,7 +38,7 @@ var ours = map[string][]string{
 	"internal/setting":   {},
 	"internal/webhook":   {"internal/setting"},
 	"api":                {"internal/batch", "internal/crash", "internal/intake", "internal/setting", "api/dialect", "api/auth", "internal/webhook", "internal/apikey", "internal/certs", "internal/audit"},
-	"api/auth":           {"internal/apikey", "internal/batch", "internal/setting", "api/dialect"},
+	"api/auth":           {"internal/apikey", "internal/batch", "internal/setting", "internal/certs", "api/dialect"},
 	"api/dialect":        {"internal/apikey", "internal/batch", "internal/intake"},
 	"queue/seal":         {"internal/setting"},
 	"queue/rdb":          {"internal/batch", "internal/setting", "internal/certs"},
