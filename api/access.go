@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
@@ -65,7 +66,7 @@ func loggedPath(path string) string {
 		return "(a key of batchd)"
 	}
 	if len(path) > mostLoggedPath {
-		return path[:mostLoggedPath] + "…"
+		return strings.ToValidUTF8(path[:mostLoggedPath], "") + "…"
 	}
 	return path
 }

@@ -50,7 +50,7 @@ type Config struct {
 	Verifier batch.Dispatcher
 	// Keys are batchd's own keys. Required by [auth.ModeKeys].
 	Keys batch.KeySource
-	// Sessions keeps the sessions of people who sign in with a browser. Defaults to none: nobody can sign in.
+	// Sessions keeps the sessions of people who sign in with a browser. Defaults to none: the server then has no sign-in.
 	Sessions batch.SessionStore
 	// Limits bound what a submission may ask for. Defaults to [DefaultLimits]. To
 	// change only some of them, start from these.

@@ -350,7 +350,7 @@ func TestAnswersBeyondAShareAreTheOwnersOwn(t *testing.T) {
 	require.Equal(t, kindBusy.slug, kindOf(r, r.answer(256<<10)))
 }
 
-// A client that never sends its credential counts for its address, and keeps nobody else out.
+// A client that never sends its credential counts for its address, and keeps no other client out.
 func TestUnfinishedBodiesThatMayHaveACredentialCountForTheirAddress(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -29,7 +29,7 @@ type Server struct {
 	cfg  Config
 	auth auth.Authenticator
 	jwt  *auth.JWT // nil without the mode jwt
-	// sessions is nil if nobody can sign in.
+	// sessions is nil if the server has none.
 	sessions *auth.Sessions
 	metrics  *metrics
 	nesting  *nesting

@@ -19,7 +19,7 @@ import (
 // mostSignIn bounds the body of a sign-in.
 const mostSignIn = 4 << 10
 
-// canSignIn refuses a request if nobody can sign in, if a page of another site made it, and if the cookie would cross a
+// canSignIn refuses a request if the server has no sessions, if a page of another site made it, and if the cookie would cross a
 // network in clear.
 func (s *Server) canSignIn(c *gin.Context) error {
 	c.Header("Cache-Control", "no-store")
@@ -44,7 +44,7 @@ func (s *Server) signIn(c *gin.Context) error {
 		return err
 	}
 	if !s.cfg.Auth.Has(auth.ModeKeys) {
-		return refuse(kindNotFound, "nobody signs in by a key here: auth.modes has no keys")
+		return refuse(kindNotFound, "this server has no sign-in by a key: auth.modes has no keys")
 	}
 	// A form of another site cannot have this type.
 	if media, _, err := mime.ParseMediaType(c.GetHeader("Content-Type")); err != nil || media != mediaJSON {
@@ -148,7 +148,7 @@ func (s *Server) canLogIn(c *gin.Context) error {
 		return err
 	}
 	if !s.sessions.CanLogin() {
-		return refuse(kindNotFound, "nobody signs in at an OpenID provider here: set auth.sessions.client_id, and jwt in auth.modes")
+		return refuse(kindNotFound, "this server has no sign-in at an OpenID provider: set auth.sessions.client_id, and jwt in auth.modes")
 	}
 	return nil
 }

@@ -63,7 +63,7 @@ func (s *Server) warnPlain(ctx context.Context, address string) {
 	}
 }
 
-// errorLog is where net/http reports faults of connections. Anybody can cause failed handshakes, so it counts
+// errorLog is where net/http reports faults of connections. Any client can cause failed handshakes, so it counts
 // them, and logs only some.
 type errorLog struct {
 	server *Server

@@ -195,7 +195,7 @@ func (d *verdict) isOver(now time.Time) bool {
 	return !d.until.IsZero() && !now.Before(d.until)
 }
 
-// makeRoom removes a verdict if there are too many: one that no longer counts, or else any that nobody waits for.
+// makeRoom removes a verdict if there are too many: one that no longer counts, or else any that no submission waits for.
 func (m verdicts) makeRoom(now time.Time) {
 	if len(m) < knownMost {
 		return

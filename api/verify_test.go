@@ -485,7 +485,7 @@ func TestInventedCredentialsUseBoundedMemoryAndDisplaceNoGoodOnes(t *testing.T) 
 	})
 }
 
-// A question that somebody waits for stays, so that it is not asked twice.
+// A question that a submission waits for stays, so that it is not asked twice.
 func TestRoomIsMadeByAnswersThatNobodyWaitsFor(t *testing.T) {
 	t.Parallel()
 	now := time.Now()

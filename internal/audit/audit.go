@@ -1,4 +1,4 @@
-// Package audit writes the audit log: one line of JSON for each thing that somebody did to batches, keys or secrets,
+// Package audit writes the audit log: one line of JSON for each thing that a client or a command did to batches, keys or secrets,
 // or was refused. A line has no credential, body, header or query, and no URL.
 package audit
 
@@ -84,7 +84,7 @@ const (
 	WebhookRedeliver Name = "webhook.redeliver"
 	SecretRead       Name = "webhook_secret.read"
 	MetricsRead      Name = "metrics.read"
-	// AuthFailed: nobody was authenticated. Attempted has the name of the route's event.
+	// AuthFailed: the client was not authenticated. Attempted has the name of the route's event.
 	AuthFailed    Name = "auth.failed"
 	SessionCreate Name = "session.create"
 	SessionEnd    Name = "session.end"
@@ -111,7 +111,7 @@ type Event struct {
 	Time    string `json:"time"` // RFC 3339 in UTC, with milliseconds
 	Name    Name   `json:"event"`
 	Result  Result `json:"result"`
-	// Attempted is the event of the route where nobody was authenticated.
+	// Attempted is the event of the route where the client was not authenticated.
 	Attempted Name `json:"attempted,omitempty"`
 	// Mode is the mode of authentication, or cli.
 	Mode string `json:"mode,omitempty"`
@@ -155,7 +155,7 @@ func (e Event) line(now time.Time) ([]byte, error) {
 	e.Version, e.Time = Version, now.UTC().Format("2006-01-02T15:04:05.000Z07:00")
 	for _, text := range []*string{&e.Mode, &e.Actor, &e.ActorOwner, &e.Owner, &e.Batch, &e.Target, &e.Key, &e.Route, &e.Problem, &e.RequestID, &e.Client, &e.Certificate} {
 		if apikey.InValue(*text) {
-			*text = "(a key)" // somebody sent it as an id or a name
+			*text = "(a key)" // a client sent it as an id or a name
 		}
 		if len(*text) > longest {
 			*text = strings.ToValidUTF8((*text)[:longest], "") + "…"

@@ -11,7 +11,7 @@ const (
 	mostSources    = 50
 )
 
-// failures bounds the lines about requests without a valid credential, which everybody can send.
+// failures bounds the lines about requests without a valid credential, which any client can send.
 type failures struct {
 	sources map[string]*source
 	end     *time.Timer
@@ -24,9 +24,8 @@ type source struct {
 	client     string // the last one
 }
 
-// RecordFailure writes an event of a request that was refused to somebody who was not authenticated, or who may have
-// invented the credential. In a minute it writes at most ten lines about
-// one source, such as an address, and counts the others; a line with their number follows.
+// RecordFailure writes an event of a refused request whose client was not authenticated, or may have invented the
+// credential. In a minute it writes at most ten lines about one source, such as an address, and counts the others; a line with their number follows.
 func (l *Log) RecordFailure(e Event, from string) {
 	if l == nil {
 		return

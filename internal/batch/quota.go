@@ -40,6 +40,9 @@ func (q Quotas) Override(by Quotas) Quotas {
 // Bounded reports whether there is a quota.
 func (q Quotas) Bounded() bool { return q.OpenBatches > 0 || q.StoredBytes > 0 || q.UploadRate > 0 }
 
+// Burst returns the most bytes at once: UploadBurst or, if it is zero, UploadRate.
+func (q Quotas) Burst() int64 { return max(q.UploadBurst, q.UploadRate) }
+
 // AccountKind is a kind of account.
 type AccountKind string
 

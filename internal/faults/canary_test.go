@@ -225,7 +225,7 @@ func (a *aviary) collect() map[string][]byte {
 		if err != nil || entry.IsDir() {
 			return err
 		}
-		content, err := os.ReadFile(name) //nolint:gosec // nobody else writes there
+		content, err := os.ReadFile(name) //nolint:gosec // the file is the test's own
 		place := "the AOF"
 		if strings.HasSuffix(name, ".rdb") && !strings.Contains(name, "appendonly") {
 			place = "the RDB"

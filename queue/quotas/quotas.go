@@ -104,7 +104,7 @@ func (q *Quotas) charge(ctx context.Context, a *batch.Account, c Charge) ([]stri
 	pipe := q.db.Client.Pipeline()
 	enlist := pipe.EvalSha(ctx, Steps.Enlist.Hash(), []string{ListKey}, name, rdb.Millis(lookAfter))
 	charge := pipe.EvalSha(ctx, Steps.Charge.Hash(), Keys(name), c.ID, c.Bytes, c.Ahead, c.Uploaded,
-		most.OpenBatches, most.StoredBytes, most.UploadRate, max(most.UploadBurst, most.UploadRate), rdb.Millis(q.Lease), rdb.Millis(look), state)
+		most.OpenBatches, most.StoredBytes, most.UploadRate, most.Burst(), rdb.Millis(q.Lease), rdb.Millis(look), state)
 	q.db.Send(ctx, pipe)
 	if err := q.db.AnswerOf(ctx, Steps.Enlist, enlist).Err(); err != nil {
 		return nil, rdb.MapError(ctx, err)
@@ -139,7 +139,7 @@ func refusal(a *batch.Account, c Charge, answer []string) error {
 	default:
 		e.Value, e.Needs = a.Quotas.UploadRate, c.Uploaded
 		if e.RetryAfter == 0 {
-			e.Value = max(a.Quotas.UploadBurst, a.Quotas.UploadRate)
+			e.Value = a.Quotas.Burst()
 		}
 	}
 	return e

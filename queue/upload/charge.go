@@ -70,12 +70,11 @@ func (c *charging) count(bytes int) error {
 func (c *charging) neverFits(bytes int64) error {
 	for i := range c.accounts {
 		a := &c.accounts[i]
-		burst := max(a.Quotas.UploadBurst, a.Quotas.UploadRate)
 		switch {
 		case a.Quotas.StoredBytes > 0 && bytes > a.Quotas.StoredBytes:
 			return &batch.QuotaError{Kind: a.Kind, Quota: batch.QuotaStoredBytes, Value: a.Quotas.StoredBytes, Needs: bytes}
-		case a.Quotas.UploadRate > 0 && bytes > burst:
-			return &batch.QuotaError{Kind: a.Kind, Quota: batch.QuotaUploadRate, Value: burst, Needs: bytes}
+		case a.Quotas.UploadRate > 0 && bytes > a.Quotas.Burst():
+			return &batch.QuotaError{Kind: a.Kind, Quota: batch.QuotaUploadRate, Value: a.Quotas.Burst(), Needs: bytes}
 		}
 	}
 	return nil
