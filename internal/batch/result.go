@@ -33,6 +33,9 @@ type Result struct {
 	Body    []byte
 	// Truncated: Body is only the beginning of the target's body.
 	Truncated bool
+	// TruncatedBy is [QuotaStoredBytes] if a quota had no room for the body. Then there is no body, although the
+	// target sent one, and the headers are missing, too, unless they are small.
+	TruncatedBy string
 	// Undecoded: Body is still in the content codings that the header content-encoding
 	// names.
 	Undecoded bool
@@ -95,6 +98,7 @@ type resultDocument struct {
 	BodyText   *string         `json:"body_text,omitempty"`
 	BodyBase64 *string         `json:"body_base64,omitempty"`
 	Truncated  bool            `json:"truncated,omitempty"`
+	By         string          `json:"truncated_by,omitempty"`
 	Undecoded  bool            `json:"body_undecoded,omitempty"`
 	Error      *Failure        `json:"error,omitempty"`
 	Attempts   int             `json:"attempts"`
@@ -138,6 +142,9 @@ func (r *Result) Encode() []byte {
 	}
 	if r.Truncated {
 		out = append(out, `,"truncated":true`...)
+	}
+	if r.TruncatedBy != "" {
+		out = appendString(append(out, `,"truncated_by":`...), r.TruncatedBy)
 	}
 	if r.Undecoded {
 		out = append(out, `,"body_undecoded":true`...)
@@ -257,7 +264,7 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 	}
 	*r = Result{
 		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status,
-		Truncated: doc.Truncated, Undecoded: doc.Undecoded, Error: doc.Error, Attempts: doc.Attempts, History: doc.History,
+		Truncated: doc.Truncated, TruncatedBy: doc.By, Undecoded: doc.Undecoded, Error: doc.Error, Attempts: doc.Attempts, History: doc.History,
 	}
 	var err error
 	if r.Headers, err = decodeFields(doc.Headers); err != nil {
@@ -417,4 +424,23 @@ func decodeFields(data json.RawMessage) ([]Field, error) {
 		}
 	}
 	return fields, nil
+}
+
+// errorBytes is the most that DropContent keeps of an error's message.
+const errorBytes = 200
+
+// DropContent removes the body, for which a quota has no room, and then also the headers if the encoded result is
+// still longer than most bytes. It shortens the message of an error. Outcome, status, times and history stay.
+func (r *Result) DropContent(most int) {
+	if len(r.Body) > 0 {
+		r.Body, r.Undecoded, r.Truncated, r.TruncatedBy = nil, false, true, QuotaStoredBytes
+	}
+	if len(r.Headers) > 0 && len(r.Encode()) > most {
+		r.Headers, r.Truncated, r.TruncatedBy = nil, true, QuotaStoredBytes
+	}
+	if r.Error != nil && len(r.Error.Message) > errorBytes {
+		short := *r.Error
+		short.Message = strings.ToValidUTF8(short.Message[:errorBytes], "") + "…"
+		r.Error = &short
+	}
 }

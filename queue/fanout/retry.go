@@ -15,6 +15,7 @@ import (
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/limits"
+	"github.com/batchd/batchd/queue/quotas"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
 )
@@ -105,7 +106,8 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 		}
 		throttle = string(limit)
 	}
-	if err := a.charge(ctx, spec.Accounts, m); err != nil {
+	room, bounds, err := a.charge(ctx, spec.Accounts, m)
+	if err != nil {
 		return nil, nil, err
 	}
 	state, err := a.prepare(ctx, spec.Limit, throttle != "")
@@ -117,7 +119,7 @@ func (f *Fanout) tryRetry(ctx context.Context, owner, id, states string, spec *b
 	if err := f.limits.ForgetGrant(ctx, owner, id, m["throttle"], m["grant"]); err != nil {
 		f.log.WarnContext(ctx, "grant of the earlier round not removed", "batch", id, "error", err)
 	}
-	answer, err := f.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, a.marker), owner, states, a.token, a.n, throttle)
+	answer, err := f.db.Run(ctx, Steps.Retry, append(keys.KeysOf(id).Step(), keys.KeysOf(id).Deliveries, a.marker), owner, states, a.token, a.n, throttle, room, bounds)
 	if err != nil || answer[0] != "ok" {
 		f.background.Detach(a.drop)
 	}
@@ -170,9 +172,10 @@ func (a *retryAttempt) prepare(ctx context.Context, limit *batch.Limit, throttle
 	return state, nil
 }
 
-// charge counts the batch as open again. If the retry does not happen, the batch counts as open until the account
-// looks at it.
-func (a *retryAttempt) charge(ctx context.Context, accounts []batch.Account, m map[string]string) error {
+// charge counts the batch as open again. It returns the room of the batch and the accounts that bound it, for the
+// batch's hash. If the retry does not happen, the batch counts as open until the account looks at it.
+func (a *retryAttempt) charge(ctx context.Context, accounts []batch.Account, m map[string]string) (room int64, bounds string, err error) {
+	var charged []batch.Account
 	for _, account := range accounts {
 		if account.Kind == batch.AddressAccount {
 			account.Name = m["payer"]
@@ -180,11 +183,16 @@ func (a *retryAttempt) charge(ctx context.Context, accounts []batch.Account, m m
 		if account.Name == "" || !account.Quotas.Bounded() {
 			continue
 		}
-		if err := a.fanout.batches.Quotas.Reopen(ctx, &account, a.id, rdb.Atoi(m["stored"])); err != nil {
-			return err
+		reserved, err := a.fanout.batches.Quotas.Reopen(ctx, &account, a.id, rdb.Atoi(m["stored"]), a.n)
+		if err != nil {
+			return 0, "", err
 		}
+		if len(charged) == 0 || reserved < room {
+			room = reserved
+		}
+		charged = append(charged, account)
 	}
-	return nil
+	return room, quotas.Bounds(charged), nil
 }
 
 // mark sets the marker of the attempt, which expires after retryTTL.

@@ -168,30 +168,39 @@ func (l *Ledger) Finish(ctx context.Context, id string, index int, token batch.T
 	if err != nil {
 		return err
 	}
-	sealed := l.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
-	origin, waited := "", l.HandOver.Awaited(id)
-	if waited > 0 {
-		origin = l.db.Name
-	}
-	call := &batcher.Call{
-		Step: Steps.Finish, ID: id, SharedArgs: []any{origin, batches.FirstResults, batches.FirstBytes},
-		Index: index, Args: []any{string(token), state, sealed}, CanWait: l.running.Load() > 0, // otherwise no other call may come soon
-	}
-	if err := l.batcher.Do(call); err != nil {
-		return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
-	}
-	if call.Verdict() == "stale" && l.Restorer.restored(ctx, id, index, token, batch.ErrStale) {
-		return l.Finish(ctx, id, index, token, r)
-	}
-	if call.First {
-		if ended := call.SharedReply[1]; ended != "" {
-			l.HandOver.Tell(id, l.batches.EndedBatch(ctx, id, ended), waited)
+	try := newStoring(l.rooms, id)
+	for {
+		sealed := l.groups.seal(id, index, r)
+		origin, waited := "", l.HandOver.Awaited(id)
+		if waited > 0 {
+			origin = l.db.Name
 		}
-		l.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(call.SharedReply[0]))
+		call := &batcher.Call{
+			Step: Steps.Finish, ID: id, SharedArgs: []any{origin, batches.FirstResults, batches.FirstBytes, try.forced},
+			Index: index, Args: []any{string(token), state, sealed}, CanWait: l.running.Load() > 0, // otherwise no other call may come soon
+		}
+		if err := l.batcher.Do(call); err != nil {
+			return fmt.Errorf("finish action %d of batch %s: %w", index, id, err)
+		}
+		if call.Verdict() == "stale" && l.Restorer.restored(ctx, id, index, token, batch.ErrStale) {
+			continue
+		}
+		if call.First {
+			if ended := call.SharedReply[1]; ended != "" {
+				l.HandOver.Tell(id, l.batches.EndedBatch(ctx, id, ended), waited)
+			}
+			l.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(call.SharedReply[0]))
+		}
+		if call.Verdict() == noRoom {
+			if err := try.again(ctx, int64(len(sealed)), call.Reply[1:], r); err != nil {
+				return err
+			}
+			continue
+		}
+		err = batches.VerdictError(call.Verdict())
+		l.attemptEnded(id, index, token, err, state, sealed, nil)
+		return err
 	}
-	err = batches.VerdictError(call.Verdict())
-	l.attemptEnded(id, index, token, err, state, sealed, nil)
-	return err
 }
 
 // Release implements [batch.Ledger].

@@ -14,7 +14,6 @@ import (
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
-	"github.com/batchd/batchd/queue/seal"
 )
 
 // Member implements [batch.GroupLedger].
@@ -41,27 +40,37 @@ func (l *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g 
 	if err != nil {
 		return time.Time{}, err
 	}
-	args := []any{g.Leader(), string(token), g.Seq, sealed, "", "", ""}
+	args := []any{g.Leader(), string(token), g.Seq, sealed, "", "", "", ""}
 	if g.Paused {
 		args[6] = "1"
 	}
-	if staged != nil {
-		noted := l.seals.Seal(seal.Label{ID: id, Kind: "r", Index: staged.Index}, staged.Encode())
-		args[4], args[5] = staged.Index, noted
-		l.attempts.addStaged(id, g.Leader(), string(token), staged.Index, noted)
+	try := newStoring(l.rooms, id)
+	for {
+		var noted []byte
+		if staged != nil {
+			noted = l.groups.seal(id, staged.Index, staged)
+			args[4], args[5], args[7] = staged.Index, noted, try.forced
+			l.attempts.addStaged(id, g.Leader(), string(token), staged.Index, noted)
+		}
+		answer, err := l.db.Run(ctx, Steps.SaveGroup, keys.KeysOf(id).Step(), args...)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("save group %d of batch %s: %w", g.Leader(), id, err)
+		}
+		if answer[0] == noRoom {
+			if err := try.again(ctx, int64(len(noted)), answer[1:], staged); err != nil {
+				return time.Time{}, err
+			}
+			continue
+		}
+		err = batches.VerdictError(answer[0])
+		if l.Restorer.restored(ctx, id, g.Leader(), token, err) {
+			continue
+		}
+		if g.Paused || err != nil {
+			l.attempts.abandon(id, g.Leader(), string(token))
+		}
+		return rdb.FromMillis(answer[1]), err
 	}
-	answer, err := l.db.Run(ctx, Steps.SaveGroup, keys.KeysOf(id).Step(), args...)
-	if err != nil {
-		return time.Time{}, fmt.Errorf("save group %d of batch %s: %w", g.Leader(), id, err)
-	}
-	err = batches.VerdictError(answer[0])
-	if l.Restorer.restored(ctx, id, g.Leader(), token, err) {
-		return l.SaveGroup(ctx, id, token, g, staged)
-	}
-	if g.Paused || err != nil {
-		l.attempts.abandon(id, g.Leader(), string(token))
-	}
-	return rdb.FromMillis(answer[1]), err
 }
 
 // errForgotten says that Redis lacks results that a worker saved with the group's record.
@@ -70,17 +79,47 @@ var errForgotten = errors.New("results of the group are missing in Redis")
 // FinishGroup implements [batch.GroupLedger].
 func (l *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
 	leader := g.Leader()
-	members, err := l.groups.memberArgs(id, g, results)
-	if err != nil {
+	try := newStoring(l.rooms, id)
+	for {
+		members, err := l.groups.memberArgs(id, g, results)
+		if err != nil {
+			return err
+		}
+		whole := l.groups.wholeArgs(id, g, results, members, l.attempts.staged(id, leader, string(token)))
+		err = l.groups.finish(ctx, id, leader, string(token), try.forced, members)
+		if errors.Is(err, errForgotten) || l.Restorer.restored(ctx, id, leader, token, err) {
+			err = l.groups.finish(ctx, id, leader, string(token), "1", whole) // Redis had most of it before
+		}
+		if lacks, ok := errors.AsType[*roomError](err); ok {
+			if err := try.again(ctx, lacks.bytes, lacks.answer, pointers(results)...); err != nil {
+				return err
+			}
+			continue
+		}
+		l.attemptEnded(id, leader, token, err, rdb.Text(whole[1]), nil, whole)
 		return err
 	}
-	whole := l.groups.wholeArgs(id, g, results, members, l.attempts.staged(id, leader, string(token)))
-	err = l.groups.finish(ctx, id, leader, string(token), members)
-	if errors.Is(err, errForgotten) || l.Restorer.restored(ctx, id, leader, token, err) {
-		err = l.groups.finish(ctx, id, leader, string(token), whole)
+}
+
+// pointers returns pointers to the results that have content.
+func pointers(results []batch.Result) (all []*batch.Result) {
+	for i := range results {
+		if results[i].ID != "" {
+			all = append(all, &results[i])
+		}
 	}
-	l.attemptEnded(id, leader, token, err, rdb.Text(whole[1]), nil, whole)
-	return err
+	return all
+}
+
+// roomError means that a batch has no room for the results of a group.
+type roomError struct {
+	bytes  int64
+	answer []string // for [storing.again]
+}
+
+// Error implements error.
+func (e *roomError) Error() string {
+	return fmt.Sprintf("the batch has no room for %d bytes of results", e.bytes)
 }
 
 // memberArgs returns the index, state and sealed result of each group member, in order. A member
@@ -95,7 +134,7 @@ func (g *groups) memberArgs(id string, group *batch.Group, results []batch.Resul
 		}
 		var sealed []byte
 		if r.ID != "" {
-			sealed = g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
+			sealed = g.seal(id, index, r)
 		}
 		args = append(args, index, state, sealed)
 	}
@@ -114,7 +153,7 @@ func (g *groups) wholeArgs(id string, group *batch.Group, results []batch.Result
 		sealed := staged[m.Index]
 		if sealed == nil {
 			left := &batch.Result{ID: m.ID, Index: m.Index, Outcome: results[i].Outcome}
-			sealed = g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: m.Index}, left.Encode())
+			sealed = g.seal(id, m.Index, left)
 		}
 		whole[3*i+2] = sealed
 	}
@@ -122,13 +161,16 @@ func (g *groups) wholeArgs(id string, group *batch.Group, results []batch.Result
 }
 
 // finish ends all members of a group in one step. members has the index, state and sealed result
-// of each member, in order.
-func (g *groups) finish(ctx context.Context, id string, leader int, token string, members []any) error {
-	args := append([]any{id, keys.DoneChannel, leader, token}, members...)
+// of each member, in order. forced is "1" if the results do not need room; otherwise finish may return a [*roomError].
+func (g *groups) finish(ctx context.Context, id string, leader int, token, forced string, members []any) error {
+	args := append([]any{id, keys.DoneChannel, leader, token, forced}, members...)
 	answer, err := g.db.Run(ctx, Steps.FinishGroup, keys.KeysOf(id).Step(), args...)
 	if err != nil {
 		g.batches.Doubts.AddIf(id, err)
 		return fmt.Errorf("finish group %d of batch %s: %w", leader, id, err)
+	}
+	if answer[0] == noRoom && len(answer) > 2 {
+		return &roomError{rdb.Atoi(answer[2]), answer[3:]}
 	}
 	g.batches.Outbox.EnqueueIf(ctx, id, answer[1])
 	if answer[0] == "forgotten" {

@@ -17,6 +17,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/batcher"
 	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/quotas"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/queue/tasks"
@@ -37,6 +38,7 @@ type Ledger struct {
 	releasing chan struct{} // held by each release under way
 	attempts  *attempts
 	history   *History
+	rooms     *quotas.Rooms
 }
 
 // New returns the ledger in a Redis. The DB's connections report their servers to history.
@@ -44,7 +46,7 @@ func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Backg
 	l := &Ledger{
 		db: db, seals: seals, batches: all, groups: &groups{db, seals, all}, HandOver: handOver, history: history,
 		batcher: calls, releasing: make(chan struct{}, maxReleasing), attempts: newAttempts(),
-		Workers: &Workers{db: db, history: history},
+		Workers: &Workers{db: db, history: history}, rooms: quotas.NewRooms(all.Quotas),
 	}
 	l.Restorer = &Restorer{
 		db: db, log: log, background: background, tasks: queues, batches: all, groups: l.groups, workers: l.Workers,

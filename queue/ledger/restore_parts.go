@@ -195,7 +195,7 @@ func (r *Restorer) finishGroups(ctx context.Context, p *batchPart) error {
 		if v := p.verdict(i); a.group == nil || v != "restored" && v != "known" {
 			continue
 		}
-		if err := r.groups.finish(ctx, p.id, a.index, a.entry.Token, a.group); err != nil && !conclusive(err) {
+		if err := r.groups.finish(ctx, p.id, a.index, a.entry.Token, "1", a.group); err != nil && !conclusive(err) {
 			return err
 		}
 	}

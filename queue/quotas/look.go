@@ -86,7 +86,7 @@ func (q *Quotas) ask(ctx context.Context, due []string) ([]any, error) {
 		if q.db.IsAway(ctx, k.Meta) {
 			continue
 		}
-		asked = append(asked, question{due[i], due[i+1], pipe.HMGet(ctx, k.Meta, "status", "stored", "gone"), pipe.Exists(ctx, k.Actions)})
+		asked = append(asked, question{due[i], due[i+1], pipe.HMGet(ctx, k.Meta, "status", "stored", "gone", "room"), pipe.Exists(ctx, k.Actions)})
 	}
 	if len(asked) == 0 {
 		return nil, nil
@@ -101,17 +101,17 @@ func (q *Quotas) ask(ctx context.Context, due []string) ([]any, error) {
 			continue
 		}
 		m := one.meta.Val()
-		status, stored, gone := rdb.Text(m[0]), rdb.Text(m[1]), rdb.Text(m[2])
+		status, stored, gone, room := rdb.Text(m[0]), rdb.Atoi(rdb.Text(m[1])), rdb.Text(m[2]), rdb.Atoi(rdb.Text(m[3]))
 		found, every := "gone", openEvery
 		switch {
 		case batch.Status(status).Terminal():
 			found, every = "ended", endedEvery
 		case status != "":
-			found = "open"
+			found, stored = "open", max(stored, room)
 		case one.staged.Val() > 0:
 			found = "staged"
 		}
-		args = append(args, one.id, one.look, found, rdb.Atoi(stored), rdb.Atoi(gone), rdb.Millis(every))
+		args = append(args, one.id, one.look, found, stored, rdb.Atoi(gone), rdb.Millis(every))
 	}
 	if len(args) == 0 && fault != nil {
 		return nil, fmt.Errorf("ask the batches of an account: %w", fault)

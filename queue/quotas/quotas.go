@@ -59,8 +59,10 @@ type Charge struct {
 	Bytes, Ahead int64
 	// Uploaded are the bytes that count for the rate of uploads, all of the batch.
 	Uploaded int64
+	// FirstHalf reserves ahead only while less than half of the quota is in use.
+	FirstHalf bool
 
-	retry bool
+	retry, grow bool
 }
 
 // Reserve counts a batch for an account, or changes what the batch counts for. It returns how many bytes are
@@ -83,13 +85,14 @@ func (q *Quotas) Reserve(ctx context.Context, a *batch.Account, c Charge) (reser
 	return rdb.Atoi(answer[1]), answer[2], nil
 }
 
-// Reopen counts a batch as open again that has ended and stores bytes. It returns a [batch.QuotaError] if the quota
-// of open batches has no room.
-func (q *Quotas) Reopen(ctx context.Context, a *batch.Account, id string, stored int64) error {
+// Reopen counts a batch as open again that has ended, stores bytes, and needs some for the results of n actions. It
+// returns how many bytes are reserved, and a [batch.QuotaError] if a quota has no room.
+func (q *Quotas) Reopen(ctx context.Context, a *batch.Account, id string, stored int64, n int) (room int64, err error) {
 	open := *a
-	open.Quotas.StoredBytes, open.Quotas.UploadRate = 0, 0 // a retry stores nothing new
-	_, _, err := q.Reserve(ctx, &open, Charge{ID: id, Bytes: stored, retry: true})
-	return err
+	open.Quotas.UploadRate = 0
+	bytes := stored + int64(n)*SmallResult
+	room, _, err = q.Reserve(ctx, &open, Charge{ID: id, Bytes: bytes, Ahead: bytes + RoomFor(n), FirstHalf: true, retry: true})
+	return room, err
 }
 
 // charge runs lua/charge.lua. The list has the account before the account has an entry.
@@ -97,14 +100,20 @@ func (q *Quotas) charge(ctx context.Context, a *batch.Account, c Charge) ([]stri
 	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
 	name, most := nameOf(a), &a.Quotas
-	state, look := "r", lookAfter
-	if c.retry {
+	state, look, share := "r", lookAfter, "all"
+	if c.FirstHalf {
+		share = "half"
+	}
+	switch {
+	case c.retry:
 		state, look = "t", retryAfter
+	case c.grow:
+		state, share = "g", "quarter"
 	}
 	pipe := q.db.Client.Pipeline()
 	enlist := pipe.EvalSha(ctx, Steps.Enlist.Hash(), []string{ListKey}, name, rdb.Millis(lookAfter))
 	charge := pipe.EvalSha(ctx, Steps.Charge.Hash(), Keys(name), c.ID, c.Bytes, c.Ahead, c.Uploaded,
-		most.OpenBatches, most.StoredBytes, most.UploadRate, most.Burst(), rdb.Millis(q.Lease), rdb.Millis(look), state)
+		most.OpenBatches, most.StoredBytes, most.UploadRate, most.Burst(), rdb.Millis(q.Lease), rdb.Millis(look), state, share)
 	q.db.Send(ctx, pipe)
 	if err := q.db.AnswerOf(ctx, Steps.Enlist, enlist).Err(); err != nil {
 		return nil, rdb.MapError(ctx, err)

@@ -120,8 +120,9 @@ func TestALookThatIsOutdatedChangesNothing(t *testing.T) {
 		account := quotas.Keys("owner:me")[:3]
 		b.passTime(mine)
 		seen := b.DB.Client.ZScore(b.Ctx, account[1], got.ID).Val()
-		require.NoError(t, b.Batches.Quotas.Reopen(b.Ctx, &mine, got.ID, 100))
-		_, err := b.DB.Run(b.Ctx, quotas.Steps.Correct, account, got.ID, seen, "ended", 100, time.Now().UnixMilli(), 1000)
+		_, err := b.Batches.Quotas.Reopen(b.Ctx, &mine, got.ID, 100, 1)
+		require.NoError(t, err)
+		_, err = b.DB.Run(b.Ctx, quotas.Steps.Correct, account, got.ID, seen, "ended", 100, time.Now().UnixMilli(), 1000)
 		require.NoError(t, err)
 		require.EqualValues(t, 1, b.use(mine).OpenBatches)
 

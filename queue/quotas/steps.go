@@ -14,7 +14,7 @@ var accountLua string
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
-	Charge, Release, Due, Correct, Enlist, Claim, Unlist *rdb.Step
+	Charge, Release, Due, Correct, Enlist, Claim, Unlist, SetRoom *rdb.Step
 }{
 	Charge:  rdb.LoadStep(luaFiles, "charge", rdb.TimeLua, accountLua),
 	Release: rdb.LoadStep(luaFiles, "release", rdb.TimeLua, accountLua),
@@ -23,4 +23,5 @@ var Steps = struct {
 	Enlist:  rdb.LoadStep(luaFiles, "enlist", rdb.TimeLua),
 	Claim:   rdb.LoadStep(luaFiles, "claim", rdb.TimeLua),
 	Unlist:  rdb.LoadStep(luaFiles, "unlist"),
+	SetRoom: rdb.LoadStep(luaFiles, "set_room", rdb.TimeLua),
 }

@@ -51,7 +51,8 @@ func (c *charging) chargeAhead(ctx context.Context, id string) error {
 	if len(c.accounts) == 0 || c.reserved >= c.stored+batchBytes {
 		return nil
 	}
-	err := c.reserve(ctx, id, c.stored+batchBytes, 2*c.stored+batchBytes)
+	bytes := c.stored + batchBytes
+	err := c.reserve(ctx, quotas.Charge{ID: id, Bytes: bytes, Ahead: bytes + c.stored, Uploaded: bytes})
 	if refused, ok := errors.AsType[*batch.QuotaError](err); ok && refused.Quota == batch.QuotaStoredBytes && refused.RetryAfter > 0 {
 		c.refused = refused
 		return nil
@@ -80,9 +81,9 @@ func (c *charging) neverFits(bytes int64) error {
 	return nil
 }
 
-// chargeAll reserves exactly what the batch stores, and adds that and the end of the reservation to the arguments of
-// lua/commit.lua.
-func (c *charging) chargeAll(ctx context.Context, id string, args []any) ([]any, error) {
+// chargeAll reserves what the batch of n actions stores, and room for results while the quota has much. It adds that
+// and the end of the reservation to the arguments of lua/commit.lua.
+func (c *charging) chargeAll(ctx context.Context, id string, n int, args []any) ([]any, error) {
 	bytes := c.stored + batchBytes
 	for _, arg := range args {
 		switch v := arg.(type) {
@@ -103,11 +104,19 @@ func (c *charging) chargeAll(ctx context.Context, id string, args []any) ([]any,
 		c.refused.Needs = bytes
 		return nil, c.refused
 	}
-	if err := c.reserve(ctx, id, bytes, bytes); err != nil {
+	bounds := quotas.Bounds(c.accounts)
+	charge := quotas.Charge{ID: id, Bytes: bytes, Ahead: bytes, Uploaded: bytes}
+	if bounds != "" {
+		charge.Ahead, charge.FirstHalf = bytes+quotas.RoomFor(n), true
+	}
+	if err := c.reserve(ctx, charge); err != nil {
 		return nil, err
 	}
 	crash.At(crash.Charged)
 	args[reservedArg] = c.until
+	if bounds != "" {
+		args = append(args, "room", c.reserved, "bounds", bounds)
+	}
 	for _, a := range c.accounts {
 		if a.Kind == batch.AddressAccount {
 			args = append(args, "payer", a.Name)
@@ -118,13 +127,13 @@ func (c *charging) chargeAll(ctx context.Context, id string, args []any) ([]any,
 
 // reserve counts the upload for its accounts, one after the other: an account that refuses it keeps it from those
 // behind it.
-func (c *charging) reserve(ctx context.Context, id string, bytes, ahead int64) error {
-	if err := c.neverFits(bytes); err != nil {
+func (c *charging) reserve(ctx context.Context, charge quotas.Charge) error {
+	if err := c.neverFits(charge.Bytes); err != nil {
 		return err
 	}
 	c.any = true
 	for i := range c.accounts {
-		reserved, until, err := c.quotas.Reserve(ctx, &c.accounts[i], quotas.Charge{ID: id, Bytes: bytes, Ahead: ahead, Uploaded: bytes})
+		reserved, until, err := c.quotas.Reserve(ctx, &c.accounts[i], charge)
 		if err != nil {
 			return err
 		}

@@ -37,7 +37,7 @@ func (u *upload) Commit(ctx context.Context, spec *batch.Spec) (*batch.Batch, bo
 		return nil, false, err
 	}
 	out := fanout.Batch{Flow: tasks.Flow{Owner: u.owner, ID: u.id, Route: tasks.Route{Target: spec.Target, Lane: lane}}, Total: u.n, Throttled: spec.Throttle != nil}
-	if args, err = u.chargeAll(ctx, u.id, args); err != nil {
+	if args, err = u.chargeAll(ctx, u.id, u.n, args); err != nil {
 		return nil, false, err
 	}
 	created, err := u.commit(ctx, spec, args, &out)

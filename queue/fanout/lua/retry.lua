@@ -1,7 +1,8 @@
 -- retry makes actions of an ended batch wait again, in the same batch and at the same indexes.
 -- KEYS: meta, state, ledger, actions, results, groups, deliveries, marker of the retry
 -- ARGV: owner, states of the actions to run again, token of the retry and of its grant, number of actions that the
---       limit admitted, limit that throttles the actions, or '' if all are offered at once
+--       limit admitted, limit that throttles the actions, or '' if all are offered at once, bytes up to which the
+--       batch may grow, and the accounts that bound it, or '' if none does
 -- returns: {'ok', number of actions, number of the webhook delivery that the retry withdraws, or ''} | {'gone'} |
 --          {'not_terminal'} | {'groups'} | {'nothing'} | {'changed'} if the number of actions differs |
 --          {'lost'} if the marker is gone, so that the admitted actions no longer count as in flight
@@ -65,6 +66,11 @@ if ARGV[5] ~= '' then
 else
   redis.call('HSET', KEYS[1], 'enqueued', m[9])
   redis.call('HDEL', KEYS[1], 'handed', 'throttle')
+end
+if ARGV[7] ~= '' then
+  redis.call('HSET', KEYS[1], 'room', ARGV[6], 'bounds', ARGV[7])
+else
+  redis.call('HDEL', KEYS[1], 'room', 'bounds')
 end
 if m[10] then
   -- The retry withdraws the event of the earlier end: the new number makes a delivery that is under way stale.

@@ -1,35 +1,37 @@
 -- finish records the results of actions that have begun. The first write wins.
 -- KEYS: meta, state, ledger, actions, results, groups
 -- ARGV: batch id, channel, name of the process if requests of it wait for the batch, or '', the most
---       actions and the most bytes of results of a batch that this step returns whole, then index,
---       token, state and sealed result of each action, by ascending index
+--       actions and the most bytes of results of a batch that this step returns whole, '1' if results
+--       do not need room (room.lua), then index, token, state and sealed result of each action, by
+--       ascending index
 -- returns: {number of the webhook's delivery if this ended the batch, or '0', ended, then for each
---          action 1 | 'stale' | 'gone'}
+--          action 1 | 'stale' | 'gone' | the answer of no_room, and the action stays as it was}
 --          ended: '' if the batch has not ended, or if no request of the process waits for it |
 --          {fields and values of the meta hash, states, results} | 1 if the batch has ended but is
 --          too large, or ended in an earlier run
 -- The message on the channel names the process. That process ignores the message, since it hands the
 -- batch to its requests.
 -- Repeating the write that won returns 1 and changes nothing.
-local m = redis.call('HMGET', KEYS[1], 'gone', 'round')
+local m = redis.call('HMGET', KEYS[1], 'gone', 'round', 'stored', 'room')
 local gone = m[1]
 local answer = {'0', ''}
 if not gone then
-  for _ = 6, #ARGV, 4 do
+  for _ = 7, #ARGV, 4 do
     answer[#answer + 1] = 'gone'
   end
   return answer
 end
-local first, last = tonumber(ARGV[6]), tonumber(ARGV[#ARGV - 3])
+local first, last = tonumber(ARGV[7]), tonumber(ARGV[#ARGV - 3])
 local states = redis.call('GETRANGE', KEYS[2], first, last)
 local indexes = {}
-for i = 6, #ARGV, 4 do
+for i = 7, #ARGV, 4 do
   indexes[#indexes + 1] = ARGV[i]
 end
 local entries = redis.call('HMGET', KEYS[3], unpack(indexes))
-local ended, becomes, written, counts, stored = {}, {}, {}, {}, 0
+local ended, becomes, written, counts, stored = {}, {}, {}, {}, tonumber(m[3] or '0')
+local before, room = stored, ARGV[6] ~= '1' and m[4]
 for n, index in ipairs(indexes) do
-  local token, to, sealed = ARGV[4 * n + 3], ARGV[4 * n + 4], ARGV[4 * n + 5]
+  local token, to, sealed = ARGV[4 * n + 4], ARGV[4 * n + 5], ARGV[4 * n + 6]
   local number = tonumber(index)
   local at = number - first + 1
   local state = string.sub(states, at, at)
@@ -38,16 +40,21 @@ for n, index in ipairs(indexes) do
   elseif state ~= 'r' then
     answer[#answer + 1] = state == to and 1 or 'stale'
   else
-    ended[#ended + 1] = number
-    becomes[#becomes + 1] = to
-    written[#written + 1] = index
-    written[#written + 1] = sealed
-    stored = stored + #sealed
+    local more = #sealed
     if m[2] then -- an earlier round may have left a result
-      stored = stored - redis.call('HSTRLEN', KEYS[5], index)
+      more = more - redis.call('HSTRLEN', KEYS[5], index)
     end
-    counts[to] = (counts[to] or 0) + 1
-    answer[#answer + 1] = 1
+    if fits(room, stored, #sealed, more) then
+      ended[#ended + 1] = number
+      becomes[#becomes + 1] = to
+      written[#written + 1] = index
+      written[#written + 1] = sealed
+      stored = stored + more
+      counts[to] = (counts[to] or 0) + 1
+      answer[#answer + 1] = 1
+    else
+      answer[#answer + 1] = no_room(KEYS[1], stored, room, m[2])
+    end
   end
 end
 if #ended == 0 then
@@ -60,7 +67,7 @@ put_states(KEYS[2], ended, becomes)
 if redis.call('HSET', KEYS[5], unpack(written)) == redis.call('HLEN', KEYS[5]) then
   redis.call('PEXPIREAT', KEYS[5], gone)
 end
-redis.call('HINCRBY', KEYS[1], 'stored', stored)
+redis.call('HINCRBY', KEYS[1], 'stored', string.format('%.0f', stored - before))
 local left
 for to, n in pairs(counts) do
   left = move(KEYS[1], 'r', to, n)

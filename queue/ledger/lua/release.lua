@@ -46,6 +46,7 @@ if unsent then
   e.attempts = e.attempts - 1
   write_entry(KEYS[3], index, e)
 else
+  redis.call('HINCRBY', KEYS[1], 'stored', 1 + #ARGV[6] - redis.call('HSTRLEN', KEYS[6], last_of(index)))
   redis.call('HSET', KEYS[6], last_of(index), 'p' .. ARGV[6])
   redis.call('PEXPIREAT', KEYS[6], m[4])
 end

@@ -8,7 +8,8 @@
 -- returns: {number of the webhook's delivery if the outbox mark is set, or '0', target, lane, then
 --          for each action 'known' | 'restored' | 'ended': the worker released it, but the batch is
 --          ending | 'stale' | 'gone'}
--- The first action of a group begins the whole group again.
+-- The first action of a group begins the whole group again. Results need no room (room.lua): the batch had it
+-- when the worker first stored them.
 -- Repeating it returns 'known', and the number of the delivery as long as its task may be missing.
 local m = redis.call('HMGET', KEYS[1], 'gone', 'target', 'lane', 'status', 'round', 'ending', 'groups', 'outbox')
 local answer = {m[8] or '0', m[2] or '', m[3] or ''}
@@ -39,6 +40,7 @@ for i = 3, #ARGV, 4 do
     restored = true
     write_entry(KEYS[3], index, mine)
     if to == 'p' and sealed ~= '' then
+      redis.call('HINCRBY', KEYS[1], 'stored', 1 + #sealed - redis.call('HSTRLEN', KEYS[6], last_of(index)))
       redis.call('HSET', KEYS[6], last_of(index), 'p' .. sealed)
       redis.call('PEXPIREAT', KEYS[6], m[1])
     end

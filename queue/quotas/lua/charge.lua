@@ -2,12 +2,14 @@
 -- KEYS: entries, looks, sums (account.lua), upload rate (string "bytes|ms": what the bucket holds, and when)
 -- ARGV: batch id, stored bytes, bytes to reserve if there is room for them, bytes uploaded in all,
 --       most open batches, most stored bytes, uploaded bytes a second, most at once (for each 0: no quota),
---       ms for which the reservation is valid, ms after which the batch is looked at, 'r' for an upload or 't' for
---       the retry of an ended batch
+--       ms for which the reservation is valid, ms after which the batch is looked at, 'r' for an upload, 't' for
+--       the retry of an ended batch or 'g' for room for results of a batch, most of the quota that may be
+--       reserved: 'all', 'half' of the quota, or a 'quarter' of what is free beside the stored bytes
 -- returns: {'ok', reserved bytes, ms at which the reservation ends} |
 --          {quota, present use, ms until there is room: 0 for never, -1 for not known}
 -- A batch that counts for the account as open never exceeds the quota of open batches, nor does one with no more
--- bytes than it has reserved exceed that of stored bytes. Repeating the step counts nothing twice.
+-- bytes than it has reserved exceed that of stored bytes. Repeating the step counts nothing twice. Room for results
+-- never lowers what is reserved: another worker may be about to use it.
 local id, need, want, uploaded = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local most_open, most_bytes, rate, burst = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
 local now = now_ms()
@@ -34,9 +36,19 @@ end
 
 local reserved = math.max(need, want)
 if most_bytes > 0 then
-  reserved = math.max(need, math.min(reserved, most_bytes - others))
+  local most = most_bytes - others
+  if ARGV[12] == 'half' then
+    most = math.floor(most_bytes / 2) - others
+  elseif ARGV[12] == 'quarter' then
+    most = need + math.floor(math.max(most - need, 0) / 4)
+  end
+  reserved = math.max(need, math.min(reserved, most))
+end
+local becomes = ARGV[11]
+if becomes == 'g' then
+  becomes, reserved = state or 'o', math.max(reserved, had)
 end
 -- A look that began before this step must not decide about it, so the time of the next look is a new one.
 local look = math.max(now + tonumber(ARGV[10]), tonumber(redis.call('ZSCORE', KEYS[2], id) or '0') + 1)
-put(account, id, ARGV[11], reserved, math.max(uploaded, before), look)
+put(account, id, becomes, reserved, math.max(uploaded, before), look)
 return {'ok', ms(reserved), ms(now + tonumber(ARGV[9]))}

@@ -1,0 +1,13 @@
+-- A batch may have room: the bytes up to which what it stores may grow before a worker must ask the accounts of its
+-- owner for more. Without quotas of stored bytes a batch has no room, and any result fits.
+
+-- fits reports whether a result of that size, which makes the batch store more bytes by more, fits into the room. A
+-- small result always fits, and so does any that takes no more than the one that it replaces.
+local function fits(room, stored, size, more)
+  return not room or size <= SMALL or more <= 0 or tonumber(stored) + more <= tonumber(room)
+end
+
+-- no_room returns the answer for a result that does not fit: {'room', stored bytes, room, round or '', accounts}.
+local function no_room(meta, stored, room, round)
+  return {'room', string.format('%.0f', stored), room, round or '', redis.call('HGET', meta, 'bounds') or ''}
+end
