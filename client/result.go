@@ -34,8 +34,11 @@ type Result struct { //nolint:recvcheck // it is encoded by value, too
 	// JSON: the target's content type is JSON, and Body is valid JSON.
 	JSON bool
 	// Truncated: Body is only the beginning of the target's body, which was longer than
-	// the server keeps, or whose transfer broke off.
+	// the server keeps, or whose transfer broke off. With TruncatedBy it is missing.
 	Truncated bool
+	// TruncatedBy is "stored_bytes" if the owner's quota of stored bytes had no room for the
+	// body, and perhaps for the headers, of an answer.
+	TruncatedBy string
 	// Undecoded: Body is still in the content codings that the header Content-Encoding
 	// names.
 	Undecoded bool
@@ -85,6 +88,7 @@ type resultDocument struct {
 	BodyText   string          `json:"body_text,omitempty"`
 	BodyBase64 []byte          `json:"body_base64,omitempty"`
 	Truncated  bool            `json:"truncated,omitempty"`
+	By         string          `json:"truncated_by,omitempty"`
 	Undecoded  bool            `json:"body_undecoded,omitempty"`
 	Error      *Failure        `json:"error,omitempty"`
 	Attempts   int             `json:"attempts"`
@@ -101,7 +105,8 @@ func (r *Result) UnmarshalJSON(data []byte) error {
 		return fmt.Errorf("decode result: %w", err)
 	}
 	*r = Result{
-		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status, Truncated: doc.Truncated, Undecoded: doc.Undecoded,
+		ID: doc.ID, Index: doc.Index, Outcome: doc.Outcome, Status: doc.Status, Truncated: doc.Truncated,
+		TruncatedBy: doc.By, Undecoded: doc.Undecoded,
 		Error: doc.Error, Attempts: doc.Attempts, SentAt: doc.SentAt, History: doc.History, raw: append(json.RawMessage(nil), data...),
 	}
 	if len(doc.Headers) > 0 {
@@ -136,7 +141,8 @@ func (r Result) MarshalJSON() ([]byte, error) {
 		return r.raw, nil
 	}
 	doc := resultDocument{
-		ID: r.ID, Index: r.Index, Outcome: r.Outcome, Status: r.Status, Truncated: r.Truncated, Undecoded: r.Undecoded,
+		ID: r.ID, Index: r.Index, Outcome: r.Outcome, Status: r.Status, Truncated: r.Truncated,
+		By: r.TruncatedBy, Undecoded: r.Undecoded,
 		Error: r.Error, Attempts: r.Attempts, SentAt: r.SentAt, History: r.History,
 	}
 	if len(r.Headers) > 0 {

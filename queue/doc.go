@@ -42,7 +42,7 @@
 // They share a hash tag, so that each step runs on one node of a cluster. Package upload writes all of them at the
 // commit; the right column has the packages that change them later.
 //
-//	batchd:{<id>}:m   hash     owner, status, counts, deadline, sealed head                     batches, ledger, fanout
+//	batchd:{<id>}:m   hash     owner, status, counts, deadline, room for results, sealed head   batches, ledger, quotas, fanout
 //	batchd:{<id>}:s   string   the state of each action, one byte for each                      batches, ledger, fanout
 //	batchd:{<id>}:a   hash     index → sealed action                                            batches
 //	batchd:{<id>}:l   hash     index → ledger entry: worker, token, attempts, times             ledger, fanout

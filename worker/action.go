@@ -266,7 +266,7 @@ func (w *Worker) finish(ctx context.Context, id string, index int, begun *batch.
 	})
 	crash.At(crash.Finished)
 	if err == nil {
-		w.metrics.actions.WithLabelValues(begun.Target, r.Outcome.String()).Inc()
+		w.metrics.ended(begun.Target, r)
 	}
 	return w.settled(ctx, id, index, err)
 }

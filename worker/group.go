@@ -236,6 +236,9 @@ func (s *saga) note(ctx context.Context) (now time.Time, err error) {
 		s.erased = true
 		return time.Now(), nil
 	}
+	if s.staged != nil && s.staged.TruncatedBy != "" && err == nil {
+		s.w.metrics.truncated.WithLabelValues(s.begun.Target).Inc()
+	}
 	s.staged = nil
 	return now, err
 }
@@ -266,7 +269,7 @@ func (s *saga) conclude(ctx context.Context) error {
 	crash.At(crash.GroupConcluded)
 	if err == nil {
 		for i := range results {
-			s.w.metrics.actions.WithLabelValues(s.begun.Target, results[i].Outcome.String()).Inc()
+			s.w.metrics.ended(s.begun.Target, &results[i])
 		}
 	}
 	return err

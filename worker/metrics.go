@@ -11,6 +11,7 @@ import (
 // metrics are the worker's metrics. Labels are closed sets and target names.
 type metrics struct {
 	actions   *prometheus.CounterVec   // target, outcome
+	truncated *prometheus.CounterVec   // target
 	attempts  *prometheus.CounterVec   // target, result
 	duration  *prometheus.HistogramVec // target
 	inFlight  *prometheus.GaugeVec     // target
@@ -26,6 +27,9 @@ func newMetrics() *metrics {
 		actions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "batchd_actions_total", Help: "Actions that ended, by target and outcome.",
 		}, []string{"target", "outcome"}),
+		truncated: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "batchd_results_over_quota_total", Help: "Results stored without the target's body, because a quota of stored bytes had no room, by target.",
+		}, []string{"target"}),
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "batchd_attempts_total", Help: "Attempts at sending an action, by target and status class or error code.",
 		}, []string{"target", "result"}),
@@ -55,12 +59,20 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) register(r prometheus.Registerer) error {
-	for _, c := range []prometheus.Collector{m.actions, m.attempts, m.duration, m.inFlight, m.webhooks, m.swept, m.open, m.recovered, m.tripped} {
+	for _, c := range []prometheus.Collector{m.actions, m.truncated, m.attempts, m.duration, m.inFlight, m.webhooks, m.swept, m.open, m.recovered, m.tripped} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("register a metric: %w", err)
 		}
 	}
 	return nil
+}
+
+// ended counts an action that ended with a result, as the ledger stored it.
+func (m *metrics) ended(target string, r *batch.Result) {
+	m.actions.WithLabelValues(target, r.Outcome.String()).Inc()
+	if r.TruncatedBy != "" {
+		m.truncated.WithLabelValues(target).Inc()
+	}
 }
 
 func (m *metrics) attempt(target string, resp *batch.Response) {

@@ -172,6 +172,7 @@ type asanaResult struct {
 	BodyEncoding string          `json:"body_encoding,omitempty"`
 	Undecoded    bool            `json:"body_undecoded,omitempty"`
 	Truncated    bool            `json:"truncated,omitempty"`
+	TruncatedBy  string          `json:"truncated_by,omitempty"`
 }
 
 // Encode implements [Dialect].
@@ -190,7 +191,7 @@ func (asana) Encode(r *Request, _ *Submission, results []batch.Result) ([]byte, 
 			one.Headers = nil
 		}
 		if !fields("body") {
-			one.Body, one.BodyEncoding, one.Undecoded, one.Truncated = nil, "", false, false
+			one.Body, one.BodyEncoding, one.Undecoded, one.Truncated, one.TruncatedBy = nil, "", false, false, ""
 		}
 		list[i] = one
 	}
@@ -215,7 +216,7 @@ func asanaAnswer(r *batch.Result) (asanaResult, error) {
 		return one, err
 	}
 	body, err := contentOf(r)
-	one.Undecoded, one.Truncated = r.Undecoded, r.Truncated
+	one.Undecoded, one.Truncated, one.TruncatedBy = r.Undecoded, r.Truncated, r.TruncatedBy
 	if one.Body, one.BodyEncoding = body.value, body.encoding; one.Body == nil {
 		one.Body = json.RawMessage("{}")
 	}

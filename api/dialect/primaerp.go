@@ -186,6 +186,7 @@ type primaerpResult struct {
 	BodyEncoding string          `json:"body_encoding,omitempty"`
 	Undecoded    bool            `json:"body_undecoded,omitempty"`
 	Truncated    bool            `json:"truncated,omitempty"`
+	TruncatedBy  string          `json:"truncated_by,omitempty"`
 }
 
 // Encode implements [Dialect].
@@ -201,7 +202,7 @@ func (primaerp) Encode(_ *Request, s *Submission, results []batch.Result) ([]byt
 			}
 			one.Headers = strings.Join(lines, "\n")
 			one.Body, one.BodyEncoding = textOf(r)
-			one.Undecoded, one.Truncated = r.Undecoded, r.Truncated
+			one.Undecoded, one.Truncated, one.TruncatedBy = r.Undecoded, r.Truncated, r.TruncatedBy
 		} else {
 			body, err := encode(problemOf(r))
 			if err != nil {

@@ -119,6 +119,7 @@ type response struct {
 	BodyEncoding string          `json:"body_encoding,omitempty"`
 	Undecoded    bool            `json:"body_undecoded,omitempty"`
 	Truncated    bool            `json:"truncated,omitempty"`
+	TruncatedBy  string          `json:"truncated_by,omitempty"`
 }
 
 // Encode implements [Dialect].
@@ -133,7 +134,7 @@ func (requests) Encode(_ *Request, s *Submission, results []batch.Result) ([]byt
 				return nil, err
 			}
 			one.Headers, one.Body, one.BodyEncoding = headersOf(r), body.value, body.encoding
-			one.Undecoded, one.Truncated = r.Undecoded, r.Truncated
+			one.Undecoded, one.Truncated, one.TruncatedBy = r.Undecoded, r.Truncated, r.TruncatedBy
 		} else {
 			body, err := encode(problemOf(r))
 			if err != nil {

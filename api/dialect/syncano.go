@@ -154,6 +154,7 @@ type syncanoResult struct {
 	ContentEncoding string          `json:"content_encoding,omitempty"`
 	Undecoded       bool            `json:"content_undecoded,omitempty"`
 	Truncated       bool            `json:"truncated,omitempty"`
+	TruncatedBy     string          `json:"truncated_by,omitempty"`
 }
 
 type syncanoDetail struct {
@@ -169,7 +170,7 @@ func (syncano) Encode(_ *Request, _ *Submission, results []batch.Result) ([]byte
 		var err error
 		if answered(r) {
 			var body content
-			one.Truncated = r.Truncated
+			one.Truncated, one.TruncatedBy = r.Truncated, r.TruncatedBy
 			body, err = contentOf(r)
 			one.Content, one.ContentEncoding, one.Undecoded = body.value, body.encoding, r.Undecoded
 		} else {

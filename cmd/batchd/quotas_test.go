@@ -18,6 +18,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/batchd/batchd/client"
 	"github.com/batchd/batchd/internal/config"
 )
 
@@ -26,7 +27,15 @@ import (
 func startConfigured(t *testing.T, settings string) *instance {
 	t.Helper()
 	ended := make(chan struct{})
-	target := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-ended }))
+	i := startBefore(t, settings, func(http.ResponseWriter, *http.Request) { <-ended })
+	t.Cleanup(func() { close(ended) })
+	return i
+}
+
+// startBefore starts an instance with the embedded store, by the text of a configuration, before a target.
+func startBefore(t *testing.T, settings string, handler http.HandlerFunc) *instance {
+	t.Helper()
+	target := httptest.NewServer(handler)
 	t.Cleanup(target.Close)
 	file := filepath.Join(t.TempDir(), "batchd.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(fmt.Sprintf("targets: [{name: slow, base_url: %q}]\n%s", target.URL, settings)), 0o600))
@@ -34,10 +43,7 @@ func startConfigured(t *testing.T, settings string) *instance {
 	require.NoError(t, err)
 	i, err := startInstance(t.Context(), cfg, slog.New(slog.DiscardHandler), io.Discard, roles{api: true, worker: true})
 	require.NoError(t, err)
-	t.Cleanup(func() {
-		close(ended)
-		require.NoError(t, i.Close())
-	})
+	t.Cleanup(func() { require.NoError(t, i.Close()) })
 	return i
 }
 
@@ -145,4 +151,40 @@ func TestInventedCredentialsDoNotEvadeQuotas(t *testing.T) {
 	requireAccepted(t, 10, submitMany(t, i.URL, "127.0.0.2", slices.Repeat([]string{"same"}, 50), -1), "your address's open batches are 10", func(n int) answer {
 		return submitMany(t, i.URL, "127.0.0.2", []string{"same"}, n)[0]
 	})
+}
+
+// An owner must not fill Redis with the answers to a small submission.
+func TestAnswersDoNotExceedTheQuotaOfStoredBytesAndOthersGoOn(t *testing.T) {
+	t.Parallel()
+	const quota, n = 1 << 20, 40
+	i := startBefore(t, "auth: {modes: [passthrough]}\nquotas: {stored_bytes: 1MiB}\n", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat("x", 128<<10))
+	})
+	c, err := client.New(i.URL, client.WithBearer("alice"))
+	require.NoError(t, err)
+	actions := make([]client.Action, n)
+	for k := range actions {
+		actions[k] = client.Action{Method: http.MethodGet, Path: "/a"}
+	}
+	b, err := c.Submit(t.Context(), actions, client.Options{})
+	require.NoError(t, err)
+	requireAccepted(t, 5, submitMany(t, i.URL, "127.0.0.1", each(5, "bob%d"), -1), "", nil)
+	b, err = c.Wait(t.Context(), b.ID)
+	require.NoError(t, err)
+	require.Equal(t, n, b.Counts.Succeeded)
+	bytes, without := 0, 0
+	for r, err := range c.Results(t.Context(), b.ID, client.Filter{}) {
+		require.NoError(t, err)
+		require.Equal(t, http.StatusOK, r.Status)
+		bytes += len(r.Body)
+		if r.TruncatedBy != "" {
+			require.Equal(t, "stored_bytes", r.TruncatedBy)
+			require.Empty(t, r.Body)
+			without++
+		}
+	}
+	require.LessOrEqual(t, bytes, quota)
+	require.GreaterOrEqual(t, bytes, quota/2, "most of the quota is used")
+	require.Positive(t, without)
+	requireAccepted(t, 5, submitMany(t, i.URL, "127.0.0.1", each(5, "carol%d"), -1), "", nil)
 }

@@ -135,7 +135,8 @@ type GroupLedger interface {
 	SaveGroup(ctx context.Context, id string, token Token, g *Group, staged *Result) (time.Time, error)
 	// FinishGroup ends all members in one step, with the results in the order of the
 	// members. A result without an ID refers to the staged one; only its outcome is
-	// read. The first write wins, as in [Ledger.Finish].
+	// read. The first write wins, as in [Ledger.Finish], and a quota may remove bodies from
+	// results as there. That also holds for SaveGroup.
 	FinishGroup(ctx context.Context, id string, token Token, g *Group, results []Result) error
 }
 

@@ -11,7 +11,8 @@ type Quotas struct {
 	OpenBatches int `yaml:"open_batches" json:"open_batches,omitzero"`
 	// StoredBytes is the most bytes that batches may hold in the store, with their results, from their
 	// submission until they are deleted or their retention is over. An action counts with what the store
-	// needs beside its content.
+	// needs beside its content. While a batch runs, bytes that are reserved for its results count, too. Beyond the
+	// quota results are stored without their bodies.
 	StoredBytes int64 `yaml:"stored_bytes" json:"stored_bytes,omitzero"`
 	// UploadRate is the most bytes a second that submissions may store, on average.
 	UploadRate int64 `yaml:"upload_rate" json:"upload_rate,omitzero"`

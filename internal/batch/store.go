@@ -176,7 +176,8 @@ type Ledger interface {
 	// Finish records the result. The first write wins: for a token that is no longer
 	// the action's, Finish answers [ErrStale] and changes nothing. A repetition of the
 	// write that won is no error. The last action turns its batch terminal in the same
-	// step.
+	// step. If a quota of stored bytes has no room for the result, Finish removes the body
+	// from r, stores the rest, and sets TruncatedBy.
 	Finish(ctx context.Context, id string, index int, token Token, r *Result) error
 	// Release puts the action back, to wait for its next attempt. If its batch was
 	// cancelled or has expired in the meantime, the action ends with that outcome, and

@@ -167,6 +167,11 @@ var families = []family{
 		},
 	},
 	{
+		name: "large results", settings: "quotas: {stored_bytes: 1GiB}\n", delay: 100 * time.Millisecond, workers: 2, concurrency: 1,
+		beside: []func(context.Context, *arena){largeLoad},
+		points: []pointCase{{crash.RoomReserved, inWorker(2)}},
+	},
+	{
 		name: "interrupted action", delay: 100 * time.Millisecond, workers: 2, concurrency: 2,
 		beside: []func(context.Context, *arena){safeLoad, safeLoad, mixedLoad, manyVictims},
 		points: []pointCase{
@@ -331,6 +336,15 @@ func brokenUpload(a *arena, _ crash.Point, _ int) func(context.Context, *client.
 
 func mixedLoad(ctx context.Context, a *arena) {
 	a.feed(ctx, func(i int) (*planned, bool) { return a.mixed(40), i%3 == 0 })
+}
+
+// largeLoad submits batches whose first answer is larger than their room.
+func largeLoad(ctx context.Context, a *arena) {
+	a.feed(ctx, func(int) (*planned, bool) {
+		p := plan(a.tag("l"), 4, http.MethodPost)
+		p.rename(0, largeMark[:len(largeMark)-1])
+		return p, false
+	})
 }
 
 func safeLoad(ctx context.Context, a *arena) {

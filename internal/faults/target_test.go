@@ -40,6 +40,13 @@ func startTarget(t *testing.T) *target {
 	return x
 }
 
+// largeMark is in the ids of actions whose answers have largeBytes, more than a batch has room for before a worker asks
+// the quotas.
+const (
+	largeMark  = ".large-"
+	largeBytes = 80 << 10
+)
+
 // ServeHTTP takes /<worker>/do/<id> and answers with the id.
 func (x *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.Copy(io.Discard, r.Body) // a body that breaks off is an error of the sender, but still a request
@@ -65,7 +72,11 @@ func (x *target) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	fmt.Fprintf(w, `{"id":%q}`, id)
+	padding := ""
+	if strings.Contains(id, largeMark) {
+		padding = strings.Repeat("x", largeBytes)
+	}
+	fmt.Fprintf(w, `{"id":%q,"padding":%q}`, id, padding)
 	if f, ok := w.(http.Flusher); ok && after != nil {
 		f.Flush()
 	}
