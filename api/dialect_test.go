@@ -133,6 +133,23 @@ func TestAnAnswerHoldsNoMoreThanMayBeHeldInMemory(t *testing.T) {
 	})
 }
 
+func TestADialectSaysThatAQuotaHadNoRoomForContent(t *testing.T) {
+	t.Parallel()
+	eachDialect(t, func(s scene) {
+		s.f.store.run = func(i int, _ *batch.Action) *batch.Result {
+			r := succeeded(`"` + strings.Repeat("x", 2000) + `"`)
+			if i == 0 {
+				r.DropContent(500)
+			}
+			return r
+		}
+		w := serve(s.f, s.d.call().request(s.t))
+		require.Equal(s.t, http.StatusOK, w.Code)
+		require.Equal(s.t, 1, strings.Count(w.Body.String(), `"truncated":true,"truncated_by":"stored_bytes"`), "%s", w.Body)
+		require.Equal(s.t, []int{200, 200}, s.d.statuses(s.t, w))
+	})
+}
+
 func TestADialectAnswersWithTheResultsInOrder(t *testing.T) {
 	t.Parallel()
 	eachDialect(t, func(s scene) {

@@ -180,19 +180,24 @@ func (a *retryAttempt) charge(ctx context.Context, accounts []batch.Account, m m
 		if account.Kind == batch.AddressAccount {
 			account.Name = m["payer"]
 		}
-		if account.Name == "" || !account.Quotas.Bounded() {
-			continue
+		if account.Name != "" && account.Quotas.Bounded() {
+			charged = append(charged, account)
 		}
-		reserved, err := a.fanout.batches.Quotas.Reopen(ctx, &account, a.id, rdb.Atoi(m["stored"]), a.n)
+	}
+	n := a.n
+	if bounds = quotas.Bounds(charged); bounds == "" {
+		n = 0 // the results need no room
+	}
+	for i := range charged {
+		reserved, err := a.fanout.batches.Quotas.Reopen(ctx, &charged[i], a.id, rdb.Atoi(m["stored"]), n)
 		if err != nil {
 			return 0, "", err
 		}
-		if len(charged) == 0 || reserved < room {
+		if i == 0 || reserved < room {
 			room = reserved
 		}
-		charged = append(charged, account)
 	}
-	return room, quotas.Bounds(charged), nil
+	return room, bounds, nil
 }
 
 // mark sets the marker of the attempt, which expires after retryTTL.

@@ -11,6 +11,7 @@ import (
 	"github.com/batchd/batchd/queue/batcher"
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/quotas"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/seal"
 	"github.com/batchd/batchd/queue/tasks"
@@ -168,7 +169,7 @@ func (l *Ledger) Finish(ctx context.Context, id string, index int, token batch.T
 	if err != nil {
 		return err
 	}
-	try := newStoring(l.rooms, id)
+	try := l.rooms.Store(id)
 	for {
 		sealed := l.groups.seal(id, index, r)
 		origin, waited := "", l.HandOver.Awaited(id)
@@ -176,7 +177,7 @@ func (l *Ledger) Finish(ctx context.Context, id string, index int, token batch.T
 			origin = l.db.Name
 		}
 		call := &batcher.Call{
-			Step: Steps.Finish, ID: id, SharedArgs: []any{origin, batches.FirstResults, batches.FirstBytes, try.forced},
+			Step: Steps.Finish, ID: id, SharedArgs: []any{origin, batches.FirstResults, batches.FirstBytes, try.Forced},
 			Index: index, Args: []any{string(token), state, sealed}, CanWait: l.running.Load() > 0, // otherwise no other call may come soon
 		}
 		if err := l.batcher.Do(call); err != nil {
@@ -191,8 +192,8 @@ func (l *Ledger) Finish(ctx context.Context, id string, index int, token batch.T
 			}
 			l.batches.Outbox.EnqueueIf(ctx, id, rdb.Text(call.SharedReply[0]))
 		}
-		if call.Verdict() == noRoom {
-			if err := try.again(ctx, int64(len(sealed)), call.Reply[1:], r); err != nil {
+		if call.Verdict() == quotas.NoRoom {
+			if err := try.Again(ctx, int64(len(sealed)), call.Reply[1:], r); err != nil {
 				return err
 			}
 			continue

@@ -13,7 +13,9 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/quotas"
 	"github.com/batchd/batchd/queue/rdb"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // Member implements [batch.GroupLedger].
@@ -44,20 +46,20 @@ func (l *Ledger) SaveGroup(ctx context.Context, id string, token batch.Token, g 
 	if g.Paused {
 		args[6] = "1"
 	}
-	try := newStoring(l.rooms, id)
+	try := l.rooms.Store(id)
 	for {
 		var noted []byte
 		if staged != nil {
 			noted = l.groups.seal(id, staged.Index, staged)
-			args[4], args[5], args[7] = staged.Index, noted, try.forced
+			args[4], args[5], args[7] = staged.Index, noted, try.Forced
 			l.attempts.addStaged(id, g.Leader(), string(token), staged.Index, noted)
 		}
 		answer, err := l.db.Run(ctx, Steps.SaveGroup, keys.KeysOf(id).Step(), args...)
 		if err != nil {
 			return time.Time{}, fmt.Errorf("save group %d of batch %s: %w", g.Leader(), id, err)
 		}
-		if answer[0] == noRoom {
-			if err := try.again(ctx, int64(len(noted)), answer[1:], staged); err != nil {
+		if answer[0] == quotas.NoRoom {
+			if err := try.Again(ctx, int64(len(noted)), answer[1:], staged); err != nil {
 				return time.Time{}, err
 			}
 			continue
@@ -79,19 +81,19 @@ var errForgotten = errors.New("results of the group are missing in Redis")
 // FinishGroup implements [batch.GroupLedger].
 func (l *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, g *batch.Group, results []batch.Result) error {
 	leader := g.Leader()
-	try := newStoring(l.rooms, id)
+	try := l.rooms.Store(id)
 	for {
 		members, err := l.groups.memberArgs(id, g, results)
 		if err != nil {
 			return err
 		}
 		whole := l.groups.wholeArgs(id, g, results, members, l.attempts.staged(id, leader, string(token)))
-		err = l.groups.finish(ctx, id, leader, string(token), try.forced, members)
+		err = l.groups.finish(ctx, id, leader, string(token), try.Forced, members)
 		if errors.Is(err, errForgotten) || l.Restorer.restored(ctx, id, leader, token, err) {
-			err = l.groups.finish(ctx, id, leader, string(token), "1", whole) // Redis had most of it before
+			err = l.groups.finish(ctx, id, leader, string(token), try.Forced, whole)
 		}
 		if lacks, ok := errors.AsType[*roomError](err); ok {
-			if err := try.again(ctx, lacks.bytes, lacks.answer, pointers(results)...); err != nil {
+			if err := try.Again(ctx, lacks.bytes, lacks.answer, pointers(results)...); err != nil {
 				return err
 			}
 			continue
@@ -99,6 +101,11 @@ func (l *Ledger) FinishGroup(ctx context.Context, id string, token batch.Token, 
 		l.attemptEnded(id, leader, token, err, rdb.Text(whole[1]), nil, whole)
 		return err
 	}
+}
+
+// seal seals a result.
+func (g *groups) seal(id string, index int, r *batch.Result) []byte {
+	return g.seals.Seal(seal.Label{ID: id, Kind: "r", Index: index}, r.Encode())
 }
 
 // pointers returns pointers to the results that have content.
@@ -114,7 +121,7 @@ func pointers(results []batch.Result) (all []*batch.Result) {
 // roomError means that a batch has no room for the results of a group.
 type roomError struct {
 	bytes  int64
-	answer []string // for [storing.again]
+	answer []string // for [quotas.Storing.Again]
 }
 
 // Error implements error.
@@ -169,7 +176,7 @@ func (g *groups) finish(ctx context.Context, id string, leader int, token, force
 		g.batches.Doubts.AddIf(id, err)
 		return fmt.Errorf("finish group %d of batch %s: %w", leader, id, err)
 	}
-	if answer[0] == noRoom && len(answer) > 2 {
+	if answer[0] == quotas.NoRoom && len(answer) > 2 {
 		return &roomError{rdb.Atoi(answer[2]), answer[3:]}
 	}
 	g.batches.Outbox.EnqueueIf(ctx, id, answer[1])

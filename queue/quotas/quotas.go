@@ -85,13 +85,16 @@ func (q *Quotas) Reserve(ctx context.Context, a *batch.Account, c Charge) (reser
 	return rdb.Atoi(answer[1]), answer[2], nil
 }
 
-// Reopen counts a batch as open again that has ended, stores bytes, and needs some for the results of n actions. It
+// Reopen counts a batch as open again that has ended, stores bytes, and needs room for the results of n actions. It
 // returns how many bytes are reserved, and a [batch.QuotaError] if a quota has no room.
 func (q *Quotas) Reopen(ctx context.Context, a *batch.Account, id string, stored int64, n int) (room int64, err error) {
 	open := *a
 	open.Quotas.UploadRate = 0
-	bytes := stored + int64(n)*SmallResult
-	room, _, err = q.Reserve(ctx, &open, Charge{ID: id, Bytes: bytes, Ahead: bytes + RoomFor(n), FirstHalf: true, retry: true})
+	c := Charge{ID: id, Bytes: stored + int64(n)*SmallResult, FirstHalf: true, retry: true}
+	if n > 0 {
+		c.Ahead = c.Bytes + RoomFor(n)
+	}
+	room, _, err = q.Reserve(ctx, &open, c)
 	return room, err
 }
 

@@ -77,76 +77,76 @@ type room struct {
 	// With the lock asking:
 	round   string
 	bytes   int64     // the newest known room
+	got     time.Time // when the batch got it
 	refused time.Time // when a quota last refused more
 	needed  int64     // what it refused
 }
 
-// Need is what a batch answered to a worker that had a result for which it has no room.
-type Need struct {
-	// ID is the id of the batch, and Bytes the size of the result.
-	ID    string
-	Bytes int64
-	// Stored and Room are what the batch stores and may store. Round is its round, and Bounds are those of [Bounds].
-	Stored, Room  int64
-	Round, Bounds string
+// need is what a batch answered to a worker that had results for which it has no room.
+type need struct {
+	id            string    // of the batch
+	bytes         int64     // of the results
+	stored, room  int64     // what the batch stores, and may store
+	round, bounds string    // of the batch; see Bounds
+	since         time.Time // before the step that answered this
 }
 
-// ReadNeed reads what no_room in lua/room.lua of package ledger answers for results of that size.
-func ReadNeed(id string, bytes int64, answer []string) (Need, error) {
+// readNeed reads what no_room in lua/room.lua of package ledger answers for results of that size.
+func readNeed(id string, bytes int64, answer []string) (need, error) {
 	if len(answer) != 4 {
-		return Need{}, rdb.ErrAnswer
+		return need{}, rdb.ErrAnswer
 	}
-	return Need{id, bytes, rdb.Atoi(answer[0]), rdb.Atoi(answer[1]), answer[2], answer[3]}, nil
+	return need{id: id, bytes: bytes, stored: rdb.Atoi(answer[0]), room: rdb.Atoi(answer[1]), round: answer[2], bounds: answer[3]}, nil
 }
 
-// More gets more room for a batch. It reports false if a quota refuses it; else the caller repeats its step, which may
+// more gets more room for a batch. It reports false if a quota refuses it; else the caller repeats its step, which may
 // find that other results have used the room. One result asks for all of a process that wait.
-func (r *Rooms) More(ctx context.Context, n Need) (bool, error) {
+func (r *Rooms) more(ctx context.Context, n need) (bool, error) {
 	one := r.enter(&n)
-	defer r.leave(one, n.Bytes)
+	defer r.leave(one, n.bytes)
 	one.asking.Lock()
 	defer one.asking.Unlock()
-	if one.round != n.Round {
-		one.round, one.bytes, one.refused = n.Round, 0, time.Time{}
+	if one.round != n.round {
+		one.round, one.bytes, one.refused = n.round, 0, time.Time{}
 	}
-	if one.bytes > n.Room {
+	if one.bytes > n.room && one.got.After(n.since) {
 		return true, nil // another result has asked since
 	}
-	if n.Bytes >= one.needed && time.Since(one.refused) < refusalLasts {
+	if n.bytes >= one.needed && time.Since(one.refused) < refusalLasts {
 		return false, nil
 	}
 	granted, until, err := r.reserve(ctx, n, r.waitingFor(one))
 	if errors.As(err, new(*batch.QuotaError)) {
-		one.refused, one.needed = time.Now(), n.Bytes
+		one.refused, one.needed = time.Now(), n.bytes
 		return false, nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("get room for a result of batch %s: %w", n.ID, err)
+		return false, fmt.Errorf("get room for a result of batch %s: %w", n.id, err)
 	}
 	crash.At(crash.RoomReserved)
-	answer, err := r.quotas.db.Run(ctx, Steps.SetRoom, []string{keys.KeysOf(n.ID).Meta}, n.Round, granted, until)
+	answer, err := r.quotas.db.Run(ctx, Steps.SetRoom, []string{keys.KeysOf(n.id).Meta}, n.round, granted, until)
 	if err != nil {
-		return false, fmt.Errorf("get room for a result of batch %s: %w", n.ID, err)
+		return false, fmt.Errorf("get room for a result of batch %s: %w", n.id, err)
 	}
 	if answer[0] == "ok" {
-		one.bytes, one.refused = granted, time.Time{}
+		one.bytes, one.got, one.refused = granted, time.Now(), time.Time{}
 	}
 	return true, nil
 }
 
 // reserve reserves room in the accounts of the batch. It returns the room that all of them have reserved, and when the
 // first reservation ends.
-func (r *Rooms) reserve(ctx context.Context, n Need, waiting int64) (granted int64, until string, err error) {
+func (r *Rooms) reserve(ctx context.Context, n need, waiting int64) (granted int64, until string, err error) {
 	var all []bound
-	if err := json.Unmarshal([]byte(n.Bounds), &all); err != nil || len(all) == 0 {
-		return 0, "", fmt.Errorf("read the quotas of batch %s: %w", n.ID, errors.Join(err, rdb.ErrAnswer))
+	if err := json.Unmarshal([]byte(n.bounds), &all); err != nil || len(all) == 0 {
+		return 0, "", fmt.Errorf("read the quotas of batch %s: %w", n.id, errors.Join(err, rdb.ErrAnswer))
 	}
 	granted = math.MaxInt64
-	need := n.Stored + n.Bytes
-	ahead := need + max(waiting-n.Bytes, 0) + min(max(n.Stored, leastGrant), mostGrant)
+	least := n.stored + n.bytes
+	ahead := least + max(waiting-n.bytes, 0) + min(max(n.stored, leastGrant), mostGrant)
 	for _, one := range all {
 		a := batch.Account{Kind: one.Kind, Name: one.Name, Quotas: batch.Quotas{StoredBytes: one.Bytes}}
-		reserved, end, err := r.quotas.Reserve(ctx, &a, Charge{ID: n.ID, Bytes: need, Ahead: ahead, grow: true})
+		reserved, end, err := r.quotas.Reserve(ctx, &a, Charge{ID: n.id, Bytes: least, Ahead: ahead, grow: true})
 		if err != nil {
 			return 0, "", err
 		}
@@ -159,10 +159,10 @@ func (r *Rooms) reserve(ctx context.Context, n Need, waiting int64) (granted int
 }
 
 // enter adds a result to those of its batch that need room.
-func (r *Rooms) enter(n *Need) *room {
+func (r *Rooms) enter(n *need) *room {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	one := r.all[n.ID]
+	one := r.all[n.id]
 	if one == nil {
 		if len(r.all) >= maxRooms {
 			for id, other := range r.all {
@@ -172,10 +172,10 @@ func (r *Rooms) enter(n *Need) *room {
 			}
 		}
 		one = &room{}
-		r.all[n.ID] = one
+		r.all[n.id] = one
 	}
 	one.users++
-	one.waiting += n.Bytes
+	one.waiting += n.bytes
 	return one
 }
 

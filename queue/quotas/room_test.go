@@ -240,6 +240,19 @@ func TestTheSweeperReleasesRoomThatNoBatchGot(t *testing.T) {
 	})
 }
 
+// Redis went back to a state in which the batch had less room than this process got for it.
+func TestAProcessAsksAgainForRoomThatRedisForgot(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		mine := of("me", batch.Quotas{StoredBytes: 8 << 20})
+		got := b.must(2, mine)
+		before := b.number(got.ID, "room")
+		b.answer(b.Ledger, got.ID, 0, 300<<10)
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(got.ID).Meta, "room", before).Err())
+		require.Empty(t, b.answer(b.Ledger, got.ID, 1, 100<<10).TruncatedBy)
+		require.Greater(t, b.number(got.ID, "room"), before)
+	})
+}
+
 // Room that was reserved long ago, or in an earlier round, may no longer be reserved.
 func TestABatchGetsNoRoomThatMayNotBeReserved(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
