@@ -13,6 +13,7 @@ type Capacity struct {
 	// One owner may use half of it, unless all clients are the same owner; the clients of
 	// one address without a credential that batchd has checked may use three quarters.
 	// While more than half is in use, a request must move what it holds within two minutes.
+	// There is an eighth more, but at least 1 MiB, for headers of requests that are longer than 4 KiB.
 	// Defaults to 256MiB.
 	BodyMemory int64 `yaml:"body_memory"`
 	// BodyRatio is how many times larger than its compressed form a body may be.

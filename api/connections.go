@@ -1,10 +1,12 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/netip"
@@ -31,6 +33,12 @@ const (
 type connections struct {
 	net.Listener
 	limits Capacity
+	// heads is the memory for the heads of requests, beyond what is free.
+	heads *memory
+	// headBytes is how long one head may be.
+	headBytes int
+	// failed is told of handshakes that fail, in the words of net/http.
+	failed *log.Logger
 	// secure is the configuration of TLS, or nil.
 	secure *tls.Config
 
@@ -42,7 +50,8 @@ type connections struct {
 }
 
 func newConnections(ln net.Listener, limits Capacity) *connections {
-	return &connections{Listener: ln, limits: limits, open: make(map[*conn]struct{}), addresses: make(map[netip.Prefix]int), owners: make(map[string]int)}
+	heads := newMemory(max(limits.BodyMemory/headShare, leastHeadMemory))
+	return &connections{Listener: ln, limits: limits, heads: heads, headBytes: maxHeaderBytes, open: make(map[*conn]struct{}), addresses: make(map[netip.Prefix]int), owners: make(map[string]int)}
 }
 
 // conn is a connection of a client.
@@ -53,6 +62,9 @@ type conn struct {
 	// linger: the client may still be sending when the connection is closed.
 	linger atomic.Bool
 	once   sync.Once
+	// handshaking: what is read belongs to a handshake of TLS, which has had that many bytes.
+	handshaking    atomic.Bool
+	handshakeBytes int
 	// owner is the last owner of a request, counted if it is not empty. unknown: the
 	// connection counts for its address. Both are guarded by all.mu.
 	owner   string
@@ -71,11 +83,11 @@ func (l *connections) Accept() (net.Conn, error) {
 			l.refuse(l.wrap(raw), answer)
 			continue
 		}
-		return l.wrap(c), nil
+		return newHeadConn(c), nil
 	}
 }
 
-// wrap adds TLS to a connection, if the server speaks TLS. The first read or write makes the handshake.
+// wrap adds TLS to a connection that is refused, if the server speaks TLS. The first read or write makes the handshake.
 func (l *connections) wrap(raw net.Conn) net.Conn {
 	if l.secure == nil {
 		return raw
@@ -107,8 +119,11 @@ func (l *connections) refusal(k kind, detail string) string {
 	var security strings.Builder
 	h := make(http.Header)
 	SetSecurityHeaders(h, l.secure != nil)
+	if k != kindHeaderTooLarge {
+		h.Set("Retry-After", "1")
+	}
 	_ = h.Write(&security) // a builder does not fail
-	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n%sRetry-After: 1\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%s",
+	return fmt.Sprintf("HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\n%sConnection: close\r\nContent-Length: %d\r\n\r\n%s",
 		k.status, http.StatusText(k.status), &security, len(body), body)
 }
 
@@ -131,6 +146,13 @@ func (l *connections) refuse(raw net.Conn, answer string) {
 		defer l.mu.Unlock()
 		l.refusing--
 	}()
+}
+
+// report logs that a handshake failed.
+func (l *connections) report(from net.Addr, err error) {
+	if l.failed != nil {
+		l.failed.Printf("%s from %s: %v", handshakeFault, from, err)
+	}
 }
 
 // end closes all connections, also those that linger.
@@ -199,6 +221,19 @@ func (l *connections) leaveOwner(c *conn) {
 	c.owner = ""
 }
 
+// Read implements [net.Conn].
+func (c *conn) Read(p []byte) (int, error) {
+	if !c.handshaking.Load() {
+		return c.Conn.Read(p)
+	}
+	if c.handshakeBytes > maxHandshakeBytes {
+		return 0, errLongHandshake
+	}
+	n, err := c.Conn.Read(p)
+	c.handshakeBytes += n
+	return n, err
+}
+
 // CloseWrite tells the client that nothing more comes.
 func (c *conn) CloseWrite() error {
 	if half, ok := c.Conn.(interface{ CloseWrite() error }); ok {
@@ -248,7 +283,7 @@ func (c *conn) drain() {
 		if err := c.SetReadDeadline(deadline); err != nil {
 			return
 		}
-		n, err := c.Read(buf)
+		n, err := c.Conn.Read(buf)
 		if err != nil {
 			return
 		}
@@ -262,17 +297,35 @@ func closeWrite(raw net.Conn) bool {
 	return ok && half.CloseWrite() == nil
 }
 
+// Guard bounds the connections that a server accepts from a listener, and the heads of their requests. It sets the
+// server's MaxHeaderBytes, if that is not set, and its hooks. Serve the listener that it returns, and call end after that.
+func Guard(srv *http.Server, ln net.Listener, most Capacity) (guarded net.Listener, end func()) {
+	all := newConnections(ln, most.WithDefaults())
+	all.guard(srv)
+	return all, all.end
+}
+
+func (l *connections) guard(srv *http.Server) {
+	srv.MaxHeaderBytes = cmp.Or(srv.MaxHeaderBytes, maxHeaderBytes)
+	srv.ConnContext, srv.ConnState = withConn, connChanged
+	l.headBytes, l.failed = srv.MaxHeaderBytes, srv.ErrorLog
+}
+
 type connKey struct{}
 
 // withConn is the server's ConnContext.
 func withConn(ctx context.Context, raw net.Conn) context.Context {
-	if secure, ok := raw.(interface{ NetConn() net.Conn }); ok {
-		raw = secure.NetConn()
-	}
-	if c, ok := raw.(*conn); ok {
-		ctx = context.WithValue(ctx, connKey{}, c)
+	if c, ok := raw.(interface{ connection() *conn }); ok {
+		ctx = context.WithValue(ctx, connKey{}, c.connection())
 	}
 	return ctx
+}
+
+// connChanged is the server's ConnState.
+func connChanged(raw net.Conn, to http.ConnState) {
+	if c, ok := raw.(interface{ changed(to http.ConnState) }); ok {
+		c.changed(to)
+	}
 }
 
 // connOf returns the connection of a request, or nil.

@@ -45,7 +45,7 @@ func TestDescriptionNamesEveryProblem(t *testing.T) {
 	t.Parallel()
 	for _, k := range []kind{
 		kindInvalidBatch, kindBadBody, kindBadParameter, kindUnauthorized, kindForbidden, kindCrossSite, kindHost, kindNotFound, kindNoWebhook, kindMethod, kindNotAcceptable,
-		kindStalled, kindEnded, kindNotEnded, kindKeyBusy, kindUploadLost, kindTooLarge, kindUnsupportedMedia, kindKeyReused,
+		kindStalled, kindEnded, kindNotEnded, kindKeyBusy, kindUploadLost, kindTooLarge, kindHeaderTooLarge, kindUnsupportedMedia, kindKeyReused,
 		kindInternal, kindBusy, kindUnavailable,
 	} {
 		require.Contains(t, string(OpenAPI), k.problem("").Type+"\n")

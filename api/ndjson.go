@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"maps"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -79,9 +78,9 @@ func (d *decoder) readLine(line []byte) error {
 
 // readOptions reads the options of a submission from its query.
 func (d *decoder) readOptions(raw string) {
-	query, err := url.ParseQuery(raw)
+	query, err := splitQuery(raw)
 	if err != nil {
-		d.Fault("", "the query cannot be parsed: it must be percent-encoded")
+		d.Fault("", "%v", err)
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(query)) {

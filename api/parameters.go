@@ -35,11 +35,26 @@ func parameters(c *gin.Context, allowed ...string) (url.Values, error) {
 	return values, nil
 }
 
-// parseQuery returns the parameters of a query, all of them in UTF-8.
-func parseQuery(raw string) (url.Values, error) {
+// maxParameters is the most parameters of a query. Each uses about 100 bytes, also if it is a single character.
+const maxParameters = 100
+
+// splitQuery returns the parameters of a query.
+func splitQuery(raw string) (url.Values, error) {
+	if strings.Count(raw, "&") >= maxParameters {
+		return nil, refuse(kindBadParameter, "the query has more than %d parameters", maxParameters)
+	}
 	values, err := url.ParseQuery(raw)
 	if err != nil {
 		return nil, refuse(kindBadParameter, "the query cannot be parsed: it must be percent-encoded")
+	}
+	return values, nil
+}
+
+// parseQuery returns the parameters of a query, all of them in UTF-8.
+func parseQuery(raw string) (url.Values, error) {
+	values, err := splitQuery(raw)
+	if err != nil {
+		return nil, err
 	}
 	for _, name := range slices.Sorted(maps.Keys(values)) {
 		if err := checkParameterText(name, values[name]); err != nil {

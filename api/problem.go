@@ -50,6 +50,7 @@ var (
 	kindKeyBusy          = kind{"idempotency-key-busy", "The idempotency key is in use", http.StatusConflict}
 	kindUploadLost       = kind{"upload-lost", "The upload was lost", http.StatusConflict}
 	kindTooLarge         = kind{"too-large", "The body is too large", http.StatusRequestEntityTooLarge}
+	kindHeaderTooLarge   = kind{"header-too-large", "The header is too large", http.StatusRequestHeaderFieldsTooLarge}
 	kindUnsupportedMedia = kind{"unsupported-media-type", "The format is not supported", http.StatusUnsupportedMediaType}
 	kindLimited          = kind{"limit-exceeded", "The limit is exceeded", http.StatusTooManyRequests}
 	kindQuota            = kind{"quota-exceeded", "A quota is exceeded", http.StatusTooManyRequests}

@@ -112,14 +112,13 @@ func (s *Server) Run(ctx context.Context, ln net.Listener) error {
 		Handler:           s.handler,
 		ReadHeaderTimeout: readHeaderTimeout,
 		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ConnContext:       withConn,
 		ErrorLog:          s.newErrorLog(),
 		Protocols:         new(http.Protocols),
 		// net/http would answer OPTIONS * itself.
 		DisableGeneralOptionsHandler: true,
 	}
 	srv.Protocols.SetHTTP1(true)
+	all.guard(srv)
 	if s.jwt != nil {
 		s.jwt.Warm() //nolint:contextcheck // the read of the issuer's keys belongs to no request
 	}

@@ -38,7 +38,7 @@ func withPace(next http.Handler, p pace) http.Handler {
 		conn := http.NewResponseController(w)
 		out := &paceWriter{ResponseWriter: w, conn: conn, credit: newCredit(p, 2*p.window)}
 		if r.Body != nil && r.Body != http.NoBody {
-			out.body = &paceReader{ReadCloser: r.Body, conn: conn, credit: newCredit(p, p.window), length: r.ContentLength, expects: r.Header.Get("Expect") != ""}
+			out.body = &paceReader{ReadCloser: r.Body, request: r, conn: conn, credit: newCredit(p, p.window), length: r.ContentLength, expects: r.Header.Get("Expect") != ""}
 			// Set the deadline now: if no handler reads the body, net/http reads it
 			// before it reuses the connection.
 			out.body.setDeadline(time.Now().Add(p.window))
@@ -58,8 +58,9 @@ func withPace(next http.Handler, p pace) http.Handler {
 // paceReader is the body of a request.
 type paceReader struct {
 	io.ReadCloser
-	conn   *http.ResponseController
-	credit credit
+	request *http.Request
+	conn    *http.ResponseController
+	credit  credit
 	// memory is what the request holds, or nil.
 	memory *reservation
 	// length is the length of the body, or -1; read is how much of it was read.
@@ -82,6 +83,7 @@ func (r *paceReader) Read(p []byte) (int, error) {
 	switch {
 	case errors.Is(err, io.EOF):
 		r.ended = true
+		r.request.Trailer = nil // nothing reads trailers, which can be hundreds
 		// From here on, net/http reads the connection in the background to notice a
 		// hang-up, and a deadline would look like one. net/http clears the deadline
 		// when it first sees the end, but this may be a later read.
