@@ -2,9 +2,11 @@ package rdb
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +48,9 @@ func parseURL(raw string) (address, error) {
 		return address{}, fmt.Errorf("unknown scheme %q of the Redis URL: %s", scheme, expectedURL)
 	}
 	a := address{cluster: kind == "cluster", secure: base == secureScheme}
+	if ignoresPart(raw) {
+		return address{}, fmt.Errorf("the Redis URL has a fragment, or options that cannot be parsed: %s", expectedURL)
+	}
 	if kind == "" {
 		var err error
 		if a.one, err = redis.ParseURL(raw); err != nil {
@@ -88,17 +93,34 @@ func parseURL(raw string) (address, error) {
 		return a, nil
 	}
 	query := u.Query()
+	for name, values := range query {
+		if !slices.Contains([]string{"master", "sentinel_username", "sentinel_password"}, name) {
+			return address{}, errors.New("the Redis URL has an unknown option: with sentinels, expected master, sentinel_username and sentinel_password alone")
+		}
+		if len(values) > 1 {
+			return address{}, fmt.Errorf("the Redis URL has the option %s twice: set it once", name)
+		}
+	}
 	a.many.MasterName = query.Get("master")
 	if a.many.MasterName == "" {
 		return address{}, fmt.Errorf("the Redis URL names no master: %s", expectedURL)
 	}
 	a.many.SentinelUsername, a.many.SentinelPassword = query.Get("sentinel_username"), query.Get("sentinel_password")
 	if db := strings.Trim(u.Path, "/"); db != "" {
-		if a.many.DB, err = strconv.Atoi(db); err != nil {
+		if a.many.DB, err = strconv.Atoi(db); err != nil || a.many.DB < 0 {
 			return address{}, fmt.Errorf("the Redis URL's database is not a number: %s", expectedURL)
 		}
 	}
 	return a, nil
+}
+
+// ignoresPart reports whether a URL has a part that its parsers would ignore.
+func ignoresPart(raw string) bool {
+	raw = raw[strings.LastIndexByte(raw, '@')+1:] // before it is the password
+	rest, _, fragment := strings.Cut(raw, "#")
+	_, query, _ := strings.Cut(rest, "?")
+	_, err := url.ParseQuery(query)
+	return fragment || err != nil
 }
 
 // faultOf says which part of a URL go-redis could not parse, without what it is.
