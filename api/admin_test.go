@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -87,6 +88,45 @@ func TestAnAdminListsTheBatchesOfAllOwners(t *testing.T) {
 	}
 	w := f.do(t, call{method: "GET", path: "/batch?limit=1&owner=key%3Aalice", headers: []string{as["root"]}})
 	require.Contains(t, w.Header().Get("Link"), "owner=key%3Aalice")
+}
+
+// A batch that cannot be read is listed with its id and the error, which says nothing of the reason; the log does.
+func TestAListShowsABatchThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	f, as := withAdmin(t)
+	var ids []string
+	for range 3 {
+		ids = append([]string{f.created(t, call{body: two, headers: []string{as["alice"]}})}, ids...)
+	}
+	f.store.mu.Lock()
+	of := f.store.batches[ids[1]].Batch
+	f.store.batches[ids[1]].Batch = batch.Batch{
+		ID: of.ID, Owner: of.Owner, CreatedAt: of.CreatedAt, Damaged: &batch.DamagedError{ID: of.ID, Err: errors.New("the head was changed")},
+	}
+	f.store.mu.Unlock()
+	for name, owner := range map[string]string{"alice": "", "root": "key:alice"} {
+		all := f.listed(t, as[name], "")
+		require.Len(t, all, 3)
+		for i, id := range ids {
+			require.Equal(t, [2]string{id, owner}, all[i])
+		}
+		w := f.do(t, call{method: "GET", path: "/batch", headers: []string{as[name]}})
+		var page struct {
+			Batches []map[string]any
+		}
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &page))
+		for i, b := range page.Batches {
+			if i != 1 {
+				require.NotContains(t, b, "error")
+				continue
+			}
+			require.Contains(t, b["error"], "batch "+ids[1]+" cannot be read")
+			require.NotContains(t, b["error"], "the head was changed")
+			require.NotContains(t, b, "status")
+			require.NotContains(t, b, "counts")
+			require.NotEmpty(t, b["created_at"])
+		}
+	}
 }
 
 func TestAnAdminSeesTheOwnerOfABatch(t *testing.T) {

@@ -180,10 +180,32 @@ func (s *Server) erase(c *gin.Context) error {
 	return nil
 }
 
-// batchList is a page of batches.
+// batchList is a page of batches: of a [*document] for each, or a [*damagedDocument].
 type batchList struct {
-	Batches    []*document `json:"batches"`
-	NextCursor string      `json:"next_cursor,omitempty"`
+	Batches    []any  `json:"batches"`
+	NextCursor string `json:"next_cursor,omitempty"`
+}
+
+// damagedDocument represents a batch that cannot be read in a list.
+type damagedDocument struct {
+	ID        string    `json:"id"`
+	CreatedAt timestamp `json:"created_at"`
+	Owner     string    `json:"owner,omitempty"` // for admins
+	Error     string    `json:"error"`
+}
+
+// listed returns the representation of a batch in a list. Of one that cannot be read, the log has the reason.
+func (s *Server) listed(c *gin.Context, b *batch.Batch) any {
+	if b.Damaged == nil {
+		return documentFor(c, b)
+	}
+	id := requestID(c)
+	s.cfg.Logger.ErrorContext(c.Request.Context(), "batch in a list cannot be read", "request_id", id, "route", c.FullPath(), "batch", b.ID, "error", b.Damaged)
+	doc := &damagedDocument{ID: b.ID, CreatedAt: timestamp{b.CreatedAt}, Error: damagedDetail(b.ID, id)}
+	if isAdmin(c) {
+		doc.Owner = b.Owner
+	}
+	return doc
 }
 
 // list answers with the owner's batches or, for an admin, those of all owners, newest first.
@@ -218,9 +240,9 @@ func (s *Server) list(c *gin.Context) error {
 	if err != nil {
 		return err
 	}
-	page := &batchList{Batches: []*document{}}
+	page := &batchList{Batches: []any{}}
 	for _, b := range found {
-		page.Batches = append(page.Batches, documentFor(c, b))
+		page.Batches = append(page.Batches, s.listed(c, b))
 	}
 	if next != "" {
 		page.NextCursor = base64.RawURLEncoding.EncodeToString([]byte(next))

@@ -126,7 +126,7 @@ func problemOf(err error, own batch.Quotas, header http.Header, requestID string
 	case errors.As(err, &quota):
 		return quotaProblem(quota, own, header)
 	case errors.As(err, &damaged):
-		return kindInternal.problem("batch " + damaged.ID + " cannot be read: what is stored of it was changed, or its key is not in seal.keys; the log has more under the request id " + requestID)
+		return kindInternal.problem(damagedDetail(damaged.ID, requestID))
 	case errors.Is(err, batch.ErrNotFound):
 		return kindNotFound.problem("there is no such batch, or it is not yours, or its retention is over")
 	case errors.Is(err, batch.ErrNoWebhook):
@@ -149,6 +149,11 @@ func problemOf(err error, own batch.Quotas, header http.Header, requestID string
 		return kindUploadLost.problem("the upload was idle for too long, or another one with the same Idempotency-Key took over; nothing of it was stored: send it again")
 	}
 	return kindInternal.problem("an internal error occurred; the log has more under the request id " + requestID)
+}
+
+// damagedDetail tells a client that a batch cannot be read.
+func damagedDetail(id, requestID string) string {
+	return "batch " + id + " cannot be read: what is stored of it was changed, or its key is not in seal.keys; the log has more under the request id " + requestID
 }
 
 func invalidProblem(invalid *batch.InvalidError) *problem {
@@ -196,7 +201,7 @@ func (s *Server) fail(c *gin.Context, err error) {
 		// The first half of the answer has been sent. Only a broken connection can tell
 		// the client that the second half is missing.
 		if ctx.Err() == nil {
-			s.cfg.Logger.ErrorContext(ctx, "answer broken off", "request_id", id, "route", c.FullPath(), "error", err)
+			s.cfg.Logger.ErrorContext(ctx, "answer broken off", "request_id", id, "route", c.FullPath(), "batch", c.Param("id"), "error", err)
 		}
 		panic(http.ErrAbortHandler)
 	}

@@ -125,6 +125,10 @@ type Batch struct {
 	// ResultsNext is the index of the first result that did not fit into Results, or 0
 	// if Results has all of them.
 	ResultsNext int `json:"results_next,omitempty"`
+	// Error says that the server cannot read the batch, since what it has stored of it was
+	// changed, or was sealed with a key that it lacks. Only batches of a list have it, and
+	// then only ID, Owner and CreatedAt beside it.
+	Error string `json:"error,omitempty"`
 }
 
 // AllSucceeded reports whether the batch has ended and all of its actions succeeded.

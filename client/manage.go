@@ -10,7 +10,8 @@ import (
 	"strings"
 )
 
-// List yields the caller's batches, newest first. With the scope admin, they are those of all owners.
+// List yields the caller's batches, newest first. With the scope admin, they are those of all owners. A batch that the
+// server cannot read has [Batch.Error].
 func (c *Client) List(ctx context.Context) iter.Seq2[*Batch, error] {
 	return c.list(ctx, url.Values{})
 }

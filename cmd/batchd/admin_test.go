@@ -8,6 +8,20 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func TestListShowsABatchThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	fake := newFakeServer(t)
+	fake.list = docRunning + `,{"id":"b2","created_at":"2026-01-02T03:04:05Z","error":"batch b2 cannot be read:\u001b[2J changed"},` + docFailed
+	for _, format := range []string{"ndjson", "table"} {
+		got := batchd(t, "", "list", "--server", fake.URL, "--format", format)
+		require.Equal(t, exitFailure, got.code)
+		require.Contains(t, got.stderr, "1 of 3 batches cannot be read, such as: batch b2 cannot be read:")
+		require.NotContains(t, got.stderr, "\x1b")
+		require.Less(t, strings.Index(got.stdout, "b1"), strings.Index(got.stdout, "b2"))
+		require.Contains(t, got.stdout, map[string]string{"ndjson": `{"id":"b2","created_at":"2026-01-02T03:04:05Z","error":"batch b2`, "table": "unreadable"}[format])
+	}
+}
+
 func TestAKeyWithTheScopeAdminReachesTheBatchesOfOthers(t *testing.T) {
 	t.Parallel()
 	keys := filepath.Join(t.TempDir(), "keys.yaml")

@@ -139,6 +139,9 @@ type Batch struct {
 	Scope string
 	// First has the first results, if the caller asked for them, or nil.
 	First *ResultPage
+	// Damaged is set in a list if the batch cannot be read. Then only ID, Owner and
+	// CreatedAt are set, by the list's entry.
+	Damaged *DamagedError
 }
 
 // Spec has the options of a submission.

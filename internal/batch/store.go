@@ -23,8 +23,8 @@ type Store interface {
 	// List returns up to limit batches of the owners after the cursor, the latest first.
 	// An empty cursor starts at the latest batch. The second value is the next cursor:
 	// letters, digits and dashes, or empty at the end. A page can have fewer batches, or
-	// none, and still a next cursor. For a cursor that List has not returned, the error
-	// is [ErrCursor].
+	// none, and still a next cursor. Batches that cannot be read have Damaged. For a
+	// cursor that List has not returned, the error is [ErrCursor].
 	List(ctx context.Context, owners Owners, cursor string, limit int) ([]*Batch, string, error)
 	// Results returns a page of results in the order of the actions.
 	Results(ctx context.Context, owner, id string, q ResultQuery) (*ResultPage, error)

@@ -23,7 +23,7 @@ type private struct {
 
 // kindNames has the kinds of sealed values of a batch, as errors name them.
 var kindNames = map[string]string{
-	"a": "action %d", "r": "the result of action %d", lastKind: "the last attempt at action %d", "g": "group %d",
+	"a": "action %d", "r": "the result of action %d", lastKind: "the last attempt at action %d", "g": "group %d", entryKind: "the ledger entry of action %d",
 	"m": "the webhook URL and metadata", "w": "the delivery log",
 }
 
@@ -48,6 +48,9 @@ func Damaged(id, kind string, index int, err error) error {
 // DecodeBatch verifies and decodes the hash of a batch.
 func (c *Codec) DecodeBatch(id string, m map[string]string) (*batch.Batch, error) {
 	if err := c.Verify(id, m); err != nil {
+		return nil, err
+	}
+	if err := checkHash(id, m); err != nil {
 		return nil, err
 	}
 	b := &batch.Batch{
@@ -121,6 +124,9 @@ func (c *Codec) decodeResult(id, kind string, index int, sealed string) (*batch.
 // openResult opens the result of an action in a state that has one. Whoever can write to Redis can change the
 // state, but not so that readers are told another outcome than that of the result.
 func (c *Codec) openResult(id string, index int, state byte, sealed string) ([]byte, error) {
+	if sealed == "" {
+		return nil, Damaged(id, "r", index, fmt.Errorf("%w: there is none, and the state of the action is %s", seal.ErrChanged, states[state]))
+	}
 	opened, err := c.Open(id, "r", index, []byte(sealed))
 	if err == nil && !batch.HasOutcome(opened, states[state]) {
 		err = Damaged(id, "r", index, fmt.Errorf("%w: its outcome is not %s, which is the state of the action", seal.ErrSealed, states[state]))

@@ -49,7 +49,7 @@ func (d *Deliveries) Log(ctx context.Context, owner, id string) (*batch.Delivery
 	k := keys.KeysOf(id)
 	parts, err := Steps.Deliveries.Run(ctx, d.db.Client, []string{k.Meta, k.Deliveries}, owner).Slice()
 	if err != nil {
-		return nil, fmt.Errorf("read the deliveries of batch %s: %w", id, rdb.MapError(ctx, err))
+		return nil, readError(ctx, id, err)
 	}
 	if len(parts) != 2 {
 		return nil, rdb.ErrAnswer
@@ -58,7 +58,7 @@ func (d *Deliveries) Log(ctx context.Context, owner, id string) (*batch.Delivery
 	if len(m) == 0 {
 		return nil, batch.ErrNotFound
 	}
-	if err := d.batches.Codec.Verify(id, m); err != nil {
+	if err := d.batches.verify(id, m); err != nil {
 		return nil, err
 	}
 	if m["webhook"] == "" {
@@ -70,6 +70,9 @@ func (d *Deliveries) Log(ctx context.Context, owner, id string) (*batch.Delivery
 
 func (d *Deliveries) decodeLog(id string, m map[string]string, stored []string) (*batch.DeliveryLog, error) {
 	round := RoundOf(m)
+	if err := checkDelivery(id, m, round); err != nil {
+		return nil, err
+	}
 	l := &batch.DeliveryLog{Round: round, MessageID: messageID(id, round), State: batch.DeliveryState(m["delivery"]), Attempts: []batch.Delivery{}}
 	for past := 1; past < round; past++ {
 		if state := m["end:"+strconv.Itoa(past)]; state != "" {

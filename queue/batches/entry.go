@@ -1,6 +1,7 @@
 package batches
 
 import (
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -27,6 +28,20 @@ func ParseEntry(packed string) Entry {
 		Token: parts[0], Attempts: int(rdb.Atoi(parts[1])), First: rdb.FromMillis(parts[2]), Started: rdb.FromMillis(parts[3]),
 		Earlier: int(rdb.Atoi(earlier)), Round: round, Worker: parts[5],
 	}
+}
+
+// entryKind names ledger entries in errors. They are not sealed.
+const entryKind = "l"
+
+// isEntry reports whether a text has the form of a ledger entry, as [EntryLua] writes it.
+func isEntry(packed string) bool {
+	parts := strings.SplitN(packed, "|", 6)
+	if len(parts) < 6 {
+		return false
+	}
+	earlier, round, retried := strings.Cut(parts[4], ".")
+	return within(parts[1], 0, math.MaxInt32) && within(parts[2], 0, maxMillis-1) && within(parts[3], 0, maxMillis-1) &&
+		within(earlier, 0, math.MaxInt32) && (!retried || within(round, 2, maxRounds))
 }
 
 // String returns the ledger entry as Redis has it.

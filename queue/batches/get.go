@@ -77,7 +77,7 @@ func (b *Batches) EndedBatch(ctx context.Context, id string, reply any) *batch.B
 // batchOf returns the batch of a snapshot, with the results that the snapshot has.
 func (b *Batches) batchOf(ctx context.Context, id string, seen *snapshot) (*batch.Batch, error) {
 	found, err := b.Codec.DecodeBatch(id, seen.meta)
-	if err == nil && seen.states != "" {
+	if err == nil && seen.length >= 0 {
 		found.First = b.firstPage(ctx, found, seen)
 	}
 	return found, err
@@ -86,12 +86,14 @@ func (b *Batches) batchOf(ctx context.Context, id string, seen *snapshot) (*batc
 // firstPage returns the results of a snapshot. It returns nil if it cannot read them all; then Results
 // returns the error.
 func (b *Batches) firstPage(ctx context.Context, of *batch.Batch, seen *snapshot) *batch.ResultPage {
-	indexes, reached, states, err := seen.choose(0, FirstResults, nil)
-	if err != nil {
+	known := shapeOf(seen.meta)
+	if err := seen.check(of.ID, 0, known); err != nil {
 		return nil
 	}
+	indexes, reached, states := seen.choose(0, FirstResults, nil)
 	page := &batch.ResultPage{Next: reached}
-	if page.Results, err = b.openResults(ctx, of.ID, indexes, states, seen.results); err != nil {
+	var err error
+	if page.Results, err = b.openResults(ctx, of.ID, known, indexes, states, seen.results); err != nil {
 		return nil
 	}
 	if reached >= of.Counts.Total {

@@ -1,6 +1,8 @@
 package batches
 
 import (
+	"fmt"
+	"math"
 	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -38,6 +40,9 @@ func (c *Codec) openLast(id string, index int, packed string) (*batch.Result, er
 	state, rest := packed[0], packed[1:]
 	if state == OverdueState {
 		attempts, started, _ := strings.Cut(rest, "|")
+		if !within(attempts, 0, math.MaxInt32) || started != "" && !within(started, 0, maxMillis-1) {
+			return nil, Damaged(id, lastKind, index, fmt.Errorf("%w: it has another form", seal.ErrChanged))
+		}
 		return &batch.Result{Outcome: batch.Unknown, Attempts: int(rdb.Atoi(attempts)), StartedAt: rdb.FromMillis(started), Error: overdueFailure()}, nil
 	}
 	r, err := c.decodeResult(id, lastKind, index, rest)

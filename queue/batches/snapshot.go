@@ -2,7 +2,6 @@ package batches
 
 import (
 	"context"
-	"fmt"
 	"slices"
 
 	"github.com/redis/go-redis/v9"
@@ -17,10 +16,11 @@ const stateWindow = 16 << 10
 
 // snapshot is a part of a batch as one exchange read it: the hash, and the states and results of the
 // actions from some index on. meta is nil if the exchange continues a read; results is nil if the
-// exchange looks for certain outcomes only.
+// exchange looks for certain outcomes only. length is the number of all states, or -1 if it was not read.
 type snapshot struct {
 	meta    map[string]string
 	states  string
+	length  int
 	results []any // one for each state, or nil
 }
 
@@ -66,18 +66,21 @@ func (b *Batches) readSnapshot(ctx context.Context, id string, w window, owner .
 	args := append([]any{w.from, w.limit, w.bytes, w.few}, owner...)
 	parts, err := Steps.Snapshot.Run(ctx, b.db.Client, []string{k.Meta, k.State, k.Results}, args...).Slice()
 	if err != nil {
-		return nil, fmt.Errorf("read batch %s: %w", id, rdb.MapError(ctx, err))
+		return nil, readError(ctx, id, err)
 	}
 	return parseSnapshot(parts)
 }
 
-// parseSnapshot decodes the reply of a step: fields and values of the hash in turn, states, and the
-// results of the first of these.
+// parseSnapshot decodes the reply of a step: fields and values of the hash in turn, states, the results of the first
+// of these, and, if the step read states, the number of all states.
 func parseSnapshot(parts []any) (*snapshot, error) {
-	if len(parts) != 3 {
+	if len(parts) != 3 && len(parts) != 4 {
 		return nil, rdb.ErrAnswer
 	}
-	seen := &snapshot{meta: parseHash(parts[0]), states: rdb.Text(parts[1])}
+	seen := &snapshot{meta: parseHash(parts[0]), states: rdb.Text(parts[1]), length: -1}
+	if len(parts) == 4 {
+		seen.length = int(rdb.Atoi(rdb.Text(parts[3])))
+	}
 	if parts[2] == nil { // states alone
 		return seen, nil
 	}
@@ -110,24 +113,21 @@ func (b *Batches) readStates(ctx context.Context, id string, from, limit int, ou
 	}
 	k := keys.KeysOf(id)
 	results := &redis.SliceCmd{}
-	pipe := b.db.Client.Pipeline()
+	pipe := b.db.Client.TxPipeline() // an action may end between the two commands
 	states := pipe.GetRange(ctx, k.State, int64(from), int64(from+window-1))
 	if len(outcomes) == 0 {
 		results = pipe.HMGet(ctx, k.Results, rdb.FieldsOf(span(from, from+limit))...)
 	}
 	if _, err := pipe.Exec(ctx); err != nil {
-		return nil, rdb.MapError(ctx, err)
+		return nil, readError(ctx, id, err)
 	}
-	return &snapshot{states: states.Val(), results: results.Val()}, nil
+	return &snapshot{states: states.Val(), length: -1, results: results.Val()}, nil
 }
 
 // choose picks up to limit actions from a snapshot that begins at the index from: those with one of the
 // outcomes, or all if there are no outcomes. It returns their indexes, the index after the last action
 // that it looked at, and the states of the actions.
-func (s *snapshot) choose(from, limit int, outcomes []batch.Outcome) (indexes []int, reached int, found []byte, err error) {
-	if s.states == "" { // the batch was deleted since the hash was read
-		return nil, 0, nil, batch.ErrNotFound
-	}
+func (s *snapshot) choose(from, limit int, outcomes []batch.Outcome) (indexes []int, reached int, found []byte) {
 	reached = from
 	for i := range len(s.states) {
 		if len(indexes) == limit {
@@ -138,7 +138,7 @@ func (s *snapshot) choose(from, limit int, outcomes []batch.Outcome) (indexes []
 			indexes, found = append(indexes, from+i), append(found, s.states[i])
 		}
 	}
-	return indexes, reached, found, nil
+	return indexes, reached, found
 }
 
 // span returns the indexes from one up to another, without the latter.

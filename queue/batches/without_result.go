@@ -1,9 +1,12 @@
 package batches
 
 import (
+	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/seal"
 )
 
 // withoutResult is an action without a result of its own: it waits, runs, or ended without one. The texts
@@ -12,17 +15,21 @@ type withoutResult struct {
 	id                          string
 	index                       int
 	state                       byte
+	of                          shape
 	action, entry, result, last string
 }
 
 // encodeWithoutResult encodes a result for an action that has none.
 func (c *Codec) encodeWithoutResult(u *withoutResult) ([]byte, error) {
-	if u.action == "" {
-		return nil, batch.ErrNotFound
+	if err := u.check(); err != nil {
+		return nil, err
 	}
 	a, err := c.OpenAction(u.id, u.index, u.action)
 	if err != nil {
 		return nil, err
+	}
+	if u.result != "" && !u.mayHaveResult(&a) {
+		return nil, Damaged(u.id, "r", u.index, fmt.Errorf("%w: there is one, and the state of the action is %s", seal.ErrChanged, states[u.state]))
 	}
 	e := ParseEntry(u.entry)
 	r := &batch.Result{ID: batch.ActionID(a.ID, u.index), Index: u.index, Outcome: states[u.state], Attempts: e.Attempts}
@@ -51,6 +58,25 @@ func (c *Codec) encodeWithoutResult(u *withoutResult) ([]byte, error) {
 	}
 	r.Error = endedFailure(r, last)
 	return r.Encode(), nil
+}
+
+// check finds stored values that no step leaves behind for an action in that state.
+func (u *withoutResult) check() error {
+	switch {
+	case u.action == "":
+		return Damaged(u.id, "a", u.index, fmt.Errorf("%w: it is missing", seal.ErrChanged))
+	case u.last != "" && (!strings.ContainsRune("pCXO", rune(u.last[0])) || u.last[0] != 'p' && !u.of.retried):
+		return Damaged(u.id, lastKind, u.index, fmt.Errorf("%w: no attempt has its state", seal.ErrChanged))
+	case u.entry != "" && !isEntry(u.entry):
+		return Damaged(u.id, entryKind, u.index, fmt.Errorf("%w: it has another form", seal.ErrChanged))
+	}
+	return nil
+}
+
+// mayHaveResult reports whether there may be a stored result of the action: that of an earlier round, or one that a
+// group in flight noted for the case that it succeeds.
+func (u *withoutResult) mayHaveResult(a *batch.Action) bool {
+	return u.of.retried || a.Group != "" && strings.IndexByte("rgO", u.state) >= 0
 }
 
 // endedFailure returns why an action was cancelled or has expired. Last is its previous attempt or

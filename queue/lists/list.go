@@ -3,10 +3,12 @@ package lists
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/redis/go-redis/v9"
 
@@ -117,7 +119,8 @@ func (l *Lists) entriesOf(ctx context.Context, of list, after *entry, limit int)
 }
 
 // read reads the batches of entries, nil for those that have none, and removes these entries. On a Redis that
-// refuses writes, they stay until a later List.
+// refuses writes, they stay until a later List. Entries of batches that belong to another owner count as those without
+// a batch, but they stay.
 func (l *Lists) read(ctx context.Context, entries []entry) ([]*batch.Batch, error) {
 	metas, err := l.metas(ctx, entries)
 	if err != nil {
@@ -126,16 +129,29 @@ func (l *Lists) read(ctx context.Context, entries []entry) ([]*batch.Batch, erro
 	page := make([]*batch.Batch, len(entries))
 	var bare []entry
 	for i, e := range entries {
-		if len(metas[i]) == 0 {
+		m, err := metas[i].Result()
+		switch {
+		case err != nil:
+			err = fmt.Errorf("list batch %s: %w: %w", e.id, seal.ErrChanged, err)
+		case len(m) == 0:
 			bare = append(bare, e)
 			continue
+		case m["owner"] != e.owner && l.batches.Codec.Verify(e.id, m) == nil:
+			l.logForeign(ctx, e)
+			continue
+		case m["owner"] != e.owner:
+			err = fmt.Errorf("list batch %s: its owner is another than its list's: %w", e.id, seal.ErrChanged)
+		default:
+			page[i], err = l.batches.Codec.DecodeBatch(e.id, m)
 		}
-		if metas[i]["owner"] != e.owner { // the list or the batch was changed
-			return nil, &batch.DamagedError{ID: e.id, Err: fmt.Errorf("list batch %s: it belongs to another owner: %w", e.id, seal.ErrSealed)}
+		if err == nil {
+			continue
 		}
-		if page[i], err = l.batches.Codec.DecodeBatch(e.id, metas[i]); err != nil {
-			return nil, err
+		damaged := (*batch.DamagedError)(nil)
+		if !errors.As(err, &damaged) {
+			damaged = &batch.DamagedError{ID: e.id, Err: err}
 		}
+		page[i] = e.damaged(damaged)
 	}
 	if _, err := l.drop(ctx, bare); err != nil {
 		l.log.WarnContext(ctx, "entries without a batch not removed from a list", "error", err)
@@ -143,22 +159,44 @@ func (l *Lists) read(ctx context.Context, entries []entry) ([]*batch.Batch, erro
 	return page, nil
 }
 
-// metas reads the hashes of the batches of entries.
-func (l *Lists) metas(ctx context.Context, entries []entry) ([]map[string]string, error) {
+// metas reads the hashes of the batches of entries. Each may have an error of its own, if something else is in its
+// place.
+func (l *Lists) metas(ctx context.Context, entries []entry) ([]*redis.MapStringStringCmd, error) {
 	ctx, cancel := l.db.WithTimeout(ctx)
 	defer cancel()
 	cmds := make([]*redis.MapStringStringCmd, len(entries))
-	if _, err := l.db.Client.Pipelined(ctx, func(p redis.Pipeliner) error {
-		for i, e := range entries {
-			cmds[i] = p.HGetAll(ctx, keys.KeysOf(e.id).Meta)
+	if len(entries) == 0 {
+		return cmds, nil
+	}
+	pipe := l.db.Client.Pipeline()
+	for i, e := range entries {
+		cmds[i] = pipe.HGetAll(ctx, keys.KeysOf(e.id).Meta)
+	}
+	for i, cmd := range l.db.Send(ctx, pipe) {
+		if err := cmd.Err(); err != nil && !rdb.IsWrongType(err) {
+			return nil, fmt.Errorf("list batch %s: %w", entries[i].id, rdb.MapError(ctx, err))
 		}
-		return nil
-	}); err != nil {
-		return nil, rdb.MapError(ctx, err)
 	}
-	metas := make([]map[string]string, len(entries))
-	for i, cmd := range cmds {
-		metas[i] = cmd.Val()
+	return cmds, nil
+}
+
+// mostForeign is the most foreign entries that a process remembers.
+const mostForeign = 1000
+
+// foreignEntries are the entries of batches of other owners that a process has logged.
+type foreignEntries struct {
+	mu     sync.Mutex
+	logged map[entry]struct{}
+}
+
+// logForeign logs once that an entry of a list names the batch of another owner.
+func (l *Lists) logForeign(ctx context.Context, e entry) {
+	l.foreign.mu.Lock()
+	defer l.foreign.mu.Unlock()
+	e.created = 0
+	if _, known := l.foreign.logged[e]; known || len(l.foreign.logged) >= mostForeign {
+		return
 	}
-	return metas, nil
+	l.foreign.logged[e] = struct{}{}
+	l.log.ErrorContext(ctx, "a list has the batch of another owner: the list was changed in Redis, and the entry is left out", "batch", e.id, "owner_of_list", e.owner)
 }

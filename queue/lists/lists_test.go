@@ -2,7 +2,10 @@ package lists_test
 
 import (
 	"fmt"
+	"log/slog"
+	"math"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -12,7 +15,9 @@ import (
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
+	"github.com/batchd/batchd/queue/lists"
 	"github.com/batchd/batchd/queue/queuetest"
+	"github.com/batchd/batchd/queue/rdb"
 )
 
 // submit commits a batch of one action for an owner.
@@ -151,12 +156,91 @@ func TestAPageOfManyOldEntriesEndsEarly(t *testing.T) {
 	}, "server")
 }
 
-// A list has no batch whose owner is another than its entry says.
+// plant enters a member into a list, with a score.
+func plant(b *queuetest.Bundle, list, member string, score float64) {
+	b.T.Helper()
+	require.NoError(b.T, b.DB.Client.ZAdd(b.Ctx, list, redis.Z{Score: score, Member: member}).Err())
+}
+
+// A list has no batch whose owner is another than its entry says, and goes on with the others.
 func TestTheListOfAllShowsNoBatchUnderAnotherOwner(t *testing.T) {
 	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) {
-		id := submit(b, "me")
-		require.NoError(t, b.DB.Client.ZAdd(b.Ctx, keys.AllBatchesKey, redis.Z{Score: float64(time.Now().UnixMicro()), Member: keys.AllBatchesMember(id, "you")}).Err())
-		_, _, err := b.List(b.Ctx, batch.OfAll(), "", 10)
-		require.ErrorAs(t, err, new(*batch.DamagedError))
-	}, "embedded")
+		id, other := submit(b, "me"), submit(b, "you")
+		plant(b, keys.AllBatchesKey, keys.AllBatchesMember(id, "you"), float64(time.Now().UnixMicro()))
+		plant(b, keys.OwnerKey("you"), id, float64(time.Now().UnixMicro()))
+		for limit := 1; limit < 5; limit++ {
+			require.Equal(t, []string{other, id}, pages(b, batch.OfAll(), limit))
+			require.Equal(t, []string{other}, pages(b, batch.OwnedBy("you"), limit))
+			require.Equal(t, []string{other, id}, pages(b, batch.OwnedBy("you", "me"), limit))
+		}
+	}, "embedded", "server")
+}
+
+func TestAForeignEntryIsLoggedOnce(t *testing.T) {
+	t.Parallel()
+	log := &queuetest.LogBuffer{}
+	b := queuetest.Open(t, rdb.Embedded)
+	id := submit(b, "me")
+	plant(b, keys.OwnerKey("you"), id, 1)
+	found := lists.New(b.DB, slog.New(slog.NewTextHandler(log, nil)), b.Batches)
+	for range 3 {
+		page, next, err := found.List(b.Ctx, batch.OwnedBy("you"), "", 10)
+		require.NoError(t, err)
+		require.Empty(t, page)
+		require.Empty(t, next)
+	}
+	require.Equal(t, 1, log.Count(id))
+}
+
+// A batch that cannot be read is listed as such, at its place, and the others are listed as before.
+func TestADamagedBatchDoesNotEndTheList(t *testing.T) {
+	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) {
+		var want []string
+		for range 5 {
+			want = slices.Insert(want, 0, submit(b, "me"))
+		}
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(want[1]).Meta, "target", "erp").Err())
+		require.NoError(t, b.DB.Client.HSet(b.Ctx, keys.KeysOf(want[2]).Meta, "status", "bogus").Err())
+		require.NoError(t, b.DB.Client.Del(b.Ctx, keys.KeysOf(want[4]).Meta).Err())
+		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.KeysOf(want[4]).Meta, "x", 0).Err())
+		damaged := map[string]bool{want[1]: true, want[2]: true, want[4]: true}
+		for limit := 1; limit < 7; limit++ {
+			require.Equal(t, want, pages(b, batch.OfAll(), limit))
+			require.Equal(t, want, pages(b, batch.OwnedBy("me"), limit))
+		}
+		page, _, err := b.List(b.Ctx, batch.OfAll(), "", 10)
+		require.NoError(t, err)
+		for i, one := range page {
+			require.Equal(t, "me", one.Owner)
+			require.WithinDuration(t, time.Now(), one.CreatedAt, time.Hour)
+			require.Equal(t, damaged[one.ID], one.Damaged != nil, i)
+			if one.Damaged != nil {
+				require.Equal(t, one.ID, one.Damaged.ID)
+				require.ErrorContains(t, one.Damaged, one.ID)
+			}
+		}
+	}, "embedded", "server", "cluster")
+}
+
+// Entries that no commit makes are left out, and every cursor leads to the next page.
+func TestEntriesThatNameNoBatchAreLeftOut(t *testing.T) {
+	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) {
+		var want []string
+		for range 3 {
+			want = slices.Insert(want, 0, submit(b, "me"))
+		}
+		for limit := 1; limit < 5; limit++ {
+			for i, score := range []float64{math.Inf(1), math.Inf(-1), -5, 0, 1.5, 1e300, float64(time.Now().UnixMicro())} {
+				for _, member := range []string{"x", "", "a b", "\n", uuid.NewString()} {
+					plant(b, keys.OwnerKey("me"), member+strings.Repeat(" ", i), score)
+					plant(b, keys.AllBatchesKey, member+strings.Repeat(" ", i), score)
+				}
+			}
+			require.Equal(t, want, pages(b, batch.OfAll(), limit))
+			require.Equal(t, want, pages(b, batch.OwnedBy("me"), limit))
+		}
+		last, _, err := b.List(b.Ctx, batch.OfAll(), "9007199254740993-"+want[0], 1)
+		require.ErrorIs(t, err, batch.ErrCursor)
+		require.Empty(t, last)
+	}, "embedded", "server")
 }

@@ -90,6 +90,16 @@ func ourFault(reply string) bool {
 	return false
 }
 
+// IsWrongType reports whether a reply says that a key has a value of another type than the command expects.
+func IsWrongType(err error) bool {
+	reply, ok := errors.AsType[redis.Error](err)
+	if !ok {
+		return false
+	}
+	text := reply.Error()
+	return strings.HasPrefix(strings.ToLower(text[len(inScript.FindString(text)):]), "wrongtype ")
+}
+
 // clientFaults are the texts of errors of go-redis without a type of their own: no
 // server can be reached, or the server that answered is no Redis.
 var clientFaults = []string{

@@ -83,6 +83,20 @@ func TestOnlyRepliesToWrongCommandsAreFaultsOfOurs(t *testing.T) {
 	}
 }
 
+func TestAWrongTypeIsToldFromOtherReplies(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]bool{
+		"WRONGTYPE Operation against a key holding the wrong kind of value":                                                                 true,
+		"WRONGTYPE Operation against a key holding the wrong kind of value script: 0123abcd, on @user_script:1.":                            true,
+		"ERR Error running script (call to f_0123abcd): @user_script:12: WRONGTYPE Operation against a key holding the wrong kind of value": true,
+		"ERR syntax error": false, "LOADING Redis is loading the dataset in memory": false, "": false,
+	} {
+		require.Equal(t, want, IsWrongType(fmt.Errorf("read: %w", reply(text))), text)
+	}
+	require.False(t, IsWrongType(io.EOF))
+	require.False(t, IsWrongType(nil))
+}
+
 func TestOtherErrorsAreToldApartToo(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{

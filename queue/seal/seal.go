@@ -28,6 +28,9 @@ const (
 // another label, its key is not in seal.keys, or it is stored in clear although there are keys.
 var ErrSealed = errors.New("cannot open a sealed value")
 
+// ErrChanged says that stored values contradict each other, or what is sealed: they were changed.
+var ErrChanged = errors.New("what is stored contradicts itself")
+
 // Sealer seals values before they are stored, and opens them. The zero value stores them in
 // clear. It is safe for concurrent use.
 type Sealer struct {

@@ -4,7 +4,8 @@
 --       for states alone, and 0, or the most actions of a batch whose results it reads, which it then does only if
 --       the batch has ended; then the owner who reads, or nothing if batchd itself does
 -- returns: {fields and values of the meta hash in turn, states of the actions, results of the first of them, or
---          false for states alone} | {{}, '', {}} if there is no such batch, or the owner has none with this id
+--          false for states alone, number of states} | {the same hash, '', {}} if it reads no states |
+--          {{}, '', {}} if there is no such batch, or the owner has none with this id
 if ARGV[5] and redis.call('HGET', KEYS[1], 'owner') ~= ARGV[5] then
   return {{}, '', {}}
 end
@@ -14,13 +15,13 @@ if limit == 0 then
   return {meta, '', {}}
 end
 if bytes == 0 then
-  return {meta, redis.call('GETRANGE', KEYS[2], from, from + limit - 1), false}
+  return {meta, redis.call('GETRANGE', KEYS[2], from, from + limit - 1), false, redis.call('STRLEN', KEYS[2])}
 end
 if ARGV[4] ~= '0' then
   local m = redis.call('HMGET', KEYS[1], 'pending', 'total')
-  if m[1] ~= '0' or tonumber(m[2]) > tonumber(ARGV[4]) then
+  if m[1] ~= '0' or (tonumber(m[2] or '') or 0) > tonumber(ARGV[4]) then
     return {meta, '', {}}
   end
 end
 local states, results = read_results(KEYS[2], KEYS[3], from, limit, bytes)
-return {meta, states, results}
+return {meta, states, results, redis.call('STRLEN', KEYS[2])}

@@ -7,7 +7,7 @@
 -- returns: {number of the webhook's delivery if this ended the batch, or '0', ended, then for each
 --          action 1 | 'stale' | 'gone' | the answer of no_room, and the action stays as it was}
 --          ended: '' if the batch has not ended, or if no request of the process waits for it |
---          {fields and values of the meta hash, states, results} | 1 if the batch has ended but is
+--          {fields and values of the meta hash, states, results, number of states} | 1 if the batch has ended but is
 --          too large, or ended in an earlier run
 -- The message on the channel names the process. That process ignores the message, since it hands the
 -- batch to its requests.
@@ -84,7 +84,7 @@ if left == 0 then
     if total <= tonumber(ARGV[4]) then
       local states, results, bytes = read_results(KEYS[2], KEYS[5], 0, total, tonumber(ARGV[5]))
       if bytes > 0 then
-        answer[2] = {redis.call('HGETALL', KEYS[1]), states, results}
+        answer[2] = {redis.call('HGETALL', KEYS[1]), states, results, redis.call('STRLEN', KEYS[2])}
       end
     end
   end
