@@ -321,6 +321,7 @@ func TestARotationDoesNotOverwriteAValueThatChangedMeanwhile(t *testing.T) {
 			changed = true
 			value := before.Seals.Seal(seal.Label{ID: id, Kind: "r"}, fresh.Encode())
 			require.NoError(t, before.DB.Client.SetRange(before.Ctx, keys.KeysOf(id).State, 0, "F").Err())
+			require.NoError(t, before.DB.Client.HSet(before.Ctx, keys.KeysOf(id).Meta, "succeeded", 0, "failed", 1).Err())
 			require.NoError(t, before.DB.Client.HSet(before.Ctx, results, "0", value).Err())
 		}
 	}})
