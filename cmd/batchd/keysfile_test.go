@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -70,6 +71,16 @@ func checkOf(t *testing.T, i *instance, name string) batch.Check {
 	return batch.Check{}
 }
 
+// awaitCheck returns a check of an instance once it has that state: the checks are shown again for a second.
+func awaitCheck(t *testing.T, i *instance, name string, state batch.CheckState) (check batch.Check) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		check = checkOf(t, i, name)
+		return check.State == state
+	}, 10*time.Second, 50*time.Millisecond, "the check is not %s", state)
+	return check
+}
+
 func TestAFileOfKeysThatDoesNotExistIsReported(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "keys.yaml")
@@ -86,15 +97,13 @@ func TestAFileOfKeysThatDoesNotExistIsReported(t *testing.T) {
 	text := strings.TrimSpace(batchd(t, "", "keys", "create", "root", "--scope", "read,admin", "--keys-file", path).stdout)
 	got = batchd(t, "", "list", "--server", i.URL, "--header", "Authorization: Bearer "+text)
 	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Equal(t, batch.CheckOK, checkOf(t, i, "keys_file").State)
+	awaitCheck(t, i, "keys_file", batch.CheckOK)
 
 	// The checks also report a file that was damaged, or has no keys.
 	require.NoError(t, os.WriteFile(path, []byte("keys: [{"), 0o600))
-	check = checkOf(t, i, "keys_file")
-	require.Equal(t, batch.CheckFailed, check.State)
-	require.Contains(t, check.Detail, "auth.keys_file: "+path+" cannot be used")
+	require.Contains(t, awaitCheck(t, i, "keys_file", batch.CheckFailed).Detail, "auth.keys_file: "+path+" cannot be used")
 	require.NoError(t, os.WriteFile(path, []byte("keys: []"), 0o600))
-	require.Equal(t, batch.CheckWarning, checkOf(t, i, "keys_file").State)
+	awaitCheck(t, i, "keys_file", batch.CheckWarning)
 }
 
 func TestAFileOfKeysThatNothingAuthenticatesByIsNotReported(t *testing.T) {

@@ -49,6 +49,7 @@ var ours = map[string][]string{
 	"queue/tasks":        below("queue/tasks"),
 	"queue/limits":       {"internal/batch", "queue/rdb", "queue/keys"},
 	"queue/quotas":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys"},
+	"queue/index":        {"queue/rdb", "queue/keys"},
 	"queue/batches":      below("queue/batches"),
 	"queue/lists":        {"internal/batch", "queue/seal", "queue/rdb", "queue/keys", "queue/batches"},
 	"queue/batcher":      {"queue/rdb", "queue/keys"},
@@ -57,7 +58,7 @@ var ours = map[string][]string{
 	"queue/throttle":     {"internal/batch", "queue/rdb", "queue/keys", "queue/tasks"},
 	"queue/upload":       {"internal/batch", "internal/crash", "queue/seal", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/quotas", "queue/batches", "queue/fanout"},
 	"queue/reseal":       {"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/sessions", "queue/batches"},
-	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/batches", "queue/lists", "queue/ledger", "queue/fanout"},
+	"queue/repair":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/index", "queue/batches", "queue/lists", "queue/ledger", "queue/fanout"},
 	"queue":              below("queue"),
 	"queue/webhooks":     {"queue/rdb", "queue/tasks"},
 	"queue/consumer":     below("queue/consumer"),
@@ -73,7 +74,7 @@ var ours = map[string][]string{
 
 // queueOrder lists the packages of queue, each of which may import those before it.
 var queueOrder = []string{
-	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/sessions", "queue/tasks", "queue/limits", "queue/quotas", "queue/batches", "queue/lists", "queue/batcher", "queue/ledger",
+	"queue/seal", "queue/rdb", "queue/keys", "queue/owners", "queue/apikeys", "queue/sessions", "queue/tasks", "queue/limits", "queue/quotas", "queue/index", "queue/batches", "queue/lists", "queue/batcher", "queue/ledger",
 	"queue/fanout", "queue/throttle", "queue/upload", "queue/reseal", "queue/repair", "queue", "queue/queuetest", "queue/webhooks", "queue/consumer",
 }
 

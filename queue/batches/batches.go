@@ -10,6 +10,7 @@ import (
 	"log/slog"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/index"
 	"github.com/batchd/batchd/queue/limits"
 	"github.com/batchd/batchd/queue/owners"
 	"github.com/batchd/batchd/queue/quotas"
@@ -21,8 +22,8 @@ import (
 // Batches are the batches in one Redis. They are safe for concurrent use.
 type Batches struct {
 	Codec      *Codec
-	Index      *Index
-	Doubts     *Doubts
+	Index      *index.Index
+	Doubts     *index.Doubts
 	Outbox     *Outbox
 	Deliveries *Deliveries
 	Owners     *owners.Owners
@@ -41,8 +42,8 @@ type Batches struct {
 func New(db *rdb.DB, log *slog.Logger, seals *seal.Sealer, background *rdb.Background, pubsub *rdb.PubSub, queues *tasks.Queues, limits *limits.Limits) *Batches {
 	b := &Batches{db: db, log: log, seals: seals, background: background, tasks: queues, limits: limits}
 	b.Codec = &Codec{seals: seals}
-	b.Index = &Index{db: db}
-	b.Doubts = &Doubts{db: db, log: log, background: background, index: b.Index, counts: make(map[string]int)}
+	b.Index = index.New(db)
+	b.Doubts = b.Index.Doubts(log, background)
 	b.Outbox = &Outbox{db: db, log: log, tasks: queues, doubts: b.Doubts}
 	b.Deliveries = &Deliveries{db: db, seals: seals, batches: b}
 	b.Owners = owners.New(db, seals)

@@ -20,7 +20,7 @@ func (b *Batches) Cancel(ctx context.Context, owner, id string) (*batch.Batch, e
 		return nil, err
 	}
 	// If this process dies after the step, the sweeper enqueues the webhook of the batch.
-	if err := b.Index.reopenAll(ctx, []string{id}); err != nil {
+	if err := b.Index.ReopenAll(ctx, []string{id}); err != nil {
 		return nil, fmt.Errorf("cancel batch %s: %w", id, err)
 	}
 	reply, err := b.db.Run(ctx, Steps.Stop, keys.KeysOf(id).Step(), id, keys.DoneChannel, owner, "cancelled")

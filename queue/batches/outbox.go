@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/batchd/batchd/internal/crash"
+	"github.com/batchd/batchd/queue/index"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 	"github.com/batchd/batchd/queue/tasks"
@@ -23,7 +24,7 @@ type Outbox struct {
 	db     *rdb.DB
 	log    *slog.Logger
 	tasks  *tasks.Queues
-	doubts *Doubts
+	doubts *index.Doubts
 }
 
 // webhookTaskID returns the id of the one task of a delivery. asynq counts the failures of a task, so
@@ -43,7 +44,7 @@ func (o *Outbox) EnqueueIf(ctx context.Context, id, mark string) {
 	crash.At(crash.OutboxMarked)
 	if err := o.Enqueue(rdb.Detached(ctx), id, delivery); err != nil {
 		o.log.WarnContext(ctx, "webhook not enqueued, the sweeper will do it", "batch", id, "error", err)
-		o.doubts.add(id)
+		o.doubts.Add(id)
 	}
 }
 

@@ -36,11 +36,8 @@ var (
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
-	Alert, Reopen, Unlist, Stop, Erase, Due, Enqueued, Delivered, Redeliver, Deliveries, Snapshot, Owner *rdb.Step
+	Stop, Erase, Due, Enqueued, Delivered, Redeliver, Deliveries, Snapshot, Owner *rdb.Step
 }{
-	Alert:      rdb.LoadStep(luaFiles, "alert"),
-	Reopen:     rdb.LoadStep(luaFiles, "reopen", rdb.TimeLua),
-	Unlist:     rdb.LoadStep(luaFiles, "unlist"),
 	Stop:       rdb.LoadStep(luaFiles, "stop", rdb.TimeLua, StatesLua, SettleLua),
 	Erase:      rdb.LoadStep(luaFiles, "erase"),
 	Due:        rdb.LoadStep(luaFiles, "due", rdb.TimeLua),

@@ -22,7 +22,7 @@ import (
 
 const (
 	// retryTTL is the longest time from the marker of a retry to its step. It is shorter than
-	// [batches.ListHold], so that the batch stays in its lists until then.
+	// the ListHold of the index, so that the batch stays in its lists until then.
 	retryTTL = 20 * time.Second
 	// retryTries is the most attempts at a retry, if other steps change the batch meanwhile.
 	retryTries = 3

@@ -8,8 +8,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/index"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/tasks"
@@ -216,7 +216,7 @@ func TestTheSweeperForgetsNoBatchThatRunsAgain(t *testing.T) {
 		b.End(throttled, 0, batch.Succeeded)
 		for _, list := range []string{keys.OpenKey, keys.ThrottledKey} {
 			for _, again := range b.DB.Client.ZRange(b.Ctx, againKey(list), 0, -1).Val() {
-				old := redis.Z{Score: float64(time.Now().Add(-2 * batches.ListHold).UnixMilli()), Member: again}
+				old := redis.Z{Score: float64(time.Now().Add(-2 * index.ListHold).UnixMilli()), Member: again}
 				require.NoError(t, b.DB.Client.ZAdd(b.Ctx, againKey(list), old).Err())
 			}
 		}

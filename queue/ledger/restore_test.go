@@ -11,6 +11,7 @@ import (
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/internal/redistest"
 	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/index"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/ledger"
 	"github.com/batchd/batchd/queue/queuetest"
@@ -150,12 +151,12 @@ func TestTheAttemptsOfManyBatchesAreRestoredInFewExchanges(t *testing.T) {
 			require.Equal(t, i%2, b.Read(id).Counts.Pending)
 		}
 
-		restoresBefore, reopensBefore := len(sent.With(ledger.Steps.Restore.Hash())), len(sent.With(batches.Steps.Reopen.Hash()))
+		restoresBefore, reopensBefore := len(sent.With(ledger.Steps.Restore.Hash())), len(sent.With(index.Steps.Reopen.Hash()))
 		restored, err = b.Ledger.Restorer.Restore(b.Ctx, b.Ledger.Remembered())
 		require.NoError(t, err)
 		require.Zero(t, restored)
 		require.Len(t, sent.With(ledger.Steps.Restore.Hash()), restoresBefore+1)
-		require.Len(t, sent.With(batches.Steps.Reopen.Hash()), reopensBefore+1)
+		require.Len(t, sent.With(index.Steps.Reopen.Hash()), reopensBefore+1)
 	})
 }
 

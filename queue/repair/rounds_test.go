@@ -11,8 +11,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/redistest"
-	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/fanout"
+	"github.com/batchd/batchd/queue/index"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 	"github.com/batchd/batchd/queue/rdb"
@@ -44,7 +44,7 @@ func TestRecoveringAWorkerAlertsTheSweeperOfAnotherProcess(t *testing.T) {
 	require.NoError(t, err)
 	b.Round()
 	require.True(t, b.Sweeper.Alerted())
-	require.Less(t, time.Until(b.Sweeper.AlertEnd()), batches.AlertFor+time.Second)
+	require.Less(t, time.Until(b.Sweeper.AlertEnd()), index.AlertFor+time.Second)
 }
 
 // Batches become due again while a long round runs. They have their turn in the next one.

@@ -10,7 +10,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/queue/batches"
+	"github.com/batchd/batchd/queue/index"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 )
@@ -47,12 +47,12 @@ const (
 	leaseTaken                   // the worker is the sweeper; before, no worker was
 )
 
-// lookAtAll makes the next round check all open batches, and begins an alert for batches.AlertFor,
+// lookAtAll makes the next round check all open batches, and begins an alert for index.AlertFor,
 // since work may have been lost.
 func (c *schedule) lookAtAll() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.all, c.alertEnd = true, time.Now().Add(batches.AlertFor)
+	c.all, c.alertEnd = true, time.Now().Add(index.AlertFor)
 }
 
 // alertUntil extends the alert to a time, if that is later than its end.

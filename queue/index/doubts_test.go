@@ -1,4 +1,4 @@
-package batches_test
+package index_test
 
 import (
 	"context"

@@ -1,4 +1,4 @@
-package batches
+package index
 
 import (
 	"context"
@@ -28,15 +28,20 @@ type Doubts struct {
 	counts map[string]int // by batch, how often it was added
 }
 
+// Doubts returns the batches in doubt, of which there are none yet.
+func (x *Index) Doubts(log *slog.Logger, background *rdb.Background) *Doubts {
+	return &Doubts{db: x.db, log: log, background: background, index: x, counts: make(map[string]int)}
+}
+
 // AddIf adds a batch if a step on it failed because Redis did not reply.
 func (d *Doubts) AddIf(id string, err error) {
 	if rdb.IsUnavailable(err) {
-		d.add(id)
+		d.Add(id)
 	}
 }
 
-// add adds a batch. The first one starts a goroutine, which runs until no batch is left.
-func (d *Doubts) add(id string) {
+// Add adds a batch. The first one starts a goroutine, which runs until no batch is left.
+func (d *Doubts) Add(id string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.counts[id]++
@@ -65,7 +70,7 @@ func (d *Doubts) add(id string) {
 func (d *Doubts) reopen(ctx context.Context, retryFor time.Duration) (none bool, err error) {
 	seen := d.snapshot()
 	for chunk := range slices.Chunk(slices.Collect(maps.Keys(seen)), doubtsChunk) {
-		if err := rdb.RetryUnavailableFor(ctx, retryFor, func() error { return d.index.reopenAll(ctx, chunk) }); err != nil {
+		if err := rdb.RetryUnavailableFor(ctx, retryFor, func() error { return d.index.ReopenAll(ctx, chunk) }); err != nil {
 			return false, fmt.Errorf("reopen batches with unanswered steps: %w", err)
 		}
 		none = d.remove(seen, chunk)

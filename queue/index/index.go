@@ -1,4 +1,6 @@
-package batches
+// Package index keeps the lists by which the sweeper finds batches, and notes the batches that a lost reply left in
+// doubt.
+package index
 
 import (
 	"context"
@@ -24,6 +26,9 @@ const (
 // Index has the lists by which the sweeper finds batches: the open batches, by the time at which it
 // looks at each next, and the throttled ones.
 type Index struct{ db *rdb.DB }
+
+// New returns the index of the batches in a Redis.
+func New(db *rdb.DB) *Index { return &Index{db} }
 
 // againKey returns the key of the entries of a list that were entered again, in the slot of the list.
 func againKey(list string) string { return "{" + list + "}:again" }
@@ -63,8 +68,8 @@ func (x *Index) enter(ctx context.Context, list string, ids ...string) error {
 	return err
 }
 
-// reopenAll makes those of the batches that are in the open list due at once.
-func (x *Index) reopenAll(ctx context.Context, ids []string) error {
+// ReopenAll makes those of the batches that are in the open list due at once.
+func (x *Index) ReopenAll(ctx context.Context, ids []string) error {
 	ctx, cancel := x.db.WithTimeout(ctx)
 	defer cancel()
 	entries := make([]redis.Z, len(ids))
