@@ -51,6 +51,7 @@ type connections struct {
 
 func newConnections(ln net.Listener, limits Capacity) *connections {
 	heads := newMemory(max(limits.BodyMemory/headShare, leastHeadMemory))
+	heads.step = headStep
 	return &connections{Listener: ln, limits: limits, heads: heads, headBytes: maxHeaderBytes, open: make(map[*conn]struct{}), addresses: make(map[netip.Prefix]int), owners: make(map[string]int)}
 }
 
@@ -62,6 +63,8 @@ type conn struct {
 	// linger: the client may still be sending when the connection is closed.
 	linger atomic.Bool
 	once   sync.Once
+	// head is what the head of the present request holds. Only the goroutine that serves the connection uses it.
+	head *reservation
 	// handshaking: what is read belongs to a handshake of TLS, which has had that many bytes.
 	handshaking    atomic.Bool
 	handshakeBytes int
@@ -184,7 +187,7 @@ func networkOf(a net.Addr) netip.Prefix {
 }
 
 // claim counts the connection for the owner of a request instead of its last owner. With
-// authenticated, it no longer counts for its address.
+// authenticated, it and the head of the request no longer count for its address.
 func (c *conn) claim(owner string, authenticated bool) error {
 	l := c.all
 	l.mu.Lock()
@@ -197,6 +200,9 @@ func (c *conn) claim(owner string, authenticated bool) error {
 		l.leaveOwner(c)
 		c.owner = owner
 		l.owners[owner]++
+	}
+	if authenticated {
+		c.head.countFor(owner, netip.Prefix{})
 	}
 	if c.unknown && authenticated {
 		c.unknown = false

@@ -19,6 +19,8 @@ const (
 	maxHeaderLines = 100
 	// freeHead is how long a head may be before it counts for the memory of heads. It is more than most clients send.
 	freeHead = 4 << 10
+	// headStep is the unit in which heads count.
+	headStep = 1 << 10
 	// headTimes is how many times a head is in memory at most while net/http parses it.
 	headTimes = 3
 	// headShare is the part of limits.body_memory that there is for long heads besides, and leastHeadMemory the least.
@@ -52,6 +54,7 @@ type headConn struct {
 // newHeadConn returns a connection whose first bytes are those of a head.
 func newHeadConn(c *conn) net.Conn {
 	h := &headConn{Conn: c, client: c, inHead: true, held: c.all.heads.reserve(auth.Anonymous, c.address)}
+	c.head = h.held
 	if c.all.secure == nil {
 		return h
 	}
@@ -91,7 +94,9 @@ func (h *headConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// count counts what was read of a head, up to the blank line at its end. Blank lines before it do not end it.
+// count counts what was read of a head, up to the blank line at its end. It also stops behind a blank line that comes
+// first, which is the end of a head if net/http has read the lines before it with the body of the request before: then
+// net/http says that the head has ended, and otherwise it reads on.
 func (h *headConn) count(p []byte) int {
 	for i, b := range p {
 		switch {
@@ -101,8 +106,8 @@ func (h *headConn) count(p []byte) int {
 		case h.width > 0:
 			h.lines++
 			h.width = 0
-		case h.lines > 0:
-			h.inHead = false
+		default:
+			h.inHead = h.lines == 0
 			h.bytes += i + 1
 			return i + 1
 		}
@@ -168,6 +173,7 @@ func (h *headConn) changed(to http.ConnState) {
 	case http.StateIdle:
 		h.inHead, h.lines, h.bytes, h.width = true, 0, 0, 0
 		h.held.release()
+		h.held.countFor(auth.Anonymous, h.client.address)
 	case http.StateClosed, http.StateHijacked: // a background read may go on, but not within a head
 		h.held.release()
 	case http.StateNew:

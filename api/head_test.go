@@ -166,7 +166,7 @@ func TestLongHeadsOfOneAddressUseThreeQuartersOfTheBudget(t *testing.T) {
 	begin := func(address string) *requestError {
 		h, ok := newHeadConn(&conn{all: all, address: netip.MustParsePrefix(address)}).(*headConn)
 		require.True(t, ok)
-		h.bytes = 40_000
+		h.bytes = freeHead + 38_000 // it counts for 112 KiB
 		return h.check()
 	}
 	for range 6 {
@@ -177,6 +177,58 @@ func TestLongHeadsOfOneAddressUseThreeQuartersOfTheBudget(t *testing.T) {
 		require.Nil(t, begin("192.0.2.2/32"))
 	}
 	require.Equal(t, kindBusy, begin("192.0.2.2/32").kind)
+}
+
+// While an authenticated request waits, its head counts for its owner: many owners may have one address.
+func TestTheHeadOfAnAuthenticatedRequestCountsForItsOwner(t *testing.T) {
+	t.Parallel()
+	all := newConnections(nil, Capacity{BodyMemory: 1 << 20}.WithDefaults())
+	address := netip.MustParsePrefix("192.0.2.1/32")
+	var open []*headConn
+	for i := range 25 { // more than the share of an address, and not more than that of an owner
+		h, ok := newHeadConn(&conn{all: all, address: address}).(*headConn)
+		require.True(t, ok)
+		h.bytes = freeHead + 30_000
+		require.Nil(t, h.check(), i)
+		h.changed(http.StateActive)
+		require.NoError(t, h.client.claim(fmt.Sprint("key:", i%3), true))
+		open = append(open, h)
+	}
+	require.Empty(t, all.heads.addresses)
+	require.LessOrEqual(t, all.heads.inUse(), int64(25*(30_000+headStep)))
+	for _, h := range open { // the next request on the connection is again one without a credential
+		h.changed(http.StateIdle)
+		h.bytes = freeHead + 1
+		require.Nil(t, h.check())
+	}
+	require.Equal(t, int64(25*headStep), all.heads.addresses[address])
+	for _, h := range open {
+		h.changed(http.StateClosed)
+	}
+	require.Zero(t, all.heads.inUse())
+	require.Empty(t, all.heads.owners)
+}
+
+// While net/http reads a body, it may also read a part of the next head. Wherever that part ends, the next body counts
+// for nothing.
+func TestThePartOfAHeadThatIsReadWithABodyMayEndAnywhere(t *testing.T) {
+	t.Parallel()
+	f := setup(t)
+	addr, stop := f.running(t)
+	const submission = "POST /batch HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+	short := fmt.Sprintf("%sContent-Length: %d\r\n\r\n%s", submission, len(actions(1)), actions(1))
+	lines := strings.Repeat(" \n", 300) + actions(1)
+	for _, ahead := range []int{readAhead, netHTTPBuffer} {
+		for k := range 8 { // the second head is that much longer than what is read ahead
+			head := fmt.Sprintf("%sContent-Length: %d\r\nA: ", submission, len(lines))
+			filled := head + strings.Repeat("b", ahead-len(actions(1))-len(head)-4+k) + "\r\n\r\n"
+			conn := dial(t, addr, short+filled+lines)
+			statuses, _ := answersOn(t, conn, fmt.Sprint(ahead, k), 2)
+			require.Equal(t, []int{202, 202}, statuses, "%d, %d", ahead, k)
+			require.NoError(t, conn.Close())
+		}
+	}
+	require.NoError(t, stop())
 }
 
 func TestAHandshakeHasSoManyBytes(t *testing.T) {

@@ -24,6 +24,7 @@ const holdTime = 2 * time.Minute
 // may hold the whole.
 type memory struct {
 	size int64
+	step int64 // the unit of reservations
 
 	mu        sync.Mutex
 	used      int64
@@ -32,7 +33,7 @@ type memory struct {
 }
 
 func newMemory(size int64) *memory {
-	return &memory{size: size, owners: make(map[string]int64), addresses: make(map[netip.Prefix]int64)}
+	return &memory{size: size, step: reservationStep, owners: make(map[string]int64), addresses: make(map[netip.Prefix]int64)}
 }
 
 // reservation is the part of the budget that one body or answer holds. Only one goroutine
@@ -82,17 +83,17 @@ func (r *reservation) rate(least int64) int64 {
 	return max(least, r.held/int64(holdTime/time.Second))
 }
 
-// reservationStep is the unit of reservations. Steps keep small reads off the lock.
+// reservationStep is the unit of reservations for bodies. Steps keep small reads off the lock.
 const reservationStep = 16 << 10
 
 // set changes the reservation to at least n bytes. If the budget has no room for them,
 // the reservation stays as it is.
 func (r *reservation) set(n int64) error {
-	n = (n + reservationStep - 1) / reservationStep * reservationStep
+	m := r.memory
+	n = (n + m.step - 1) / m.step * m.step
 	if n == r.held {
 		return nil
 	}
-	m := r.memory
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	more, share, all := n-r.held, m.size, r.owner == auth.Anonymous
@@ -116,6 +117,13 @@ func (r *reservation) set(n int64) error {
 	}
 	r.held = n
 	m.used += more
+	r.add(more)
+	return nil
+}
+
+// add counts bytes for the owner and the address. The caller has the lock.
+func (r *reservation) add(more int64) {
+	m := r.memory
 	if m.owners[r.owner] += more; m.owners[r.owner] == 0 {
 		delete(m.owners, r.owner)
 	}
@@ -124,7 +132,15 @@ func (r *reservation) set(n int64) error {
 			delete(m.addresses, r.address)
 		}
 	}
-	return nil
+}
+
+// countFor counts the reservation for another owner and address, even if these then hold more than their share.
+func (r *reservation) countFor(owner string, address netip.Prefix) {
+	r.memory.mu.Lock()
+	defer r.memory.mu.Unlock()
+	r.add(-r.held)
+	r.owner, r.address = owner, address
+	r.add(r.held)
 }
 
 // release gives everything back. It may be called more than once.

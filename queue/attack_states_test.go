@@ -66,6 +66,37 @@ func TestAnOutcomeThatIsNotThatOfTheResultIsNoAnswer(t *testing.T) {
 	}
 }
 
+// The counts of an ended batch must be those of all its states, also of actions that an answer does not have.
+func TestCountsOfALargeBatchAreThoseOfItsStates(t *testing.T) {
+	t.Parallel()
+	a := newAttack(t)
+	const n = 160
+	id := a.Submit(n, queuetest.Spec()).ID
+	for i := range n {
+		outcome := batch.Failed
+		if i < 40 {
+			outcome = batch.Succeeded
+		}
+		a.End(id, i, outcome)
+	}
+	meta := keys.KeysOf(id).Meta
+	queries := []batch.ResultQuery{{Limit: 10}, {Limit: n}, {Limit: 10, Outcomes: []batch.Outcome{batch.Failed}}}
+	for _, by := range []int64{0, 1, -1} {
+		require.NoError(t, a.DB.Client.HIncrBy(a.Ctx, meta, "succeeded", by).Err())
+		require.NoError(t, a.DB.Client.HIncrBy(a.Ctx, meta, "failed", -by).Err())
+		for _, q := range queries {
+			_, err := a.Results(a.Ctx, "me", id, q)
+			if by == 0 {
+				require.NoError(t, err)
+			} else {
+				a.requireDamaged(id, err, "%d, %v", by, q)
+			}
+		}
+		require.NoError(t, a.DB.Client.HIncrBy(a.Ctx, meta, "succeeded", -by).Err())
+		require.NoError(t, a.DB.Client.HIncrBy(a.Ctx, meta, "failed", by).Err())
+	}
+}
+
 // changeState changes the state of an action, and the counts unless one is empty.
 func (a *attack) changeState(id string, index int64, state, from, to string) {
 	a.T.Helper()

@@ -87,15 +87,7 @@ func TestABatchIsExpiredOnlyIfActionsOfItsLastRoundAre(t *testing.T) {
 			_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{o}})
 			require.NoError(t, err)
 		}
-		expire := func() {
-			t.Helper()
-			for _, field := range []string{"created", "retried", "expires"} { // the next round gets as much time
-				if meta := keys.KeysOf(id).Meta; b.DB.Client.HExists(b.Ctx, meta, field).Val() {
-					require.NoError(t, b.DB.Client.HIncrBy(b.Ctx, meta, field, -(2*time.Hour).Milliseconds()).Err())
-				}
-			}
-			require.NoError(t, b.Batches.Expire(b.Ctx, id))
-		}
+		expire := func() { expireNow(t, b, id) }
 		b.End(id, 0, batch.Failed)
 		expire()
 		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
@@ -120,6 +112,52 @@ func TestABatchIsExpiredOnlyIfActionsOfItsLastRoundAre(t *testing.T) {
 		require.Equal(t, batch.StatusExpired, b.Read(id).Status)
 		require.Equal(t, 2, b.Read(id).Counts.Expired)
 	})
+}
+
+// An action whose attempt was overdue is retried, ends unsent, and is retried again: its last attempt stays readable.
+func TestAnOverdueAttemptStaysReadableInLaterRounds(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		for _, unsent := range []batch.Outcome{batch.Cancelled, batch.Expired} {
+			id := b.Submit(1, queuetest.Spec()).ID
+			retry := func(o batch.Outcome) {
+				t.Helper()
+				_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{o}})
+				require.NoError(t, err)
+			}
+			end := func() {
+				t.Helper()
+				if unsent == batch.Cancelled {
+					_, err := b.Cancel(b.Ctx, "me", id)
+					require.NoError(t, err)
+					return
+				}
+				expireNow(t, b, id)
+			}
+			b.Begin(id, 0)
+			require.NoError(t, b.Batches.EndOverdue(b.Ctx, id))
+			for range 2 {
+				retry(batch.Unknown)
+				end()
+				require.Equal(t, unsent, b.AllResults(id, 1)[0].Outcome)
+				retry(unsent)
+				begun := b.Begin(id, 0)
+				require.Equal(t, batch.Unknown, begun.Previous.Outcome)
+				require.NoError(t, b.Batches.EndOverdue(b.Ctx, id))
+				require.Equal(t, batch.Unknown, b.AllResults(id, 1)[0].Outcome)
+			}
+		}
+	})
+}
+
+// expireNow lets the deadline of a batch pass.
+func expireNow(t *testing.T, b *bundle, id string) {
+	t.Helper()
+	for _, field := range []string{"created", "retried", "expires"} { // the next round gets as much time
+		if meta := keys.KeysOf(id).Meta; b.DB.Client.HExists(b.Ctx, meta, field).Val() {
+			require.NoError(t, b.DB.Client.HIncrBy(b.Ctx, meta, field, -(2*time.Hour).Milliseconds()).Err())
+		}
+	}
+	require.NoError(t, b.Batches.Expire(b.Ctx, id))
 }
 
 // Whoever retries a batch in the moment in which it ended comes before its tasks

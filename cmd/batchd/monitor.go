@@ -32,7 +32,7 @@ type monitor struct {
 
 // The bounds of the listener. Its clients are few: Prometheus, probes of an orchestrator, and people.
 const (
-	monitorConnections           = 64
+	monitorConnections           = 512
 	monitorConnectionsPerAddress = 32
 	monitorHeaderBytes           = 8 << 10
 	// monitorMemory is the budget of which an eighth is for long headers.

@@ -112,7 +112,7 @@ func checkDelivery(id string, m map[string]string, round int) error {
 }
 
 // check checks states that a snapshot has, from an index on. It finds more if the snapshot has the hash, too, since
-// one step has read both.
+// one step has read both, and most if it has all states.
 func (s *snapshot) check(id string, from int, of shape) error {
 	if s.length >= 0 && s.length != of.total {
 		return contradiction(id, "it has the states of %d actions, and %d actions", s.length, of.total)
@@ -120,9 +120,13 @@ func (s *snapshot) check(id string, from int, of shape) error {
 	if len(s.states) > of.total-from || s.states == "" && from < of.total {
 		return contradiction(id, "it has not as many states as actions")
 	}
+	looked := s.states
+	if s.all != "" {
+		looked, from = s.all, 0
+	}
 	var byState [256]int
-	for i := range len(s.states) {
-		byState[s.states[i]]++
+	for i := range len(looked) {
+		byState[looked[i]]++
 	}
 	var seen batch.Counts
 	known := 0
@@ -133,11 +137,11 @@ func (s *snapshot) check(id string, from int, of shape) error {
 		*seen.Of(outcome) += byState[state]
 		known += byState[state]
 	}
-	if known < len(s.states) {
+	if known < len(looked) {
 		return contradiction(id, "an action from %d on has a state that none of it has", from)
 	}
 	for _, o := range batch.Outcomes() {
-		if n, _ := number(s.meta[o.String()]); s.meta != nil && int64(*seen.Of(o)) > n {
+		if n, _ := number(s.meta[o.String()]); s.meta != nil && (int64(*seen.Of(o)) > n || s.all != "" && int64(*seen.Of(o)) < n) {
 			return contradiction(id, "it has %d actions that are %s, and counts %d", *seen.Of(o), o, n)
 		}
 	}

@@ -16,11 +16,13 @@ const stateWindow = 16 << 10
 
 // snapshot is a part of a batch as one exchange read it: the hash, and the states and results of the
 // actions from some index on. meta is nil if the exchange continues a read; results is nil if the
-// exchange looks for certain outcomes only. length is the number of all states, or -1 if it was not read.
+// exchange looks for certain outcomes only. length is the number of all states, or -1 if it was not read. all has
+// all states, or is empty.
 type snapshot struct {
 	meta    map[string]string
 	states  string
 	length  int
+	all     string
 	results []any // one for each state, or nil
 }
 
@@ -72,14 +74,19 @@ func (b *Batches) readSnapshot(ctx context.Context, id string, w window, owner .
 }
 
 // parseSnapshot decodes the reply of a step: fields and values of the hash in turn, states, the results of the first
-// of these, and, if the step read states, the number of all states.
+// of these, and, if the step read states, the number of all states or all of them.
 func parseSnapshot(parts []any) (*snapshot, error) {
 	if len(parts) != 3 && len(parts) != 4 {
 		return nil, rdb.ErrAnswer
 	}
 	seen := &snapshot{meta: parseHash(parts[0]), states: rdb.Text(parts[1]), length: -1}
 	if len(parts) == 4 {
-		seen.length = int(rdb.Atoi(rdb.Text(parts[3])))
+		if n, ok := parts[3].(int64); ok {
+			seen.length = int(n)
+		} else {
+			seen.all = rdb.Text(parts[3])
+			seen.length = len(seen.all)
+		}
 	}
 	if parts[2] == nil { // states alone
 		return seen, nil

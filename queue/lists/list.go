@@ -99,7 +99,7 @@ func (l *Lists) entriesOf(ctx context.Context, of list, after *entry, limit int)
 	for {
 		page, err := l.db.Client.ZRevRangeByScoreWithScores(ctx, of.key, &by).Result()
 		if err != nil {
-			return nil, false, rdb.MapError(ctx, err)
+			return nil, false, fmt.Errorf("read the list of batches at %s: %w", of.key, rdb.MapError(ctx, err))
 		}
 		for _, z := range page {
 			e := of.entry(rdb.Text(z.Member), z.Score)

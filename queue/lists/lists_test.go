@@ -223,6 +223,14 @@ func TestADamagedBatchDoesNotEndTheList(t *testing.T) {
 }
 
 // Entries that no commit makes are left out, and every cursor leads to the next page.
+func TestAListOfAnotherTypeIsNamed(t *testing.T) {
+	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) {
+		require.NoError(t, b.DB.Client.Set(b.Ctx, keys.OwnerKey("me"), "x", 0).Err())
+		_, _, err := b.List(b.Ctx, batch.OwnedBy("me"), "", 10)
+		require.ErrorContains(t, err, keys.OwnerKey("me"))
+	}, "server")
+}
+
 func TestEntriesThatNameNoBatchAreLeftOut(t *testing.T) {
 	queuetest.OnStores(t, func(t *testing.T, b *queuetest.Bundle) {
 		var want []string

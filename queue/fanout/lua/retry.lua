@@ -46,7 +46,10 @@ for _, field in ipairs(redis.call('HKEYS', KEYS[6])) do
   local index = string.match(field, '^o(%d+)$')
   local state = index and string.sub(before, index + 1, index + 1) or ''
   if (state == 'C' or state == 'X') and string.find(ARGV[2], state, 1, true) then
-    redis.call('HSET', KEYS[6], field, state .. string.sub(redis.call('HGET', KEYS[6], field), 2))
+    local last = redis.call('HGET', KEYS[6], field)
+    if string.sub(last, 1, 1) ~= 'O' then -- an overdue attempt of an earlier round keeps its state
+      redis.call('HSET', KEYS[6], field, state .. string.sub(last, 2))
+    end
   end
 end
 for at in string.gmatch(string.find(ARGV[2], 'O', 1, true) and before or '', '()O') do
