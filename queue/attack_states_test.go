@@ -1,7 +1,6 @@
 package queue_test
 
 import (
-	"fmt"
 	"strconv"
 	"strings"
 	"testing"
@@ -111,7 +110,7 @@ func (a *attack) changeState(id string, index int64, state, from, to string) {
 func (a *attack) requireDamaged(id string, err error, what string, args ...any) {
 	a.T.Helper()
 	var damaged *batch.DamagedError
-	require.ErrorAs(a.T, err, &damaged, fmt.Sprintf(what, args...))
+	require.ErrorAsf(a.T, err, &damaged, what, args...)
 	require.Equal(a.T, id, damaged.ID)
 	require.ErrorContains(a.T, err, id)
 }

@@ -14,7 +14,7 @@
 //	tasks      asynq's data structures: queues and tasks, and the fair queues of actions without a task
 //	limits     rates and numbers of actions in flight of owners
 //	quotas     open batches, stored bytes and uploads of owners and addresses
-//	index      the lists by which the sweeper finds batches
+//	index      the lists of the sweeper, and what a lost reply left in doubt
 //	batches    what a batch is as a whole: reading, cancelling, deliveries of webhooks, waiters
 //	lists      the lists of batches, of each owner and of all
 //	batcher    calls of one step at the same time share an exchange

@@ -70,8 +70,8 @@ func rotateSeals(ctx context.Context, cfg *config.Config, log *slog.Logger, out 
 	if err != nil {
 		return fmt.Errorf("open the store: %w", err)
 	}
-	defer func() { err = errors.Join(err, store.Close()) }() //nolint:contextcheck // it closes after an interruption, too
-	if err := store.Ping(ctx); err != nil {                  // otherwise the rotation waits a minute for Redis
+	defer func() { err = errors.Join(err, store.Close()) }()
+	if err := store.Ping(ctx); err != nil { // otherwise the rotation waits a minute for Redis
 		e.Result = audit.Failed
 		return fmt.Errorf("redis at %s does not answer, and nothing was changed: %w", cfg.Redis.URL, err)
 	}

@@ -101,20 +101,20 @@ func (b *Batches) resultsOf(ctx context.Context, id string, of shape, seen *snap
 	if err == nil {
 		return results, reached, nil
 	}
-	if damaged := (*damagedResult)(nil); errors.As(err, &damaged) {
+	if damaged := (*damagedResultError)(nil); errors.As(err, &damaged) {
 		err = b.confirm(ctx, id, window{from: damaged.index, limit: 1, bytes: 1}, damaged.error)
 	}
 	return nil, 0, err
 }
 
-// damagedResult is the error of the result of one action.
-type damagedResult struct {
+// damagedResultError is the error of the result of one action.
+type damagedResultError struct {
 	error
 	index int
 }
 
 // Unwrap returns the error of the action's result.
-func (e *damagedResult) Unwrap() error { return e.error }
+func (e *damagedResultError) Unwrap() error { return e.error }
 
 // readResults reads the sealed results of actions that had certain outcomes, in one transaction with their states.
 // It leaves out those that have another outcome by now.
@@ -146,7 +146,7 @@ func (b *Batches) readResults(ctx context.Context, id string, of shape, indexes 
 }
 
 // openResults opens the sealed results of actions in the given states, and makes those of actions that have none. An
-// error about the result of one action is a damagedResult.
+// error about the result of one action is a damagedResultError.
 func (b *Batches) openResults(ctx context.Context, id string, of shape, indexes []int, states []byte, sealed []any) ([][]byte, error) {
 	if len(indexes) == 0 {
 		return nil, nil
@@ -184,7 +184,7 @@ func (b *Batches) openResults(ctx context.Context, id string, of shape, indexes 
 			at++
 		}
 		if err != nil {
-			return nil, &damagedResult{err, index}
+			return nil, &damagedResultError{err, index}
 		}
 	}
 	return out, nil
