@@ -188,16 +188,8 @@ func (a *retryAttempt) charge(ctx context.Context, accounts []batch.Account, m m
 	if bounds = quotas.Bounds(charged); bounds == "" {
 		n = 0 // the results need no room
 	}
-	for i := range charged {
-		reserved, err := a.fanout.batches.Quotas.Reopen(ctx, &charged[i], a.id, rdb.Atoi(m["stored"]), n)
-		if err != nil {
-			return 0, "", err
-		}
-		if i == 0 || reserved < room {
-			room = reserved
-		}
-	}
-	return room, bounds, nil
+	room, err = a.fanout.batches.Quotas.Reopen(ctx, charged, a.id, rdb.Atoi(m["stored"]), n)
+	return room, bounds, err
 }
 
 // mark sets the marker of the attempt, which expires after retryTTL.

@@ -42,10 +42,10 @@ type looked struct {
 // look looks at up to most batches of an account that are due within a time, and corrects their entries. Empty: the
 // account has none.
 func (q *Quotas) look(ctx context.Context, name string, most int, within time.Duration, throttle bool) (found looked, empty bool, err error) {
-	account := Keys(name)[:3]
-	flag := "0"
+	account := accountKeys(name)
+	flag, every := "0", openEvery
 	if throttle {
-		flag = "1"
+		flag, every = "1", lookAfter // behind all others, so that the next look begins with those
 	}
 	due, err := q.db.Run(ctx, Steps.Due, account, most, rdb.Millis(within), flag)
 	if err != nil {
@@ -54,7 +54,7 @@ func (q *Quotas) look(ctx context.Context, name string, most int, within time.Du
 	if found.n = len(due) / 2; found.n == 0 {
 		return found, due[0] == "0", nil
 	}
-	corrections, err := q.ask(ctx, due[1:])
+	corrections, err := q.ask(ctx, due[1:], every)
 	if err != nil || len(corrections) == 0 {
 		return found, false, err
 	}
@@ -74,9 +74,12 @@ type question struct {
 	staged   *redis.IntCmd
 }
 
+// correction is the number of arguments of lua/correct.lua for each batch.
+const correction = 7
+
 // ask asks batches what they are. Of the batches and the times of their looks it makes the arguments of
-// lua/correct.lua. A batch whose server does not answer is left out: it counts as before.
-func (q *Quotas) ask(ctx context.Context, due []string) ([]any, error) {
+// lua/correct.lua, and has open batches looked at again after openEvery. A batch whose server does not answer is left out: it counts as before.
+func (q *Quotas) ask(ctx context.Context, due []string, openEvery time.Duration) ([]any, error) {
 	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
 	pipe := q.db.Client.Pipeline()
@@ -102,16 +105,16 @@ func (q *Quotas) ask(ctx context.Context, due []string) ([]any, error) {
 		}
 		m := one.meta.Val()
 		status, stored, gone, room := rdb.Text(m[0]), rdb.Atoi(rdb.Text(m[1])), rdb.Text(m[2]), rdb.Atoi(rdb.Text(m[3]))
-		found, every := "gone", openEvery
+		found, every, held := "gone", openEvery, stored
 		switch {
 		case batch.Status(status).Terminal():
 			found, every = "ended", endedEvery
 		case status != "":
-			found, stored = "open", max(stored, room)
+			found, held = "open", max(stored, room)
 		case one.staged.Val() > 0:
 			found = "staged"
 		}
-		args = append(args, one.id, one.look, found, stored, rdb.Atoi(gone), rdb.Millis(every))
+		args = append(args, one.id, one.look, found, stored, held, rdb.Atoi(gone), rdb.Millis(every))
 	}
 	if len(args) == 0 && fault != nil {
 		return nil, fmt.Errorf("ask the batches of an account: %w", fault)

@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/batchd/batchd/internal/batch"
@@ -36,20 +37,31 @@ type Quotas struct {
 
 	// Lease is how long a reservation is valid: until then, the upload may commit. Only tests change it.
 	Lease time.Duration
+
+	reclaiming [reclaimers]chan struct{} // held while the process reclaims room of an account
 }
 
 // New returns the accounts in a Redis.
-func New(db *rdb.DB, log *slog.Logger) *Quotas { return &Quotas{db: db, log: log, Lease: defaultLease} }
+func New(db *rdb.DB, log *slog.Logger) *Quotas {
+	q := &Quotas{db: db, log: log, Lease: defaultLease}
+	for i := range q.reclaiming {
+		q.reclaiming[i] = make(chan struct{}, 1)
+	}
+	return q
+}
 
 // nameOf returns the name of an account among those of all kinds.
 func nameOf(a *batch.Account) string { return string(a.Kind) + ":" + a.Name }
 
 // Keys returns the keys of an account with that name, all in one slot: the entries of its batches, when each is
-// looked at next, the sums, and the rate of uploads. See lua/account.lua.
+// looked at next, the sums, the bytes that batches may spare, and the rate of uploads. See lua/account.lua.
 func Keys(name string) []string {
 	prefix := "batchd:quota:{" + name + "}:"
-	return []string{prefix + "held", prefix + "look", prefix + "sum", prefix + "rate"}
+	return []string{prefix + "held", prefix + "look", prefix + "sum", prefix + "spare", prefix + "rate"}
 }
+
+// accountKeys returns those of the keys that lua/account.lua needs.
+func accountKeys(name string) []string { return Keys(name)[:4] }
 
 // Charge is what a batch counts for.
 type Charge struct {
@@ -62,18 +74,19 @@ type Charge struct {
 	// FirstHalf reserves ahead only while less than half of the quota is in use.
 	FirstHalf bool
 
-	retry, grow bool
+	retry, grow, check bool
 }
 
 // Reserve counts a batch for an account, or changes what the batch counts for. It returns how many bytes are
 // reserved, and when the reservation ends, by the clock of Redis. It returns a [batch.QuotaError] if a quota has no
-// room; then it asks the batches of the account first which of them still count.
+// room. Before that, it takes room from batches that do not use it, and asks the batches of the account which of them
+// still count.
 func (q *Quotas) Reserve(ctx context.Context, a *batch.Account, c Charge) (reserved int64, until string, err error) {
-	answer, err := q.charge(ctx, a, c)
+	answer, err := q.chargeOrReclaim(ctx, a, c)
 	if err == nil && answer[0] != "ok" && answer[0] != batch.QuotaUploadRate {
 		var freed bool
 		if freed, err = q.refresh(ctx, nameOf(a)); err == nil && freed {
-			answer, err = q.charge(ctx, a, c)
+			answer, err = q.chargeOrReclaim(ctx, a, c)
 		}
 	}
 	if err != nil {
@@ -85,16 +98,45 @@ func (q *Quotas) Reserve(ctx context.Context, a *batch.Account, c Charge) (reser
 	return rdb.Atoi(answer[1]), answer[2], nil
 }
 
+// ReserveAll counts a batch for accounts, as Reserve does for one. It returns the least that is reserved in any, and
+// when the first reservation ends. If one account refuses, none has counted it, unless another process uses the last
+// room meanwhile.
+func (q *Quotas) ReserveAll(ctx context.Context, accounts []batch.Account, c Charge) (reserved int64, until string, err error) {
+	for i := 1; i < len(accounts); i++ {
+		asked := c
+		asked.check = true
+		if _, _, err := q.Reserve(ctx, &accounts[i], asked); err != nil {
+			return 0, "", err
+		}
+	}
+	for i := range accounts {
+		one, end, err := q.Reserve(ctx, &accounts[i], c)
+		if err != nil {
+			return 0, "", err
+		}
+		if i == 0 || one < reserved {
+			reserved = one
+		}
+		if i == 0 || rdb.Atoi(end) < rdb.Atoi(until) {
+			until = end
+		}
+		c.Ahead = min(c.Ahead, one) // more would be of no use
+	}
+	return reserved, until, nil
+}
+
 // Reopen counts a batch as open again that has ended, stores bytes, and needs room for the results of n actions. It
 // returns how many bytes are reserved, and a [batch.QuotaError] if a quota has no room.
-func (q *Quotas) Reopen(ctx context.Context, a *batch.Account, id string, stored int64, n int) (room int64, err error) {
-	open := *a
-	open.Quotas.UploadRate = 0
+func (q *Quotas) Reopen(ctx context.Context, accounts []batch.Account, id string, stored int64, n int) (room int64, err error) {
+	open := slices.Clone(accounts)
+	for i := range open {
+		open[i].Quotas.UploadRate = 0
+	}
 	c := Charge{ID: id, Bytes: stored + int64(n)*SmallResult, FirstHalf: true, retry: true}
 	if n > 0 {
 		c.Ahead = c.Bytes + RoomFor(n)
 	}
-	room, _, err = q.Reserve(ctx, &open, c)
+	room, _, err = q.ReserveAll(ctx, open, c)
 	return room, err
 }
 
@@ -103,6 +145,10 @@ func (q *Quotas) charge(ctx context.Context, a *batch.Account, c Charge) ([]stri
 	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
 	name, most := nameOf(a), &a.Quotas
+	check := ""
+	if c.check {
+		check = "1"
+	}
 	state, look, share := "r", lookAfter, "all"
 	if c.FirstHalf {
 		share = "half"
@@ -116,13 +162,14 @@ func (q *Quotas) charge(ctx context.Context, a *batch.Account, c Charge) ([]stri
 	pipe := q.db.Client.Pipeline()
 	enlist := pipe.EvalSha(ctx, Steps.Enlist.Hash(), []string{ListKey}, name, rdb.Millis(lookAfter))
 	charge := pipe.EvalSha(ctx, Steps.Charge.Hash(), Keys(name), c.ID, c.Bytes, c.Ahead, c.Uploaded,
-		most.OpenBatches, most.StoredBytes, most.UploadRate, most.Burst(), rdb.Millis(q.Lease), rdb.Millis(look), state, share)
+		most.OpenBatches, most.StoredBytes, most.UploadRate, most.Burst(), rdb.Millis(q.Lease), rdb.Millis(look), state, share, check)
 	q.db.Send(ctx, pipe)
-	if err := q.db.AnswerOf(ctx, Steps.Enlist, enlist).Err(); err != nil {
+	// A batch that needs more room is in its account already, which is in the list.
+	if err := q.db.AnswerOf(ctx, Steps.Enlist, enlist).Err(); err != nil && !c.grow {
 		return nil, rdb.MapError(ctx, err)
 	}
 	found, err := q.db.AnswerOf(ctx, Steps.Charge, charge).Slice()
-	if err == nil && len(found) != 3 {
+	if err == nil && len(found) < 3 {
 		err = rdb.ErrAnswer
 	}
 	if err != nil {
@@ -163,7 +210,7 @@ func (q *Quotas) Release(ctx context.Context, id string, accounts ...batch.Accou
 		if accounts[i].Name == "" {
 			continue
 		}
-		if _, err := q.db.Run(ctx, Steps.Release, Keys(nameOf(&accounts[i]))[:3], id); err != nil {
+		if _, err := q.db.Run(ctx, Steps.Release, accountKeys(nameOf(&accounts[i])), id); err != nil {
 			return fmt.Errorf("release the quota of batch %s: %w", id, err)
 		}
 	}

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"sync"
 	"time"
 
@@ -19,9 +18,8 @@ const (
 	// SmallResult is the size in bytes up to which a sealed result is always stored: the outcome of an action is
 	// never lost. Such results may exceed a quota, by less than what the actions count for beside their content.
 	SmallResult = 512
-	// roomOfAction, leastRoom and mostRoom decide how many bytes a batch gets for results with its commit.
-	roomOfAction        = 1 << 10
-	leastRoom, mostRoom = 64 << 10, 1 << 20
+	// roomOfAction and mostRoom decide how many bytes a batch gets for results with its commit.
+	roomOfAction, mostRoom = 4 << 10, 1 << 20
 	// leastGrant and mostGrant bound what a worker reserves ahead when a batch needs more room.
 	leastGrant, mostGrant = 256 << 10, 8 << 20
 	// refusalLasts is how long a process takes the refusal of a quota as the answer to further results of the batch.
@@ -31,7 +29,7 @@ const (
 )
 
 // RoomFor returns how many bytes to reserve for the results of n actions.
-func RoomFor(n int) int64 { return min(max(int64(n)*roomOfAction, leastRoom), mostRoom) }
+func RoomFor(n int) int64 { return min(int64(n)*roomOfAction, mostRoom) }
 
 // bound is an account that bounds the stored bytes of a batch, as the batch has it in its hash.
 type bound struct {
@@ -76,6 +74,7 @@ type room struct {
 
 	// With the lock asking:
 	round   string
+	lowered string
 	bytes   int64     // the newest known room
 	got     time.Time // when the batch got it
 	refused time.Time // when a quota last refused more
@@ -88,15 +87,17 @@ type need struct {
 	bytes         int64     // of the results
 	stored, room  int64     // what the batch stores, and may store
 	round, bounds string    // of the batch; see Bounds
+	lowered       string    // how often its room was lowered
+	pending       int64     // its actions that have not ended, with those of these results
 	since         time.Time // before the step that answered this
 }
 
 // readNeed reads what no_room in lua/room.lua of package ledger answers for results of that size.
 func readNeed(id string, bytes int64, answer []string) (need, error) {
-	if len(answer) != 4 {
+	if len(answer) != 6 {
 		return need{}, rdb.ErrAnswer
 	}
-	return need{id: id, bytes: bytes, stored: rdb.Atoi(answer[0]), room: rdb.Atoi(answer[1]), round: answer[2], bounds: answer[3]}, nil
+	return need{id: id, bytes: bytes, stored: rdb.Atoi(answer[0]), room: rdb.Atoi(answer[1]), round: answer[2], bounds: answer[3], lowered: answer[4], pending: rdb.Atoi(answer[5])}, nil
 }
 
 // more gets more room for a batch. It reports false if a quota refuses it; else the caller repeats its step, which may
@@ -106,8 +107,8 @@ func (r *Rooms) more(ctx context.Context, n need) (bool, error) {
 	defer r.leave(one, n.bytes)
 	one.asking.Lock()
 	defer one.asking.Unlock()
-	if one.round != n.round {
-		one.round, one.bytes, one.refused = n.round, 0, time.Time{}
+	if one.round != n.round || one.lowered != n.lowered {
+		one.round, one.lowered, one.bytes, one.refused = n.round, n.lowered, 0, time.Time{}
 	}
 	if one.bytes > n.room && one.got.After(n.since) {
 		return true, nil // another result has asked since
@@ -115,7 +116,7 @@ func (r *Rooms) more(ctx context.Context, n need) (bool, error) {
 	if n.bytes >= one.needed && time.Since(one.refused) < refusalLasts {
 		return false, nil
 	}
-	granted, until, err := r.reserve(ctx, n, r.waitingFor(one))
+	granted, until, err := r.reserve(ctx, n, one)
 	if errors.As(err, new(*batch.QuotaError)) {
 		one.refused, one.needed = time.Now(), n.bytes
 		return false, nil
@@ -124,7 +125,7 @@ func (r *Rooms) more(ctx context.Context, n need) (bool, error) {
 		return false, fmt.Errorf("get room for a result of batch %s: %w", n.id, err)
 	}
 	crash.At(crash.RoomReserved)
-	answer, err := r.quotas.db.Run(ctx, Steps.SetRoom, []string{keys.KeysOf(n.id).Meta}, n.round, granted, until)
+	answer, err := r.quotas.db.Run(ctx, Steps.SetRoom, []string{keys.KeysOf(n.id).Meta}, n.round, n.lowered, granted, until)
 	if err != nil {
 		return false, fmt.Errorf("get room for a result of batch %s: %w", n.id, err)
 	}
@@ -136,26 +137,26 @@ func (r *Rooms) more(ctx context.Context, n need) (bool, error) {
 
 // reserve reserves room in the accounts of the batch. It returns the room that all of them have reserved, and when the
 // first reservation ends.
-func (r *Rooms) reserve(ctx context.Context, n need, waiting int64) (granted int64, until string, err error) {
+func (r *Rooms) reserve(ctx context.Context, n need, one *room) (granted int64, until string, err error) {
 	var all []bound
 	if err := json.Unmarshal([]byte(n.bounds), &all); err != nil || len(all) == 0 {
 		return 0, "", fmt.Errorf("read the quotas of batch %s: %w", n.id, errors.Join(err, rdb.ErrAnswer))
 	}
-	granted = math.MaxInt64
-	least := n.stored + n.bytes
-	ahead := least + max(waiting-n.bytes, 0) + min(max(n.stored, leastGrant), mostGrant)
-	for _, one := range all {
-		a := batch.Account{Kind: one.Kind, Name: one.Name, Quotas: batch.Quotas{StoredBytes: one.Bytes}}
-		reserved, end, err := r.quotas.Reserve(ctx, &a, Charge{ID: n.id, Bytes: least, Ahead: ahead, grow: true})
-		if err != nil {
-			return 0, "", err
-		}
-		granted = min(granted, reserved)
-		if until == "" || rdb.Atoi(end) < rdb.Atoi(until) {
-			until = end
-		}
+	accounts := make([]batch.Account, len(all))
+	for i, bound := range all {
+		accounts[i] = batch.Account{Kind: bound.Kind, Name: bound.Name, Quotas: batch.Quotas{StoredBytes: bound.Bytes}}
 	}
-	return granted, until, nil
+	least := n.stored + n.bytes
+	return r.quotas.ReserveAll(ctx, accounts, Charge{ID: n.id, Bytes: least, Ahead: least + r.ahead(n, one), grow: true})
+}
+
+// ahead returns how many bytes to reserve for further results of a batch: for those that wait, and for those of its
+// other actions as if all were as large as this one.
+func (r *Rooms) ahead(n need, one *room) int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	others := max(n.pending-int64(one.users), 0)
+	return max(one.waiting-n.bytes, 0) + min(max(n.stored, leastGrant), mostGrant, others*n.bytes)
 }
 
 // enter adds a result to those of its batch that need room.
@@ -184,10 +185,4 @@ func (r *Rooms) leave(one *room, bytes int64) {
 	defer r.mu.Unlock()
 	one.users--
 	one.waiting -= bytes
-}
-
-func (r *Rooms) waitingFor(one *room) int64 {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return one.waiting
 }

@@ -263,7 +263,7 @@ func TestABatchGetsNoRoomThatMayNotBeReserved(t *testing.T) {
 		require.NoError(t, err)
 		soon, room := now.UnixMilli()+60_000, b.number(got.ID, "room")
 		set := func(round string, until int64) string {
-			answer, err := b.DB.Run(b.Ctx, quotas.Steps.SetRoom, meta, round, room+1, until)
+			answer, err := b.DB.Run(b.Ctx, quotas.Steps.SetRoom, meta, round, "", room+1, until)
 			require.NoError(t, err)
 			return answer[0]
 		}

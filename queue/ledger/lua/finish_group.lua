@@ -35,7 +35,8 @@ for i = 6, #ARGV, 3 do
 end
 if ARGV[5] ~= '1' and not fits(m[3], stored, largest, large) then
   local answer = no_room(KEYS[1], stored, m[3], m[4])
-  return {'room', '0', string.format('%.0f', large), answer[2], answer[3], answer[4], answer[5]}
+  answer[1] = string.format('%.0f', large)
+  return {'room', '0', unpack(answer)}
 end
 redis.call('HINCRBY', KEYS[1], 'stored', string.format('%.0f', more))
 for i = 6, #ARGV, 3 do

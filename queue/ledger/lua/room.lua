@@ -7,7 +7,9 @@ local function fits(room, stored, size, more)
   return not room or size <= SMALL or more <= 0 or tonumber(stored) + more <= tonumber(room)
 end
 
--- no_room returns the answer for a result that does not fit: {'room', stored bytes, room, round or '', accounts}.
+-- no_room returns the answer for a result that does not fit: {'room', stored bytes, room, round or '', accounts, how
+-- often the room was lowered or '', number of actions that have not ended}.
 local function no_room(meta, stored, room, round)
-  return {'room', string.format('%.0f', stored), room, round or '', redis.call('HGET', meta, 'bounds') or ''}
+  local m = redis.call('HMGET', meta, 'bounds', 'lowered', 'pending')
+  return {'room', string.format('%.0f', stored), room, round or '', m[1] or '', m[2] or '', m[3] or '0'}
 end

@@ -1,5 +1,5 @@
 -- due returns the batches of an account that are looked at next.
--- KEYS: entries, looks, sums (account.lua)
+-- KEYS: entries, looks, sums, spare bytes (account.lua)
 -- ARGV: most batches, ms from now up to which a batch is due, '1' to return none if the account was asked for them
 --       just now: the more batches it has, the longer that counts
 -- returns: {number of batches in the account, batch id, time of its look, ...}

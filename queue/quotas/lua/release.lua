@@ -1,5 +1,5 @@
 -- release removes batches from an account: they were deleted, or will not exist.
--- KEYS: entries, looks, sums (account.lua)
+-- KEYS: entries, looks, sums, spare bytes (account.lua)
 -- ARGV: batch ids
 -- returns: 1
 for _, id in ipairs(ARGV) do
