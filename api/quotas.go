@@ -53,9 +53,9 @@ func CheckQuotas(c *setting.Checker, q batch.Quotas) {
 // with invented credentials do not reach the accounts of owners.
 func (s *Server) accounts(c *gin.Context, owner string) ([]batch.Account, error) {
 	p := principal(c)
-	quotas := s.cfg.Quotas.Owner
+	quotas, own := s.cfg.Quotas.Owner, false
 	if !isForeign(c) { // those of an admin's own key do not count for a batch of another owner
-		quotas = quotas.Override(p.Quotas)
+		quotas, own = quotas.Override(p.Quotas), p.Quotas.StoredBytes != 0
 	}
 	var all []batch.Account
 	if p.Mode == auth.ModePassthrough && s.cfg.Quotas.PerAddress.Bounded() {
@@ -65,7 +65,7 @@ func (s *Server) accounts(c *gin.Context, owner string) ([]batch.Account, error)
 		}
 		all = append(all, batch.Account{Kind: batch.AddressAccount, Name: name, Quotas: s.cfg.Quotas.PerAddress})
 	}
-	return append(all, batch.Account{Kind: batch.OwnerAccount, Name: owner, Quotas: quotas}), nil
+	return append(all, batch.Account{Kind: batch.OwnerAccount, Name: owner, Quotas: quotas, Own: own}), nil
 }
 
 // network returns what counts as one client: the network of the peer. Clients behind a proxy have its address. What is

@@ -71,8 +71,10 @@
 //	batchd:quota:{<kind>:<name>}:held   hash     batch id → what the batch counts for in this account (quotas/lua/account.lua)   quotas
 //	batchd:quota:{<kind>:<name>}:look   zset     those batches by the ms at which each is looked at next   quotas
 //	batchd:quota:{<kind>:<name>}:sum    hash     sums of the entries                            quotas
+//	batchd:quota:{<kind>:<name>}:spare  zset     those batches by the bytes that each may give up   quotas
 //	batchd:quota:{<kind>:<name>}:rate   string   uploaded bytes that count for the rate, and when   quotas
 //	batchd:quotas                       zset     accounts by the ms at which the sweeper looks at each next   quotas
+//	batchd:quotas:configured            hash     kind of account → configured quota of stored bytes   quotas
 //	batchd:throttled                    zset     batches that wait for a limit                  upload, fanout, batches
 //	batchd:gate:{<target>}              hash     next send time at the rate, end of the hold    throttle
 //	batchd:gate:{<target>}:returned     zset     reserved send times that were not used         throttle

@@ -130,6 +130,11 @@ func startInstance(ctx context.Context, cfg *config.Config, log *slog.Logger, st
 	if work != nil {
 		i.run(ctx, work)
 	}
+	if r.api {
+		i.running.Go(func() {
+			i.store.Batches.Quotas.KeepAnnounced(ctx, cfg.Quotas.Owner.StoredBytes, cfg.Quotas.PerAddress.StoredBytes)
+		})
+	}
 	go func() {
 		i.running.Wait()
 		if err := i.release(); err != nil {

@@ -61,6 +61,8 @@ type Account struct {
 	// Name is the name of the owner, or of the address.
 	Name   string
 	Quotas Quotas
+	// Own: Quotas.StoredBytes is that of the owner's key, which differs from the configured one.
+	Own bool
 }
 
 // QuotaError means that a submission or a retry would exceed a quota. Nothing of it was stored.

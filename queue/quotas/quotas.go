@@ -38,6 +38,7 @@ type Quotas struct {
 	// Lease is how long a reservation is valid: until then, the upload may commit. Only tests change it.
 	Lease time.Duration
 
+	configured configured
 	reclaiming [reclaimers]chan struct{} // held while the process reclaims room of an account
 }
 

@@ -169,3 +169,28 @@ func TestAResultNeedsNotTheListOfAccounts(t *testing.T) {
 		away.Over.Store(true)
 	})
 }
+
+// An operator changed the quota, and restarted the processes, while batches waited.
+func TestQueuedBatchesFollowTheConfiguredQuota(t *testing.T) {
+	queuetest.OnStores(t, func(t *testing.T, b0 *queuetest.Bundle) {
+		b := &bundle{b0}
+		const low, high = 100 << 10, 8 << 20
+		own := of("own", batch.Quotas{StoredBytes: low})
+		own.Own = true
+		raised, lowered, keyed := b.must(10, of("a", batch.Quotas{StoredBytes: low})), b.must(10, of("b", batch.Quotas{StoredBytes: high})), b.must(10, own)
+		require.NoError(t, b.Batches.Quotas.Announce(b.Ctx, high, 0))
+		for i := range 10 {
+			require.Empty(t, b.answer(b.Ledger, raised.ID, i, 30<<10).TruncatedBy)
+			b.answer(b.Ledger, keyed.ID, i, 30<<10)
+		}
+		require.LessOrEqual(t, b.stored(keyed.ID), int64(low+10*small), "the quota of the key")
+		require.NoError(t, b.Batches.Quotas.Announce(b.Ctx, low, 0))
+		for i := range 10 {
+			b.answer(b.Ledger, lowered.ID, i, 30<<10)
+		}
+		require.LessOrEqual(t, b.stored(lowered.ID), int64(low+10*small))
+		none := b.must(1, of("c", batch.Quotas{StoredBytes: low}))
+		require.NoError(t, b.Batches.Quotas.Announce(b.Ctx, 0, 0))
+		require.Empty(t, b.answer(b.Ledger, none.ID, 0, 300<<10).TruncatedBy, "no quota any more")
+	}, "embedded", "server")
+}

@@ -36,6 +36,8 @@ type bound struct {
 	Kind  batch.AccountKind `json:"kind"`
 	Name  string            `json:"name"`
 	Bytes int64             `json:"bytes"`
+	// Own: the number is that of the key of the owner, not the configured one.
+	Own bool `json:"own,omitempty"`
 }
 
 // Bounds returns those of some accounts that bound the stored bytes of a batch, for the hash of the batch. It returns ""
@@ -44,7 +46,7 @@ func Bounds(accounts []batch.Account) string {
 	var all []bound
 	for i := range accounts {
 		if a := &accounts[i]; a.Quotas.StoredBytes > 0 {
-			all = append(all, bound{a.Kind, a.Name, a.Quotas.StoredBytes})
+			all = append(all, bound{a.Kind, a.Name, a.Quotas.StoredBytes, a.Own})
 		}
 	}
 	if len(all) == 0 {
@@ -144,7 +146,11 @@ func (r *Rooms) reserve(ctx context.Context, n need, one *room) (granted int64, 
 	}
 	accounts := make([]batch.Account, len(all))
 	for i, bound := range all {
-		accounts[i] = batch.Account{Kind: bound.Kind, Name: bound.Name, Quotas: batch.Quotas{StoredBytes: bound.Bytes}}
+		most, err := r.quotas.storedBytes(ctx, bound)
+		if err != nil {
+			return 0, "", err
+		}
+		accounts[i] = batch.Account{Kind: bound.Kind, Name: bound.Name, Quotas: batch.Quotas{StoredBytes: most}}
 	}
 	least := n.stored + n.bytes
 	return r.quotas.ReserveAll(ctx, accounts, Charge{ID: n.id, Bytes: least, Ahead: least + r.ahead(n, one), grow: true})
