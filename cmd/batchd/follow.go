@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +17,9 @@ import (
 // followRetryFor is how long a command that follows a batch waits for a server that
 // does not answer, at each interruption. It is longer than a restart takes.
 const followRetryFor = 2 * time.Minute
+
+// checkedResults is the most results of an ended batch that a command reads to warn about those without a body.
+const checkedResults = 1000
 
 // follow shows the progress of a batch on standard error until it has ended. It returns
 // errNotAllSucceeded if not every action succeeded. If the user interrupts it, it explains that
@@ -52,7 +56,7 @@ func (c *connection) follow(cmd *cobra.Command, known *client.Batch) error {
 		}
 		if batch.Status.Terminal() {
 			shown.clear()
-			return c.finish(stderr, batch)
+			return c.finish(cmd.Context(), retrying, stderr, batch)
 		}
 		shown.update(batch)
 	}
@@ -102,8 +106,17 @@ func forgotten(err error, seen bool, store client.Store) error {
 }
 
 // finish prints how a batch ended.
-func (c *connection) finish(stderr io.Writer, batch *client.Batch) error {
+func (c *connection) finish(ctx context.Context, from *client.Client, stderr io.Writer, batch *client.Batch) error {
 	fmt.Fprintln(stderr, summary(batch))
+	if batch.Counts.Total <= checkedResults {
+		n := 0
+		for _, err := range countWithout(from.Results(ctx, batch.ID, client.Filter{}), &n) {
+			if err != nil {
+				break // the batch has ended, whether its results can be read now or not
+			}
+		}
+		warnWithout(stderr, n)
+	}
 	if batch.AllSucceeded() {
 		return nil
 	}

@@ -184,7 +184,28 @@ func TestAnswersDoNotExceedTheQuotaOfStoredBytesAndOthersGoOn(t *testing.T) {
 		}
 	}
 	require.LessOrEqual(t, bytes, quota)
-	require.GreaterOrEqual(t, bytes, quota/2, "most of the quota is used")
+	require.GreaterOrEqual(t, bytes, quota*3/4, "most of the quota is used")
 	require.Positive(t, without)
 	requireAccepted(t, 5, submitMany(t, i.URL, "127.0.0.1", each(5, "carol%d"), -1), "", nil)
+}
+
+// The command line must not hide that bodies are missing.
+func TestCommandsSayThatResultsLackTheirBodies(t *testing.T) {
+	t.Parallel()
+	i := startBefore(t, "auth: {modes: [passthrough]}\nquotas: {stored_bytes: 100KiB}\n", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, strings.Repeat("x", 128<<10))
+	})
+	const warning = "warning: 1 results lack their body, because the quota stored_bytes had no room for it"
+	at := []string{"--server", i.URL, "--header", "Authorization: Bearer alice"}
+	actions := file(t, "a.ndjson", `{"method":"GET","path":"/a"}`+"\n")
+	got := batchd(t, "", append([]string{"submit", actions, "--wait"}, at...)...)
+	require.Zero(t, got.code)
+	require.Contains(t, got.stderr, warning)
+	id := strings.TrimSpace(got.stdout)
+	for format, mark := range map[string]string{"csv": ",stored_bytes,", "table": "left out: no room in the quota stored_bytes", "ndjson": `"truncated_by":"stored_bytes"`} {
+		got := batchd(t, "", append([]string{"results", id, "--format", format}, at...)...)
+		require.Zero(t, got.code)
+		require.Contains(t, got.stdout, mark)
+		require.Contains(t, got.stderr, warning)
+	}
 }

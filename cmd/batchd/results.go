@@ -34,7 +34,10 @@ The formats ndjson, json and csv are streamed and contain complete bodies. The
 columns of csv are ` + strings.Join(csvColumns, ", ") + `.
 A body that is not text, or is still compressed, is written as base64:…
 Except on a terminal, csv contains bodies unchanged, with control characters;
-ndjson and json escape control characters.`,
+ndjson and json escape control characters.
+
+A result whose body the server left out, because a quota had no room for it, has
+the name of the quota in truncated_by. The command then warns on standard error.`,
 		Example: `  batchd results ID --outcome failed,errored
   batchd results ID --format csv > results.csv`,
 		Args: exactArgs("ID"),
@@ -47,13 +50,37 @@ ndjson and json escape control characters.`,
 			if err != nil {
 				return err
 			}
-			return writeResults(cmd.OutOrStdout(), out.resolve(cmd.OutOrStdout()), c.Results(cmd.Context(), args[0], filter))
+			without := 0
+			err = writeResults(cmd.OutOrStdout(), out.resolve(cmd.OutOrStdout()), countWithout(c.Results(cmd.Context(), args[0], filter), &without))
+			warnWithout(cmd.ErrOrStderr(), without)
+			return err
 		}),
 	}
 	conn.flags(cmd)
 	cmd.Flags().StringSliceVar(&outcomes, "outcome", nil, "only results with one of these `outcomes`: "+strings.Join(outcomeNames(), ", "))
 	cmd.Flags().Var(&out, "format", "table, ndjson, json or csv (default: table on a terminal, ndjson elsewhere)")
 	return cmd
+}
+
+// countWithout passes results on, and counts those whose content a quota had no room for.
+func countWithout(results iter.Seq2[*client.Result, error], n *int) iter.Seq2[*client.Result, error] {
+	return func(yield func(*client.Result, error) bool) {
+		for r, err := range results {
+			if err == nil && r.TruncatedBy != "" {
+				*n++
+			}
+			if !yield(r, err) {
+				return
+			}
+		}
+	}
+}
+
+// warnWithout warns about results whose content the server left out.
+func warnWithout(stderr io.Writer, n int) {
+	if n > 0 {
+		fmt.Fprintf(stderr, "warning: %s results lack their body, because the quota stored_bytes had no room for it\n", grouped(n))
+	}
 }
 
 func outcomeNames() []string {
@@ -176,7 +203,7 @@ func writeResultJSON(w io.Writer, results iter.Seq2[*client.Result, error]) erro
 	return err
 }
 
-var csvColumns = []string{"id", "index", "outcome", "status", "attempts", "duration_ms", "error_code", "body"}
+var csvColumns = []string{"id", "index", "outcome", "status", "attempts", "duration_ms", "error_code", "truncated_by", "body"}
 
 func writeResultCSV(w io.Writer, results iter.Seq2[*client.Result, error]) error {
 	out := csv.NewWriter(w)
@@ -198,7 +225,7 @@ func writeResultCSV(w io.Writer, results iter.Seq2[*client.Result, error]) error
 		if r.Error != nil {
 			code = r.Error.Code
 		}
-		row := []string{r.ID, strconv.Itoa(r.Index), string(r.Outcome), status, strconv.Itoa(r.Attempts), duration, code, bodyText(r)}
+		row := []string{r.ID, strconv.Itoa(r.Index), string(r.Outcome), status, strconv.Itoa(r.Attempts), duration, code, r.TruncatedBy, bodyText(r)}
 		if err := out.Write(row); err != nil {
 			return err
 		}

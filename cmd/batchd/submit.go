@@ -130,7 +130,7 @@ func (s *submitCommand) run(cmd *cobra.Command, args []string) error {
 			hint{s.conn.command("batchd results " + batch.ID), "read the results"})
 		return nil
 	case batch.Status.Terminal():
-		return s.conn.finish(stderr, batch)
+		return s.conn.finish(cmd.Context(), c, stderr, batch)
 	}
 	return s.conn.follow(cmd, batch)
 }

@@ -83,6 +83,8 @@ func answerText(r *client.Result, width int) string {
 	switch {
 	case r.Error != nil:
 		return shorten(printable(r.Error.Code+": "+r.Error.Message), width)
+	case r.TruncatedBy != "":
+		return shorten(printable("left out: no room in the quota "+r.TruncatedBy), width)
 	case len(r.Body) == 0:
 		return ""
 	case r.Undecoded:

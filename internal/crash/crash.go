@@ -61,8 +61,6 @@ const (
 	Answered Point = "answered"
 	// RoomReserved is after the quotas have counted more room for a result, before its batch has it.
 	RoomReserved Point = "room_reserved"
-	// RoomLowered is after batches have lost the room that they did not use, before their account counts less.
-	RoomLowered Point = "room_lowered"
 	// Finished is after the result is recorded, before the task ends in asynq.
 	Finished Point = "finished"
 	// Released is after the action is put back for another attempt, before asynq knows when that
@@ -150,7 +148,7 @@ func Points() []Point {
 	return []Point{
 		KeyClaimed, ChunkStaged, Admitted, Charged, Readmitted, Indexed, BeforeCommit, Committed, BeforeAnswer,
 		Offered, FannedOut, Fed, HandedOut, HandedOffered,
-		Taken, Begun, Answered, RoomReserved, RoomLowered, Finished, Released, Interrupted, Resumed,
+		Taken, Begun, Answered, RoomReserved, Finished, Released, Interrupted, Resumed,
 		GroupNoted, GroupAnswered, GroupDecided, GroupConcluding, GroupConcluded,
 		OutboxMarked, WebhookNoted, WebhookEnqueued, WebhookTaken, WebhookSent, WebhookRecorded,
 		Sweeping, Expired, Recovering, Adopting, Disowned, Alerted, Elected, BeforeBurial,

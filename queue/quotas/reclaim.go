@@ -9,7 +9,6 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
-	"github.com/batchd/batchd/internal/crash"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 )
@@ -102,7 +101,6 @@ func (q *Quotas) reclaim(ctx context.Context, name, asks string, bytes int64, sk
 	if len(corrections) == 0 {
 		return found, kept, nil
 	}
-	crash.At(crash.RoomLowered)
 	if _, err := q.db.Run(ctx, Steps.Correct, account, corrections...); err != nil {
 		return 0, 0, fmt.Errorf("correct account %s: %w", name, err)
 	}

@@ -194,3 +194,22 @@ func TestQueuedBatchesFollowTheConfiguredQuota(t *testing.T) {
 		require.Empty(t, b.answer(b.Ledger, none.ID, 0, 300<<10).TruncatedBy, "no quota any more")
 	}, "embedded", "server")
 }
+
+// A process died after it lowered the room of a batch, before the account counted less.
+func TestRoomThatIsHalfReclaimedIsNotLost(t *testing.T) {
+	onEveryStore(t, func(t *testing.T, b *bundle) {
+		const quota = 1 << 20
+		mine := of("me", batch.Quotas{StoredBytes: quota})
+		idle, other := b.must(100, mine), b.must(1, mine)
+		begun := b.Begin(other.ID, 0)
+		died := &queuetest.RefusedCommands{Step: quotas.Steps.Correct.Hash()}
+		b.DB.Client.AddHook(died)
+		require.Error(t, b.Ledger.Finish(b.Ctx, other.ID, 0, begun.Token, large(0, 800<<10)))
+		died.Over.Store(true)
+		require.Equal(t, b.stored(idle.ID), b.number(idle.ID, "room"))
+		r := large(0, 800<<10)
+		require.NoError(t, b.Ledger.Finish(b.Ctx, other.ID, 0, begun.Token, r))
+		require.Empty(t, r.TruncatedBy)
+		require.LessOrEqual(t, b.use(mine).StoredBytes, int64(quota))
+	})
+}
