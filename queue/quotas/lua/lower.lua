@@ -4,7 +4,7 @@
 -- returns: {'lowered', stored bytes} | {'ended', stored bytes, ms at which the keys of the batch expire} |
 --          {'busy'}: a worker is about to give it room | {'gone'}: there is no batch, or not yet
 -- Workers that have reserved room before, but have not given it to the batch, must ask again (set_room.lua).
-local m = redis.call('HMGET', KEYS[1], 'status', 'stored', 'gone', 'room', 'ended')
+local m = redis.call('HMGET', KEYS[1], 'status', 'stored', 'gone', 'room', 'ended', 'taken')
 if not m[1] then
   return {'gone'}
 end
@@ -13,12 +13,13 @@ if m[5] then
   return {'ended', stored, m[3] or '0'}
 end
 if m[4] then
-  if tonumber(ARGV[1]) > math.max(tonumber(m[4]), tonumber(stored)) then
+  -- If a process lowered the room and has not corrected the account, the bytes are those that it lowered.
+  if tonumber(ARGV[1]) > math.max(tonumber(m[4]), tonumber(stored)) and m[6] ~= ARGV[1] then
     return {'busy'}
   end
   redis.call('HINCRBY', KEYS[1], 'lowered', 1)
   if tonumber(m[4]) > tonumber(stored) then
-    redis.call('HSET', KEYS[1], 'room', stored)
+    redis.call('HSET', KEYS[1], 'room', stored, 'taken', ARGV[1])
   end
 end
 return {'lowered', stored}
