@@ -136,7 +136,7 @@ func TestRefusalsDoNotKeepRoomThatNoBatchGot(t *testing.T) {
 		before := b.DB.Client.ZScore(b.Ctx, look, got.ID).Val()
 		_, _, err := b.Batches.Quotas.Reserve(b.Ctx, &mine, quotas.Charge{ID: "refused", Bytes: 1 << 20})
 		b.requireRefused(err, batch.QuotaStoredBytes)
-		require.Equal(t, before, b.DB.Client.ZScore(b.Ctx, look, got.ID).Val(), "it is looked at when the reservation is over")
+		require.Equal(t, int64(before), int64(b.DB.Client.ZScore(b.Ctx, look, got.ID).Val()), "it is looked at when the reservation is over")
 	})
 }
 
