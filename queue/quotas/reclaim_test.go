@@ -158,18 +158,6 @@ func TestARefusedReservationCountsInNoAccount(t *testing.T) {
 	})
 }
 
-// The list of accounts is on another server of a cluster than the account, and that is away.
-func TestAResultNeedsNotTheListOfAccounts(t *testing.T) {
-	onEveryStore(t, func(t *testing.T, b *bundle) {
-		mine := of("me", batch.Quotas{StoredBytes: 8 << 20})
-		got := b.must(1, mine)
-		away := &queuetest.RefusedCommands{Step: quotas.Steps.Enlist.Hash()}
-		b.DB.Client.AddHook(away)
-		require.Empty(t, b.answer(b.Ledger, got.ID, 0, 300<<10).TruncatedBy)
-		away.Over.Store(true)
-	})
-}
-
 // An operator changed the quota, and restarted the processes, while batches waited.
 func TestQueuedBatchesFollowTheConfiguredQuota(t *testing.T) {
 	queuetest.OnStores(t, func(t *testing.T, b0 *queuetest.Bundle) {
