@@ -77,7 +77,7 @@ func TestTheCommandsAgainstARealServer(t *testing.T) {
 	second := id(got)
 	got = batchd(t, "", "results", second, "--outcome", "failed", "--format", "csv", "--server", server)
 	require.Equal(t, exitOK, got.code, got.stderr)
-	require.Regexp(t, `^id,index,outcome,status,attempts,duration_ms,error_code,body\n0,0,failed,404,1,\d+,,\n$`, got.stdout)
+	require.Regexp(t, `^id,index,outcome,status,attempts,duration_ms,error_code,truncated_by,body\n0,0,failed,404,1,\d+,,,\n$`, got.stdout)
 	got = batchd(t, "", "cancel", second, "--server", server)
 	require.Equal(t, exitFailure, got.code)
 	require.Contains(t, got.stderr, "409")

@@ -108,8 +108,14 @@ func forgotten(err error, seen bool, store client.Store) error {
 // finish prints how a batch ended.
 func (c *connection) finish(ctx context.Context, from *client.Client, stderr io.Writer, batch *client.Batch) error {
 	fmt.Fprintln(stderr, summary(batch))
-	if batch.Counts.Total <= checkedResults {
-		n := 0
+	if n := 0; len(batch.Results) > 0 && batch.ResultsNext == 0 {
+		for i := range batch.Results {
+			if batch.Results[i].TruncatedBy != "" {
+				n++
+			}
+		}
+		warnWithout(stderr, n)
+	} else if batch.Counts.Total <= checkedResults {
 		for _, err := range countWithout(from.Results(ctx, batch.ID, client.Filter{}), &n) {
 			if err != nil {
 				break // the batch has ended, whether its results can be read now or not

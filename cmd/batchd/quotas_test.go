@@ -195,7 +195,7 @@ func TestCommandsSayThatResultsLackTheirBodies(t *testing.T) {
 	i := startBefore(t, "auth: {modes: [passthrough]}\nquotas: {stored_bytes: 100KiB}\n", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, strings.Repeat("x", 128<<10))
 	})
-	const warning = "warning: 1 results lack their body, because the quota stored_bytes had no room for it"
+	const warning = "warning: 1 result lacks its body, because the quota stored_bytes had no room for it"
 	at := []string{"--server", i.URL, "--header", "Authorization: Bearer alice"}
 	actions := file(t, "a.ndjson", `{"method":"GET","path":"/a"}`+"\n")
 	got := batchd(t, "", append([]string{"submit", actions, "--wait"}, at...)...)

@@ -78,8 +78,12 @@ func countWithout(results iter.Seq2[*client.Result, error], n *int) iter.Seq2[*c
 
 // warnWithout warns about results whose content the server left out.
 func warnWithout(stderr io.Writer, n int) {
-	if n > 0 {
-		fmt.Fprintf(stderr, "warning: %s results lack their body, because the quota stored_bytes had no room for it\n", grouped(n))
+	switch n {
+	case 0:
+	case 1:
+		fmt.Fprintln(stderr, "warning: 1 result lacks its body, because the quota stored_bytes had no room for it")
+	default:
+		fmt.Fprintf(stderr, "warning: %s results lack their bodies, because the quota stored_bytes had no room for them\n", grouped(n))
 	}
 }
 

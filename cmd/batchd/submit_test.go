@@ -221,11 +221,12 @@ func TestASmallBatchThatEndsAtOnceNeedsNoPolling(t *testing.T) {
 	t.Parallel()
 	server := newFakeServer(t)
 	server.submit = func(_ int, w http.ResponseWriter) bool {
-		fmt.Fprint(w, docFailed)
+		fmt.Fprint(w, strings.TrimSuffix(docFailed, "}")+`,"results":[{"id":"0","index":0,"outcome":"succeeded","truncated":true,"truncated_by":"stored_bytes"}]}`)
 		return true
 	}
 	got := batchd(t, threeLines, "submit", "-", "--wait", "--server", server.URL)
 	require.Equal(t, exitNotAll, got.code)
+	require.Contains(t, got.stderr, "warning: 1 result lacks its body")
 	require.Equal(t, []string{"POST /batch"}, server.requests)
 }
 

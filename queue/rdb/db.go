@@ -45,6 +45,7 @@ type DB struct {
 	Name string
 
 	tokens    atomic.Uint64
+	slow      error    // the cause of an exchange that took too long: ErrSlow, or a slow
 	stopWatch func()   // ends the watch over the files of TLS
 	nodesAway sync.Map // until when a node of a cluster that did not answer is left out, by its address
 }
@@ -52,7 +53,7 @@ type DB struct {
 // Open returns the DB of a configuration. It does not wait for Redis: while Redis is away, every
 // exchange returns a [batch.UnavailableError], and it succeeds as soon as Redis is back.
 func Open(cfg Config, o Options) (*DB, error) {
-	db := &DB{Timeout: cmp.Or(o.Timeout, DefaultTimeout), Name: rand.Text(), stopWatch: func() {}}
+	db := &DB{Timeout: cmp.Or(o.Timeout, DefaultTimeout), Name: rand.Text(), stopWatch: func() {}, slow: ErrSlow}
 	cfg = cfg.WithDefaults()
 	var err error
 	if cfg.URL == Embedded {
@@ -81,7 +82,11 @@ func (db *DB) connect(cfg Config, o Options) error {
 		}
 	}
 	var err error
-	if db.Client, err = Connect(cfg.address(), db.Timeout, NewSecure(files, db.Timeout/2, o.Logger), o.OnConnect); err != nil || files == nil {
+	secure := NewSecure(files, db.Timeout/2, o.Logger)
+	if cfg.URL.encrypted() {
+		db.slow = &slow{secure}
+	}
+	if db.Client, err = Connect(cfg.address(), db.Timeout, secure, o.OnConnect); err != nil || files == nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -27,10 +27,14 @@ func MapError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
 	}
-	if ctx.Err() != nil && !errors.Is(context.Cause(ctx), ErrSlow) {
-		return context.Cause(ctx)
+	cause := context.Cause(ctx)
+	if ctx.Err() != nil && !errors.Is(cause, ErrSlow) {
+		return cause
 	}
 	if unavailable(err) {
+		if late := (*slow)(nil); errors.As(cause, &late) && errors.Is(err, context.DeadlineExceeded) {
+			err = late.explain(err)
+		}
 		return &batch.UnavailableError{RetryAfter: retryAfter, Err: err}
 	}
 	return err

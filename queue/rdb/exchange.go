@@ -15,7 +15,7 @@ import (
 // [batch.Budget]. The caller calls end when the exchange is over.
 func (db *DB) WithTimeout(ctx context.Context) (_ context.Context, end context.CancelFunc) {
 	budget := batch.BudgetOf(ctx)
-	ctx, cancel := context.WithTimeoutCause(ctx, budget.Begin(db.Timeout), ErrSlow)
+	ctx, cancel := context.WithTimeoutCause(ctx, budget.Begin(db.Timeout), db.slow)
 	if budget == nil {
 		return ctx, cancel
 	}

@@ -32,6 +32,7 @@ type Secure struct {
 
 	mu     sync.Mutex
 	faults map[string]time.Time // when one was logged, by the address
+	last   error                // of the latest handshake
 }
 
 // NewSecure returns a Secure, which opens a connection within the timeout. Each handshake uses the files as they were
@@ -65,13 +66,41 @@ func (s *Secure) Dial(ctx context.Context, network, address string) (net.Conn, e
 		return nil, err
 	}
 	conn := tls.Client(plain, config)
-	if err := conn.HandshakeContext(ctx); err != nil {
+	err = conn.HandshakeContext(ctx)
+	s.setLast(err)
+	if err != nil {
 		_ = plain.Close() // the handshake has failed already
 		s.note(ctx, address, err)
 		// An error of the network means that Redis is away. A refused certificate has no such type.
 		return nil, &net.OpError{Op: "dial", Net: network, Err: fmt.Errorf("%s: TLS handshake: %w", address, err)}
 	}
 	return conn, nil
+}
+
+func (s *Secure) setLast(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = err
+}
+
+// slow is [ErrSlow] with the error of the latest handshake: go-redis repeats a handshake that fails until time runs
+// out, and returns only that.
+type slow struct{ secure *Secure }
+
+// Error implements error.
+func (s *slow) Error() string { return ErrSlow.Error() }
+
+// Is reports whether the target is [ErrSlow].
+func (s *slow) Is(target error) bool { return target == ErrSlow }
+
+// explain adds the error of the latest handshake to an error, if that handshake failed.
+func (s *slow) explain(err error) error {
+	s.secure.mu.Lock()
+	defer s.secure.mu.Unlock()
+	if s.secure.last == nil {
+		return err
+	}
+	return fmt.Errorf("%w: the TLS handshake failed: %w", err, s.secure.last)
 }
 
 // note logs a failed handshake, for each address at most once a minute: go-redis repeats it, and with sentinels it

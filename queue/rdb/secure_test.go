@@ -3,6 +3,7 @@ package rdb
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -210,6 +211,26 @@ func TestTheLogSaysWhyTLSFails(t *testing.T) {
 	}
 	require.Equal(t, 1, strings.Count(log.String(), "WARN"), log)
 	require.Contains(t, log.String(), "not evil.example")
+}
+
+// go-redis repeats a refused handshake until time runs out, and returns nothing but that.
+func TestAnExchangeThatRunsOutOfTimeSaysWhyTLSFails(t *testing.T) {
+	t.Parallel()
+	ours := newCredentials(t, t.TempDir())
+	db, err := Open(Config{URL: URL("rediss://" + redistest.StartTLS(t, ours.redis).TLSAddr), TLS: certs.Client{ServerName: "evil.example", CAFile: ours.client.CAFile}},
+		Options{Timeout: 150 * time.Millisecond}) // less than the repetitions take
+	require.NoError(t, err)
+	defer func() { require.NoError(t, db.Close()) }()
+	require.Eventually(t, func() bool {
+		ctx, cancel := db.WithTimeout(t.Context())
+		defer cancel()
+		err := db.Client.Ping(ctx).Err()
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return false
+		}
+		err = MapError(ctx, err)
+		return IsUnavailable(err) && strings.Contains(err.Error(), "not evil.example")
+	}, 30*time.Second, time.Millisecond)
 }
 
 // syncBuffer is a buffer for several goroutines.
