@@ -15,6 +15,9 @@ const (
 	ConfiguredKey = "batchd:quotas:configured"
 	// announceEvery is how often a process with the API writes them, and configuredFor how long a process uses what it read.
 	announceEvery, configuredFor = time.Minute, time.Second
+	// announcedFor is how long they count after the last process with the API has ended. After that, the results of a
+	// batch are bounded by the quota of its submission.
+	announcedFor = 24 * time.Hour
 )
 
 // configured is what a process knows of the configured quotas of stored bytes.
@@ -29,8 +32,10 @@ type configured struct {
 func (q *Quotas) Announce(ctx context.Context, owner, address int64) error {
 	ctx, cancel := q.db.WithTimeout(ctx)
 	defer cancel()
-	err := q.db.Client.HSet(ctx, ConfiguredKey, string(batch.OwnerAccount), owner, string(batch.AddressAccount), address).Err()
-	if err != nil {
+	pipe := q.db.Client.TxPipeline()
+	pipe.HSet(ctx, ConfiguredKey, string(batch.OwnerAccount), owner, string(batch.AddressAccount), address)
+	pipe.PExpire(ctx, ConfiguredKey, announcedFor)
+	if _, err := pipe.Exec(ctx); err != nil {
 		return fmt.Errorf("write the configured quotas: %w", rdb.MapError(ctx, err))
 	}
 	q.configured.set(nil, time.Time{})

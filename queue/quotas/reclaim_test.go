@@ -167,6 +167,7 @@ func TestQueuedBatchesFollowTheConfiguredQuota(t *testing.T) {
 		own.Own = true
 		raised, lowered, keyed := b.must(10, of("a", batch.Quotas{StoredBytes: low})), b.must(10, of("b", batch.Quotas{StoredBytes: high})), b.must(10, own)
 		require.NoError(t, b.Batches.Quotas.Announce(b.Ctx, high, 0))
+		require.Positive(t, b.DB.Client.PTTL(b.Ctx, quotas.ConfiguredKey).Val())
 		for i := range 10 {
 			require.Empty(t, b.answer(b.Ledger, raised.ID, i, 30<<10).TruncatedBy)
 			b.answer(b.Ledger, keyed.ID, i, 30<<10)
