@@ -4,9 +4,11 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"github.com/redis/go-redis/v9"
 
+	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 )
@@ -96,7 +98,8 @@ func (m *mergedCall) reply(err error) {
 		actions = m.actions.Val()
 	}
 	if err == nil && (len(parts) < len(m.calls) || m.actions != nil && len(actions) != len(m.calls)) {
-		err = rdb.ErrAnswer
+		// The caller repeats the step, which changes nothing if it ran: a result must not be lost.
+		err = &batch.UnavailableError{RetryAfter: time.Second, Err: rdb.ErrAnswer}
 	}
 	if err != nil {
 		for _, c := range m.calls {
