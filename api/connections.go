@@ -37,7 +37,7 @@ type connections struct {
 	heads *memory
 	// headBytes is how long one head may be.
 	headBytes int
-	// failed is told of handshakes that fail, in the words of net/http.
+	// failed logs handshakes that fail, as net/http does.
 	failed *log.Logger
 	// secure is the configuration of TLS, or nil.
 	secure *tls.Config

@@ -44,7 +44,6 @@ type headConn struct {
 	inHead bool
 	// lines and bytes are those of the head so far, width the bytes of the present line without its end.
 	lines, bytes, width int
-	held                *reservation
 	// rest was read together with the end of a head.
 	rest []byte
 	// refused: the connection has had its last answer.
@@ -53,8 +52,8 @@ type headConn struct {
 
 // newHeadConn returns a connection whose first bytes are those of a head.
 func newHeadConn(c *conn) net.Conn {
-	h := &headConn{Conn: c, client: c, inHead: true, held: c.all.heads.reserve(auth.Anonymous, c.address)}
-	c.head = h.held
+	h := &headConn{Conn: c, client: c, inHead: true}
+	c.head = c.all.heads.reserve(auth.Anonymous, c.address)
 	if c.all.secure == nil {
 		return h
 	}
@@ -137,7 +136,7 @@ func (h *headConn) Write(p []byte) (int, error) {
 
 // hold reserves memory for the part of the head that is not free.
 func (h *headConn) hold(times int) *requestError {
-	err := h.held.set(int64(max(0, h.bytes-freeHead) * times))
+	err := h.client.head.set(int64(max(0, h.bytes-freeHead) * times))
 	switch refused, _ := errors.AsType[*requestError](err); {
 	case err == nil:
 		return nil
@@ -164,7 +163,7 @@ func (h *headConn) refuse(err *requestError) error {
 	return headError{err}
 }
 
-// changed is told each state of the connection, by the goroutine that serves it.
+// changed follows the state of the connection. The goroutine that serves the connection calls it.
 func (h *headConn) changed(to http.ConnState) {
 	switch to {
 	case http.StateActive: // a head has been read
@@ -172,10 +171,10 @@ func (h *headConn) changed(to http.ConnState) {
 		_ = h.hold(1) // giving back cannot fail
 	case http.StateIdle:
 		h.inHead, h.lines, h.bytes, h.width = true, 0, 0, 0
-		h.held.release()
-		h.held.countFor(auth.Anonymous, h.client.address)
+		h.client.head.release()
+		h.client.head.countFor(auth.Anonymous, h.client.address)
 	case http.StateClosed, http.StateHijacked: // a background read may go on, but not within a head
-		h.held.release()
+		h.client.head.release()
 	case http.StateNew:
 	}
 }

@@ -97,7 +97,7 @@ func (a *amnesia) forget(was kept, patterns ...string) {
 	ctx := context.Background()
 	keys, err := a.rdb.Keys(ctx, "*").Result()
 	require.NoError(a.t, err)
-	_, err = a.rdb.TxPipelined(ctx, func(p redis.Pipeliner) error {
+	_, err = a.rdb.Pipelined(ctx, func(p redis.Pipeliner) error {
 		for _, key := range keys {
 			if matches(key, patterns) {
 				p.Del(ctx, key)

@@ -108,15 +108,13 @@ func forgotten(err error, seen bool, store client.Store) error {
 // finish prints how a batch ended.
 func (c *connection) finish(ctx context.Context, from *client.Client, stderr io.Writer, batch *client.Batch) error {
 	fmt.Fprintln(stderr, summary(batch))
-	if n := 0; len(batch.Results) > 0 && batch.ResultsNext == 0 {
-		for i := range batch.Results {
-			if batch.Results[i].TruncatedBy != "" {
-				n++
-			}
+	if batch.Counts.Total <= checkedResults {
+		results := from.Results(ctx, batch.ID, client.Filter{})
+		if len(batch.Results) > 0 && batch.ResultsNext == 0 { // all came with the batch
+			results = eachOf(batch.Results)
 		}
-		warnWithout(stderr, n)
-	} else if batch.Counts.Total <= checkedResults {
-		for _, err := range countWithout(from.Results(ctx, batch.ID, client.Filter{}), &n) {
+		n := 0
+		for _, err := range countWithout(results, &n) {
 			if err != nil {
 				break // the batch has ended, whether its results can be read now or not
 			}

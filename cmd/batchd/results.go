@@ -62,6 +62,17 @@ the name of the quota in truncated_by. The command then warns on standard error.
 	return cmd
 }
 
+// eachOf passes on results that have been read.
+func eachOf(results []client.Result) iter.Seq2[*client.Result, error] {
+	return func(yield func(*client.Result, error) bool) {
+		for i := range results {
+			if !yield(&results[i], nil) {
+				return
+			}
+		}
+	}
+}
+
 // countWithout passes results on, and counts those whose content a quota had no room for.
 func countWithout(results iter.Seq2[*client.Result, error], n *int) iter.Seq2[*client.Result, error] {
 	return func(yield func(*client.Result, error) bool) {

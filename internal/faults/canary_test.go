@@ -410,13 +410,13 @@ func TestTheSearchForSecretsFindsEachPlace(t *testing.T) {
 			require.NoError(t, a.rdb.Publish(ctx, "channel", a.core).Err())
 		},
 		"logs": func() {
-			p := a.newProcess("logger", exec.Command("sh", "-c", "echo $0 >&2; sleep 60", a.core))
+			p := a.newProcess("logger", exec.Command("sh", "-c", "echo $0 >&2; exec sleep 1000", a.core))
 			p.run()
 			eventually(t, 20*time.Second, func() bool { return p.contains(a.core) }, "no log")
 			a.processes = append(a.processes, p)
 		},
 		"arguments of processes": func() {
-			p := a.newProcess("argument", exec.Command("sleep", "60"))
+			p := a.newProcess("argument", exec.Command("sleep", "1000"))
 			p.cmd.Args[0] = a.core
 			p.run()
 			a.inspectProcess(p)

@@ -506,7 +506,7 @@ func forgetting(a *arena, at crash.Point) {
 		a.settle(time.Minute, b)
 		a.follow(b, false)
 		began := time.Now().Add(-time.Minute).UnixMilli()
-		_, err := a.rdb.TxPipelined(a.t.Context(), func(pipe redis.Pipeliner) error {
+		_, err := a.rdb.Pipelined(a.t.Context(), func(pipe redis.Pipeliner) error {
 			key := func(kind string) string { return "batchd:{" + b.id + "}:" + kind }
 			pipe.SetRange(a.t.Context(), key("s"), 0, "rr")
 			for i := range b.actions {

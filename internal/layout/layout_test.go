@@ -52,7 +52,7 @@ var ours = map[string][]string{
 	"queue/index":        {"queue/rdb", "queue/keys"},
 	"queue/batches":      below("queue/batches"),
 	"queue/lists":        {"internal/batch", "queue/seal", "queue/rdb", "queue/keys", "queue/batches"},
-	"queue/batcher":      {"internal/batch", "queue/rdb", "queue/keys"},
+	"queue/batcher":      {"queue/rdb", "queue/keys"},
 	"queue/ledger":       below("queue/ledger"),
 	"queue/fanout":       {"internal/batch", "internal/crash", "queue/rdb", "queue/keys", "queue/tasks", "queue/limits", "queue/quotas", "queue/batches"},
 	"queue/throttle":     {"internal/batch", "queue/rdb", "queue/keys", "queue/tasks"},

@@ -13,9 +13,11 @@ import (
 // action that the target has executed would be lost.
 func TestAnAnswerThatIsTooShortIsRepeated(t *testing.T) {
 	t.Parallel()
-	c := &Call{done: make(chan struct{})}
-	m := &mergedCall{calls: []*Call{c}, cmd: redis.NewCmd(t.Context())}
-	m.reply(nil)
-	require.ErrorIs(t, c.err, rdb.ErrAnswer)
-	require.True(t, rdb.IsUnavailable(c.err))
+	for _, answer := range []any{"QUEUED", nil, []any{}, []any{"0"}} {
+		m := &mergedCall{calls: []*Call{{}, {}}, cmd: redis.NewCmd(t.Context())}
+		m.cmd.SetVal(answer)
+		err := m.read(t.Context(), nil)
+		require.ErrorIs(t, err, rdb.ErrAnswer, answer)
+		require.True(t, rdb.IsUnavailable(err), answer)
+	}
 }

@@ -4,11 +4,9 @@ import (
 	"cmp"
 	"context"
 	"slices"
-	"time"
 
 	"github.com/redis/go-redis/v9"
 
-	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
 )
@@ -86,6 +84,10 @@ func (m *mergedCall) read(ctx context.Context, db *rdb.DB) error {
 	if err == nil && m.actions != nil {
 		err = m.actions.Err()
 	}
+	parts, _ := m.cmd.Val().([]any)
+	if err == nil && (len(parts) < len(m.calls) || m.actions != nil && len(m.actions.Val()) != len(m.calls)) {
+		err = rdb.ErrAnswer
+	}
 	return rdb.MapError(ctx, err)
 }
 
@@ -96,10 +98,6 @@ func (m *mergedCall) reply(err error) {
 	var actions []any
 	if m.actions != nil {
 		actions = m.actions.Val()
-	}
-	if err == nil && (len(parts) < len(m.calls) || m.actions != nil && len(actions) != len(m.calls)) {
-		// The caller repeats the step, which changes nothing if it ran: a result must not be lost.
-		err = &batch.UnavailableError{RetryAfter: time.Second, Err: rdb.ErrAnswer}
 	}
 	if err != nil {
 		for _, c := range m.calls {

@@ -6,6 +6,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/batchd/batchd/internal/batch"
+	"github.com/batchd/batchd/queue/batches"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/queuetest"
 )
@@ -21,6 +22,7 @@ func TestABatchThatChangesWhileItIsReadIsNotDamaged(t *testing.T) {
 			_, _, err := b.Retry(b.Ctx, "me", id, &batch.RetrySpec{Outcomes: []batch.Outcome{o}})
 			require.NoError(t, err)
 		}
+		read := func(id string) string { return batches.Steps.Read.Hash() + " 2 " + keys.KeysOf(id).State }
 		waiting := b.Submit(3, queuetest.Spec()).ID
 		b.Interrupt("hmget "+keys.KeysOf(waiting).Actions, false, gone(waiting))
 		_, err := b.Results(b.Ctx, "me", waiting, batch.ResultQuery{Limit: 10})
@@ -28,19 +30,19 @@ func TestABatchThatChangesWhileItIsReadIsNotDamaged(t *testing.T) {
 
 		ended := b.Submit(3, queuetest.Spec()).ID
 		b.EndAll(ended, 3)
-		b.Interrupt("hmget "+keys.KeysOf(ended).Results, false, gone(ended))
+		b.Interrupt(read(ended), false, gone(ended))
 		_, err = b.Results(b.Ctx, "me", ended, batch.ResultQuery{Limit: 10, Outcomes: []batch.Outcome{batch.Succeeded}})
 		require.ErrorIs(t, err, batch.ErrNotFound, "it expired before its results were read")
 
 		large := b.Submit(250, queuetest.Spec()).ID
 		b.EndAll(large, 250)
-		b.Interrupt("getrange "+keys.KeysOf(large).State, false, gone(large))
+		b.Interrupt(read(large), false, gone(large))
 		_, err = b.Results(b.Ctx, "me", large, batch.ResultQuery{Limit: 1000})
 		require.ErrorIs(t, err, batch.ErrNotFound, "it expired before the rest of its states was read")
 
 		failed := b.Submit(1, queuetest.Spec()).ID
 		b.End(failed, 0, batch.Failed)
-		b.Interrupt("hmget "+keys.KeysOf(failed).Results, false, func() {
+		b.Interrupt(read(failed), false, func() {
 			again(failed, batch.Failed)
 			b.End(failed, 0, batch.Succeeded)
 		})
@@ -49,14 +51,14 @@ func TestABatchThatChangesWhileItIsReadIsNotDamaged(t *testing.T) {
 		require.Equal(t, &batch.ResultPage{Results: [][]byte{}, Next: -1}, page, "it was retried before its results were read")
 
 		running := b.Submit(3, queuetest.Spec()).ID
-		b.Interrupt("hmget "+keys.KeysOf(running).Results, false, func() { b.End(running, 1, batch.Succeeded) })
+		b.Interrupt(read(running), false, func() { b.End(running, 1, batch.Succeeded) })
 		page, err = b.Results(b.Ctx, "me", running, batch.ResultQuery{Limit: 10, Outcomes: []batch.Outcome{batch.Pending}})
 		require.NoError(t, err)
 		require.Len(t, page.Results, 2, "an action ended before the results were read")
 
 		retried := b.Submit(250, queuetest.Spec()).ID
 		b.EndAll(retried, 250)
-		b.Interrupt("getrange "+keys.KeysOf(retried).State, false, func() { again(retried, batch.Succeeded) })
+		b.Interrupt(read(retried), false, func() { again(retried, batch.Succeeded) })
 		page, err = b.Results(b.Ctx, "me", retried, batch.ResultQuery{Limit: 1000})
 		require.NoError(t, err)
 		require.Len(t, page.Results, 250)

@@ -116,20 +116,14 @@ type damagedResultError struct {
 // Unwrap returns the error of the action's result.
 func (e *damagedResultError) Unwrap() error { return e.error }
 
-// readResults reads the sealed results of actions that had certain outcomes, in one transaction with their states.
+// readResults reads the sealed results of actions that had certain outcomes, in one step with their states.
 // It leaves out those that have another outcome by now.
 func (b *Batches) readResults(ctx context.Context, id string, of shape, indexes []int, outcomes []batch.Outcome) (kept []int, found []byte, sealed []any, err error) {
-	bounded, cancel := b.db.WithTimeout(ctx)
-	defer cancel()
-	k := keys.KeysOf(id)
 	first, last := indexes[0], indexes[len(indexes)-1]
-	pipe := b.db.Client.TxPipeline()
-	current := pipe.GetRange(bounded, k.State, int64(first), int64(last))
-	results := pipe.HMGet(bounded, k.Results, rdb.FieldsOf(indexes)...)
-	if _, err := pipe.Exec(bounded); err != nil {
-		return nil, nil, nil, readError(bounded, id, err)
+	now, err := b.read(ctx, id, first, last, indexes)
+	if err != nil {
+		return nil, nil, nil, err
 	}
-	now := &snapshot{states: current.Val(), length: -1}
 	err = now.check(id, first, of)
 	if err == nil && len(now.states) != last-first+1 {
 		err = contradiction(id, "it has not as many states as actions")
@@ -139,7 +133,7 @@ func (b *Batches) readResults(ctx context.Context, id string, of shape, indexes 
 	}
 	for i, index := range indexes {
 		if state := now.states[index-first]; slices.Contains(outcomes, states[state]) {
-			kept, found, sealed = append(kept, index), append(found, state), append(sealed, results.Val()[i])
+			kept, found, sealed = append(kept, index), append(found, state), append(sealed, now.results[i])
 		}
 	}
 	return kept, found, sealed, nil

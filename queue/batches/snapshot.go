@@ -4,8 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"github.com/redis/go-redis/v9"
-
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
 	"github.com/batchd/batchd/queue/rdb"
@@ -112,23 +110,38 @@ func parseHash(reply any) map[string]string {
 // readStates reads in one exchange the states and results of up to limit actions, or, if there are
 // outcomes to look for, more states and no results.
 func (b *Batches) readStates(ctx context.Context, id string, from, limit int, outcomes []batch.Outcome) (*snapshot, error) {
+	if len(outcomes) > 0 {
+		seen, err := b.read(ctx, id, from, from+stateWindow-1, nil)
+		if err == nil {
+			seen.results = nil
+		}
+		return seen, err
+	}
+	return b.read(ctx, id, from, from+limit-1, span(from, from+limit))
+}
+
+// read reads the states of the actions from one index to another, and the results of some actions, in one step: an
+// action may end between two.
+func (b *Batches) read(ctx context.Context, id string, first, last int, indexes []int) (*snapshot, error) {
 	ctx, cancel := b.db.WithTimeout(ctx)
 	defer cancel()
-	window := limit
-	if len(outcomes) > 0 {
-		window = stateWindow
-	}
 	k := keys.KeysOf(id)
-	results := &redis.SliceCmd{}
-	pipe := b.db.Client.TxPipeline() // an action may end between the two commands
-	states := pipe.GetRange(ctx, k.State, int64(from), int64(from+window-1))
-	if len(outcomes) == 0 {
-		results = pipe.HMGet(ctx, k.Results, rdb.FieldsOf(span(from, from+limit))...)
+	args := []any{first, last}
+	for _, index := range indexes {
+		args = append(args, index)
 	}
-	if _, err := pipe.Exec(ctx); err != nil {
+	parts, err := Steps.Read.Run(ctx, b.db.Client, []string{k.State, k.Results}, args...).Slice()
+	if err != nil {
 		return nil, readError(ctx, id, err)
 	}
-	return &snapshot{states: states.Val(), length: -1, results: results.Val()}, nil
+	if len(parts) != 2 {
+		return nil, rdb.ErrAnswer
+	}
+	results, _ := parts[1].([]any)
+	if len(results) != len(indexes) {
+		return nil, rdb.ErrAnswer
+	}
+	return &snapshot{states: rdb.Text(parts[0]), length: -1, results: results}, nil
 }
 
 // choose picks up to limit actions from a snapshot that begins at the index from: those with one of the

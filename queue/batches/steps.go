@@ -36,7 +36,7 @@ var (
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
-	Stop, Erase, Due, Enqueued, Delivered, Redeliver, Deliveries, Snapshot, Owner *rdb.Step
+	Stop, Erase, Due, Enqueued, Delivered, Redeliver, Deliveries, Snapshot, Read, Owner *rdb.Step
 }{
 	Stop:       rdb.LoadStep(luaFiles, "stop", rdb.TimeLua, StatesLua, SettleLua),
 	Erase:      rdb.LoadStep(luaFiles, "erase"),
@@ -46,5 +46,6 @@ var Steps = struct {
 	Redeliver:  rdb.LoadStep(luaFiles, "redeliver"),
 	Deliveries: rdb.LoadStep(luaFiles, "deliveries"),
 	Snapshot:   rdb.LoadStep(luaFiles, "snapshot", ResultsLua),
+	Read:       rdb.LoadStep(luaFiles, "read"),
 	Owner:      rdb.LoadStep(luaFiles, "owner"),
 }

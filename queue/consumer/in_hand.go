@@ -39,13 +39,8 @@ func (c *consumer) onTasksQuestion(message string) {
 		return
 	}
 	c.store.Background.Go(func(ctx context.Context) {
-		ctx, cancel := c.store.DB.WithTimeout(ctx)
-		defer cancel()
-		pipe := c.store.DB.Client.TxPipeline() // an answer without an expiry would never go
-		pipe.SAdd(ctx, tasks.InHandKey(token), found...)
-		pipe.PExpire(ctx, tasks.InHandKey(token), inHandLasts)
-		if _, err := pipe.Exec(ctx); err != nil {
-			c.store.Log.DebugContext(ctx, "question for tasks in hand not answered", "error", rdb.MapError(ctx, err))
+		if _, err := c.store.DB.Run(ctx, tasks.Steps.InHand, []string{tasks.InHandKey(token)}, append([]any{rdb.Millis(inHandLasts)}, found...)...); err != nil {
+			c.store.Log.DebugContext(ctx, "question for tasks in hand not answered", "error", err)
 		}
 	})
 }

@@ -152,7 +152,7 @@ func (b *Bundle) Rewind(id string, index int, entry string) {
 	b.T.Helper()
 	k := keys.KeysOf(id)
 	outcome := b.AllResults(id, 100)[index].Outcome
-	_, err := b.DB.Client.TxPipelined(b.Ctx, func(p redis.Pipeliner) error {
+	_, err := b.DB.Client.Pipelined(b.Ctx, func(p redis.Pipeliner) error {
 		if entry == "" {
 			p.SetRange(b.Ctx, k.State, int64(index), "p")
 			p.HDel(b.Ctx, k.Ledger, strconv.Itoa(index))

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -227,5 +228,25 @@ func (e *Exchanges) ProcessHook(next redis.ProcessHook) redis.ProcessHook {
 func (e *Exchanges) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
 		return e.note(next(ctx, cmds), cmds...)
+	}
+}
+
+// noTransactions is a hook that fails the test if batchd sends a transaction. If a server between batchd and Redis refuses
+// EXEC, the connection stays in the transaction, and Redis queues what is sent over it next, and executes nothing.
+type noTransactions struct{ t *testing.T }
+
+// DialHook implements [redis.Hook].
+func (noTransactions) DialHook(next redis.DialHook) redis.DialHook { return next }
+
+// ProcessHook implements [redis.Hook].
+func (noTransactions) ProcessHook(next redis.ProcessHook) redis.ProcessHook { return next }
+
+// ProcessPipelineHook implements [redis.Hook].
+func (h noTransactions) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
+	return func(ctx context.Context, cmds []redis.Cmder) error {
+		if len(cmds) > 0 && cmds[0].Name() == "multi" {
+			h.t.Errorf("a transaction: write a step in Lua instead of %v", cmds)
+		}
+		return next(ctx, cmds)
 	}
 }

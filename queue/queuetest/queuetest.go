@@ -79,6 +79,7 @@ func openFor(t *testing.T, url string, timeout time.Duration) *Bundle {
 	s, err := queue.Open(queue.Config{Redis: rdb.Config{URL: rdb.URL(url)}, Timeout: timeout, Seal: seal.Config{Keys: []seal.Key{seal.NewKey("test", secret)}}})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, s.Close()) })
+	s.DB.Client.AddHook(noTransactions{t})
 	s.Fanout.RecordPause = 0
 	return &Bundle{Store: s, T: t, Ctx: t.Context()}
 }

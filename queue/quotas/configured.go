@@ -30,13 +30,9 @@ type configured struct {
 // Announce writes the configured quotas of stored bytes, 0 for none, so that they hold for the results of batches that
 // were submitted under others.
 func (q *Quotas) Announce(ctx context.Context, owner, address int64) error {
-	ctx, cancel := q.db.WithTimeout(ctx)
-	defer cancel()
-	pipe := q.db.Client.TxPipeline()
-	pipe.HSet(ctx, ConfiguredKey, string(batch.OwnerAccount), owner, string(batch.AddressAccount), address)
-	pipe.PExpire(ctx, ConfiguredKey, announcedFor)
-	if _, err := pipe.Exec(ctx); err != nil {
-		return fmt.Errorf("write the configured quotas: %w", rdb.MapError(ctx, err))
+	if _, err := q.db.Run(ctx, Steps.Announce, []string{ConfiguredKey}, rdb.Millis(announcedFor),
+		string(batch.OwnerAccount), owner, string(batch.AddressAccount), address); err != nil {
+		return fmt.Errorf("write the configured quotas: %w", err)
 	}
 	q.configured.set(nil, time.Time{})
 	return nil

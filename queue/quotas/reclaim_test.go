@@ -127,11 +127,7 @@ func TestRefusalsDoNotKeepRoomThatNoBatchGot(t *testing.T) {
 	onEveryStore(t, func(t *testing.T, b *bundle) {
 		mine := of("me", batch.Quotas{StoredBytes: 1 << 20})
 		got := b.must(1, mine)
-		begun := b.Begin(got.ID, 0)
-		died := &queuetest.RefusedCommands{Step: quotas.Steps.SetRoom.Hash()}
-		b.DB.Client.AddHook(died)
-		require.Error(t, b.Ledger.Finish(b.Ctx, got.ID, 0, begun.Token, large(0, 300<<10)))
-		died.Over.Store(true)
+		b.dieBeforeSetRoom(got.ID, b.Begin(got.ID, 0))
 		look := quotas.Keys("owner:me")[1]
 		before := b.DB.Client.ZScore(b.Ctx, look, got.ID).Val()
 		_, _, err := b.Batches.Quotas.Reserve(b.Ctx, &mine, quotas.Charge{ID: "refused", Bytes: 1 << 20})

@@ -50,6 +50,14 @@ func large(index, n int) *batch.Result {
 	return r
 }
 
+// dieBeforeSetRoom ends the first action of a batch as a worker that dies after it reserved room, before the batch had it.
+func (b *bundle) dieBeforeSetRoom(id string, begun *batch.Begun) {
+	died := &queuetest.RefusedCommands{Step: quotas.Steps.SetRoom.Hash()}
+	b.DB.Client.AddHook(died)
+	require.Error(b.T, b.Ledger.Finish(b.Ctx, id, 0, begun.Token, large(0, 300<<10)))
+	died.Over.Store(true)
+}
+
 // answer begins an action and ends it with a body of n bytes. It returns the result as it was stored.
 func (b *bundle) answer(l *ledger.Ledger, id string, index, n int) *batch.Result {
 	begun, err := l.Begin(b.Ctx, id, index, "w1")
@@ -223,10 +231,7 @@ func TestTheSweeperReleasesRoomThatNoBatchGot(t *testing.T) {
 		mine := of("me", batch.Quotas{StoredBytes: 8 << 20})
 		got := b.must(3, mine)
 		begun := b.Begin(got.ID, 0)
-		died := &queuetest.RefusedCommands{Step: quotas.Steps.SetRoom.Hash()}
-		b.DB.Client.AddHook(died)
-		require.Error(t, b.Ledger.Finish(b.Ctx, got.ID, 0, begun.Token, large(0, 300<<10)))
-		died.Over.Store(true)
+		b.dieBeforeSetRoom(got.ID, begun)
 		require.Greater(t, b.use(mine).StoredBytes, int64(300<<10))
 		b.Batches.Quotas.Sweep(b.Ctx)
 		require.Greater(t, b.use(mine).StoredBytes, int64(300<<10), "the worker may be about to give the batch the room")

@@ -55,6 +55,8 @@ func unavailable(err error) bool {
 	switch {
 	case errors.Is(err, redis.Nil), errors.Is(err, redis.ErrClosed):
 		return false
+	case errors.Is(err, ErrAnswer): // not what the step answers, so it is not known whether it ran
+		return true
 	case errors.Is(err, ErrSlow), errors.Is(err, context.DeadlineExceeded), errors.Is(err, io.EOF),
 		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed),
 		errors.Is(err, redis.ErrPoolTimeout), errors.Is(err, redis.ErrPoolExhausted), errors.As(err, &netErr):

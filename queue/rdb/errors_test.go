@@ -100,7 +100,7 @@ func TestAWrongTypeIsToldFromOtherReplies(t *testing.T) {
 func TestOtherErrorsAreToldApartToo(t *testing.T) {
 	t.Parallel()
 	for _, err := range []error{
-		io.EOF, net.ErrClosed, redis.ErrPoolTimeout, context.DeadlineExceeded, ErrSlow,
+		io.EOF, net.ErrClosed, redis.ErrPoolTimeout, context.DeadlineExceeded, ErrSlow, ErrAnswer,
 		errors.New("asynq: UNKNOWN: redis eval error: dial tcp 127.0.0.1:1: connect: connection refused"),
 		errors.New("redis: all sentinels specified in configuration are unreachable"),
 		errors.New("redis: cluster has no nodes"),
@@ -108,7 +108,7 @@ func TestOtherErrorsAreToldApartToo(t *testing.T) {
 	} {
 		require.True(t, unavailable(err), "%v", err)
 	}
-	for _, err := range []error{redis.Nil, redis.ErrClosed, ErrAnswer, errors.New("asynq: task not found")} {
+	for _, err := range []error{redis.Nil, redis.ErrClosed, errors.New("asynq: task not found")} {
 		require.False(t, unavailable(err), "%v", err)
 	}
 	ctx, cancel := context.WithCancelCause(t.Context())

@@ -26,9 +26,6 @@ func (KeptReplies) ProcessHook(next redis.ProcessHook) redis.ProcessHook { retur
 // ProcessPipelineHook implements [redis.Hook].
 func (KeptReplies) ProcessPipelineHook(next redis.ProcessPipelineHook) redis.ProcessPipelineHook {
 	return func(ctx context.Context, cmds []redis.Cmder) error {
-		if len(cmds) == 0 || cmds[0].Name() == "multi" { // all of a transaction is executed, or nothing
-			return next(ctx, cmds)
-		}
 		kept := make([]keptReply, len(cmds))
 		sent := make([]redis.Cmder, len(cmds))
 		for i, cmd := range cmds {

@@ -15,7 +15,7 @@ var fairLua string
 // Steps are the Lua steps of this package. Other packages use them to load them ahead of need, and tests to
 // recognize their commands.
 var Steps = struct {
-	Poll, Enqueue, Offer, Retract, Requeue, Forward, Reap, Renew *rdb.Step
+	Poll, Enqueue, Offer, Retract, Requeue, Forward, Reap, Renew, InHand *rdb.Step
 }{
 	Poll:    rdb.LoadStep(luaFiles, "poll", rdb.TimeLua, fairLua),
 	Enqueue: rdb.LoadStep(luaFiles, "enqueue"),
@@ -25,4 +25,5 @@ var Steps = struct {
 	Forward: rdb.LoadStep(luaFiles, "forward", rdb.TimeLua),
 	Reap:    rdb.LoadStep(luaFiles, "reap", rdb.TimeLua),
 	Renew:   rdb.LoadStep(luaFiles, "renew", rdb.TimeLua),
+	InHand:  rdb.LoadStep(luaFiles, "in_hand"),
 }

@@ -2,10 +2,9 @@ package upload
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
-
-	"github.com/redis/go-redis/v9"
 
 	"github.com/batchd/batchd/internal/batch"
 	"github.com/batchd/batchd/queue/keys"
@@ -85,18 +84,15 @@ func (s *Uploads) unclaim(ctx context.Context, key, id string) {
 
 // lookUp reports whether a batch exists and whether its upload is open, both at the same moment.
 func (s *Uploads) lookUp(ctx context.Context, id string) (exists, open bool, err error) {
-	ctx, cancel := s.db.WithTimeout(ctx)
-	defer cancel()
 	k := keys.KeysOf(id)
-	var meta, marker *redis.IntCmd
-	_, err = s.db.Client.TxPipelined(ctx, func(p redis.Pipeliner) error {
-		meta, marker = p.Exists(ctx, k.Meta), p.Exists(ctx, k.Upload)
-		return nil
-	})
+	answer, err := s.db.Run(ctx, Steps.LookUp, []string{k.Meta, k.Upload})
 	if err != nil {
-		return false, false, rdb.MapError(ctx, err)
+		return false, false, fmt.Errorf("look for batch %s: %w", id, err)
 	}
-	return meta.Val() == 1, marker.Val() == 1, nil
+	if len(answer) != 2 {
+		return false, false, rdb.ErrAnswer
+	}
+	return answer[0] == "1", answer[1] == "1", nil
 }
 
 // claimArgs returns the arguments of lua/claim.lua.

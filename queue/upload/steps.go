@@ -15,9 +15,10 @@ var listEntryLua string
 
 // Steps are the Lua steps of this package.
 var Steps = struct {
-	Claim, Unclaim, Stage, Commit, List, Drop *rdb.Step
+	Claim, LookUp, Unclaim, Stage, Commit, List, Drop *rdb.Step
 }{
 	Claim:   rdb.LoadStep(luaFiles, "claim"),
+	LookUp:  rdb.LoadStep(luaFiles, "look_up"),
 	Unclaim: rdb.LoadStep(luaFiles, "unclaim"),
 	Stage:   rdb.LoadStep(luaFiles, "stage"),
 	Commit:  rdb.LoadStep(luaFiles, "commit", rdb.TimeLua, batches.GraceLua, listEntryLua),
