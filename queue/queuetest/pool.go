@@ -29,6 +29,9 @@ var (
 	Clusters = &pool{start: func(tb testing.TB) string { tb.Helper(); return redistest.StartCluster(tb) }}
 )
 
+// stops: Main stops the shared servers after the tests.
+var stops bool
+
 // pool keeps servers until all tests have ended.
 type pool struct {
 	start func(tb testing.TB) string
@@ -41,6 +44,7 @@ type pool struct {
 // Take returns the URL of an empty Redis that only this test uses until it ends.
 func (p *pool) Take(t *testing.T) string {
 	t.Helper()
+	require.True(t, stops, "the package needs func TestMain(m *testing.M) { queuetest.Main(m) }, which stops the shared servers")
 	url := p.free()
 	if url == "" {
 		owner := &lasting{TB: t}
@@ -135,6 +139,7 @@ func (l *lasting) end() {
 // shared servers after the tests, and fails if a goroutine still runs then.
 func Main(m *testing.M) {
 	rdb.SetLogger(slog.New(slog.DiscardHandler))
+	stops = true
 	goleak.VerifyTestMain(pooled{m})
 }
 
